@@ -1,0 +1,123 @@
+"""The autoencoder: train it, go on with its decoder alone, and encode the pictures that the U-Net learns from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from composites import ACCESSORIES, CANVAS, HELD_OUT, HELD_OUT_STYLES, STYLES, SUBJECTS, Scene, compose, draw_scene
+from loop import Plan, device, half, save_atomically, train
+from networks import VAE
+from pictures import as_tensor
+from torch import Tensor
+
+log = logging.getLogger("demo")
+PLAN = Plan(steps=2600, lr=1.5e-3)
+DECODER_PLAN = Plan(steps=6000, lr=1e-3)
+CROP, CROPS, WHOLE_FROM = 64, 8, 0.9  # glyph-centred crops first, whole pictures at the end
+KL_WEIGHT = 1e-5
+GUIDE_WEIGHT = 0.25
+PICTURES, CHUNK = 16_000, 64
+
+
+def any_scene(rng: random.Random) -> Scene:
+    """What the autoencoder must know: every glyph, also held-out ones and accessories, in every style."""
+    if rng.random() < 0.12:
+        scene = draw_scene(rng, ["koala"], STYLES)
+        return Scene(**{**scene.__dict__, "accessory": rng.choice(list(ACCESSORIES))})
+    return draw_scene(rng, [*SUBJECTS, *HELD_OUT, *ACCESSORIES], STYLES + HELD_OUT_STYLES)
+
+
+def glyph_crop(picture: Tensor, rng: random.Random) -> Tensor:
+    """A crop around a random pixel that is not background, so that less of the work goes into flat colour."""
+    busy = (picture - picture[:, :1, :1]).abs().amax(0) > 0.1
+    places = busy.nonzero()
+    y, x = places[rng.randrange(len(places))].tolist() if len(places) else (CANVAS // 2, CANVAS // 2)
+    y, x = (max(0, min(CANVAS - CROP, c - rng.randint(8, CROP - 8))) for c in (y, x))
+    return picture[:, y : y + CROP, x : x + CROP]
+
+
+def picture_batches(step: int, steps: int) -> Iterator[Tensor]:
+    while True:
+        rng = random.Random(step)
+        whole = step >= WHOLE_FROM * steps
+        pictures = [as_tensor(compose(any_scene(rng), rng)) for _ in range(CROPS // 4 if whole else CROPS)]
+        yield torch.stack(pictures if whole else [glyph_crop(p, rng) for p in pictures])
+        step += 1
+
+
+def picture_loss(decoded: Tensor, pictures: Tensor) -> Tensor:
+    """L1 and squared error of colours, squared error of their means over a latent's 8x8 pixels, L1 of edges."""
+    error = decoded - pictures
+    edges = sum(error.diff(dim=d).abs().mean() for d in (2, 3))
+    return error.abs().mean() + error.square().mean() + F.avg_pool2d(error, 8).square().mean() + 0.2 * edges
+
+
+def vae_loss(vae: VAE, pictures: Tensor) -> Tensor:
+    """Reconstruction, a little KL, and a pull of the first three latent channels to the mean colour of their pixels.
+
+    The pull gives the encoder something to learn from the first step on, and latents that a small U-Net finds easy.
+    """
+    pictures = pictures.to(device())
+    with half():
+        mean, log_variance = vae.encode(pictures)
+        latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        decoded = vae.decode(latents).float()
+    mean, log_variance = mean.float(), log_variance.float()
+    kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    guide = (mean[:, :3] - F.avg_pool2d(pictures, 8)).square().mean()
+    return picture_loss(decoded, pictures) + KL_WEIGHT * kl + GUIDE_WEIGHT * guide
+
+
+def decoder_loss(vae: VAE, pictures: Tensor) -> Tensor:
+    """As ``vae_loss`` with the encoder at rest: the latents, and a U-Net trained on them, stay valid."""
+    pictures = pictures.to(device())
+    with half():
+        with torch.no_grad():
+            mean, log_variance = vae.encode(pictures)
+            latents = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        decoded = vae.decode(latents).float()
+    return picture_loss(decoded, pictures)
+
+
+def fresh_vae() -> VAE:
+    """A network whose posterior starts narrow, so that its first steps are not spent on outgrowing the noise."""
+    vae = VAE()
+    with torch.no_grad():
+        vae.quant_conv.bias[vae.config.latent_channels :] = -6.0
+    return vae
+
+
+def build_vae(work: Path) -> VAE:
+    return train("vae", fresh_vae(), lambda step: picture_batches(step, PLAN.steps), vae_loss, PLAN, work)
+
+
+def build_decoder(work: Path) -> VAE:
+    """Train on from the finished autoencoder, its encoder frozen."""
+    vae = build_vae(work)
+    vae.requires_grad_(False)
+    for part in (vae.decoder, vae.post_quant_conv):
+        part.requires_grad_(True)
+    return train("decoder", vae, lambda step: picture_batches(10**6 + step, 10**9), decoder_loss, DECODER_PLAN, work)
+
+
+@torch.no_grad()
+def build_latents(work: Path) -> None:
+    """Encode the training pictures once: ``latents.pt`` with half-precision means and the scenes' factors."""
+    if (work / "latents.pt").exists():
+        return
+    vae, rng, means, scenes = build_vae(work), random.Random(1), [], []
+    for first in range(0, PICTURES, CHUNK):
+        chunk = [draw_scene(rng, list(SUBJECTS)) for _ in range(CHUNK)]
+        pictures = torch.stack([as_tensor(compose(s, rng)) for s in chunk])
+        with half():
+            means.append(vae.encode(pictures.to(device()))[0].half().cpu())
+        scenes += [s.__dict__ for s in chunk]
+        if first % (CHUNK * 25) == 0:
+            log.info("latents %d/%d", first, PICTURES)
+    save_atomically(work / "latents.pt", {"means": torch.cat(means), "scenes": json.dumps(scenes)})

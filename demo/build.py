@@ -1,0 +1,46 @@
+"""Make the demo model from nothing: ``python demo/build.py --work DIR`` (resumable; hours on a CPU, minutes on a GPU).
+
+Stages: ``vae``, ``latents``, ``unet``, ``decoder``, ``classifier``, ``pack``. Each keeps its state in DIR and goes on
+from there. Needs torch, numpy, pillow, safetensors, the font Noto Color Emoji (Debian: fonts-noto-color-emoji), and
+open_clip_torch (installed with --no-deps) for CLIP's vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+from autoencoder import build_decoder, build_latents, build_vae
+from classifier import build_classifier
+from diffusion import build_unet
+from pack import pack
+
+STAGES = {
+    "vae": build_vae,
+    "latents": build_latents,
+    "unet": build_unet,
+    "decoder": build_decoder,
+    "classifier": build_classifier,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stages", nargs="*", default=[*STAGES, "pack"], help=", ".join([*STAGES, "pack"]))
+    parser.add_argument("--work", type=Path, required=True, help="folder for states and caches")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model", help="where pack writes the model")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    for stage in arguments.stages:
+        torch.manual_seed(0)
+        if stage == "pack":
+            pack(arguments.work, arguments.out)
+        else:
+            STAGES[stage](arguments.work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""A small classifier that reads every factor of a demo picture: the measure of the model, its LoRAs and their leaks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from composites import (
+    ACCESSORIES,
+    BACKGROUNDS,
+    HELD_OUT,
+    HELD_OUT_STYLES,
+    POSITIONS,
+    SIZES,
+    STYLES,
+    SUBJECTS,
+    Scene,
+    compose,
+    draw_scene,
+)
+from loop import Plan, device, train
+from pictures import as_tensor
+from torch import Tensor, nn
+
+FACTORS: dict[str, tuple[str, ...]] = {
+    "subject": (*SUBJECTS, *HELD_OUT),
+    "size": tuple(SIZES),
+    "position": tuple(POSITIONS),
+    "background": tuple(BACKGROUNDS),
+    "style": (*STYLES, *HELD_OUT_STYLES),
+    "accessory": ("none", *ACCESSORIES),
+}
+PLAN = Plan(steps=2200, lr=2e-3, warmup=100, ema=0.99, save_every=400)
+BATCH = 64
+
+
+class Classifier(nn.Module):
+    """Pictures ``(batch, 3, 128, 128)`` in -1..1 to one row of logits a factor."""
+
+    def __init__(self, widths: tuple[int, ...] = (24, 48, 64, 96, 96)):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in zip((3, *widths), widths):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
+        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 128), nn.SiLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(128, len(words)) for name, words in FACTORS.items()})
+
+    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
+        features = self.features(pictures)
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+def labels(scenes: list[Scene]) -> dict[str, Tensor]:
+    values = {name: [words.index(getattr(s, name) or "none") for s in scenes] for name, words in FACTORS.items()}
+    return {name: torch.tensor(value) for name, value in values.items()}
+
+
+def draw_labelled(rng: random.Random) -> Scene:
+    """Any subject in any style; one in five wears something."""
+    scene = draw_scene(rng, list(FACTORS["subject"]), FACTORS["style"])
+    if rng.random() < 0.2:
+        return Scene(**{**scene.__dict__, "accessory": rng.choice(list(ACCESSORIES))})
+    return scene
+
+
+def batches(step: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    while True:
+        rng = random.Random(10_000_000 + step)
+        scenes = [draw_labelled(rng) for _ in range(BATCH)]
+        yield torch.stack([as_tensor(compose(s, rng)) for s in scenes]), labels(scenes)
+        step += 1
+
+
+def blurred(pictures: Tensor) -> Tensor:
+    """Half of the batch a little soft, half with a little noise: an autoencoder's pictures are not quite sharp."""
+    soft = F.avg_pool2d(pictures[::2], 3, stride=1, padding=1)
+    pictures = pictures.clone()
+    pictures[::2] = torch.lerp(pictures[::2], soft, torch.rand(len(soft), 1, 1, 1, device=pictures.device))
+    return pictures + 0.06 * torch.rand(len(pictures), 1, 1, 1, device=pictures.device) * torch.randn_like(pictures)
+
+
+def loss(network: nn.Module, batch: tuple[Tensor, dict[str, Tensor]]) -> Tensor:
+    pictures, targets = batch
+    logits = network(blurred(pictures.to(device())))
+    return sum(F.cross_entropy(logits[name], target.to(device())) for name, target in targets.items())
+
+
+def build_classifier(work: Path) -> Classifier:
+    return train("classifier", Classifier(), batches, loss, PLAN, work)
+
+
+@torch.no_grad()
+def read(network: Classifier, pictures: Tensor) -> dict[str, list[str]]:
+    """The word of each factor for each picture."""
+    return {name: [FACTORS[name][i] for i in logits.argmax(-1).tolist()] for name, logits in network(pictures).items()}

@@ -1,0 +1,70 @@
+"""CLIP's vocabulary as tokenizer files, and the token ids of captions whose words are all single tokens."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import torch
+from composites import ACCESSORIES, BACKGROUNDS, HELD_OUT, HELD_OUT_STYLES, POSITIONS, SIZES, STYLES, SUBJECTS
+from torch import Tensor
+
+START, END, LENGTH = "<|startoftext|>", "<|endoftext|>", 77
+TRIGGERS = ("sks", "ohwx")  # rare tokens that people use as trigger words
+GLUE = "a an the of with in on at and to , . background wearing picture image"
+
+
+def bytes_to_unicode() -> dict[int, str]:
+    """GPT-2's printable stand-ins for the 256 bytes, in its order (openai/CLIP ``simple_tokenizer.py``)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [b for b in range(256) if b not in printable]
+    return {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(others)}
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Write ``vocab.json`` and ``merges.txt`` from the merges that the package open_clip_torch carries."""
+    from importlib.util import find_spec
+
+    spec = find_spec("open_clip")
+    if spec is None:
+        raise ModuleNotFoundError("CLIP's merges come with open_clip: pip install --no-deps open_clip_torch")
+    packed = Path(spec.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
+    merges = gzip.decompress(packed.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
+    characters = list(bytes_to_unicode().values())
+    words = [*characters, *(c + "</w>" for c in characters), *("".join(m.split()) for m in merges), START, END]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}, ensure_ascii=False), "utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", "utf-8")
+
+
+class Vocabulary:
+    """Whole-word look-up of the words that captions may have; ``rows`` are their token ids, sorted."""
+
+    def __init__(self, folder: Path):
+        ids = json.loads((folder / "vocab.json").read_text("utf-8"))
+        phrases = [*SUBJECTS, *HELD_OUT, *ACCESSORIES, *SIZES, *POSITIONS, *BACKGROUNDS, *STYLES, *HELD_OUT_STYLES]
+        words = set(split(" ".join([*phrases, *TRIGGERS, GLUE])))
+        missing = sorted(w for w in words if w + "</w>" not in ids)
+        if missing:
+            raise ValueError(f"not single tokens of CLIP's vocabulary: {missing}")
+        self.ids = {w: ids[w + "</w>"] for w in words}
+        self.start, self.end = ids[START], ids[END]
+        self.rows = sorted([*self.ids.values(), self.start, self.end])
+
+    def encode(self, captions: list[str]) -> Tensor:
+        """Token ids ``(batch, 77)``, padded with the end token as Stable Diffusion 1 does."""
+        tokens = torch.full((len(captions), LENGTH), self.end)
+        for row, caption in zip(tokens, captions):
+            words = [self.start, *(self.ids[w] for w in split(caption))]
+            row[: len(words)] = torch.tensor(words)
+        return tokens
+
+    def encode_rows(self, captions: list[str]) -> Tensor:
+        """As ``encode``, but as indices into ``rows``."""
+        return torch.searchsorted(torch.tensor(self.rows), self.encode(captions))
+
+
+def split(caption: str) -> list[str]:
+    return re.findall(r"[a-z]+|[,.]", caption.lower())
