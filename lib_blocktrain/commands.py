@@ -1,0 +1,178 @@
+"""What each command does: ``(arguments) -> (data, text)``, one for ``--json`` and one for people, or an exit status.
+
+Imports that need torch stand inside the commands, so that the others answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lib_blocktrain.hosts.host import Host
+
+Answer = tuple[object, str]
+
+TOUR_LORA = "robot"
+TOUR_PROMPT = "a photo of a large robot in the center, blue background"
+TOUR_WEIGHTS = "OUTALL"
+TOUR_SEED = 3
+
+
+def presets_list(arguments: argparse.Namespace) -> Answer:
+    from lib_blocktrain.presets import shipped_presets
+
+    presets = [p for p in shipped_presets() if arguments.architecture in (None, *p.architectures)]
+    data = [
+        {"name": p.name, "architectures": list(p.architectures), "grade": p.grade, "purpose": p.purpose, "text": p.text}
+        for p in presets
+    ]
+    width = max(len(p.name) for p in presets)
+    lines = [f"{p.name:<{width}}  {'/'.join(p.architectures):<12}  {p.grade}  {p.purpose}" for p in presets]
+    return data, "\n".join(lines)
+
+
+def presets_parse(arguments: argparse.Namespace) -> Answer:
+    from lib_blocktrain.preset_strings import parse
+
+    parsed = parse(arguments.string, arguments.architecture, seed=arguments.seed, x=arguments.x)
+    weights = parsed.weights
+    data = {
+        "architecture": weights.architecture,
+        "name": parsed.name,
+        "form": parsed.form,
+        "weights": {"BASE": weights.base, **weights.values, "REST": weights.rest},
+        "notices": list(parsed.notices),
+        "line": weights.to_line(parsed.name or "PRESET"),
+    }
+    rows = [f"understood as {parsed.form} for {weights.architecture}", *(f"note: {n}" for n in parsed.notices)]
+    rows += [f"  {block:<5} {value:g}" for block, value in data["weights"].items()]
+    return data, "\n".join([*rows, data["line"]])
+
+
+def inspect(arguments: argparse.Namespace) -> Answer:
+    from lib_blocktrain.network_keys import describe
+
+    data = describe(arguments.file)
+    rows = [
+        f"{arguments.file.name}: {', '.join(data['algorithms'])} for {data['architecture']}, rank {data['rank']}",
+        *(f"  {block:<5} {count:>4} modules" for block, count in data["blocks"].items() if count),
+        *(f"  {key}: {str(value)[:100]}" for key, value in sorted(data["metadata"].items())),
+    ]
+    return data, "\n".join(rows)
+
+
+def _host(checkpoint: Path | None) -> Host:
+    from lib_blocktrain.hosts.standalone import StandaloneHost
+
+    return StandaloneHost(checkpoint)
+
+
+def _placements(host: Host, lora: Path | None, weights: str, multiplier: float) -> tuple[list, list[str]]:
+    from lib_blocktrain.formats import read_network
+    from lib_blocktrain.hooks import Placement
+    from lib_blocktrain.preset_strings import parse
+
+    if lora is None:
+        return [], []
+    parsed = parse(weights, host.model().architecture)
+    return [Placement(read_network(lora), parsed.weights, multiplier)], list(parsed.notices)
+
+
+def preview(arguments: argparse.Namespace) -> Answer:
+    from lib_blocktrain.hosts.host import SampleRequest
+    from lib_blocktrain.pictures import save_png
+
+    host = _host(arguments.checkpoint)
+    placements, notices = _placements(host, arguments.lora, arguments.weights, arguments.multiplier)
+    request = SampleRequest(
+        prompt=arguments.prompt,
+        negative=arguments.negative,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        cfg=arguments.cfg,
+        sampler=arguments.sampler,
+        width=arguments.width,
+        height=arguments.height,
+        placements=placements,
+    )
+    picture = host.sample(request, _progress("drawing"))
+    save_png(picture, arguments.out, request, host.model().name)
+    for notice in notices:
+        sys.stderr.write(f"note: {notice}\n")
+    data = {"out": str(arguments.out), "size": list(picture.size), "seed": arguments.seed, "notices": notices}
+    return data, f"{arguments.out} ({picture.width}x{picture.height}, seed {arguments.seed})"
+
+
+def tour(arguments: argparse.Namespace) -> Answer:
+    """Three pictures of the demo model: without the demo LoRA, with it, and under block weights."""
+    from dataclasses import replace
+
+    from lib_blocktrain.hosts.host import SampleRequest
+    from lib_blocktrain.pictures import contact_sheet, save_png
+
+    host = _host(arguments.checkpoint)
+    lora = host.lora_dirs[0] / f"{TOUR_LORA}.safetensors"
+    base = SampleRequest(prompt=TOUR_PROMPT, seed=TOUR_SEED)
+    arms = {
+        "1-without": ("without the LoRA", []),
+        "2-with": (f"{TOUR_LORA} at 1", _placements(host, lora, "ALL", 1.0)[0]),
+        "3-weights": (f"{TOUR_LORA} under {TOUR_WEIGHTS}", _placements(host, lora, TOUR_WEIGHTS, 1.0)[0]),
+    }
+    pictures = []
+    for name, (title, placements) in arms.items():
+        request = replace(base, placements=placements)
+        picture = host.sample(request, _progress(title))
+        save_png(picture, arguments.out / f"{name}.png", request, host.model().name)
+        pictures.append((title, picture))
+    sheet = arguments.out / "tour.png"
+    contact_sheet(pictures).save(sheet)
+    files = [str(arguments.out / f"{name}.png") for name in arms]
+    text = "\n".join([f'"{TOUR_PROMPT}", seed {TOUR_SEED}:', *files, f"side by side: {sheet}"])
+    return {"prompt": TOUR_PROMPT, "pictures": files, "sheet": str(sheet)}, text
+
+
+def bake(arguments: argparse.Namespace) -> Answer:
+    from lib_blocktrain.bake import bake as bake_file
+    from lib_blocktrain.formats import read_network
+    from lib_blocktrain.preset_strings import parse
+
+    network = read_network(arguments.lora)
+    parsed = parse(arguments.weights, network.architecture)
+    bake_file(network, parsed.weights, arguments.out, overwrite=arguments.overwrite)
+    line = parsed.weights.to_line(parsed.name or arguments.out.stem)
+    data = {"out": str(arguments.out), "weights": line, "notices": list(parsed.notices)}
+    return data, "\n".join([*(f"note: {n}" for n in parsed.notices), f"{arguments.out}: {line}"])
+
+
+def demo_export(arguments: argparse.Namespace) -> Answer:
+    from lib_blocktrain.demo_model import MODEL
+    from lib_blocktrain.ldm_export import export
+
+    paths = {name: str(path) for name, path in export(MODEL, arguments.folder).items()}
+    return paths, "\n".join(
+        [*paths.values(), "The yaml names the clip folder by its path: export again if you move it."]
+    )
+
+
+def test(arguments: argparse.Namespace) -> int:
+    """Run pytest on the project's tests, with pytest's own exit status."""
+    from lib_blocktrain.environment import ROOT
+
+    return subprocess.run([sys.executable, "-m", "pytest", *arguments.pytest], cwd=ROOT, check=False).returncode
+
+
+def _progress(what: str):
+    """A line on stderr that counts the steps, where a person looks at it."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, steps: int) -> None:
+        end = "\n" if done == steps else ""
+        sys.stderr.write(f"\r{what}: {done}/{steps}{end}")
+        sys.stderr.flush()
+
+    return show

@@ -1,0 +1,1 @@
+"""Where the model comes from: one module a host, one protocol for all."""

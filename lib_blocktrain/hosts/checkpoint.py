@@ -1,0 +1,86 @@
+"""What a single-file checkpoint is, read from its header: nothing is loaded, torch is not imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_blocktrain.model import Prediction
+from lib_blocktrain.safetensors_header import read_header
+
+_UNET = "model.diffusion_model."
+_CONTEXT = _UNET + "{}.transformer_blocks.0.attn2.to_k.weight"
+_ARCHITECTURES = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+_DISTILLED = re.compile(r"turbo|lightning|\blcm\b|hyper-?sd|_lcm", re.IGNORECASE)
+
+
+class UnsupportedCheckpoint(ValueError):
+    """A file that is not a checkpoint of SD1, SD2 or SDXL, or one that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """``prediction`` is None where the file does not tell (SD2 has both kinds under the same names)."""
+
+    architecture: str
+    prediction: Prediction | None
+    inpainting: bool
+    notices: tuple[str, ...]
+
+
+def recognise(path: Path) -> Recognised:
+    """Architecture, prediction type and kind of a checkpoint in the original (LDM) layout."""
+    header = read_header(path)
+    shapes = header.shapes
+    width = _context_width(shapes)
+    if width is None:
+        raise UnsupportedCheckpoint(
+            f"{path}: no Stable Diffusion checkpoint in the original layout (a U-Net below {_UNET!r} was expected;"
+            f" it has {len(shapes)} tensors, the first is {next(iter(shapes), None)!r})"
+        )
+    if width == 1280:
+        raise UnsupportedCheckpoint(f"{path} is the SDXL refiner; its U-Net has other blocks. Use the base model.")
+    if width not in _ARCHITECTURES:
+        raise UnsupportedCheckpoint(
+            f"{path}: its text context is {width} wide; SD1 has 768, SD2 1024, SDXL 2048. No other one is known."
+        )
+    channels = shapes[_UNET + "input_blocks.0.0.weight"][1]
+    if channels not in (4, 9):
+        raise UnsupportedCheckpoint(
+            f"{path}: its U-Net takes {channels} channels; 4 (text to image) or 9 (inpainting) were expected"
+        )
+    architecture = _ARCHITECTURES[width]
+    prediction = _prediction(path, architecture, shapes, header.metadata)
+    notices = []
+    if channels == 9:
+        notices.append("inpainting checkpoint: pictures are drawn with everything masked")
+    if prediction == "v":
+        notices.append("v-prediction checkpoint")
+    title = f"{path.stem} {header.metadata.get('modelspec.title', '')}"
+    if word := _DISTILLED.search(title):
+        notices.append(
+            f"the name says {word.group().strip('_')!r}: a distilled checkpoint wants few steps and a CFG of 1 to 2"
+        )
+    return Recognised(architecture, prediction, channels == 9, tuple(notices))
+
+
+def _context_width(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    for block in ("input_blocks.1.1", "input_blocks.4.1"):
+        shape = shapes.get(_CONTEXT.format(block))
+        if shape:
+            return shape[1]
+    return None
+
+
+def _prediction(
+    path: Path, architecture: str, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]
+) -> Prediction | None:
+    """From the file's own word, in order: marker tensor, metadata, the ``.yaml`` beside it."""
+    if "v_pred" in shapes or metadata.get("modelspec.prediction_type", "").startswith("v"):
+        return "v"
+    yaml = path.with_suffix(".yaml")
+    if yaml.exists():
+        return "v" if re.search(r"parameterization:\s*[\"']?v", yaml.read_text("utf-8", "replace")) else "epsilon"
+    return None if architecture == "sd2" else "epsilon"

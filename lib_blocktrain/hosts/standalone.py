@@ -1,0 +1,273 @@
+"""The standalone host: a diffusers pipeline, of the embedded demo model or of a checkpoint file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lib_blocktrain.demo_model import LORAS, MODEL, full_token_table
+from lib_blocktrain.hooks import applied
+from lib_blocktrain.hosts.checkpoint import Recognised, recognise
+from lib_blocktrain.hosts.host import Progress, SampleRequest
+from lib_blocktrain.model import Prediction
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIGS = Path(__file__).parent / "configs"
+SAMPLERS: dict[str, tuple[type, dict]] = {
+    "DDIM": (diffusers.DDIMScheduler, {}),
+    "Euler": (diffusers.EulerDiscreteScheduler, {}),
+    "Euler a": (diffusers.EulerAncestralDiscreteScheduler, {}),
+    "DPM++ 2M": (diffusers.DPMSolverMultistepScheduler, {}),
+    "DPM++ 2M Karras": (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+}
+
+
+@dataclass
+class StandaloneModel:
+    """The protocol ``Model`` on a diffusers pipeline."""
+
+    pipeline: diffusers.DiffusionPipeline
+    architecture: str
+    name: str
+    notices: tuple[str, ...] = ()
+
+    @property
+    def unet(self) -> nn.Module:
+        return self.pipeline.unet
+
+    @property
+    def text_encoders(self) -> Mapping[str, nn.Module]:
+        if self.architecture == "sdxl":
+            return {"te1": self.pipeline.text_encoder, "te2": self.pipeline.text_encoder_2}
+        return {"te": self.pipeline.text_encoder}
+
+    @property
+    def prediction(self) -> Prediction:
+        return "v" if self.pipeline.scheduler.config.prediction_type == "v_prediction" else "epsilon"
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        return self.pipeline.scheduler.alphas_cumprod
+
+    @property
+    def size(self) -> int:
+        """The side, in pixels, of the pictures that the checkpoint was made for."""
+        return self.pipeline.unet.config.sample_size * 8
+
+    @torch.no_grad()
+    def encode_image(self, picture: Image.Image) -> Tensor:
+        vae = self.pipeline.vae
+        pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 127.5 - 1)
+        pixels = pixels.permute(2, 0, 1)[None].to(vae.device, vae.dtype)
+        return vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        vae = self.pipeline.vae
+        pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
+        return self.pipeline.image_processor.postprocess(pixels, output_type="pil")
+
+    @torch.no_grad()
+    def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
+        encoded = self.pipeline.encode_prompt(
+            text, device=self.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        if self.architecture != "sdxl":
+            return {"context": encoded[0]}
+        side = float(self.size)
+        size = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=self.unet.device)  # original, crop, target
+        return {"context": encoded[0], "pooled": encoded[2], "size": size}
+
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        added = None
+        if "pooled" in conditioning:
+            added = {"text_embeds": conditioning["pooled"], "time_ids": conditioning["size"]}
+        context = conditioning["context"]
+        return self.unet(latents, timesteps, context, added_cond_kwargs=added, return_dict=False)[0]
+
+
+class StandaloneHost:
+    """The protocol ``Host`` without a WebUI; the checkpoint is loaded when it is first asked for."""
+
+    name = "standalone"
+
+    def __init__(self, checkpoint: Path | None = None, output_dir: Path | None = None):
+        self.checkpoint = checkpoint
+        self.output_dir = output_dir or ROOT / "outputs"
+        self.lora_dirs: Sequence[Path] = (LORAS,) if checkpoint is None else (checkpoint.parent,)
+        self._lock, self._model = threading.Lock(), None
+
+    def use(self, model: StandaloneModel) -> None:
+        """Take a model that is in memory already."""
+        self._model = model
+
+    def model(self) -> StandaloneModel:
+        if self._model is None:
+            self._model = load_demo() if self.checkpoint is None else load_checkpoint(self.checkpoint)
+            for notice in self._model.notices:
+                log.warning("%s: %s", self._model.name, notice)
+        return self._model
+
+    @contextmanager
+    def queued(self) -> Iterator[None]:
+        with self._lock:
+            yield
+
+    def sample(self, request: SampleRequest, progress: Progress | None = None) -> Image.Image:
+        """Draw one picture; the noise comes from the seed on the CPU, so that it is the same on every device."""
+        model = self.model()
+        targets = {"unet": model.unet, **model.text_encoders}
+        with applied(targets, request.placements):
+            return _draw(model, request, progress)
+
+
+def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | None) -> Image.Image:
+    pipeline = model.pipeline
+    if request.sampler not in SAMPLERS:
+        raise ValueError(f"unknown sampler {request.sampler!r}; known: {', '.join(SAMPLERS)}")
+    _check_size(request)
+    _check_length(model, request.prompt)
+    scheduler, before = SAMPLERS[request.sampler], pipeline.scheduler
+
+    def after_step(_pipeline, step: int, _timestep, tensors: dict) -> dict:
+        if progress is not None:
+            progress(step + 1, request.steps)
+        return tensors
+
+    width, height = request.width or model.size, request.height or model.size
+    extra = {}
+    if model.unet.config.in_channels == 9:  # all masked: as from text alone
+        blank = Image.new("RGB", (width, height), (127, 127, 127))
+        extra = {"image": blank, "mask_image": Image.new("L", (width, height), 255)}
+    try:
+        pipeline.scheduler = scheduler[0].from_config(before.config, **scheduler[1])
+        return pipeline(
+            prompt=request.prompt,
+            negative_prompt=request.negative,
+            num_inference_steps=request.steps,
+            guidance_scale=request.cfg,
+            width=width,
+            height=height,
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+            callback_on_step_end=after_step,
+            **extra,
+        ).images[0]
+    finally:
+        pipeline.scheduler = before
+
+
+def _check_size(request: SampleRequest) -> None:
+    for side, value in (("width", request.width), ("height", request.height)):
+        if value is not None and (value < 64 or value % 8):
+            raise ValueError(f"{side} {value}: a multiple of 8, at least 64, was expected")
+    if request.steps < 1:
+        raise ValueError(f"steps {request.steps}: at least 1 was expected")
+
+
+def _check_length(model: StandaloneModel, prompt: str) -> None:
+    tokens = len(model.pipeline.tokenizer(prompt, verbose=False).input_ids) - 2
+    if tokens > 75:
+        log.warning("the prompt has %d tokens; those after the 75th are not seen by this model", tokens)
+
+
+def _device() -> tuple[str, torch.dtype]:
+    if torch.cuda.is_available():
+        return "cuda", torch.float16
+    return "cpu", torch.float32
+
+
+def _finish(pipeline: diffusers.DiffusionPipeline) -> diffusers.DiffusionPipeline:
+    device, dtype = _device()
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(device, dtype)
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.eval().requires_grad_(False)
+    return pipeline
+
+
+def load_demo(folder: Path = MODEL) -> StandaloneModel:
+    """The embedded demo model: SD1's 25 blocks, narrow, for pictures of 128x128."""
+    if not (folder / "unet").exists():
+        raise FileNotFoundError(f"the demo model is not in {folder}; make it with demo/build.py")
+    pipeline = diffusers.StableDiffusionPipeline(
+        unet=diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"),
+        vae=diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
+        text_encoder=_demo_text_encoder(folder / "text_encoder"),
+        tokenizer=_tokenizer(),
+        scheduler=diffusers.DDIMScheduler.from_pretrained(folder / "scheduler"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return StandaloneModel(_finish(pipeline), "sd1", "demo model")
+
+
+def _demo_text_encoder(folder: Path) -> transformers.CLIPTextModel:
+    config = transformers.CLIPTextConfig(**json.loads((folder / "config.json").read_text("utf-8")))
+    encoder = transformers.CLIPTextModel(config)
+    encoder.load_state_dict(full_token_table(load_file(folder / "model.safetensors"), config.vocab_size))
+    return encoder
+
+
+def _tokenizer(pad: str = "<|endoftext|>") -> transformers.CLIPTokenizer:
+    """CLIP's, which all checkpoints share; SD2 and SDXL's second encoder pad with "!"."""
+    folder = MODEL / "tokenizer"
+    return transformers.CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token=pad, model_max_length=77
+    )
+
+
+def load_checkpoint(path: Path) -> StandaloneModel:
+    """A SD1, SD2 or SDXL checkpoint in one safetensors file; its configurations come with this package."""
+    found = recognise(path)
+    config = CONFIGS / found.architecture
+    tokenizers = {"tokenizer": _tokenizer("!" if found.architecture == "sd2" else "<|endoftext|>")}
+    if found.architecture == "sdxl":
+        tokenizers["tokenizer_2"] = _tokenizer("!")
+    options = {"config": str(config), "torch_dtype": _device()[1], **tokenizers}
+    if found.architecture != "sdxl":
+        options.update(safety_checker=None, feature_extractor=None)
+    if found.inpainting:
+        options["num_in_channels"] = 9
+    pipeline = _finish(_pipeline_class(found).from_single_file(str(path), **options))
+    model = StandaloneModel(pipeline, found.architecture, path.name, found.notices)
+    prediction = found.prediction or measured_prediction(model)
+    if prediction == "v":
+        pipeline.scheduler.register_to_config(prediction_type="v_prediction")
+    if found.prediction is None:
+        model.notices += (f"{prediction}-prediction, told by what its U-Net puts out",)
+    return model
+
+
+def _pipeline_class(found: Recognised) -> type[diffusers.DiffusionPipeline]:
+    if found.architecture == "sdxl":
+        return diffusers.StableDiffusionXLInpaintPipeline if found.inpainting else diffusers.StableDiffusionXLPipeline
+    return diffusers.StableDiffusionInpaintPipeline if found.inpainting else diffusers.StableDiffusionPipeline
+
+
+@torch.no_grad()
+def measured_prediction(model: StandaloneModel) -> Prediction:
+    """Tell v- from epsilon-prediction by the output at the last timestep, as A1111's ``sd_models_config.py`` does.
+
+    At t = 999 the input is nearly all noise: an epsilon U-Net returns it, a v U-Net returns far less.
+    """
+    latents = torch.full((1, 4, 8, 8), 0.5, device=model.unet.device, dtype=model.unet.dtype)
+    timesteps = torch.tensor([999], device=model.unet.device)
+    output = model.predict(latents, timesteps, model.encode_prompt(""))
+    return "v" if (output - latents).mean().item() < -1 else "epsilon"

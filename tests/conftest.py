@@ -1,0 +1,60 @@
+"""What several tests share: the demo's modules on the path, and a small random model in the demo's format."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "demo"))
+
+
+@pytest.fixture(scope="session")
+def random_networks():
+    """The demo's networks with random weights; layers that start at zero are filled, or nothing would react."""
+    import torch
+    from networks import VAE, TextConfig, TextEncoder, UNet
+
+    generator = torch.Generator().manual_seed(0)
+    networks = {"unet": UNet(), "vae": VAE(), "text": TextEncoder(TextConfig(vocabulary=101))}
+    with torch.no_grad():
+        for network in networks.values():
+            for parameter in network.eval().requires_grad_(False).parameters():
+                noise = torch.randn(parameter.shape, generator=generator) * 0.02
+                parameter.copy_((parameter + noise).half().float())  # exact in half precision, as the files are
+    return networks
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory, random_networks) -> Path:
+    """A model folder as ``demo/pack.py`` writes it, of random weights, with the demo's own tokenizer."""
+    import shutil
+
+    from pack import write_model
+    from tokens import Vocabulary
+
+    folder = tmp_path_factory.mktemp("model")
+    shutil.copytree(ROOT / "demo" / "model" / "tokenizer", folder / "tokenizer")
+    write_model(folder, random_networks, Vocabulary(folder / "tokenizer").rows, 1.25)
+    return folder
+
+
+@pytest.fixture
+def embedded(random_model, monkeypatch) -> Path:
+    """The random model in the place of the demo model."""
+    from lib_blocktrain import demo_model
+
+    monkeypatch.setattr(demo_model, "MODEL", random_model)
+    return random_model
+
+
+@pytest.fixture
+def ldm_unet(monkeypatch):
+    """Stability's ``UNetModel``; stable-diffusion-sdkit is installed alone, and asks omegaconf for a type's name only."""
+    module = pytest.importorskip("ldm.modules.diffusionmodules.openaimodel")
+    monkeypatch.setitem(sys.modules, "omegaconf", ModuleType("omegaconf"))
+    monkeypatch.setitem(sys.modules, "omegaconf.listconfig", SimpleNamespace(ListConfig=list))
+    return module.UNetModel

@@ -1,0 +1,84 @@
+"""What a checkpoint is recognised as, from its header alone."""
+
+from __future__ import annotations
+
+import json
+import struct
+
+import pytest
+
+from lib_blocktrain.hosts.checkpoint import UnsupportedCheckpoint, recognise
+
+UNET = "model.diffusion_model."
+
+
+def header_only(path, context: int, channels: int = 4, block: str = "input_blocks.1.1", metadata=None, extra=()):
+    """A file with empty tensors of the shapes that tell; safetensors allows a tensor of no elements."""
+    shapes = {
+        f"{UNET}{block}.transformer_blocks.0.attn2.to_k.weight": [0, context],
+        f"{UNET}input_blocks.0.0.weight": [0, channels, 3, 3],
+        **dict.fromkeys(extra, [0]),
+    }
+    header = {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    if metadata:
+        header["__metadata__"] = metadata
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("context", "block", "architecture", "prediction"),
+    [
+        (768, "input_blocks.1.1", "sd1", "epsilon"),
+        (1024, "input_blocks.1.1", "sd2", None),  # both kinds of SD2 look alike
+        (2048, "input_blocks.4.1", "sdxl", "epsilon"),
+    ],
+)
+def test_architectures(tmp_path, context, block, architecture, prediction):
+    found = recognise(header_only(tmp_path / "model.safetensors", context, block=block))
+    assert (found.architecture, found.prediction, found.inpainting) == (architecture, prediction, False)
+    assert not found.notices
+
+
+def test_inpainting_is_said(tmp_path):
+    found = recognise(header_only(tmp_path / "model.safetensors", 768, channels=9))
+    assert found.inpainting
+    assert any("inpainting" in notice for notice in found.notices)
+
+
+@pytest.mark.parametrize("how", ["tensor", "metadata", "yaml"])
+def test_v_prediction_is_said(tmp_path, how):
+    path = tmp_path / "model.safetensors"
+    metadata = {"modelspec.prediction_type": "v"} if how == "metadata" else None
+    header_only(path, 1024, metadata=metadata, extra=("v_pred",) if how == "tensor" else ())
+    if how == "yaml":
+        path.with_suffix(".yaml").write_text("model:\n  params:\n    parameterization: 'v'\n")
+    found = recognise(path)
+    assert found.prediction == "v"
+    assert any("v-prediction" in notice for notice in found.notices)
+
+
+def test_distilled_is_warned_about(tmp_path):
+    found = recognise(header_only(tmp_path / "sd_xl_turbo.safetensors", 2048, block="input_blocks.4.1"))
+    assert any("turbo" in notice for notice in found.notices)
+
+
+@pytest.mark.parametrize(
+    ("context", "channels", "words"),
+    [(1280, 4, "refiner"), (128, 4, "128"), (768, 8, "8 channels")],
+)
+def test_refused(tmp_path, context, channels, words):
+    block = "input_blocks.4.1" if context == 1280 else "input_blocks.1.1"
+    path = header_only(tmp_path / "model.safetensors", context, channels, block)
+    with pytest.raises(UnsupportedCheckpoint, match=words) as error:
+        recognise(path)
+    assert str(path) in str(error.value)
+
+
+def test_no_checkpoint(tmp_path):
+    path = tmp_path / "lora.safetensors"
+    text = json.dumps({"lora_unet_x.alpha": {"dtype": "F16", "shape": [0], "data_offsets": [0, 0]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    with pytest.raises(UnsupportedCheckpoint, match=r"lora_unet_x\.alpha"):
+        recognise(path)

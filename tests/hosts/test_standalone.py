@@ -1,0 +1,295 @@
+"""The standalone host: pictures of the demo's format, and real single-file checkpoints without a network."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+pytest.importorskip("diffusers")
+import diffusers
+import transformers
+
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.blocks import ARCHITECTURES, diffusers_to_ldm
+from lib_blocktrain.formats import read_network
+from lib_blocktrain.hooks import Placement
+from lib_blocktrain.hosts import standalone
+from lib_blocktrain.hosts.host import Host, SampleRequest
+from lib_blocktrain.ldm_export import vae_to_ldm
+from lib_blocktrain.merge import merged
+from lib_blocktrain.model import Model
+from lib_blocktrain.network_keys import key_of
+
+REQUEST = SampleRequest(prompt="a photo of a large robot, blue background", seed=1, steps=3, width=64, height=64)
+
+
+@pytest.fixture(scope="module")
+def host(random_model):
+    host = standalone.StandaloneHost()
+    host.use(standalone.load_demo(random_model))
+    return host
+
+
+@pytest.fixture(scope="module")
+def network(host, tmp_path_factory):
+    """A LoRA on every attention layer of the U-Net and on the text encoder's feed-forward layers."""
+    generator = torch.Generator().manual_seed(2)
+    tensors = {}
+    model = host.model()
+    for component, module in {"unet": model.unet, **model.text_encoders}.items():
+        for path, layer in module.named_modules():
+            wanted = ".attn" in path if component == "unet" else ".mlp.fc" in path
+            if wanted and isinstance(layer, torch.nn.Linear):
+                key = key_of(path, "sd1", component)
+                tensors[f"{key}.lora_down.weight"] = torch.randn(4, layer.in_features, generator=generator) * 0.3
+                tensors[f"{key}.lora_up.weight"] = torch.randn(layer.out_features, 4, generator=generator) * 0.3
+                tensors[f"{key}.alpha"] = torch.tensor(4.0)
+    path = tmp_path_factory.mktemp("lora") / "random.safetensors"
+    save_file(tensors, path, {"ss_output_name": "random"})
+    return read_network(path)
+
+
+def pixels(picture) -> np.ndarray:
+    return np.asarray(picture, dtype=np.int16)
+
+
+def test_protocols(host):
+    assert isinstance(host, Host)
+    assert isinstance(host.model(), Model)
+
+
+def test_a_seed_is_a_picture(host):
+    first, again, other = (pixels(host.sample(replace(REQUEST, seed=seed))) for seed in (1, 1, 2))
+    assert first.shape == (64, 64, 3)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_native_size(host):
+    assert host.sample(replace(REQUEST, width=None, height=None, steps=1)).size == (128, 128)
+
+
+def test_weights_0_is_no_lora_and_1_is_merged(host, network):
+    """Bit for bit the picture without a LoRA; and the same as with the deltas inside the weights."""
+    plain = pixels(host.sample(REQUEST))
+    off = Placement(network, BlockWeights.uniform("sd1", 0.0))
+    assert np.array_equal(plain, pixels(host.sample(replace(REQUEST, placements=[off]))))
+    on = Placement(network, BlockWeights.uniform("sd1", 1.0))
+    hooked = pixels(host.sample(replace(REQUEST, placements=[on])))
+    model = host.model()
+    with merged({"unet": model.unet, **model.text_encoders}, [on]):
+        inside = pixels(host.sample(REQUEST))
+    assert np.abs(hooked - plain).mean() > 1
+    assert np.abs(hooked - inside).max() <= 1  # rounding to 8 bits
+    assert np.array_equal(plain, pixels(host.sample(REQUEST)))
+
+
+def test_every_block_counts(host, network):
+    """Each block that the LoRA has changes the picture on its own, the text encoder too."""
+    plain = pixels(host.sample(replace(REQUEST, steps=2)))
+    off = BlockWeights.uniform("sd1", 0.0)
+    for block, count in network.blocks.items():
+        if count:
+            weights = off.replace({block: 2.0})
+            changed = pixels(host.sample(replace(REQUEST, steps=2, placements=[Placement(network, weights)])))
+            assert not np.array_equal(plain, changed), block
+
+
+def test_progress(host):
+    seen = []
+    host.sample(REQUEST, lambda done, steps: seen.append((done, steps)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("sampler", sorted(standalone.SAMPLERS))
+def test_samplers_leave_the_scheduler(host, sampler):
+    before = host.model().pipeline.scheduler
+    picture = host.sample(replace(REQUEST, sampler=sampler))
+    assert np.ptp(pixels(picture)) > 0
+    assert host.model().pipeline.scheduler is before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sampler": "Eular"}, "Eular.*DDIM"),
+        ({"width": 100}, "width 100.*multiple of 8"),
+        ({"height": 8}, "height 8"),
+        ({"steps": 0}, "steps 0"),
+    ],
+)
+def test_refused(host, change, words):
+    with pytest.raises(ValueError, match=words):
+        host.sample(replace(REQUEST, **change))
+
+
+def test_long_prompt_is_said(host, caplog):
+    host.sample(replace(REQUEST, prompt="fox " * 80, steps=1))
+    assert "80 tokens" in caplog.text
+
+
+def test_predict_and_encode_are_the_pipelines(host):
+    """One step of the model's own parts against the pipeline's parts, and a picture through the autoencoder."""
+    model = host.model()
+    conditioning = model.encode_prompt("a fox")
+    assert conditioning["context"].shape == (1, 77, 128)
+    latents = torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        predicted = model.predict(latents, torch.tensor([500]), conditioning)
+    assert predicted.shape == latents.shape
+    assert model.alphas_cumprod.shape == (1000,)
+    picture = host.sample(REQUEST)
+    latents = model.encode_image(picture)
+    assert latents.shape == (1, 4, 8, 8)
+    assert model.decode(latents)[0].size == picture.size
+
+
+# --- single-file checkpoints: the real layouts and names, narrow widths, random weights -----------------------------
+
+
+def narrow(architecture: str, folder: Path) -> Path:
+    """The shipped configurations with small widths: what a test can hold of a checkpoint of gigabytes."""
+    shutil.copytree(standalone.CONFIGS / architecture, folder / architecture)
+    unet_changes: dict = {"sd1": {"attention_head_dim": 4}, "sd2": {"attention_head_dim": [2, 4, 4, 4]}}.get(
+        architecture, {"attention_head_dim": [2, 4, 4], "transformer_layers_per_block": [1, 2, 10]}
+    )
+    widths = [32, 64, 64] if architecture == "sdxl" else [32, 64, 64, 64]
+    changes = {
+        "unet/config.json": {**unet_changes, "block_out_channels": widths},
+        "vae/config.json": {"block_out_channels": [32, 32, 32, 32]},
+        "text_encoder/config.json": {"num_hidden_layers": 2, "intermediate_size": 64},
+        "text_encoder_2/config.json": {"num_hidden_layers": 2, "intermediate_size": 64},
+    }
+    for name, change in changes.items():
+        path = folder / architecture / name
+        if path.exists():
+            path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    return folder
+
+
+def hf_to_openclip(state: dict, projection: str | None) -> dict:
+    """transformers' CLIP names and tensors as OpenCLIP has them (q, k and v in one ``in_proj``)."""
+    names = {
+        "embeddings.token_embedding.weight": "token_embedding.weight",
+        "embeddings.position_embedding.weight": "positional_embedding",
+        "final_layer_norm": "ln_final",
+    }
+    out, fused = {}, {}
+    for name, tensor in state.items():
+        if name == "text_projection.weight":
+            out[projection] = tensor.T.contiguous()
+            continue
+        name = name.removeprefix("text_model.")
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        name = name.replace("encoder.layers.", "transformer.resblocks.").replace("self_attn.out_proj", "attn.out_proj")
+        name = name.replace("layer_norm1", "ln_1").replace("layer_norm2", "ln_2")
+        name = name.replace("mlp.fc1", "mlp.c_fc").replace("mlp.fc2", "mlp.c_proj")
+        if ".self_attn." in name:
+            layer, rest = name.split(".self_attn.")
+            part, kind = rest.split("_proj.")
+            fused.setdefault((layer, kind), {})[part] = tensor
+        else:
+            out[name] = tensor
+    for (layer, kind), parts in fused.items():
+        out[f"{layer}.attn.in_proj_{kind}"] = torch.cat([parts[p] for p in "qkv"])
+    return out
+
+
+def single_file(pipeline, architecture: str, path: Path) -> Path:
+    """The pipeline's weights under the names of an original checkpoint."""
+    state = {
+        "model.diffusion_model." + diffusers_to_ldm(k, architecture): v for k, v in pipeline.unet.state_dict().items()
+    }
+    for name, tensor in pipeline.vae.state_dict().items():
+        name = vae_to_ldm(name)
+        pointwise = ".mid.attn_1." in name and name.endswith(".weight") and tensor.ndim == 2
+        state["first_stage_model." + name] = tensor[:, :, None, None] if pointwise else tensor
+    text = pipeline.text_encoder.state_dict()
+    if architecture == "sd1":
+        state |= {f"cond_stage_model.transformer.{k}": v for k, v in text.items()}
+    elif architecture == "sd2":
+        state |= {f"cond_stage_model.model.{k}": v for k, v in hf_to_openclip(text, None).items()}
+    else:
+        state |= {f"conditioner.embedders.0.transformer.{k}": v for k, v in text.items()}
+        second = hf_to_openclip(pipeline.text_encoder_2.state_dict(), "text_projection")
+        state |= {f"conditioner.embedders.1.model.{k}": v for k, v in second.items()}
+    save_file({k: v.half().contiguous() for k, v in state.items() if "position_ids" not in k}, path)
+    return path
+
+
+def random_pipeline(architecture: str, configs: Path):
+    """A pipeline of the (narrow) configurations with random weights, exact in half precision."""
+
+    def part(cls, name):
+        config = json.loads((configs / architecture / name / "config.json").read_text())
+        if name.startswith("text"):
+            return cls(transformers.CLIPTextConfig(**config))
+        return cls.from_config(config)
+
+    torch.manual_seed(0)
+    parts = {
+        "unet": part(diffusers.UNet2DConditionModel, "unet"),
+        "vae": part(diffusers.AutoencoderKL, "vae"),
+        "text_encoder": part(transformers.CLIPTextModel, "text_encoder"),
+        "scheduler": diffusers.DDIMScheduler.from_pretrained(configs / architecture / "scheduler"),
+        "tokenizer": standalone._tokenizer("!" if architecture == "sd2" else "<|endoftext|>"),
+    }
+    if architecture == "sdxl":
+        parts["text_encoder_2"] = part(transformers.CLIPTextModelWithProjection, "text_encoder_2")
+        parts["tokenizer_2"] = standalone._tokenizer("!")
+        pipeline = diffusers.StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=False)
+    else:
+        pipeline = diffusers.StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    with torch.no_grad():
+        for module in pipeline.components.values():
+            if isinstance(module, torch.nn.Module):
+                for parameter in module.parameters():
+                    parameter.copy_((parameter + torch.randn_like(parameter) * 0.01).half().float())
+    return pipeline
+
+
+@pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
+def test_single_file(architecture, tmp_path, monkeypatch):
+    """Saved under the original names, loaded from one file: the same picture, and no request to any hub."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    configs = narrow(architecture, tmp_path / "configs")
+    monkeypatch.setattr(standalone, "CONFIGS", configs)
+    pipeline = random_pipeline(architecture, configs)
+    path = single_file(pipeline, architecture, tmp_path / "model.safetensors")
+    loaded = standalone.load_checkpoint(path)
+    assert loaded.architecture == architecture
+    assert tuple(loaded.text_encoders) == (("te1", "te2") if architecture == "sdxl" else ("te",))
+    request = replace(REQUEST, steps=2)
+    host = standalone.StandaloneHost()
+    host.use(loaded)
+    drawn = host.sample(request)
+    host.use(standalone.StandaloneModel(standalone._finish(pipeline), architecture, "original"))
+    assert np.abs(pixels(drawn) - pixels(host.sample(request))).max() <= 1
+    conditioning = loaded.encode_prompt("a fox")
+    with torch.no_grad():
+        predicted = loaded.predict(torch.randn(1, 4, 8, 8), torch.tensor([10]), conditioning)
+    assert predicted.shape == (1, 4, 8, 8)
+    if architecture == "sd2":
+        assert any("prediction" in notice for notice in loaded.notices)
+
+
+@pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
+def test_shipped_configurations_have_the_tables_blocks(architecture):
+    """The U-Net of the shipped configuration, without memory: every layer has its place in the block table."""
+    config = json.loads((standalone.CONFIGS / architecture / "unet" / "config.json").read_text())
+    with torch.device("meta"):
+        unet = diffusers.UNet2DConditionModel.from_config(config)
+    table = ARCHITECTURES[architecture]
+    assert unet.config.cross_attention_dim == table.context_width
+    for name, _ in unet.named_parameters():
+        diffusers_to_ldm(name, architecture)
