@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "lib_blocktrain"
 LAYERS = (
     ("files",),
     ("blocks",),
-    ("text_spans", "block_weights", "kohya_arguments", "preset_strings", "presets"),
+    ("text_spans", "block_weights", "kohya_arguments", "preset_strings", "presets", "preset_files"),
     ("safetensors_header", "network_keys", "leaf_layers"),
     ("adapters",),
     ("formats", "placement", "hooks", "merge"),
@@ -26,7 +26,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 TORCH_FREE = {
-    "__init__", "files", "blocks", "block_weights", "preset_strings", "presets", "text_spans", "kohya_arguments", "safetensors_header",
+    "__init__", "files", "blocks", "block_weights", "preset_strings", "presets", "text_spans", "kohya_arguments", "preset_files", "safetensors_header",
     "network_keys", "environment", "commands", "__main__",
 }  # fmt: skip
 ONLY_IN = {
