@@ -1,0 +1,73 @@
+"""Write a network file with block weights inside, so that every program that reads it acts by them."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lib_blocktrain.adapters import CannotScaleError, Full, NetworkModule
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.formats import Network, write_network
+from lib_blocktrain.placement import Placement, Targets, layers_by_key
+
+RECORD = "ss_blocktrain"  # our metadata entry: JSON, in which "baked" lists the weights that are inside already
+
+
+def bake(
+    network: Network,
+    weights: BlockWeights,
+    path: str | Path,
+    *,
+    base: Targets | None = None,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write the network with these weights inside, and return the path.
+
+    See `baked` for what is exact and what wants the `base` model, and `formats.write_network` for the rest.
+    """
+    path = Path(path)
+    return write_network(path, baked(network, weights, path.stem, base=base), dtype=dtype, overwrite=overwrite)
+
+
+def baked(network: Network, weights: BlockWeights, name: str, *, base: Targets | None = None) -> Network:
+    """Return a network that does at weight 1 what this one does under these weights.
+
+    A weight of 0 leaves the module out, 1 leaves it as it is. Others scale exactly one tensor in each product: alpha,
+    or a factor, in fp32, where a reader is known that ignores alpha. A DoRA's and an OFT's delta is linear in no
+    tensor; given the `base` model they become the difference itself (`diff`), otherwise CannotScaleError is raised.
+    """
+    placement = Placement(network, weights)
+    layers = {} if base is None else layers_by_key(base, network.architecture)
+    modules = {}
+    for key, module in network.modules.items():
+        factor = placement.factor(network.block_of(key))
+        if factor:
+            modules[key] = module if factor == 1 else _scaled(module, factor, layers)
+    if not modules:
+        raise ValueError(f"{network.name!r}: nothing is left of it under these weights: {weights.to_line()}")
+    return replace(network, name=name, modules=modules, metadata=_metadata(network, weights, name), path=None)
+
+
+def _scaled(module: NetworkModule, factor: float, layers: Mapping[str, torch.nn.Module | None]) -> NetworkModule:
+    try:
+        return module.scaled(factor)
+    except CannotScaleError as error:
+        layer = layers.get(module.key)
+        if layer is None:
+            raise CannotScaleError(
+                f"{error}. Weights of 0 and 1 can be baked as they are; another one, here {factor:g}, needs the base"
+                " model that the network is for"
+            ) from error
+    module.check_fits(tuple(layer.weight.shape))
+    delta = factor * module.delta_weight(layer.weight.detach())
+    return Full(module.key, diff=delta.to(layer.weight.dtype))
+
+
+def _metadata(network: Network, weights: BlockWeights, name: str) -> dict[str, str]:
+    """Return the network's metadata with a record of the weights; the WebUI's alias must not stay the original's."""
+    record = json.loads(network.metadata.get(RECORD, "{}"))
+    record["baked"] = [*record.get("baked", []), weights.to_json()]
+    return {**network.metadata, "ss_output_name": name, RECORD: json.dumps(record)}

@@ -1,0 +1,153 @@
+"""Where networks go: which layers of the loaded models their modules are for, and how strongly they act there."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from lib_blocktrain.adapters import NetworkModule, NetworkModuleError
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.blocks import ARCHITECTURES, UnknownLayerError
+from lib_blocktrain.formats import Network
+from lib_blocktrain.leaf_layers import kind_of, weight_shape
+from lib_blocktrain.network_keys import UNET, component_in, component_of, key_of
+
+log = logging.getLogger(__name__)
+
+Targets = nn.Module | Mapping[str, nn.Module]  # a U-Net, or models by component: "unet", "te" or "te1", "te2"
+
+_BYPASSED = "nn.MultiheadAttention computes it without calling a layer, so that a hook cannot reach it"
+_NO_LAYER = "the model has no such layer"
+
+
+class PlacementError(ValueError):
+    """A network that is not for these models, or weights that are not for this network."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A network, where it may act, and the user's strength."""
+
+    network: Network
+    weights: BlockWeights
+    multiplier: float = 1.0
+
+    def __post_init__(self):
+        ours, theirs = (ARCHITECTURES[a].block_ids for a in (self.network.architecture, self.weights.architecture))
+        if ours != theirs:
+            raise PlacementError(
+                f"block weights for {self.weights.architecture} on {self.network.name!r}, a network for"
+                f" {self.network.architecture}: expected {len(ours)} blocks, got {len(theirs)}"
+            )
+
+    def factor(self, block: str) -> float:
+        """multiplier * w_b."""
+        return self.multiplier * self.weights[block]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One module on the layer that it is for; `placement` is its network's index."""
+
+    layer: nn.Module
+    module: NetworkModule
+    block: str
+    placement: int
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A module that acts nowhere in a model that was given, and why."""
+
+    network: str
+    key: str
+    reason: str
+
+
+def placements_of(
+    networks: Network | Sequence[Placement], weights: BlockWeights | None = None, multiplier: float = 1.0
+) -> tuple[Placement, ...]:
+    """Return placements as they are, or the one placement of a network; without weights it is whole everywhere."""
+    if not isinstance(networks, Network):
+        return tuple(networks)
+    return (Placement(networks, weights or BlockWeights.uniform(networks.architecture, 1.0), multiplier),)
+
+
+def find_sites(targets: Targets, placements: Sequence[Placement]) -> tuple[list[Site], list[Unmatched]]:
+    """Find the layers of all modules.
+
+    Modules of a component that is not among the targets are left aside. Raises PlacementError for a network that
+    matches nothing, NetworkModuleError for a module whose layer has another size.
+    """
+    sites: list[Site] = []
+    unmatched: list[Unmatched] = []
+    layers = {name: layers_by_key(targets, name) for name in {p.network.architecture for p in placements}}
+    for index, placement in enumerate(placements):
+        network = placement.network
+        found, missed = _match(network, layers[network.architecture], _components(targets, network.architecture))
+        if not found:
+            raise PlacementError(_no_match(network, targets))
+        if missed:
+            log.warning(
+                "%s: %d modules are left out, e.g. %s: %s", network.name, len(missed), missed[0].key, missed[0].reason
+            )
+        sites += [Site(layer, module, network.block_of(module.key), index) for module, layer in found]
+        unmatched += missed
+    return sites, unmatched
+
+
+def layers_by_key(targets: Targets, architecture: str) -> dict[str, nn.Module | None]:
+    """Return the layers that a network of this architecture can act on; None for those that no hook can reach.
+
+    LDM's layout and diffusers', for U-Nets; transformers' and OpenCLIP's, for text encoders.
+    """
+    layers: dict[str, nn.Module | None] = {}
+    for component, model in _components(targets, architecture).items():
+        bypassed = ()
+        for path, layer in model.named_modules():
+            if type(layer).__name__ == "MultiheadAttention":
+                bypassed = tuple(f"{path}.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj"))
+                layers.update(dict.fromkeys(key_of(name, architecture, component) for name in bypassed))
+            if path in bypassed or next(layer.children(), None) is not None or kind_of(layer) is None:
+                continue
+            try:
+                layers[key_of(path, architecture, component)] = layer
+            except UnknownLayerError:
+                continue  # a layer of another architecture or of none: no module can be for it
+    return layers
+
+
+def _components(targets: Targets, architecture: str) -> dict[str, nn.Module]:
+    if isinstance(targets, nn.Module):
+        return {UNET: targets}
+    return {component_in(name, architecture): model for name, model in targets.items()}
+
+
+def _match(
+    network: Network, layers: Mapping[str, nn.Module | None], components: Mapping[str, nn.Module]
+) -> tuple[list[tuple[NetworkModule, nn.Module]], list[Unmatched]]:
+    found, missed = [], []
+    for key, module in network.modules.items():
+        layer = layers.get(key)
+        if layer is not None:
+            _check_fits(network, module, layer)
+            found.append((module, layer))
+        elif component_of(key) in components:
+            missed.append(Unmatched(network.name, key, _BYPASSED if key in layers else _NO_LAYER))
+    return found, missed
+
+
+def _check_fits(network: Network, module: NetworkModule, layer: nn.Module) -> None:
+    try:
+        module.check_fits(weight_shape(layer))
+    except NetworkModuleError as error:
+        raise NetworkModuleError(f"{network.name!r}, a network for {network.architecture}: {error}") from error
+
+
+def _no_match(network: Network, targets: Targets) -> str:
+    given = ", ".join(_components(targets, network.architecture))
+    return (
+        f"{network.name!r} is a network for {network.architecture}, and none of its {len(network.modules)} modules"
+        f" matches a layer of the model ({given}), e.g. {next(iter(network.modules), None)!r}"
+    )
