@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol, runtime_checkable
 
 from PIL import Image
 from torch import Tensor, nn
+
+from lib_blocktrain.unet_forward import BlockState, Caller
 
 Prediction = Literal["epsilon", "v"]
 
@@ -32,7 +35,26 @@ class Model(Protocol):
         """Pictures of scaled latents ``(batch, 4, h/8, w/8)``."""
 
     def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
-        """Conditioning of one prompt, taken literally; at least ``context`` ``(1, tokens, width)``."""
+        """Conditioning of one prompt, taken literally; at least ``context`` ``(1, tokens, width)``.
+
+        Part of the autograd graph where a network that is trained acts on the text encoders.
+        """
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """The U-Net's output, ``epsilon`` or ``v``, for noised latents ``(batch, 4, h, w)``."""
+
+    def enter_blocks(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
+        """The forward pass in front of the first block, for ``run_blocks``."""
+
+    def run_blocks(
+        self,
+        start: str,
+        saved: BlockState,
+        *,
+        keep: MutableMapping[str, BlockState] | None = None,
+        call: Caller | None = None,
+    ) -> Tensor:
+        """The U-Net's output from block ``start`` on, given the state in front of it; see ``unet_forward``."""
+
+    def trainable(self) -> AbstractContextManager[None]:
+        """A context in which the weights may take part in autograd; after it everything is as it was."""

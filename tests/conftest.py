@@ -53,7 +53,7 @@ def embedded(random_model, monkeypatch) -> Path:
 
 @pytest.fixture
 def ldm_unet(monkeypatch):
-    """Stability's ``UNetModel``; stable-diffusion-sdkit is installed alone, and asks omegaconf for a type's name only."""
+    """Stability's ``UNetModel``. The package is installed alone; it wants omegaconf for the name of a type only."""
     module = pytest.importorskip("ldm.modules.diffusionmodules.openaimodel")
     monkeypatch.setitem(sys.modules, "omegaconf", ModuleType("omegaconf"))
     monkeypatch.setitem(sys.modules, "omegaconf.listconfig", SimpleNamespace(ListConfig=list))

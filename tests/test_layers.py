@@ -17,22 +17,25 @@ LAYERS = (
     ("safetensors_header", "network_keys", "leaf_layers"),
     ("adapters",),
     ("formats", "placement", "hooks", "merge"),
-    ("model", "demo_model"),
+    ("unet_forward", "freezing", "diffusion", "model", "demo_model"),
     ("analysis", "training", "bake", "ldm_export"),
     ("hosts", "pictures"),
     ("ui", "api"),
-    ("environment", "commands"),
+    ("environment", "commands", "train_commands", "tab_command"),
     ("__main__",),
 )
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 TORCH_FREE = {
-    "__init__", "files", "blocks", "block_weights", "preset_strings", "presets", "text_spans", "kohya_arguments", "preset_files", "safetensors_header",
-    "network_keys", "environment", "commands", "__main__",
+    "__init__", "files", "blocks", "block_weights", "preset_strings", "presets", "text_spans", "kohya_arguments",
+    "preset_files", "safetensors_header",
+    "network_keys", "environment", "commands", "train_commands", "tab_command", "__main__",
 }  # fmt: skip
 ONLY_IN = {
     "diffusers": ("hosts/standalone.py",),
     "transformers": ("hosts/standalone.py",),
-    "gradio": ("ui/",),
+    "gradio": ("ui/shim.py", "ui/widgets.py", "ui/tab.py", "ui/server.py"),
+    "fastapi": ("ui/server.py",),
+    "uvicorn": ("ui/server.py",),
     "modules": ("hosts/",),
     "backend": ("hosts/",),
     "ldm_patched": ("hosts/",),

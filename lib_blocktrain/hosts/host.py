@@ -13,11 +13,19 @@ from PIL import Image
 from lib_blocktrain.hooks import Placement
 from lib_blocktrain.model import Model
 
-Progress = Callable[[int, int], None]  # steps done, steps in all
+Progress = Callable[[int, int], None]  # steps done, steps in all; may raise Cancelled, which ends the picture
 
 
-class NoModel(RuntimeError):
+class NoModel(ValueError):
     """There is no checkpoint, or it cannot be used; the message says which and why."""
+
+
+class Cancelled(RuntimeError):
+    """Somebody does not want this picture any more; raised by a progress callback, or by a host's own Interrupt."""
+
+
+class OutOfMemory(RuntimeError):
+    """The device has too little memory for this picture; what was taken for it has been freed."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +45,17 @@ class SampleRequest:
 
 @runtime_checkable
 class Host(Protocol):
-    """A program with a model: this one's standalone mode, or a WebUI."""
+    """A program with a model: this one's standalone mode, or a WebUI.
+
+    ``lora_dirs`` are searched for network files, and new ones go to the first; ``samplers`` are the names that
+    ``SampleRequest.sampler`` may have, the usual one first; ``presets_path`` is the file of the user's own presets.
+    """
 
     name: str
     lora_dirs: Sequence[Path]
     output_dir: Path
+    presets_path: Path
+    samplers: Sequence[str]
 
     def model(self) -> Model:
         """The loaded checkpoint; raises ``NoModel``."""
@@ -50,4 +64,7 @@ class Host(Protocol):
         """The host's lock on the GPU; not re-entrant."""
 
     def sample(self, request: SampleRequest, progress: Progress | None = None) -> Image.Image:
-        """Draw one picture with the host's own sampler, under the request's placements."""
+        """Draw one picture with the host's own sampler, under the request's placements.
+
+        The caller holds ``queued()``. Whatever is raised - ``Cancelled``, ``OutOfMemory`` - leaves the model as it was.
+        """

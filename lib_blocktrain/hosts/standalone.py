@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +18,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from lib_blocktrain import unet_forward
 from lib_blocktrain.demo_model import LORAS, MODEL, full_token_table
+from lib_blocktrain.freezing import frozen
 from lib_blocktrain.hooks import applied
 from lib_blocktrain.hosts.checkpoint import Recognised, recognise
-from lib_blocktrain.hosts.host import Progress, SampleRequest
+from lib_blocktrain.hosts.host import NoModel, OutOfMemory, Progress, SampleRequest
 from lib_blocktrain.model import Prediction
+from lib_blocktrain.unet_forward import BlockState, Caller
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +76,11 @@ class StandaloneModel:
     def encode_image(self, picture: Image.Image) -> Tensor:
         vae = self.pipeline.vae
         pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 127.5 - 1)
-        pixels = pixels.permute(2, 0, 1)[None].to(vae.device, vae.dtype)
-        return vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
+        pixels = pixels.permute(2, 0, 1)[None].to(vae.device)
+        latents = vae.encode(pixels.to(vae.dtype)).latent_dist.mean
+        if vae.dtype != torch.float32 and not torch.isfinite(latents).all():
+            latents = _encoded_in_fp32(vae, pixels)  # SDXL's overflows in fp16
+        return latents * vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> list[Image.Image]:
@@ -82,11 +88,15 @@ class StandaloneModel:
         pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
         return self.pipeline.image_processor.postprocess(pixels, output_type="pil")
 
-    @torch.no_grad()
     def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
-        encoded = self.pipeline.encode_prompt(
-            text, device=self.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
+        """A text of more than 75 tokens comes in several contexts of 77, one behind the other."""
+        pieces = [
+            self.pipeline.encode_prompt(
+                piece, device=self.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
+            for piece in _pieces(self.pipeline.tokenizer, text)
+        ]
+        encoded = [torch.cat([piece[0] for piece in pieces], dim=1), *pieces[0][1:]]
         if self.architecture != "sdxl":
             return {"context": encoded[0]}
         side = float(self.size)
@@ -100,28 +110,61 @@ class StandaloneModel:
         context = conditioning["context"]
         return self.unet(latents, timesteps, context, added_cond_kwargs=added, return_dict=False)[0]
 
+    def enter_blocks(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
+        return unet_forward.enter_blocks(self.unet, latents, timesteps, conditioning)
+
+    def run_blocks(
+        self,
+        start: str,
+        saved: BlockState,
+        *,
+        keep: MutableMapping[str, BlockState] | None = None,
+        call: Caller | None = None,
+    ) -> Tensor:
+        return unet_forward.run_blocks(self.unet, self.architecture, start, saved, keep=keep, call=call)
+
+    def trainable(self) -> AbstractContextManager[None]:
+        return frozen(self.unet, *self.text_encoders.values(), self.pipeline.vae)
+
 
 class StandaloneHost:
     """The protocol ``Host`` without a WebUI; the checkpoint is loaded when it is first asked for."""
 
     name = "standalone"
 
-    def __init__(self, checkpoint: Path | None = None, output_dir: Path | None = None):
+    def __init__(
+        self,
+        checkpoint: Path | None = None,
+        output_dir: Path | None = None,
+        lora_dirs: Sequence[Path] = (),
+    ):
         self.checkpoint = checkpoint
         self.output_dir = output_dir or ROOT / "outputs"
-        self.lora_dirs: Sequence[Path] = (LORAS,) if checkpoint is None else (checkpoint.parent,)
-        self._lock, self._model = threading.Lock(), None
+        self.presets_path = self.output_dir / "presets.txt"
+        self.samplers: Sequence[str] = tuple(SAMPLERS)
+        # what is baked goes to the first: to outputs, never among the files of this checkout
+        beside = LORAS if checkpoint is None else checkpoint.parent
+        self.lora_dirs: Sequence[Path] = tuple(lora_dirs) or (self.output_dir / "loras", beside)
+        self._lock, self._loading, self._model = threading.Lock(), threading.Lock(), None
 
     def use(self, model: StandaloneModel) -> None:
         """Take a model that is in memory already."""
         self._model = model
 
     def model(self) -> StandaloneModel:
-        if self._model is None:
-            self._model = load_demo() if self.checkpoint is None else load_checkpoint(self.checkpoint)
-            for notice in self._model.notices:
-                log.warning("%s: %s", self._model.name, notice)
+        with self._loading:  # two browser tabs that open at once load it once
+            if self._model is None:
+                self._model = self._load()
         return self._model
+
+    def _load(self) -> StandaloneModel:
+        try:
+            model = load_demo() if self.checkpoint is None else load_checkpoint(self.checkpoint)
+        except (OSError, ValueError) as error:
+            raise NoModel(str(error)) from error
+        for notice in model.notices:
+            log.warning("%s: %s", model.name, notice)
+        return model
 
     @contextmanager
     def queued(self) -> Iterator[None]:
@@ -132,8 +175,39 @@ class StandaloneHost:
         """Draw one picture; the noise comes from the seed on the CPU, so that it is the same on every device."""
         model = self.model()
         targets = {"unet": model.unet, **model.text_encoders}
-        with applied(targets, request.placements):
-            return _draw(model, request, progress)
+        try:
+            with applied(targets, request.placements):
+                return _draw(model, request, progress)
+        except torch.cuda.OutOfMemoryError:
+            pass  # raised below, where this one no longer holds the tensors of the frames that it passed
+        torch.cuda.empty_cache()
+        size = _size(model, request)
+        raise OutOfMemory(f"the GPU has too little memory for this picture: try fewer pixels than {size}")
+
+
+def _encoded_in_fp32(vae: nn.Module, pixels: Tensor) -> Tensor:
+    before = vae.dtype
+    try:
+        return vae.float().encode(pixels.float()).latent_dist.mean
+    finally:
+        vae.to(before)  # fp32 holds every number of the narrower types: the weights are what they were
+
+
+def _pieces(tokenizer: transformers.CLIPTokenizer, text: str, limit: int = 75) -> list[str]:
+    """Cut a text between words into pieces of ``limit`` tokens at most; CLIP's tokens never cross a space."""
+    pieces, length = [[]], 0
+    for word in text.split(" "):
+        count = len(tokenizer(word, verbose=False).input_ids) - 2
+        if length + count > limit and pieces[-1]:
+            pieces.append([])
+            length = 0
+        pieces[-1].append(word)
+        length += count
+    return [" ".join(words) for words in pieces]
+
+
+def _size(model: StandaloneModel, request: SampleRequest) -> str:
+    return f"{request.width or model.size}x{request.height or model.size}"
 
 
 def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | None) -> Image.Image:
@@ -153,7 +227,7 @@ def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | N
     extra = {}
     if model.unet.config.in_channels == 9:  # all masked: as from text alone
         blank = Image.new("RGB", (width, height), (127, 127, 127))
-        extra = {"image": blank, "mask_image": Image.new("L", (width, height), 255)}
+        extra = {"image": blank, "mask_image": Image.new("L", (width, height), 255), "strength": 1.0}
     try:
         pipeline.scheduler = scheduler[0].from_config(before.config, **scheduler[1])
         return pipeline(

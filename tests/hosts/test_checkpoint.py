@@ -17,7 +17,7 @@ def header_only(path, context: int, channels: int = 4, block: str = "input_block
     shapes = {
         f"{UNET}{block}.transformer_blocks.0.attn2.to_k.weight": [0, context],
         f"{UNET}input_blocks.0.0.weight": [0, channels, 3, 3],
-        **dict.fromkeys(extra, [0]),
+        **{name: [0] for name in extra},
     }
     header = {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
     if metadata:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 pytest.importorskip("diffusers")
@@ -283,6 +284,23 @@ def test_single_file(architecture, tmp_path, monkeypatch):
         assert any("prediction" in notice for notice in loaded.notices)
 
 
+@pytest.mark.parametrize("architecture", ["sd1", "sdxl"])
+def test_inpainting_file(architecture, tmp_path, monkeypatch, caplog):
+    """Nine input channels: said, loaded, and drawn with everything masked."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    configs = narrow(architecture, tmp_path / "configs")
+    monkeypatch.setattr(standalone, "CONFIGS", configs)
+    unet = configs / architecture / "unet" / "config.json"
+    plain = unet.read_text()
+    unet.write_text(json.dumps({**json.loads(plain), "in_channels": 9}))
+    path = single_file(random_pipeline(architecture, configs), architecture, tmp_path / "model.safetensors")
+    unet.write_text(plain)
+    host = standalone.StandaloneHost(path)
+    assert host.model().unet.config.in_channels == 9
+    assert "inpainting" in caplog.text
+    assert host.sample(replace(REQUEST, steps=1)).size == (64, 64)
+
+
 @pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
 def test_shipped_configurations_have_the_tables_blocks(architecture):
     """The U-Net of the shipped configuration, without memory: every layer has its place in the block table."""
@@ -293,3 +311,46 @@ def test_shipped_configurations_have_the_tables_blocks(architecture):
     assert unet.config.cross_attention_dim == table.context_width
     for name, _ in unet.named_parameters():
         diffusers_to_ldm(name, architecture)
+
+
+def test_a_long_caption_comes_in_several_contexts(host):
+    """Each piece as it would be alone; brackets are no emphasis, and a short text is one piece."""
+    model = host.model()
+    words = ["(robot:1.3),", "[blue]"] * 30
+    pieces = standalone._pieces(model.pipeline.tokenizer, " ".join(words))
+    assert len(pieces) > 2
+    assert " ".join(pieces) == " ".join(words)
+    tokens = [len(model.pipeline.tokenizer(piece).input_ids) - 2 for piece in pieces]
+    assert max(tokens) <= 75
+    assert min(tokens[:-1]) > 60
+    whole = model.encode_prompt(" ".join(words))["context"]
+    assert whole.shape[1] == 77 * len(pieces)
+    assert torch.equal(whole[:, 77:154], model.encode_prompt(pieces[1])["context"])
+    assert model.encode_prompt("")["context"].shape[1] == 77
+
+
+def test_a_vae_that_overflows_in_half_precision(host):
+    """It is run in fp32 and put back: latents that are numbers, weights with the same bits."""
+    model = host.model()
+    vae = model.pipeline.vae
+    picture = Image.new("RGB", (64, 64), "red")
+    expected = model.encode_image(picture)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    encode = type(vae).encode
+
+    def overflowing(self, pixels, **options):
+        encoded = encode(self, pixels.to(self.dtype), **options)
+        if self.dtype == torch.bfloat16:
+            encoded.latent_dist.mean = encoded.latent_dist.mean * float("nan")
+        return encoded
+
+    try:
+        vae.to(torch.bfloat16)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(vae), "encode", overflowing)
+            found = model.encode_image(picture)
+        assert vae.dtype == torch.bfloat16
+    finally:
+        vae.to(torch.float32)
+        vae.load_state_dict(before)
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.05)

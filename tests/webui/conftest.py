@@ -22,10 +22,17 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent.parent
 WEBUI_DIR = os.environ.get("WEBUI_DIR")
 START_SECONDS = 300
-FLAGS = (
-    "--skip-prepare-environment --skip-torch-cuda-test --skip-python-version-check --use-cpu all --no-half --api"
-    " --no-download-sd-model --do-not-download-clip --loglevel DEBUG"
-).split()
+FLAGS = [
+    "--skip-prepare-environment",
+    "--skip-torch-cuda-test",
+    "--skip-python-version-check",
+    "--use-cpu=all",
+    "--no-half",
+    "--api",
+    "--no-download-sd-model",
+    "--do-not-download-clip",
+    "--loglevel=DEBUG",
+]
 
 
 def pytest_collection_modifyitems(items):

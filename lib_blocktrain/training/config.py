@@ -1,0 +1,268 @@
+"""What a run is, as frozen dataclasses: the contents of `run.json`.
+
+Every field has the default that people expect; a file says only what differs. Sizes are in pixels, rates as fractions.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lib_blocktrain.training.reading import ConfigError, check, read, write
+
+Meaning = Literal["scale", "lr", "rank", "max_norm"]
+Algorithm = Literal["lora", "loha", "lokr", "dora"]
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """The network: its algorithm, its size, and the block weights with what they scale (design, section 5).
+
+    `weights` is any preset string, kohya's network_args or JSON. `conv_rank` 0 leaves convolutions alone; above 0 the
+    residual blocks, down- and upsamplers have modules too (LoCon). `elements` multiplies the weight of a kind of layer
+    ("attn1", "attn2", "ff", "proj", "conv"), everywhere or in one block ("OUT03.attn2"). `block_ranks` and the like
+    say a block's own number, instead of what the weights make of it.
+    """
+
+    algorithm: Algorithm = "lora"
+    rank: int = 16
+    alpha: float = 0.0  # 0: the rank
+    conv_rank: int = 0
+    conv_alpha: float = 0.0
+    weights: Any = "ALL"
+    meaning: Meaning = "scale"
+    cap: float = 1.0  # of a block's delta weights, for the meaning max_norm
+    elements: Mapping[str, float] = field(default_factory=dict)
+    block_ranks: Mapping[str, int] = field(default_factory=dict)
+    block_alphas: Mapping[str, float] = field(default_factory=dict)
+    conv_block_ranks: Mapping[str, int] = field(default_factory=dict)
+    conv_block_alphas: Mapping[str, float] = field(default_factory=dict)
+    text_encoder: bool = False  # train BASE
+    factor: int = -1  # of LoKr: the size of the small matrix, -1 for the nearest to square
+    rank_dropout: float = 0.0
+    module_dropout: float = 0.0
+    neuron_dropout: float = 0.0
+
+    def __post_init__(self):
+        check(self.rank >= 1, "rank", self.rank, "1 or more")
+        check(self.conv_rank >= 0, "conv_rank", self.conv_rank, "0 (no convolutions) or more")
+        for name in ("alpha", "conv_alpha"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), "0 (the rank) or more")
+        check(self.cap > 0, "cap", self.cap, "more than 0")
+        check(self.factor == -1 or self.factor >= 1, "factor", self.factor, "-1 (nearest to square), or 1 or more")
+        for name in ("rank_dropout", "module_dropout", "neuron_dropout"):
+            check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to, not with, 1")
+        dropped = self.rank_dropout or self.neuron_dropout
+        check(not dropped or self.algorithm == "lora", "algorithm", self.algorithm, "lora, for rank or neuron dropout")
+        check(isinstance(self.weights, str | dict), "weights", self.weights, "a preset string or an object")
+        if self.algorithm == "dora" and self.meaning in ("scale", "max_norm"):
+            reason = {
+                "scale": "alpha does not scale a DoRA's finished delta",
+                "max_norm": "a DoRA's delta cannot be shortened by scaling one of its tensors",
+            }[self.meaning]
+            raise ConfigError(f"meaning = {self.meaning!r} with dora: {reason}: expected 'lr' or 'rank'")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer, by a name of `optimizers.TABLE` or a dotted class; `arguments` go to it as they are."""
+
+    name: str = "AdamW"
+    lr: float = 1e-4
+    text_encoder_lr: float | None = None  # None: as lr
+    lora_plus: float = 1.0  # LR of lora_up over that of lora_down (Hayou et al. 2024, 2402.12354)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    clip: float = 1.0  # largest norm of the gradients of all; 0: as they are
+    accumulate: int = 1  # batches to a step
+    ema: float = 0.0  # decay of the average of the weights that is saved; 0: the weights themselves
+
+    def __post_init__(self):
+        check(self.lr > 0, "lr", self.lr, "more than 0")
+        check(self.text_encoder_lr is None or self.text_encoder_lr > 0, "text_encoder_lr", self.text_encoder_lr, "> 0")
+        check(self.lora_plus > 0, "lora_plus", self.lora_plus, "more than 0")
+        check(self.clip >= 0, "clip", self.clip, "0 (no clipping) or more")
+        check(self.accumulate >= 1, "accumulate", self.accumulate, "1 or more")
+        check(0 <= self.ema < 1, "ema", self.ema, "0 up to, not with, 1")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate over the steps; `warmup` in steps, `least` as a fraction of the rate, `cycles` of restarts."""
+
+    name: Literal["constant", "linear", "cosine", "cosine_with_restarts"] = "constant"
+    warmup: int = 0
+    cycles: int = 1
+    least: float = 0.0
+
+    def __post_init__(self):
+        check(self.warmup >= 0, "warmup", self.warmup, "0 or more steps")
+        check(self.cycles >= 1, "cycles", self.cycles, "1 or more")
+        check(0 <= self.least <= 1, "least", self.least, "0 to 1")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Noise, target and loss; the papers stand at the functions of `diffusion`. 0 or None switches a thing off."""
+
+    kind: Literal["l2", "huber", "smooth_l1"] = "l2"
+    huber_c: float = 0.1
+    huber_schedule: Literal["constant", "exponential", "snr"] = "snr"
+    min_snr_gamma: float = 0.0
+    debiased: bool = False
+    noise_offset: float = 0.0
+    multires_iterations: int = 0
+    multires_discount: float = 0.3
+    input_perturbation: float = 0.0
+    zero_terminal_snr: bool = False
+    prediction: Literal["epsilon", "v"] | None = None  # None: the model's
+    min_timestep: int = 0
+    max_timestep: int = 1000
+    prior_weight: float = 1.0
+    masked: bool = True  # use masks where there are any
+    normalised_mask: bool = True
+
+    def __post_init__(self):
+        check(self.huber_c > 0, "huber_c", self.huber_c, "more than 0")
+        check(
+            0 <= self.min_timestep < self.max_timestep <= 1000,
+            "min_timestep, max_timestep",
+            (self.min_timestep, self.max_timestep),
+            "0 <= min < max <= 1000",
+        )
+        for name in ("min_snr_gamma", "noise_offset", "multires_iterations", "input_perturbation", "prior_weight"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        check(not (self.debiased and self.min_snr_gamma), "debiased", True, "one of debiased and min_snr_gamma")
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """A folder of pictures: of `N_concept` folders, or a flat one, which is repeated `repeats` times."""
+
+    path: str
+    repeats: int = 1
+    regularisation: bool = False
+    class_caption: str | None = None  # for pictures without a caption; None: the concept of the folder's name
+    mask_folder: str | None = None
+
+    def __post_init__(self):
+        check(self.repeats >= 1, "repeats", self.repeats, "1 or more")
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """The pictures, how they are cut into buckets, and what is done to their captions."""
+
+    folders: tuple[FolderConfig, ...] = ()
+    toml: str | None = None  # sd-scripts' dataset file instead of folders
+    size: int | None = None  # the side of a square of the buckets' area; None: the model's own
+    height: int | None = None  # with it, size is the width
+    buckets: bool = True
+    bucket_step: int = 64
+    bucket_least: int | None = None  # None: half the size
+    bucket_most: int | None = None  # None: twice the size
+    upscale: bool = True  # whether pictures smaller than their bucket's area are enlarged
+    caption_extensions: tuple[str, ...] = (".txt", ".caption")
+    separator: str = ","
+    keep_tags: int = 0
+    shuffle_tags: bool = False
+    tag_dropout: float = 0.0
+    caption_dropout: float = 0.0
+    flip: bool = False
+    alpha_mask: bool = False
+    validation: tuple[FolderConfig, ...] = ()
+    validation_share: float = 0.0  # of the pictures that is held out, where there is no folder for it
+    cache: str | None = None  # None: beside the runs
+
+    def __post_init__(self):
+        check(bool(self.folders) != bool(self.toml), "folders", list(self.folders), "folders or a toml, one of them")
+        for name in ("tag_dropout", "caption_dropout", "validation_share"):
+            check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to, not with, 1")
+        for name in ("size", "height", "bucket_least", "bucket_most"):
+            value = getattr(self, name)
+            check(value is None or (value >= 64 and value % 8 == 0), name, value, "a multiple of 8 from 64 on")
+        check(self.bucket_step >= 8 and self.bucket_step % 8 == 0, "bucket_step", self.bucket_step, "a multiple of 8")
+        check(self.keep_tags >= 0, "keep_tags", self.keep_tags, "0 or more")
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Pictures to draw on the way: the same prompts with the same seeds every `every` steps."""
+
+    prompts: tuple[str, ...] = ()
+    every: int = 0
+    seed: int = 0
+    steps: int = 20
+    cfg: float = 6.0
+    sampler: str = "DDIM"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run. `steps` are changes of the weights; `save_every` 0 saves at the end only."""
+
+    name: str
+    dataset: DatasetConfig
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    samples: SampleConfig = field(default_factory=SampleConfig)
+    checkpoint: str | None = None  # the model's file; None: what the host has loaded, the demo model standalone
+    description: str = ""
+    steps: int = 1000
+    batch: int = 1  # pictures a process takes at once
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    checkpointing: bool = False
+    save_every: int = 0
+    keep: int = 0  # how many of the files saved on the way stay; 0: all
+    validate_every: int = 0
+    save_dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        whole = re.fullmatch(r"[^\\/:*?\"<>|\x00-\x1f.][^\\/:*?\"<>|\x00-\x1f]{0,99}", self.name)
+        check(whole is not None, "name", self.name, "a file's name: no slashes, not beginning with a dot")
+        for name in ("steps", "batch"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("save_every", "validate_every", "keep"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), "0 (never; for keep: all) or more")
+
+
+def load(path: str | Path) -> RunConfig:
+    """Read a `run.json`; the paths in it are taken from its folder on, and come out absolute."""
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: line {error.lineno}: {error.msg}") from error
+    try:
+        return _absolute(read(RunConfig, data), path.resolve().parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def dumps(config: RunConfig) -> str:
+    """Return the text of a `run.json` that reads back as this very run."""
+    return json.dumps(write(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def _absolute(config: RunConfig, folder: Path) -> RunConfig:
+    def at(path: str | None) -> str | None:
+        return None if path is None else str((folder / path).resolve())
+
+    def folders(items: tuple[FolderConfig, ...]) -> tuple[FolderConfig, ...]:
+        return tuple(replace(item, path=at(item.path), mask_folder=at(item.mask_folder)) for item in items)
+
+    dataset = replace(
+        config.dataset,
+        folders=folders(config.dataset.folders),
+        validation=folders(config.dataset.validation),
+        toml=at(config.dataset.toml),
+        cache=at(config.dataset.cache),
+    )
+    return replace(config, dataset=dataset, checkpoint=at(config.checkpoint))

@@ -1,0 +1,264 @@
+"""What a run will cost, before it starts: time against training all blocks, and memory in MiB."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from lib_blocktrain import blocks
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.blocks import BASE
+from lib_blocktrain.model import Model
+from lib_blocktrain.training.config import NetworkConfig, RunConfig
+from lib_blocktrain.training.scope import read_weights
+from lib_blocktrain.training.sizes import PartSize, block_sizes
+
+MIB = 2**20
+# Millions of parameters: U-Net, text encoders, autoencoder.
+PARAMETERS = {"sd1": (860, 123, 84), "sd2": (866, 340, 84), "sdxl": (2567, 817, 84)}
+TEXT_ENCODERS = {"sd1": ((12, 768),), "sd2": ((23, 1024),), "sdxl": ((12, 768), (32, 1280))}  # layers, width
+_TEXT_KEPT = 34  # numbers a token, layer and width that a text encoder's backward pass keeps
+_OVERHEAD = {"cuda": 600.0, "cpu": 250.0}  # MiB: the accelerator's context and kernels, the interpreter
+# Numbers that an optimizer keeps for each of the network's, by its name; others are taken as Adam's two.
+_OPTIMIZER_STATE = {"sgd": 0.0, "adafactor": 0.1, "lion": 1.0, "lion8bit": 0.25, "adamw8bit": 0.5, "prodigy": 4.0}
+_ALTERNATIVES = (
+    ("checkpointing", {"checkpointing": True}, None),
+    ("OUT only", {}, "OUT=1"),
+    ("OUT only and checkpointing", {"checkpointing": True}, "OUT=1"),
+    ("batch 1", {"batch": 1}, None),
+    ("batch 1 and checkpointing", {"batch": 1, "checkpointing": True}, None),
+    ("batch 1, OUT only and checkpointing", {"batch": 1, "checkpointing": True}, "OUT=1"),
+)
+
+
+@dataclass(frozen=True)
+class UNetSize:
+    """Which U-Net: its architecture, and its sizes where they are not the architecture's own."""
+
+    architecture: str
+    native: int
+    channels: tuple[int, ...] | None = None
+    context: int | None = None
+    parameters: int | None = None  # of the whole checkpoint
+    itemsize: int = 2  # bytes of a number of the weights and activations
+    fused: bool = True  # whether attention is computed without its matrices
+
+    @classmethod
+    def real(cls, architecture: str, itemsize: int = 2) -> UNetSize:
+        return cls(architecture, blocks.architecture(architecture).native_size, itemsize=itemsize)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a run. `relative_time` of a step against one that trains all blocks in the same way."""
+
+    relative_time: float
+    gflop: float
+    parameters: int
+    mib: dict[str, float]
+    first_block: str | None
+    free_mib: float | None = None
+    fits: tuple[str, ...] = ()  # what would fit where this does not
+    title: str = ""
+    notices: tuple[str, ...] = field(default=())
+
+    @property
+    def total_mib(self) -> float:
+        return sum(self.mib.values())
+
+    @property
+    def enough(self) -> bool | None:
+        return None if self.free_mib is None else self.total_mib <= self.free_mib
+
+    @property
+    def text(self) -> str:
+        """The estimate as a sentence or two."""
+        parts = ", ".join(f"{name} {mib:.0f}" for name, mib in self.mib.items())
+        lines = [
+            f"{self.title}: a step takes {self.relative_time:.2f} of one that trains all blocks, and about"
+            f" {self.total_mib:.0f} MiB ({parts}); {self.parameters:,} numbers are trained"
+        ]
+        if self.enough is False:
+            choice = f"choose {', or '.join(self.fits)}" if self.fits else "no choice of blocks or batch fits"
+            lines.append(f"you have {self.free_mib:.0f} MiB: {choice}")
+        elif self.free_mib is not None:
+            lines.append(f"you have {self.free_mib:.0f} MiB: enough")
+        return "\n".join([*lines, *self.notices])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "relative_time": round(self.relative_time, 4),
+            "gflop": round(self.gflop, 1),
+            "parameters": self.parameters,
+            "mib": {name: round(mib, 1) for name, mib in self.mib.items()},
+            "total_mib": round(self.total_mib, 1),
+            "free_mib": self.free_mib,
+            "enough": self.enough,
+            "fits": list(self.fits),
+            "first_block": self.first_block,
+            "notices": list(self.notices),
+        }
+
+
+def estimate(config: RunConfig, unet: UNetSize, free_mib: float | None = None, device: str = "cuda") -> Estimate:
+    """Return what this run costs on this U-Net; with the free memory, also what would fit instead."""
+    weights, notices = read_weights(config.network, unet.architecture)
+    found = _estimate(config, unet, weights, device)
+    everything = BlockWeights.uniform(unet.architecture, 1.0)
+    plain = replace(config, network=replace(config.network, text_encoder=False, elements={}))
+    whole = _estimate(plain, unet, everything, device)
+    side = config.dataset.size or unet.native
+    title = f"{blocks.architecture(unet.architecture).title}, batch {config.batch}, {side}"
+    if config.network.text_encoder and weights.base:
+        notices += (f"{BASE} is trained: its gradient goes through all blocks with attention to the text",)
+    found = replace(found, relative_time=found.gflop / whole.gflop, title=title, notices=notices, free_mib=free_mib)
+    return found if found.enough is not False else replace(found, fits=_what_fits(config, unet, free_mib, device))
+
+
+def estimate_run(config: RunConfig, unet: UNetSize | None = None) -> Estimate:
+    """Return what this run costs on this machine; without a U-Net's sizes, SD1's own."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    unet = unet or UNetSize.real("sd1", 2 if device == "cuda" else 4)
+    return estimate(config, unet, free_memory(), device)
+
+
+def size_of_model(model: Model) -> UNetSize:
+    """Return the sizes of a loaded model, by its layers."""
+    unet = model.unet
+    first = {"down_blocks": "down_blocks.{}.resnets.0.conv1", "input_blocks": "input_blocks.{}.0.in_layers.2"}
+    weight = next(unet.parameters())
+    divisors = sorted({block.resolution_in for block in blocks.architecture(model.architecture).blocks})
+    layout = "down_blocks" if hasattr(unet, "down_blocks") else "input_blocks"
+    numbers = [level if layout == "down_blocks" else 1 + 3 * level for level in range(len(divisors))]
+    channels = tuple(unet.get_submodule(first[layout].format(number)).out_channels for number in numbers)
+    context = next(m.in_features for path, m in unet.named_modules() if path.endswith("attn2.to_k"))
+    parts = (unet, *model.text_encoders.values())
+    parameters = sum(p.numel() for part in parts for p in part.parameters())
+    parameters += (
+        PARAMETERS[model.architecture][2] * 10**6 if channels[0] >= 320 else 0
+    )  # the autoencoder of a real one
+    native = getattr(model, "size", None) or blocks.architecture(model.architecture).native_size
+    return UNetSize(model.architecture, native, channels, context, parameters, weight.element_size())
+
+
+def out_of_memory(config: RunConfig, model: Model) -> str:
+    """Return what to say when memory was not enough: what was needed, and what would do with less."""
+    found = estimate(config, size_of_model(model))
+    less = [
+        f"{name} (about {_alternative(config, changes, weights, size_of_model(model)).total_mib:.0f} MiB)"
+        for name, changes, weights in _ALTERNATIVES
+        if not (config.checkpointing and "checkpointing" in changes and len(changes) == 1 and weights is None)
+    ]
+    return f"out of memory: this run needs about {found.total_mib:.0f} MiB. Less: {', '.join(less)}"
+
+
+def free_memory() -> float | None:
+    """Return the free memory in MiB of the accelerator, or of this machine; None where it cannot be asked."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0] / MIB
+    names = getattr(os, "sysconf_names", {})
+    if "SC_AVPHYS_PAGES" not in names:
+        return None
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / MIB
+
+
+def _estimate(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: str) -> Estimate:
+    architecture, network = blocks.architecture(unet.architecture), config.network
+    side = config.dataset.size or unet.native
+    latent = ((config.dataset.height or side) // 8, side // 8)
+    parts = [
+        (block, part)
+        for block, group in block_sizes(architecture, latent, unet.channels, unet.context).items()
+        for part in group
+    ]
+    trains_text = network.text_encoder and weights.base != 0
+    trained = [_is_trained(block, part, network, weights) for block, part in parts]
+    first = next((i for i, flag in enumerate(trained) if flag), len(parts))
+    if trains_text:
+        first = min(first, next(i for i, (_, part) in enumerate(parts) if part.kind == "attn"))
+    first_block = parts[first][0] if first < len(parts) else None
+    macs, parameters, again = 0.0, 0, False
+    for index, (block, part) in enumerate(parts):
+        forward = sum(layer.macs for layer in part.layers) + part.attention
+        again = again or (config.checkpointing and block == first_block)  # a checkpoint holds a whole block
+        macs += forward * (2 if again else 1)
+        if index >= first:
+            backward = sum(layer.macs for layer in part.layers if trains_text or not layer.from_context)
+            macs += backward + part.attention * (2.5 if unet.fused else 2.0)
+        for layer in part.layers:
+            rank = _rank(block, layer.element, layer.kernel, network, weights)
+            macs += (4 if again else 3) * layer.lora_macs(rank)
+            parameters += layer.lora_parameters(rank)
+    if trains_text:
+        parameters += _text_parameters(unet, network)
+    kept = _kept(parts[first:], trained[first:], unet, config.checkpointing) * config.batch
+    kept += _text_kept(unet) * config.batch if trains_text else 0
+    mib = _memory(config, unet, parameters, kept, device)
+    return Estimate(0.0, 2e-9 * macs * config.batch, parameters, mib, first_block)
+
+
+def _is_trained(block: str, part: PartSize, network: NetworkConfig, weights: BlockWeights) -> bool:
+    return any(_rank(block, layer.element, layer.kernel, network, weights) for layer in part.layers)
+
+
+def _rank(block: str, element: str, kernel: int, network: NetworkConfig, weights: BlockWeights) -> int:
+    """Return the rank of a module here, 0 without one, as `scope` makes them."""
+    weight = weights[block] * network.elements.get(f"{block}.{element}", network.elements.get(element, 1.0))
+    if not weight or block == "IN00" or (element == "conv" and not network.conv_rank):
+        return 0
+    rank, own = (network.conv_rank, network.conv_block_ranks) if kernel > 1 else (network.rank, network.block_ranks)
+    if block in own:
+        return own[block]
+    return max(1, round(weight * rank)) if network.meaning == "rank" else rank
+
+
+def _kept(parts: Sequence[tuple[str, PartSize]], trained: Sequence[bool], unet: UNetSize, checkpointing: bool) -> float:
+    """Return how many numbers the backward pass through these parts keeps; with checkpoints one block's at a time."""
+    by_block: dict[str, float] = {}
+    outputs = 0
+    for (block, part), has_modules in zip(parts, trained):
+        kept = part.kept + has_modules * part.kept_trained + (0 if unet.fused else 3 * 8 * part.scores)
+        by_block[block] = by_block.get(block, 0) + kept
+        outputs += max((layer.outputs * layer.positions for layer in part.layers if layer.element == "conv"), default=0)
+    return outputs + max(by_block.values(), default=0) if checkpointing else sum(by_block.values())
+
+
+def _text_parameters(unet: UNetSize, network: NetworkConfig) -> int:
+    return sum(layers * network.rank * (4 * 2 + 2 * 5) * width for layers, width in TEXT_ENCODERS[unet.architecture])
+
+
+def _text_kept(unet: UNetSize) -> float:
+    return sum(layers * width * 77 * _TEXT_KEPT for layers, width in TEXT_ENCODERS[unet.architecture])
+
+
+def _memory(config: RunConfig, unet: UNetSize, parameters: int, kept: float, device: str) -> dict[str, float]:
+    total = unet.parameters or sum(PARAMETERS[unet.architecture]) * 10**6
+    state = _OPTIMIZER_STATE.get(config.optimizer.name.lower(), 2.0)
+    copies = 3 + (config.optimizer.ema > 0)  # the network, its gradients, the last good weights, the average
+    return {
+        "model": total * unet.itemsize / MIB,
+        "network": parameters * 4 * copies / MIB,
+        "optimizer": parameters * 4 * state / MIB,
+        "activations": kept * unet.itemsize / MIB,
+        "overhead": _OVERHEAD[device],
+    }
+
+
+def _alternative(config: RunConfig, changes: dict[str, Any], weights: str | None, unet: UNetSize, device: str = "cuda"):
+    other = replace(config, **changes)
+    if weights is not None:
+        other = replace(other, network=replace(other.network, weights=weights, text_encoder=False))
+    return _estimate(other, unet, read_weights(other.network, unet.architecture)[0], device)
+
+
+def _what_fits(config: RunConfig, unet: UNetSize, free: float, device: str) -> tuple[str, ...]:
+    fitting = [
+        name
+        for name, changes, weights in _ALTERNATIVES
+        if _alternative(config, changes, weights, unet, device).total_mib <= free
+    ]
+    return tuple(fitting[:2])

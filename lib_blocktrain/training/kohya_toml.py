@@ -1,0 +1,101 @@
+"""sd-scripts' dataset file (`--dataset_config`), where a TOML reader is at hand (Python 3.11, or the package tomli)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig
+from lib_blocktrain.training.reading import ConfigError
+
+# sd-scripts' name -> ours, of the options that a dataset or one of its subsets may have.
+_DATASET_OPTIONS = {
+    "enable_bucket": "buckets",
+    "bucket_reso_steps": "bucket_step",
+    "min_bucket_reso": "bucket_least",
+    "max_bucket_reso": "bucket_most",
+    "caption_separator": "separator",
+    "keep_tokens": "keep_tags",
+    "shuffle_caption": "shuffle_tags",
+    "caption_tag_dropout_rate": "tag_dropout",
+    "caption_dropout_rate": "caption_dropout",
+    "flip_aug": "flip",
+    "alpha_mask": "alpha_mask",
+}
+_FOLDER_OPTIONS = {
+    "num_repeats": "repeats",
+    "is_reg": "regularisation",
+    "class_tokens": "class_caption",
+    "conditioning_data_dir": "mask_folder",
+}
+_READ = {*_DATASET_OPTIONS, *_FOLDER_OPTIONS, "resolution", "bucket_no_upscale", "caption_extension", "image_dir"}
+
+
+def read_toml(config: DatasetConfig) -> tuple[DatasetConfig, list[str]]:
+    """Return the configuration with the folders and options of its `toml`, and what was not taken over.
+
+    All datasets of the file must ask for the same: one training has one size here. Raises ConfigError.
+    """
+    path = Path(config.toml)
+    reader = _reader(path)
+    try:
+        data = reader.loads(path.read_text("utf-8"))
+    except reader.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    options, folders, notices = {}, [], []
+    for dataset in data.get("datasets", []):
+        for subset in dataset.get("subsets", []):
+            merged = {**data.get("general", {}), **_plain(dataset), **_plain(subset)}
+            folders.append(_folder(merged, path))
+            ours = _options(merged)
+            for name, value in ours.items():
+                if options.setdefault(name, value) != value:
+                    raise ConfigError(
+                        f"{path}: {name} is {options[name]!r} and {value!r}: expected one for all subsets"
+                    )
+            strange = sorted(set(merged) - _READ - {"batch_size"})
+            notices += [f"{path.name}: {', '.join(strange)} not known here: ignored"] if strange else []
+            if "batch_size" in merged:
+                notices.append(f"{path.name}: batch_size is the run's `batch` here: ignored")
+    if not folders:
+        raise ConfigError(f"{path}: expected [[datasets]] with [[datasets.subsets]]")
+    return replace(config, toml=None, folders=tuple(folders), **options), list(dict.fromkeys(notices))
+
+
+def _reader(path: Path) -> ModuleType:
+    for name in ("tomllib", "tomli"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise ConfigError(f"{path}: no TOML reader here: expected Python 3.11, or pip install tomli")
+
+
+def _plain(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key != "subsets"}
+
+
+def _folder(options: Mapping[str, Any], path: Path) -> FolderConfig:
+    if "image_dir" not in options:
+        raise ConfigError(f"{path}: a subset without image_dir: expected one (metadata files are not read)")
+    values = {ours: options[theirs] for theirs, ours in _FOLDER_OPTIONS.items() if theirs in options}
+    if values.get("mask_folder"):
+        values["mask_folder"] = str((path.parent / values["mask_folder"]).resolve())
+    return FolderConfig(str((path.parent / options["image_dir"]).resolve()), **values)
+
+
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    values = {ours: options[theirs] for theirs, ours in _DATASET_OPTIONS.items() if theirs in options}
+    if "resolution" in options:
+        side = options["resolution"]
+        values["size"], values["height"] = (side, None) if isinstance(side, int) else side
+    if "bucket_no_upscale" in options:
+        values["upscale"] = not options["bucket_no_upscale"]
+    if "caption_extension" in options:
+        extension = options["caption_extension"]
+        values["caption_extensions"] = (extension if extension.startswith(".") else f".{extension}",)
+    return values

@@ -1,0 +1,160 @@
+"""What a trained file says of itself: sd-scripts' `ss_*` entries, which the WebUI shows, and our own record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lib_blocktrain import __version__
+from lib_blocktrain.bake import RECORD
+from lib_blocktrain.block_weights import BlockWeights, kohya_entries, number
+from lib_blocktrain.blocks import REST
+from lib_blocktrain.training.config import NetworkConfig, RunConfig
+from lib_blocktrain.training.dataset import Dataset
+from lib_blocktrain.training.reading import write
+
+_PATHS = ("path", "mask_folder", "toml", "cache", "checkpoint")
+_LYCORIS_ALGORITHMS = {"loha": "loha", "lokr": "lokr", "dora": "locon"}
+
+
+def metadata_of(
+    config: RunConfig, weights: BlockWeights, dataset: Dataset, progress: Mapping[str, Any], native: int
+) -> dict[str, str]:
+    """Return the metadata of a network file.
+
+    `progress` has `step`, `epoch`, `loss`, `started_at` (a Unix time), `model` (its name), `processes`.
+    """
+    network, optimizer, loss = config.network, config.optimizer, config.loss
+    trained = [picture for picture in dataset.pictures if not picture.regularisation]
+    side = config.dataset.size or native
+    entries: dict[str, Any] = {
+        "ss_output_name": config.name,
+        "ss_sd_model_name": progress["model"],
+        "ss_network_module": "lycoris.kohya" if network.algorithm in _LYCORIS_ALGORITHMS else "networks.lora",
+        "ss_network_dim": network.rank,
+        "ss_network_alpha": network.alpha or network.rank,
+        "ss_network_args": json.dumps(network_arguments(config, weights)),
+        "ss_network_dropout": network.neuron_dropout or None,
+        "ss_learning_rate": optimizer.lr,
+        "ss_unet_lr": optimizer.lr,
+        "ss_text_encoder_lr": (optimizer.text_encoder_lr or optimizer.lr) if network.text_encoder else None,
+        "ss_optimizer": " ".join([optimizer.name, *(f"{k}={v}" for k, v in optimizer.arguments.items())]),
+        "ss_lr_scheduler": config.schedule.name,
+        "ss_lr_warmup_steps": config.schedule.warmup,
+        "ss_max_grad_norm": optimizer.clip,
+        "ss_max_train_steps": config.steps,
+        "ss_steps": progress["step"],
+        "ss_epoch": progress["epoch"],
+        "ss_batch_size_per_device": config.batch,
+        "ss_total_batch_size": config.batch * progress["processes"] * optimizer.accumulate,
+        "ss_gradient_accumulation_steps": optimizer.accumulate,
+        "ss_gradient_checkpointing": config.checkpointing,
+        "ss_mixed_precision": config.precision,
+        "ss_seed": config.seed,
+        "ss_resolution": f"({side}, {config.dataset.height or side})",
+        "ss_enable_bucket": config.dataset.buckets,
+        "ss_num_train_images": sum(picture.repeats for picture in trained),
+        "ss_num_reg_images": sum(p.repeats for p in dataset.pictures if p.regularisation),
+        "ss_prior_loss_weight": loss.prior_weight,
+        "ss_dataset_dirs": json.dumps(_folders(dataset)),
+        "ss_bucket_info": json.dumps(_buckets(dataset)),
+        "ss_tag_frequency": json.dumps(dataset.tag_frequency(config.dataset.separator)),
+        "ss_shuffle_caption": config.dataset.shuffle_tags,
+        "ss_keep_tokens": config.dataset.keep_tags,
+        "ss_caption_dropout_rate": config.dataset.caption_dropout,
+        "ss_caption_tag_dropout_rate": config.dataset.tag_dropout,
+        "ss_flip_aug": config.dataset.flip,
+        "ss_noise_offset": loss.noise_offset or None,
+        "ss_multires_noise_iterations": loss.multires_iterations or None,
+        "ss_multires_noise_discount": loss.multires_discount,
+        "ss_min_snr_gamma": loss.min_snr_gamma or None,
+        "ss_zero_terminal_snr": loss.zero_terminal_snr,
+        "ss_loss_type": loss.kind,
+        "ss_ip_noise_gamma": loss.input_perturbation or None,
+        "ss_training_comment": config.description or None,
+        "ss_training_started_at": progress["started_at"],
+        RECORD: json.dumps(_record(config, weights, progress)),
+    }
+    return {**{key: str(value) for key, value in entries.items()}, **config.metadata}
+
+
+def network_arguments(config: RunConfig, weights: BlockWeights) -> dict[str, str]:
+    """Return sd-scripts' `network_args` that give the same blocks: `*_lr_weight`, `block_dims`, `block_alphas`."""
+    network = config.network
+    arguments: dict[str, str] = {}
+    if network.conv_rank:
+        arguments |= {"conv_dim": str(network.conv_rank), "conv_alpha": f"{network.conv_alpha or network.conv_rank:g}"}
+    if network.algorithm in _LYCORIS_ALGORITHMS:
+        arguments["algo"] = _LYCORIS_ALGORITHMS[network.algorithm]
+    if network.algorithm == "dora":
+        arguments |= {"dora_wd": "True", "wd_on_output": "False"}
+    blocks = weights.replace({REST: 0.0})  # SDXL's lists have it, and it is never trained
+    if network.meaning == "lr":
+        arguments |= dict(entry.split("=", 1) for entry in blocks.to_kohya("lr"))
+    own_ranks, own_alphas = network.block_ranks, network.block_alphas
+    if network.meaning in ("scale", "rank") or own_ranks or own_alphas:
+        arguments |= _block_arguments(blocks, network, network.rank, network.alpha, (own_ranks, own_alphas))
+    if network.conv_rank and (network.meaning in ("scale", "rank") or network.conv_block_ranks):
+        own = network.conv_block_ranks, network.conv_block_alphas
+        of_convolutions = _block_arguments(blocks, network, network.conv_rank, network.conv_alpha, own)
+        arguments |= {f"conv_{name}": value for name, value in of_convolutions.items()}
+    if config.optimizer.lora_plus != 1:
+        arguments["loraplus_lr_ratio"] = f"{config.optimizer.lora_plus:g}"
+    return arguments
+
+
+def _block_arguments(
+    weights: BlockWeights,
+    network: NetworkConfig,
+    rank: int,
+    alpha: float,
+    own: tuple[Mapping[str, int], Mapping[str, float]],
+) -> dict[str, str]:
+    """Return `block_dims` and `block_alphas` as `scope` makes the modules; a block's own numbers come first."""
+    alpha = alpha or float(rank)
+    dims, alphas = [], []
+    for block in kohya_entries(weights.architecture):
+        weight = weights[block]
+        scaled = max(1, round(weight * rank)) if network.meaning == "rank" else rank
+        dim = own[0].get(block, scaled) if weight else 0
+        dims.append(str(dim))
+        scaled = alpha * (weight if network.meaning in ("scale", "rank") else bool(weight))
+        alphas.append(number(own[1].get(block) or scaled) if dim else "0")
+    return {"block_dims": ",".join(dims), "block_alphas": ",".join(alphas)}
+
+
+def _record(config: RunConfig, weights: BlockWeights, progress: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything needed to repeat the run, and the weights for the training form; they are never applied again."""
+    return {
+        "version": __version__,
+        "trained": {"weights": weights.to_json(), "meaning": config.network.meaning},
+        "step": progress["step"],
+        "loss": progress["loss"],
+        "run": _without_folders(write(config)),
+    }
+
+
+def _without_folders(value: Any) -> Any:
+    """Return the run with the names of its files and folders alone: where they lie is nobody's business."""
+    if isinstance(value, dict):
+        return {key: _name(item) if key in _PATHS else _without_folders(item) for key, item in value.items()}
+    return [_without_folders(item) for item in value] if isinstance(value, list) else value
+
+
+def _name(path: Any) -> Any:
+    return Path(path).name if isinstance(path, str) else path
+
+
+def _folders(dataset: Dataset) -> dict[str, dict[str, int]]:
+    folders: dict[str, dict[str, int]] = {}
+    for picture in dataset.pictures:
+        entry = folders.setdefault(picture.path.parent.name, {"n_repeats": picture.repeats, "img_count": 0})
+        entry["img_count"] += 1
+    return folders
+
+
+def _buckets(dataset: Dataset) -> dict[str, Any]:
+    sizes = sorted(dataset.buckets.items())
+    return {"buckets": {str(i): {"resolution": list(size), "count": n} for i, (size, n) in enumerate(sizes)}}

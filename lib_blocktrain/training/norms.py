@@ -1,0 +1,87 @@
+"""The size of what was learned: Frobenius norms of delta weights, by block, and their cap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from lib_blocktrain.adapters import LoHa, LoKr, LoRA, NetworkModule
+from lib_blocktrain.adapters.base import matrix
+from lib_blocktrain.formats import Network
+from lib_blocktrain.training.fresh import Decorated, trained_tensors
+from lib_blocktrain.training.scope import Scope
+
+
+@torch.no_grad()
+def squared_norm(module: NetworkModule, weight: Tensor) -> Tensor:
+    """Return |delta W|_F^2, for LoRA without making delta W: sum((up^T up) * (down down^T))."""
+    if isinstance(module, Decorated):
+        return module.factor**2 * squared_norm(module.module, weight)
+    if isinstance(module, LoRA) and module.mid is None:
+        up, down = matrix(module.up).float(), matrix(module.down).float()
+        return module.scale**2 * ((up.T @ up) * (down @ down.T)).sum()
+    return module.delta_weight(weight).square().sum()
+
+
+def block_norms(network: Network, scope: Scope) -> dict[str, float]:
+    """Return the Frobenius norm of all delta weights of a block together, by block."""
+    return _roots(scope, lambda planned: squared_norm(network.modules[planned.key], planned.layer.weight))
+
+
+def gradient_norms(network: Network, scope: Scope) -> dict[str, float]:
+    """Return the norm of the gradients of a block's tensors, by block."""
+
+    def squared(planned) -> Tensor:
+        tensors = trained_tensors(network.modules[planned.key]).values()
+        return sum((t.grad.float().square().sum() for t in tensors if t.grad is not None), torch.zeros(()))
+
+    return _roots(scope, squared)
+
+
+def shares(norms: Mapping[str, float]) -> dict[str, float]:
+    """Return each block's share of the change: its squared norm over that of all."""
+    total = sum(norm**2 for norm in norms.values())
+    return {block: norm**2 / total if total else 0.0 for block, norm in norms.items()}
+
+
+@torch.no_grad()
+def cap_norms(network: Network, scope: Scope, cap: float) -> None:
+    """Shrink the blocks whose norm is above their weight times the cap, by one factor of each product."""
+    weights = {planned.block: planned.weight for planned in scope.modules}
+    for block, norm in block_norms(network, scope).items():
+        limit = cap * weights[block]
+        if norm > limit:
+            keys = (planned.key for planned in scope.modules if planned.block == block)
+            scale_deltas((network.modules[key] for key in keys), limit / norm)
+
+
+@torch.no_grad()
+def scale_deltas(modules: Iterable[NetworkModule], factor: float) -> None:
+    """Multiply the deltas by a factor, in place, by the tensor of each product that began at 0."""
+    for module in modules:
+        inner = module.module if isinstance(module, Decorated) else module
+        last_factor(inner).mul_(factor)
+
+
+def last_factor(module: NetworkModule) -> Tensor:
+    """Return a tensor in which the delta is linear; raise ValueError for an algorithm that has none."""
+    if isinstance(module, LoRA):
+        return module.up
+    if isinstance(module, LoHa):
+        return module.w2_a
+    if isinstance(module, LoKr):
+        return module.w2 if module.w2 is not None else module.w2_b
+    raise ValueError(f"{module.key}: the delta of {type(module).__name__} is linear in none of its tensors")
+
+
+def _roots(scope: Scope, squared) -> dict[str, float]:
+    totals: dict[str, Tensor] = {}
+    for planned in scope.modules:
+        value = squared(planned)
+        totals[planned.block] = (
+            totals[planned.block] + value.to(totals[planned.block]) if planned.block in totals else value
+        )
+    return {block: math.sqrt(max(0.0, float(total))) for block, total in totals.items()}

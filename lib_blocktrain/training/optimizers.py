@@ -1,0 +1,131 @@
+"""Optimizers, as a table: what each is, which package it wants, and whether it can have a learning rate a block."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_blocktrain.formats import Network
+from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig
+from lib_blocktrain.training.fresh import trained_tensors
+from lib_blocktrain.training.reading import ConfigError
+from lib_blocktrain.training.scope import Scope
+
+# What begins at 0 in its algorithm: B in LoRA+ (Hayou et al. 2024, 2402.12354).
+_BEGINS_AT_ZERO = frozenset(("lora_up.weight", "hada_w2_a", "lokr_w2", "lokr_w2_b"))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An optimizer by its dotted class; `one_rate` says why it cannot have several learning rates."""
+
+    path: str
+    package: str = "torch"  # as pip knows it
+    one_rate: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # defaults other than the class's own
+
+
+_ESTIMATES = "it estimates one step size for all weights, and takes no learning rates that differ"
+
+TABLE: Mapping[str, Kind] = {
+    "AdamW": Kind("torch.optim.AdamW"),
+    "Adam": Kind("torch.optim.Adam"),
+    "NAdam": Kind("torch.optim.NAdam"),
+    "RAdam": Kind("torch.optim.RAdam"),
+    "Adafactor": Kind("torch.optim.Adafactor", "torch>=2.5"),
+    "SGD": Kind("torch.optim.SGD"),
+    "RMSprop": Kind("torch.optim.RMSprop"),
+    "AdamW8bit": Kind("bitsandbytes.optim.AdamW8bit", "bitsandbytes"),
+    "PagedAdamW8bit": Kind("bitsandbytes.optim.PagedAdamW8bit", "bitsandbytes"),
+    "Lion": Kind("lion_pytorch.Lion", "lion-pytorch"),
+    "Lion8bit": Kind("bitsandbytes.optim.Lion8bit", "bitsandbytes"),
+    "Prodigy": Kind("prodigyopt.Prodigy", "prodigyopt", _ESTIMATES, {"lr": 1.0}),
+    "DAdaptAdam": Kind("dadaptation.DAdaptAdam", "dadaptation", _ESTIMATES, {"lr": 1.0}),
+    "DAdaptLion": Kind("dadaptation.DAdaptLion", "dadaptation", _ESTIMATES, {"lr": 1.0}),
+    "AdamWScheduleFree": Kind("schedulefree.AdamWScheduleFree", "schedulefree"),
+    "SGDScheduleFree": Kind("schedulefree.SGDScheduleFree", "schedulefree"),
+}
+
+
+def parameter_groups(
+    network: Network, scope: Scope, optimizer: OptimizerConfig, meaning: str = "scale"
+) -> list[dict[str, Any]]:
+    """Return one group a block and learning rate; `base_lr` is the rate before the schedule.
+
+    For the meaning `lr` a block's rate is its weight times the run's; BASE has a rate of its own.
+    """
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
+    for module in scope.modules:
+        whole = optimizer.text_encoder_lr if module.block == "BASE" and optimizer.text_encoder_lr else optimizer.lr
+        for name, tensor in trained_tensors(network.modules[module.key]).items():
+            rate = whole * module.lr * (optimizer.lora_plus if name in _BEGINS_AT_ZERO else 1.0)
+            group = groups.setdefault(
+                (module.block, rate), {"params": [], "lr": rate, "base_lr": rate, "block": module.block}
+            )
+            group["params"].append(tensor)
+    return list(groups.values())
+
+
+def check_rates(config: OptimizerConfig, network: NetworkConfig, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ConfigError where the optimizer cannot do what the learning rates ask of it."""
+    reason = _one_rate(config)
+    rates = sorted({group["base_lr"] for group in groups})
+    if reason and (network.meaning == "lr" or len(rates) > 1):
+        what = "the weights' meaning is lr" if network.meaning == "lr" else f"there are {len(rates)} learning rates"
+        raise ConfigError(f"optimizer.name = {config.name!r}, and {what}: {reason}: expected the meaning scale or rank")
+
+
+def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return the optimizer; raise ConfigError with what to install, or with what it did not take."""
+    kind = kind_of(config.name)
+    arguments = {**kind.arguments, **config.arguments}
+    devices = {tensor.device.type for group in groups for tensor in group["params"]}
+    if kind.path in ("torch.optim.AdamW", "torch.optim.Adam") and devices == {"cuda"}:
+        arguments.setdefault("fused", True)
+    arguments.pop("lr", None)  # each group has its own
+    try:
+        return _class_of(config.name, kind)(groups, lr=config.lr, **arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer {config.name}: {error}") from error
+
+
+def kind_of(name: str) -> Kind:
+    """Return an optimizer by its name in the table, in any case, or by its dotted class; raise ConfigError."""
+    found = next((kind for known, kind in TABLE.items() if known.lower() == name.lower()), None)
+    if found is None and "." not in name:
+        raise ConfigError(f"optimizer.name = {name!r}: expected one of {', '.join(TABLE)}, or a dotted class")
+    return found or Kind(name, name.split(".")[0])
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's learning rate to `factor` times its own."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return all tensors of all groups, in order."""
+    return [tensor for group in optimizer.param_groups for tensor in group["params"]]
+
+
+def _one_rate(config: OptimizerConfig) -> str | None:
+    kind = kind_of(config.name)
+    relative = config.arguments.get("relative_step", kind.path.startswith("transformers."))
+    if kind.path.endswith("Adafactor") and relative:
+        return "with relative_step it ignores the learning rate"
+    return kind.one_rate
+
+
+def _class_of(name: str, kind: Kind) -> type[torch.optim.Optimizer]:
+    module, _, attribute = kind.path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"optimizer {name} needs a package that is not here ({error}): pip install '{kind.package}'"
+        ) from error

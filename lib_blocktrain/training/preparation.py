@@ -1,0 +1,91 @@
+"""What a run needs before its first step: the dataset found, its latents and texts encoded, its order known."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_blocktrain import blocks
+from lib_blocktrain.model import Model
+from lib_blocktrain.training.batches import Batch, Loader, Order
+from lib_blocktrain.training.cache import Latents, Texts
+from lib_blocktrain.training.captions import varies
+from lib_blocktrain.training.config import LossConfig, RunConfig
+from lib_blocktrain.training.dataset import Dataset, find
+from lib_blocktrain.training.distributed import Processes
+from lib_blocktrain.training.draws import generator_of
+from lib_blocktrain.training.reading import ConfigError
+from lib_blocktrain.training.runs import Run
+from lib_blocktrain.training.scope import Scope
+from lib_blocktrain.training.step import Noise, draw_noise
+
+log = logging.getLogger(__name__)
+
+VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
+
+Progress = Callable[[int, int], None]  # pictures encoded, pictures in all
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a run, ready to be asked for a batch by its number."""
+
+    dataset: Dataset
+    order: Order
+    loader: Loader
+    native: int
+
+    def batch(self, number: int, processes: Processes) -> Batch | None:
+        """Return this process's part of batch `number`, None if nothing of it is left for this one."""
+        pictures = self.order.batch(number)
+        places = range(processes.rank, len(pictures), processes.count)
+        if not places:
+            return None
+        return self.loader.load([pictures[place] for place in places], number, places, len(pictures))
+
+    def validation(self, config: RunConfig, processes: Processes) -> Iterator[tuple[Batch, Noise]]:
+        """Yield each picture held out at each of the fixed timesteps, with noise of its own that never changes."""
+        for index, picture in list(enumerate(self.dataset.held_out))[processes.rank :: processes.count]:
+            for timestep in VALIDATION_TIMESTEPS:
+                generator = generator_of(config.seed, "validation", index, timestep)
+                batch = self.loader.plain([picture])
+                at = LossConfig(min_timestep=timestep, max_timestep=timestep + 1)
+                yield batch, draw_noise(batch.latents.shape[1:], at, [generator])
+
+
+def check_model(model: Model) -> tuple[str, ...]:
+    """Return what is to be said of training on this model; raise ConfigError if it cannot be trained on."""
+    unet = model.unet
+    first = unet.conv_in if hasattr(unet, "conv_in") else unet.input_blocks[0][0]
+    if first.in_channels != 4:
+        raise ConfigError(
+            f"the model's U-Net takes {first.in_channels} channels: an inpainting or editing model cannot be trained on"
+            " pictures and captions alone: expected a text-to-image model (4 channels)"
+        )
+    return ("a v-prediction model: the target is v",) if model.prediction == "v" else ()
+
+
+def native_size(model: Model) -> int:
+    """Return the side, in pixels, of the pictures that the model was made for."""
+    return getattr(model, "size", None) or blocks.architecture(model.architecture).native_size
+
+
+def prepare(model: Model, run: Run, scope: Scope, processes: int = 1, progress: Progress | None = None) -> Prepared:
+    """Find the dataset and encode what can be encoded before the start; raises DatasetError."""
+    config, native = run.config, native_size(model)
+    dataset = find(config.dataset, native)
+    folder = Path(config.dataset.cache) if config.dataset.cache else run.folder.parent / "cache"
+    latents = Latents(model, folder)
+    texts = None if scope.trains_text else Texts(model, folder)
+    pictures = [*dataset.pictures, *dataset.held_out]
+    for number, picture in enumerate(pictures):
+        latents.of(picture)
+        if texts is not None and not varies(config.dataset):
+            texts.of(picture.caption)
+        if progress is not None:
+            progress(number + 1, len(pictures))
+    order = Order(dataset.pictures, config.batch * processes, config.seed)
+    loader = Loader(config.dataset, latents, texts, config.loss.prior_weight, config.seed)
+    return Prepared(dataset, order, loader, native)

@@ -1,0 +1,89 @@
+"""The network as its file has it, for every program that reads such files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lib_blocktrain.adapters import LoRA, NetworkModule
+from lib_blocktrain.files import written
+from lib_blocktrain.formats import Network
+from lib_blocktrain.training.config import NetworkConfig
+from lib_blocktrain.training.fresh import decorated
+from lib_blocktrain.training.scope import Scope
+
+
+def saved_network(network: Network, scope: Scope, config: NetworkConfig) -> Network:
+    """Return the network without dropout, with what readers ignore folded into its tensors."""
+    plain = replace(config, rank_dropout=0.0, module_dropout=0.0, neuron_dropout=0.0)
+    return with_one_alpha(decorated(network, scope, plain), config.alpha or float(config.rank))
+
+
+def with_one_alpha(network: Network, alpha: float) -> Network:
+    """Return a network whose LoRA modules all have this alpha; where it was another, lora_up makes up for it.
+
+    diffusers (0.35) reads one alpha for all attention layers of a file: with several, blocks would act too strongly.
+    """
+    if all(not isinstance(module, LoRA) or module.alpha == alpha for module in network.modules.values()):
+        return network
+    return replace(network, modules={key: _with_alpha(module, alpha) for key, module in network.modules.items()})
+
+
+def _with_alpha(module: NetworkModule, alpha: float) -> NetworkModule:
+    if not isinstance(module, LoRA):
+        return module
+    return replace(module, up=module.up.detach() * (module.effective_alpha / alpha), alpha=alpha)
+
+
+@contextmanager
+def in_place_of(parameters: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
+    """Give the parameters other values while the context is open; without others they keep their own."""
+    if not others:
+        yield
+        return
+    own = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        for parameter, other in zip(parameters, others):
+            parameter.copy_(other)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, own):
+                parameter.copy_(value)
+
+
+def publish(
+    result: Path,
+    folder: Path,
+    *,
+    text: str = "",
+    weight: float = 1.0,
+    picture: Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Copy a result into a LoRA folder, with what the WebUI shows beside it; return the copy's path.
+
+    `text` is the WebUI's "activation text", `weight` its "preferred weight", `picture` a PNG to show it by. Another
+    file of that name stays: the copy has a number behind its name then, unless `overwrite`.
+    """
+    target, number = folder / result.name, 2
+    while target.exists() and not overwrite:
+        target, number = folder / f"{result.stem}-{number}{result.suffix}", number + 1
+    card = {"description": "", "activation text": text, "preferred weight": weight, "notes": ""}
+    contents = {
+        target.with_suffix(".json"): (json.dumps(card, indent=4, ensure_ascii=False) + "\n").encode(),
+        target: result.read_bytes(),
+    }
+    if picture is not None:
+        contents[target.with_suffix(".png")] = picture.read_bytes()
+    for path, content in contents.items():
+        with written(path) as temporary:
+            temporary.write_bytes(content)
+    return target

@@ -1,0 +1,366 @@
+"""A run while it goes on: the loop, what is saved and shown on the way, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.formats import write_network
+from lib_blocktrain.hooks import applied
+from lib_blocktrain.model import Model
+from lib_blocktrain.training.batches import Batch
+from lib_blocktrain.training.control import Control, Diverged, Outcome, OutOfMemory, StoppedEarly
+from lib_blocktrain.training.distributed import Processes
+from lib_blocktrain.training.draws import generator_of, number_of
+from lib_blocktrain.training.estimate import out_of_memory
+from lib_blocktrain.training.learner import Learner
+from lib_blocktrain.training.metadata import metadata_of
+from lib_blocktrain.training.norms import block_norms, gradient_norms, shares
+from lib_blocktrain.training.precision import DTYPES, dtype_of
+from lib_blocktrain.training.preparation import check_model, prepare
+from lib_blocktrain.training.runs import Run
+from lib_blocktrain.training.schedules import factor_at
+from lib_blocktrain.training.scope import Scope, scope_of
+from lib_blocktrain.training.step import Noise, Objective, Prediction, conditioning_of, draw_noise
+from lib_blocktrain.training.tensorboard import event_writer
+from lib_blocktrain.training.watch import Watch
+
+log = logging.getLogger(__name__)
+
+STATE_EVERY = 120.0  # seconds; what a killed run loses at most where nothing is saved on the way
+BLOCKS_EVERY = 10  # steps between two rows of norms by block
+
+# Prompt, seed -> picture, by the host's own sampler; None where it could not be drawn, which ends no run.
+Draw = Callable[[str, int], Image.Image | None]
+Report = Callable[[Mapping[str, Any]], None]
+
+
+class Trainer:
+    """Trains one run on a loaded model. `run_loop` may be called once; a run goes on with another Trainer.
+
+    `draw` draws the samples, `report` hears every row of the metrics (and `encoded`, `of` while the dataset is
+    encoded), `control` stops the run from another thread. The caller holds the host's lock.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        run: Run,
+        *,
+        control: Control | None = None,
+        processes: Processes | None = None,
+        draw: Draw | None = None,
+        report: Report | None = None,
+    ):
+        self.model, self.run, self.config = model, run, run.config
+        self.control, self.processes = control or Control(), processes or Processes()
+        self.draw, self.report = draw, report
+        self.targets = {"unet": model.unet, **model.text_encoders}
+        self.watch = Watch()
+        self.step, self.started_at = 0, time.time()
+        self.hooks, self._saved_at = ExitStack(), time.monotonic()
+        self._write_events = event_writer(run.folder / "tensorboard") if self.processes.is_first else None
+
+    def run_loop(self) -> Outcome:
+        """Train to the last step, or until it is stopped; whatever happens, the model is left as it was."""
+        held = self.run.locked() if self.processes.is_first else nullcontext()
+        with held, self.model.trainable(), self.hooks, self._memory():
+            try:
+                self.prepare()
+            except StoppedEarly:
+                self.note({"event": "stopped", "saved": False})
+                return Outcome("stopped", self.step, None)
+            while self.step < self.config.steps and not self.stopping():
+                self.change_weights()
+                self.run_step()
+                self.after_step()
+            return self.finish()
+
+    def prepare(self) -> None:
+        """Make what the first step needs, or bring back what the last one left."""
+        for notice in check_model(self.model):
+            self.notice(notice)
+        state = self.run.load_state()
+        scope = self._scope(Learner.weights_of(state["learner"]) if state else None)
+        for notice in scope.notices:
+            self.notice(notice)
+        self.data = prepare(self.model, self.run, scope, self.processes.count, self._encoded)
+        for notice in self.data.dataset.notices:
+            self.notice(notice)
+        weight = next(self.model.unet.parameters())
+        self.device, dtype = weight.device, dtype_of(self.config.precision, weight.dtype)
+        if DTYPES.get(self.config.precision, dtype) != dtype:
+            self.notice(f"precision {self.config.precision}: the model's weights are {dtype}, and are computed with so")
+        self.objective = Objective(self.config.loss, self.model.alphas_cumprod, self.model.prediction)
+        self.learner = Learner(scope, self.config, dtype)
+        first = None if scope.trains_text else scope.first_block
+        self.prediction = Prediction(self.model, dtype, first, self.config.checkpointing)
+        if state:
+            self.load_state(state)
+        self.note_start("resumed" if state else "started")
+        self.apply()
+
+    def run_step(self) -> None:
+        """Change the weights once."""
+        self.learner.begin_step(factor_at(self.step, self.config.steps, self.config.schedule))
+        loss = self.forward_backward()
+        self.check(loss)
+        self.learner.remember_good()
+        self.optimize()
+        self.step += 1
+        self.watch.add(loss)
+
+    def forward_backward(self) -> float:
+        """Leave the gradients of one step, of all processes, at the parameters; return the mean loss."""
+        total, accumulate = torch.zeros((), device=self.device), self.config.optimizer.accumulate
+        for number in range(self.step * accumulate, (self.step + 1) * accumulate):
+            batch = self.data.batch(number, self.processes)
+            if batch is None:
+                continue  # fewer pictures than processes are left of this bucket
+            with self._seeded(number):
+                loss = self.losses(batch, self.noise(batch, number)).sum() / (batch.of * accumulate)
+                (loss * self.learner.scale.factor).backward()
+            total += loss.detach()
+        self.processes.sum([*self.learner.gradients(), total])
+        return float(total)
+
+    def losses(self, batch: Batch, noise: Noise) -> torch.Tensor:
+        """Return the loss of each sample, `(batch,)`."""
+        noised = self.objective.noised(batch.latents, noise)
+        predicted = self.prediction.of(noised, noise.timesteps, conditioning_of(self.model, batch))
+        return self.objective.losses(predicted, batch, noise)
+
+    def noise(self, batch: Batch, number: int) -> Noise:
+        """Draw the noise and timesteps of a batch, each sample's from (seed, step, sample)."""
+        generators = [generator_of(self.config.seed, "noise", number, place) for place in batch.places]
+        return draw_noise(batch.latents.shape[1:], self.config.loss, generators)
+
+    def optimize(self) -> None:
+        """Make the step, unless the gradients overflowed."""
+        usable = self.learner.unscale()
+        self.watch.add_gradient(usable)
+        if not usable:
+            return
+        if self._shows_blocks(self.step + 1):
+            self.watch.gradients = gradient_norms(self.learner.network, self.learner.scope)
+        self.watch.gradient = self.learner.optimize()
+
+    def check(self, loss: float) -> None:
+        """Raise Diverged, with the last good weights put back and saved, for a loss after which nothing good comes."""
+        reason = self.watch.reason_to_stop(loss, self.learner.scale.enabled)
+        if reason is None:
+            return
+        self.learner.back_to_good()
+        path = self.save_checkpoint()
+        self.note({"event": "diverged", "reason": reason})
+        raise Diverged(f"step {self.step + 1}: {reason}; the weights of the step before are in {path}")
+
+    def after_step(self) -> None:
+        """Record the step, and save, validate and draw where it is time."""
+        last = self.step >= self.config.steps
+        self.note(self.watch.row(self.learner.optimizer, self.device))
+        if self._shows_blocks(self.step):
+            norms = block_norms(self.learner.network, self.learner.scope)
+            self.note({"norms": norms, "gradients": self.watch.gradients, "shares": shares(norms)})
+        if _due(self.step, self.config.validate_every):
+            self.validate()
+        if _due(self.step, self.config.samples.every):
+            self.draw_samples()
+        if _due(self.step, self.config.save_every) and not last:
+            self.save_checkpoint()
+            self.save_state()
+        elif time.monotonic() - self._saved_at > STATE_EVERY:
+            self.save_state()
+
+    def finish(self) -> Outcome:
+        """Save what there is, and say how it ended."""
+        ended = "finished" if self.step >= self.config.steps else "stopped"
+        save = ended == "finished" or self.control.save
+        if save:
+            self.save_state()
+            self.save(self.run.result)
+        self.note({"event": ended, "saved": save})
+        self.processes.wait()
+        return Outcome(ended, self.step, self.run.result if save else None)
+
+    def apply(self) -> None:
+        """Put the network on the model, as it is now."""
+        self.hooks.close()
+        weights = BlockWeights.uniform(self.model.architecture, 1.0)
+        self.hooks.enter_context(applied(self.targets, self.learner.acting, weights))
+
+    def change_weights(self) -> None:
+        """Take over the block weights that another thread asked for, or say why not."""
+        asked = self.control.take_weights()
+        if asked is None:
+            return
+        try:
+            self.learner.change(self._scope(asked))
+        except ValueError as error:
+            self.note({"event": "weights refused", "reason": str(error)})
+            return
+        self.apply()
+        self.note({"event": "weights", "weights": asked.to_json()})
+
+    def stopping(self) -> bool:
+        """Return whether a process was told to stop: all of them stop after the same step."""
+        return self.processes.any(self.control.stopping, self.device)
+
+    # Saving.
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs; noise, data order and dropout follow from seed and step."""
+        return {
+            "step": self.step,
+            "started_at": self.started_at,
+            "learner": self.learner.state(),
+            "watch": self.watch.state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.step, self.started_at = state["step"], state["started_at"]
+        self.learner.load_state(state["learner"])
+        self.watch.load_state(state["watch"])
+        if self.processes.is_first:
+            self.run.forget_after(self.step)
+
+    def save_state(self) -> None:
+        if self.processes.is_first:
+            self.run.save_state(self.state())
+        self._saved_at = time.monotonic()
+
+    def save_checkpoint(self) -> Path:
+        """Save the network file of this step, and take away the oldest beyond those that stay."""
+        path = self.save(self.run.checkpoint(self.step))
+        if self.config.keep and self.processes.is_first:
+            for old in self.run.checkpoints()[: -self.config.keep]:
+                old.unlink()
+        return path
+
+    def save(self, path: Path) -> Path:
+        """Write the network file."""
+        if self.processes.is_first:
+            with self.learner.to_save() as network:
+                network = replace(network, name=path.stem, metadata=self._metadata())
+                write_network(path, network, dtype=DTYPES[self.config.save_dtype], overwrite=True)
+        return path
+
+    def _metadata(self) -> dict[str, str]:
+        progress = {
+            "step": self.step,
+            "epoch": self.step * self.config.optimizer.accumulate // self.data.order.batches_an_epoch,
+            "loss": self.watch.smoothed,
+            "started_at": self.started_at,
+            "model": getattr(self.model, "name", None) or (self.config.checkpoint or "unknown"),
+            "processes": self.processes.count,
+        }
+        return metadata_of(self.config, self.learner.scope.weights, self.data.dataset, progress, self.data.native)
+
+    # Watching.
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        """Measure the loss on the pictures held out, at fixed timesteps with fixed noise; keep the best weights."""
+        if not self.data.dataset.held_out:
+            return
+        total = torch.zeros(2, device=self.device)
+        for batch, noise in self.data.validation(self.config, self.processes):
+            losses = self.losses(batch, noise)
+            total += torch.stack([losses.sum(), losses.new_tensor(len(losses))])
+        self.processes.sum([total])
+        loss = float(total[0] / total[1])
+        self.note({"validation": loss})
+        if loss < self.watch.best:
+            self.watch.best = loss
+            self.save(self.run.folder / f"{self.config.name}-best.safetensors")
+
+    @torch.no_grad()
+    def draw_samples(self) -> None:
+        """Draw the prompts with their seeds, with the network as it is now."""
+        if self.draw is None or not self.processes.is_first:
+            return
+        for number, prompt in enumerate(self.config.samples.prompts):
+            picture = self.draw(prompt, self.config.samples.seed + number)
+            if picture is None:
+                self.note({"sample": None, "prompt": prompt})
+                continue
+            path = self.run.sample(self.step, number)
+            path.parent.mkdir(exist_ok=True)
+            picture.save(path)
+            self.note({"sample": path.name, "prompt": prompt})
+
+    def note_start(self, event: str) -> None:
+        """Record what this run, or this part of it, begins with: the table of the dataset, the modules by block."""
+        modules = Counter(planned.block for planned in self.learner.scope.modules)
+        numbers = sum(parameter.numel() for parameter in self.learner.parameters)
+        dataset = self.data.dataset.describe(self.config.dataset.separator)
+        self.note({"event": event, "modules": dict(modules), "parameters": numbers, "dataset": dataset})
+
+    def note(self, row: Mapping[str, Any]) -> None:
+        """Write a row of the metrics."""
+        if self.processes.is_first:
+            row = {"step": self.step, **row}
+            self.run.add_metrics(row)
+            self._write_events(row)
+            if self.report is not None:
+                self.report(row)
+
+    def notice(self, text: str) -> None:
+        """Say what the user should know, where it is looked for."""
+        if self.processes.is_first:
+            log.warning("%s", text)
+            if self.report is not None:
+                self.report({"notice": text})
+
+    def _encoded(self, done: int, of: int) -> None:
+        if self.report is not None and self.processes.is_first:
+            self.report({"encoded": done, "of": of})
+        if self.control.stopping and self.processes.count == 1:
+            raise StoppedEarly
+
+    # Small things.
+
+    def _scope(self, weights: BlockWeights | None) -> Scope:
+        config = self.config.network
+        if weights is not None:
+            config = replace(config, weights=weights.to_json())
+        return scope_of(self.targets, self.model.architecture, config)
+
+    def _shows_blocks(self, step: int) -> bool:
+        return step == 1 or step % BLOCKS_EVERY == 0 or step >= self.config.steps
+
+    @contextmanager
+    def _seeded(self, number: int) -> Iterator[None]:
+        """Give dropout random numbers that follow from the step, and leave everyone else's alone."""
+        network = self.config.network
+        if not (network.rank_dropout or network.module_dropout or network.neuron_dropout):
+            yield
+            return
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(number_of(self.config.seed, "dropout", number, self.processes.rank))
+            yield
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        """Explain when there was not enough of it, and give back what was taken."""
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError as error:
+            raise OutOfMemory(out_of_memory(self.config, self.model)) from error
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0

@@ -1,0 +1,73 @@
+"""What is watched in a run: the loss and its trend, speed, memory; and when it has gone wrong."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+
+SMOOTHING = 0.98  # of the loss, a step
+WARM = 20  # steps before the smoothed loss is a measure
+EXPLODED = 100.0  # times the smoothed loss
+OVERFLOWS = 30  # steps in a row without a usable gradient
+
+
+class Watch:
+    """Numbers of a run that outlive it (loss, best validation), and of this session (speed)."""
+
+    def __init__(self):
+        self.loss = self.smoothed = math.nan
+        self.best = math.inf
+        self.count = 0
+        self.overflows = 0  # steps in a row whose gradients could not be used
+        self.gradient: float | None = None
+        self.gradients: dict[str, float] = {}
+        self._started, self._counted = time.monotonic(), 0
+
+    def add(self, loss: float) -> None:
+        self.loss = loss
+        if math.isfinite(loss):
+            decay = min(SMOOTHING, self.count / (self.count + 1))
+            self.smoothed = loss if self.count == 0 else decay * self.smoothed + (1 - decay) * loss
+        self.count += 1
+        self._counted += 1
+
+    def add_gradient(self, usable: bool) -> None:
+        self.overflows = 0 if usable else self.overflows + 1
+
+    def reason_to_stop(self, loss: float, scaled: bool) -> str | None:
+        """Return why training cannot go on after this loss, None if it can; `scaled`: fp16 passes over some."""
+        if not math.isfinite(loss) and not scaled:
+            return f"the loss is {loss}: a learning rate that is too high, or broken latents"
+        if self.overflows >= OVERFLOWS:
+            return (
+                f"{self.overflows} steps in a row without a finite gradient in fp16: expected bf16 or fp32 to hold it"
+            )
+        if self.count >= WARM and loss > EXPLODED * self.smoothed:
+            times = f"the loss is {loss:.3g}, {EXPLODED:g} times what it was ({self.smoothed:.3g})"
+            return f"{times}: a learning rate that is too high"
+        return None
+
+    def row(self, optimizer: torch.optim.Optimizer, device: torch.device) -> dict[str, Any]:
+        """Return the metrics of the last step; seconds are those of this session."""
+        now = time.monotonic()
+        row: dict[str, Any] = {
+            "loss": self.loss,
+            "smoothed": self.smoothed,
+            "lr": max(group["lr"] for group in optimizer.param_groups),
+            "seconds_a_step": (now - self._started) / max(1, self._counted),
+        }
+        if self.gradient is not None:
+            row["gradient"] = self.gradient
+        if device.type == "cuda":
+            row["memory_mib"] = torch.cuda.max_memory_allocated(device) / 2**20
+        return row
+
+    def state(self) -> dict[str, Any]:
+        return {"loss": str(self.loss), "smoothed": str(self.smoothed), "best": str(self.best), "count": self.count}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.loss, self.smoothed, self.best = (float(state[name]) for name in ("loss", "smoothed", "best"))
+        self.count = state["count"]

@@ -1,0 +1,173 @@
+"""The U-Net's forward pass block by block, for LDM's layout and diffusers': what `Model.run_blocks` is made of.
+
+Everything is found by the modules' attributes, as `blocks` names them; neither library is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lib_blocktrain import blocks
+from lib_blocktrain.blocks import Block
+
+# Calls a block: (id, function, *tensors) -> its output. Checkpointing is one way of calling.
+Caller = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class BlockState:
+    """The forward pass in front of a block.
+
+    `h` `(batch, channels, h, w)` comes from the block before, `skips` from the IN blocks and still waits for its OUT
+    blocks (the last is the next to be used), `embedding` `(batch, width)` is that of the timesteps and, in SDXL, of
+    sizes and pooled text; `context` `(batch, tokens, width)`.
+    """
+
+    h: Tensor
+    skips: tuple[Tensor, ...]
+    embedding: Tensor
+    context: Tensor
+
+
+class Layout(Protocol):
+    """What differs between the two spellings of one U-Net."""
+
+    def enter(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
+        """Return the state in front of the first block."""
+
+    def call(self, block: Block, h: Tensor, state: BlockState) -> Tensor:
+        """Return what a block puts out for `h`, the skip connection being part of it already."""
+
+    def leave(self, h: Tensor) -> Tensor:
+        """Return the U-Net's output from that of the last block."""
+
+
+def layout_of(unet: nn.Module) -> Layout:
+    """Return the layout of this U-Net by its attributes; raise ValueError for none that is known."""
+    for layout, attribute in ((LDM, "input_blocks"), (Diffusers, "down_blocks")):
+        if hasattr(unet, attribute):
+            return layout(unet)
+    raise ValueError(f"{type(unet).__name__} has neither input_blocks (LDM) nor down_blocks (diffusers)")
+
+
+def enter_blocks(unet: nn.Module, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
+    """Return the state in front of IN00."""
+    return layout_of(unet).enter(latents, timesteps, conditioning)
+
+
+def run_blocks(
+    unet: nn.Module,
+    architecture: str,
+    start: str,
+    saved: BlockState,
+    *,
+    keep: MutableMapping[str, BlockState] | None = None,
+    call: Caller | None = None,
+) -> Tensor:
+    """Return the U-Net's output from block `start` on, given the state in front of it.
+
+    `keep` receives the state in front of every block that runs, by block id; `call` calls each block's function (with
+    `torch.utils.checkpoint`, say). Raises ValueError for a block that the architecture lacks.
+    """
+    layout, known = layout_of(unet), blocks.architecture(architecture)
+    state = saved
+    for block in known.blocks[known.block_ids.index(known.block(start).id) :]:
+        if keep is not None:
+            keep[block.id] = state
+        state = _through(layout, block, state, call)
+    return layout.leave(state.h)
+
+
+def _through(layout: Layout, block: Block, state: BlockState, call: Caller | None) -> BlockState:
+    skips, inputs = state.skips, (state.h,)
+    if block.id.startswith("OUT"):
+        skips, inputs = skips[:-1], (state.h, skips[-1])
+    after = replace(state, skips=skips)  # an upsampler looks at the next skip connection's size
+
+    def run(embedding: Tensor, context: Tensor, *inputs: Tensor) -> Tensor:
+        # Joined in here, so that a checkpoint keeps the two parts, which are alive anyway, and not a copy of them.
+        h = torch.cat(inputs, dim=1) if len(inputs) > 1 else inputs[0]
+        return layout.call(block, h, replace(after, embedding=embedding, context=context))
+
+    arguments = (state.embedding, state.context, *inputs)
+    h = run(*arguments) if call is None else call(block.id, run, *arguments)
+    return replace(after, h=h, skips=(*skips, h) if block.id.startswith("IN") else skips)
+
+
+@dataclass(frozen=True)
+class LDM:
+    """`input_blocks`, `middle_block`, `output_blocks`: a block is one module, and is called as one."""
+
+    unet: nn.Module
+
+    def enter(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
+        dtype = getattr(self.unet, "dtype", latents.dtype)
+        embedding = self.unet.time_embed(_timestep_embedding(timesteps, self.unet.model_channels).to(dtype))
+        if getattr(self.unet, "num_classes", None) is not None:
+            embedding = embedding + self.unet.label_emb(_class_vector(conditioning, embedding))
+        return BlockState(latents.to(dtype), (), embedding, conditioning["context"])
+
+    def call(self, block: Block, h: Tensor, state: BlockState) -> Tensor:
+        return self.unet.get_submodule(block.ldm)(h, state.embedding, state.context)
+
+    def leave(self, h: Tensor) -> Tensor:
+        return self.unet.out(h)
+
+
+@dataclass(frozen=True)
+class Diffusers:
+    """`down_blocks`, `mid_block`, `up_blocks`: a block is a few modules that `blocks` names."""
+
+    unet: nn.Module
+
+    def enter(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
+        unet, context = self.unet, conditioning["context"]
+        embedding = unet.time_embedding(unet.get_time_embed(sample=latents, timestep=timesteps))
+        if "pooled" in conditioning:
+            added = {"text_embeds": conditioning["pooled"], "time_ids": conditioning["size"]}
+            embedding = embedding + unet.get_aug_embed(
+                emb=embedding, encoder_hidden_states=context, added_cond_kwargs=added
+            )
+        return BlockState(latents, (), embedding, context)
+
+    def call(self, block: Block, h: Tensor, state: BlockState) -> Tensor:
+        for part in block.parts:
+            module = self.unet.get_submodule(part.diffusers)
+            if part.kind == "res":
+                h = module(h, state.embedding)
+            elif part.kind == "attn":
+                h = module(h, encoder_hidden_states=state.context, return_dict=False)[0]
+            elif part.kind == "up":
+                size = state.skips[-1].shape[2:]
+                h = module(h) if size == tuple(2 * side for side in h.shape[2:]) else module(h, size)
+            else:
+                h = module(h)
+        return h
+
+    def leave(self, h: Tensor) -> Tensor:
+        return self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(h)))
+
+
+def _timestep_embedding(timesteps: Tensor, width: int, longest: float = 10000) -> Tensor:
+    """Sinusoids of the timesteps, cosines first, `(batch, width)` (Ho et al. 2020; as LDM computes them)."""
+    half = width // 2
+    steps = torch.arange(half, dtype=torch.float32)  # made on the CPU, as LDM does: the same bits everywhere
+    frequencies = torch.exp(-math.log(longest) * steps / half).to(timesteps.device)
+    angles = timesteps[:, None].float() * frequencies[None]
+    embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return embedding if width % 2 == 0 else torch.cat([embedding, torch.zeros_like(embedding[:, :1])], dim=-1)
+
+
+def _class_vector(conditioning: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """Return SDXL's `y`: the pooled text, then 256 sinusoids of each of the six sizes; or `y` where it is given."""
+    if "y" in conditioning:
+        return conditioning["y"]
+    sizes = conditioning["size"]
+    embedded = _timestep_embedding(sizes.flatten(), 256).reshape(len(sizes), -1)
+    return torch.cat([conditioning["pooled"], embedded.to(conditioning["pooled"].dtype)], dim=-1).to(like.dtype)

@@ -1,0 +1,78 @@
+"""A U-Net alone as a model to train on, and one step of a LoRA on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lib_blocktrain import unet_forward
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.freezing import frozen
+from lib_blocktrain.hooks import applied
+from lib_blocktrain.training.config import NetworkConfig
+from lib_blocktrain.training.fresh import fresh_network, trained_tensors
+from lib_blocktrain.training.scope import scope_of
+from lib_blocktrain.training.step import Prediction
+
+CONFIGS = Path(unet_forward.__file__).parent / "hosts" / "configs"
+
+
+@dataclass
+class Bare:
+    """What training asks of a Model's U-Net, in either layout."""
+
+    unet: nn.Module
+    architecture: str
+    text_encoders: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        context = conditioning["context"]
+        if hasattr(self.unet, "input_blocks"):
+            return self.unet(latents, timesteps, context=context)
+        added = {"text_embeds": conditioning.get("pooled"), "time_ids": conditioning.get("size")}
+        return self.unet(latents, timesteps, context, added_cond_kwargs=added, return_dict=False)[0]
+
+    def enter_blocks(self, latents, timesteps, conditioning):
+        return unet_forward.enter_blocks(self.unet, latents, timesteps, conditioning)
+
+    def run_blocks(self, start, saved, *, keep=None, call=None):
+        return unet_forward.run_blocks(self.unet, self.architecture, start, saved, keep=keep, call=call)
+
+    def trainable(self):
+        return frozen(self.unet)
+
+
+def real_unet(architecture: str, device: str = "meta", **changes) -> nn.Module:
+    """The real configuration of an architecture in diffusers' layout; on the meta device it weighs nothing."""
+    import diffusers
+
+    config = json.loads((CONFIGS / architecture / "unet" / "config.json").read_text("utf-8"))
+    with torch.device(device):
+        return diffusers.UNet2DConditionModel.from_config({**config, **changes})
+
+
+@contextmanager
+def training(model: Bare, weights: str, *, checkpointing: bool = False, **network):
+    """Yield the prediction under a fresh LoRA, and the trained tensors by key; `up` is filled, so that all is felt."""
+    config = NetworkConfig(weights=weights, **network)
+    with model.trainable():
+        scope = scope_of(model.unet, model.architecture, config)
+        made = fresh_network(scope, config, "test", seed=0)
+        tensors = {
+            f"{key}.{name}": tensor
+            for key, module in made.modules.items()
+            for name, tensor in trained_tensors(module).items()
+        }
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                if "lora_up" in name and tensor.device.type != "meta":
+                    tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+        with applied(model.unet, made, BlockWeights.uniform(model.architecture, 1.0)):
+            yield Prediction(model, torch.float32, scope.first_block, checkpointing), tensors

@@ -1,0 +1,300 @@
+"""Folders in sd-scripts' layout: what is found, what is refused, what is never served stale."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lib_blocktrain.training import buckets
+from lib_blocktrain.training.batches import Order
+from lib_blocktrain.training.cache import Latents, Store, Texts
+from lib_blocktrain.training.captions import caption_of
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig
+from lib_blocktrain.training.dataset import DatasetError, find
+from lib_blocktrain.training.reading import ConfigError
+
+
+def picture(path: Path, size=(64, 64), color="red", mode="RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, color).save(path)
+    return path
+
+
+def of(*folders, **options) -> DatasetConfig:
+    return DatasetConfig(
+        folders=tuple(f if isinstance(f, FolderConfig) else FolderConfig(str(f)) for f in folders), **options
+    )
+
+
+def test_counted_folders(tmp_path):
+    picture(tmp_path / "10_robot" / "a.png")
+    (tmp_path / "10_robot" / "a.txt").write_text("robot (1.2), blue\nsecond line", "utf-8")
+    picture(tmp_path / "10_robot" / "b.jpg")
+    picture(tmp_path / "2_a cat" / "c.webp")
+    (tmp_path / "2_a cat" / "c.caption").write_text("cat", "utf-8")
+    (tmp_path / "2_a cat" / "notes.md").write_text("not a picture", "utf-8")
+    picture(tmp_path / "sketches" / "d.png")
+    found = {p.path.name: (p.repeats, p.caption) for p in find(of(tmp_path), 64).pictures}
+    assert found == {"a.png": (10, "robot (1.2), blue"), "b.jpg": (10, "robot"), "c.webp": (2, "cat")}
+
+
+def test_a_flat_folder(tmp_path):
+    picture(tmp_path / "a.png")
+    [found] = find(of(FolderConfig(str(tmp_path), repeats=3, class_caption="thing")), 64).pictures
+    assert (found.repeats, found.caption) == (3, "thing")
+
+
+def test_broken_pictures_are_named(tmp_path):
+    picture(tmp_path / "good.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG and no more")
+    whole = picture(tmp_path / "whole.png", (640, 640)).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    dataset = find(of(tmp_path), 64)
+    assert {p.path.name for p in dataset.pictures} == {"good.png", "whole.png"}
+    assert len(dataset.broken) == 2
+    assert all(any(name in line for line in dataset.broken) for name in ("broken.png", "cut.jpg"))
+
+
+def test_an_empty_set_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="there is none"):
+        find(of(tmp_path), 64)
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    with pytest.raises(DatasetError, match=r"none of 1 can be read, e\.g\. .*a\.png"):
+        find(of(tmp_path), 64)
+    with pytest.raises(DatasetError, match="no such folder"):
+        find(of(tmp_path / "elsewhere"), 64)
+
+
+def test_masks(tmp_path):
+    """A file beside the picture, one in a folder of masks, the alpha channel; and none of them is a picture."""
+    picture(tmp_path / "a.png", (128, 64))
+    half = Image.new("L", (128, 64))
+    half.paste(255, (0, 0, 64, 64))
+    half.save(tmp_path / "a.mask.png")
+    picture(tmp_path / "b.png")
+    picture(tmp_path / "masks" / "b.png", color=255, mode="L")
+    picture(tmp_path / "c.png", color=(255, 0, 0, 51), mode="RGBA")
+    config = of(
+        FolderConfig(str(tmp_path), mask_folder=str(tmp_path / "masks")), alpha_mask=True, buckets=False, size=64
+    )
+    dataset = find(config, 64)
+    masks = {p.path.name: np.asarray(p.open_mask()) for p in dataset.pictures}
+    assert masks.keys() == {"a.png", "b.png", "c.png"}
+    assert masks["a.png"].mean() == pytest.approx(127.5)  # the middle of the left half and the right one
+    assert masks["b.png"].mean() == 255
+    assert masks["c.png"].mean() == 51
+    assert dataset.describe()["canvas_share"] == pytest.approx((0.5 + 1 + 0.2) / 3, abs=1e-3)
+    transparent = next(p for p in dataset.pictures if p.path.name == "c.png")
+    assert transparent.open().getpixel((0, 0)) == (255, 0, 0)  # the colour below the mask, not white
+
+
+def test_bucket_sizes_are_sd_scripts():
+    """512 px, 256 to 1024 in steps of 64: the list that sd-scripts prints for them."""
+    sizes = buckets.bucket_sizes((512, 512), 256, 1024, 64)
+    assert (512, 512) in sizes
+    assert (256, 1024) in sizes
+    assert (448, 576) in sizes
+    assert (384, 640) in sizes
+    assert all(w * h <= 512 * 512 and w % 64 == 0 and h % 64 == 0 and min(w, h) >= 256 for w, h in sizes)
+    assert len(sizes) == 17
+
+
+@pytest.mark.parametrize(
+    ("original", "bucket"),
+    [((1000, 1000), (512, 512)), ((1920, 1080), (640, 384)), ((500, 2000), (256, 1024)), ((512, 512), (512, 512))],
+)
+def test_a_picture_goes_to_the_nearest_aspect_and_covers_it(original, bucket):
+    found = buckets.fit(original, buckets.bucket_sizes((512, 512), 256, 1024, 64))
+    assert found.bucket == bucket
+    assert found.resized[0] >= bucket[0]
+    assert found.resized[1] >= bucket[1]
+    assert found.resized[0] == bucket[0] or found.resized[1] == bucket[1]
+    assert found.cut(Image.new("RGB", original)).size == bucket
+
+
+def test_cut_from_the_middle():
+    wide = Image.new("RGB", (192, 64))
+    wide.paste((255, 255, 255), (64, 0, 128, 64))
+    cut = np.asarray(buckets.fit((192, 64), ((64, 64),)).cut(wide))
+    assert cut.shape == (64, 64, 3)
+    assert cut.min() == 255
+
+
+def test_no_upscaling():
+    small = buckets.fit_without_upscaling((200, 300), (512, 512), 64)
+    assert (small.resized, small.bucket) == ((200, 300), (192, 256))
+    large = buckets.fit_without_upscaling((2000, 1000), (512, 512), 64)
+    assert large.bucket == (704, 320)
+    with pytest.raises(ValueError, match="at least 64"):
+        buckets.fit_without_upscaling((40, 300), (512, 512), 64)
+
+
+def test_every_epoch_has_every_picture_as_often_as_its_repeats(tmp_path):
+    for number in range(5):
+        picture(tmp_path / "3_a" / f"{number}.png", (64, 64) if number < 3 else (128, 64))
+    picture(tmp_path / "1_b" / "b.png")
+    dataset = find(of(tmp_path, size=128, bucket_least=64), 128)
+    order = Order(dataset.pictures, 4, seed=0)
+    epochs = [
+        [order.batch(i) for i in range(e * order.batches_an_epoch, (e + 1) * order.batches_an_epoch)] for e in (0, 1)
+    ]
+    for batches in epochs:
+        counts = Counter(p.path.name for batch in batches for p in batch)
+        assert counts == {**{f"{i}.png": 3 for i in range(5)}, "b.png": 1}
+        assert all(len({p.fit.bucket for p in batch}) == 1 for batch in batches)
+    assert epochs[0] != epochs[1]
+    again = Order(dataset.pictures, 4, seed=0)
+    assert again.batch(order.batches_an_epoch) == epochs[1][0]
+    assert [Order(dataset.pictures, 4, seed=1).batch(i) for i in range(3)] != epochs[0][:3]
+
+
+def test_regularisation_pictures_are_as_many_as_the_others(tmp_path):
+    for number in range(4):
+        picture(tmp_path / "train" / f"{number}.png")
+    picture(tmp_path / "reg" / "class.png")
+    dataset = find(of(tmp_path / "train", FolderConfig(str(tmp_path / "reg"), regularisation=True)), 64)
+    order = Order(dataset.pictures, 2, seed=0)
+    counts = Counter(p.regularisation for i in range(order.batches_an_epoch) for p in order.batch(i))
+    assert counts == {False: 4, True: 4}
+
+
+def test_captions():
+    rng = random.Random(0)
+    caption = "a, b, (c:1.2), d, e"
+    plain = of("x")
+    assert caption_of(caption, plain, rng) == caption
+    shuffled = {caption_of(caption, replace(plain, shuffle_tags=True, keep_tags=2), rng) for _ in range(50)}
+    assert len(shuffled) == 6
+    assert all(c.startswith("a, b, ") and sorted(c.split(", ")) == sorted(caption.split(", ")) for c in shuffled)
+    dropped = Counter(
+        tag
+        for _ in range(400)
+        for tag in caption_of(caption, replace(plain, tag_dropout=0.25, keep_tags=1), rng).split(", ")
+    )
+    assert dropped["a"] == 400
+    assert 260 < dropped["b"] < 340
+    assert {caption_of(caption, replace(plain, caption_dropout=0.5), rng) for _ in range(50)} == {caption, ""}
+
+
+def test_held_out_pictures(tmp_path):
+    for number in range(10):
+        picture(tmp_path / f"{number}.png")
+    dataset = find(of(tmp_path, validation_share=0.2), 64)
+    assert (len(dataset.pictures), len(dataset.held_out)) == (8, 2)
+    assert not set(dataset.pictures) & set(dataset.held_out)
+    assert find(of(tmp_path, validation_share=0.2), 64) == dataset
+
+
+# The cache.
+
+
+class Counted:
+    """A model that counts how often it encodes; its VAE and its text encoder are one number each."""
+
+    def __init__(self):
+        self.images = self.texts = 0
+        self.vae, self.clip = 1.0, 1.0
+
+    def encode_image(self, image):
+        self.images += 1
+        pixels = torch.from_numpy(np.asarray(image, dtype=np.float32))[None, ::8, ::8].permute(0, 3, 1, 2)
+        return pixels * self.vae
+
+    def encode_prompt(self, text):
+        self.texts += 1
+        return {"context": torch.full((1, 77, 2), float(len(text))) * self.clip}
+
+
+def test_latents_are_never_stale(tmp_path):
+    path, model, folder = picture(tmp_path / "pictures" / "a.png"), Counted(), tmp_path / "cache"
+    [found] = find(of(path.parent), 64).pictures
+    first = Latents(model, folder).of(found)
+    model.images = 0
+    assert torch.equal(Latents(model, folder).of(found), first)
+    assert model.images == 1  # the probe
+    cache = Latents(model, folder)
+    flipped = cache.of(found, flipped=True)
+    assert model.images == 3
+    assert flipped.shape == first.shape
+    model.vae = 2.0  # another VAE
+    assert torch.equal(Latents(model, folder).of(found), first * 2)
+    picture(path, color="blue")  # the file is another
+    assert not torch.equal(Latents(model, folder).of(found), first * 2)
+    [smaller] = find(of(path.parent, size=128, bucket_least=128), 64).pictures  # another size
+    assert Latents(model, folder).of(smaller).shape == (3, 16, 16)
+
+
+def test_texts_follow_the_encoder(tmp_path):
+    model = Counted()
+    first = Texts(model, tmp_path).of("a [bracket]")["context"]
+    model.texts = 0
+    assert torch.equal(Texts(model, tmp_path).of("a [bracket]")["context"], first)
+    assert model.texts == 1
+    model.clip = 0.5  # another clip skip
+    assert torch.equal(Texts(model, tmp_path).of("a [bracket]")["context"], first / 2)
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path):
+    Store(tmp_path).get("abcd", lambda: {"x": torch.ones(3)})
+    [file] = tmp_path.rglob("*.safetensors")
+    file.write_bytes(b"damaged")
+    assert torch.equal(Store(tmp_path).get("abcd", lambda: {"x": torch.zeros(3)})["x"], torch.zeros(3))
+
+
+def test_latents_that_are_no_numbers(tmp_path):
+    path, model = picture(tmp_path / "a.png"), Counted()
+    cache = Latents(model, None)
+    model.vae = float("nan")
+    [found] = find(of(path.parent), 64).pictures
+    with pytest.raises(DatasetError, match=r"a\.png.*not finite"):
+        cache.of(found)
+
+
+# sd-scripts' dataset file.
+
+TOML = """
+[general]
+shuffle_caption = true
+caption_extension = ".txt"
+keep_tokens = 1
+
+[[datasets]]
+resolution = [768, 512]
+batch_size = 4
+
+  [[datasets.subsets]]
+  image_dir = "robot"
+  num_repeats = 5
+  random_crop = true
+
+  [[datasets.subsets]]
+  image_dir = "reg"
+  is_reg = true
+  class_tokens = "machine"
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is Python 3.11's")
+def test_toml(tmp_path):
+    (tmp_path / "set.toml").write_text(TOML, "utf-8")
+    picture(tmp_path / "robot" / "a.png", (768, 512))
+    picture(tmp_path / "reg" / "b.png", (768, 512))
+    dataset = find(DatasetConfig(toml=str(tmp_path / "set.toml")), 512)
+    assert [(p.path.name, p.repeats, p.regularisation, p.caption) for p in dataset.pictures] == [
+        ("a.png", 5, False, ""),
+        ("b.png", 1, True, "machine"),
+    ]
+    assert {p.fit.bucket for p in dataset.pictures} == {(768, 512)}
+    assert any("random_crop not known" in notice for notice in dataset.notices)
+    assert any("batch_size" in notice for notice in dataset.notices)
+    (tmp_path / "set.toml").write_text("[[datasets", "utf-8")
+    with pytest.raises(ConfigError, match=r"set\.toml"):
+        find(DatasetConfig(toml=str(tmp_path / "set.toml")), 512)

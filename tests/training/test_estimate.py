@@ -1,0 +1,89 @@
+"""The estimate against what is counted on the real configurations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkConfig, RunConfig
+from lib_blocktrain.training.estimate import UNetSize, estimate, size_of_model
+
+pytest.importorskip("diffusers")
+
+from tests.training.bare import Bare, real_unet
+from tests.training.test_backward import flops, fused_on_meta, inputs, saved_bytes  # noqa: F401 - fixtures
+
+DATASET = DatasetConfig(folders=(FolderConfig("pictures"),))
+SELECTIONS = {
+    "sd1": ("OUT09-OUT11=1", "OUT06-OUT11=1", "OUT=1", "OUT03-OUT05=1", "IN=1", "M00=1"),
+    "sdxl": ("OUT03-OUT05=1", "OUT01=1", "IN07-IN08=1"),
+}
+
+
+def run(weights: str, **changes) -> RunConfig:
+    network = NetworkConfig(rank=16, weights=weights, **changes.pop("network", {}))
+    return RunConfig("test", DATASET, network, **changes)
+
+
+@pytest.mark.usefixtures("fused_on_meta")
+@pytest.mark.parametrize("architecture", SELECTIONS)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_time(flops, architecture, checkpointing):  # noqa: F811
+    """Relative time within 0.01 of FLOP counted by torch, and the FLOP themselves within 2 %.
+
+    With checkpointing 0.02 and 5 %: torch stops computing a block again when it has what it saved.
+    """
+    absolute, relative = (0.02, 0.05) if checkpointing else (0.01, 0.02)
+    everything = flops(architecture, "ALL", checkpointing)
+    for weights in SELECTIONS[architecture]:
+        counted = flops(architecture, weights, checkpointing)
+        found = estimate(run(weights, checkpointing=checkpointing), UNetSize.real(architecture))
+        assert found.relative_time == pytest.approx(counted / everything, abs=absolute), weights
+        assert found.gflop == pytest.approx(counted / 1e9, rel=relative), weights
+
+
+@pytest.mark.usefixtures("fused_on_meta")
+@pytest.mark.parametrize(("architecture", "side", "context"), [("sd1", 64, 768), ("sdxl", 128, 2048)])
+def test_activations(architecture, side, context):
+    """Bytes that autograd keeps, within 6 %."""
+    model = Bare(real_unet(architecture), architecture)
+    arguments = inputs(side, context, "meta", sdxl=architecture == "sdxl")
+    for weights in ("ALL", *SELECTIONS[architecture]):
+        _, counted = saved_bytes(model, weights, arguments)
+        found = estimate(run(weights), UNetSize.real(architecture, itemsize=4)).mib["activations"]
+        assert found == pytest.approx(counted / 2**20, rel=0.06), weights
+
+
+def test_parameters(model):
+    """Exactly those of the network that is made, for LoRA and LoCon without time embeddings, and for any rank."""
+    from lib_blocktrain.training.fresh import fresh_network, trained_tensors
+    from lib_blocktrain.training.scope import scope_of
+
+    for changes in ({}, {"meaning": "rank"}, {"block_ranks": {"OUT09": 3}}, {"elements": {"ff": 0, "OUT11.attn2": 0}}):
+        config = run("OUT09=1,OUT10=0.5,OUT11=1", network=changes)
+        scope = scope_of(model.unet, "sd1", config.network)
+        made = fresh_network(scope, config.network, "x", 0)
+        count = sum(t.numel() for module in made.modules.values() for t in trained_tensors(module).values())
+        assert estimate(config, size_of_model(model)).parameters == count, changes
+
+
+def test_what_would_fit():
+    """Issue 4's example: too much for the card, with what to choose instead."""
+    wanted = replace(run("ALL"), batch=2)
+    found = estimate(wanted, UNetSize.real("sdxl"), free_mib=12000)
+    assert found.enough is False
+    assert "checkpointing" in found.fits
+    assert "you have 12000 MiB: choose checkpointing" in found.text
+    assert estimate(wanted, UNetSize.real("sdxl"), free_mib=80000).enough
+    assert "no choice" in estimate(wanted, UNetSize.real("sdxl"), free_mib=1000).text
+
+
+def test_the_text_encoder_reaches_back():
+    plain, with_text = (
+        estimate(run("BASE=1,OUT=1", network={"text_encoder": flag}), UNetSize.real("sd1")) for flag in (False, True)
+    )
+    assert plain.first_block == "OUT03"
+    assert with_text.first_block == "IN01"
+    assert with_text.relative_time > 0.95 > plain.relative_time
+    assert any("BASE is trained" in notice for notice in with_text.notices)

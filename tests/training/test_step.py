@@ -1,0 +1,140 @@
+"""One step: gradients against PEFT's on diffusers, the order of the loss, noise that belongs to its sample."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lib_blocktrain.diffusion import scaled_linear_alphas_cumprod
+from lib_blocktrain.training.batches import Batch, joined
+from lib_blocktrain.training.config import LossConfig
+from lib_blocktrain.training.draws import generator_of
+from lib_blocktrain.training.step import Noise, Objective, draw_noise, masked
+
+ALPHAS = scaled_linear_alphas_cumprod()
+
+
+def batch_of(latents, mask=None, weights=None) -> Batch:
+    n = len(latents)
+    weights = torch.ones(n) if weights is None else weights
+    return Batch(latents, {}, ("",) * n, torch.zeros(n, 6), mask, weights, tuple(range(n)), n)
+
+
+def test_gradients_equal_pefts(train, config, model):
+    """The same network, noise and timesteps; the LoRA inside the model by PEFT, the loss by hand."""
+    peft = pytest.importorskip("peft")
+    import copy
+
+    from lib_blocktrain.blocks import block_of
+    from lib_blocktrain.network_keys import key_of
+
+    trainer = train(replace(config, steps=1))
+    batch = trainer.data.batch(1, trainer.processes)
+    noise = trainer.noise(batch, 1)
+    state = {
+        key: (module.down.detach(), module.up.detach(), module.scale)
+        for key, module in trainer.learner.network.modules.items()
+    }
+
+    with model.trainable():
+        trainer.apply()
+        with trainer.hooks:
+            trainer.step = 1
+            trainer.learner.begin_step(1.0)
+            trainer.forward_backward()
+    ours = {
+        key: (module.down.grad.clone(), module.up.grad.clone())
+        for key, module in trainer.learner.network.modules.items()
+    }
+
+    unet = copy.deepcopy(model.unet)
+    names = [
+        name
+        for name, layer in unet.named_modules()
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) and key_of(name, "sd1") in state
+    ]
+    alphas = {name: state[key_of(name, "sd1")][2] * 2 for name in names}
+    unet.add_adapter(peft.LoraConfig(r=2, target_modules=names, lora_alpha=2, alpha_pattern=alphas))
+    layers = {key_of(name, "sd1"): unet.get_submodule(name) for name in names}
+    with torch.no_grad():
+        for key, (down, up, scale) in state.items():
+            layer = layers[key]
+            assert layer.scaling["default"] == pytest.approx(scale)
+            layer.lora_A["default"].weight.copy_(down)
+            layer.lora_B["default"].weight.copy_(up)
+    a = ALPHAS[noise.timesteps].view(-1, 1, 1, 1)
+    noised = a.sqrt() * batch.latents + (1 - a).sqrt() * noise.noise
+    predicted = unet(noised, noise.timesteps, batch.conditioning["context"]).sample
+    (predicted - noise.noise).square().mean().backward()
+    for key, (down, up) in ours.items():
+        layer = layers[key]
+        torch.testing.assert_close(down, layer.lora_A["default"].weight.grad, rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(up, layer.lora_B["default"].weight.grad, rtol=1e-3, atol=1e-7)
+        assert up.abs().sum() > 0
+    assert {block_of(key, "sd1") for key in ours} == {"OUT09", "OUT10", "OUT11"}
+
+
+def test_noise_belongs_to_its_sample():
+    """One batch of four is two batches of two, whatever the options."""
+    config = LossConfig(noise_offset=0.1, multires_iterations=3, input_perturbation=0.1)
+    shape = (4, 8, 8)
+    whole = draw_noise(shape, config, [generator_of(0, "noise", 5, place) for place in range(4)])
+    half = draw_noise(shape, config, [generator_of(0, "noise", 5, place) for place in (1, 3)])
+    assert torch.equal(half.noise, whole.noise[1::2])
+    assert torch.equal(half.added, whole.added[1::2])
+    assert torch.equal(half.timesteps, whole.timesteps[1::2])
+    assert not torch.equal(whole.noise[0], whole.noise[1])
+    other = draw_noise(shape, config, [generator_of(0, "noise", 6, 0)])
+    assert not torch.equal(other.noise[0], whole.noise[0])
+
+
+def test_timesteps_stay_in_their_range():
+    config = LossConfig(min_timestep=200, max_timestep=203)
+    noise = draw_noise((4, 2, 2), config, [generator_of(0, i) for i in range(50)])
+    assert set(noise.timesteps.tolist()) == {200, 201, 202}
+
+
+def test_the_order_of_the_loss():
+    """Elements, mask, mean, the picture's weight, SNR weight: by hand for two samples."""
+    generator = torch.Generator().manual_seed(0)
+    latents, drawn, predicted = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(3))
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[0, :, :4], mask[1] = 1, 0.5
+    timesteps = torch.tensor([100, 800])
+    batch = batch_of(latents, mask, torch.tensor([1.0, 0.3]))
+    found = Objective(LossConfig(min_snr_gamma=5.0), ALPHAS, "epsilon").losses(
+        predicted, batch, Noise(drawn, drawn, timesteps)
+    )
+    snr = (ALPHAS / (1 - ALPHAS))[timesteps]
+    first = (predicted - drawn)[0, :, :4].square().mean() * min(snr[0], 5) / snr[0]
+    second = (predicted - drawn)[1].square().mean() * 0.3 * min(snr[1], 5) / snr[1]
+    torch.testing.assert_close(found, torch.stack([first, second]))
+
+
+def test_masks():
+    loss, mask = torch.ones(1, 4, 8, 8), torch.zeros(1, 1, 8, 8)
+    mask[..., :2] = 1
+    assert masked(loss, mask, normalised=False).mean() == 0.25
+    assert masked(loss, mask, normalised=True).mean() == 1
+    assert masked(loss, torch.zeros_like(mask), normalised=True).sum() == 0
+
+
+def test_zero_terminal_snr_is_for_v():
+    with pytest.raises(ValueError, match="expected v prediction"):
+        Objective(LossConfig(zero_terminal_snr=True), ALPHAS, "epsilon")
+    objective = Objective(LossConfig(zero_terminal_snr=True), ALPHAS, "v")
+    latents, noise = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
+    at_the_end = Noise(noise, noise, torch.tensor([999]))
+    assert torch.equal(objective.noised(latents, at_the_end), noise)
+
+
+def test_contexts_of_different_lengths():
+    """A long caption beside a short one: attention to the short one, repeated, is what it was."""
+    short, long = torch.randn(1, 77, 8), torch.randn(1, 154, 8)
+    both = joined([{"context": short}, {"context": long}])["context"]
+    assert both.shape == (2, 154, 8)
+    query = torch.randn(1, 5, 8)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    torch.testing.assert_close(attend(query, both[:1], both[:1]), attend(query, short, short), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,434 @@
+"""A whole run on the random demo model: what it leaves, how it ends, how it goes on, what it is equal to."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers")
+
+from safetensors.torch import load_file
+
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.formats import read_network
+from lib_blocktrain.hooks import applied
+from lib_blocktrain.training import runs
+from lib_blocktrain.training.config import dumps
+from lib_blocktrain.training.control import Control, Diverged, OutOfMemory
+from lib_blocktrain.training.reading import ConfigError
+from lib_blocktrain.training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def parts(model):
+    return {"unet": model.unet, "vae": model.pipeline.vae, **model.text_encoders}
+
+
+def trace(model):
+    """Everything of a model that training must not change."""
+    return {
+        (name, path): (
+            type(module).forward,
+            "forward" in vars(module),
+            module.training,
+            len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks),
+            tuple(
+                (p.requires_grad, p.data_ptr(), p._version, p.grad is None) for p in module.parameters(recurse=False)
+            ),
+        )
+        for name, part in parts(model).items()
+        for path, module in part.named_modules()
+    }
+
+
+def contents(model):
+    return {(n, key): value.clone() for n, part in parts(model).items() for key, value in part.state_dict().items()}
+
+
+@pytest.fixture
+def untouched(model):
+    """The model before and after a test: every bit, flag, hook and method."""
+    before, bits = trace(model), contents(model)
+    yield
+    assert trace(model) == before
+    after = contents(model)
+    assert after.keys() == bits.keys()
+    assert all(torch.equal(after[key], value) for key, value in bits.items())
+
+
+def same(first: Path, second: Path) -> bool:
+    """Whether two network files have the same tensors, bit for bit; the time of training is in their metadata."""
+    a, b = load_file(first), load_file(second)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_run_leaves_the_model_as_it_was(train, config):
+    trainer = train(config)
+    assert trainer.outcome.ended == "finished"
+    network = read_network(trainer.outcome.result)
+    assert network.blocks == {"OUT09": 12, "OUT10": 12, "OUT11": 12}
+    assert not network.unread
+    assert all(module.up.abs().sum() > 0 for module in network.modules.values())
+    losses = [row["loss"] for row in trainer.run.metrics() if "loss" in row]
+    assert len(losses) == 3
+    assert len(set(losses)) == 3
+
+
+@pytest.mark.usefixtures("untouched")
+def test_stopping_and_resuming_gives_the_same_bits(train, config):
+    whole = train(replace(config, steps=5), "whole")
+    control = Control()
+
+    def stop_after_two(row):
+        if row.get("step") == 2 and "loss" in row:
+            control.stop()
+
+    broken = train(replace(config, steps=5), "broken", control=control, report=stop_after_two)
+    assert (broken.outcome.ended, broken.outcome.step) == ("stopped", 2)
+    resumed = train(replace(config, steps=5), "broken")
+    assert resumed.outcome.ended == "finished"
+    assert same(resumed.outcome.result, whole.outcome.result)
+    rows = [[row["loss"] for row in t.run.metrics() if "loss" in row] for t in (whole, resumed)]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.usefixtures("untouched")
+def test_stopping_while_pictures_are_encoded(train, config):
+    control = Control()
+    stopped = train(config, control=control, report=lambda row: control.stop() if row.get("encoded") == 2 else None)
+    assert (stopped.outcome.ended, stopped.outcome.step, stopped.outcome.result) == ("stopped", 0, None)
+    assert train(config).outcome.ended == "finished"
+
+
+@pytest.mark.usefixtures("untouched")
+def test_an_error_leaves_the_model_as_it_was(train, config):
+    def fail(row):
+        raise KeyError("a bug of someone else's")
+
+    with pytest.raises(KeyError):
+        train(config, report=fail)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_out_of_memory(train, config, monkeypatch):
+    def fail(self):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "optimize", fail)
+    with pytest.raises(OutOfMemory, match=r"MiB.*checkpointing"):
+        train(config)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_loss_that_is_no_number_keeps_the_last_good_weights(train, config, monkeypatch):
+    good = train(replace(config, steps=2), "good")
+    step = Trainer.optimize
+
+    def spoil(self):
+        step(self)
+        if self.step == 2:
+            with torch.no_grad():
+                self.learner.parameters[0].fill_(float("nan"))
+
+    monkeypatch.setattr(Trainer, "optimize", spoil)
+    with pytest.raises(Diverged, match="step 4: the loss is nan"):
+        train(replace(config, steps=9), "spoilt")
+    saved = next((good.run.folder.parent / "spoilt" / "checkpoints").iterdir())
+    assert same(saved, good.outcome.result)  # those before the step that spoilt them
+
+
+@pytest.mark.usefixtures("untouched")
+def test_the_text_encoder(train, config):
+    network = replace(config.network, text_encoder=True, weights="BASE=0.5,OUT11=1")
+    trainer = train(replace(config, network=network, optimizer=replace(config.optimizer, text_encoder_lr=1e-3)))
+    assert trainer.learner.scope.trains_text
+    saved = read_network(trainer.outcome.result)
+    assert saved.blocks["BASE"] == 3 * 6  # the demo's CLIP has 3 layers: q, k, v, out and two feed-forward
+    text = [module for key, module in saved.modules.items() if saved.block_of(key) == "BASE"]
+    assert all(module.up.abs().sum() > 0 for module in text)
+    assert {planned.alpha for planned in trainer.learner.scope.modules if planned.block == "BASE"} == {1.0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": {"algorithm": "loha"}},
+        {"network": {"algorithm": "lokr"}},
+        {"network": {"algorithm": "dora", "meaning": "lr"}},
+        {"network": {"conv_rank": 2}},
+        {"network": {"meaning": "max_norm", "cap": 0.1}},
+        {"network": {"rank_dropout": 0.5, "module_dropout": 0.2, "neuron_dropout": 0.1}},
+        {"optimizer": {"ema": 0.5, "accumulate": 2, "lora_plus": 4.0}},
+        {"dataset": {"shuffle_tags": True, "flip": True, "caption_dropout": 0.3}},
+        {"loss": {"noise_offset": 0.1, "multires_iterations": 3, "input_perturbation": 0.1, "min_snr_gamma": 5.0}},
+        {"loss": {"kind": "huber", "prediction": "v", "zero_terminal_snr": True}},
+        {"precision": "bf16"},
+        {"checkpointing": True},
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("untouched")
+def test_resumes_to_the_same_bits_with(train, config, changes):
+    """Each option alone: two steps, and one step resumed for another."""
+    values = {
+        name: replace(getattr(config, name), **value) if isinstance(value, dict) else value
+        for name, value in changes.items()
+    }
+    config = replace(config, steps=2, **values)
+    whole = train(config, "whole")
+    control = Control()
+    train(config, "broken", control=control, report=lambda row: control.stop() if "loss" in row else None)
+    resumed = train(config, "broken")
+    assert [row["step"] for row in resumed.run.metrics() if row.get("event") in ("stopped", "resumed")] == [1, 1]
+    assert resumed.step == 2
+    assert same(resumed.outcome.result, whole.outcome.result)
+
+
+@pytest.mark.parametrize("kind", ["lora", "locon", "loha", "lokr", "dora"])
+@pytest.mark.usefixtures("untouched")
+def test_the_file_acts_as_in_training(train, config, model, kind):
+    """The U-Net's output with the file that was saved is that with the network as it was trained."""
+    algorithm = {"locon": "lora"}.get(kind, kind)
+    meaning = "lr" if kind == "dora" else "scale"
+    network = replace(config.network, algorithm=algorithm, meaning=meaning, conv_rank=2 if kind == "locon" else 0)
+    trainer = train(replace(config, network=network, steps=2))
+    inputs = torch.randn(1, 4, 8, 8), torch.tensor([500]), {"context": model.encode_prompt("a robot")["context"]}
+    with torch.no_grad():
+        trained = predicted_under(model, trainer.learner.network, inputs)
+        plain = model.predict(*inputs)
+        loaded = predicted_under(model, read_network(trainer.outcome.result), inputs)
+    assert (trained - plain).abs().max() > 1e-3
+    torch.testing.assert_close(loaded, trained, rtol=1e-4, atol=1e-5)
+
+
+def predicted_under(model, network, inputs):
+    with applied(model.unet, network, BlockWeights.uniform("sd1", 1.0)):
+        return model.predict(*inputs)
+
+
+def test_weights_change_while_it_runs(train, config, model):
+    """The delta stays at the moment of the change; alpha and lora_up are the new ones."""
+    control, seen = Control(), {}
+    weights = BlockWeights(
+        "sd1",
+        {b: {"OUT09": 0.5, "OUT10": 1.0, "OUT11": 1.0}.get(b, 0.0) for b in BlockWeights.uniform("sd1", 0).values},
+    )
+
+    def change(row):
+        if row.get("step") == 1 and "loss" in row:
+            control.set_weights(weights)
+            seen["norms"] = None
+        if row.get("event") == "weights":
+            seen["weights"] = row["weights"]
+
+    original = Trainer.change_weights
+
+    def watched(self):
+        from lib_blocktrain.training.norms import block_norms
+
+        before = block_norms(self.learner.network, self.learner.scope)
+        original(self)
+        if self.step == 1:
+            seen["before"], seen["after"] = before, block_norms(self.learner.network, self.learner.scope)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "change_weights", watched)
+        trainer = train(config, control=control, report=change)
+    assert seen["weights"]["weights"]["OUT09"] == 0.5
+    assert seen["after"] == pytest.approx(seen["before"], rel=1e-5)
+    alphas = {
+        planned.block: trainer.learner.network.modules[planned.key].alpha for planned in trainer.learner.scope.modules
+    }
+    assert alphas == {"OUT09": 1.0, "OUT10": 2.0, "OUT11": 2.0}
+    saved = read_network(trainer.outcome.result)
+    assert json.loads(saved.metadata["ss_network_args"])["block_alphas"].endswith("1,2,2")
+
+
+@pytest.mark.parametrize("meaning", ["scale", "lr", "max_norm"])
+def test_a_change_of_weights_survives_a_stop(train, config, meaning):
+    """Changed after the first step, stopped after the second: the bits of the run that was not stopped."""
+    config = replace(
+        config, network=replace(config.network, meaning=meaning, cap=0.2), optimizer=replace(config.optimizer, ema=0.5)
+    )
+    on = {"OUT09": 0.25, "OUT10": 1.5, "OUT11": 1.0}
+    weights = BlockWeights("sd1", {block: on.get(block, 0.0) for block in BlockWeights.uniform("sd1", 0).values})
+
+    def run(folder, stop_at):
+        control = Control()
+
+        def watch(row):
+            if "loss" in row and row["step"] == 1:
+                control.set_weights(weights)
+            if "loss" in row and row["step"] == stop_at:
+                control.stop()
+
+        return train(config, folder, control=control, report=watch)
+
+    whole, broken = run("whole", 9), run("broken", 2)
+    assert broken.step == 2
+    resumed = train(config, "broken")
+    assert resumed.learner.scope.weights == weights
+    assert same(resumed.outcome.result, whole.outcome.result)
+    assert not same(whole.outcome.result, train(config, "unchanged").outcome.result)
+
+
+def test_a_weight_cannot_leave_0_while_it_runs(train, config):
+    control = Control()
+    control.set_weights(BlockWeights.uniform("sd1", 1.0))
+    trainer = train(config, control=control)
+    refused = [row for row in trainer.run.metrics() if row.get("event") == "weights refused"]
+    assert "IN01" in refused[0]["reason"]
+    assert trainer.outcome.ended == "finished"
+
+
+def test_validation_keeps_the_best(train, config):
+    dataset = replace(config.dataset, validation_share=0.25)
+    trainer = train(replace(config, dataset=dataset, validate_every=1))
+    losses = [row["validation"] for row in trainer.run.metrics() if "validation" in row]
+    assert len(losses) == 3
+    assert trainer.watch.best == min(losses)
+    assert (trainer.run.folder / "tiny-best.safetensors").exists()
+    assert len(trainer.data.dataset.pictures) == 3
+
+
+def test_samples_are_drawn_with_the_network_on(train, config, model):
+    from PIL import Image
+
+    hooks = []
+
+    def draw(prompt, seed):
+        hooks.append((prompt, seed, sum(bool(m._forward_hooks) for m in model.unet.modules())))
+        return Image.new("RGB", (8, 8))
+
+    samples = replace(config.samples, prompts=("a", "b"), every=2, seed=7)
+    trainer = train(replace(config, samples=samples), draw=draw)
+    assert hooks == [("a", 7, 36), ("b", 8, 36)]
+    assert sorted(p.name for p in (trainer.run.folder / "samples").iterdir()) == ["000002-00.png", "000002-01.png"]
+
+
+def test_a_sample_that_cannot_be_drawn_ends_no_run(train, config):
+    samples = replace(config.samples, prompts=("a",), every=1)
+    trainer = train(replace(config, samples=samples), draw=lambda prompt, seed: None)
+    assert trainer.outcome.ended == "finished"
+    assert [row["sample"] for row in trainer.run.metrics() if "sample" in row] == [None] * 3
+
+
+def test_checkpoints_on_the_way(train, config):
+    trainer = train(replace(config, steps=5, save_every=1, keep=2))
+    assert [path.name for path in trainer.run.checkpoints()] == ["tiny-000003.safetensors", "tiny-000004.safetensors"]
+
+
+def test_two_at_one_run(train, config, tmp_path):
+    run = runs.create(config, tmp_path / "run")
+    with run.locked(), pytest.raises(runs.RunInUse, match="another process"):
+        train(config)
+
+
+def test_refusals(train, config):
+    rates = replace(config, network=replace(config.network, meaning="lr"))
+    for optimizer, reason in (("Prodigy", "estimates one step size"), ("DAdaptAdam", "one step size")):
+        with pytest.raises(ConfigError, match=reason):
+            train(replace(rates, optimizer=replace(config.optimizer, name=optimizer)), optimizer)
+    relative = replace(config.optimizer, name="transformers.optimization.Adafactor")
+    with pytest.raises(ConfigError, match="ignores the learning rate"):
+        train(replace(rates, optimizer=relative), "adafactor")
+    with pytest.raises(ConfigError, match=r"pip install 'lion-pytorch'"):
+        train(replace(config, optimizer=replace(config.optimizer, name="Lion")), "lion")
+    with pytest.raises(ConfigError, match=r"nothing to train .*convolutions only"):
+        train(replace(config, network=replace(config.network, weights="IN10=1")), "nothing")
+
+
+# From the command line, in processes of its own.
+
+
+def command(model_folder: Path, *arguments: str, module: tuple[str, ...] = ("-c",)) -> list[str]:
+    code = (
+        "import sys; from pathlib import Path; from lib_blocktrain import demo_model, environment, __main__ as m;"
+        f"demo_model.MODEL = Path({str(model_folder)!r}); m.ensure = lambda *a: None; sys.exit(m.main(sys.argv[1:]))"
+    )
+    return [*module, code, *arguments]
+
+
+@pytest.fixture
+def run_json(config, tmp_path):
+    path = tmp_path / "tiny.json"
+    path.write_text(dumps(replace(config, steps=6, save_every=2)), "utf-8")
+    return path
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+
+
+def test_killed_at_any_moment(random_model, run_json, tmp_path, train, config):
+    """SIGKILL at random moments, resumed until it is done: the bits of the unbroken run."""
+    whole = train(replace(config, steps=6, save_every=2), "whole")
+    folder = tmp_path / "killed"
+    rng = random.Random()
+    arguments = ["train", str(run_json), "--out", str(folder)]
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, *command(random_model, *arguments)],
+            env=ENVIRONMENT,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        until = time.monotonic() + 120
+        while time.monotonic() < until and process.poll() is None and not (folder / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        time.sleep(rng.random() * 1.5)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        arguments = ["train", "--resume", str(folder)]
+    done = subprocess.run(
+        [sys.executable, *command(random_model, *arguments, "--json")],
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["ended"], answer["step"]) == ("finished", 6)
+    assert same(Path(answer["result"]), whole.outcome.result)
+
+
+def test_two_processes_end_where_one_with_twice_the_batch_does(random_model, run_json, tmp_path, train, config):
+    """By SGD: Adam would make much of a float error where a gradient is nearly 0."""
+    config = replace(config, steps=6, optimizer=replace(config.optimizer, name="SGD", lr=1.0))
+    run_json.write_text(dumps(config), "utf-8")
+    whole = train(replace(config, batch=4), "whole")
+    script = tmp_path / "start.py"
+    script.write_text(command(random_model)[1], "utf-8")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)]
+    done = subprocess.run(
+        [*torchrun, "train", str(run_json), "--out", str(tmp_path / "two")],
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = load_file(whole.outcome.result), load_file(tmp_path / "two" / "tiny.safetensors")
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], rtol=1e-4, atol=1e-5)
+    losses = [
+        [row["loss"] for row in runs.Run(f, config).metrics() if "loss" in row]
+        for f in (whole.run.folder, tmp_path / "two")
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
