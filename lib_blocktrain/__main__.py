@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from lib_blocktrain import __version__, commands
+from lib_blocktrain import __version__, commands, tab_command, train_commands
 from lib_blocktrain.environment import EnvironmentFailure, ensure
 
 ARCHITECTURES = ("sd1", "sd2", "sdxl")
@@ -18,7 +18,8 @@ WEIGHTS_HELP = """a preset's name, or block weights as people share them:
   ranges: IN04-OUT02=0.5 or OUT=1,BASE=1
   kohya's network_args, or JSON"""
 EPILOG = """examples:
-  python -m lib_blocktrain                                   the tour: three pictures of the demo model
+  python -m lib_blocktrain                                   the tab, in your browser, on the demo model
+  python -m lib_blocktrain tour                              three pictures of the demo model
   python -m lib_blocktrain preview --prompt "a photo of a large robot, blue background" \\
       --lora demo/loras/robot.safetensors --weights OUTALL --out robot.png
   python -m lib_blocktrain presets parse "FACE:0,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0" --architecture sd1 --json
@@ -37,12 +38,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     _common(parser)
-    parser.set_defaults(run=commands.tour, needs="run", json=False, checkpoint=None)
+    tab_command.add_options(parser)
+    parser.set_defaults(run=tab_command.open_tab, needs="tab", json=False)
     sub = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     tour = _command(sub, "tour", commands.tour, "run", "draw the demo LoRA without, with it, and under block weights")
     tour.add_argument("--out", type=Path, default=Path("outputs/tour"), help="folder for the pictures (%(default)s)")
-    parser.set_defaults(out=Path("outputs/tour"))
 
     _presets(sub)
     inspect = _command(sub, "inspect", commands.inspect, None, "what a network file (LoRA and others) contains")
@@ -68,6 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     bake.add_argument("--weights", required=True, metavar="W")
     bake.add_argument("--out", type=Path, required=True, metavar="FILE")
     bake.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+
+    train_commands.add_commands(lambda name, run, text: _command(sub, name, run, "run", text))
 
     demo = sub.add_parser("demo", help="the embedded demo model").add_subparsers(
         title="commands", metavar="COMMAND", required=True

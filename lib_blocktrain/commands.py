@@ -115,7 +115,7 @@ def tour(arguments: argparse.Namespace) -> Answer:
     from lib_blocktrain.pictures import contact_sheet, save_png
 
     host = _host(arguments.checkpoint)
-    lora = host.lora_dirs[0] / f"{TOUR_LORA}.safetensors"
+    lora = host.lora_dirs[-1] / f"{TOUR_LORA}.safetensors"
     base = SampleRequest(prompt=TOUR_PROMPT, seed=TOUR_SEED)
     arms = {
         "1-without": ("without the LoRA", []),

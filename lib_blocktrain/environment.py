@@ -22,11 +22,22 @@ log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 TORCH = "torch==2.13.0"
-LOCKS = {"run": ("run.txt",), "test": ("run.txt", "test.txt")}
+LOCKS = {"run": ("run.txt",), "tab": ("run.txt",), "test": ("run.txt", "test.txt")}
 # What tells that an interpreter is ready: distributions that the locks name and that the commands import.
 NEEDED = {
     "run": ("torch", "numpy", "pillow", "safetensors", "diffusers", "transformers"),
-    "test": ("pytest", "hypothesis", "peft", "lycoris-lora", "stable-diffusion-sdkit", "einops", "ruff"),
+    "tab": ("gradio",),
+    "test": (
+        "gradio",
+        "pytest",
+        "hypothesis",
+        "peft",
+        "lycoris-lora",
+        "stable-diffusion-sdkit",
+        "einops",
+        "ruff",
+        "playwright",
+    ),
 }
 SIZES = {"cpu": "about 1.2 GB", "cuda": "about 6 GB"}
 
@@ -36,8 +47,8 @@ class EnvironmentFailure(RuntimeError):
 
 
 def missing(purpose: str) -> list[str]:
-    """Distributions that ``purpose`` ("run" or "test") needs and this interpreter lacks."""
-    names = NEEDED["run"] + (NEEDED["test"] if purpose == "test" else ())
+    """Distributions that ``purpose`` ("run", "tab" or "test") needs and this interpreter lacks."""
+    names = NEEDED["run"] + (NEEDED[purpose] if purpose != "run" else ())
     return [name for name in names if not _installed(name)]
 
 
@@ -114,7 +125,7 @@ def _install(purpose: str, torch_build: str, index: str | None) -> None:
     for name in LOCKS[purpose]:
         _step(f"{name.removesuffix('.txt')} requirements")
         _pip("install", "--require-hashes", "--no-deps", "-r", str(ROOT / "requirements" / name))
-    for done in ("run", purpose):
+    for done in {"run", "tab", purpose}:  # they share a lock
         (VENV / f"blocktrain-{done}.stamp").write_text(_stamp(done), "utf-8")
     _step("done")
 

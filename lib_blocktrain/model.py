@@ -18,10 +18,11 @@ Prediction = Literal["epsilon", "v"]
 class Model(Protocol):
     """A Stable Diffusion checkpoint in memory.
 
-    ``architecture`` is "sd1", "sd2" or "sdxl"; ``text_encoders`` maps "te" (SD1, SD2) or "te1" and "te2" (SDXL) to
-    modules; ``alphas_cumprod`` has one entry a training timestep, float32.
+    ``name`` is what people call it; ``architecture`` is "sd1", "sd2" or "sdxl"; ``text_encoders`` maps "te" (SD1, SD2)
+    or "te1" and "te2" (SDXL) to modules; ``alphas_cumprod`` has one entry a training timestep, float32.
     """
 
+    name: str
     architecture: str
     prediction: Prediction
     alphas_cumprod: Tensor

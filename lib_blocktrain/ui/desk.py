@@ -1,0 +1,322 @@
+"""What the LoRA list, the sliders and the preset buttons do: from named values to named changes, without a page."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS
+from lib_blocktrain.hosts.host import Host, NoModel
+from lib_blocktrain.model import Model
+from lib_blocktrain.preset_files import read_line
+from lib_blocktrain.preset_strings import Parsed, PresetStringError
+from lib_blocktrain.ui import texts
+from lib_blocktrain.ui.library import Library, LoraFile
+from lib_blocktrain.ui.mix import WEIGHT_IDS, WEIGHT_MAX, WEIGHT_MIN, Mix, Slot, checked, fits, slot_of, unavailable
+from lib_blocktrain.ui.properties import Changes, Properties, Values
+from lib_blocktrain.ui.shelf import Shelf
+
+SHOWN_FILES = 60  # in the list at once; search finds the others
+RANDOM_SEED_TEXT = 0  # from which R and U of a pasted string are drawn: shown, so that it can be repeated
+
+
+def weight_name(block_id: str) -> str:
+    """The name of a block's slider."""
+    return f"w_{block_id}"
+
+
+def refusing(place: str) -> Callable:
+    """A button's function answers a refusal or a failure as text at this place, and changes nothing else."""
+
+    def decorate(function: Callable[..., Changes]) -> Callable[..., Changes]:
+        @functools.wraps(function)
+        def answer(self, values: Values) -> Changes:
+            try:
+                return function(self, values)
+            except (ValueError, OSError, RuntimeError) as error:
+                return {place: texts.failure(str(error))}
+
+        return answer
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class First:
+    """What the tab shows when it is opened first."""
+
+    prompt: str = ""
+    negative: str = ""
+    lora: str | None = None
+    seed: int = 0
+
+
+def mix_of(values: Values) -> Mix:
+    """The mix as the page knows it, with what the sliders and the ticks show now.
+
+    The ticks count: of two that follow each other quickly, the answers may come in the other order.
+    """
+    mix = _before_ticks(values)
+    return mix if set(values["loras"]) == set(mix.slots) else mix.choose(values["loras"])
+
+
+def _before_ticks(values: Values) -> Mix:
+    weights = {block_id: values[weight_name(block_id)] for block_id in WEIGHT_IDS}
+    return Mix.from_json(values["mix"]).with_shown(slot_of(weights, values["strength"]))
+
+
+class Desk:
+    """The left side of the tab: which LoRAs, and under which weights."""
+
+    def __init__(self, host: Host, library: Library, shelf: Shelf, first: First):
+        self.host = host
+        self.library = library
+        self.shelf = shelf
+        self.first = first
+
+    def architecture(self, mix: Mix) -> str:
+        """The loaded model's; without a model that of the active LoRA, else SD1."""
+        try:
+            return self.host.model().architecture
+        except NoModel:
+            file = self._active_file(mix)
+            return file.architecture if file and not file.problem else "sd1"
+
+    # --- opening, the list ----------------------------------------------------------------------------------------
+
+    @refusing("lora_message")
+    def open(self, values: Values) -> Changes:
+        """The page was loaded: look at the folders, and begin with the first LoRA if there is one."""
+        self.library.refresh()
+        mix = Mix()
+        if self.first.lora in {file.key for file in self.library.files()}:
+            mix = mix.choose([self.first.lora])
+        return _joined(self._list(mix, ""), self._shown(mix), self._presets(mix))
+
+    def meet_model(self, values: Values) -> Changes:
+        """Say which model is loaded; it may have to be read from disk for that."""
+        try:
+            model = self.host.model()
+        except NoModel as error:
+            return {"model_line": texts.failure(f"No model: {error}")}
+        side = _side(model)
+        title = ARCHITECTURES[model.architecture].title
+        said = f"{self.host.name}: {model.name} · {title}, {len(ARCHITECTURES[model.architecture].blocks)} blocks"
+        said += f" · {model.prediction}-prediction"
+        return {"model_line": texts.note(said), "width": side, "height": side}
+
+    @refusing("lora_message")
+    def refresh(self, values: Values) -> Changes:
+        """Look at the folders and the model again."""
+        self.library.refresh()
+        mix = mix_of(values)
+        keys = {file.key for file in self.library.files()}
+        gone = [key for key in mix.slots if key not in keys]
+        mix = mix.choose([key for key in mix.slots if key in keys])
+        said = f"{len(keys)} LoRA files" + (f"; {', '.join(gone)} gone from the folders" if gone else "")
+        changes = _joined(self._list(mix, values["search"]), self._shown(mix), self._presets(mix))
+        return _joined({"lora_message": texts.note(said)}, changes)
+
+    @refusing("lora_message")
+    def find(self, values: Values) -> Changes:
+        """Show the files that fit what is sought; those in use stay in the list."""
+        return self._list(mix_of(values), values["search"])
+
+    @refusing("lora_message")
+    def choose(self, values: Values) -> Changes:
+        """LoRAs were ticked or unticked."""
+        mix = _before_ticks(values)
+        broken = [key for key in values["loras"] if self.library.file(key).problem]
+        if broken:
+            message = f"{broken[0]} cannot be used: {self.library.file(broken[0]).problem}"
+            return {**self._list(mix, values["search"]), "lora_message": texts.failure(message)}
+        return self._shown(mix.choose(values["loras"]))
+
+    @refusing("lora_message")
+    def activate(self, values: Values) -> Changes:
+        """Another of the LoRAs in use is to be weighed."""
+        return self._shown(mix_of(values).activate(values["active"]))
+
+    # --- weights --------------------------------------------------------------------------------------------------
+
+    @refusing("preset_message")
+    def use_preset(self, values: Values) -> Changes:
+        """A preset was chosen in the menu."""
+        if not values["preset"]:
+            return {}
+        mix = mix_of(values)
+        return self._weighed(mix, self._parse(values["preset"], mix))
+
+    def explain(self, values: Values) -> Changes:
+        """Something was typed or pasted: say at once what it is understood as."""
+        text = values["paste"] or ""
+        if not text.strip():
+            return {"understood": "", "apply": Properties(interactive=False)}
+        try:
+            parsed = self._parse(text, Mix.from_json(values["mix"]))
+            self._check_range(parsed)
+        except PresetStringError as error:
+            return {"understood": texts.not_understood(text, error), "apply": Properties(interactive=False)}
+        except ValueError as error:
+            return {"understood": texts.failure(str(error)), "apply": Properties(interactive=False)}
+        return {"understood": texts.understood(parsed), "apply": Properties(interactive=True)}
+
+    @refusing("understood")
+    def apply(self, values: Values) -> Changes:
+        """Put what was pasted on the sliders."""
+        mix = mix_of(values)
+        parsed = self._parse(values["paste"] or "", mix)
+        return {**self._weighed(mix, parsed), "preset_name": parsed.name or values["preset_name"] or ""}
+
+    @refusing("preset_message")
+    def copy(self, values: Values) -> Changes:
+        """The weights on the sliders as a line that others can paste."""
+        mix = mix_of(values)
+        weights = mix.shown.block_weights(self.architecture(mix))
+        name = (values["preset_name"] or values["preset"] or "").strip() or None
+        line = weights.to_line(name, with_architecture=True)
+        if name and read_line(line).name != name:
+            raise ValueError(f"{name!r} cannot name a preset: choose another name")
+        return {"line": line, "preset_message": ""}
+
+    @refusing("preset_message")
+    def save(self, values: Values) -> Changes:
+        """Save the weights on the sliders under a name."""
+        mix = mix_of(values)
+        name = (values["preset_name"] or "").strip()
+        self.shelf.save(name, mix.shown.block_weights(self.architecture(mix)), replace=bool(values["preset_replace"]))
+        return self._changed_presets(mix, name, f"Saved {name} in {self.shelf.own.path}")
+
+    @refusing("preset_message")
+    def rename(self, values: Values) -> Changes:
+        """Give the chosen preset the name that was typed."""
+        old, new = values["preset"], (values["preset_name"] or "").strip()
+        self.shelf.rename(old, new)
+        return self._changed_presets(mix_of(values), new, f"{old} is called {new} now")
+
+    @refusing("preset_message")
+    def delete(self, values: Values) -> Changes:
+        """Delete the chosen preset."""
+        self.shelf.delete(values["preset"])
+        return self._changed_presets(mix_of(values), None, f"Deleted {values['preset']}")
+
+    @refusing("preset_message")
+    def import_lbw(self, values: Values) -> Changes:
+        """Take over the presets of LoRA Block Weight's file."""
+        if values["lbw_file"] is None:
+            return {}
+        count, problems = self.shelf.import_lbw(values["lbw_file"])
+        changes = self._changed_presets(mix_of(values), None, f"{count} presets added")
+        return {**changes, "preset_message": changes["preset_message"] + texts.problems(problems)}
+
+    # --- from pictures --------------------------------------------------------------------------------------------
+
+    def mixed(self, slots: Mapping[str, Slot]) -> Changes:
+        """Use exactly these LoRAs."""
+        mix = Mix(dict(slots), next(iter(slots), None))
+        return _joined(self._list(mix, ""), self._shown(mix), {"search": ""})
+
+    def slot(self, text: str, strength: float) -> Slot:
+        """The slot that a preset string and a strength describe."""
+        return Slot(checked("strength", strength, -2, 2), self._slider_weights(self._parse(text, Mix()), Slot()))
+
+    # --- what is shown --------------------------------------------------------------------------------------------
+
+    def _parse(self, text: str, mix: Mix) -> Parsed:
+        return self.shelf.parse(text, self.architecture(mix), seed=RANDOM_SEED_TEXT)
+
+    @staticmethod
+    def _check_range(parsed: Parsed) -> None:
+        for block_id, value in {BASE: parsed.weights.base, **parsed.weights.values}.items():
+            checked(block_id, value, WEIGHT_MIN, WEIGHT_MAX)
+
+    def _slider_weights(self, parsed: Parsed, shown: Slot) -> dict[str, float]:
+        self._check_range(parsed)
+        return {**shown.weights, BASE: parsed.weights.base, **parsed.weights.values}
+
+    def _weighed(self, mix: Mix, parsed: Parsed) -> Changes:
+        slot = Slot(mix.shown.strength, self._slider_weights(parsed, mix.shown))
+        mix = mix.with_shown(slot)
+        said = texts.note("; ".join(parsed.notices))
+        return {"mix": mix.to_json(), **self._values(slot), "preset_message": said}
+
+    @staticmethod
+    def _values(slot: Slot) -> Changes:
+        return {weight_name(block_id): slot.weights[block_id] for block_id in WEIGHT_IDS}
+
+    def _active_file(self, mix: Mix) -> LoraFile | None:
+        return self.library.file(mix.active) if mix.active is not None else None
+
+    def _list(self, mix: Mix, sought: object) -> Changes:
+        found = self.library.files(str(sought or ""))
+        hidden = len(found) - SHOWN_FILES
+        shown = {file.key: file for file in (*(self.library.file(key) for key in mix.slots), *found[:SHOWN_FILES])}
+        choices = [(texts.label(file), file.key) for file in shown.values()]
+        said = f"{hidden} more: search for them" if hidden > 0 else "" if found else "No LoRA fits the search"
+        if not self.library.files():
+            folders = ", ".join(map(str, self.host.lora_dirs))
+            said = f"There is no .safetensors file in {folders}"
+        return {"loras": Properties(choices=choices, value=list(mix.slots)), "lora_message": texts.note(said)}
+
+    def _shown(self, mix: Mix) -> Changes:
+        """Everything that depends on the mix: who is weighed, its facts, the sliders and what they cannot do."""
+        file = self._active_file(mix)
+        architecture_id = self.architecture(mix)
+        reasons = unavailable(architecture_id, self._lacks(file, architecture_id))
+        sliders = {}
+        for block_id in WEIGHT_IDS:
+            reason = reasons.get(block_id)
+            sliders[weight_name(block_id)] = Properties(
+                value=mix.shown.weights[block_id],
+                label=f"{block_id} · {reason}" if reason else block_id,
+                interactive=reason is None,
+            )
+        keys = list(mix.slots)
+        return {
+            "mix": mix.to_json(),
+            "active": Properties(choices=[(key, key) for key in keys], value=mix.active, visible=len(keys) > 1),
+            "strength": Properties(value=mix.shown.strength, label=_strength_label(mix), interactive=file is not None),
+            "facts": texts.facts(file) if file else "",
+            "bake_name": f"{file.path.stem}-weighted" if file else "",
+            "lora_message": self._warning(file, architecture_id),
+            **sliders,
+        }
+
+    @staticmethod
+    def _lacks(file: LoraFile | None, architecture_id: str) -> dict[str, str]:
+        if file is None or not fits(file.architecture, architecture_id):
+            return {}
+        return {block_id: "not in this LoRA" for block_id in (BASE, *BLOCK_IDS) if file.lacks(block_id)}
+
+    @staticmethod
+    def _warning(file: LoraFile | None, architecture_id: str) -> str:
+        if file is None or file.architecture == architecture_id:
+            return ""
+        theirs, ours = ARCHITECTURES[file.architecture].title, ARCHITECTURES[architecture_id].title
+        return texts.failure(f"{file.key} is for {theirs}, and the loaded model is {ours}: it cannot act here")
+
+    def _presets(self, mix: Mix, chosen: str | None = None) -> Changes:
+        names = [preset.name for preset in self.shelf.fitting(self.architecture(mix))]
+        return {
+            "preset": Properties(choices=names, value=chosen),
+            "grid_presets": Properties(choices=names),
+            "preset_problems": texts.problems(self.shelf.problems()),
+        }
+
+    def _changed_presets(self, mix: Mix, chosen: str | None, said: str) -> Changes:
+        return {**self._presets(mix, chosen), "preset_message": texts.note(said), "preset_replace": False}
+
+
+def _joined(*changes: Changes) -> Changes:
+    """All changes; what several say of the LoRAs is said together."""
+    said = "".join(str(change.get("lora_message", "")) for change in changes)
+    return {name: change for part in changes for name, change in part.items()} | {"lora_message": said}
+
+
+def _strength_label(mix: Mix) -> str:
+    return f"Strength of {mix.active}" if mix.active is not None else "Strength"
+
+
+def _side(model: Model) -> int:
+    return getattr(model, "size", ARCHITECTURES[model.architecture].native_size)

@@ -1,0 +1,136 @@
+"""Work on the model, beside the page: one at a time, with progress and Cancel, whatever it ends in.
+
+The work runs in a thread of its own, which takes the host's queue; the page reads what it says.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from lib_blocktrain.hosts.host import Cancelled, Host
+
+log = logging.getLogger(__name__)
+
+QUIET = 0.2  # seconds between two reports of progress: more would only keep the browser busy
+_DONE = object()
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The host's queue is taken by other work."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress of one part of the work; ``seconds`` since the work began."""
+
+    what: str
+    number: int
+    of: int
+    done: int
+    steps: int
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """How much of the whole is done, 0 to 1."""
+        return (self.number + self.done / max(self.steps, 1)) / max(self.of, 1)
+
+
+class Job:
+    """One piece of work: ``work(report)`` in a thread, under the host's queue. Iterate over it to hear its reports."""
+
+    def __init__(self, work: Callable[[Job], None]):
+        self.id = secrets.token_hex(8)
+        self._work = work
+        self._reports: queue.SimpleQueue = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+        self._began = time.monotonic()
+        self._last = 0.0
+        self.future: Future = Future()
+
+    def cancel(self) -> None:
+        """Ask it to end; it does so before the next step."""
+        self._cancelled.set()
+
+    def report(self, report: object) -> None:
+        """Say something to the page."""
+        self._reports.put(report)
+
+    def progress(self, what: str, number: int, of: int) -> Callable[[int, int], None]:
+        """The progress callback of part ``number`` of ``of``; it raises Cancelled once that was asked for."""
+
+        def step(done: int, steps: int) -> None:
+            self.check()
+            now = time.monotonic()
+            if now - self._last >= QUIET or done == steps:
+                self._last = now
+                self.report(Step(what, number, of, done, steps, now - self._began))
+
+        return step
+
+    def check(self) -> None:
+        """Raise Cancelled if somebody asked for it."""
+        if self._cancelled.is_set():
+            raise Cancelled("cancelled")
+
+    def run(self, host: Host) -> None:
+        """Do the work; what it raises lies in ``future``."""
+        try:
+            self.report(Waiting())
+            with host.queued():
+                self.check()
+                self._work(self)
+        finally:
+            self._reports.put(_DONE)
+
+    def reports(self) -> Iterator[object]:
+        """What the work says, until it ends."""
+        while (report := self._reports.get()) is not _DONE:
+            yield report
+
+
+class Jobs:
+    """The jobs of all pages, by id."""
+
+    def __init__(self, host: Host):
+        self._host = host
+        self._running: dict[str, Job] = {}
+        self._threads = ThreadPoolExecutor(max_workers=16, thread_name_prefix="blocktrain")
+
+    def start(self, work: Callable[[Job], None]) -> Job:
+        """Begin, or wait in the host's queue."""
+        job = Job(work)
+        self._running[job.id] = job
+        job.future = self._threads.submit(job.run, self._host)
+        job.future.add_done_callback(lambda _: self._running.pop(job.id, None))
+        return job
+
+    def cancel(self, job_id: str) -> bool:
+        """Cancel a job; False if it has ended already."""
+        job = self._running.get(job_id)
+        if job is not None:
+            job.cancel()
+        return job is not None
+
+    def close(self) -> None:
+        """Cancel everything and wait for it."""
+        for job in list(self._running.values()):
+            job.cancel()
+        self._threads.shutdown()
+
+
+def explained(error: BaseException) -> str:
+    """What went wrong, for the person who pressed the button; what is no fault of theirs goes to the log whole."""
+    if isinstance(error, (ValueError, OSError, RuntimeError, MemoryError)):
+        log.info("failed", exc_info=error)
+        return f"{error}" or type(error).__name__
+    log.error("failed", exc_info=error)
+    return f"unexpected {type(error).__name__}: {error} (the console has the details; please report it)"

@@ -1,0 +1,95 @@
+"""The standalone server: the tab at 127.0.0.1, for this machine's own browser and for nobody else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import webbrowser
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported; nothing leaves the machine
+
+import fastapi
+import gradio as gr
+import uvicorn
+
+from lib_blocktrain.hosts.host import Host
+from lib_blocktrain.ui import shim
+from lib_blocktrain.ui.desk import First
+from lib_blocktrain.ui.guard import LocalOnly, OwnContentOnly
+from lib_blocktrain.ui.tab import Tab
+
+log = logging.getLogger(__name__)
+
+ADDRESS = "127.0.0.1"
+FIRST_PORT, PORTS = 7870, 30  # tried one after the other; the WebUIs begin at 7860
+ROOT = Path(__file__).resolve().parent.parent.parent
+FONTS = ("system-ui", "sans-serif")  # gradio's own themes ask a font server
+
+
+def build(host: Host, first: First | None = None) -> tuple[gr.Blocks, Tab]:
+    """The page on a host."""
+    theme = gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace"))
+    css = (ROOT / "style.css").read_text("utf-8") + "footer { display: none !important; }"
+    script = (ROOT / "javascript" / "blocktrain.js").read_text("utf-8")
+    with gr.Blocks(title="blocktrain", theme=theme, css=css, analytics_enabled=False) as blocks:
+        tab = Tab(host, first)
+        tab.opened_by(blocks)
+        shim.on(blocks.load, None, {}, {}, js=f"() => {{\n{script}\n}}")
+    return shim.queue(blocks), tab
+
+
+def application(blocks: gr.Blocks, port: int) -> Callable[..., Awaitable[None]]:
+    """The page as an ASGI application that answers this machine only, and asks no other."""
+    app = gr.mount_gradio_app(fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None), blocks, path="/")
+    return LocalOnly(OwnContentOnly(app), port)
+
+
+def serve(
+    host: Host,
+    port: int | None = None,
+    first: First | None = None,
+    opened: Callable[[str], object] | None = webbrowser.open,
+) -> None:
+    """Serve until interrupted; ``opened`` is called with the address once the page answers."""
+    listener = listen(port)
+    port = listener.getsockname()[1]
+    blocks, tab = build(host, first)
+    server = uvicorn.Server(uvicorn.Config(application(blocks, port), log_level="warning", timeout_graceful_shutdown=2))
+    address = f"http://{ADDRESS}:{port}/"
+    if opened is not None:
+        threading.Thread(target=_open_when_started, args=(server, address, opened), daemon=True).start()
+    try:
+        server.run(sockets=[listener])
+    finally:
+        tab.close()
+
+
+def listen(port: int | None, ports: Sequence[int] = range(FIRST_PORT, FIRST_PORT + PORTS)) -> socket.socket:
+    """A socket at this port (0: any), or at the first free one; raises OSError with what to do."""
+    for number in ports if port is None else (port,):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        if os.name != "nt":  # there it would let two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((ADDRESS, number))
+            listener.listen()
+        except OSError as error:
+            listener.close()
+            log.debug("port %d: %s", number, error)
+        else:
+            return listener
+    asked = f"port {port}" if port is not None else f"ports {ports[0]} to {ports[-1]}"
+    raise OSError(f"{asked} of {ADDRESS} cannot be used: give a free one with --port")
+
+
+def _open_when_started(server: uvicorn.Server, address: str, opened: Callable[[str], object]) -> None:
+    pause = threading.Event()
+    while not server.started:
+        if server.should_exit:
+            return
+        pause.wait(0.05)
+    opened(address)

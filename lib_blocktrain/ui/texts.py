@@ -1,0 +1,171 @@
+"""What the tab shows as HTML. Whatever comes from files and people is text, and never becomes markup."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+from PIL import Image
+
+from lib_blocktrain.block_weights import number
+from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST
+from lib_blocktrain.pictures import to_png
+from lib_blocktrain.preset_files import LineProblem
+from lib_blocktrain.preset_strings import Parsed, PresetStringError
+from lib_blocktrain.ui.drawing import Arm, Drawn
+from lib_blocktrain.ui.jobs import Step
+from lib_blocktrain.ui.library import SHOWN_TAGS, LoraFile
+
+LARGE = 512  # pixels; in a set of many pictures larger ones are shown at this size
+MANY = 4
+SHOWN_METADATA = {
+    "modelspec.trigger_phrase": "trigger words",
+    "ss_output_name": "name in prompts",
+    "ss_sd_model_name": "trained on",
+}
+
+
+def note(text: str) -> str:
+    """Something worth knowing."""
+    return f'<p class="blocktrain-note" role="status">{escape(text)}</p>' if text else ""
+
+
+def failure(text: str) -> str:
+    """Something that did not work."""
+    return f'<p class="blocktrain-failure" role="alert">{escape(text)}</p>'
+
+
+def ended(job_id: str, html: str) -> str:
+    """What a job came to, in a mark by which the page tells one end from the next."""
+    return f'<div data-ended="{escape(job_id, quote=True)}">{html}</div>'
+
+
+def label(file: LoraFile) -> str:
+    """One line of the LoRA list."""
+    if file.problem:
+        return f"{file.key} · cannot be read"
+    there = sum(bool(n) for block, n in file.blocks.items() if block not in (BASE, REST))
+    parts = [ARCHITECTURES[file.architecture].title, "+".join(file.algorithms), f"{there} blocks"]
+    if file.rank is not None:
+        parts.insert(2, f"rank {_rank(file.rank)}")
+    return f"{file.key} · {' · '.join(parts)}"
+
+
+def facts(file: LoraFile) -> str:
+    """What a LoRA file contains, and what its metadata say."""
+    if file.problem:
+        return failure(file.problem)
+    rows: list[tuple[str, str]] = [
+        ("architecture", escape(ARCHITECTURES[file.architecture].title)),
+        ("algorithm", escape(", ".join(file.algorithms))),
+        ("rank", escape(_rank(file.rank) if file.rank is not None else "none")),
+        ("blocks", _blocks(file.blocks)),
+    ]
+    for key, name in SHOWN_METADATA.items():
+        if file.metadata.get(key, "").strip():
+            rows.append((name, escape(file.metadata[key][:200])))
+    if file.tags:
+        words = (f"<li>{escape(tag)} <small>{count}</small></li>" for tag, count in file.tags[:SHOWN_TAGS])
+        more = f"<li><small>and {len(file.tags) - SHOWN_TAGS} more</small></li>" if len(file.tags) > SHOWN_TAGS else ""
+        rows.append(("caption tags", f'<ul class="blocktrain-tags">{"".join(words)}{more}</ul>'))
+    for name, value in file.block_arguments.items():
+        rows.append((escape(name), f"<code>{escape(value)}</code>"))
+    if file.unread:
+        rows.append(("not understood", f"{file.unread} tensors, which do nothing here"))
+    body = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
+    return f'<dl class="blocktrain-facts">{body}</dl>'
+
+
+def _rank(rank: int | tuple[int, ...]) -> str:
+    return str(rank) if isinstance(rank, int) else f"{rank[0]} to {rank[-1]}"
+
+
+def _blocks(blocks: Mapping[str, int]) -> str:
+    there = [f"<li>{block} <small>{count}</small></li>" for block, count in blocks.items() if count]
+    lacking = [block for block, count in blocks.items() if not count and block != REST]
+    without = f"<p>none in {', '.join(lacking)}</p>" if lacking else ""
+    return f'<ul class="blocktrain-tags">{"".join(there)}</ul>{without}'
+
+
+def understood(parsed: Parsed) -> str:
+    """What a pasted preset string means."""
+    title = ARCHITECTURES[parsed.weights.architecture].title
+    name = f" “{parsed.name}”" if parsed.name else ""
+    groups: dict[float, list[str]] = {}
+    for block_id, value in {BASE: parsed.weights.base, **parsed.weights.values}.items():
+        groups.setdefault(value, []).append(block_id)
+    on = [f"{', '.join(ids)} = {number(value)}" for value, ids in groups.items() if value]
+    lines = [f"Understood as {parsed.form}{name} for {title}: {'; '.join(on) or 'everything off'}", *parsed.notices]
+    if parsed.canvas is not None:
+        lines.append(f"found for a feature that fills {parsed.canvas:.0%} of the canvas")
+    if not parsed.weights.rest_follows:
+        lines.append(f"{REST} = {number(parsed.weights.rest)} has no slider: it is 1 here, and 0 when all blocks are 0")
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<ul class="blocktrain-understood" role="status">{items}</ul>'
+
+
+def not_understood(text: str, error: PresetStringError) -> str:
+    """What is wrong with a pasted preset string, with a caret under the character."""
+    start = text.rfind("\n", 0, error.position) + 1
+    end = text.find("\n", error.position)
+    line, column = text[start : end if end >= 0 else None], error.position - start
+    if column > 50:  # the character in view, whatever the string's length
+        line, column = "…" + line[column - 40 :], 41
+    line = line.replace("\t", " ")
+    mark = f"{' ' * column}^"
+    return f'{failure(str(error))}<pre class="blocktrain-caret">{escape(line[:120])}\n{mark}</pre>'
+
+
+def problems(found: Iterable[LineProblem]) -> str:
+    """What is wrong with lines of a preset file."""
+    items = "".join(f"<li>{escape(str(p) if p.line else p.message)}</li>" for p in found)
+    return f'<ul class="blocktrain-problems">{items}</ul>' if items else ""
+
+
+def progress(step: Step) -> str:
+    """How far the work is, and how long it will take."""
+    left = step.seconds / step.share - step.seconds if step.share else None
+    rest = f", {left:.0f} s left" if left is not None and step.seconds > 1 else ""
+    words = f"Picture {step.number + 1} of {step.of}, {step.what}: step {step.done} of {step.steps}{rest}"
+    return (
+        f'<div class="blocktrain-progress" role="status"><progress max="100" value="{step.share * 100:.0f}">'
+        f"</progress><span>{escape(words)}</span></div>"
+    )
+
+
+def pictures(arms: Sequence[Arm], drawn: Mapping[int, Drawn], size: tuple[int, int]) -> str:
+    """The pictures of a comparison side by side; those that are still to come have their place already."""
+    figures = []
+    for place, arm in enumerate(arms):
+        found = drawn.get(place)
+        if found is None:
+            ratio = f"{size[0]} / {size[1]}"
+            inner = f'<div class="blocktrain-empty" style="aspect-ratio: {ratio}"></div>'
+        else:
+            inner = _image(found, small=len(arms) >= MANY)
+        figures.append(
+            f'<figure data-arm="{arm.name}">{inner}<figcaption>{escape(arm.title)}{_again(found)}</figcaption></figure>'
+        )
+    kind = "blocktrain-pictures blocktrain-grid" if len(arms) >= MANY else "blocktrain-pictures"
+    return f'<div class="{kind}">{"".join(figures)}</div>'
+
+
+def _again(drawn: Drawn | None) -> str:
+    return " <small>(not drawn again)</small>" if drawn and drawn.again else ""
+
+
+def _image(drawn: Drawn, small: bool) -> str:
+    alt = escape(f"{drawn.arm.title}: {drawn.request.prompt}, seed {drawn.request.seed}", quote=True)
+    if small and max(drawn.picture.size) > LARGE:
+        reduced = drawn.picture.copy()
+        reduced.thumbnail((LARGE, LARGE), Image.LANCZOS)
+        content = io.BytesIO()
+        reduced.save(content, format="PNG")
+        return f'<img alt="{alt}" src="{_data_url(content.getvalue())}">'
+    return f'<img alt="{alt}" src="{_data_url(to_png(drawn.picture, drawn.request, drawn.model))}">'
+
+
+def _data_url(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

@@ -1,0 +1,153 @@
+"""What a person does in the tab, in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+SECOND = 1000  # Playwright counts milliseconds
+LONG = int(os.environ.get("BLOCKTRAIN_PATIENCE", "60")) * SECOND  # on a busy machine of two cores
+PAUSE = 1.5 * SECOND  # gradio 3 does not hear a button whose last work is not quite over, though all of it is shown
+NOISE = re.compile("Too many arguments provided")  # gradio 4's own
+
+
+def write_loras(model: Path, folder: Path) -> None:
+    """Two LoRAs on the model's attention layers: "robot", which acts on the text encoder too, and "style"."""
+    from lib_blocktrain.hosts.standalone import load_demo
+    from lib_blocktrain.network_keys import key_of
+
+    loaded = load_demo(model)
+    folder.mkdir()
+    for number, (name, components) in enumerate({"robot": {"unet", "te"}, "style": {"unet"}}.items()):
+        generator = torch.Generator().manual_seed(number)
+        tensors = {}
+        for component, module in {"unet": loaded.unet, **loaded.text_encoders}.items():
+            for path, layer in module.named_modules():
+                wanted = ".attn" in path or ".mlp.fc" in path
+                if wanted and component in components and isinstance(layer, torch.nn.Linear):
+                    key = key_of(path, "sd1", component)
+                    down = torch.randn(4, layer.in_features, generator=generator)
+                    tensors[f"{key}.lora_down.weight"] = down * 0.3
+                    tensors[f"{key}.lora_up.weight"] = torch.randn(layer.out_features, 4, generator=generator) * 0.3
+                    tensors[f"{key}.alpha"] = torch.tensor(4.0)
+        tags = json.dumps({"10_robot": {"robot": 90, "<b>bold</b>": 3}})
+        save_file(tensors, folder / f"{name}.safetensors", {"ss_output_name": name, "ss_tag_frequency": tags})
+
+
+class Opened:
+    """The tab in a browser of its own."""
+
+    def __init__(self, browser, address: str, folder: Path):
+        self.folder = folder
+        self.problems: list[str] = []
+        permissions = ["clipboard-read", "clipboard-write"]
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=permissions)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(LONG)
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
+        self.page.on("request", lambda request: self._asked(request.url, address))
+        self.page.goto(address)
+        self.page.wait_for_selector("#blocktrain_model_line .blocktrain-note")
+        self.page.wait_for_selector("#blocktrain_loras input")
+
+    def close(self) -> None:
+        self.context.close()
+        assert not self.problems
+
+    def _heard(self, message) -> None:
+        if message.type == "error" and not NOISE.search(message.text):
+            self.problems.append(f"console: {message.text}")
+
+    def _asked(self, url: str, address: str) -> None:
+        if not url.startswith((address, address.replace("http", "ws", 1), "data:", "blob:")):
+            self.problems.append(f"asked elsewhere: {url}")
+
+    # --- widgets --------------------------------------------------------------------------------------------------
+
+    def css(self, name: str) -> str:
+        return f"#blocktrain_{name}"
+
+    def click(self, name: str) -> None:
+        self.page.click(self.button(name))
+
+    def button(self, name: str) -> str:
+        return f"button#blocktrain_{name}, #blocktrain_{name} button"
+
+    def type(self, name: str, text: object) -> None:
+        """Type into a text or number box, and leave it."""
+        box = self.page.locator(f"#blocktrain_{name} textarea, #blocktrain_{name} input:not([type=range])").first
+        box.fill(str(text))
+        box.blur()
+
+    def drag(self, block_id: str, value: float) -> None:
+        """Move a block's slider."""
+        self.page.locator(f"#blocktrain_w_{block_id} input[type=range]").fill(str(value))
+
+    def weight(self, block_id: str) -> float:
+        return float(self.page.locator(f"#blocktrain_w_{block_id} input[type=range]").input_value())
+
+    def text(self, name: str) -> str:
+        return self.page.locator(f"#blocktrain_{name}").first.inner_text()  # gradio 3 gives its id twice
+
+    def box(self, name: str) -> str:
+        return self.page.locator(f"#blocktrain_{name} textarea, #blocktrain_{name} input").first.input_value()
+
+    def wait(self, name: str, words: str) -> None:
+        """Wait until these words stand there."""
+        self.page.locator(self.css(name)).get_by_text(words).first.wait_for()
+
+    def choose(self, name: str, option: str) -> None:
+        """Choose in a dropdown."""
+        box = self.page.locator(f"#blocktrain_{name} input")
+        box.click()
+        box.press_sequentially(option)
+        self.page.click(f"#blocktrain_{name} [data-testid=dropdown-option][aria-label='{option}']")
+
+    def tick(self, lora: str) -> None:
+        self.page.locator("#blocktrain_loras label", has_text=lora).locator("input").click()
+
+    def open(self, name: str) -> None:
+        """Open a folded part."""
+        self.page.locator(f"#blocktrain_{name} button.label-wrap, #blocktrain_{name} > .label-wrap").first.click()
+
+    def small(self) -> None:
+        """Settings that draw quickly."""
+        for name, value in (("steps", 3), ("width", 64), ("height", 64)):
+            self.type(name, value)
+
+    def preview(self, ending: str = "pictures drawn") -> list[bytes]:
+        """Press Preview; return the pixels of what appears."""
+        self.press_and_wait("draw")
+        assert ending in self.text("status")
+        return self.pixels()
+
+    def press_and_wait(self, name: str) -> None:
+        """Press a button that draws, and wait for the end of what it began."""
+        last = "document.querySelector('#blocktrain_status [data-ended]')?.dataset.ended"
+        before = self.page.evaluate(last)
+        if before:
+            self.page.wait_for_timeout(PAUSE)
+        self.click(name)
+        self.page.wait_for_function(f"before => ({last} ?? before) !== before", arg=before)
+
+    def upload(self, name: str, path: Path) -> None:
+        with self.page.expect_file_chooser() as chooser:
+            self.click(name)
+        chooser.value.set_files(path)
+
+    def pixels(self) -> list[bytes]:
+        images = self.page.locator("#blocktrain_pictures img").all()
+        return [_decoded(image.get_attribute("src")).tobytes() for image in images]
+
+
+def _decoded(url: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))).convert("RGB")

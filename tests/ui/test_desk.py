@@ -1,0 +1,230 @@
+"""The LoRA list, the sliders and the presets, as a page would use them."""
+
+from __future__ import annotations
+
+import pytest
+from tests_ui import SDXL_LAYERS, FakeModel, write_lora
+
+from lib_blocktrain.blocks import BLOCK_IDS
+from lib_blocktrain.ui.desk import weight_name
+from lib_blocktrain.ui.mix import WEIGHT_IDS, Mix, Slot
+
+
+def choose(desk, page, *keys):
+    page.values["loras"] = list(keys)
+    return page.take(desk.choose(page.values))
+
+
+def test_opening_chooses_the_first_lora(page):
+    assert page.values["loras"] == ["robot"]
+    assert [value for _, value in page.properties["loras"]["choices"]] == ["robot", "style"]
+    assert "IN04" in page.values["facts"]
+    assert "ALL" in page.properties["preset"]["choices"]
+
+
+def test_what_the_lora_lacks_is_greyed_with_the_reason(page):
+    free = {block_id for block_id in WEIGHT_IDS if page.properties[weight_name(block_id)]["interactive"]}
+    assert free == {"BASE", "IN04", "OUT03"}
+    assert page.properties["w_M00"]["label"] == "M00 · not in this LoRA"
+
+
+def test_what_the_model_lacks_is_greyed_with_the_reason(host, desk, page):
+    host.loaded = FakeModel("sdxl")
+    write_lora(host.lora_dirs[0] / "xl.safetensors", SDXL_LAYERS)
+    page.take(desk.refresh(page.values))
+    choose(desk, page, "xl")
+    assert page.properties["w_IN11"]["label"] == "IN11 · not in SDXL"
+    assert page.properties["w_OUT01"]["interactive"]
+    assert all(weight_name(block_id) in page.properties for block_id in BLOCK_IDS)
+
+
+def test_a_lora_for_another_model_is_said(host, desk, page):
+    write_lora(host.lora_dirs[0] / "xl.safetensors", SDXL_LAYERS)
+    page.take(desk.refresh(page.values))
+    choose(desk, page, "xl")
+    assert "xl is for SDXL, and the loaded model is SD1" in page.values["lora_message"]
+
+
+def test_a_damaged_file_cannot_be_used(host, desk, page):
+    (host.lora_dirs[0] / "bad.safetensors").write_bytes(b"not a network at all")
+    page.take(desk.refresh(page.values))
+    choose(desk, page, "robot", "bad")
+    assert page.values["loras"] == ["robot"]
+    assert "bad cannot be used" in page.values["lora_message"]
+
+
+def test_values_survive_a_change_of_lora(desk, page):
+    page.values["w_IN04"] = 0.25
+    choose(desk, page)
+    assert page.values["w_IN04"] == 0.25
+    choose(desk, page, "style")
+    assert page.values["w_IN04"] == 0.25
+
+
+def test_each_lora_keeps_its_own(desk, page):
+    page.values |= {"w_OUT03": 0.5, "strength": 0.8}
+    choose(desk, page, "robot", "style")
+    assert page.values["active"] == "style"
+    assert page.properties["active"]["visible"]
+    page.values |= {"w_OUT03": -1.0, "strength": 1.5}
+    page.values["active"] = "robot"
+    page.take(desk.activate(page.values))
+    assert (page.values["w_OUT03"], page.values["strength"]) == (0.5, 0.8)
+    mix = Mix.from_json(page.values["mix"])
+    assert mix.slots["style"].weights["OUT03"] == -1.0
+    assert mix.slots["style"].strength == 1.5
+
+
+def test_a_preset_sets_the_sliders(desk, page):
+    page.values["preset"] = "OUTALL"
+    page.take(desk.use_preset(page.values))
+    assert page.values["w_OUT11"] == 1
+    assert page.values["w_IN04"] == 0
+    assert "set to 0" in page.values["preset_message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0", ["17 values for SD1", "OUT03, OUT04, OUT05 = 1", "set to 0"]),
+        ("NAME:*=0.5", ["ranges", "NAME"]),
+        ("OUTALL", ["preset", "OUTALL"]),
+    ],
+)
+def test_paste_says_what_it_understands(desk, page, text, words):
+    page.values["paste"] = text
+    page.take(desk.explain(page.values))
+    assert all(word in page.values["understood"] for word in words)
+    assert page.properties["apply"]["interactive"]
+
+
+def test_paste_points_at_the_character(desk, page):
+    page.values["paste"] = "NAME:1,0,huh" + ",0" * 14
+    answer = desk.explain(page.values)
+    line, caret = answer["understood"].split("<pre")[1].split(">")[1].split("</pre")[0].split("\n")
+    assert line[caret.index("^") :].startswith("huh")
+    assert not answer["apply"]["interactive"]
+
+
+def test_paste_out_of_range_is_said(desk, page):
+    page.values["paste"] = "OUT03=7"
+    answer = desk.explain(page.values)
+    assert "OUT03 = 7.0: expected a number from -1 to 2" in answer["understood"]
+    before = page.weights()
+    page.take(desk.apply(page.values))
+    assert page.weights() == before
+
+
+def test_markup_is_text(desk, page):
+    page.values["paste"] = "<img src=x onerror=alert(1)>"
+    answer = desk.explain(page.values)
+    assert "<img" not in answer["understood"]
+    assert "&lt;img" in answer["understood"]
+
+
+def test_save_copy_paste(desk, page):
+    page.values |= {"w_IN04": 0.3, "w_OUT03": -0.5, "preset_name": "mine"}
+    page.take(desk.save(page.values))
+    assert page.values["preset"] == "mine"
+    page.take(desk.copy(page.values))
+    line = page.values["line"]
+    assert line.startswith("mine:")
+    page.take(desk.use_preset({**page.values, "preset": "ALL"}))
+    assert page.values["w_IN04"] == 1
+    page.values["paste"] = line
+    page.take(desk.apply(page.values))
+    assert (page.values["w_IN04"], page.values["w_OUT03"]) == (0.3, -0.5)
+
+
+@pytest.mark.parametrize("name", ["a:b", "a#b", "a | b"])
+def test_a_line_to_share_reads_back(desk, page, name):
+    page.values["preset_name"] = name
+    answer = desk.copy(page.values)
+    assert "blocktrain-failure" in answer["preset_message"]
+    assert "line" not in answer
+
+
+def test_a_saved_preset_is_not_replaced_unasked(desk, page):
+    page.values |= {"preset_name": "mine", "w_IN04": 0.3}
+    page.take(desk.save(page.values))
+    page.values["w_IN04"] = 0.9
+    page.take(desk.save(page.values))
+    assert "already" in page.values["preset_message"]
+    assert desk.shelf.parse("mine", "sd1").weights["IN04"] == 0.3
+    page.values["preset_replace"] = True
+    page.take(desk.save(page.values))
+    assert desk.shelf.parse("mine", "sd1").weights["IN04"] == 0.9
+    assert page.values["preset_replace"] is False
+
+
+def test_rename_and_delete(desk, page):
+    page.values["preset_name"] = "mine"
+    page.take(desk.save(page.values))
+    page.values["preset_name"] = "ours"
+    page.take(desk.rename(page.values))
+    assert page.values["preset"] == "ours"
+    page.take(desk.delete(page.values))
+    assert page.values["preset"] is None
+    assert "ours" not in page.properties["preset"]["choices"]
+
+
+@pytest.mark.parametrize("button", ["rename", "delete"])
+@pytest.mark.parametrize(("preset", "word"), [("OUTALL", "comes with the extension"), (None, "no preset is chosen")])
+def test_shipped_presets_stay(desk, page, button, preset, word):
+    page.values |= {"preset": preset, "preset_name": "x"}
+    page.take(getattr(desk, button)(page.values))
+    assert word in page.values["preset_message"]
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a\nb", "a,b", "#a"])
+def test_names_that_no_preset_can_have(desk, page, name):
+    page.values["preset_name"] = name
+    page.take(desk.save(page.values))
+    assert "blocktrain-failure" in page.values["preset_message"]
+    assert not desk.shelf.own.path.exists()
+
+
+def test_import_of_lbws_file(desk, page, tmp_path):
+    path = tmp_path / "lbwpresets.txt"
+    path.write_text(
+        "FACE2:1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0\nALL:1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,0\nBAD:1,2\nINS:1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0\n"
+    )
+    page.take(desk.import_lbw({**page.values, "lbw_file": path}))
+    assert "1 presets added" in page.values["preset_message"]
+    assert "line 3" in page.values["preset_message"]
+    assert "ALL is here already" in page.values["preset_message"]
+    assert "INS is here" not in page.values["preset_message"]
+    assert "FACE2" in page.properties["preset"]["choices"]
+
+
+def test_without_a_model_weights_still_work(host, desk, page):
+    host.loaded = None
+    page.values["paste"] = "OUT=1"
+    assert "Understood" in desk.explain(page.values)["understood"]
+    assert "no checkpoint is loaded" in desk.meet_model(page.values)["model_line"]
+
+
+def test_the_models_size_is_taken(desk, page):
+    changes = desk.meet_model(page.values)
+    assert (changes["width"], changes["height"]) == (128, 128)
+    assert "fake · SD1, 25 blocks" in changes["model_line"]
+
+
+def test_files_that_are_gone_are_said(host, desk, page):
+    (host.lora_dirs[0] / "robot.safetensors").unlink()
+    page.take(desk.refresh(page.values))
+    assert "robot gone from the folders" in page.values["lora_message"]
+    assert page.values["loras"] == []
+
+
+@pytest.mark.parametrize("value", [None, 3, "1", float("nan"), True])
+def test_sliders_from_a_browser_are_checked(desk, page, value):
+    page.values["w_IN04"] = value
+    answer = desk.choose(page.values)
+    assert "IN04 = " in answer["lora_message"]
+    assert "mix" not in answer
+
+
+def test_a_mix_survives_the_page():
+    mix = Mix().choose(["a", "b"]).with_shown(Slot(0.5)).activate("a")
+    assert Mix.from_json(mix.to_json()) == mix

@@ -1,0 +1,68 @@
+"""The shim between gradio 3.41 and 4.40: named values in, named changes out; and the tab built on a fake host."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("gradio")
+import gradio as gr
+
+from lib_blocktrain.ui import shim
+from lib_blocktrain.ui.desk import weight_name
+from lib_blocktrain.ui.mix import WEIGHT_IDS
+from lib_blocktrain.ui.properties import Properties
+from lib_blocktrain.ui.server import build
+
+
+def tied(function, outputs=("x", "y")):
+    """The function that gradio would call with positional values."""
+    with gr.Blocks() as blocks:
+        boxes = {name: gr.Textbox() for name in ("x", "y")}
+        button = gr.Button()
+        shim.on(button.click, function, boxes, {name: boxes[name] for name in outputs}, queued=True)
+    fns = blocks.fns.values() if isinstance(blocks.fns, dict) else blocks.fns
+    return next(iter(fns)).fn
+
+
+def test_values_have_names():
+    call = tied(lambda values: {"y": values["x"] + "!"})
+    unchanged, y = call("a", "b")
+    assert y == "a!"
+    assert unchanged == gr.update()
+
+
+def test_one_output_is_no_list():
+    assert tied(lambda values: {"x": "new"}, ("x",))("a", "b") == "new"
+
+
+def test_properties():
+    change, _ = tied(lambda values: {"x": Properties(value="v", interactive=False)})("a", "b")
+    assert change == gr.update(value="v", interactive=False)
+
+
+def test_streams():
+    def count(values):
+        yield {"x": 1}
+        yield {"y": 2}
+
+    assert [[part for part in parts if part != gr.update()] for parts in tied(count)("a", "b")] == [[1], [2]]
+
+
+def test_a_change_of_a_widget_that_is_no_output_is_an_error():
+    with pytest.raises(KeyError, match="z"):
+        tied(lambda values: {"z": 1})("a", "b")
+
+
+def test_the_tab_has_every_slider_in_the_us_order(host):
+    blocks, tab = build(host)
+    tab.close()
+    ids = [component.elem_id for component in blocks.blocks.values() if isinstance(component, gr.Slider)]
+    weights = [elem_id for elem_id in ids if elem_id and elem_id.startswith("blocktrain_w_")]
+    assert weights == [f"blocktrain_{weight_name(block_id)}" for block_id in WEIGHT_IDS]
+
+
+def test_building_the_tab_asks_nothing_of_the_model(host, monkeypatch):
+    """The WebUI's start must not feel this extension."""
+    monkeypatch.setattr(host, "model", lambda: pytest.fail("asked for the model"))
+    monkeypatch.setattr("lib_blocktrain.ui.library.describe", lambda path: pytest.fail("read a file"))
+    build(host)[1].close()
