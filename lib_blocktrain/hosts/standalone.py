@@ -278,7 +278,9 @@ def _finish(pipeline: diffusers.DiffusionPipeline) -> diffusers.DiffusionPipelin
 def load_demo(folder: Path = MODEL) -> StandaloneModel:
     """The embedded demo model: SD1's 25 blocks, narrow, for pictures of 128x128."""
     if not (folder / "unet").exists():
-        raise FileNotFoundError(f"the demo model is not in {folder}: make it with demo/build.py, or open a checkpoint with --checkpoint")
+        raise FileNotFoundError(
+            f"the demo model is not in {folder}: make it with demo/build.py, or open a checkpoint with --checkpoint"
+        )
     pipeline = diffusers.StableDiffusionPipeline(
         unet=diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"),
         vae=diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
