@@ -33,7 +33,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "style": (*STYLES, *HELD_OUT_STYLES),
     "accessory": ("none", *ACCESSORIES),
 }
-PLAN = Plan(steps=2200, lr=2e-3, warmup=100, ema=0.99, save_every=400)
+PLAN = Plan(steps=6000, lr=2e-3, warmup=100, ema=0.99, save_every=400)
 BATCH = 64
 
 

@@ -86,6 +86,7 @@ def train(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
+        torch.manual_seed(step)  # not the noise of the first steps again
         log.info("%s: resumed at step %d of %d", name, step, plan.steps)
     mean, started, first = None, time.monotonic(), step
     for batch in ahead(batches(step)):
