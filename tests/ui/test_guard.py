@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -23,7 +24,9 @@ def answer(app, headers: dict[str, str], kind: str = "http") -> list[dict]:
         sent.append(message)
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    asyncio.run(app({"type": kind, "headers": raw}, receive, send))
+    # In a thread: the browser tests' Playwright keeps an event loop running in this one.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, app({"type": kind, "headers": raw}, receive, send)).result()
     return sent
 
 
