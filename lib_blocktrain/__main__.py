@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     export.add_argument("folder", type=Path, metavar="DIR", help="for a WebUI: its models/Stable-diffusion")
 
     test = _command(sub, "test", commands.test, "test", "run the project's tests (the rest goes to pytest)")
-    test.add_argument("pytest", nargs=argparse.REMAINDER, metavar="...", help="arguments for pytest")
+    test.add_argument("pytest", nargs="*", metavar="...", help="arguments for pytest; our own stand before test")
     return parser
 
 
@@ -114,10 +114,21 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--torch-index", metavar="URL", default=hidden, help="package index to take PyTorch from")
 
 
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Parse, and give everything behind ``test`` to pytest as it stands: argparse would take its options for ours."""
+    parser = build_parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    if arguments.run is commands.test:
+        arguments.pytest = argv[argv.index("test") + 1 :]
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return arguments
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0, 1 for a failure on the way, or 2 and one plain sentence for bad input."""
     argv = sys.argv[1:] if argv is None else argv
-    arguments = build_parser().parse_args(argv)
+    arguments = _parse(argv)
     debug = getattr(arguments, "debug", False)
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:

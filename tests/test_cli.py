@@ -144,3 +144,18 @@ def test_help_names_every_command():
     text = run("--help").stdout
     for command in ("presets", "inspect", "preview", "bake", "demo", "test", "tour"):
         assert command in text
+
+
+def test_arguments_for_pytest():
+    """Options too, which argparse would take for ours; its exit status comes back."""
+    pytest.importorskip("diffusers")
+    result = run("test", "-q", "--collect-only", "-k", "help_names", "tests/test_cli.py")
+    assert result.returncode == 0, result.stderr
+    assert "test_help_names_every_command" in result.stdout
+    assert run("test", "-q", "-k", "nothing_like_it", "tests/test_cli.py").returncode == 5  # pytest: nothing collected
+
+
+def test_unknown_option():
+    result = run("presets", "list", "--colour")
+    assert result.returncode == 2
+    assert "--colour" in result.stderr
