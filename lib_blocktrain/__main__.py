@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lib_blocktrain import __version__, commands, tab_command, train_commands
 from lib_blocktrain.environment import EnvironmentFailure, ensure
+from lib_blocktrain.files import said
 
 ARCHITECTURES = ("sd1", "sd2", "sdxl")
 WEIGHTS_HELP = """a preset's name, or block weights as people share them:
@@ -140,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         return _fail(error, 2, debug)
     except KeyboardInterrupt:
-        return _fail("stopped", 130, debug=False)
+        return _fail(KeyboardInterrupt("stopped"), 130, debug=False)
     if isinstance(answer, int):
         return answer
     data, text = answer
@@ -148,12 +149,10 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _fail(error: object, status: int, debug: bool) -> int:
+def _fail(error: BaseException, status: int, debug: bool) -> int:
     if debug:
         logging.getLogger(__name__).exception("failed")
-    if isinstance(error, OSError) and error.strerror:
-        error = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    sys.stderr.write(f"blocktrain: {' '.join(str(error).split())}\n")
+    sys.stderr.write(f"blocktrain: {' '.join(said(error).split())}\n")
     return status
 
 

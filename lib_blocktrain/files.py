@@ -20,3 +20,10 @@ def written(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def said(error: BaseException) -> str:
+    """An error as a sentence; the system's own say the file first, and not their number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

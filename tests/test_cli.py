@@ -159,3 +159,10 @@ def test_unknown_option():
     result = run("presets", "list", "--colour")
     assert result.returncode == 2
     assert "--colour" in result.stderr
+
+
+def test_missing_checkpoint(tmp_path):
+    pytest.importorskip("diffusers")
+    result = run("preview", "--prompt", "fox", "--out", tmp_path / "x.png", "--checkpoint", tmp_path / "no.safetensors")
+    refused(result, "no.safetensors: No such file")
+    assert "Errno" not in result.stderr

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lib_blocktrain import unet_forward
 from lib_blocktrain.demo_model import LORAS, MODEL, full_token_table
+from lib_blocktrain.files import said
 from lib_blocktrain.freezing import frozen
 from lib_blocktrain.hooks import applied
 from lib_blocktrain.hosts.checkpoint import Recognised, recognise
@@ -161,7 +162,7 @@ class StandaloneHost:
         try:
             model = load_demo() if self.checkpoint is None else load_checkpoint(self.checkpoint)
         except (OSError, ValueError) as error:
-            raise NoModel(str(error)) from error
+            raise NoModel(said(error)) from error
         for notice in model.notices:
             log.warning("%s: %s", model.name, notice)
         return model
