@@ -62,7 +62,13 @@ def build_parser() -> argparse.ArgumentParser:
     preview.add_argument("--lora", type=Path, metavar="FILE")
     preview.add_argument("--weights", default="ALL", metavar="W", help="block weights or a preset's name (%(default)s)")
     preview.add_argument("--multiplier", type=float, default=1.0, help="strength of the whole LoRA (%(default)s)")
-    preview.add_argument("--checkpoint", type=Path, metavar="FILE", help="a SD1, SD2 or SDXL .safetensors file")
+    preview.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FILE",
+        default=argparse.SUPPRESS,  # else it would undo one that stands before the command
+        help="a SD1, SD2 or SDXL .safetensors file",
+    )
     preview.add_argument("--out", type=Path, required=True, metavar="PNG")
 
     bake = _command(sub, "bake", commands.bake, "run", "write a network file with the block weights inside")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-DEMO = Path(__file__).resolve().parent.parent / "demo"
+from lib_blocktrain.files import ROOT
+
+DEMO = ROOT / "demo"
 MODEL, LORAS = DEMO / "model", DEMO / "loras"
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 

@@ -17,9 +17,10 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from lib_blocktrain.files import ROOT
+
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 TORCH = "torch==2.13.0"
 LOCKS = {"run": ("run.txt",), "tab": ("run.txt",), "test": ("run.txt", "test.txt")}

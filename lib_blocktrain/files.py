@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent  # of the checkout
+
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:

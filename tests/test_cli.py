@@ -166,3 +166,13 @@ def test_missing_checkpoint(tmp_path):
     result = run("preview", "--prompt", "fox", "--out", tmp_path / "x.png", "--checkpoint", tmp_path / "no.safetensors")
     refused(result, "no.safetensors: No such file")
     assert "Errno" not in result.stderr
+
+
+def test_an_option_before_the_command_counts():
+    """``--checkpoint`` is an option of the tab and of ``preview``: it must not be lost on the way."""
+    from lib_blocktrain.__main__ import build_parser
+
+    words = ["preview", "--prompt", "fox", "--out", "x.png"]
+    assert build_parser().parse_args(["--checkpoint", "a.safetensors", *words]).checkpoint == Path("a.safetensors")
+    assert build_parser().parse_args([*words, "--checkpoint", "b.safetensors"]).checkpoint == Path("b.safetensors")
+    assert build_parser().parse_args(words).checkpoint is None

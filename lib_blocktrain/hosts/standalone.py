@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lib_blocktrain import unet_forward
 from lib_blocktrain.demo_model import LORAS, MODEL, full_token_table
-from lib_blocktrain.files import said
+from lib_blocktrain.files import ROOT, said
 from lib_blocktrain.freezing import frozen
 from lib_blocktrain.hooks import applied
 from lib_blocktrain.hosts.checkpoint import Recognised, recognise
@@ -30,7 +30,6 @@ from lib_blocktrain.unet_forward import BlockState, Caller
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = Path(__file__).parent / "configs"
 SAMPLERS: dict[str, tuple[type, dict]] = {
     "DDIM": (diffusers.DDIMScheduler, {}),

@@ -8,7 +8,6 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported; nothing leaves the machine
 
@@ -16,6 +15,7 @@ import fastapi
 import gradio as gr
 import uvicorn
 
+from lib_blocktrain.files import ROOT
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.ui import shim
 from lib_blocktrain.ui.desk import First
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
 FIRST_PORT, PORTS = 7870, 30  # tried one after the other; the WebUIs begin at 7860
-ROOT = Path(__file__).resolve().parent.parent.parent
 FONTS = ("system-ui", "sans-serif")  # gradio's own themes ask a font server
 
 
