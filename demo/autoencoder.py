@@ -18,7 +18,7 @@ from torch import Tensor
 
 log = logging.getLogger("demo")
 PLAN = Plan(steps=2400, lr=1.5e-3)
-DECODER_PLAN = Plan(steps=5000, lr=1e-3)
+DECODER_PLAN = Plan(steps=7500, lr=1e-3)
 CROP, CROPS, WHOLE_FROM = 64, 8, 0.9  # glyph-centred crops first, whole pictures at the end
 KL_WEIGHT = 1e-5
 GUIDE_WEIGHT = 0.25

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from autoencoder import DECODER_NOISE, build_decoder
 from composites import (
     ACCESSORIES,
     BACKGROUNDS,
@@ -21,7 +22,7 @@ from composites import (
     compose,
     draw_scene,
 )
-from loop import Plan, device, train
+from loop import Plan, device, half, save_atomically, train
 from pictures import as_tensor
 from torch import Tensor, nn
 
@@ -33,8 +34,9 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "style": (*STYLES, *HELD_OUT_STYLES),
     "accessory": ("none", *ACCESSORIES),
 }
-PLAN = Plan(steps=6000, lr=2e-3, warmup=100, ema=0.99, save_every=400)
+PLAN = Plan(steps=4600, lr=2e-3, warmup=100, ema=0.99, save_every=200)
 BATCH = 64
+RECONSTRUCTIONS, CHUNK = 6000, 50
 
 
 class Classifier(nn.Module):
@@ -66,16 +68,32 @@ def draw_labelled(rng: random.Random) -> Scene:
     return scene
 
 
-def batches(step: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
-    while True:
-        rng = random.Random(10_000_000 + step)
-        scenes = [draw_labelled(rng) for _ in range(BATCH)]
-        yield torch.stack([as_tensor(compose(s, rng)) for s in scenes]), labels(scenes)
-        step += 1
+@torch.no_grad()
+def build_reconstructions(work: Path) -> dict:
+    """Pictures as the autoencoder gives them back, once: ``reconstructions.pt`` with bytes and the labels.
+
+    A classifier that has seen clean composites only takes the decoder's soft edges for another style.
+    """
+    path = work / "reconstructions.pt"
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    vae, rng, pictures, targets = build_decoder(work).eval(), random.Random(2), [], []
+    for _ in range(RECONSTRUCTIONS // CHUNK):
+        scenes = [draw_labelled(rng) for _ in range(CHUNK)]
+        composites = torch.stack([as_tensor(compose(s, rng)) for s in scenes]).to(device())
+        with half():
+            latents = vae.encode(composites)[0].float()
+            noise = DECODER_NOISE * 3 * torch.rand(CHUNK, 1, 1, 1, device=device()) * torch.randn_like(latents)
+            decoded = vae.decode(latents + noise).float()
+        pictures.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().cpu())
+        targets.append(labels(scenes))
+    state = {"pictures": torch.cat(pictures), "labels": {n: torch.cat([t[n] for t in targets]) for n in FACTORS}}
+    save_atomically(path, state)
+    return state
 
 
 def blurred(pictures: Tensor) -> Tensor:
-    """Half of the batch a little soft, half with a little noise: an autoencoder's pictures are not quite sharp."""
+    """Half of the batch a little soft, half with a little noise."""
     soft = F.avg_pool2d(pictures[::2], 3, stride=1, padding=1)
     pictures = pictures.clone()
     pictures[::2] = torch.lerp(pictures[::2], soft, torch.rand(len(soft), 1, 1, 1, device=pictures.device))
@@ -89,6 +107,20 @@ def loss(network: nn.Module, batch: tuple[Tensor, dict[str, Tensor]]) -> Tensor:
 
 
 def build_classifier(work: Path) -> Classifier:
+    """Half of every batch are fresh composites, half are reconstructions."""
+    stored = build_reconstructions(work)
+
+    def batches(step: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        while True:
+            rng = random.Random(10_000_000 + step)
+            scenes = [draw_labelled(rng) for _ in range(BATCH // 2)]
+            fresh = torch.stack([as_tensor(compose(s, rng)) for s in scenes])
+            chosen = rng.sample(range(RECONSTRUCTIONS), BATCH // 2)
+            decoded = stored["pictures"][chosen].float() / 127.5 - 1
+            told = {name: torch.cat([t, stored["labels"][name][chosen]]) for name, t in labels(scenes).items()}
+            yield torch.cat([fresh, decoded]), told
+            step += 1
+
     return train("classifier", Classifier(), batches, loss, PLAN, work)
 
 

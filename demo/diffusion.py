@@ -15,7 +15,7 @@ from networks import TextConfig, TextEncoder, UNet
 from tokens import Vocabulary, write_tokenizer
 from torch import Tensor, nn
 
-PLAN = Plan(steps=13_000, lr=5e-4, warmup=300, ema=0.9995)
+PLAN = Plan(steps=14_500, lr=5e-4, warmup=300, ema=0.9995)
 BATCH = 16
 NOISE_OFFSET = 0.1  # backgrounds are decided at the highest noise, where plain noise still shows them
 MIN_SNR_GAMMA = 5.0  # Hang et al. 2023, 2303.09556

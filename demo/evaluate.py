@@ -1,7 +1,8 @@
 """How good is the demo model? ``python demo/evaluate.py`` draws prompts at random and lets the classifier read them.
 
 Prints the classifier's accuracy on real composites (where the emoji font is installed) and the share of drawn
-pictures in which it reads each factor as the prompt says. ``--sheet PNG`` keeps the pictures.
+pictures in which it reads each factor as the prompt says. ``--sheet PNG`` keeps the pictures. ``--lora FILE --subject
+robot`` asks instead how often a LoRA's subject is read, with the LoRA and without it (``--weights``: block weights).
 """
 
 from __future__ import annotations
@@ -11,17 +12,22 @@ import json
 import random
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from classifier import FACTORS, Classifier, draw_labelled, labels, read
-from composites import SUBJECTS, Scene, compose, draw_scene
+from classifier import FACTORS, Classifier, read
+from composites import ACCESSORIES, SUBJECTS, Scene, compose, draw_scene
 from pictures import as_tensor, sheet
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lib_blocktrain.formats import read_network
+from lib_blocktrain.hooks import Placement
 from lib_blocktrain.hosts.host import SampleRequest
 from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo
+from lib_blocktrain.preset_strings import parse
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -30,20 +36,32 @@ def load_classifier(folder: Path) -> Classifier:
     return network.eval()
 
 
-def on_composites(network: Classifier, count: int = 2000) -> dict[str, float]:
-    """Accuracy of each factor on composites that the training has not seen (another seed)."""
-    rng, right = random.Random(99), Counter()
-    for _ in range(count // 100):
-        scenes = [draw_labelled(rng) for _ in range(100)]
-        told = read(network, torch.stack([as_tensor(compose(s, rng)) for s in scenes]))
-        for name, targets in labels(scenes).items():
-            right[name] += sum(FACTORS[name][t] == word for t, word in zip(targets.tolist(), told[name]))
-    return {name: right[name] / count for name in FACTORS}
+def on_composites(network: Classifier, count: int = 1000) -> dict[str, dict[str, float]]:
+    """Accuracy of each factor on composites that the training has not seen (another seed), bare and dressed."""
+    report = {}
+    for kind, accessories in (("bare", (None,)), ("with an accessory", tuple(ACCESSORIES))):
+        rng, right = random.Random(99), Counter()
+        for _ in range(count // 100):
+            scenes = [
+                replace(draw_scene(rng, list(FACTORS["subject"]), FACTORS["style"]), accessory=rng.choice(accessories))
+                for _ in range(100)
+            ]
+            told = read(network, torch.stack([as_tensor(compose(s, rng)) for s in scenes]))
+            for name in FACTORS:
+                right[name] += sum((getattr(s, name) or "none") == word for s, word in zip(scenes, told[name]))
+        report[kind] = {name: right[name] / count for name in FACTORS}
+    return report
 
 
-def on_model(network: Classifier, host: StandaloneHost, scenes: list[Scene], steps: int) -> tuple[dict, list]:
+def on_model(
+    network: Classifier, host: StandaloneHost, scenes: list[Scene], steps: int, placements: Sequence[Placement] = ()
+) -> tuple[dict, list]:
     """Share of pictures, drawn from the scenes' captions, in which each factor is read as the caption says."""
-    pictures = [host.sample(SampleRequest(prompt=s.caption, seed=seed, steps=steps)) for seed, s in enumerate(scenes)]
+    requests = [
+        SampleRequest(prompt=scene.caption, seed=seed, steps=steps, placements=placements)
+        for seed, scene in enumerate(scenes)
+    ]
+    pictures = [host.sample(request) for request in requests]
     told = read(network, torch.stack([as_tensor(p) for p in pictures]))
     factors = ("subject", "size", "position", "background", "style")
     shares = {
@@ -52,24 +70,45 @@ def on_model(network: Classifier, host: StandaloneHost, scenes: list[Scene], ste
     return shares, pictures
 
 
+def with_lora(network: Classifier, host: StandaloneHost, arguments: argparse.Namespace) -> tuple[dict, list]:
+    """The shares for prompts with one subject, with the LoRA and for the model alone, at the same seeds."""
+    rng, pictures = random.Random(8), []
+    scenes = [draw_scene(rng, [arguments.subject], ("photo",)) for _ in range(arguments.count)]
+    weights = parse(arguments.weights, host.model().architecture).weights
+    placement = Placement(read_network(arguments.lora), weights)
+    report = {"pictures": len(scenes), "lora": arguments.lora.name, "weights": weights.to_line("weights")}
+    for name, placements in (("with it", [placement]), ("without it", [])):
+        report[name], drawn = on_model(network, host, scenes, arguments.steps, placements)
+        pictures += drawn
+    return report, pictures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path(__file__).parent / "model")
     parser.add_argument("--count", type=int, default=200, help="prompts to draw (%(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="sampler steps (%(default)s)")
     parser.add_argument("--sheet", type=Path, help="where to keep the pictures")
+    parser.add_argument("--lora", type=Path, help="a LoRA of one subject: how often is it read, with and without?")
+    parser.add_argument("--subject", choices=FACTORS["subject"], help="the LoRA's subject")
+    parser.add_argument("--weights", default="ALL", help="preset or preset string for the LoRA (%(default)s)")
     arguments = parser.parse_args()
+    if bool(arguments.lora) != bool(arguments.subject):
+        parser.error("--lora and --subject go together")
     network = load_classifier(arguments.model)
-    try:
-        report = {"classifier on composites": on_composites(network)}
-    except FileNotFoundError as error:
-        report = {"classifier on composites": str(error)}
     host = StandaloneHost()
     host.use(load_demo(arguments.model))
-    rng = random.Random(7)
-    scenes = [draw_scene(rng, list(SUBJECTS)) for _ in range(arguments.count)]
-    shares, pictures = on_model(network, host, scenes, arguments.steps)
-    report["model"] = {"pictures": len(scenes), "steps": arguments.steps, **shares}
+    if arguments.lora:
+        report, pictures = with_lora(network, host, arguments)
+    else:
+        try:
+            report = {"classifier on composites": on_composites(network)}
+        except FileNotFoundError as error:
+            report = {"classifier on composites": str(error)}
+        rng = random.Random(7)
+        scenes = [draw_scene(rng, list(SUBJECTS)) for _ in range(arguments.count)]
+        shares, pictures = on_model(network, host, scenes, arguments.steps)
+        report["model"] = {"pictures": len(scenes), "steps": arguments.steps, **shares}
     print(json.dumps(report, indent=2))
     if arguments.sheet:
         sheet(pictures, columns=20).save(arguments.sheet)

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import gzip
-import json
 import re
+import sys
 from pathlib import Path
 
 import torch
 from composites import ACCESSORIES, BACKGROUNDS, HELD_OUT, HELD_OUT_STYLES, POSITIONS, SIZES, STYLES, SUBJECTS
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lib_blocktrain.demo_model import clip_vocabulary
+
 START, END, LENGTH = "<|startoftext|>", "<|endoftext|>", 77
 TRIGGERS = ("sks", "ohwx")  # rare tokens that people use as trigger words
 GLUE = "a an the of with in on at and to , . background wearing picture image"
 
 
-def bytes_to_unicode() -> dict[int, str]:
-    """GPT-2's printable stand-ins for the 256 bytes, in its order (openai/CLIP ``simple_tokenizer.py``)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [b for b in range(256) if b not in printable]
-    return {b: chr(b) for b in printable} | {b: chr(256 + n) for n, b in enumerate(others)}
-
-
 def write_tokenizer(folder: Path) -> None:
-    """Write ``vocab.json`` and ``merges.txt`` from the merges that the package open_clip_torch carries."""
+    """Write ``merges.txt`` from what the package open_clip_torch carries; the vocabulary follows from it."""
     from importlib.util import find_spec
 
     spec = find_spec("open_clip")
@@ -32,10 +28,7 @@ def write_tokenizer(folder: Path) -> None:
         raise ModuleNotFoundError("CLIP's merges come with open_clip: pip install --no-deps open_clip_torch")
     packed = Path(spec.submodule_search_locations[0]) / "bpe_simple_vocab_16e6.txt.gz"
     merges = gzip.decompress(packed.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
-    characters = list(bytes_to_unicode().values())
-    words = [*characters, *(c + "</w>" for c in characters), *("".join(m.split()) for m in merges), START, END]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({w: i for i, w in enumerate(words)}, ensure_ascii=False), "utf-8")
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", "utf-8")
 
 
@@ -43,7 +36,7 @@ class Vocabulary:
     """Whole-word look-up of the words that captions may have; ``rows`` are their token ids, sorted."""
 
     def __init__(self, folder: Path):
-        ids = json.loads((folder / "vocab.json").read_text("utf-8"))
+        ids = clip_vocabulary(folder / "merges.txt")
         phrases = [*SUBJECTS, *HELD_OUT, *ACCESSORIES, *SIZES, *POSITIONS, *BACKGROUNDS, *STYLES, *HELD_OUT_STYLES]
         words = set(split(" ".join([*phrases, *TRIGGERS, GLUE])))
         missing = sorted(w for w in words if w + "</w>" not in ids)

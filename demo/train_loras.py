@@ -43,7 +43,8 @@ def main() -> None:
         config = replace(config, steps=arguments.steps or config.steps)
         run = runs.create(config, runs.new_folder(arguments.work, config.name))
         log.info("%s in %s", config.name, run.folder)
-        publish(Trainer(model, run, report=report).run_loop().result, arguments.out, overwrite=True)
+        result = Trainer(model, run, report=report).run_loop().result
+        publish(result, arguments.out, replaces=result.name)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lib_blocktrain import unet_forward
-from lib_blocktrain.demo_model import LORAS, MODEL, full_token_table
+from lib_blocktrain.demo_model import LORAS, MODEL, clip_vocabulary, full_token_table
 from lib_blocktrain.files import ROOT, said
 from lib_blocktrain.freezing import frozen
 from lib_blocktrain.hooks import applied
@@ -171,6 +172,17 @@ class StandaloneHost:
         with self._lock:
             yield
 
+    @property
+    def interrupted(self) -> bool:
+        """Never: there is no button but the tab's own."""
+        return False
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        log.debug("%s: %d of %d", what, done, of)
+
+    def refresh_loras(self) -> None:
+        """There is no list but the tab's own."""
+
     def sample(self, request: SampleRequest, progress: Progress | None = None) -> Image.Image:
         """Draw one picture; the noise comes from the seed on the CPU, so that it is the same on every device."""
         model = self.model()
@@ -303,10 +315,11 @@ def _demo_text_encoder(folder: Path) -> transformers.CLIPTextModel:
 
 def _tokenizer(pad: str = "<|endoftext|>") -> transformers.CLIPTokenizer:
     """CLIP's, which all checkpoints share; SD2 and SDXL's second encoder pad with "!"."""
-    folder = MODEL / "tokenizer"
-    return transformers.CLIPTokenizer(
-        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token=pad, model_max_length=77
-    )
+    merges = MODEL / "tokenizer" / "merges.txt"
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary = Path(folder) / "vocab.json"
+        vocabulary.write_text(json.dumps(clip_vocabulary(merges)), "utf-8")
+        return transformers.CLIPTokenizer(str(vocabulary), str(merges), pad_token=pad, model_max_length=77)
 
 
 def load_checkpoint(path: Path) -> StandaloneModel:
