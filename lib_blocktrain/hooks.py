@@ -8,13 +8,15 @@ A layer in block b puts out y = W x + multiplier * w_b * delta(x). Where w_b is 
 the layer is as it was to the last bit; and once the context is left, no hook is there any more.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from lib_blocktrain.adapters import NetworkModule
+from lib_blocktrain.attention_projections import Projection, attention_hook
 from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.formats import Network
 from lib_blocktrain.leaf_layers import run
@@ -44,7 +46,11 @@ def applied(
         by_layer.setdefault(effect.layer, []).append(effect)
     with ExitStack() as hooks:
         for layer, effects_there in by_layer.items():
-            hooks.callback(layer.register_forward_hook(_hook(effects_there)).remove)
+            if not isinstance(layer, Projection):
+                hooks.callback(layer.register_forward_hook(_hook(effects_there)).remove)
+        for attention, effects_there in _by_attention(effects).items():
+            hook = attention_hook(partial(_deltas, effects_there))
+            hooks.callback(attention.register_forward_hook(hook, with_kwargs=True).remove)
         yield Applied(placements, effects, tuple(unmatched))
 
 
@@ -74,6 +80,16 @@ class Applied:
         changed[index] = Placement(old.network, weights, old.multiplier if multiplier is None else multiplier)
         self._put(changed)
 
+    def set_factors(self, factors: Mapping[str, Tensor], index: int = 0) -> None:
+        """Weigh blocks by tensors, which may ask for gradients, until weights are set anew; those left out are off.
+
+        A tensor is a scalar, or `(batch,)`: one weight for each sample of the layers' outputs.
+        """
+        multiplier = self._placements[index].multiplier
+        for effect in self._effects:
+            if effect.placement == index:
+                effect.factor = multiplier * factors.get(effect.block, 0.0)
+
     def _put(self, placements: Sequence[Placement]) -> None:
         self._placements = tuple(placements)
         for effect in self._effects:
@@ -87,7 +103,7 @@ class _Effect:
         self.layer = site.layer
         self.block = site.block
         self.placement = site.placement
-        self.factor = 0.0
+        self.factor: float | Tensor = 0.0
         self._module = site.module
         self._ready: tuple[torch.device, torch.dtype] | None = None  # what the following are prepared for
         self._low_rank: NetworkModule | None = None
@@ -103,6 +119,10 @@ class _Effect:
         if self._low_rank is not None:
             return self._low_rank.delta_output(x, self.layer)
         return run(self.layer, x, *self._deltas)
+
+    def delta(self) -> Tensor:
+        """Return factor * delta weight, as part of the autograd graph."""
+        return self.factor * self._module.delta_weight(self.layer.weight.detach())
 
     def _prepare(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the factors, or compute the delta, once: the next forward passes use the same."""
@@ -123,13 +143,34 @@ class _Effect:
         return run(self.layer, x, weight.to(x), None if bias is None else bias.to(x))
 
 
+def _by_attention(effects: Sequence[_Effect]) -> dict[nn.Module, list[_Effect]]:
+    """Return the effects on projections, which no hook of their own reaches, by their attention."""
+    found: dict[nn.Module, list[_Effect]] = {}
+    for effect in effects:
+        if isinstance(effect.layer, Projection):
+            found.setdefault(effect.layer.attention, []).append(effect)
+    return found
+
+
+def _deltas(effects: Sequence[_Effect]) -> dict[str, Tensor]:
+    """Return what is to be added to the weights of an attention's projections, by name."""
+    total: dict[str, Tensor] = {}
+    for effect in effects:
+        if isinstance(effect.factor, Tensor) or effect.factor:
+            total[effect.layer.name] = total.get(effect.layer.name, 0) + effect.delta()
+    return total
+
+
 def _hook(effects: Sequence[_Effect]):
     """Return the forward hook of a layer; it returns None, for "unchanged", when nothing acts there."""
 
     def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         changed = output
         for effect in effects:
-            if effect.factor:
+            if isinstance(effect.factor, Tensor):
+                factor = effect.factor.to(output).reshape(-1, *(1 for _ in output.shape[1:]))
+                changed = changed + factor * effect.on(inputs[0], output)
+            elif effect.factor:
                 changed = torch.add(changed, effect.on(inputs[0], output), alpha=effect.factor)
         return None if changed is output else changed
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lib_blocktrain.adapters import NetworkModule, NetworkModuleError
+from lib_blocktrain.attention_projections import NAMES, Projection, is_attention
 from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import ARCHITECTURES, UnknownLayerError
 from lib_blocktrain.formats import Network
@@ -17,7 +18,6 @@ log = logging.getLogger(__name__)
 
 Targets = nn.Module | Mapping[str, nn.Module]  # a U-Net, or models by component: "unet", "te" or "te1", "te2"
 
-_BYPASSED = "nn.MultiheadAttention computes it without calling a layer, so that a hook cannot reach it"
 _NO_LAYER = "the model has no such layer"
 
 
@@ -97,18 +97,19 @@ def find_sites(targets: Targets, placements: Sequence[Placement]) -> tuple[list[
     return sites, unmatched
 
 
-def layers_by_key(targets: Targets, architecture: str) -> dict[str, nn.Module | None]:
-    """Return the layers that a network of this architecture can act on; None for those that no hook can reach.
+def layers_by_key(targets: Targets, architecture: str) -> dict[str, nn.Module]:
+    """Return the layers that a network of this architecture can act on.
 
     LDM's layout and diffusers', for U-Nets; transformers' and OpenCLIP's, for text encoders.
     """
-    layers: dict[str, nn.Module | None] = {}
+    layers: dict[str, nn.Module] = {}
     for component, model in _components(targets, architecture).items():
         bypassed = ()
         for path, layer in model.named_modules():
-            if type(layer).__name__ == "MultiheadAttention":
-                bypassed = tuple(f"{path}.{name}" for name in ("q_proj", "k_proj", "v_proj", "out_proj"))
-                layers.update(dict.fromkeys(key_of(name, architecture, component) for name in bypassed))
+            if is_attention(layer):
+                for name in NAMES:
+                    layers[key_of(f"{path}.{name}", architecture, component)] = Projection(layer, name)
+                bypassed = (f"{path}.out_proj",)
             if path in bypassed or next(layer.children(), None) is not None or kind_of(layer) is None:
                 continue
             try:
@@ -125,7 +126,7 @@ def _components(targets: Targets, architecture: str) -> dict[str, nn.Module]:
 
 
 def _match(
-    network: Network, layers: Mapping[str, nn.Module | None], components: Mapping[str, nn.Module]
+    network: Network, layers: Mapping[str, nn.Module], components: Mapping[str, nn.Module]
 ) -> tuple[list[tuple[NetworkModule, nn.Module]], list[Unmatched]]:
     found, missed = [], []
     for key, module in network.modules.items():
@@ -134,7 +135,7 @@ def _match(
             _check_fits(network, module, layer)
             found.append((module, layer))
         elif component_of(key) in components:
-            missed.append(Unmatched(network.name, key, _BYPASSED if key in layers else _NO_LAYER))
+            missed.append(Unmatched(network.name, key, _NO_LAYER))
     return found, missed
 
 

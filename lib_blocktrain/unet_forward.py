@@ -1,10 +1,11 @@
-"""The U-Net's forward pass block by block, for LDM's layout and diffusers': what `Model.run_blocks` is made of.
+"""The U-Net's forward pass block by block, in LDM's, Forge's and diffusers' layout: what `Model.run_blocks` is made of.
 
-Everything is found by the modules' attributes, as `blocks` names them; neither library is imported.
+Everything is found by the modules' attributes, as `blocks` names them; no library of theirs is imported.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ class BlockState:
 
 
 class Layout(Protocol):
-    """What differs between the two spellings of one U-Net."""
+    """What differs between the spellings of one U-Net."""
 
     def enter(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
         """Return the state in front of the first block."""
@@ -50,9 +51,10 @@ class Layout(Protocol):
 
 def layout_of(unet: nn.Module) -> Layout:
     """Return the layout of this U-Net by its attributes; raise ValueError for none that is known."""
-    for layout, attribute in ((LDM, "input_blocks"), (Diffusers, "down_blocks")):
-        if hasattr(unet, attribute):
-            return layout(unet)
+    if hasattr(unet, "down_blocks"):
+        return Diffusers(unet)
+    if hasattr(unet, "input_blocks"):
+        return Forge(unet) if "transformer_options" in inspect.signature(unet.forward).parameters else LDM(unet)
     raise ValueError(f"{type(unet).__name__} has neither input_blocks (LDM) nor down_blocks (diffusers)")
 
 
@@ -107,14 +109,33 @@ class LDM:
     unet: nn.Module
 
     def enter(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
-        dtype = getattr(self.unet, "dtype", latents.dtype)
-        embedding = self.unet.time_embed(_timestep_embedding(timesteps, self.unet.model_channels).to(dtype))
-        if getattr(self.unet, "num_classes", None) is not None:
-            embedding = embedding + self.unet.label_emb(_class_vector(conditioning, embedding))
-        return BlockState(latents.to(dtype), (), embedding, conditioning["context"])
+        latents = latents.to(getattr(self.unet, "dtype", latents.dtype))
+        return BlockState(latents, (), _embedding(self.unet, latents, timesteps, conditioning), conditioning["context"])
 
     def call(self, block: Block, h: Tensor, state: BlockState) -> Tensor:
         return self.unet.get_submodule(block.ldm)(h, state.embedding, state.context)
+
+    def leave(self, h: Tensor) -> Tensor:
+        return self.unet.out(h)
+
+
+@dataclass(frozen=True)
+class Forge:
+    """LDM's blocks in ComfyUI's manner, which Forge and its kin keep: computed in the latents' dtype, whatever the
+    weights' is; a block is told its place and the size that an upsampler shall come to.
+    """
+
+    unet: nn.Module
+
+    def enter(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
+        return BlockState(latents, (), _embedding(self.unet, latents, timesteps, conditioning), conditioning["context"])
+
+    def call(self, block: Block, h: Tensor, state: BlockState) -> Tensor:
+        side, _, number = block.ldm.partition(".")
+        # one of its own for each call: blocks write into it, and their default is one that all calls share
+        options = {"block": (side.removesuffix("_blocks").removesuffix("_block"), int(number or 0))}
+        size = state.skips[-1].shape if state.skips and block.id.startswith("OUT") else None
+        return self.unet.get_submodule(block.ldm)(h, state.embedding, state.context, options, size)
 
     def leave(self, h: Tensor) -> Tensor:
         return self.unet.out(h)
@@ -152,6 +173,14 @@ class Diffusers:
 
     def leave(self, h: Tensor) -> Tensor:
         return self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(h)))
+
+
+def _embedding(unet: nn.Module, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+    """Return LDM's embedding of the timesteps and, in SDXL, of the class vector, in the latents' dtype."""
+    embedding = unet.time_embed(_timestep_embedding(timesteps, unet.model_channels).to(latents.dtype))
+    if getattr(unet, "num_classes", None) is not None:
+        embedding = embedding + unet.label_emb(_class_vector(conditioning, embedding))
+    return embedding
 
 
 def _timestep_embedding(timesteps: Tensor, width: int, longest: float = 10000) -> Tensor:

@@ -8,6 +8,7 @@ from torch import nn
 
 from lib_blocktrain.adapters import LoRA, NetworkModuleError, module_from_tensors
 from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.formats import Network
 from lib_blocktrain.hooks import Placement, applied
 from lib_blocktrain.merge import merged
@@ -294,22 +295,55 @@ def test_sdxl_names_find_their_layers():
     assert all("down_blocks" not in key for key in network.modules)
 
 
-def test_openclip_attention_is_named_as_out_of_reach():
+def openclip_encoder():
+    """One block as OpenCLIP builds them, and a network for some of its layers."""
+
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
             self.attn = nn.MultiheadAttention(16, 2)
             self.mlp = nn.ModuleDict({"c_fc": nn.Linear(16, 64), "c_proj": nn.Linear(64, 16)})
 
+        def forward(self, x):
+            x = x + self.attn(x, x, x, need_weights=False, attn_mask=torch.full((5, 5), -1e9).triu(1))[0]
+            return x + self.mlp["c_proj"](self.mlp["c_fc"](x))
+
     encoder = nn.Module()
     encoder.transformer = nn.ModuleDict({"resblocks": nn.ModuleList([Block()])})
     layers = "lora_te2_text_model_encoder_layers_0_"
-    sizes = {"self_attn_q_proj": (16, 16), "self_attn_out_proj": (16, 16), "mlp_fc1": (64, 16)}
+    sizes = {"self_attn_q_proj": (16, 16), "self_attn_v_proj": (16, 16), "self_attn_out_proj": (16, 16)}
+    sizes["mlp_fc1"] = (64, 16)
     modules = {layers + name: module_from_tensors(layers + name, lora(*size)) for name, size in sizes.items()}
-    with applied({"te2": encoder}, Network("tiny", "sdxl", modules)) as handle:
-        assert {one.key for one in handle.unmatched} == {layers + name for name in sizes if "attn" in name}
-        assert all("MultiheadAttention" in one.reason for one in handle.unmatched)
-        assert encoder.transformer["resblocks"][0].mlp["c_fc"]._forward_hooks
+    return encoder, Network("tiny", "sdxl", modules)
+
+
+def test_openclip_attention_is_reached():
+    """Hooks on an attention that calls no layer for its projections equal its merged weights; its parts are counted."""
+    encoder, network = openclip_encoder()
+    block, x = encoder.transformer["resblocks"][0], filled(5, 2, 16)
+    base = block(x)
+    with merged({"te2": encoder}, network, multiplier=0.7):
+        expected = block(x)
+    assert torch.equal(block(x), base)
+    off = BlockWeights("sdxl", dict.fromkeys(ARCHITECTURES["sdxl"].block_ids, 1.0), base=0.0)
+    with applied({"te2": encoder}, network, multiplier=0.7) as handle:
+        assert not handle.unmatched
+        assert torch.allclose(block(x), expected, atol=1e-5)
+        assert not torch.allclose(expected, base, atol=1e-3)
+        handle.set_weights(off)
+        assert torch.equal(block(x), base)
+    assert not block.attn._forward_hooks
+
+
+def test_openclip_attention_takes_part_in_autograd():
+    encoder, network = openclip_encoder()
+    block, key = encoder.transformer["resblocks"][0], "lora_te2_text_model_encoder_layers_0_self_attn_v_proj"
+    up = network.modules[key].up.detach().requires_grad_()
+    module = replace(network.modules[key], up=up)
+    block.requires_grad_(False)
+    with torch.enable_grad(), applied({"te2": encoder}, Network("tiny", "sdxl", {key: module})):
+        block(filled(5, 2, 16)).square().sum().backward()
+    assert up.grad.abs().max() > 0
 
 
 def test_modules_without_a_layer_are_reported(unet, network, caplog):

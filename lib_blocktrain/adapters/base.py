@@ -31,6 +31,7 @@ class NetworkModule:
 
     algorithm: ClassVar[Algorithm]
     names: ClassVar[Mapping[str, str]]
+    fits_norms: ClassVar[bool] = False  # whether the layer's weight may have one dimension only
 
     @classmethod
     def matches(cls, tensors: Mapping[str, Tensor]) -> bool:
@@ -42,7 +43,7 @@ class NetworkModule:
         """Make the module of this layer from a file's tensors."""
         values = {field: tensors[name] for field, name in cls.names.items() if name in tensors}
         if values.get("alpha") is not None:
-            values["alpha"] = values["alpha"].item()
+            values["alpha"] = single(key, "alpha", values["alpha"])
         return cls(key, **values)
 
     def to_tensors(self) -> dict[str, Tensor]:
@@ -69,7 +70,7 @@ class NetworkModule:
         """Whether `delta_output` is there: the effect on an output without the delta weight."""
         return False
 
-    def delta_weight(self, weight: Tensor) -> Tensor | None:
+    def delta_weight(self, weight: Tensor) -> Tensor:
         """Return what is to be added to the layer's weight, complete and in its shape, in fp32 (fp64 for fp64)."""
         raise NotImplementedError
 
@@ -96,6 +97,7 @@ class NetworkModule:
 
     def check_fits(self, shape: tuple[int, ...]) -> None:
         """Raise NetworkModuleError unless the delta is one for a weight of this shape."""
+        check_matrix(self, shape)
         rows, columns = self.size
         if rows != shape[0] or columns not in (None, math.prod(shape[1:])):
             raise NetworkModuleError(
@@ -129,12 +131,37 @@ class RankedModule(NetworkModule):
         return replace(self, alpha=self.effective_alpha * factor)
 
     def check_product(self, left: Tensor, right: Tensor) -> None:
-        """Raise NetworkModuleError unless `left` (out, rank, ...) and `right` (rank, in, ...) can be multiplied."""
-        if left.ndim < 2 or right.ndim < 2 or left.shape[1] != right.shape[0] or right.shape[0] == 0:
+        """Raise NetworkModuleError unless `left` (out, rank[, 1, 1]) and `right` (rank, in, ...) can be multiplied."""
+        fit = left.ndim >= 2 and right.ndim >= 2 and left.shape[1] == right.shape[0] > 0
+        if not fit or math.prod(left.shape[2:]) != 1:
             raise NetworkModuleError(
                 f"{self.key}: {self.algorithm.id} factors of shapes {tuple(left.shape)} and {tuple(right.shape)}"
                 ": expected (out, rank) and (rank, in) with a rank of 1 or more"
             )
+
+
+def single(key: str, name: str, tensor: Tensor) -> float:
+    """Return the one number of a tensor, or raise NetworkModuleError."""
+    if tensor.numel() != 1:
+        raise NetworkModuleError(f"{key}: {name} of shape {tuple(tensor.shape)}: expected one number")
+    return tensor.item()
+
+
+def check_matrix(module: NetworkModule, shape: tuple[int, ...]) -> None:
+    """Raise NetworkModuleError for a normalisation layer, where the module's algorithm is for matrices."""
+    if len(shape) < 2 and not module.fits_norms:
+        raise NetworkModuleError(
+            f"{module.key}: the {module.algorithm.id} module is on a layer whose weight is {tuple(shape)}"
+            ": expected a linear layer or a convolution"
+        )
+
+
+def check_core(module: RankedModule, name: str, core: Tensor, sizes: tuple[int, int]) -> None:
+    """Raise NetworkModuleError unless a Tucker core is (*sizes, k, k)."""
+    if core.shape[:2] != sizes:
+        raise NetworkModuleError(
+            f"{module.key}: {name} of shape {tuple(core.shape)}: expected ({sizes[0]}, {sizes[1]}, k, k)"
+        )
 
 
 def widened(weight: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lib_blocktrain.adapters.base import NetworkModule, RankedModule, matrix, widened
+from lib_blocktrain.adapters.base import NetworkModule, NetworkModuleError, RankedModule, matrix, widened
 from lib_blocktrain.network_keys import ALGORITHMS
 
 
@@ -31,8 +31,19 @@ class GLoRA(RankedModule):
     names: ClassVar = {**{name: f"{name}.weight" for name in ("a1", "a2", "b1", "b2")}, "alpha": "alpha"}
 
     def __post_init__(self):
+        if self.a1.ndim < 2:
+            raise NetworkModuleError(f"{self.key}: a1 of shape {tuple(self.a1.shape)}: expected (in, rank)")
         for left, right in self._products():
             self.check_product(left, right)
+
+    def check_fits(self, shape: tuple[int, ...]) -> None:
+        super().check_fits(shape)
+        (up, down), _ = self._products()
+        if (up.shape[0], math.prod(down.shape[1:])) != (shape[1], shape[1]):
+            raise NetworkModuleError(
+                f"{self.key}: a1 and a2 of shapes {tuple(self.a1.shape)} and {tuple(self.a2.shape)} for a weight of"
+                f" {tuple(shape)}: expected {shape[1]} inputs"
+            )
 
     @property
     def size(self) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lib_blocktrain.adapters.base import NetworkModule, NetworkModuleError, widened
+from lib_blocktrain.adapters.base import NetworkModule, NetworkModuleError, check_matrix, single, widened
 from lib_blocktrain.network_keys import ALGORITHMS
 
 
@@ -27,9 +27,10 @@ class IA3(NetworkModule):
 
     @classmethod
     def from_tensors(cls, key: str, tensors: Mapping[str, Tensor]) -> "IA3":
-        return cls(key, tensors["weight"], bool(tensors["on_input"].item()))
+        return cls(key, tensors["weight"], bool(single(key, "on_input", tensors["on_input"])))
 
     def check_fits(self, shape: tuple[int, ...]) -> None:
+        check_matrix(self, shape)
         if self.weight.numel() != shape[self._dimension]:
             raise NetworkModuleError(
                 f"{self.key}: the ia3 module has {self.weight.numel()} numbers, but dimension {self._dimension} of the"

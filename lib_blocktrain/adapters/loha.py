@@ -6,7 +6,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lib_blocktrain.adapters.base import NetworkModuleError, RankedModule, matrix, tucker_product, widened
+from lib_blocktrain.adapters.base import (
+    NetworkModuleError,
+    RankedModule,
+    check_core,
+    matrix,
+    tucker_product,
+    widened,
+)
 from lib_blocktrain.network_keys import ALGORITHMS
 
 
@@ -36,8 +43,21 @@ class LoHa(RankedModule):
     def __post_init__(self):
         if (self.t1 is None) != (self.t2 is None):
             raise NetworkModuleError(f"{self.key}: one of hada_t1 and hada_t2 is missing: expected both or neither")
-        for a, b in ((self.w1_a, self.w1_b), (self.w2_a, self.w2_b)):
-            self.check_product(a if self.t1 is None else a.T, b)
+        sizes = {self._checked(self.w1_a, self.w1_b, self.t1), self._checked(self.w2_a, self.w2_b, self.t2)}
+        if len(sizes) > 1:
+            raise NetworkModuleError(f"{self.key}: the products of hada_w1 and hada_w2 are of different sizes: {sizes}")
+
+    def _checked(self, a: Tensor, b: Tensor, core: Tensor | None) -> tuple[int, ...]:
+        """Return the size of one of the two products, or raise NetworkModuleError."""
+        self.check_product(a if core is None else a.transpose(0, -1), b)
+        if a.ndim != 2 or (core is not None and b.ndim != 2):
+            raise NetworkModuleError(
+                f"{self.key}: loha factors of shapes {tuple(a.shape)} and {tuple(b.shape)}: expected matrices"
+            )
+        if core is None:
+            return a.shape[0], math.prod(b.shape[1:])
+        check_core(self, "hada_t", core, (a.shape[0], b.shape[0]))
+        return a.shape[1], b.shape[1], *core.shape[2:]
 
     @property
     def size(self) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from lib_blocktrain.adapters.base import (
     NetworkModule,
     NetworkModuleError,
     RankedModule,
+    check_core,
     matrix,
     tucker_product,
     widened,
@@ -47,7 +48,14 @@ class LoKr(RankedModule):
         if self.w1 is None:
             self.check_product(self.w1_a, self.w1_b)
         if self.w2 is None:
-            self.check_product(self.w2_a if self.t2 is None else self.w2_a.T, self.w2_b)
+            self.check_product(self.w2_a if self.t2 is None else self.w2_a.transpose(0, -1), self.w2_b)
+            if self.t2 is not None:
+                check_core(self, "lokr_t2", self.t2, (self.w2_a.shape[0], self.w2_b.shape[0]))
+        flat = [factor for factor in (self.w1, self.w1_a, self.w1_b) if factor is not None]
+        flat += [self.w2_b] if self.t2 is not None and self.w2 is None else []
+        if any(factor.ndim != 2 for factor in flat) or (self.w2 is not None and self.w2.ndim < 2):
+            shapes = [tuple(factor.shape) for factor in (*flat, *([] if self.w2 is None else [self.w2]))]
+            raise NetworkModuleError(f"{self.key}: lokr factors of shapes {shapes}: expected matrices")
         if self.is_whole and self.t2 is not None:
             raise NetworkModuleError(f"{self.key}: lokr_t2 beside a whole lokr_w2: expected lokr_w2_a and lokr_w2_b")
 

@@ -6,8 +6,15 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from lib_blocktrain.adapters.base import NetworkModuleError, RankedModule, matrix, tucker_product, widened
-from lib_blocktrain.leaf_layers import kind_of, pointwise, run, weight_shape
+from lib_blocktrain.adapters.base import (
+    NetworkModuleError,
+    RankedModule,
+    check_core,
+    matrix,
+    tucker_product,
+    widened,
+)
+from lib_blocktrain.leaf_layers import kind_of, pointwise, run, shaped, weight_shape
 from lib_blocktrain.network_keys import ALGORITHMS
 
 
@@ -30,10 +37,9 @@ class LoRA(RankedModule):
 
     def __post_init__(self):
         self.check_product(self.up, self.down)
-        if self.mid is not None and self.mid.shape[:2] != (self.rank, self.rank):
-            raise NetworkModuleError(
-                f"{self.key}: lora_mid of shape {tuple(self.mid.shape)}: expected ({self.rank}, {self.rank}, k, k)"
-            )
+        if self.mid is not None:
+            self.check_product(self.down.transpose(0, 1), self.up.transpose(0, 1))  # both are (.., ..[, 1, 1]) then
+            check_core(self, "lora_mid", self.mid, (self.rank, self.rank))
 
     @property
     def rank(self) -> int:
@@ -43,6 +49,13 @@ class LoRA(RankedModule):
     def size(self) -> tuple[int, int]:
         kernel = 1 if self.mid is None else math.prod(self.mid.shape[2:])
         return self.up.shape[0], math.prod(self.down.shape[1:]) * kernel
+
+    def check_fits(self, shape: tuple[int, ...]) -> None:
+        super().check_fits(shape)
+        if self.mid is not None and tuple(self.mid.shape[2:]) != tuple(shape[2:]):
+            raise NetworkModuleError(
+                f"{self.key}: lora_mid of shape {tuple(self.mid.shape)} for a weight of {tuple(shape)}"
+            )
 
     @property
     def low_rank(self) -> bool:
@@ -57,10 +70,11 @@ class LoRA(RankedModule):
         kind, shape = kind_of(layer), weight_shape(layer)
         down, up = self.down.to(x), self.up.to(x)
         if self.mid is None:
-            hidden = run(layer, x, down.reshape(self.rank, *shape[1:]))
+            hidden = run(layer, x, shaped(down, (self.rank, *shape[1:])))
         else:
             hidden = run(layer, pointwise(x, down, kind), self.mid.to(x))
-        return pointwise(hidden * self.scale, up, kind)
+        # What would change nothing is left out: every operation here is one more, and its gradient's, for each layer.
+        return pointwise(hidden if self.scale == 1 else hidden * self.scale, up, kind)
 
     def scaled(self, factor: float) -> "LoRA":
         """Scale `up`, in fp32: diffusers (0.35) reads one alpha for all attention layers of a file."""

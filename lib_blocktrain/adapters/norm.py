@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from lib_blocktrain.adapters.base import NetworkModule, widened
+from lib_blocktrain.adapters.base import NetworkModule, NetworkModuleError, widened
 from lib_blocktrain.network_keys import ALGORITHMS
 
 
@@ -18,13 +19,19 @@ class Norm(NetworkModule):
 
     algorithm = ALGORITHMS["norm"]
     names: ClassVar = {"w_norm": "w_norm", "b_norm": "b_norm"}
+    fits_norms = True
+
+    def __post_init__(self):
+        shapes = [tuple(tensor.shape) for tensor in (self.w_norm, self.b_norm) if tensor is not None]
+        if len(set(shapes)) > 1 or len(shapes[0]) != 1:
+            raise NetworkModuleError(f"{self.key}: w_norm and b_norm of shapes {shapes}: expected (channels,)")
 
     @property
     def size(self) -> tuple[int, int]:
         return (self.b_norm if self.w_norm is None else self.w_norm).shape[0], 1
 
-    def delta_weight(self, weight: Tensor) -> Tensor | None:
-        return None if self.w_norm is None else widened(weight, self.w_norm)[0]
+    def delta_weight(self, weight: Tensor) -> Tensor:
+        return widened(weight, torch.zeros(weight.shape) if self.w_norm is None else self.w_norm)[0]
 
     def delta_bias(self) -> Tensor | None:
         return self.b_norm

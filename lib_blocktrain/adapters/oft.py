@@ -33,6 +33,10 @@ class OFT(NetworkModule):
             raise NetworkModuleError(
                 f"{self.key}: {self.algorithm.id} blocks of shape {tuple(self._matrices.shape)}: expected square ones"
             )
+        if self.rescale is not None and self.rescale.numel() != self.size[0]:
+            raise NetworkModuleError(
+                f"{self.key}: rescale of shape {tuple(self.rescale.shape)}: expected {self.size[0]} numbers"
+            )
 
     @property
     def size(self) -> tuple[int, None]:
@@ -80,6 +84,17 @@ class BOFT(OFT):
     """
 
     algorithm = ALGORITHMS["boft"]
+
+    def __post_init__(self):
+        super().__post_init__()
+        stages, count, side = self._matrices.shape[:3]
+        # the last stage mixes rows 2^(stages - 1) * side / 2 apart, in pairs
+        fits = self.diag is None and side >= 2 and side % 2 == 0 and stages <= 32
+        if not fits or (count * side) % (2**stages * side // 2):
+            raise NetworkModuleError(
+                f"{self.key}: boft blocks of shape {tuple(self._matrices.shape)}: expected an even size, and no more"
+                " stages than rows can be halved"
+            )
 
     def _rotate(self, weight: Tensor, rotations: Tensor) -> Tensor:
         half = rotations.shape[-1] // 2

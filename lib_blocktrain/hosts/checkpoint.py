@@ -46,7 +46,7 @@ def recognise(path: Path) -> Recognised:
         raise UnsupportedCheckpoint(
             f"{path}: its text context is {width} wide; SD1 has 768, SD2 1024, SDXL 2048. No other one is known."
         )
-    channels = shapes[_UNET + "input_blocks.0.0.weight"][1]
+    channels = _columns(shapes.get(_UNET + "input_blocks.0.0.weight"))
     if channels not in (4, 9):
         raise UnsupportedCheckpoint(
             f"{path}: its U-Net takes {channels} channels; 4 (text to image) or 9 (inpainting) were expected"
@@ -68,10 +68,15 @@ def recognise(path: Path) -> Recognised:
 
 def _context_width(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     for block in ("input_blocks.1.1", "input_blocks.4.1"):
-        shape = shapes.get(_CONTEXT.format(block))
-        if shape:
-            return shape[1]
+        width = _columns(shapes.get(_CONTEXT.format(block)))
+        if width is not None:
+            return width
     return None
+
+
+def _columns(shape: tuple[int, ...] | None) -> int | None:
+    """What a weight (out, in, ...) takes in, None where there is no such weight."""
+    return shape[1] if shape is not None and len(shape) > 1 else None
 
 
 def _prediction(

@@ -63,6 +63,16 @@ class Host(Protocol):
     def queued(self) -> AbstractContextManager[None]:
         """The host's lock on the GPU; not re-entrant."""
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether the host's own Interrupt was pressed since ``queued()`` was entered."""
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """Show in the host's own progress how far the work under ``queued()`` is."""
+
+    def refresh_loras(self) -> None:
+        """A network file was put into ``lora_dirs``: let the host's own list find it."""
+
     def sample(self, request: SampleRequest, progress: Progress | None = None) -> Image.Image:
         """Draw one picture with the host's own sampler, under the request's placements.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from lib_blocktrain.leaf_layers import CONVOLUTION, LINEAR, kind_of, weight_shap
 from lib_blocktrain.network_keys import UNET, component_of
 from lib_blocktrain.placement import Targets, layers_by_key
 from lib_blocktrain.preset_strings import parse
-from lib_blocktrain.training.config import NetworkConfig
+from lib_blocktrain.training.config import MOST_RANK, NetworkConfig
 from lib_blocktrain.training.reading import ConfigError
 
 ELEMENTS = ("attn1", "attn2", "ff", "proj", "conv")
@@ -64,9 +65,10 @@ def read_weights(config: NetworkConfig, architecture: str) -> tuple[BlockWeights
         parsed = parse(config.weights, architecture)
         weights, notices = parsed.weights, parsed.notices
     else:
-        weights, notices = BlockWeights.from_json({"architecture": architecture, **config.weights}), ()
-        if weights.architecture != architecture:
-            raise ConfigError(f"weights for {weights.architecture}: expected {architecture}, the model's architecture")
+        theirs = config.weights.get("architecture", architecture)
+        if theirs != architecture:
+            raise ConfigError(f"weights for {str(theirs)[:40]}: expected {architecture}, the model's architecture")
+        weights, notices = BlockWeights.from_json({**config.weights, "architecture": architecture}), ()
     if not config.text_encoder:  # what is said of BASE would mislead
         notices = tuple(notice for notice in notices if not notice.startswith(BASE))
     for block in (BASE, *weights.values):
@@ -83,7 +85,6 @@ def scope_of(targets: Targets, architecture: str, config: NetworkConfig) -> Scop
     weights, notices = read_weights(config, architecture)
     _check_names(config, architecture)
     modules = []
-    bypassed = 0
     for key, layer in layers_by_key(targets, architecture).items():
         block = block_of(key, architecture)
         element = _element(key, block, architecture)
@@ -93,14 +94,10 @@ def scope_of(targets: Targets, architecture: str, config: NetworkConfig) -> Scop
             or (block == BASE and not config.text_encoder)
         ):
             continue
-        if layer is None:
-            bypassed += 1
-        elif kind_of(layer) in (LINEAR, CONVOLUTION):
+        if kind_of(layer) in (LINEAR, CONVOLUTION):
             module = _module(key, layer, block, element, weights, config)
             modules += [module] if module else []
     said = [*notices]
-    if bypassed:
-        said.append(f"{bypassed} attention layers of the text encoder cannot be reached and are not trained")
     if not modules:
         raise ConfigError(f"nothing to train under the weights {weights.to_line()}: {_why_nothing(weights, config)}")
     said += _empty_blocks(weights, {module.block for module in modules}, config)
@@ -166,8 +163,9 @@ def _check_names(config: NetworkConfig, architecture: str) -> None:
                 raise ConfigError(
                     f"network.{field}: unknown block {block!r}: expected {known[1]}..{known[-1]} or {BASE}"
                 )
-            if value < 0:
-                raise ConfigError(f"network.{field}: {block} = {value}: expected 0 or more")
+            most = MOST_RANK if field.endswith("ranks") else math.inf
+            if not 0 <= value <= most:
+                raise ConfigError(f"network.{field}: {block} = {value}: expected 0 or more, ranks up to {MOST_RANK}")
 
 
 def _why_nothing(weights: BlockWeights, config: NetworkConfig) -> str:

@@ -1,27 +1,25 @@
 """A real AUTOMATIC1111 WebUI for the tests below: started from ``WEBUI_DIR``, with a data folder of its own.
 
 ``WEBUI_DIR`` names an installed stable-diffusion-webui, ``WEBUI_PYTHON`` the interpreter of its environment (by default
-``venv/bin/python`` in it). Without ``WEBUI_DIR`` all of these tests are skipped.
+``venv/bin/python`` in it). Without ``WEBUI_DIR`` all of these tests are skipped. While writing tests, ``WEBUI_URL`` and
+``WEBUI_DATA`` name one that runs already, with this extension and the one in ``probe/`` in its data folder.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import os
 import socket
 import subprocess
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
-from PIL import Image
+
+from tests.webui.running import LORA, START_SECONDS, WebUI
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WEBUI_DIR = os.environ.get("WEBUI_DIR")
-START_SECONDS = 300
+CHECKPOINT = "blocktrain-random"
 FLAGS = [
     "--skip-prepare-environment",
     "--skip-torch-cuda-test",
@@ -39,38 +37,21 @@ def pytest_collection_modifyitems(items):
     if not WEBUI_DIR:
         skip = pytest.mark.skip(reason="WEBUI_DIR does not name an installed WebUI")
         for item in items:
-            if Path(__file__).parent in item.path.parents:
+            if Path(__file__).parent in item.path.parents and item.path.name != "test_forge.py":
                 item.add_marker(skip)
-
-
-class WebUI:
-    """A running WebUI and its API."""
-
-    def __init__(self, url: str, data: Path, log: Path):
-        self.url, self.data, self.log = url, data, log
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-    def call(self, route: str, body: dict | None = None):
-        """POST a body, or GET without one; the decoded answer."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + route, data, {"Content-Type": "application/json"})
-        with self._opener.open(request, timeout=300) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
-
-    def draw(self, prompt: str, **options) -> Image.Image:
-        body = {"prompt": prompt, "width": 128, "height": 128, "steps": 20, "cfg_scale": 5, "seed": 1, **options}
-        return Image.open(io.BytesIO(base64.b64decode(self.call("/sdapi/v1/txt2img", body)["images"][0])))
-
-    def use_checkpoint(self, name: str) -> None:
-        self.call("/sdapi/v1/refresh-checkpoints", {})
-        self.call("/sdapi/v1/options", {"sd_model_checkpoint": name})
 
 
 @pytest.fixture(scope="session")
 def webui(tmp_path_factory):
+    if "WEBUI_URL" in os.environ:
+        data = Path(os.environ["WEBUI_DATA"])
+        yield WebUI(os.environ["WEBUI_URL"], data, data / "log.txt")
+        return
     data = tmp_path_factory.mktemp("webui")
     log = data / "log.txt"
+    (data / "extensions").mkdir()
+    for name, folder in (("sd-webui-blocktrain", ROOT), ("blocktrain-probe", Path(__file__).parent / "probe")):
+        (data / "extensions" / name).symlink_to(folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -90,3 +71,44 @@ def webui(tmp_path_factory):
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def weighed(webui, random_model):
+    """The WebUI on a checkpoint of random weights, with two LoRAs for it that do something in every block."""
+    from lib_blocktrain.ldm_export import export
+
+    exported = export(random_model, webui.data / "models" / "Stable-diffusion", CHECKPOINT)
+    loras = webui.data / "models" / "Lora"
+    loras.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate((LORA, f"{LORA}-2")):
+        _write_lora(exported["checkpoint"], loras / f"{name}.safetensors", number)
+    webui.call("/sdapi/v1/refresh-loras", {})
+    webui.use_checkpoint(f"{CHECKPOINT}.safetensors")
+    return webui
+
+
+def _write_lora(checkpoint: Path, path: Path, seed: int) -> None:
+    """A LoRA of rank 2 for all linear layers of a checkpoint's attention."""
+    import torch
+    from safetensors import safe_open
+
+    from lib_blocktrain.adapters import module_from_tensors
+    from lib_blocktrain.formats import Network, write_network
+    from lib_blocktrain.network_keys import key_of
+
+    generator, modules = torch.Generator().manual_seed(seed), {}
+    with safe_open(checkpoint, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118, no mapping
+            shape = file.get_slice(name).get_shape()
+            text = "text_model.encoder.layers" in name
+            if not name.endswith(".weight") or len(shape) != 2 or not (text or "attn" in name):
+                continue
+            layer = name.removesuffix(".weight").rpartition("transformer.text_model." if text else "diffusion_model.")[
+                2
+            ]
+            key = key_of(f"text_model.{layer}" if text else layer, "sd1", "te" if text else "unet")
+            factors = {"lora_down.weight": (2, shape[1]), "lora_up.weight": (shape[0], 2)}
+            tensors = {name: torch.randn(size, generator=generator) * 0.3 for name, size in factors.items()}
+            modules[key] = module_from_tensors(key, tensors)
+    write_network(path, Network(path.stem, "sd1", modules), overwrite=True)

@@ -1,0 +1,215 @@
+"""The checkpoint that Forge has loaded, as the protocol `Model`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from backend import memory_management
+from modules import shared
+from PIL import Image
+from torch import Tensor, nn
+
+from lib_blocktrain import blocks, unet_forward
+from lib_blocktrain.freezing import frozen
+from lib_blocktrain.hosts.forge.loan import Loan, kept, load_plain
+from lib_blocktrain.hosts.forge.text import encode_literally
+from lib_blocktrain.hosts.host import NoModel
+from lib_blocktrain.leaf_layers import LINEAR, kind_of
+from lib_blocktrain.model import Prediction
+from lib_blocktrain.unet_forward import BlockState, Caller
+
+_PREDICTIONS: Mapping[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
+
+
+def architecture_of(sd_model: Any) -> str | None:
+    """Return "sd1", "sd2" or "sdxl", None for any other model."""
+    for architecture, flag in (("sdxl", "is_sdxl"), ("sd2", "is_sd2"), ("sd1", "is_sd1")):
+        if getattr(sd_model, flag, False):
+            return architecture
+    return None
+
+
+def checked(sd_model: Any) -> ForgeModel:
+    """Return the model if its U-Net can be hooked; raise NoModel with the reason if it cannot."""
+    if not hasattr(sd_model, "forge_objects_original"):
+        raise NoModel("no checkpoint is loaded: choose one at the top of the page, and look at the console if it fails")
+    architecture, name = architecture_of(sd_model), sd_model.sd_checkpoint_info.name_for_extra
+    if not hasattr(sd_model.forge_objects_original.unet, "lora_patches"):
+        raise NoModel(
+            "this Forge keeps its LoRAs in another way than Forge 2 (by file, in lora_patches): not known here"
+        )
+    if architecture is None:
+        raise NoModel(f"{name} is a {type(sd_model).__name__}: expected a checkpoint of SD1, SD2 or SDXL")
+    model = sd_model.forge_objects_original.unet.model
+    _check_blocks(name, model.diffusion_model, blocks.architecture(architecture))
+    _check_weights(name, model)
+    prediction = getattr(model.predictor, "prediction_type", None)
+    if prediction not in _PREDICTIONS:
+        raise NoModel(f"{name} predicts {prediction!r}: expected {', '.join(_PREDICTIONS)}")
+    return ForgeModel(sd_model, name, architecture)
+
+
+def _check_blocks(name: str, unet: nn.Module, known: blocks.Architecture) -> None:
+    inputs, outputs = len(unet.input_blocks), len(unet.output_blocks)
+    there = [*(f"IN{n:02}" for n in range(inputs)), "M00", *(f"OUT{n:02}" for n in range(outputs))]
+    others = sorted(set(there) ^ set(known.block_ids))
+    if others:
+        raise NoModel(f"the U-Net of {name} has other blocks than {known.title}: {', '.join(others)}")
+
+
+def _check_weights(name: str, model: nn.Module) -> None:
+    layer = model.diffusion_model.get_submodule("middle_block.1.transformer_blocks.0.attn1.to_q")
+    if kind_of(layer) != LINEAR:
+        raise NoModel(
+            f"the U-Net of {name} is stored as {model.storage_dtype}, in layers ({type(layer).__name__}) that cannot be"
+            " hooked: expected weights in fp32, fp16, bf16 or fp8"
+        )
+
+
+class ForgeModel:
+    """The protocol `Model` on one of Forge's diffusion engines."""
+
+    def __init__(self, sd_model: Any, name: str, architecture: str):
+        self.sd_model, self.name, self.architecture = sd_model, name, architecture
+        self._loan, self._borrowers = Loan(sd_model), 0
+
+    @property
+    def unet(self) -> nn.Module:
+        return self._patched.diffusion_model
+
+    @property
+    def text_encoders(self) -> Mapping[str, nn.Module]:
+        names = ("te1", "te2") if self.architecture == "sdxl" else ("te",)
+        return {name: engine.text_encoder.transformer for name, engine in zip(names, self._engines())}
+
+    @property
+    def prediction(self) -> Prediction:
+        return _PREDICTIONS[self._patched.predictor.prediction_type]
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        return _normal(self._patched.predictor.alphas_cumprod)
+
+    def encode_image(self, picture: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 127.5 - 1)
+        pixels = pixels.permute(2, 0, 1)[None]
+        vae = self.sd_model.forge_objects.vae
+        with self.given_back(), torch.inference_mode(), _mean(vae):
+            latents = self.sd_model.encode_first_stage(pixels)
+            if not torch.isfinite(latents).all():  # SDXL's VAE overflows in fp16
+                with _in_fp32(vae):
+                    latents = self.sd_model.encode_first_stage(pixels)
+        return _normal(latents)
+
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        with self.given_back(), torch.inference_mode():
+            pixels = self.sd_model.decode_first_stage(latents.detach().float())
+        pixels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(picture) for picture in pixels]
+
+    def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
+        """A text of more than 75 tokens comes in several contexts of 77, one behind the other."""
+        self._prepare()
+        self.sd_model.set_clip_skip(int(shared.opts.CLIP_stop_at_last_layers))
+        with torch.inference_mode(not self._borrowers):  # Forge's own parameters can only be cast in inference mode
+            encoded = [encode_literally(engine, text) for engine in self._engines()]
+        context = torch.cat([_normal(states) for states, _ in encoded], dim=-1)
+        if self.architecture != "sdxl":
+            return {"context": context}
+        side = float(blocks.architecture("sdxl").native_size)
+        top, left = float(shared.opts.sdxl_crop_top), float(shared.opts.sdxl_crop_left)
+        size = torch.tensor([[side, side, top, left, side, side]], device=context.device)  # original, crop, target
+        return {"context": context, "pooled": _normal(encoded[-1][1]), "size": size}
+
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        return self.run_blocks("IN00", self.enter_blocks(latents, timesteps, conditioning))
+
+    def enter_blocks(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
+        self._prepare()
+        device, dtype = self.sd_model.forge_objects_original.unet.load_device, self._patched.computation_dtype
+        moved = {key: t.to(device) if key == "size" else t.to(device, dtype) for key, t in conditioning.items()}
+        return unet_forward.enter_blocks(self.unet, latents.to(device, dtype), timesteps.to(device), moved)
+
+    def run_blocks(
+        self,
+        start: str,
+        saved: BlockState,
+        *,
+        keep: MutableMapping[str, BlockState] | None = None,
+        call: Caller | None = None,
+    ) -> Tensor:
+        return unet_forward.run_blocks(self.unet, self.architecture, start, saved, keep=keep, call=call)
+
+    @contextmanager
+    def trainable(self) -> Iterator[None]:
+        """Borrow the weights from Forge, without its LoRAs; may be entered again while it is open."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            if not self._borrowers:
+                stack.enter_context(kept(self.sd_model))
+                stack.callback(self._loan.give_back)
+                self._loan.take()
+                stack.enter_context(frozen(self.unet, *self.text_encoders.values()))
+            self._borrowers += 1
+            try:
+                yield
+            finally:
+                self._borrowers -= 1
+
+    @contextmanager
+    def given_back(self) -> Iterator[None]:
+        """Let Forge work with its own weights for a while, in the middle of training too."""
+        with self._loan.given_back():
+            yield
+
+    def _prepare(self) -> None:
+        """Have the U-Net and the text encoders where they compute."""
+        if self._borrowers:
+            self._loan.take()
+        else:
+            load_plain(self.sd_model)
+
+    @property
+    def _patched(self) -> nn.Module:
+        return self.sd_model.forge_objects_original.unet.model
+
+    def _engines(self) -> list[Any]:
+        """Forge's text encoders with their tokenizers."""
+        names = ("text_processing_engine_l", "text_processing_engine_g", "text_processing_engine")
+        return [getattr(self.sd_model, name) for name in names if hasattr(self.sd_model, name)]
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    """Return it in fp32, as autograd takes it."""
+    with torch.inference_mode(False):
+        return tensor.clone().float() if tensor.is_inference() else tensor.float()
+
+
+@contextmanager
+def _mean(vae: Any) -> Iterator[None]:
+    """Have the mean of what the VAE encodes: Forge draws a sample from it unless told otherwise."""
+    patcher, before = vae.patcher, vae.patcher.model_options
+    patcher.model_options = {**before, "model_vae_regulation": lambda posterior: posterior.mean}
+    try:
+        yield
+    finally:
+        patcher.model_options = before
+
+
+@contextmanager
+def _in_fp32(vae: Any) -> Iterator[None]:
+    """fp32 holds every number of the narrower types: the weights are afterwards what they were."""
+    before = vae.vae_dtype
+    memory_management.load_models_gpu([vae.patcher])
+    try:
+        vae.first_stage_model.to(torch.float32)
+        vae.vae_dtype = torch.float32
+        yield
+    finally:
+        vae.first_stage_model.to(before)
+        vae.vae_dtype = before

@@ -1,0 +1,140 @@
+"""A WebUI as the protocol ``Host``: its folders, its queue, its progress, its sampler."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import torch
+from modules import call_queue, sd_samplers, shared
+from modules.processing import StableDiffusionProcessingTxt2Img, process_images
+from PIL import Image
+
+from lib_blocktrain.hooks import applied
+from lib_blocktrain.hosts.host import Cancelled, OutOfMemory, Progress, SampleRequest
+from lib_blocktrain.hosts.webui import folders
+from lib_blocktrain.hosts.webui.steps import listen
+from lib_blocktrain.model import Model
+from lib_blocktrain.placement import Placement
+from lib_blocktrain.prompt_tags import without
+
+log = logging.getLogger(__name__)
+
+
+class WebUIHost:
+    """The protocol ``Host`` in a running WebUI, but for `model` and for how it holds its networks."""
+
+    name = "WebUI"
+
+    @property
+    def lora_dirs(self) -> Sequence[Path]:
+        return folders.lora_dirs()
+
+    @property
+    def output_dir(self) -> Path:
+        return folders.output_dir()
+
+    @property
+    def presets_path(self) -> Path:
+        return folders.presets_path()
+
+    @property
+    def samplers(self) -> Sequence[str]:
+        return tuple(sampler.name for sampler in sd_samplers.visible_samplers())
+
+    def model(self) -> Model:
+        raise NotImplementedError
+
+    @contextmanager
+    def queued(self) -> Iterator[None]:
+        with call_queue.queue_lock:
+            shared.state.begin(job="blocktrain")
+            try:
+                yield
+            finally:
+                shared.state.end()
+                shared.state.interrupted = shared.state.skipped = False
+
+    @property
+    def interrupted(self) -> bool:
+        return bool(shared.state.interrupted or shared.state.stopping_generation)
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        state = shared.state
+        state.job, state.textinfo, state.job_count, state.job_no = what, f"{what}: {done}/{of}", 1, 0
+        state.sampling_step, state.sampling_steps = done, of
+
+    def refresh_loras(self) -> None:
+        networks = sys.modules.get("networks")  # of the Lora extension, if that is not disabled
+        if hasattr(networks, "list_available_networks"):
+            networks.list_available_networks()
+
+    def sample(self, request: SampleRequest, progress: Progress | None = None) -> Image.Image:
+        model = self.model()
+        prompt, dropped = without(request.prompt, _names(request.placements))
+        if dropped:
+            log.warning("%s: previewed here, and left out of the prompt so that it does not count twice", dropped)
+        try:
+            with self._kept(model), _placed(model, request.placements):
+                return _draw(model, request, prompt, progress)
+        except torch.cuda.OutOfMemoryError:
+            pass  # raised below, where this one no longer holds the tensors of the frames that it passed
+        torch.cuda.empty_cache()
+        raise OutOfMemory(
+            f"the GPU has too little memory for this picture: try fewer pixels than {request.width}x{request.height}"
+        )
+
+    def _kept(self, model: Model) -> AbstractContextManager[None]:
+        """Leave the WebUI's networks as they were after a picture."""
+        raise NotImplementedError
+
+
+def _names(placements: Sequence[Placement]) -> set[str]:
+    """What a prompt may call these LoRAs."""
+    networks = [placement.network for placement in placements]
+    return {name for network in networks for name in (network.name, network.metadata.get("ss_output_name")) if name}
+
+
+@contextmanager
+def _placed(model: Model, placements: Sequence[Placement]) -> Iterator[None]:
+    if not placements:
+        yield
+        return
+    with applied({"unet": model.unet, **model.text_encoders}, placements):
+        yield
+
+
+def _draw(model: Model, request: SampleRequest, prompt: str, progress: Progress | None) -> Image.Image:
+    p = StableDiffusionProcessingTxt2Img(
+        sd_model=model.sd_model,
+        prompt=prompt,
+        negative_prompt=request.negative,
+        seed=request.seed,
+        sampler_name=request.sampler,
+        steps=request.steps,
+        cfg_scale=request.cfg,
+        width=request.width or 512,
+        height=request.height or 512,
+        do_not_save_samples=True,
+        do_not_save_grid=True,
+        # the checkpoint of now: one chosen in the page since then waits for the queue, and must not come in here
+        override_settings={"sd_model_checkpoint": model.sd_model.sd_checkpoint_info.title},
+    )
+    p.cached_c, p.cached_uc = [None, None], [None, None]  # the class's own are the page's, and hooks are not in them
+    listener, before = listen(p, progress), shared.state.interrupted
+    try:
+        processed = process_images(p)
+    finally:
+        p.close()
+        if listener.raised is not None:
+            shared.state.interrupted = before
+    if listener.raised is not None:
+        raise listener.raised
+    if shared.state.interrupted or shared.state.stopping_generation:
+        raise Cancelled("the WebUI's Interrupt was pressed")
+    if progress is not None:
+        progress(request.steps, request.steps)
+    return processed.images[0]

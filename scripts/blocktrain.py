@@ -1,0 +1,85 @@
+"""The WebUI's way in: callbacks, the accordion and the tab are registered here; all work is in `lib_blocktrain`.
+
+The WebUI runs this file again at "Reload UI", while `lib_blocktrain` stays imported; what it starts is undone in
+`unload`. Nothing heavy is imported before it is used.
+"""
+
+import gradio as gr
+from modules import script_callbacks, scripts, shared, ui_common
+
+from lib_blocktrain import webui_page
+from lib_blocktrain.hosts.detect import detect
+
+TITLE = "Block weights"
+HELP = "preset or values for all LoRAs of the prompt without their own bw=; or lines for some: NAME: preset or values"
+kind = detect()
+tabs = []
+
+
+class BlockWeightsScript(scripts.Script):
+    """The accordion in txt2img and img2img; through the API: alwayson_scripts, "Block weights", one text."""
+
+    def title(self):
+        return TITLE
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        place = "img2img" if is_img2img else "txt2img"
+
+        def named(name):
+            return {"elem_id": f"blocktrain_{place}_{name}"}
+
+        def choices():
+            return ["", *webui_page.preset_names(kind)]
+
+        with gr.Accordion(TITLE, open=False, **named("accordion")):
+            with gr.Row():
+                preset = gr.Dropdown(choices(), value="", label="Preset", scale=1, **named("preset"))
+                ui_common.create_refresh_button(
+                    preset, lambda: None, lambda: {"choices": choices()}, f"blocktrain_{place}_refresh"
+                )
+                text = gr.Textbox("", label=TITLE, info=HELP, scale=3, max_lines=4, **named("text"))
+            with gr.Row():
+                write = gr.Button("Write into the prompt", size="sm", **named("write"))
+                edit = gr.Button("Edit in the tab", size="sm", **named("edit"))
+        for component in (preset, text, write, edit):
+            component.do_not_save_to_config = True
+        preset.input(fn=lambda name: name, inputs=[preset], outputs=[text], show_progress="hidden", queue=False)
+        script = "js" if gr.__version__.startswith("4") else "_js"
+        write.click(None, [text], None, **{script: f"(text) => {{ blocktrainWebUI.write('{place}', text); }}"})
+        edit.click(None, [text], None, **{script: f"(text) => {{ blocktrainWebUI.edit('{TITLE}', text); }}"})
+        return [text]
+
+    def process(self, p, text="", *_):
+        webui_page.set_weights(p, str(text or ""))
+
+
+def settings():
+    for name, (default, label, info) in webui_page.SETTINGS.items():
+        option = shared.OptionInfo(default, label, section=("blocktrain", TITLE))
+        shared.opts.add_option(name, option.info(info))
+
+
+def build_tab():
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        tabs.append(webui_page.place_tab(kind, blocks))
+        gr.HTML(webui_page.footer(kind), elem_id="blocktrain_footer")
+    return [(blocks, TITLE, "blocktrain")]
+
+
+def unload():
+    """Give everything back: this file is run again, or the extension is gone. A run goes on."""
+    kind.unpatch()
+    while tabs:
+        tabs.pop().close()
+
+
+script_callbacks.on_before_ui(lambda: webui_page.prepare(kind))
+script_callbacks.on_ui_settings(settings)
+script_callbacks.on_ui_tabs(build_tab)
+script_callbacks.on_cfg_denoiser(kind.entered)
+script_callbacks.on_infotext_pasted(lambda _text, parameters: webui_page.paste(kind, parameters))
+script_callbacks.on_app_started(lambda _demo, app: webui_page.mount_api(kind, app, shared.cmd_opts, shared.opts))
+script_callbacks.on_script_unloaded(unload)

@@ -1,0 +1,237 @@
+"""Block weights on the WebUI's own networks, against small stand-ins of its modules."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lib_blocktrain.hosts.webui.axes import Axes
+from lib_blocktrain.hosts.webui.prompt import Reading, add_change, page_of, set_page, weigh
+from lib_blocktrain.preset_strings import parse
+from lib_blocktrain.presets import shipped_presets
+from tests.hosts import fake_webui as fake
+
+TEXT, OUT03 = "transformer_text_model_encoder_layers_0_mlp_fc1", "diffusion_model_output_blocks_3_1_proj_in"
+IN04, TIME = "diffusion_model_input_blocks_4_1_proj_in", "diffusion_model_time_embed_0"
+LAYERS = (TEXT, OUT03, IN04, TIME)
+
+
+def presets() -> dict:
+    return {preset.name: preset for preset in shipped_presets()}
+
+
+def reading(**options) -> Reading:
+    return Reading(**{"architecture": "sd1", "presets": presets, **options})
+
+
+@pytest.fixture
+def webui(monkeypatch):
+    """The Lora extension with two networks whose deltas are 1 everywhere, patched; and a model of four layers."""
+    for name in [name for name in sys.modules if name.startswith("lib_blocktrain.hosts.a1111")]:
+        monkeypatch.delitem(sys.modules, name)
+    patches, networks = fake.Patches(), fake.Networks(["face", "hair"])
+    network = fake.module(
+        "network", NetworkModule=type("NetworkModule", (fake.NetworkModule,), dict(vars(fake.NetworkModule)))
+    )
+    for net in networks.in_memory.values():
+        net.modules = {name: network.NetworkModule(net, name, torch.ones(2, 2)) for name in LAYERS}
+    activation = fake.extra_networks_lora(networks)
+    contents = {"modules": fake.module("modules", patches=patches), "modules.patches": patches, "networks": networks}
+    for name, content in {**contents, "network": network, "extra_networks_lora": activation}.items():
+        monkeypatch.setitem(sys.modules, name, content)
+    from lib_blocktrain.hosts.a1111 import lora
+
+    asked = reading()
+    lora.patch(lambda: asked, lambda names: None)
+    sd_model = SimpleNamespace(network_layer_mapping={name: fake.layer(name) for name in LAYERS})
+    yield SimpleNamespace(lora=lora, networks=networks, network=network, activation=activation, sd_model=sd_model)
+    lora.unpatch()
+    for name in [name for name in sys.modules if name.startswith("lib_blocktrain.hosts.a1111")]:
+        sys.modules.pop(name)
+
+
+def draw(webui, *tags: str, p=None) -> dict[str, float]:
+    """What a picture with these tags has in its layers: 1 and what the networks add."""
+    p = p or fake.Processing()
+    params = [fake.ExtraNetworkParams(tag.split(":")) for tag in tags]
+    webui.activation.ExtraNetworkLora().activate(p, params)
+    with torch.no_grad():
+        for layer in webui.sd_model.network_layer_mapping.values():
+            webui.networks.network_apply_weights(layer)
+    webui.p, webui.params = p, params
+    return {name: float(layer.weight[0, 0]) for name, layer in webui.sd_model.network_layer_mapping.items()}
+
+
+def test_each_layer_gets_its_blocks_weight(webui):
+    found = draw(webui, "face:0.5:bw=BASE=0.25,OUT03=2,IN04=0,REST=1")
+    assert found == {TEXT: 1 + 0.5 * 0.25, OUT03: 1 + 0.5 * 2, IN04: 1.0, TIME: 1.5}
+
+
+def test_te_and_unet_are_multiplied(webui):
+    found = draw(webui, "face:1:te=0.5:unet=2:bw=BASE=1,OUT03=0.5")
+    assert (found[TEXT], found[OUT03]) == (1.5, 2.0)
+
+
+def test_several_networks_have_their_own_weights(webui):
+    found = draw(webui, "face:1:bw=OUT03=1,BASE=0", "hair:1:bw=IN04=1,BASE=0")
+    assert (found[OUT03], found[IN04], found[TEXT]) == (2.0, 2.0, 1.0)
+
+
+def test_a_change_of_weights_merges_anew_and_the_same_weights_do_not(webui):
+    draw(webui, "face:1:bw=OUT=1")
+    before = webui.networks.merged
+    draw(webui, "face:1:bw=OUT=1")
+    assert webui.networks.merged == before
+    draw(webui, "face:1:bw=OUT=0.5")
+    assert webui.networks.merged == before + len(LAYERS)
+
+
+def test_all_is_the_very_numbers_of_a_plain_tag(webui):
+    whole = draw(webui, "face:1")
+    before = webui.networks.merged
+    assert draw(webui, "face:1:bw=ALL") == whole
+    assert webui.networks.merged == before  # not even merged anew
+    assert type(webui.networks.loaded_networks[0].unet_multiplier) is float
+
+
+def test_a_plain_tag_after_weights_is_plain(webui):
+    whole = draw(webui, "face:1")
+    draw(webui, "face:1:bw=NONE")
+    assert draw(webui, "face:1") == whole
+    assert draw(webui) == dict.fromkeys(LAYERS, 1.0)
+
+
+def test_steps_switch_the_unet_on_and_off(webui):
+    draw(webui, "face:1:bw=ALL:start=2:stop=4")
+    (net,) = webui.networks.loaded_networks
+    module = net.modules[OUT03]
+    acting = []
+    for step in range(1, 6):
+        webui.lora.enter_step(step)
+        acting.append(module.multiplier())
+    assert acting == [0, 1, 1, 0, 0]
+    assert net.modules[TEXT].multiplier() == 1
+
+
+def test_the_tag_becomes_values_so_that_kept_conditioning_is_made_anew(webui):
+    draw(webui, "face:1:bw=OUTD:start=2")
+    assert webui.params[0].items == ["face", "1", f"bw={parse('OUTD', 'sd1').weights.to_line()}", "start=2"]
+
+
+def test_what_is_wrong_is_left_out_and_said(webui):
+    found = draw(webui, "face:1:bw=OUTX", "hair:1:bw=OUT03=1,BASE=0")
+    assert (found[OUT03], found[TEXT]) == (2.0, 1.0)
+    assert [net.name for net in webui.networks.loaded_networks] == ["hair"]
+    assert "'OUTX'" in webui.p.extra_generation_params["Block weights problem"]
+    assert any("'OUTX'" in comment for comment in webui.p.comments)
+    draw(webui, "hair:1", p=webui.p)  # the next picture of a batch does not repeat it
+    assert not webui.p.extra_generation_params
+
+
+def test_networks_are_taken_out_and_put_back(webui):
+    before = draw(webui, "face:0.5:bw=OUT03=2,BASE=1")
+    layers = webui.sd_model.network_layer_mapping
+    bits = {name: layer.weight.clone() for name, layer in layers.items()}
+    with suppress(ZeroDivisionError), webui.lora.kept(webui.sd_model, taken_out=True):
+        assert all(float(layer.weight[0, 0]) == 1 for layer in layers.values())
+        draw(webui, "hair:1")  # a sample with another network in its prompt
+        raise ZeroDivisionError
+    assert all(torch.equal(layer.weight, bits[name]) for name, layer in layers.items())
+    (net,) = webui.networks.loaded_networks
+    assert net.modules[OUT03].multiplier() == 1.0 == before[OUT03] - 1
+
+
+def test_nothing_of_us_stays_after_unpatching(webui):
+    multiplier, activate = webui.network.NetworkModule.multiplier, webui.activation.ExtraNetworkLora.activate
+    webui.lora.unpatch()
+    assert webui.network.NetworkModule.multiplier is not multiplier
+    assert webui.activation.ExtraNetworkLora.activate is not activate
+    assert webui.network.NetworkModule.multiplier is fake.NetworkModule.multiplier
+
+
+def test_a_checkpoint_of_another_kind(webui):
+    p = fake.Processing()
+    params = [fake.ExtraNetworkParams(["face", "1", "bw=OUTD"]), fake.ExtraNetworkParams(["hair", "1"])]
+    found = weigh(p, params, reading(architecture=None))
+    assert found[0] is None
+    assert found[1].weights is None
+    assert "none of them" in p.extra_generation_params["Block weights problem"]
+
+
+def test_hires_weights_of_their_own_are_said():
+    p = fake.Processing()
+    weigh(p, [fake.ExtraNetworkParams(["face", "1", "bw=OUTD"])], reading())
+    p.is_hr_pass = True
+    weigh(p, [fake.ExtraNetworkParams(["face", "1", "bw=INALL"])], reading())
+    assert set(p.extra_generation_params) == {"Block weights", "Hires block weights"}
+
+
+def test_the_accordion_and_the_axes_reach_every_lora(webui):
+    p = fake.Processing()
+    set_page(p, text="BASE=0,OUT03=1")
+    assert draw(webui, "face:1", p=p)[OUT03] == 2.0
+    add_change(p, "OUT03=0.5")
+    found = draw(webui, "face:1", "hair:1:bw=OUT03=1,BASE=0", p=p)
+    assert (found[OUT03], found[TEXT]) == (2.0, 1.0)
+
+
+class AxisOption:
+    def __init__(self, label, type, apply, format_value=None, confirm=None, cost=0.0, choices=None, prepare=None):
+        self.label, self.type, self.apply, self.format_value = label, type, apply, format_value
+        self.confirm, self.cost, self.choices = confirm, cost, choices
+
+
+@pytest.fixture
+def axes():
+    plot = fake.module("xyz_grid", AxisOption=AxisOption, axis_options=[])
+    made = Axes(reading, lambda: ["face-000100", "face-000200", "other-000100"])
+    made.add_to(plot)
+    made.add_to(plot)  # the page is built again
+    return {option.label.removeprefix("[blocktrain] "): option for option in plot.axis_options}
+
+
+def test_axes(axes):
+    assert list(axes) == ["Preset", "Weights", "Block", "Group", "Step of a run"]
+    assert all(type(option) is AxisOption and option.type is str for option in axes.values())
+    assert max(option.cost for option in axes.values()) == axes["Step of a run"].cost < 1.0  # the checkpoint's
+    assert "OUTD" in axes["Preset"].choices()
+    assert axes["Block"].choices()[0] == "IN00=0"
+    assert "IN02+OUT09=0" in axes["Group"].choices()
+    p = fake.Processing()
+    axes["Preset"].apply(p, "OUTD", ["OUTD"])
+    axes["Block"].apply(p, "OUT03=0", ["OUT03=0"])
+    assert (page_of(p).instead, page_of(p).changes) == ("OUTD", ("OUT03=0",))
+    assert axes["Weights"].format_value(p, axes["Weights"], "MINE:1,0,0") == "MINE"
+    assert len(axes["Weights"].format_value(p, axes["Weights"], ",".join(["0.25"] * 26))) <= 28
+
+
+@pytest.mark.parametrize(
+    ("axis", "value", "said"),
+    [
+        ("Preset", "NOPE", "'NOPE'"),
+        ("Weights", "1,2,3", "3 values"),
+        ("Block", "IN99=0", "'IN99'"),
+        ("Group", "MID", "expected such as"),
+        ("Step of a run", "500", "'500'"),
+    ],
+)
+def test_axes_refuse_before_the_first_picture(axes, axis, value, said):
+    with pytest.raises(RuntimeError, match=said):
+        axes[axis].confirm(fake.Processing(prompt="a <lora:face:1>"), [value])
+
+
+@pytest.mark.parametrize("axis", ["Preset", "Block"])
+def test_axes_want_a_lora(axes, axis):
+    with pytest.raises(RuntimeError, match="no LoRA"):
+        axes[axis].confirm(fake.Processing(prompt="a cat"), ["ALL" if axis == "Preset" else "IN=0"])
+
+
+def test_step_of_a_run(axes):
+    p = fake.Processing(prompt="a <lora:face:0.8:bw=OUTD>")
+    axes["Step of a run"].confirm(p, ["100", "face-000200"])
+    axes["Step of a run"].apply(p, "100", [])
+    assert p.prompt == "a <lora:face-000100:0.8:bw=OUTD>"

@@ -1,0 +1,125 @@
+"""Which checkpoint Forge's host gives: the one chosen in the page, unless others, or a run, are at work."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from lib_blocktrain.hosts.host import NoModel
+from tests.hosts import forge_backend
+
+
+class Lock:
+    """As `modules.fifo_lock.FIFOLock`: not re-entrant."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+
+    def acquire(self, blocking=True):
+        return self._lock.acquire(blocking)
+
+    def release(self):
+        self._lock.release()
+
+    __enter__ = acquire
+
+    def __exit__(self, *_):
+        self.release()
+
+
+@pytest.fixture
+def forge(monkeypatch):
+    """A process in which no checkpoint is loaded yet, and "first" is chosen."""
+    with forge_backend.process(monkeypatch) as found:
+        data = SimpleNamespace(
+            sd_model=SimpleNamespace(), forge_hash="", forge_loading_parameters={"checkpoint": "first"}
+        )
+        found.data, found.reads = data, []
+
+        def forge_model_reload():
+            parameters = str(data.forge_loading_parameters)
+            if data.forge_hash == parameters:
+                return data.sd_model, False
+            if "broken" in parameters:
+                raise ValueError("Failed to recognize model type!")
+            found.reads.append(data.forge_loading_parameters["checkpoint"])
+            data.sd_model, data.forge_hash = forge_backend.sd_model(), parameters
+            return data.sd_model, True
+
+        state = SimpleNamespace(begin=lambda job: None, end=lambda: None, interrupted=False, skipped=False)
+        contents = {
+            "call_queue": {"queue_lock": Lock()},
+            "sd_models": {"model_data": data, "forge_model_reload": forge_model_reload},
+            "sd_samplers": {},
+            "paths": {"data_path": "."},
+            "processing": {"StableDiffusionProcessingTxt2Img": None, "process_images": None},
+        }
+        for name, attributes in contents.items():
+            module = ModuleType(f"modules.{name}")
+            vars(module).update(attributes)
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+            setattr(sys.modules["modules"], name, module)
+        found.shared.state = state
+        from lib_blocktrain.hosts.forge.webui import ForgeHost
+
+        found.host, found.lock = ForgeHost(), contents["call_queue"]["queue_lock"]
+        yield found
+
+
+def test_reads_what_is_chosen_once(forge):
+    first = forge.host.model()
+    with forge.host.queued():
+        assert forge.host.model() is first
+    assert forge.reads == ["first"]
+    forge.data.forge_loading_parameters = {"checkpoint": "second"}
+    assert forge.host.model() is not first
+    assert forge.reads == ["first", "second"]
+
+
+def test_others_at_work_are_not_waited_for(forge):
+    with forge.lock, pytest.raises(NoModel, match="no checkpoint is loaded"):
+        forge.host.model()
+    first = forge.host.model()
+    forge.data.forge_loading_parameters = {"checkpoint": "second"}
+    with forge.lock:
+        assert forge.host.model() is first
+    assert forge.reads == ["first"]
+
+
+def test_a_picture_of_a_run_changes_no_checkpoint(forge):
+    """Another one was chosen while it goes on: Forge would read it for the picture, under the run."""
+    with forge.host.queued():
+        model = forge.host.model()
+        with model.trainable():
+            forge.data.forge_loading_parameters = {"checkpoint": "second"}
+            with forge.host._kept(model):
+                assert sys.modules["modules.sd_models"].forge_model_reload() == (model.sd_model, False)
+                assert all(parameter.is_inference() for parameter in model.unet.parameters())
+            assert not any(parameter.is_inference() for parameter in model.unet.parameters())
+        assert forge.data.forge_hash == str({"checkpoint": "first"})
+        assert forge.host.model() is not model
+
+
+def test_a_checkpoint_that_cannot_be_read(forge):
+    forge.data.forge_loading_parameters = {"checkpoint": "broken"}
+    with pytest.raises(NoModel, match="cannot load the checkpoint: Failed to recognize"):
+        forge.host.model()
+    assert forge.lock.acquire(blocking=False)
+
+
+def test_forges_that_hold_models_in_another_way(forge, monkeypatch):
+    """reForge and Forge Classic: the host is there, and says why there is no model; tags say it too."""
+    from lib_blocktrain.hosts import forge as kind
+
+    plain = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "backend" else plain(name))
+    monkeypatch.setattr(kind, "host", kind.host.__wrapped__)
+    monkeypatch.setattr(kind, "has_block_weight_script", lambda: False)
+    with pytest.raises(NoModel, match="ldm_patched"):
+        kind.host().model()
+    assert kind.reading().architecture is None
+    assert "ldm_patched" in kind.reading().without

@@ -1,0 +1,217 @@
+"""What runs inside Forge's process for `test_forge.py` (see `probe/`): each function answers plain values."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import inspect
+import io
+import sys
+from pathlib import Path
+
+SIDE = 64  # pixels; the U-Net halves its latents three times
+
+
+def fingerprint() -> dict[str, str]:
+    """Everything of the loaded model that must be the same afterwards: one digest for each kind."""
+    from modules import shared
+
+    objects = shared.sd_model.forge_objects_original
+    parts = {"unet": objects.unet.model, "clip": objects.clip.cond_stage_model, "vae": objects.vae.first_stage_model}
+    kinds = ("tensors", "requires_grad", "inference", "training", "hooks", "forward")
+    digests = {name: hashlib.sha256() for name in kinds}
+    for part, model in parts.items():
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            digests["tensors"].update(f"{part}{name}".encode() + tensor.detach().cpu().numpy().tobytes())
+            digests["requires_grad"].update(f"{part}{name}{tensor.requires_grad}".encode())
+            digests["inference"].update(f"{part}{name}{tensor.is_inference()}".encode())
+        for name, module in model.named_modules():
+            digests["training"].update(f"{part}{name}{module.training}".encode())
+            hooks = [len(getattr(module, f"_{kind}_hooks")) for kind in ("forward", "forward_pre", "backward")]
+            digests["hooks"].update(f"{part}{name}{hooks}".encode())
+            digests["forward"].update(f"{part}{name}{type(module).__qualname__}{'forward' in vars(module)}".encode())
+    return {name: digest.hexdigest() for name, digest in digests.items()}
+
+
+def features() -> dict:
+    """What the extension found."""
+    kind = _kind()
+    model = kind.host().model()
+    return {"features": kind.features(), "host": kind.host().name, "architecture": model.architecture}
+
+
+def preview(prompt: str, file: str, weights: str, multiplier: float = 1.0) -> str:
+    """A picture from the tab's way of drawing: hooks instead of merged weights; PNG in base64."""
+    from lib_blocktrain.formats import read_network
+    from lib_blocktrain.hosts.host import SampleRequest
+    from lib_blocktrain.placement import Placement
+    from lib_blocktrain.preset_strings import parse
+
+    host = _kind().host()
+    placement = Placement(read_network(Path(file)), parse(weights, "sd1").weights, multiplier)
+    heard = []
+    request = SampleRequest(
+        prompt, seed=1, steps=2, cfg=5, sampler="Euler", width=SIDE, height=SIDE, placements=[placement]
+    )
+    with host.queued():
+        picture = host.sample(request, lambda done, of: heard.append((done, of)))
+    assert heard[-1] == (2, 2), heard
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def forward_by_blocks() -> dict:
+    """The U-Net's output block by block, from each block on, against its own forward pass."""
+    import torch
+
+    host = _kind().host()
+    model, given = host.model(), _inputs()
+    with host.queued(), torch.no_grad():
+        states = {}
+        whole = model.run_blocks("IN00", model.enter_blocks(*given), keep=states)
+        with torch.inference_mode():
+            own = model.unet(given[0], given[1].float(), context=given[2]["context"], transformer_options={})
+        equal = [torch.equal(model.run_blocks(block, state), own) for block, state in states.items()]
+    return {"whole": torch.equal(whole, own), "blocks": len(states), "equal": sum(equal)}
+
+
+def gradients(file: str) -> dict:
+    """Of a LoRA on every attention layer: how many there are, and how far they are from finite differences."""
+
+    from lib_blocktrain.formats import read_network
+    from lib_blocktrain.hooks import applied
+
+    host = _kind().host()
+    network, given = read_network(Path(file)), _inputs()
+    modules = {key: module for key, module in network.modules.items() if key.startswith("lora_unet")}
+    tensors = {key: (module.down.requires_grad_(), module.up.requires_grad_()) for key, module in modules.items()}
+    with host.queued():
+        model = host.model()
+        with model.trainable(), applied(model.unet, network):
+
+            def loss():
+                return model.predict(*given).float().square().sum()
+
+            loss().backward()
+            flat = [tensor for pair in tensors.values() for tensor in pair]
+            found = sum(bool(tensor.grad is not None and tensor.grad.abs().max() > 0) for tensor in flat)
+            errors = {}
+            for part in ("lora_unet", "down_blocks_0_attentions_0", "mid_block", "up_blocks_3_attentions_2"):
+                chosen = [tensor for key, pair in tensors.items() if part in key for tensor in pair]
+                errors[part] = _against_differences(loss, chosen)
+    return {"tensors": len(flat), "found": found, "errors": errors}
+
+
+def _against_differences(loss, tensors, step: float = 3e-3) -> float:
+    """The relative error of the derivative along the gradient."""
+    import torch
+
+    norm = torch.stack([tensor.grad.square().sum() for tensor in tensors]).sum().sqrt()
+    values = []
+    with torch.no_grad():
+        for sign in (1, -1, 0):
+            for tensor in tensors:
+                tensor.add_(tensor.grad, alpha=float({1: step, -1: -2 * step, 0: step}[sign] / norm))
+            values.append(loss().double())
+    return float(((values[0] - values[1]) / (2 * step) - norm).abs() / norm)
+
+
+def train(folder: str, ending: str) -> dict:
+    """Train three steps on two pictures; `ending` is "finished", "stopped" or "failed"."""
+    from lib_blocktrain.hosts.host import SampleRequest
+    from lib_blocktrain.training.control import Control
+    from lib_blocktrain.training.runs import create
+    from lib_blocktrain.training.trainer import Trainer
+
+    host, control, losses, drawn = _kind().host(), Control(), [], []
+
+    def report(row):
+        if "loss" in row:
+            losses.append(row["loss"])
+            if ending == "stopped":
+                control.stop()
+            if ending == "failed":
+                raise RuntimeError("made to fail")
+
+    def draw(prompt, seed):
+        request = SampleRequest(prompt, seed=seed, steps=1, cfg=5, sampler="Euler", width=SIDE, height=SIDE)
+        drawn.append(host.sample(request))
+        return drawn[-1]
+
+    run = create(_config(Path(folder)), Path(folder) / ending)
+    with host.queued():
+        trainer = Trainer(host.model(), run, control=control, draw=draw, report=report)
+        try:
+            ended = trainer.run_loop().ended
+        except RuntimeError as error:
+            ended = str(error)
+    files = sorted(str(path) for path in run.folder.glob("*.safetensors"))
+    return {"ended": ended, "losses": losses, "files": files, "samples": len(drawn)}
+
+
+def _config(folder: Path):
+    import numpy as np
+    from PIL import Image
+
+    from lib_blocktrain.training.config import (
+        DatasetConfig,
+        FolderConfig,
+        NetworkConfig,
+        OptimizerConfig,
+        RunConfig,
+        SampleConfig,
+    )
+
+    pictures = folder / "pictures" / "2_cat"
+    pictures.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(pictures / f"{number}.png")
+        (pictures / f"{number}.txt").write_text("a (cat:1.2), BREAK", "utf-8")
+    return RunConfig(
+        name="forge",
+        dataset=DatasetConfig(folders=(FolderConfig(str(pictures.parent)),), size=SIDE),
+        network=NetworkConfig(rank=2, weights="BASE=1,OUT10-OUT11=1", text_encoder=True),
+        optimizer=OptimizerConfig(lr=1e-2),
+        samples=SampleConfig(prompts=("a cat",), every=2),
+        steps=3,
+        batch=2,
+    )
+
+
+def signatures() -> dict[str, list[str]]:
+    """The parameters of what the extension calls of Forge."""
+    from backend import attention, memory_management
+    from backend.patcher.base import ModelPatcher
+    from backend.patcher.lora import LoraLoader
+    from backend.text_processing.classic_engine import ClassicTextProcessingEngine
+    from modules import patches, sd_models
+
+    called = {
+        "load_models_gpu": memory_management.load_models_gpu,
+        "attention": attention.attention_pytorch,
+        "refresh": LoraLoader.refresh,
+        "clone": ModelPatcher.clone,
+        "encode": ClassicTextProcessingEngine.encode_with_transformers,
+        "tokenize": ClassicTextProcessingEngine.tokenize,
+        "reload": sd_models.forge_model_reload,
+        "patch": patches.patch,
+        "undo": patches.undo,
+        "activate": sys.modules["extra_networks_lora"].ExtraNetworkLora.activate,
+    }
+    return {name: list(inspect.signature(function).parameters) for name, function in called.items()}
+
+
+def _inputs():
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=generator)
+    return latents, torch.tensor([500]), {"context": torch.randn(1, 77, 768, generator=generator)}
+
+
+def _kind():
+    from lib_blocktrain.hosts.detect import detect
+
+    return detect()

@@ -1,0 +1,208 @@
+"""What runs inside the WebUI's process for the tests (see `probe/`): each function answers plain values."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import sys
+import time
+from contextlib import suppress
+
+from lib_blocktrain import webui_page
+from lib_blocktrain.hosts.detect import detect
+
+KIND = detect()
+
+
+def fingerprint() -> dict[str, str]:
+    """Everything of the loaded model that must be the same afterwards: one digest for each kind."""
+    from modules import shared
+
+    model = shared.sd_model
+    kinds = ("tensors", "requires_grad", "training", "hooks", "forward", "attention", "networks")
+    digests = {name: hashlib.sha256() for name in kinds}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digests["tensors"].update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+        digests["requires_grad"].update(f"{name}{tensor.requires_grad}".encode())
+    for name, module in model.named_modules():
+        digests["training"].update(f"{name}{module.training}".encode())
+        hooks = [list(getattr(module, f"_{kind}_hooks").values()) for kind in ("forward", "forward_pre", "backward")]
+        digests["hooks"].update(f"{name}{hooks}".encode())
+        own = {key: str(vars(module)[key]) for key in ("forward", "encode", "decode") if key in vars(module)}
+        digests["forward"].update(f"{name}{type(module).forward}{own}".encode())
+    digests["attention"].update(str(_attention()).encode())
+    networks = sys.modules["networks"].loaded_networks
+    digests["networks"].update(str([(n.name, n.te_multiplier, n.unet_multiplier) for n in networks]).encode())
+    return {name: digest.hexdigest() for name, digest in digests.items()}
+
+
+def _attention() -> list:
+    import ldm.modules.attention
+    import sgm.modules.attention
+
+    return [module.CrossAttention.forward for module in (ldm.modules.attention, sgm.modules.attention)]
+
+
+def preview(prompt: str, lora: str | None = None, weights: str = "ALL", multiplier: float = 1.0, **settings) -> str:
+    """A picture as the tab draws it, as base64 of a PNG; `lora` is a file's name in the first folder."""
+    from lib_blocktrain.hosts.host import SampleRequest
+
+    host = KIND.host()
+    with host.queued():
+        placements = _placements(lora, weights, multiplier) if lora else ()
+        picture = host.sample(SampleRequest(prompt, placements=placements, **settings))
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def _placements(lora: str, weights: str, multiplier: float) -> tuple:
+    from lib_blocktrain.formats import read_network
+    from lib_blocktrain.placement import Placement
+    from lib_blocktrain.preset_strings import parse
+
+    network = read_network(KIND.host().lora_dirs[0] / f"{lora}.safetensors")
+    parsed = parse(weights, KIND.host().model().architecture)
+    return (Placement(network, parsed.weights, multiplier),)
+
+
+def broken_preview(prompt: str, lora: str) -> str:
+    """What a preview says that is cancelled at its second step."""
+    from lib_blocktrain.hosts.host import Cancelled, SampleRequest
+
+    def progress(done: int, of: int) -> None:
+        if done:
+            raise Cancelled(f"at step {done} of {of}")
+
+    host = KIND.host()
+    request = SampleRequest(
+        prompt, sampler=host.samplers[0], width=64, height=64, steps=4, placements=_placements(lora, "OUTD", 1.0)
+    )
+    try:
+        with host.queued():
+            host.sample(request, progress)
+    except Cancelled as error:
+        return str(error)
+    return "drawn to its end"
+
+
+def train(config: dict, stop_after: int | None = None) -> dict:
+    """Train a run with the tab's runner, to its end, or stopped after a step; what became of it."""
+    from lib_blocktrain.training.config import RunConfig
+    from lib_blocktrain.training.reading import read
+
+    runner = webui_page.runner(KIND)
+    run = runner.add(read(RunConfig, config))
+    while runner.current is not None or run.folder in [waiting.folder for waiting in runner.queue()]:
+        if stop_after is not None and runner.status(run).step >= stop_after:
+            with suppress(ValueError):  # it has ended meanwhile
+                runner.stop(run)
+        time.sleep(0.1)
+    status = runner.status(run)
+    norms = [row["gradients"] for row in run.metrics() if row.get("gradients")]
+    return {**status.to_json(), "gradients": norms, "folder": str(run.folder), "checkpoints": len(run.checkpoints())}
+
+
+def broken_training() -> str:
+    """What comes out of `trainable()` when its inside raises."""
+    model = KIND.host().model()
+    with KIND.host().queued():
+        try:
+            with model.trainable():
+                assert not any(parameter.requires_grad for parameter in model.unet.parameters())
+                raise RuntimeError("broken on purpose")
+        except RuntimeError as error:
+            return str(error)
+
+
+def same_as_webui(prompt: str) -> dict[str, float]:
+    """How far our conditioning and prediction are from the WebUI's own, relative to their size."""
+    import torch
+    from modules import devices, prompt_parser, shared
+
+    model, generator = KIND.host().model(), torch.Generator().manual_seed(0)
+    with torch.no_grad(), devices.autocast(), KIND.host().queued():
+        ours = model.encode_prompt(prompt)
+        size = 1024 if model.architecture == "sdxl" else 64
+        texts = prompt_parser.SdConditioning([prompt], width=size, height=size)
+        theirs = shared.sd_model.get_learned_conditioning(texts)
+        latents, timesteps = torch.randn((1, 4, 8, 8), generator=generator), torch.tensor([500])
+        context = theirs["crossattn"] if isinstance(theirs, dict) else theirs
+        cond = {"c_crossattn": [theirs]}
+        if isinstance(theirs, dict):
+            cond = {key: theirs[key] for key in ("crossattn", "vector")}
+        expected = shared.sd_model.apply_model(latents, timesteps, cond)
+        predicted = model.predict(latents, timesteps, ours)
+        picture = _picture()
+        encoded = model.encode_image(picture)
+        whole = model.decode(encoded)[0].size
+    return {
+        "context": _distance(ours["context"], context),
+        "prediction": _distance(predicted, expected),
+        "spread": float(expected.std()),
+        "picture": float(whole == picture.size and tuple(encoded.shape) == (1, 4, 8, 8)),
+    }
+
+
+def _distance(ours, theirs) -> float:
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def _picture():
+    import numpy as np
+    from PIL import Image
+
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+def pasted_by_callbacks(text: str) -> str:
+    """The prompt as "send to" makes it of a picture's parameters, extensions included."""
+    from modules import infotext_utils, script_callbacks
+
+    parameters = infotext_utils.parse_generation_parameters(text)
+    script_callbacks.infotext_pasted_callback(text, parameters)
+    return parameters["Prompt"]
+
+
+def loads(name: str) -> int:
+    """How many network files the WebUI has read since this was asked for first."""
+    networks = sys.modules["networks"]
+    if not hasattr(networks, "blocktrain_probe_count"):
+        networks.blocktrain_probe_count = 0
+        load = networks.load_network
+
+        def counting(*arguments):
+            networks.blocktrain_probe_count += 1
+            return load(*arguments)
+
+        networks.load_network = counting
+    return networks.blocktrain_probe_count
+
+
+def axes() -> list[str]:
+    """The labels of the X/Y/Z plot's axes for txt2img, in the order of its menus."""
+    options = KIND.xyz_grid().axis_options
+    return [option.label for option in options if not getattr(option, "is_img2img", False)]
+
+
+def registered() -> dict[str, int]:
+    """How often this extension stands in the WebUI's lists."""
+    from modules import patches, script_callbacks, scripts
+
+    callbacks = [c for kind in script_callbacks.callback_map.values() for c in kind if "blocktrain.py" in c.script]
+    labels = axes()
+    return {
+        "callbacks": len(callbacks),
+        "scripts": sum(data.path.endswith("scripts/blocktrain.py") for data in scripts.scripts_data),
+        "patches": sum(len(owned) for key, owned in patches.originals.items() if "blocktrain" in key),
+        "axes": sum("blocktrain" in label for label in labels),
+        "axes twice": len(labels) - len(set(labels)),
+    }
+
+
+def execute(code: str):
+    """For trying things by hand."""
+    names: dict = {}
+    exec(code, names)
+    return names.get("answer")

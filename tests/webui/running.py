@@ -1,0 +1,67 @@
+"""A running WebUI and its API."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+START_SECONDS = float(os.environ.get("BLOCKTRAIN_PATIENCE", "300"))
+LORA = "blocktrain-random-lora"
+SMALL = {"width": 64, "height": 64, "steps": 4, "cfg_scale": 5, "seed": 1, "sampler_name": "Euler"}
+
+
+def pixels(picture: str) -> np.ndarray:
+    """The pixels of a picture as the API sends it."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"))
+
+
+class WebUI:
+    """A running WebUI and its API."""
+
+    def __init__(self, url: str, data: Path, log: Path):
+        self.url, self.data, self.log = url, data, log
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def call(self, route: str, body: dict | None = None):
+        """POST a body, or GET without one; the decoded answer."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + route, data, {"Content-Type": "application/json"})
+        with self._opener.open(request, timeout=2 * START_SECONDS) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def inside(self, function: str, **arguments):
+        """Call a function of `inside.py` in the WebUI's process."""
+        answer = self.call(f"/blocktrain-probe/{function}", arguments)
+        assert "error" not in answer, answer["error"]
+        return answer["answer"]
+
+    def txt2img(self, prompt: str, route: str = "txt2img", **options) -> dict:
+        """The API's answer for a small picture."""
+        return self.call(f"/sdapi/v1/{route}", {"prompt": prompt, **SMALL, **options})
+
+    def pixels(self, prompt: str, **options) -> np.ndarray:
+        return pixels(self.txt2img(prompt, **options)["images"][0])
+
+    def refusal(self, prompt: str, **options) -> str:
+        """What the API says to a picture that cannot be made."""
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            self.txt2img(prompt, **options)
+        return refused.value.read().decode()
+
+    def draw(self, prompt: str, **options) -> Image.Image:
+        body = {"prompt": prompt, "width": 128, "height": 128, "steps": 20, "cfg_scale": 5, "seed": 1, **options}
+        return Image.open(io.BytesIO(base64.b64decode(self.call("/sdapi/v1/txt2img", body)["images"][0])))
+
+    def use_checkpoint(self, name: str) -> None:
+        self.call("/sdapi/v1/refresh-checkpoints", {})
+        self.call("/sdapi/v1/options", {"sd_model_checkpoint": name})

@@ -1,0 +1,91 @@
+"""The loaded model in the real WebUI: what we compute with it is what the WebUI computes, and nothing of us stays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.webui.running import LORA
+
+PROMPT = "a photo of a fox"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two pictures of 64 pixels in kohya's layout; the caption is literal, brackets and all."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("pictures") / "2_thing"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text("a (robot:1.3) BREAK [thing]")
+    return folder.parent
+
+
+def run(pictures, **changes) -> dict:
+    return {
+        "name": "tiny",
+        "dataset": {"folders": [{"path": str(pictures)}], "size": 64},
+        "network": {"rank": 2, "weights": "OUT10=1,OUT11=1"},
+        "optimizer": {"lr": 0.01},
+        "steps": 4,
+        "batch": 1,
+        "save_every": 2,
+        "save_dtype": "fp32",
+        "samples": {"prompts": [f"a robot <lora:{LORA}:1>"], "every": 2, "steps": 2},
+        **changes,
+    }
+
+
+@pytest.fixture
+def whole(weighed):
+    """A user's LoRA is merged, then something happens, then everything is as it was."""
+    weighed.pixels(f"{PROMPT} <lora:{LORA}:0.8:bw=OUTD>")
+    before = weighed.inside("fingerprint")
+    yield weighed
+    assert weighed.inside("fingerprint") == before
+
+
+def test_conditioning_and_prediction_are_the_webuis_own(whole):
+    distance = whole.inside("same_as_webui", prompt="a photo of a fox, blue background, " + "very " * 90)
+    assert distance["context"] == 0
+    assert distance["prediction"] < 1e-5
+    assert distance["spread"] > 1e-3
+    assert distance["picture"]
+
+
+def test_whole_after_a_preview(whole):
+    assert whole.inside("preview", prompt=PROMPT, lora=LORA, sampler="Euler", steps=2, width=64, height=64)
+
+
+def test_whole_after_a_preview_that_is_cancelled(whole):
+    assert whole.inside("broken_preview", prompt=PROMPT, lora=LORA).startswith("at step 1 of 4")
+
+
+def test_whole_after_an_exception_in_training(whole):
+    assert whole.inside("broken_training") == "broken on purpose"
+
+
+def test_whole_after_a_run_that_is_stopped(whole, pictures):
+    stopped = whole.inside("train", config=run(pictures, name="stopped", steps=400), stop_after=2)
+    assert stopped["state"] == "stopped"
+    assert 2 <= stopped["step"] < 400
+
+
+def test_a_trained_lora_can_be_used_at_once(whole, pictures):
+    trained = whole.inside("train", config=run(pictures))
+    assert trained["state"] == "finished"
+    assert set(trained["gradients"][0]) == {"OUT10", "OUT11"}
+    assert all(norm > 0 for norm in trained["gradients"][0].values())
+    published = trained["published"].removesuffix(".safetensors")
+    drawn = [whole.pixels(f"a robot{more}") for more in ("", f" <lora:{published}:1>", " <lora:tiny-000002:1>")]
+    assert len({picture.tobytes() for picture in drawn}) == 3
+    assert "didn't match keys" not in whole.log.read_text(errors="replace")
+    whole.pixels(f"{PROMPT} <lora:{LORA}:0.8:bw=OUTD>")
+
+
+def test_nothing_doubles(weighed):
+    once = {"callbacks": 7, "scripts": 1, "patches": 2, "axes": 5, "axes twice": 0}
+    assert weighed.inside("registered") == once
