@@ -1,0 +1,81 @@
+"""What part of the picture a feature fills, and with how many cells each block sees it.
+
+A block at a coarse resolution sees a small feature as a single cell, or as a part of one: where a feature fills less
+of the picture than it did when weights were found, other blocks make it. So weights are to be tried anew then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lib_blocktrain.blocks import Architecture, architecture
+
+ALIKE = 2.0  # shares that differ by more than this factor are not the same case
+
+
+@dataclass(frozen=True)
+class View:
+    """How blocks of one resolution see a feature: `height` and `width` of their grid, `cells` that it fills."""
+
+    blocks: tuple[str, ...]
+    height: int
+    width: int
+    cells: float
+
+
+def views(share: float, architecture_id: str, latent: tuple[int, int]) -> tuple[View, ...]:
+    """Return what each resolution's blocks see of a feature with this share of the picture, the finest first."""
+    known = architecture(architecture_id)
+    found = []
+    for divisor in sorted({block.resolution_in for block in known.blocks}):
+        height, width = (-(-side // divisor) for side in latent)
+        ids = tuple(block.id for block in known.blocks if block.resolution_in == divisor)
+        found.append(View(ids, height, width, share * height * width))
+    return tuple(found)
+
+
+def sentence(share: float, architecture_id: str, latent: tuple[int, int]) -> str:
+    """Say it plainly."""
+    seen = views(share, architecture_id, latent)
+    fine, coarse = seen[0], seen[-1]
+    text = (
+        f"The feature fills {_percent(share)} of the picture: {_cells(fine.cells)} of {fine.height}x{fine.width} where"
+        f" the picture is finest ({_span(fine.blocks, architecture(architecture_id))}), {_cells(coarse.cells)} of"
+        f" {coarse.height}x{coarse.width} where it is coarsest ({_span(coarse.blocks, architecture(architecture_id))})."
+    )
+    blind = [view for view in seen if view.cells < 1]
+    if blind:
+        ids = [_span(view.blocks, architecture(architecture_id)) for view in blind]
+        text += f" It is smaller than one cell in {', '.join(ids)}: they place it, but cannot draw it."
+    return text
+
+
+def warning(found_for: float | None, used_for: float | None) -> str:
+    """Return what is to be said where weights are used for another share than theirs; "" where they are alike."""
+    if not found_for or not used_for or max(found_for, used_for) <= ALIKE * min(found_for, used_for):
+        return ""
+    return (
+        f"found for a feature that fills {_percent(found_for)} of the picture, used for one that fills"
+        f" {_percent(used_for)}, more than twofold apart: other blocks may carry it, so analyse it again"
+    )
+
+
+def _span(ids: Sequence[str], known: Architecture) -> str:
+    """Return block ids with runs shortened: IN00-IN02, OUT09-OUT11."""
+    order = list(known.block_ids)
+    runs: list[list[str]] = []
+    for block in ids:
+        if runs and order.index(runs[-1][-1]) + 1 == order.index(block):
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return ", ".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else f"{share:.1%}"
+
+
+def _cells(cells: float) -> str:
+    return f"{cells:.0f} cells" if cells >= 1.5 else f"{cells:.1f} cells"

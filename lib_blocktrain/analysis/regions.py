@@ -1,0 +1,106 @@
+"""The part of the picture that an analysis looks at: a box, a mask, or where a word of the prompt is.
+
+A region is `(1, h, w)` at the latents' size, 0 to 1: the share of each position that counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+BINS = 128  # of the histogram in which Otsu's threshold is sought
+
+
+@dataclass(frozen=True)
+class Feature:
+    """What is asked about: a word of the prompt, a box (left, top, right, bottom; 0 to 1), a mask, or everything."""
+
+    word: str | None = None
+    box: tuple[float, float, float, float] | None = None
+    mask: Image.Image | None = None
+
+    def __post_init__(self):
+        given = [name for name in ("word", "box", "mask") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} together: expected one of them")
+        if self.box is not None:
+            left, top, right, bottom = self.box
+            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+                raise ValueError(f"box {self.box}: expected left < right and top < bottom, from 0 to 1")
+
+    @property
+    def given(self) -> bool:
+        """Whether it is a part of the picture, and not everything."""
+        return any(value is not None for value in (self.word, self.box, self.mask))
+
+    @property
+    def title(self) -> str:
+        if self.word is not None:
+            return f"the word “{self.word}”"
+        if self.box is not None:
+            return f"the box {','.join(f'{side:g}' for side in self.box)}"
+        return "the whole picture" if self.mask is None else "the mask"
+
+
+def read_box(text: str) -> tuple[float, float, float, float]:
+    """Read `left,top,right,bottom`, each 0 to 1; raises ValueError."""
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"box {text!r}: expected left,top,right,bottom, each 0 to 1, such as 0,0,0.5,1") from error
+    return left, top, right, bottom
+
+
+def fixed_region(feature: Feature, size: tuple[int, int]) -> Tensor | None:
+    """Return the region of a box or mask, `(1, h, w)`; None where the picture decides (a word), or for everything."""
+    if feature.box is not None:
+        return box_region(feature.box, size)
+    return None if feature.mask is None else mask_region(feature.mask, size)
+
+
+def box_region(box: Sequence[float], size: tuple[int, int]) -> Tensor:
+    """Return the region of a box (left, top, right, bottom; 0 to 1), `(1, h, w)`; positions cut by its edge count
+    in part.
+    """
+    left, top, right, bottom = box
+    rows, columns = _covered(top, bottom, size[0]), _covered(left, right, size[1])
+    return torch.outer(rows, columns)[None]
+
+
+def mask_region(mask: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Return the region of a mask, `(1, h, w)`: white counts; of a picture with transparency, what is opaque."""
+    grey = mask.getchannel("A") if mask.mode in ("RGBA", "LA") else mask.convert("L")
+    shrunk = grey.resize((size[1], size[0]), Image.Resampling.BOX)
+    region = torch.from_numpy(np.asarray(shrunk, dtype=np.float32) / 255)[None]
+    if not region.any():
+        raise ValueError("the mask is black everywhere: expected white where the feature is")
+    return region
+
+
+def strong(heat: Tensor) -> Tensor:
+    """Return where a word's attention `(h, w)` is strong, `(1, h, w)`: Otsu's threshold tells strong from weak."""
+    return (heat >= otsu(heat)).float()[None]
+
+
+def otsu(values: Tensor) -> float:
+    """Return the threshold that parts values into two groups with the least spread inside them (Otsu 1979)."""
+    counts, edges = np.histogram(values.numpy().ravel(), bins=BINS)
+    middles = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = counts.sum() - below
+    sums = np.cumsum(counts * middles)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
+    best = np.flatnonzero(between == np.nanmax(between))  # a row of empty bins is as good as any of them
+    return float(edges[1:-1][best].mean())
+
+
+def _covered(start: float, end: float, length: int) -> Tensor:
+    """Return how much of each of `length` cells lies between start and end (0 to 1)."""
+    cells = torch.arange(length, dtype=torch.float32)
+    return ((cells + 1).clamp(max=end * length) - cells.clamp(min=start * length)).clamp(min=0)

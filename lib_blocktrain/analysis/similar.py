@@ -1,0 +1,290 @@
+"""Find a LoRA like the one that is to be made: the first step of the usual way to block weights.
+
+Every network file is described once, by its header and by the sizes of a few of its modules, and the descriptions are
+kept in one file; afterwards a folder of hundreds is ranked without opening any of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import safetensors
+
+from lib_blocktrain import blocks
+from lib_blocktrain.adapters import DoRA, NetworkModule, NetworkModuleError, module_from_tensors
+from lib_blocktrain.analysis.weight_norms import OF_THE_WEIGHT, squared_delta
+from lib_blocktrain.blocks import ARCHITECTURES, block_of
+from lib_blocktrain.files import written
+from lib_blocktrain.network_keys import architecture_of, modules_in
+from lib_blocktrain.safetensors_header import NetworkFileError, read_header
+from lib_blocktrain.training.dataset import Dataset
+
+log = logging.getLogger(__name__)
+
+FORMAT = "blocktrain-profiles-1"
+SAMPLED = 4  # modules a block that are read: the others are taken to be like them
+RECORD = "ss_blocktrain"
+# How much each likeness counts; one that cannot be told leaves its part to the others.
+IMPORTANCE = {"tags": 0.4, "blocks": 0.4, "canvas": 0.2}
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A network file, or a dataset: `tags` by how often they stand in its captions, `norms` its blocks' share of the
+    change, 0 to 1, `canvas` the subject's share of the picture. `problem` says why a file cannot be read.
+    """
+
+    name: str
+    path: str = ""
+    architecture: str = ""
+    tags: Mapping[str, float] = field(default_factory=dict)
+    norms: Mapping[str, float] = field(default_factory=dict)
+    canvas: float | None = None
+    problem: str = ""
+    stamp: tuple[int, int] = (0, 0)  # mtime in ns, size: the same stamp, the same file
+
+
+@dataclass(frozen=True)
+class Match:
+    """A file with its likeness, 0 to 1, and why."""
+
+    profile: Profile
+    likeness: float
+    reasons: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        found = self.profile
+        return {
+            "name": found.name,
+            "path": found.path,
+            "architecture": found.architecture,
+            "likeness": round(self.likeness, 4),
+            "reasons": list(self.reasons),
+        }
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The matches, the likest first, and the files that could not be read, with the reason."""
+
+    matches: tuple[Match, ...]
+    unreadable: tuple[Profile, ...]
+
+
+def of_dataset(
+    dataset: Dataset, architecture: str, separator: str, norms: Mapping[str, float] | None = None
+) -> Profile:
+    """Return the profile of a dataset; `norms` come from a probe."""
+    tags: dict[str, float] = {}
+    for counts in dataset.tag_frequency(separator).values():
+        for tag, count in counts.items():
+            tags[tag] = tags.get(tag, 0.0) + count
+    return Profile("the dataset", architecture=architecture, tags=tags, norms=norms or {}, canvas=dataset.canvas)
+
+
+def of_file(path: Path) -> Profile:
+    """Return the profile of a network file; one that cannot be read has a `problem`."""
+    try:
+        status = path.stat()
+        stamp = status.st_mtime_ns, status.st_size
+    except OSError as error:
+        return Profile(path.stem, str(path), problem=error.strerror or str(error))
+    try:
+        header = read_header(path)
+        architecture = architecture_of(path, header.shapes)
+        norms = _norms(path, header.shapes, architecture)
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        log.info("%s: %s", path, error)
+        return Profile(path.stem, str(path), problem=str(error), stamp=stamp)
+    record = _table(header.metadata.get(RECORD, ""))
+    canvas = record.get("canvas")
+    canvas = float(canvas) if isinstance(canvas, (int, float)) and 0 < canvas <= 1 else None
+    tags = _tags(header.metadata.get("ss_tag_frequency", ""))
+    return Profile(path.stem, str(path), architecture, tags, norms, canvas, stamp=stamp)
+
+
+class Profiles:
+    """The profiles of the files in some folders, kept in one file between the times that they are asked for."""
+
+    def __init__(self, cache: Path):
+        self.cache = cache
+
+    def of(self, folders: Sequence[Path], progress: Progress | None = None) -> list[Profile]:
+        """Return a profile of every network file in the folders and below; only new or changed ones are read."""
+        known = self._read()
+        found, fresh = {}, False
+        paths = sorted({path for folder in folders for path in network_files(folder)})
+        try:
+            for number, path in enumerate(paths, start=1):
+                kept = known.get(str(path))
+                if kept is None or kept.stamp != _stamp(path):
+                    kept, fresh = of_file(path), True
+                found[str(path)] = kept
+                if progress is not None:
+                    progress(number, len(paths))
+        finally:
+            if fresh:  # also of what was read before somebody stopped it
+                self._write({**known, **found})
+        return list(found.values())
+
+    def _read(self) -> dict[str, Profile]:
+        try:
+            data = json.loads(self.cache.read_text("utf-8"))
+            rows = data["profiles"] if data["format"] == FORMAT else []
+            return {row["path"]: Profile(**{**row, "stamp": tuple(row["stamp"])}) for row in rows}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            log.warning("%s cannot be read (%s): the LoRAs are described anew", self.cache, error)
+            return {}
+
+    def _write(self, profiles: Mapping[str, Profile]) -> None:
+        rows = [asdict(profile) for path, profile in profiles.items() if os.path.exists(path)]
+        with written(self.cache) as temporary:
+            temporary.write_text(json.dumps({"format": FORMAT, "profiles": rows}), "utf-8")
+
+
+def rank(target: Profile, profiles: Iterable[Profile]) -> Ranking:
+    """Rank files by their likeness to a LoRA or dataset; those of another architecture come last, with the reason."""
+    profiles = [profile for profile in profiles if not target.path or profile.path != target.path]
+    readable = [profile for profile in profiles if not profile.problem]
+    rarity = _rarity([*readable, target])
+    matches = [_match(target, profile, rarity) for profile in readable]
+    matches.sort(key=lambda match: (-match.likeness, match.profile.name))
+    return Ranking(tuple(matches), tuple(profile for profile in profiles if profile.problem))
+
+
+def network_files(folder: Path) -> list[Path]:
+    """Return the files in a folder and below; links are followed, but none in a circle. Raises ValueError for none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder of network files")
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(root) / name for name in names if name.endswith(".safetensors")]
+    return found
+
+
+def _match(target: Profile, profile: Profile, rarity: Mapping[str, float]) -> Match:
+    if _blocks(profile) != _blocks(target):
+        theirs, ours = (ARCHITECTURES[p.architecture].title for p in (profile, target))
+        return Match(profile, 0.0, (f"for {theirs}, not {ours}: other blocks",))
+    likenesses, reasons = {}, [f"for {ARCHITECTURES[profile.architecture].title}"]
+    if target.tags and profile.tags:
+        likenesses["tags"] = _cosine(_weighed(target.tags, rarity), _weighed(profile.tags, rarity))
+        shared = sorted(set(target.tags) & set(profile.tags), key=lambda tag: (-rarity[tag], tag))[:3]
+        reasons.append(f"tags alike {likenesses['tags']:.0%}" + (f" ({', '.join(shared)})" if shared else ""))
+    if target.norms and profile.norms:
+        likenesses["blocks"] = _profile_likeness(target.norms, profile.norms)
+        top = sorted(profile.norms, key=lambda block: -profile.norms[block])[:3]
+        reasons.append(f"blocks alike {likenesses['blocks']:.0%} (strongest {', '.join(top)})")
+    if target.canvas and profile.canvas:
+        likenesses["canvas"] = min(target.canvas, profile.canvas) / max(target.canvas, profile.canvas)
+        reasons.append(f"fills {profile.canvas:.0%} of the picture, here {target.canvas:.0%}")
+    lacking = [name for name in IMPORTANCE if name not in likenesses]
+    if lacking:
+        reasons.append(f"not known: {', '.join(lacking)}")
+    importance = sum(IMPORTANCE[name] for name in likenesses)
+    # what is not known counts as half alike, so that a file that says nothing is not the best of all
+    known = sum(IMPORTANCE[name] * value for name, value in likenesses.items())
+    likeness = known + 0.5 * (1 - importance)
+    return Match(profile, likeness, tuple(reasons))
+
+
+def _blocks(profile: Profile) -> tuple[str, ...]:
+    return ARCHITECTURES[profile.architecture].block_ids
+
+
+def _norms(path: Path, shapes: Mapping[str, tuple[int, ...]], architecture: str) -> dict[str, float]:
+    """Return each block's share of the squared norm, from a few modules of each."""
+    sources, _ = modules_in(shapes, architecture)
+    by_block: dict[str, list[str]] = {}
+    for key in sorted(sources):
+        by_block.setdefault(block_of(key, architecture), []).append(key)
+    squares = {}
+    with safetensors.safe_open(path, framework="pt") as file:
+        for block, keys in by_block.items():
+            if block == blocks.BASE:
+                continue
+            chosen = keys[:: max(1, len(keys) // SAMPLED)]
+            found = [_square(key, {name: file.get_tensor(s) for name, s in sources[key].items()}) for key in chosen]
+            told = [square for square in found if square is not None and math.isfinite(square)]
+            if told:
+                squares[block] = sum(told) / len(told) * len(keys)
+    total = sum(squares.values())
+    if not sources:
+        raise NetworkFileError(f"{path}: no network modules among its {len(shapes)} keys")
+    return {block: square / total for block, square in squares.items()} if total else {}
+
+
+def _square(key: str, tensors: Mapping) -> float | None:
+    """Return |delta W|^2, None where the file alone does not tell it."""
+    try:
+        module: NetworkModule | None = module_from_tensors(key, tensors)
+    except NetworkModuleError:
+        return None
+    if isinstance(module, DoRA):
+        module = module.direction
+    return None if module is None or isinstance(module, OF_THE_WEIGHT) else squared_delta(module)
+
+
+def _profile_likeness(a: Mapping[str, float], b: Mapping[str, float]) -> float:
+    """Return how alike two sets of shares are: 1 less half of what would have to move from block to block."""
+    return 1 - sum(abs(a.get(block, 0.0) - b.get(block, 0.0)) for block in {*a, *b}) / 2
+
+
+def _rarity(profiles: Sequence[Profile]) -> dict[str, float]:
+    """Return log(1 + files / files with the tag): what all have tells nothing (Spärck Jones 1972)."""
+    having: dict[str, int] = {}
+    for profile in profiles:
+        for tag in profile.tags:
+            having[tag] = having.get(tag, 0) + 1
+    return {tag: math.log(1 + len(profiles) / count) for tag, count in having.items()}
+
+
+def _weighed(tags: Mapping[str, float], rarity: Mapping[str, float]) -> dict[str, float]:
+    most = max(tags.values())
+    return {tag: count / most * rarity[tag] for tag, count in tags.items()}
+
+
+def _cosine(a: Mapping[str, float], b: Mapping[str, float]) -> float:
+    sizes = [math.sqrt(sum(value**2 for value in side.values())) for side in (a, b)]
+    return sum(value * b[tag] for tag, value in a.items() if tag in b) / (math.prod(sizes) or 1.0)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def _tags(text: str) -> dict[str, float]:
+    tags: dict[str, float] = {}
+    for folder in _table(text).values():
+        for tag, count in folder.items() if isinstance(folder, dict) else ():
+            if isinstance(count, (int, float)) and not isinstance(count, bool) and count > 0 and tag.strip():
+                tags[tag.strip()] = tags.get(tag.strip(), 0.0) + count
+    return tags
+
+
+def _table(text: str) -> dict:
+    """Return JSON of an object, or nothing: metadata come from anywhere."""
+    try:
+        data = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,135 @@
+"""An analysis asked of a host, by any method: what the tab and the command line have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from lib_blocktrain.analysis.regions import Feature
+from lib_blocktrain.analysis.rendered import analysis_of, blocks_of, render
+from lib_blocktrain.analysis.results import Analysis
+from lib_blocktrain.analysis.run import METHODS, Options, analyse, masks_of
+from lib_blocktrain.analysis.setting import Setting
+from lib_blocktrain.analysis.sheet import sheet
+from lib_blocktrain.analysis.weight_norms import weight_norms
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.blocks import ARCHITECTURES
+from lib_blocktrain.formats import Network
+from lib_blocktrain.hosts.host import Host, Progress, SampleRequest
+from lib_blocktrain.placement import Placement
+
+STEPS = 20  # of a rendered picture
+ALL_METHODS: Mapping[str, str] = {
+    "exact": "what changes without each block, at the U-Net: the reference, a seventh of a rendered sheet's cost",
+    "fast": "each block's signed part of the effect, by gradients: a tenth of the cost",
+    "one-only": "what each block does alone",
+    "norms": "how large each block's weights are: from the file alone, at once",
+    "rendered": "whole pictures with each block lowered, and a sheet of them",
+}
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What is asked; `features` are one or two. `sampler` and `picture_steps` are for rendered pictures."""
+
+    network: Network
+    setting: Setting
+    method: str = "exact"
+    features: tuple[Feature, ...] = (Feature(),)
+    options: Options = field(default_factory=Options)
+    sampler: str | None = None
+    picture_steps: int = STEPS
+
+    def __post_init__(self):
+        if self.method not in ALL_METHODS:
+            raise ValueError(f"method {self.method!r}: expected one of {', '.join(ALL_METHODS)}")
+        if self.method == "norms" and self.features != (Feature(),):
+            raise ValueError("norms know no picture: expected no word, mask or box with them")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One analysis a feature; `sheets` are pictures by a name for their file."""
+
+    analyses: tuple[Analysis, ...]
+    sheets: Mapping[str, Image.Image] = field(default_factory=dict)
+
+
+def answer(host: Host, inquiry: Inquiry, progress: Progress | None = None) -> Answered:
+    """Return what is asked. The caller holds the host's queue; what is raised leaves the model as it was."""
+    if inquiry.method == "norms":
+        return Answered((weight_norms(inquiry.network, inquiry.options.weights),))
+    model, network = host.model(), inquiry.network
+    ours, theirs = ARCHITECTURES[model.architecture], ARCHITECTURES[network.architecture]
+    if ours.block_ids != theirs.block_ids:
+        raise ValueError(f"{network.name!r} is for {theirs.title}, and the loaded model is {ours.title}")
+    if inquiry.method in METHODS:
+        asked = (model, network, inquiry.setting, inquiry.method, inquiry.features)
+        return Answered(analyse(*asked, options=inquiry.options, progress=progress))
+    answers = [_rendered(host, inquiry, feature, n, progress) for n, feature in enumerate(inquiry.features)]
+    sheets = {name: picture for found in answers for name, picture in found.sheets.items()}
+    return Answered(tuple(found.analyses[0] for found in answers), sheets)
+
+
+def _rendered(host: Host, inquiry: Inquiry, feature: Feature, number: int, progress: Progress | None) -> Answered:
+    model, setting, options = host.model(), inquiry.setting, inquiry.options
+    began = time.perf_counter()
+    weights = options.weights or BlockWeights.uniform(inquiry.network.architecture, 1.0)
+    masks = masks_of(model, inquiry.network, setting, feature, options)
+    at = [
+        (prompt, seed)
+        for prompt in setting.prompts
+        for seed in setting.seeds
+        if masks is None or (prompt, seed) in masks
+    ]
+    pictures = len(at) * (len(blocks_of(inquiry.network, weights)) + 1)
+    of = len(inquiry.features) * pictures
+    done = number * pictures
+
+    def draw(prompt: str, seed: int, of_picture: BlockWeights) -> Image.Image:
+        nonlocal done
+        request = SampleRequest(
+            prompt=prompt,
+            negative=setting.negative,
+            seed=seed,
+            steps=inquiry.picture_steps,
+            cfg=setting.guidance,
+            sampler=inquiry.sampler or host.samplers[0],
+            width=setting.width,
+            height=setting.height,
+            placements=(Placement(inquiry.network, of_picture, options.multiplier),),
+        )
+        picture = host.sample(request, _part(progress, done, of))
+        done += 1
+        return picture
+
+    found = render(draw, inquiry.network, weights, at, value=options.value, regions=masks)
+    asked = {**asdict(setting), "prompts": list(setting.prompts), "seeds": list(setting.seeds)}
+    asked |= {"weights": weights.to_line(with_architecture=True), "multiplier": options.multiplier}
+    changed = analysis_of(found, inquiry.network, model.name, perceived=False).means()  # LoRA Block Weight's figure
+    analysis = analysis_of(
+        found,
+        inquiry.network,
+        model.name,
+        feature=feature.title,
+        canvas=None if masks is None else float(np.mean([np.asarray(mask).mean() / 255 for mask in masks.values()])),
+        evaluations=float(pictures * inquiry.picture_steps * (2 if setting.guided else 1)),
+        seconds=time.perf_counter() - began,
+        setting={**asked, "steps": inquiry.picture_steps, "value": options.value, "changed_share": changed},
+    )
+    sheets = {
+        f"sheet-{number + 1}-{setting.prompts.index(prompt) + 1}-{seed}": sheet(found, prompt, seed)
+        for prompt, seed in at
+    }
+    return Answered((analysis,), sheets)
+
+
+def _part(progress: Progress | None, number: int, of: int) -> Progress | None:
+    """Return the progress of one picture as a part of all."""
+    if progress is None:
+        return None
+    return lambda done, steps: progress(number * steps + done, of * steps)

@@ -1,0 +1,202 @@
+"""The place Analyse: what is asked on the left, what was found on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gradio as gr
+from PIL import Image
+
+from lib_blocktrain.inquiry import ALL_METHODS
+from lib_blocktrain.ui.analysing import AGAINST, BOX, DRAWN, FILE, KINDS, NOTHING, RULE_LABELS, WHOLE, WORD, Analysing
+from lib_blocktrain.ui.preview_place import MIX, SHOWN
+from lib_blocktrain.ui.properties import Changes, Properties, Values
+from lib_blocktrain.ui.shim import GRADIO_4, on, uploaded
+from lib_blocktrain.ui.train_place import FORM
+from lib_blocktrain.ui.training import Training
+from lib_blocktrain.ui.widgets import Shared, Widgets
+
+ASKED = (
+    *("analyse_lora", "analyse_prompts", "analyse_negative", "analyse_seeds", "analyse_cfg", "analyse_strength"),
+    *("analyse_method", "analyse_kind", "analyse_word", "analyse_box", "analyse_mask", "analyse_drawing"),
+    *("analyse_against", "analyse_against_word", "analyse_against_box", "analyse_against_mask"),
+)
+FOUND = ("analyse_job", "analyse_found", "analyse_status", "analyse_cancel")
+RESULT = ("analyse_bars", "analyse_table", "analyse_map")
+RULE = ("analyse_found", "analyse_rule", "analyse_amount")
+FILES = ("analyse_mask", "analyse_against_mask")
+DESCRIBED = "\n".join(f"- **{name}**: {text}" for name, text in ALL_METHODS.items())
+
+
+class AnalysePlace:
+    """Which blocks of a LoRA carry a feature, and weights made of the answer."""
+
+    title = "Analyse"
+
+    def __init__(self, shared: Shared):
+        self.first = shared.first
+        self.analysing = Analysing(shared.host, shared.desk, shared.library, shared.jobs)
+        self.training = Training(shared.host, shared.desk, shared.runner)
+
+    def place(self, w: Widgets) -> None:
+        """Make its widgets."""
+        w["analyse_job"], w["analyse_found"] = gr.State(""), gr.State("")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=420):
+                self._asking(w)
+                _feature(w)
+                _against(w)
+                with gr.Row():
+                    w.add("analyse", gr.Button, "Analyse", variant="primary", scale=3)
+                    w.add("analyse_cancel", gr.Button, "Cancel", variant="stop", min_width=90, interactive=False)
+                w.html("analyse_status")
+            with gr.Column(scale=6, min_width=420):
+                w.html("analyse_bars")
+                w.html("analyse_map")
+                _using(w)
+                with gr.Accordion("Table and sheets", open=False, elem_id="blocktrain_analyse_details"):
+                    w.html("analyse_table")
+
+    def wire(self, w: Widgets) -> None:
+        """Tie its events."""
+        analysing = self.analysing
+        asked = w.some(*ASKED)
+        on(w["analyse"].click, with_files(analysing.start), asked, w.some(*FOUND, *RESULT), queued=True)
+        drawn = w.some("analyse_job", "analyse_status", "analyse_cancel", "analyse_drawing", "analyse_kind")
+        painting = on(w["analyse_draw"].click, with_files(analysing.draw), asked, drawn, queued=True)
+        kinds = w.some("analyse_word", "analyse_box", "analyse_mask", "analyse_drawn")
+        for event in (w["analyse_kind"].input, painting.then):
+            on(event, _kind_shown, w.some("analyse_kind"), kinds)
+        other = w.some("analyse_against_word", "analyse_against_box", "analyse_against_mask")
+        on(w["analyse_against"].input, _against_shown, w.some("analyse_against"), other)
+        on(w["analyse_cancel"].click, analysing.cancel, w.some("analyse_job"), w.some("analyse_status"))
+        on(w["analyse_refresh"].click, analysing.refresh, w.some("analyse_lora"), w.some("analyse_lora"))
+        self._wire_using(w)
+
+    def opened_by(self, blocks: gr.Blocks, w: Widgets) -> None:
+        """Fill the menu of LoRAs."""
+        on(blocks.load, self.analysing.refresh, w.some("analyse_lora"), w.some("analyse_lora"))
+
+    def _wire_using(self, w: Widgets) -> None:
+        analysing, ruled = self.analysing, w.some(*RULE)
+        sliders = w.some(*SHOWN, "search", "places", "analyse_message")
+        on(w["analyse_sliders"].click, analysing.to_sliders, w.some(*RULE, *MIX), sliders)
+        named = w.some(*RULE, "analyse_preset", "analyse_replace")
+        menus = w.some("analyse_message", "analyse_replace", "preset", "grid_presets", "train_preset")
+        on(w["analyse_save_preset"].click, analysing.to_preset, named, menus)
+        form = w.some("train_network_weights", "places", "analyse_message")
+        filled = on(w["analyse_train"].click, analysing.to_training, ruled, form)
+        on(filled.then, self.training.weigh, w.some(*FORM), w.some("train_understood", "train_estimate"))
+        on(w["analyse_save"].click, analysing.save, w.some("analyse_found"), w.some("analyse_message"))
+        similar = w.some("analyse_similar", "analyse_message")
+        on(w["analyse_find"].click, analysing.similar, w.some("analyse_lora"), similar, queued=True)
+
+    def _asking(self, w: Widgets) -> None:
+        with gr.Row():
+            w.add("analyse_lora", gr.Dropdown, choices=[], label="LoRA", scale=4, min_width=160)
+            w.add("analyse_strength", gr.Slider, -2.0, 2.0, 1.0, step=0.05, label="Strength", scale=2, min_width=110)
+            w.add("analyse_refresh", gr.Button, "Refresh", min_width=90)
+        w.add(
+            "analyse_prompts",
+            gr.Textbox,
+            label="Prompts, one a line",
+            value=self.first.prompt,
+            lines=2,
+            max_lines=8,
+        )
+        w.add("analyse_negative", gr.Textbox, label="Negative prompt", value=self.first.negative, lines=1)
+        with gr.Row():
+            w.add("analyse_seeds", gr.Textbox, label="Seeds", value="0, 1, 2", max_lines=1, min_width=110)
+            w.add("analyse_cfg", gr.Slider, 0, 30, 5.0, step=0.5, label="CFG scale", min_width=110)
+            w.add(
+                "analyse_method", gr.Dropdown, choices=list(ALL_METHODS), value="exact", label="Method", min_width=130
+            )
+        with gr.Accordion("What the methods do", open=False, elem_id="blocktrain_analyse_methods"):
+            gr.Markdown(DESCRIBED)
+
+
+def with_files(function):
+    """A generator function of the values with their files as paths, and the drawing as a mask."""
+
+    def stream(values: Values) -> Iterator[Changes]:
+        read = {**values, **{name: uploaded(values[name]) for name in FILES}}
+        yield from function({**read, "analyse_drawing": mask_of(values["analyse_drawing"])})
+
+    return stream
+
+
+def mask_of(drawing: object) -> Image.Image | None:
+    """What was painted, white on black: gradio 3 hands over a picture and a mask, gradio 4 layers; None: nothing."""
+    if not isinstance(drawing, dict):
+        return None
+    if "mask" in drawing:
+        painted = drawing["mask"].convert("L")
+    else:
+        layers = [layer.getchannel("A") for layer in drawing.get("layers") or () if layer.mode == "RGBA"]
+        if not layers:
+            return None
+        painted = Image.new("L", layers[0].size)
+        for layer in layers:
+            painted.paste(255, (0, 0), layer)
+    painted = painted.point(lambda level: 255 if level > 0 else 0)
+    return painted if painted.getbbox() else None
+
+
+def _feature(w: Widgets) -> None:
+    with gr.Group(elem_classes="blocktrain-panel"):
+        w.add("analyse_kind", gr.Radio, choices=list(KINDS), value=WHOLE, label="Feature: what the blocks are to make")
+        w.add("analyse_word", gr.Textbox, label="Word of the prompt", max_lines=1, visible=False)
+        w.add("analyse_box", gr.Textbox, label="Box: left,top,right,bottom, each 0 to 1", max_lines=1, visible=False)
+        w.add("analyse_mask", gr.File, label="Mask: white where the feature is", file_types=["image"], visible=False)
+        with gr.Column(visible=False, elem_id="blocktrain_analyse_drawn") as w["analyse_drawn"]:
+            w.add("analyse_draw", gr.Button, "Draw the picture", size="sm")
+            _drawing(w)
+
+
+def _drawing(w: Widgets) -> None:
+    label = "Paint over the feature"
+    if GRADIO_4:
+        brush = gr.Brush(colors=["#ffffff"], color_mode="fixed")
+        w.add("analyse_drawing", gr.ImageEditor, type="pil", label=label, brush=brush, sources=("upload",))
+    else:
+        w.add(
+            "analyse_drawing", gr.Image, type="pil", label=label, tool="sketch", source="upload", brush_color="#ffffff"
+        )
+
+
+def _against(w: Widgets) -> None:
+    with gr.Accordion("A second feature, B, to compare with", open=False, elem_id="blocktrain_analyse_second"):
+        w.add("analyse_against", gr.Radio, choices=list(AGAINST), value=NOTHING, label="B: what is not wanted")
+        w.add("analyse_against_word", gr.Textbox, label="Word of the prompt", max_lines=1, visible=False)
+        w.add("analyse_against_box", gr.Textbox, label="Box of B, each 0 to 1", max_lines=1, visible=False)
+        w.add("analyse_against_mask", gr.File, label="Mask of B", file_types=["image"], visible=False)
+
+
+def _using(w: Widgets) -> None:
+    with gr.Group(elem_classes="blocktrain-panel"):
+        with gr.Row():
+            rules = [(label, name) for name, label in RULE_LABELS.items()]
+            w.add("analyse_rule", gr.Dropdown, choices=rules, value="down-to", label="Block weights from it", scale=4)
+            w.add("analyse_amount", gr.Number, value=80, label="Number", min_width=90)
+        with gr.Row():
+            w.add("analyse_sliders", gr.Button, "To the sliders", size="sm", min_width=110)
+            w.add("analyse_train", gr.Button, "To the training form", size="sm", min_width=130)
+            w.add("analyse_save", gr.Button, "Save JSON and CSV", size="sm", min_width=130)
+        with gr.Row():
+            w.add("analyse_preset", gr.Textbox, label="Name of a preset", max_lines=1, scale=3, min_width=120)
+            w.add("analyse_replace", gr.Checkbox, label="replace", min_width=90)
+            w.add("analyse_save_preset", gr.Button, "Save as preset", size="sm", min_width=110)
+    w.html("analyse_message")
+    with gr.Accordion("LoRAs like this one", open=False, elem_id="blocktrain_analyse_alike"):
+        w.add("analyse_find", gr.Button, "Find similar LoRAs", size="sm")
+        w.html("analyse_similar")
+
+
+def _kind_shown(values: Values) -> Changes:
+    places = {WORD: "analyse_word", BOX: "analyse_box", FILE: "analyse_mask", DRAWN: "analyse_drawn"}
+    return {name: Properties(visible=kind == values["analyse_kind"]) for kind, name in places.items()}
+
+
+def _against_shown(values: Values) -> Changes:
+    places = {WORD: "analyse_against_word", BOX: "analyse_against_box", FILE: "analyse_against_mask"}
+    return {name: Properties(visible=kind == values["analyse_against"]) for kind, name in places.items()}

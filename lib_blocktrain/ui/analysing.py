@@ -1,0 +1,330 @@
+"""What the place Analyse does: from named values to named changes, without a page."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from lib_blocktrain.analysis.canvas import sentence, warning
+from lib_blocktrain.analysis.choice import RULES, chosen, preset_of
+from lib_blocktrain.analysis.regions import Feature, read_box
+from lib_blocktrain.analysis.results import Analysis, compare, write_analysis
+from lib_blocktrain.analysis.run import Options
+from lib_blocktrain.analysis.setting import Setting
+from lib_blocktrain.analysis.similar import Profiles, of_file, rank
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.files import written
+from lib_blocktrain.hosts.host import Cancelled, Host, SampleRequest
+from lib_blocktrain.inquiry import Answered, Inquiry, answer
+from lib_blocktrain.placement import Placement
+from lib_blocktrain.runner import explained
+from lib_blocktrain.ui import analyse_texts, texts
+from lib_blocktrain.ui.desk import RANDOM_SEED_TEXT, Desk, mix_of, refusing
+from lib_blocktrain.ui.jobs import Job, Jobs, Step, Waiting
+from lib_blocktrain.ui.library import Library
+from lib_blocktrain.ui.mix import Slot
+from lib_blocktrain.ui.properties import Changes, Properties, Values
+from lib_blocktrain.ui.u_map import UMap
+
+KEPT_RESULTS = 8
+MOST_SEEDS, MOST_PROMPTS = 32, 16
+WHOLE, WORD, BOX, DRAWN, FILE = "the whole picture", "a word", "a box", "drawn on the picture", "a mask file"
+KINDS = (WHOLE, WORD, BOX, DRAWN, FILE)
+NOTHING = "nothing"
+AGAINST = (NOTHING, WORD, BOX, FILE)
+RULE_LABELS = {
+    "strongest": "keep the strongest blocks (how many)",
+    "down-to": "keep the fewest with so much of the effect (%)",
+    "proportional": "weigh by the figures",
+    "lower": "lower what carries B",
+}
+assert RULE_LABELS.keys() == RULES.keys()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an analysis of this page found, and the LoRA by its key in the library."""
+
+    lora: str
+    answered: Answered
+    latent: tuple[int, int]
+
+    @property
+    def first(self) -> Analysis:
+        return self.answered.analyses[0]
+
+    @property
+    def second(self) -> Analysis | None:
+        return self.answered.analyses[1] if len(self.answered.analyses) > 1 else None
+
+
+class Analysing:
+    """What Analyse, Cancel, the rules and Save do."""
+
+    def __init__(self, host: Host, desk: Desk, library: Library, jobs: Jobs):
+        self.host, self.desk, self.library, self.jobs = host, desk, library, jobs
+        self._results: OrderedDict[str, Result] = OrderedDict()
+
+    def refresh(self, values: Values) -> Changes:
+        """Look again which LoRAs there are, and fill the menu."""
+        self.library.refresh()
+        keys = [file.key for file in self.library.files() if not file.problem]
+        chosen_before = values.get("analyse_lora")
+        first = self.desk.first.lora if self.desk.first.lora in keys else keys[0] if keys else None
+        return {"analyse_lora": Properties(choices=keys, value=chosen_before if chosen_before in keys else first)}
+
+    # --- the analysis ---------------------------------------------------------------------------------------------
+
+    def start(self, values: Values) -> Iterator[Changes]:
+        """Analyse, with progress, in the host's queue."""
+        try:
+            key, inquiry = self._inquiry(values)
+        except (ValueError, OSError) as error:
+            yield {"analyse_status": texts.failure(str(error))}
+            return
+        found: list[Answered] = []
+
+        def work(job: Job) -> None:
+            found.append(answer(self.host, inquiry, job.progress("Analysing", 0, 1)))
+
+        yield from self._followed(work, lambda job: self._keep(job.id, key, inquiry, found[0]))
+
+    def draw(self, values: Values) -> Iterator[Changes]:
+        """Draw the picture that a region is to be drawn on."""
+        try:
+            _, inquiry = self._inquiry({**values, "analyse_kind": WHOLE, "analyse_against": NOTHING})
+        except (ValueError, OSError) as error:
+            yield {"analyse_status": texts.failure(str(error))}
+            return
+        pictures: list[Image.Image] = []
+        setting, options = inquiry.setting, inquiry.options
+        weights = options.weights or BlockWeights.uniform(inquiry.network.architecture, 1.0)
+        request = SampleRequest(
+            prompt=setting.prompts[0],
+            negative=setting.negative,
+            seed=setting.seeds[0],
+            cfg=setting.guidance,
+            sampler=self.host.samplers[0],
+            width=setting.width,
+            height=setting.height,
+            placements=(Placement(inquiry.network, weights, options.multiplier),),
+        )
+
+        def work(job: Job) -> None:
+            pictures.append(self.host.sample(request, job.progress("Drawing", 0, 1)))
+
+        said = {"analyse_kind": DRAWN, "analyse_status": texts.note("Paint over the feature, then press Analyse")}
+        yield from self._followed(work, lambda job: {"analyse_drawing": pictures[0], **said})
+
+    def cancel(self, values: Values) -> Changes:
+        """Stop the analysis that this page has begun."""
+        if not self.jobs.cancel(values["analyse_job"] or ""):
+            return {"analyse_status": texts.note("Nothing is being analysed")}
+        return {"analyse_status": texts.note("Cancelling …")}
+
+    def _followed(self, work: Callable[[Job], None], ended: Callable[[Job], Changes]) -> Iterator[Changes]:
+        job = self.jobs.start(work)
+        try:
+            yield {
+                "analyse_job": job.id,
+                "analyse_status": texts.note("Starting …"),
+                "analyse_cancel": Properties(interactive=True),
+            }
+            for report in job.reports():
+                if isinstance(report, Step):
+                    yield {"analyse_status": analyse_texts.progress(report)}
+                elif isinstance(report, Waiting):
+                    yield {"analyse_status": texts.note("Waiting for the model …")}
+            idle = {"analyse_cancel": Properties(interactive=False)}
+            error = job.future.exception()
+            if isinstance(error, Cancelled):
+                yield {**idle, "analyse_status": texts.ended(job.id, texts.note("Cancelled"))}
+            elif error is not None:
+                yield {**idle, "analyse_status": texts.ended(job.id, texts.failure(explained(error)))}
+            else:
+                changes = dict(ended(job))
+                said = str(changes.get("analyse_status", ""))
+                yield {**idle, **changes, "analyse_status": texts.ended(job.id, said)}
+        finally:
+            job.cancel()  # of a page that was closed: nobody waits for its figures
+
+    def _inquiry(self, values: Values) -> tuple[str, Inquiry]:
+        key = values["analyse_lora"]
+        if not key:
+            raise ValueError("no LoRA is chosen: choose one in the menu")
+        file = self.library.file(key)
+        prompts = tuple(dict.fromkeys(line.strip() for line in str(values["analyse_prompts"] or "").splitlines()))
+        prompts = tuple(prompt for prompt in prompts if prompt)
+        method = values["analyse_method"]
+        if not prompts and method != "norms":
+            raise ValueError("no prompt: expected at least one, each on a line of its own")
+        if len(prompts) > MOST_PROMPTS:
+            raise ValueError(f"{len(prompts)} prompts: expected up to {MOST_PROMPTS}")
+        setting = Setting(
+            prompts=prompts or ("none",),
+            negative=str(values["analyse_negative"] or ""),
+            seeds=_seeds(values["analyse_seeds"]),
+            guidance=float(values["analyse_cfg"]),
+        )
+        features = [_feature(values, ""), _feature(values, "_against")] if method != "norms" else [Feature()]
+        given = tuple(f for n, f in enumerate(features) if n == 0 or f.given)
+        options = Options(multiplier=float(values["analyse_strength"]))
+        return file.key, Inquiry(self.library.network(key), setting, method, given, options)
+
+    def _keep(self, job_id: str, key: str, inquiry: Inquiry, answered: Answered) -> Changes:
+        latent = (0, 0)
+        if inquiry.method != "norms":
+            latent = inquiry.setting.latent_size(self.host.model())
+        result = Result(key, answered, latent)
+        self._results[job_id] = result
+        while len(self._results) > KEPT_RESULTS:
+            self._results.popitem(last=False)
+        changes = dict(_shown(result))
+        changes["analyse_bars"] = str(changes["analyse_bars"]) + self._elsewhere(result.first)
+        return {**changes, "analyse_found": job_id}
+
+    def _elsewhere(self, found: Analysis) -> str:
+        """Say which of the user's presets were found for another share of the picture than this feature's."""
+        said = []
+        for preset in self.desk.shelf.own.read().presets.values():
+            if found.canvas is None or found.architecture not in preset.architectures or "canvas=" not in preset.text:
+                continue
+            share = self.desk.shelf.parse(preset.text, found.architecture, seed=RANDOM_SEED_TEXT).canvas
+            warned = warning(share, found.canvas)
+            said += [texts.note(f"Your preset {preset.name}: {warned}")] if warned else []
+        return "".join(said)
+
+    # --- what to do with it ---------------------------------------------------------------------------------------
+
+    @refusing("analyse_message")
+    def to_sliders(self, values: Values) -> Changes:
+        """Put the weights of a rule on the sliders of Preview, for the LoRA that was analysed."""
+        result, weights = self._weights(values)
+        mix = mix_of(values)
+        strength = mix.slots[result.lora].strength if result.lora in mix.slots else 1.0
+        slot = self.desk.slot(weights.to_line(with_architecture=True), strength)
+        others = {key: kept for key, kept in mix.slots.items() if key != result.lora}
+        shown = self.desk.mixed({result.lora: Slot(slot.strength, slot.weights), **others})
+        return {**shown, "places": Properties(selected="Preview"), "analyse_message": ""}
+
+    @refusing("analyse_message")
+    def to_preset(self, values: Values) -> Changes:
+        """Save the weights of a rule under a name, with the architecture and the share they were found for."""
+        result, weights = self._weights(values)
+        name = str(values["analyse_preset"] or "").strip()
+        preset = preset_of(result.first, weights, name)
+        own = self.desk.shelf.own
+        if name in own.read().presets and not values["analyse_replace"]:
+            raise ValueError(f"there is a preset {name!r} already: choose another name, or tick “replace”")
+        own.put(preset)
+        names = [p.name for p in self.desk.shelf.fitting(result.first.architecture)]
+        return {
+            "analyse_message": texts.note(f"Saved {name}: {preset.text}"),
+            "analyse_replace": False,
+            "preset": Properties(choices=names),
+            "grid_presets": Properties(choices=names),
+            "train_preset": Properties(choices=names),
+        }
+
+    @refusing("analyse_message")
+    def to_training(self, values: Values) -> Changes:
+        """Put the weights of a rule into the training form."""
+        result, weights = self._weights(values)
+        line = weights.to_line(with_architecture=True, canvas=result.first.canvas)
+        places = {"places": Properties(selected="Train"), "analyse_message": ""}
+        return {"train_network_weights": line, **places}
+
+    @refusing("analyse_message")
+    def save(self, values: Values) -> Changes:
+        """Write JSON, CSV and sheets to the host's output folder."""
+        result = self._result(values)
+        folder = self.host.output_dir / "blocktrain" / "analyses"
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(result.lora).name}-{result.first.method}"
+        paths = write_analysis(result.first, folder, stem)
+        if result.second is not None:
+            paths += write_analysis(result.second, folder, f"{stem}-against")
+        for name, picture in result.answered.sheets.items():
+            path = folder / f"{stem}-{name}.png"
+            with written(path) as temporary:
+                picture.save(temporary, format="PNG")
+            paths.append(path)
+        return {"analyse_message": texts.note(f"Saved in {folder}: {', '.join(path.name for path in paths)}")}
+
+    @refusing("analyse_message")
+    def similar(self, values: Values) -> Changes:
+        """Rank the other LoRAs by their likeness to the chosen one."""
+        if not values["analyse_lora"]:
+            raise ValueError("no LoRA is chosen: choose one in the menu")
+        target = of_file(self.library.file(values["analyse_lora"]).path)
+        if target.problem:
+            raise ValueError(target.problem)
+        profiles = Profiles(self.host.output_dir / "cache" / "profiles.json")
+        folders = [folder for folder in self.host.lora_dirs if folder.is_dir()]
+        return {"analyse_similar": analyse_texts.ranking(rank(target, profiles.of(folders))), "analyse_message": ""}
+
+    def _weights(self, values: Values) -> tuple[Result, BlockWeights]:
+        result = self._result(values)
+        amount = values["analyse_amount"]
+        amount = float(amount) if isinstance(amount, (int, float)) and not isinstance(amount, bool) else None
+        return result, chosen(values["analyse_rule"], result.first, amount, result.second)
+
+    def _result(self, values: Values) -> Result:
+        result = self._results.get(values["analyse_found"] or "")
+        if result is None:
+            raise ValueError("there is no analysis yet: press Analyse first")
+        return result
+
+
+def _shown(result: Result) -> Changes:
+    first, second = result.first, result.second
+    body = analyse_texts.heading(first) + analyse_texts.bars(first)
+    if first.canvas is not None:
+        body += texts.note(sentence(first.canvas, first.architecture, result.latent))
+    if second is not None:
+        body += analyse_texts.comparison(compare(first, second))
+    strengths = {figure.block: round(max(figure.mean, 0.0), 4) for figure in first.figures if not figure.within_noise}
+    shown = UMap("analyse", first.architecture, values=strengths, title=first.feature)
+    return {
+        "analyse_bars": body,
+        "analyse_table": analyse_texts.table(first) + analyse_texts.sheets(result.answered.sheets),
+        "analyse_map": shown.html(),
+        "analyse_status": texts.note(f"{first.feature}: done in {first.seconds:.0f} s"),
+    }
+
+
+def _feature(values: Values, which: str) -> Feature:
+    """The feature that the page asks for; `which` is "" or "_against"."""
+    kind = values["analyse_against" if which else "analyse_kind"]
+    if kind == WORD:
+        return Feature(word=str(values[f"analyse{which}_word"] or "").strip())
+    if kind == BOX:
+        return Feature(box=read_box(str(values[f"analyse{which}_box"] or "")))
+    if kind == DRAWN:
+        if values["analyse_drawing"] is None:
+            raise ValueError("nothing is drawn: press “Draw the picture”, and paint over the feature")
+        return Feature(mask=values["analyse_drawing"])
+    if kind == FILE:
+        path = values[f"analyse{which}_mask"]
+        if path is None:
+            raise ValueError("no mask file is chosen: expected a picture that is white where the feature is")
+        try:
+            with Image.open(path) as picture:
+                return Feature(mask=picture.copy())
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{Path(path).name}: expected a picture as the mask") from error
+    return Feature()
+
+
+def _seeds(text: object) -> tuple[int, ...]:
+    try:
+        seeds = tuple(int(part) for part in str(text or "").replace(" ", ",").split(",") if part)
+    except ValueError as error:
+        raise ValueError(f"seeds {text!r}: expected whole numbers with commas, such as 0,1,2") from error
+    if len(seeds) > MOST_SEEDS:
+        raise ValueError(f"{len(seeds)} seeds: expected up to {MOST_SEEDS}")
+    return seeds

@@ -1,0 +1,90 @@
+"""A dataset's gradients: as an unbiased estimate of the true ones, and in what pictures agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lib_blocktrain.analysis import probe as probing
+from lib_blocktrain.analysis.probe import own_pictures, probe
+from lib_blocktrain.blocks import block_of
+from lib_blocktrain.diffusion import add_noise
+from lib_blocktrain.training.batches import Batch
+from lib_blocktrain.training.draws import generator_of
+from tests.analysis.miniature import PROMPT
+from tests.tiny_models import assert_untouched, state_of
+
+
+def batch(model, latents: torch.Tensor) -> Batch:
+    conditioning = {name: tensor.detach() for name, tensor in model.encode_prompt(PROMPT).items()}
+    return Batch(latents[None], conditioning, (PROMPT,), torch.zeros(1, 6), None, torch.ones(1), (0,), 1)
+
+
+def pictures(model, count: int, seed: int = 0) -> list[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randn(4, 8, 8, generator=generator)
+    return [batch(model, shared + 0.3 * torch.randn(4, 8, 8, generator=generator)) for _ in range(count)]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(probing, "TIMESTEPS", (400,))
+
+
+def test_energy_is_that_of_the_true_gradients(sd1, quick, monkeypatch):
+    """Against autograd on the weights themselves: <g_1, g_2> of two pictures, summed by block."""
+    monkeypatch.setattr(probing, "RANK", 1024)
+    two, before = pictures(sd1, 2), state_of(sd1.unet)
+    found = probe(sd1, two).moves
+    assert_untouched(sd1.unet, before)
+    layers = {n: m for n, m in sd1.unet.named_modules() if "transformer_blocks" in n and isinstance(m, torch.nn.Linear)}
+    layers |= {n: m for n, m in sd1.unet.named_modules() if n.endswith(("proj_in", "proj_out"))}
+    gradients = []
+    try:
+        for layer in layers.values():
+            layer.weight.requires_grad_(True)
+        for number, one in enumerate(two):
+            generator = generator_of(0, "probe", number, 400)
+            at = torch.tensor([torch.randint(400, 401, (), generator=generator)])
+            noise = torch.randn(4, 8, 8, generator=generator)[None]
+            noised = add_noise(one.latents, noise, sd1.alphas_cumprod, at)
+            loss = (sd1.predict(noised, at, one.conditioning) - noise).square().mean()
+            gradients.append(torch.autograd.grad(loss, [layer.weight for layer in layers.values()]))
+    finally:
+        for layer in layers.values():
+            layer.weight.requires_grad_(False)
+    products: dict[str, float] = dict.fromkeys(found.blocks, 0.0)
+    for name, a, b in zip(layers, *gradients):
+        products[block_of(name, "sd1")] += float((a * b).sum())
+    whole = sum(products.values())
+    assert found.observations[0].whole == pytest.approx(whole, rel=0.1)
+    for block, share in found.means().items():
+        assert share == pytest.approx(products[block] / whole, abs=0.04)
+
+
+def test_difference_from_the_model_s_own_pictures(sd1, quick):
+    ours = pictures(sd1, 4)
+    same = probe(sd1, ours, ours)
+    assert same.differs is None
+    assert "cannot be told from reference" in same.moves.notices[0]
+    before = state_of(sd1.unet)
+    own = own_pictures(sd1, "a red thing", ours[0], 2, steps=2)
+    assert_untouched(sd1.unet, before)
+    assert own[0].latents.shape == ours[0].latents.shape
+    assert own[0].captions == ("a red thing",)
+    found = probe(sd1, ours, own, name="robots", reference_name="own")
+    assert found.differs.name == "robots against own"
+    assert found.moves.means() == pytest.approx(same.moves.means())
+    weights = found.weights
+    assert max(weights.values.values()) == 1
+    assert all(value == 0 for block, value in weights.values.items() if block not in found.moves.blocks)
+
+
+def test_pictures_that_cannot_be_probed_are_refused(sd1, quick):
+    with pytest.raises(ValueError, match="1 picture: expected two or more"):
+        probe(sd1, pictures(sd1, 1))
+    still = [replace(one, weights=torch.zeros(1)) for one in pictures(sd1, 2)]
+    with pytest.raises(ValueError, match="nothing in common"):
+        probe(sd1, still)
