@@ -8,10 +8,26 @@ import logging
 import sys
 from pathlib import Path
 
-from lib_blocktrain import __version__, commands, tab_command, train_commands
+from lib_blocktrain import (
+    __version__,
+    analyse_commands,
+    commands,
+    probe_commands,
+    remote_commands,
+    tab_command,
+    train_commands,
+)
 from lib_blocktrain.environment import EnvironmentFailure, ensure
 from lib_blocktrain.files import said
 
+REMOTE = {  # what a command does with --url
+    commands.presets_list: remote_commands.presets_list,
+    commands.presets_parse: remote_commands.presets_parse,
+    commands.inspect: remote_commands.inspect,
+    commands.preview: remote_commands.preview,
+    analyse_commands.analyse_command: remote_commands.analyse,
+    train_commands.train_command: remote_commands.train,
+}
 ARCHITECTURES = ("sd1", "sd2", "sdxl")
 WEIGHTS_HELP = """a preset's name, or block weights as people share them:
   25 values (IN00..IN11, M00, OUT00..OUT11) or 26 (the text encoder, BASE, first)
@@ -25,6 +41,9 @@ EPILOG = """examples:
       --lora demo/loras/robot.safetensors --weights OUTALL --out robot.png
   python -m lib_blocktrain presets parse "FACE:0,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0" --architecture sd1 --json
   python -m lib_blocktrain inspect demo/loras/robot.safetensors
+  python -m lib_blocktrain preview --prompt "a robot" --lora robot --out robot.png --url http://127.0.0.1:7860
+  python -m lib_blocktrain analyse --lora demo/loras/robot.safetensors --prompt "a photo of a large robot" \\
+      --word robot --keep down-to=80 --preset ROBOT --out found
   python -m lib_blocktrain bake --lora robot.safetensors --weights "IN=0,OUT=1" --out robot-out.safetensors
 
 Commands that need PyTorch make an environment of their own (.venv) on first use; they say so before they do."""
@@ -78,6 +97,8 @@ def build_parser() -> argparse.ArgumentParser:
     bake.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
     train_commands.add_commands(lambda name, run, text: _command(sub, name, run, "run", text))
+    analyse_commands.add_commands(lambda name, run, text: _command(sub, name, run, "run", text))
+    probe_commands.add_commands(lambda name, run, text: _command(sub, name, run, "run", text))
 
     demo = sub.add_parser("demo", help="the embedded demo model").add_subparsers(
         title="commands", metavar="COMMAND", required=True
@@ -108,6 +129,9 @@ def _presets(sub: argparse._SubParsersAction) -> None:
 def _command(sub, name: str, run, needs: str | None, text: str) -> argparse.ArgumentParser:
     parser = sub.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     _common(parser)
+    if run in REMOTE:
+        remote_commands.add_url(parser)
+        run = remote_commands.remote_or(run, REMOTE[run])
     parser.set_defaults(run=run, needs=needs)
     return parser
 
@@ -139,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     debug = getattr(arguments, "debug", False)
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
-        if arguments.needs:
+        if arguments.needs and not remote_commands.is_light(arguments):
             ensure(arguments.needs, argv, getattr(arguments, "torch", "auto"), getattr(arguments, "torch_index", None))
         answer = arguments.run(arguments)
     except EnvironmentFailure as error:

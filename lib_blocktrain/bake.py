@@ -68,6 +68,16 @@ def _scaled(module: NetworkModule, factor: float, layers: Mapping[str, torch.nn.
 
 def _metadata(network: Network, weights: BlockWeights, name: str) -> dict[str, str]:
     """Return the network's metadata with a record of the weights; the WebUI's alias must not stay the original's."""
-    record = json.loads(network.metadata.get(RECORD, "{}"))
-    record["baked"] = [*record.get("baked", []), weights.to_json()]
+    record = _record(network.metadata.get(RECORD, "{}"))
+    before = record.get("baked")
+    record["baked"] = [*(before if isinstance(before, list) else []), weights.to_json()]
     return {**network.metadata, "ss_output_name": name, RECORD: json.dumps(record)}
+
+
+def _record(text: str) -> dict:
+    """Our metadata entry; an empty one where somebody wrote something else there."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,11 +1,13 @@
 """Block weights: one number a block that says how far a LoRA may act there."""
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from lib_blocktrain.blocks import BASE, REST, architecture
+
+LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class BlockWeights:
         strange = [block_id for block_id in self.values if block_id not in block_ids]
         missing = [block_id for block_id in block_ids if block_id not in self.values]
         if strange or missing:
-            wrong = f"unknown {', '.join(map(repr, strange))}" if strange else f"no value for {', '.join(missing)}"
+            wrong = f"no value for {', '.join(missing)}"
+            if strange:
+                wrong = f"unknown {', '.join(repr(name)[:40] for name in strange[:10])}"
             raise ValueError(f"{wrong}: expected the {len(block_ids)} blocks {block_ids[0]}..{block_ids[-1]}")
         values = {block_id: _finite(block_id, self.values[block_id]) for block_id in block_ids}
         base = _finite(BASE, self.base)
@@ -89,7 +93,8 @@ class BlockWeights:
         """Return the weights that `to_json` wrote; raise ValueError where something is missing or strange."""
         strange = set(data) - {"architecture", "weights", "rest"}
         if strange or "architecture" not in data or not isinstance(data.get("weights"), Mapping):
-            raise ValueError(f"keys {sorted(data)}: expected 'architecture', 'weights' (an object) and, if any, 'rest'")
+            keys = ", ".join(repr(key)[:40] for key in [*data][:10])
+            raise ValueError(f"keys {keys}: expected 'architecture', 'weights' (an object) and, if any, 'rest'")
         values = dict(data["weights"])
         base, rest = values.pop(BASE, 1.0), values.pop(REST, None)
         return cls(data["architecture"], values, base, data.get("rest", rest))
@@ -157,6 +162,6 @@ def _join(values: Sequence[float]) -> str:
 
 
 def _finite(block_id: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{block_id} = {value!r}: expected a finite number")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+        raise ValueError(f"{block_id} = {repr(value)[:80]}: expected a finite number")
     return float(value) + 0.0  # -0.0 becomes 0.0

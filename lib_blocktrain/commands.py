@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,9 +31,14 @@ def presets_list(arguments: argparse.Namespace) -> Answer:
         {"name": p.name, "architectures": list(p.architectures), "grade": p.grade, "purpose": p.purpose, "text": p.text}
         for p in presets
     ]
-    width = max(len(p.name) for p in presets)
-    lines = [f"{p.name:<{width}}  {'/'.join(p.architectures):<12}  {p.grade}  {p.purpose}" for p in presets]
-    return data, "\n".join(lines)
+    return data, presets_text(data)
+
+
+def presets_text(presets: Sequence[Mapping]) -> str:
+    """A line a preset, for people."""
+    width = max(len(preset["name"]) for preset in presets)
+    row = "{name:<{width}}  {fits:<12}  {grade}  {purpose}"
+    return "\n".join(row.format(width=width, fits="/".join(p["architectures"]), **p).rstrip() for p in presets)
 
 
 def presets_parse(arguments: argparse.Namespace) -> Answer:
@@ -48,21 +54,31 @@ def presets_parse(arguments: argparse.Namespace) -> Answer:
         "notices": list(parsed.notices),
         "line": weights.to_line(parsed.name or "PRESET"),
     }
-    rows = [f"understood as {parsed.form} for {weights.architecture}", *(f"note: {n}" for n in parsed.notices)]
+    return data, parsed_text(data)
+
+
+def parsed_text(data: Mapping) -> str:
+    """What a preset string was understood as, for people."""
+    rows = [f"understood as {data['form']} for {data['architecture']}", *(f"note: {n}" for n in data["notices"])]
     rows += [f"  {block:<5} {value:g}" for block, value in data["weights"].items()]
-    return data, "\n".join([*rows, data["line"]])
+    return "\n".join([*rows, data["line"]])
 
 
 def inspect(arguments: argparse.Namespace) -> Answer:
     from lib_blocktrain.network_keys import describe
 
     data = describe(arguments.file)
+    return data, inspected_text(arguments.file.name, data)
+
+
+def inspected_text(name: str, data: Mapping) -> str:
+    """What a network file contains, for people."""
     rows = [
-        f"{arguments.file.name}: {', '.join(data['algorithms'])} for {data['architecture']}, rank {data['rank']}",
+        f"{name}: {', '.join(data['algorithms'])} for {data['architecture']}, rank {data['rank']}",
         *(f"  {block:<5} {count:>4} modules" for block, count in data["blocks"].items() if count),
         *(f"  {key}: {str(value)[:100]}" for key, value in sorted(data["metadata"].items())),
     ]
-    return data, "\n".join(rows)
+    return "\n".join(rows)
 
 
 def _host(checkpoint: Path | None) -> Host:
@@ -111,6 +127,7 @@ def tour(arguments: argparse.Namespace) -> Answer:
     """Three pictures of the demo model: without the demo LoRA, with it, and under block weights."""
     from dataclasses import replace
 
+    from lib_blocktrain.files import written
     from lib_blocktrain.hosts.host import SampleRequest
     from lib_blocktrain.pictures import contact_sheet, save_png
 
@@ -129,7 +146,8 @@ def tour(arguments: argparse.Namespace) -> Answer:
         save_png(picture, arguments.out / f"{name}.png", request, host.model().name)
         pictures.append((title, picture))
     sheet = arguments.out / "tour.png"
-    contact_sheet(pictures).save(sheet)
+    with written(sheet) as temporary:
+        contact_sheet(pictures).save(temporary, format="PNG")
     files = [str(arguments.out / f"{name}.png") for name in arms]
     text = "\n".join([f'"{TOUR_PROMPT}", seed {TOUR_SEED}:', *files, f"side by side: {sheet}"])
     return {"prompt": TOUR_PROMPT, "pictures": files, "sheet": str(sheet)}, text

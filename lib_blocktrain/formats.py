@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,11 +15,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lib_blocktrain.adapters import NetworkModule, module_from_tensors
+from lib_blocktrain.adapters import NetworkModule, NetworkModuleError, module_from_tensors
 from lib_blocktrain.blocks import block_of
 from lib_blocktrain.files import written
-from lib_blocktrain.network_keys import architecture_of, component_of, modules_in
-from lib_blocktrain.safetensors_header import NetworkFileError, read_header
+from lib_blocktrain.network_keys import architecture_of, component_of, modules_of
+from lib_blocktrain.safetensors_header import Header, NetworkFileError, read_header
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ _ARCHITECTURE_METADATA = {
         "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
     },
 }
+_WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_NUMBER_DTYPES = (*_WEIGHT_DTYPES, "BOOL", "U8", "I8", "I16", "I32", "I64")  # of a single number, such as alpha
 _PEFT_CONFIG = "lora_adapter_metadata"  # diffusers: the JSON of PEFT's LoraConfig, the only place of its alpha
 _PEFT_COMPONENTS = {"unet": "unet", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
 
@@ -73,12 +76,18 @@ def read_network(path: str | Path) -> Network:
     path = Path(path)
     header = read_header(path)
     architecture = architecture_of(path, header.shapes)
-    sources, unread = modules_in(header.shapes, architecture)
+    sources, unread = modules_of(path, header.shapes, architecture)
     alphas = _peft_alphas(path, header.metadata)
+    _check_dtypes(path, header, sources)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            modules = dict(_modules(file, sources, alphas))
-    except safetensors.SafetensorError as error:
+        # Not mapped into memory: a file that is overwritten while a map of it is in use ends the whole process.
+        tensors = safetensors.torch.load(path.read_bytes())
+        modules = dict(_modules(tensors, sources, alphas))
+    except NetworkModuleError as error:
+        raise NetworkModuleError(f"{path}: {error}") from error
+    except KeyError as error:
+        raise NetworkFileError(f"{path}: {error}: an unknown dtype, or replaced while it was read") from error
+    except (safetensors.SafetensorError, ValueError) as error:
         raise NetworkFileError(f"{path}: {error}") from error
     for key, names in sources.items():
         known = modules[key].algorithm.tensor_names if key in modules else ()
@@ -135,20 +144,39 @@ def _named_tensors(network: Network, dtype: torch.dtype | None) -> Iterator[tupl
 
 
 def _modules(
-    file: safetensors.safe_open, sources: Mapping[str, Mapping[str, str]], alphas: Mapping[str, Tensor]
+    file: Mapping[str, Tensor], sources: Mapping[str, Mapping[str, str]], alphas: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, NetworkModule]]:
-    """Read the modules, {key: {tensor name: key in the file}}, and leave out what no algorithm knows."""
+    """Make the modules, {key: {tensor name: key in the file}}, and leave out what no algorithm knows."""
     for key, names in sources.items():
-        tensors = {tensor: file.get_tensor(source) for tensor, source in names.items()}
+        tensors = {tensor: file[source] for tensor, source in names.items()}
+        for tensor, source in names.items():
+            _check_finite(source, tensors[tensor])
         if "lora_down.weight" in tensors and component_of(key) in alphas:
             tensors.setdefault("alpha", alphas[component_of(key)])
         if "lora_up.weight" in tensors and "lora_magnitude_vector" in names.get("dora_scale", ""):
             # PEFT's magnitudes are numbers of the outputs in shape (out,) or (1, out, 1, 1).
-            shape = (-1, *[1] * (tensors["lora_up.weight"].ndim - 1))
-            tensors["dora_scale"] = tensors["dora_scale"].reshape(shape)
+            magnitude = tensors["dora_scale"]
+            tensors["dora_scale"] = magnitude.reshape(magnitude.numel(), *[1] * (tensors["lora_up.weight"].ndim - 1))
         module = module_from_tensors(key, tensors)
         if module is not None:
             yield key, module
+
+
+def _check_dtypes(path: Path, header: Header, sources: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise NetworkFileError for weights that are no floating-point numbers of a kind that torch knows."""
+    for source in (source for names in sources.values() for source in names.values()):
+        allowed = _NUMBER_DTYPES if math.prod(header.shapes[source]) == 1 else _WEIGHT_DTYPES
+        if header.dtypes[source] not in allowed:
+            raise NetworkFileError(
+                f"{path}: {source!r} is of dtype {header.dtypes[source]}: expected one of {', '.join(allowed)}"
+            )
+
+
+def _check_finite(source: str, tensor: Tensor) -> None:
+    """Raise NetworkModuleError for weights from which only NaN can come."""
+    total = (tensor if tensor.element_size() > 1 else tensor.float()).sum(dtype=torch.float64)
+    if not math.isfinite(total):
+        raise NetworkModuleError(f"{source!r} has numbers that are not finite (NaN or infinity): the file is spoilt")
 
 
 def _peft_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, Tensor]:
@@ -157,13 +185,19 @@ def _peft_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, Tensor]:
         return {}
     try:
         config = json.loads(metadata[_PEFT_CONFIG])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NetworkFileError(f"{path}: its metadata {_PEFT_CONFIG} is no JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise NetworkFileError(f"{path}: its metadata {_PEFT_CONFIG} is no JSON object: {str(config)[:80]}")
     special = sorted(key for key, value in config.items() if key.endswith(("alpha_pattern", "use_rslora")) and value)
     if special:
         raise NetworkFileError(f"{path}: PEFT's {', '.join(special)} in its metadata is not supported")
-    return {
-        component: torch.tensor(float(alpha))
+    alphas = {
+        component: alpha
         for component, prefix in _PEFT_COMPONENTS.items()
         if (alpha := config.get(f"{prefix}.lora_alpha", config.get("lora_alpha"))) is not None
     }
+    for alpha in alphas.values():
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < 1e9:
+            raise NetworkFileError(f"{path}: lora_alpha = {alpha!r} in its metadata: expected a number, 0 or more")
+    return {component: torch.tensor(float(alpha)) for component, alpha in alphas.items()}

@@ -42,8 +42,13 @@ def run(layer: nn.Module, x: Tensor, weight: Tensor | None, bias: Tensor | None 
 def pointwise(x: Tensor, weight: Tensor, kind: str) -> Tensor:
     """Apply a weight (out, in[, 1, 1]) to each position of a linear layer's or a convolution's input."""
     if kind == CONVOLUTION:
-        return F.conv2d(x, weight.reshape(*weight.shape[:2], 1, 1))
-    return F.linear(x, weight.reshape(weight.shape[:2]))
+        return F.conv2d(x, shaped(weight, (*weight.shape[:2], 1, 1)))
+    return F.linear(x, shaped(weight, weight.shape[:2]))
+
+
+def shaped(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return the tensor in this shape; itself if it has it, without a node in the autograd graph."""
+    return tensor if tensor.shape == shape else tensor.reshape(shape)
 
 
 def _convolve(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -43,7 +43,7 @@ class Algorithm:
 
 
 def _first_size(*names: str) -> Callable[[Shapes], int | None]:
-    return lambda shapes: next((shapes[name][0] for name in names if name in shapes), None)
+    return lambda shapes: next((shapes[name][0] for name in names if shapes.get(name)), None)
 
 
 def _names(text: str) -> frozenset[str]:
@@ -79,7 +79,7 @@ ALGORITHMS = {
             "glora",
             needs=(_names("a1.weight a2.weight b1.weight b2.weight"),),
             may=_names("alpha"),
-            rank=lambda shapes: min(shapes["a1.weight"][:2]),
+            rank=lambda shapes: min(shapes["a1.weight"][:2], default=None),
         ),
         Algorithm(
             "oft",
@@ -197,6 +197,14 @@ def modules_in(sources: Iterable[str], architecture: str) -> tuple[dict[str, dic
     return modules, unread
 
 
+def modules_of(path: Path, shapes: Shapes, architecture: str) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Return what `modules_in` does, of a file; raise NetworkFileError."""
+    try:
+        return modules_in(shapes, architecture)
+    except ValueError as error:
+        raise NetworkFileError(f"{path}: {error}") from error
+
+
 def architecture_of(path: Path, shapes: Shapes) -> str:
     """Return the architecture of a network file by its tensors, or raise NetworkFileError."""
     try:
@@ -214,7 +222,7 @@ def describe(path: str | Path) -> dict[str, object]:
     path = Path(path)
     header = read_header(path)
     architecture = architecture_of(path, header.shapes)
-    modules, unread = modules_in(header.shapes, architecture)
+    modules, unread = modules_of(path, header.shapes, architecture)
     counts = dict.fromkeys((blocks.BASE, *blocks.ARCHITECTURES[architecture].block_ids, blocks.REST), 0)
     algorithms, ranks = Counter(), set()
     for key, sources in modules.items():

@@ -6,7 +6,8 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from lib_blocktrain.files import written
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import SampleRequest
 
+LONGEST = 50_000  # characters of a picture's parameters
 MARGIN, TITLE = 8, 22  # pixels
 _NEGATIVE = "Negative prompt: "
 _PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')  # as in the WebUI's infotext_utils
@@ -51,7 +53,7 @@ class Parameters:
             SavedLora(
                 self.values[f"LoRA {number}"],
                 self.values[f"Block weights {number}"],
-                float(self.values.get(f"Multiplier {number}", "1")),
+                _number(f"Multiplier {number}", self.values.get(f"Multiplier {number}", "1")),
             )
             for number in numbers
         )
@@ -79,8 +81,10 @@ def infotext(request: SampleRequest, picture: Image.Image, model: str) -> str:
 
 def read_infotext(text: str) -> Parameters:
     """Read what `infotext`, or the WebUI, wrote. The last line holds the pairs; raises ValueError if it has none."""
+    if len(text) > LONGEST:
+        raise ValueError(f"parameters of {len(text)} characters: expected up to {LONGEST}")
     *lines, last = text.split("\n")
-    values = {found[1]: _unquoted(found[2]) for found in _PAIR.finditer(last)}
+    values = {found[1]: _unquoted(found[2]) for found in _pairs(last)}
     if len(values) < 3:  # the WebUI's own rule: a prompt may have a colon too
         raise ValueError(f"no generation parameters in {last[:80]!r}: expected such as 'Steps: 20, Sampler: DDIM, ...'")
     start = next((n for n, line in enumerate(lines) if line.startswith(_NEGATIVE.rstrip())), len(lines))
@@ -88,13 +92,25 @@ def read_infotext(text: str) -> Parameters:
     return Parameters("\n".join(lines[:start]), negative, values)
 
 
+def _pairs(line: str) -> Iterator[re.Match[str]]:
+    """The `Name: value` pairs of a line; what is none is passed over up to the next comma, so that none takes long."""
+    position = 0
+    while position < len(line):
+        found = _PAIR.match(line, position)
+        if found:
+            yield found
+        position = found.end() if found else (line.find(",", position) + 1 or len(line))
+
+
 def read_png(path: Path) -> Parameters:
     """The parameters in a PNG; raises ValueError for a file that has none or is no PNG."""
     try:
         with Image.open(path, formats=["PNG"]) as picture:
             text = picture.info.get("parameters")
-    except UnidentifiedImageError as error:
+    except (UnidentifiedImageError, SyntaxError, EOFError, struct.error) as error:
         raise ValueError(f"{path.name} is no PNG: expected a picture that was saved with its parameters") from error
+    except (ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path.name}: {error}") from error
     if not isinstance(text, str):
         raise ValueError(f"{path.name} carries no parameters: programs that edit pictures drop them")
     return read_infotext(text)
@@ -115,6 +131,13 @@ def to_png(picture: Image.Image, request: SampleRequest, model: str) -> bytes:
     content = io.BytesIO()
     picture.save(content, format="PNG", pnginfo=info)
     return content.getvalue()
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {text[:40]!r}: expected a number") from error
 
 
 def _quoted(value: str) -> str:

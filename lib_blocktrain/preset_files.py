@@ -17,6 +17,7 @@ from lib_blocktrain.preset_strings import parse
 from lib_blocktrain.presets import Preset
 from lib_blocktrain.text_spans import PresetStringError, Span
 
+LARGEST = 1_000_000  # bytes of a preset file: thousands of presets, and read in seconds
 _NAME = re.compile(r"(?!\s)[^:,|=#{\r\n\ufeff\ud800-\udfff]+(?<!\s)")
 
 
@@ -54,16 +55,16 @@ class PresetFile:
     def put(self, *presets: Preset):
         """Add presets or replace those of the same name; raise ValueError for one that could not be read back."""
         lines = self._lines()
+        ending = "\r" if lines and lines[0].endswith("\r") else ""
+        place_of = {known.name: place for place, line in enumerate(lines) if (known := _preset_of(line))}
+        end = len(lines) - 1 if lines and not lines[-1] else len(lines)
         for preset in presets:
-            line = _line_of(preset)
-            if lines and lines[0].endswith("\r"):
-                line += "\r"
-            places = self._places(lines, preset.name)
-            if places:
-                lines[places[-1]] = line
+            line = _line_of(preset) + ending
+            if preset.name in place_of:
+                lines[place_of[preset.name]] = line
             else:
-                end = len(lines) - 1 if lines and not lines[-1] else len(lines)
                 lines.insert(end, line)
+                place_of[preset.name], end = end, end + 1
         self._write(lines)
 
     def rename(self, name: str, new_name: str):
@@ -84,8 +85,12 @@ class PresetFile:
         self._write([line for place, line in enumerate(lines) if place not in places])
 
     def _lines(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        if self.path.stat().st_size > LARGEST:
+            raise ValueError(f"{self.path} is larger than {LARGEST} bytes: expected presets, one a line")
         # what is not UTF-8 is carried through as it is, and read_presets says so
-        text = self.path.read_bytes().decode("utf-8", "surrogateescape") if self.path.exists() else ""
+        text = self.path.read_bytes().decode("utf-8", "surrogateescape")
         return text.removeprefix("\ufeff").split("\n") if text else []
 
     def _write(self, lines: list[str]):

@@ -37,6 +37,7 @@ def _with_attention(architecture_id: str) -> tuple[str, ...]:
     return tuple(block.id for block in blocks.architecture(architecture_id).blocks if block.lora_modules)
 
 
+LONGEST = 20_000  # characters; the longest that means anything has a tenth
 _SD, _SDXL = ("sd1", "sd2"), ("sdxl",)
 FORMS = {  # by the number of values
     12: Form((BASE, *_with_attention("sdxl")), _SDXL),
@@ -94,6 +95,8 @@ class _Reader:
         self.notices: list[str] = []
 
     def read(self, text: str) -> Parsed:
+        if len(text) > LONGEST:
+            raise PresetStringError(f"{len(text)} characters: expected up to {LONGEST}", LONGEST)
         if text.lstrip().startswith("{"):
             return self._json(Span(text))
         line = Span(text).cut(0, text.find("#") if "#" in text else None)
@@ -309,11 +312,12 @@ class _Reader:
 
 
 def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
+    table: dict[str, object] = {}
+    for key, value in pairs:
+        if key in table:
             raise ValueError(f"{key!r} is given twice")
-    return dict(pairs)
+        table[key] = value
+    return table
 
 
 def _listed(block_ids: list[str]) -> str:

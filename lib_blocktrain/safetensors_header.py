@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
+MAX_VALUES = 1_000_000  # in its JSON, about; the largest networks have a tenth, and memory must have an end
+MAX_TENSORS = 50_000
+MAX_NAME = 1000  # characters of a tensor's name
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 
@@ -42,15 +45,19 @@ def read_header(path: str | Path) -> Header:
         if 8 + length > size:
             raise NetworkFileError(f"{path}: cut short: a header of {length} bytes in a file of {size}")
         text = file.read(length)
+    if text.count(b",") > MAX_VALUES:
+        raise NetworkFileError(f"{path}: a header of {text.count(b',')} values: expected up to {MAX_VALUES}")
     try:
         entries = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NetworkFileError(f"{path}: not a safetensors file: its header is no JSON ({error})") from error
     if not isinstance(entries, dict):
         raise NetworkFileError(f"{path}: not a safetensors file: its header is no table of tensors")
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise NetworkFileError(f"{path}: its metadata is no table of strings")
+    if len(entries) > MAX_TENSORS:
+        raise NetworkFileError(f"{path}: {len(entries)} tensors: expected up to {MAX_TENSORS}")
     for name, entry in entries.items():
         _check_entry(path, name, entry, size - 8 - length)
     return Header(
@@ -72,6 +79,8 @@ def refuse_pickle(path: Path) -> None:
 
 def _check_entry(path: Path, name: str, entry: object, available: int) -> None:
     """Raise NetworkFileError unless a tensor's entry is whole and its bytes lie within the file."""
+    if len(name) > MAX_NAME:
+        raise NetworkFileError(f"{path}: a tensor's name of {len(name)} characters: {name[:60]!r}...")
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         raise NetworkFileError(f"{path}: the entry of tensor {name!r} is damaged: {str(entry)[:80]}")
     shape, offsets = entry.get("shape"), entry.get("data_offsets")

@@ -27,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def open_tab(arguments: argparse.Namespace) -> int:
     """Serve the tab until Ctrl+C."""
+    from lib_blocktrain.demo_model import DEMO
     from lib_blocktrain.hosts.standalone import StandaloneHost
     from lib_blocktrain.ui.desk import First
     from lib_blocktrain.ui.server import serve
@@ -35,7 +36,7 @@ def open_tab(arguments: argparse.Namespace) -> int:
     for path in (*([checkpoint] if checkpoint else []), *(arguments.lora_dir or ())):
         path.stat()  # a mistyped path is said now, not when the page is open
     host = StandaloneHost(checkpoint, lora_dirs=tuple(arguments.lora_dir or ()))
-    first = First(TOUR_PROMPT, lora=TOUR_LORA, seed=TOUR_SEED) if checkpoint is None else First()
+    first = First(TOUR_PROMPT, lora=TOUR_LORA, seed=TOUR_SEED, runs=DEMO / "runs") if checkpoint is None else First()
 
     def opened(address: str) -> None:
         sys.stdout.write(f"The tab is at {address} (Ctrl+C ends it)\n")

@@ -4,7 +4,8 @@ import math
 import re
 from typing import NamedTuple
 
-NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"  # narrower than float(): no nan, inf or 1_000
+# Narrower than float(): no nan, inf or 1_000; and each digit fits one place only, so that long ones are read at once.
+NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
 
 class PresetStringError(ValueError):

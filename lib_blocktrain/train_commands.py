@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,11 +17,8 @@ if TYPE_CHECKING:
     from lib_blocktrain.training.distributed import Processes
     from lib_blocktrain.training.estimate import UNetSize
     from lib_blocktrain.training.runs import Run
-    from lib_blocktrain.training.trainer import Draw, Trainer
 
 Answer = tuple[object, str]
-
-log = logging.getLogger(__name__)
 
 
 def add_commands(command: Any) -> None:
@@ -41,6 +37,7 @@ def add_commands(command: Any) -> None:
 
 def train_command(arguments: argparse.Namespace) -> Answer | int:
     """Train a run, new or resumed; Ctrl-C saves and stops."""
+    from lib_blocktrain.runner import publish_result, sampler
     from lib_blocktrain.training.control import Control, TrainingError
     from lib_blocktrain.training.distributed import joined
     from lib_blocktrain.training.runs import RunInUse
@@ -51,7 +48,8 @@ def train_command(arguments: argparse.Namespace) -> Answer | int:
         host, control = _host(config), Control()
         run = _run(arguments, config, host.output_dir / "runs", processes)
         report = _progress(run) if processes.is_first else None
-        trainer = Trainer(host.model(), run, control=control, processes=processes, draw=_draw(host, run), report=report)
+        draw = sampler(host, config.samples, lambda: control.stopping)
+        trainer = Trainer(host.model(), run, control=control, processes=processes, draw=draw, report=report)
         try:
             with host.queued(), _interruptible(control):
                 outcome = trainer.run_loop()
@@ -68,7 +66,7 @@ def train_command(arguments: argparse.Namespace) -> Answer | int:
         "loss": trainer.watch.smoothed,
     }
     if outcome.ended == "finished" and arguments.out is None and arguments.resume is None:
-        data["published"] = str(_publish(trainer, host))
+        data["published"] = str(publish_result(trainer, host))
     end = f"{outcome.ended} at step {outcome.step}, loss {trainer.watch.smoothed:.4f}"
     again = "" if outcome.ended == "finished" else f"\ngo on: python -m lib_blocktrain train --resume {run.folder}"
     return data, f"{end}: {data.get('published') or outcome.result or run.folder}{again}"
@@ -135,33 +133,6 @@ def _host(config: RunConfig) -> StandaloneHost:
     from lib_blocktrain.hosts.standalone import StandaloneHost
 
     return StandaloneHost(None if config.checkpoint is None else Path(config.checkpoint))
-
-
-def _publish(trainer: Trainer, host: StandaloneHost) -> Path:
-    """Put the result where the tab finds LoRAs, with its last sample as its picture."""
-    from lib_blocktrain.training.result import publish
-
-    run = trainer.run
-    pictures = sorted((run.folder / "samples").glob("*.png"))
-    tags = trainer.data.dataset.common_tags(run.config.dataset.separator)
-    return publish(run.result, host.lora_dirs[0], text=", ".join(tags), picture=pictures[-1] if pictures else None)
-
-
-def _draw(host: StandaloneHost, run: Run) -> Draw:
-    """Return the function that draws a run's samples; the network is on the model already."""
-    from lib_blocktrain.hosts.host import OutOfMemory, SampleRequest
-
-    wanted = run.config.samples
-
-    def draw(prompt: str, seed: int):
-        request = SampleRequest(prompt=prompt, seed=seed, steps=wanted.steps, cfg=wanted.cfg, sampler=wanted.sampler)
-        try:
-            return host.sample(request)
-        except OutOfMemory as error:
-            log.warning("no sample: %s", error)
-            return None
-
-    return draw
 
 
 def _progress(run: Run):

@@ -53,7 +53,7 @@ class Store:
         if self.folder is None or not self._path(key).is_file():
             return None
         try:
-            return safetensors.torch.load_file(self._path(key))
+            return safetensors.torch.load(self._path(key).read_bytes())  # no file stays open, as a map of it would
         except (OSError, safetensors.SafetensorError) as error:
             log.warning("%s cannot be read (%s): it is made anew", self._path(key), error)
             return None

@@ -12,7 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from lib_blocktrain.files import names_device
 from lib_blocktrain.training.reading import ConfigError, check, read, write
+
+_NAME = re.compile(r"(?!\.)[^\\/:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]{1,100}")
+MOST_RANK = 4096  # more than any layer has
+LARGEST = 4_000_000  # bytes of a run.json; one with every option has a few thousand
 
 Meaning = Literal["scale", "lr", "rank", "max_norm"]
 Algorithm = Literal["lora", "loha", "lokr", "dora"]
@@ -48,8 +53,8 @@ class NetworkConfig:
     neuron_dropout: float = 0.0
 
     def __post_init__(self):
-        check(self.rank >= 1, "rank", self.rank, "1 or more")
-        check(self.conv_rank >= 0, "conv_rank", self.conv_rank, "0 (no convolutions) or more")
+        check(1 <= self.rank <= MOST_RANK, "rank", self.rank, f"1 to {MOST_RANK}")
+        check(0 <= self.conv_rank <= MOST_RANK, "conv_rank", self.conv_rank, f"0 (no convolutions) to {MOST_RANK}")
         for name in ("alpha", "conv_alpha"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 (the rank) or more")
         check(self.cap > 0, "cap", self.cap, "more than 0")
@@ -225,8 +230,10 @@ class RunConfig:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
-        whole = re.fullmatch(r"[^\\/:*?\"<>|\x00-\x1f.][^\\/:*?\"<>|\x00-\x1f]{0,99}", self.name)
-        check(whole is not None, "name", self.name, "a file's name: no slashes, not beginning with a dot")
+        whole = _NAME.fullmatch(self.name) is not None and len(self.name.encode()) <= 200
+        check(whole, "name", self.name, "a file's name: no slashes, not beginning with a dot, up to 100 characters")
+        usual = not self.name.endswith((".", " ")) and not names_device(self.name)
+        check(usual, "name", self.name, "a name without a dot or space at its end, and no device's (CON, NUL)")
         for name in ("steps", "batch"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("save_every", "validate_every", "keep"):
@@ -236,14 +243,27 @@ class RunConfig:
 def load(path: str | Path) -> RunConfig:
     """Read a `run.json`; the paths in it are taken from its folder on, and come out absolute."""
     path = Path(path)
+    text = read_text(path)
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: line {error.lineno}: {error.msg}") from error
+    except (RecursionError, ValueError) as error:
+        raise ConfigError(f"{path}: {error}") from error
     try:
         return _absolute(read(RunConfig, data), path.resolve().parent)
-    except ConfigError as error:
+    except (ValueError, RuntimeError) as error:  # paths with a null byte, links in a circle
         raise ConfigError(f"{path}: {error}") from error
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a configuration file; raise ConfigError for one that is too large or not UTF-8."""
+    if path.stat().st_size > LARGEST:
+        raise ConfigError(f"{path} is larger than {LARGEST} bytes: expected a configuration")
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}: save it as UTF-8") from error
 
 
 def dumps(config: RunConfig) -> str:

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 import re
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from lib_blocktrain.files import said
 from lib_blocktrain.training.buckets import Fit, Size, fitting
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig
 
 log = logging.getLogger(__name__)
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+MOST_PIXELS = 128_000_000  # of a picture; more than any camera's, and decoded in less than a GiB
+LARGEST_FILE = 512 * 2**20  # bytes of a picture
+LONGEST_CAPTION = 16_384  # characters, and four times as many bytes of its file
+MOST_REPEATS = 10_000_000  # of all pictures together: an epoch's order is held in memory
 _COUNTED = re.compile(r"(\d+)_(.+)")
 _MASK_ENDINGS = (".mask", "-masklabel", "_mask")  # behind the picture's name: ours, OneTrainer's, a common one
+
+
+# What Pillow raises for files that are no pictures, or damaged ones.
+_UNREADABLE = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, MemoryError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 
 class DatasetError(ValueError):
@@ -41,14 +58,14 @@ class Picture:
     def open(self) -> Image.Image:
         """Return the picture in its bucket's size, RGB; what is transparent becomes white, unless that is the mask."""
         picture = _upright(self.path)
-        return self.fit.cut(picture.convert("RGB") if self.mask == self.path else _rgb(picture))
+        return self.fit.cut(picture.convert("RGB") if self.mask == self.path else _rgb(_eight_bits(picture)))
 
     def open_mask(self) -> Image.Image | None:
         """Return the mask in the bucket's size, "L", 255 where the loss counts."""
         if self.mask is None:
             return None
         source = _upright(self.mask)
-        grey = source.getchannel("A") if self.mask == self.path else source.convert("L")
+        grey = source.getchannel("A") if self.mask == self.path else _eight_bits(source).convert("L")
         if grey.size != self.fit.original:
             grey = grey.resize(self.fit.original, Image.Resampling.NEAREST)
         return self.fit.cut(grey)
@@ -71,6 +88,18 @@ class Dataset:
             counts[picture.fit.bucket] += picture.repeats
         return counts
 
+    @cached_property
+    def canvas(self) -> float | None:
+        """The mean share of a picture, 0 to 1, that the masks let through; None without masks."""
+        shares = [canvas_share(picture) for picture in self.pictures if picture.mask is not None]
+        return sum(shares) / len(shares) if shares else None
+
+    @property
+    def mark(self) -> str:
+        """A text that changes when other pictures are trained on, or other captions."""
+        seen = [(p.path.name, p.caption, p.repeats, p.fit.bucket) for p in self.pictures]
+        return hashlib.sha256(repr(seen).encode("utf-8", "surrogatepass")).hexdigest()
+
     def tag_frequency(self, separator: str = ",") -> dict[str, dict[str, int]]:
         """Number of pictures by tag, by folder: `ss_tag_frequency`."""
         found: dict[str, Counter[str]] = {}
@@ -90,7 +119,6 @@ class Dataset:
         tags: Counter[str] = Counter()
         for counts in self.tag_frequency(separator).values():
             tags.update(counts)
-        shares = [canvas_share(picture) for picture in self.pictures if picture.mask is not None]
         return {
             "pictures": sum(not p.regularisation for p in self.pictures),
             "with_repeats": sum(p.repeats for p in self.pictures if not p.regularisation),
@@ -100,8 +128,8 @@ class Dataset:
             "buckets": {f"{w}x{h}": count for (w, h), count in sorted(self.buckets.items())},
             "without_caption": sum(not picture.caption for picture in self.pictures),
             "tags": dict(tags.most_common(50)),
-            "masks": len(shares),
-            "canvas_share": sum(shares) / len(shares) if shares else None,
+            "masks": sum(picture.mask is not None for picture in self.pictures),
+            "canvas_share": self.canvas,
             "broken": list(self.broken),
             "notices": list(self.notices),
         }
@@ -123,6 +151,12 @@ def find(config: DatasetConfig, native: int) -> Dataset:
     for line in broken:
         log.warning("left out: %s", line)
     trained = [picture for picture in pictures if not picture.regularisation]
+    if sum(picture.repeats for picture in pictures) > MOST_REPEATS:
+        most = max(pictures, key=lambda picture: picture.repeats)
+        raise DatasetError(
+            f"{most.path.parent}: each picture is repeated {most.repeats} times (the number at the beginning of the"
+            f" folder's name counts): expected up to {MOST_REPEATS} pictures with repeats in all"
+        )
     if not trained:
         where = ", ".join(folder.path for folder in config.folders)
         found = f"none of {len(broken)} can be read, e.g. {broken[0]}" if broken else "there is none"
@@ -143,17 +177,30 @@ def _pictures(
             if path.suffix.lower() not in EXTENSIONS or path.stem.endswith(_MASK_ENDINGS):
                 continue
             try:
-                with Image.open(path) as image:
+                with _opened(path) as image:
                     image.verify()
                 picture = _upright(path)
-                fit = size_to_fit(picture.size)
-            except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                broken.append(f"{path}: {error}")
+                fit = _fit(path, picture.size, size_to_fit)
+                caption = _caption(path, config)
+                mask = _mask(path, folder, config.alpha_mask and picture.mode == "RGBA")
+                if mask not in (None, path):
+                    _upright(mask)
+            except DatasetError as error:
+                broken.append(str(error))
                 continue
-            caption = _caption(path, config)
             caption = (folder.class_caption or concept or "") if caption is None else caption
-            mask = _mask(path, folder, config.alpha_mask and picture.mode == "RGBA")
             yield Picture(path, caption, fit, repeats, folder.regularisation, mask)
+
+
+def _fit(path: Path, size: Size, size_to_fit: Callable[[Size], Fit]) -> Fit:
+    """Return how a picture comes to its bucket; raise DatasetError for one of a shape that no bucket has."""
+    try:
+        fit = size_to_fit(size)
+    except ValueError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    if fit.resized[0] * fit.resized[1] > MOST_PIXELS:
+        raise DatasetError(f"{path}: {size[0]}x{size[1]} pixels, too long and narrow for the bucket {fit.bucket}")
+    return fit
 
 
 def _places(folder: FolderConfig) -> Iterator[tuple[Path, int, str | None]]:
@@ -175,13 +222,26 @@ def _counted(path: Path) -> re.Match[str] | None:
 
 
 def _caption(path: Path, config: DatasetConfig) -> str | None:
-    """Return the first line of the caption file beside the picture, None without one."""
+    """Return the first line of the caption file beside the picture, None without one; may raise DatasetError."""
     for extension in config.caption_extensions:
         file = path.with_suffix(extension)
         if file.is_file():
-            lines = file.read_text("utf-8", errors="replace").strip().splitlines()
-            return lines[0].strip() if lines else ""
+            return _first_line(file)
     return None
+
+
+def _first_line(file: Path) -> str:
+    try:
+        with open(file, "rb") as stream:
+            content = stream.read(4 * LONGEST_CAPTION + 1)
+        lines = content.decode("utf-8-sig").strip().splitlines()
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{file}: not UTF-8 at byte {error.start}: save the caption as UTF-8") from error
+    except OSError as error:
+        raise DatasetError(said(error)) from error
+    if len(content) > 4 * LONGEST_CAPTION or (lines and len(lines[0]) > LONGEST_CAPTION):
+        raise DatasetError(f"{file}: a caption of more than {LONGEST_CAPTION} characters: expected a line of text")
+    return lines[0].strip() if lines else ""
 
 
 def _mask(path: Path, folder: FolderConfig, alpha: bool) -> Path | None:
@@ -200,10 +260,34 @@ def _split(pictures: list[Picture], share: float) -> tuple[list[Picture], list[P
 
 
 def _upright(path: Path) -> Image.Image:
-    """Return a picture turned as its camera held it."""
-    with Image.open(path) as image:
+    """Return a picture turned as its camera held it, the first of an animation; may raise DatasetError."""
+    with _opened(path) as image:
         image.load()
         return ImageOps.exif_transpose(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture; whatever goes wrong with it while the context is open becomes a DatasetError that names it."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise DatasetError(f"{path}: larger than {LARGEST_FILE // 2**20} MiB: expected a picture")
+        with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise DatasetError(f"{path}: {image.width}x{image.height} pixels: expected up to {MOST_PIXELS}")
+            yield image
+    except DatasetError:
+        raise
+    except _UNREADABLE as error:
+        said_so = said(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise DatasetError(said_so if str(path) in said_so else f"{path}: {said_so}") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return a grey picture of 16 bits with 8: Pillow would cut off what is above 255."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lib_blocktrain.training.config import DatasetConfig, FolderConfig
-from lib_blocktrain.training.reading import ConfigError
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig, read_text
+from lib_blocktrain.training.reading import ConfigError, check, read, write
 
 # sd-scripts' name -> ours, of the options that a dataset or one of its subsets may have.
 _DATASET_OPTIONS = {
@@ -41,17 +41,19 @@ def read_toml(config: DatasetConfig) -> tuple[DatasetConfig, list[str]]:
     All datasets of the file must ask for the same: one training has one size here. Raises ConfigError.
     """
     path = Path(config.toml)
-    reader = _reader(path)
+    reader, text = _reader(path), read_text(path)
     try:
-        data = reader.loads(path.read_text("utf-8"))
-    except reader.TOMLDecodeError as error:
+        data = reader.loads(text)
+    except (reader.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
+    general = data.get("general", {})
+    check(isinstance(general, Mapping), f"{path}: general", general, "a table")
     options, folders, notices = {}, [], []
-    for dataset in data.get("datasets", []):
-        for subset in dataset.get("subsets", []):
-            merged = {**data.get("general", {}), **_plain(dataset), **_plain(subset)}
+    for dataset in _tables(data, "datasets", path):
+        for subset in _tables(dataset, "subsets", path):
+            merged = {**general, **_plain(dataset), **_plain(subset)}
             folders.append(_folder(merged, path))
-            ours = _options(merged)
+            ours = _options(merged, path)
             for name, value in ours.items():
                 if options.setdefault(name, value) != value:
                     raise ConfigError(
@@ -63,7 +65,8 @@ def read_toml(config: DatasetConfig) -> tuple[DatasetConfig, list[str]]:
                 notices.append(f"{path.name}: batch_size is the run's `batch` here: ignored")
     if not folders:
         raise ConfigError(f"{path}: expected [[datasets]] with [[datasets.subsets]]")
-    return replace(config, toml=None, folders=tuple(folders), **options), list(dict.fromkeys(notices))
+    found = {**write(config), **options, "toml": None, "folders": write(folders)}
+    return read(DatasetConfig, found, str(path)), list(dict.fromkeys(notices))
 
 
 def _reader(path: Path) -> ModuleType:
@@ -75,6 +78,13 @@ def _reader(path: Path) -> ModuleType:
     raise ConfigError(f"{path}: no TOML reader here: expected Python 3.11, or pip install tomli")
 
 
+def _tables(data: Mapping[str, Any], name: str, path: Path) -> list[Mapping[str, Any]]:
+    tables = data.get(name, [])
+    tables_only = isinstance(tables, list) and all(isinstance(table, Mapping) for table in tables)
+    check(tables_only, f"{path}: {name}", tables, f"tables, as [[{name}]]")
+    return tables
+
+
 def _plain(table: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in table.items() if key != "subsets"}
 
@@ -83,19 +93,22 @@ def _folder(options: Mapping[str, Any], path: Path) -> FolderConfig:
     if "image_dir" not in options:
         raise ConfigError(f"{path}: a subset without image_dir: expected one (metadata files are not read)")
     values = {ours: options[theirs] for theirs, ours in _FOLDER_OPTIONS.items() if theirs in options}
-    if values.get("mask_folder"):
-        values["mask_folder"] = str((path.parent / values["mask_folder"]).resolve())
-    return FolderConfig(str((path.parent / options["image_dir"]).resolve()), **values)
+    folder = read(FolderConfig, {**values, "path": options["image_dir"]}, f"{path}: subset")
+    masks = folder.mask_folder and str((path.parent / folder.mask_folder).resolve())
+    return replace(folder, path=str((path.parent / folder.path).resolve()), mask_folder=masks)
 
 
-def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+def _options(options: Mapping[str, Any], path: Path) -> dict[str, Any]:
     values = {ours: options[theirs] for theirs, ours in _DATASET_OPTIONS.items() if theirs in options}
     if "resolution" in options:
         side = options["resolution"]
-        values["size"], values["height"] = (side, None) if isinstance(side, int) else side
+        sides = side if isinstance(side, list) else [side]
+        check(len(sides) in (1, 2), f"{path}: resolution", side, "a number, or [width, height]")
+        values["size"], values["height"] = sides if len(sides) == 2 else (sides[0], None)
     if "bucket_no_upscale" in options:
         values["upscale"] = not options["bucket_no_upscale"]
     if "caption_extension" in options:
         extension = options["caption_extension"]
+        check(isinstance(extension, str), f"{path}: caption_extension", extension, 'text, such as ".txt"')
         values["caption_extensions"] = (extension if extension.startswith(".") else f".{extension}",)
     return values

@@ -126,9 +126,10 @@ class Learner:
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; raise ValueError if it is another network's."""
-        if state["names"] != self._names():
+        ours, theirs = [*self.parameters, *self.average], [*state["parameters"], *state["average"]]
+        if state["names"] != self._names() or [p.shape for p in ours] != [value.shape for value in theirs]:
             raise ValueError("the saved state is that of another network than the one that run.json describes")
-        for parameter, value in zip([*self.parameters, *self.average], [*state["parameters"], *state["average"]]):
+        for parameter, value in zip(ours, theirs):
             parameter.copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scale.scale, self.scale.good = state["scale"]["scale"], state["scale"]["good"]

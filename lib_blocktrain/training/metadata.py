@@ -75,7 +75,7 @@ def metadata_of(
         "ss_ip_noise_gamma": loss.input_perturbation or None,
         "ss_training_comment": config.description or None,
         "ss_training_started_at": progress["started_at"],
-        RECORD: json.dumps(_record(config, weights, progress)),
+        RECORD: json.dumps({**_record(config, weights, progress), "canvas": dataset.canvas}),
     }
     return {**{key: str(value) for key, value in entries.items()}, **config.metadata}
 

@@ -124,8 +124,11 @@ def _one_rate(config: OptimizerConfig) -> str | None:
 def _class_of(name: str, kind: Kind) -> type[torch.optim.Optimizer]:
     module, _, attribute = kind.path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: ".x", "a..b"
         raise ConfigError(
             f"optimizer {name} needs a package that is not here ({error}): pip install '{kind.package}'"
         ) from error
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise ConfigError(f"optimizer.name = {name!r}: expected a class of optimizers (torch.optim.Optimizer)")
+    return found

@@ -30,13 +30,17 @@ def load(path: Path) -> Any:
     """Return the state of a file that `save` wrote; raise ValueError for another."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            # cloned: what is mapped from the file would change with it
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no mapping
             text = (file.metadata() or {}).get("state")
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: {error}") from error
     if text is None:
         raise ValueError(f"{path}: not the state of a run")
-    return _unpacked(json.loads(text), tensors)
+    try:
+        return _unpacked(json.loads(text), tensors)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path}: the state of a run, but damaged: {error!r}") from error
 
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

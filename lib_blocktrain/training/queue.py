@@ -48,7 +48,7 @@ class Queue:
     def _names(self) -> list[str]:
         try:
             names = json.loads(self._path.read_text("utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return []
         names = names if isinstance(names, list) else []
         # A name is a folder's in here and nothing else, whatever the file says.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import reprlib
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,9 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_QUOTE = reprlib.Repr()
+_QUOTE.maxstring = _QUOTE.maxother = _QUOTE.maxlong = 100
+_QUOTE.maxtuple = _QUOTE.maxlist = 6
 
 
 class ConfigError(ValueError):
@@ -20,14 +24,14 @@ class ConfigError(ValueError):
 def read(cls: type[T], data: object, where: str = "") -> T:
     """Return a dataclass of this JSON object; `where` is its place, for messages."""
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or 'the run'}: {data!r}: expected an object")
+        raise ConfigError(f"{where or 'the run'}: {_shown(data)}: expected an object")
     hints = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls)}
     for key in data:
         if key not in known:
-            near = get_close_matches(key, known, 1)
+            near = get_close_matches(str(key)[:60], known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(known))}"
-            raise ConfigError(f"unknown {_at(where, key)!r}: {hint}")
+            raise ConfigError(f"unknown {_shown(_at(where, key))}: {hint}")
     missing = [field.name for field in dataclasses.fields(cls) if field.name not in data and _required(field)]
     if missing:
         raise ConfigError(f"{_at(where, missing[0])} is missing")
@@ -52,7 +56,12 @@ def write(value: object) -> Any:
 def check(holds: bool, name: str, value: object, expected: str) -> None:
     """Raise ConfigError unless the condition holds."""
     if not holds:
-        raise ConfigError(f"{name} = {value!r}: expected {expected}")
+        raise ConfigError(f"{name} = {_shown(value)}: expected {expected}")
+
+
+def _shown(value: object) -> str:
+    """The value as a message quotes it; `reprlib` neither takes long over a large one nor fails on a deep one."""
+    return _QUOTE.repr(value)
 
 
 def _required(field: dataclasses.Field) -> bool:
@@ -65,6 +74,9 @@ def _at(where: str, key: str) -> str:
 
 def _value(hint: Any, value: object, where: str) -> object:
     """Return the value as this type hint wants it."""
+    if hint is Any:
+        check(_is_shallow(value, 20), where, value, "values nested up to 20 deep")
+        return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in arguments if option is not type(None)]
@@ -85,6 +97,11 @@ def _value(hint: Any, value: object, where: str) -> object:
     return _plain(hint, value, where)
 
 
+def _is_shallow(value: object, deepest: int) -> bool:
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return deepest > 0 and all(_is_shallow(item, deepest - 1) for item in items)
+
+
 def _any_of(options: Sequence[Any], value: object, where: str) -> object:
     for option in options[:-1]:
         try:
@@ -97,7 +114,7 @@ def _any_of(options: Sequence[Any], value: object, where: str) -> object:
 def _plain(hint: Any, value: object, where: str) -> object:
     if hint is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        check(number and math.isfinite(value), where, value, "a finite number")
+        check(number and abs(value) <= sys.float_info.max, where, value, "a finite number")
         return float(value)
     if hint is int:
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())

@@ -66,15 +66,15 @@ def publish(
     text: str = "",
     weight: float = 1.0,
     picture: Path | None = None,
-    overwrite: bool = False,
+    replaces: str | None = None,
 ) -> Path:
     """Copy a result into a LoRA folder, with what the WebUI shows beside it; return the copy's path.
 
     `text` is the WebUI's "activation text", `weight` its "preferred weight", `picture` a PNG to show it by. Another
-    file of that name stays: the copy has a number behind its name then, unless `overwrite`.
+    file of that name stays: the copy has a number behind its name then; `replaces` is a name that may be replaced.
     """
     target, number = folder / result.name, 2
-    while target.exists() and not overwrite:
+    while target.exists() and target.name != replaces:
         target, number = folder / f"{result.stem}-{number}{result.suffix}", number + 1
     card = {"description": "", "activation text": text, "preferred weight": weight, "notes": ""}
     contents = {

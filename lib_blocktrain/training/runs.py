@@ -19,12 +19,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from lib_blocktrain.files import written
+from lib_blocktrain.files import naming, remove_leftovers, written
 from lib_blocktrain.training import config as configs
 from lib_blocktrain.training import packing
 from lib_blocktrain.training.config import RunConfig
 
-_EVENTS = ("started", "resumed", "finished", "stopped", "diverged")
+_EVENTS = ("started", "resumed", "finished", "stopped", "diverged", "failed")
 
 
 class RunInUse(RuntimeError):
@@ -62,6 +62,11 @@ class Run:
         """Return the path of a picture of a step."""
         return self.folder / "samples" / f"{step:06}-{number:02}.png"
 
+    def remove_leftovers(self) -> None:
+        """Remove what a killed process left half written; the caller holds the run."""
+        for folder in (self.folder, self.folder / "checkpoints", self.folder / "samples"):
+            remove_leftovers(folder)
+
     def load_state(self) -> dict[str, Any] | None:
         """Return the state of the last save, None before the first."""
         return packing.load(self.state_path) if self.state_path.exists() else None
@@ -76,23 +81,27 @@ class Run:
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         """Append a row; what is not a finite number is written as text, so that any reader can read it."""
         text = json.dumps(_readable(row), ensure_ascii=False, allow_nan=False)
-        with open(self.metrics_path, "a", encoding="utf-8") as file:
+        with naming(self.metrics_path), open(self.metrics_path, "a", encoding="utf-8") as file:
             file.write(text + "\n")
 
     def forget_after(self, step: int) -> None:
         """Take rows of later steps out of the metrics: a resumed run makes them again."""
-        rows = [row for row in _rows(self.metrics_path) if row.get("step", 0) <= step]
+        if not self.metrics_path.exists():
+            return
+        rows = [row for row in _rows(self.metrics_path) if _step_of(row) <= step]
         with written(self.metrics_path) as temporary:
             temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
 
     @property
     def status(self) -> str:
-        """How the run stands: "waiting", "running", "finished", "stopped", "diverged", or "broken off" (killed)."""
+        """How the run stands: "waiting", "running", "broken off" (killed), or by its last event."""
         try:
             with self.locked():
                 pass
         except RunInUse:
             return "running"
+        except OSError:
+            pass  # a folder that can only be read: nobody trains there
         ends = [row["event"] for row in self.metrics() if row.get("event") in _EVENTS]
         last = ends[-1] if ends else "waiting"
         return "broken off" if last in ("started", "resumed") else last
@@ -148,13 +157,18 @@ def new_folder(root: Path, name: str) -> Path:
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
-    for line in path.read_text("utf-8", errors="replace").splitlines():
+    for line in path.read_text("utf-8", errors="replace").split("\n"):  # a prompt may hold other ends of lines
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             yield row
+
+
+def _step_of(row: Mapping[str, Any]) -> float:
+    step = row.get("step", 0)
+    return step if isinstance(step, int | float) else 0
 
 
 def _readable(value: Any) -> Any:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.files import written
 from lib_blocktrain.formats import write_network
 from lib_blocktrain.hooks import applied
 from lib_blocktrain.model import Model
@@ -107,6 +108,9 @@ class Trainer:
         self.prediction = Prediction(self.model, dtype, first, self.config.checkpointing)
         if state:
             self.load_state(state)
+        if self.processes.is_first:
+            self.run.remove_leftovers()
+            self.run.forget_after(self.step)  # rows of a run that was killed after its last save, or before its first
         self.note_start("resumed" if state else "started")
         self.apply()
 
@@ -223,6 +227,7 @@ class Trainer:
         return {
             "step": self.step,
             "started_at": self.started_at,
+            "pictures": self.data.dataset.mark,
             "learner": self.learner.state(),
             "watch": self.watch.state(),
         }
@@ -230,9 +235,9 @@ class Trainer:
     def load_state(self, state: Mapping[str, Any]) -> None:
         self.step, self.started_at = state["step"], state["started_at"]
         self.learner.load_state(state["learner"])
+        if state.get("pictures", self.data.dataset.mark) != self.data.dataset.mark:
+            self.notice("the pictures are not those that this run began with: it goes on, but not as it would have")
         self.watch.load_state(state["watch"])
-        if self.processes.is_first:
-            self.run.forget_after(self.step)
 
     def save_state(self) -> None:
         if self.processes.is_first:
@@ -295,8 +300,8 @@ class Trainer:
                 self.note({"sample": None, "prompt": prompt})
                 continue
             path = self.run.sample(self.step, number)
-            path.parent.mkdir(exist_ok=True)
-            picture.save(path)
+            with written(path) as temporary:
+                picture.save(temporary, format="PNG")
             self.note({"sample": path.name, "prompt": prompt})
 
     def note_start(self, event: str) -> None:

@@ -1,9 +1,17 @@
-"""The tab. gradio lives here only, and here only in ``shim``, ``widgets``, ``tab`` and ``server``.
+"""The tab. gradio lives here only: in ``shim``, ``widgets``, ``tab``, ``server`` and the ``*_place`` modules.
 
-The rest is plain Python, so that it is tested without a page: ``library`` (what the LoRA files contain), ``mix`` (which
-of them are in use, each with its weights), ``shelf`` (presets), ``drawing`` (pictures, and those that need no drawing
-again), ``jobs`` (one at a time, with progress and Cancel), ``texts`` (what is shown, as HTML), ``desk`` and ``preview``
-(what each button does, on the left side and on the right), ``guard`` (who may speak to the standalone server).
+A place of the tab is a pair: ``preview_place``, ``analyse_place``, ``train_place`` and ``runs_place`` say where its
+widgets stand and what they are tied to. What its buttons do is plain Python, from named values to named changes, so
+that it is tested without a page:
 
-A host puts the tab up with ``Tab(host)`` inside a ``gr.Blocks``, then ``tab.opened_by(blocks)``.
+- Preview: ``desk`` and ``preview`` (its left and its right side), ``library`` (what the LoRA files contain), ``mix``
+  (which are in use, each with its weights), ``shelf`` (presets), ``drawing`` (pictures), ``u_map`` (the U)
+- Analyse: ``analysing``
+- Train: ``form`` (the widgets as a table, there and back to a run), ``training``
+- Runs: ``watching``, ``history`` (metrics as curves), ``curves`` (curves as SVG)
+- all: ``jobs`` (work on the model, with progress and Cancel), ``texts``, ``training_texts`` and ``run_texts`` (what is
+  shown, as HTML), ``guard`` (who may speak to the standalone server)
+
+A host puts the tab up with ``Tab(host)`` inside a ``gr.Blocks``, then ``tab.opened_by(blocks)``. Another place is a
+class like ``PreviewPlace``, and its name in ``tab.PLACES``.
 """

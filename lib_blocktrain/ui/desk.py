@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.model import Model
 from lib_blocktrain.preset_files import read_line
 from lib_blocktrain.preset_strings import Parsed, PresetStringError
-from lib_blocktrain.ui import texts
+from lib_blocktrain.ui import preset_cards, texts
 from lib_blocktrain.ui.library import Library, LoraFile
 from lib_blocktrain.ui.mix import WEIGHT_IDS, WEIGHT_MAX, WEIGHT_MIN, Mix, Slot, checked, fits, slot_of, unavailable
 from lib_blocktrain.ui.properties import Changes, Properties, Values
 from lib_blocktrain.ui.shelf import Shelf
+from lib_blocktrain.ui.u_map import UMap
 
 SHOWN_FILES = 60  # in the list at once; search finds the others
 RANDOM_SEED_TEXT = 0  # from which R and U of a pasted string are drawn: shown, so that it can be repeated
@@ -44,12 +46,13 @@ def refusing(place: str) -> Callable:
 
 @dataclass(frozen=True)
 class First:
-    """What the tab shows when it is opened first."""
+    """What the tab shows when it is opened first; ``runs`` is a folder of ready runs."""
 
     prompt: str = ""
     negative: str = ""
     lora: str | None = None
     seed: int = 0
+    runs: Path | None = None
 
 
 def mix_of(values: Values) -> Mix:
@@ -278,6 +281,7 @@ class Desk:
             "active": Properties(choices=[(key, key) for key in keys], value=mix.active, visible=len(keys) > 1),
             "strength": Properties(value=mix.shown.strength, label=_strength_label(mix), interactive=file is not None),
             "facts": texts.facts(file) if file else "",
+            "u_map": UMap("weights", architecture_id, weight_name(""), reasons, mix.active or "").html(),
             "bake_name": f"{file.path.stem}-weighted" if file else "",
             "lora_message": self._warning(file, architecture_id),
             **sliders,
@@ -302,7 +306,15 @@ class Desk:
             "preset": Properties(choices=names, value=chosen),
             "grid_presets": Properties(choices=names),
             "preset_problems": texts.problems(self.shelf.problems()),
+            "preset_cards": self._cards(self.architecture(mix)),
         }
+
+    def _cards(self, architecture_id: str) -> str:
+        def parse(text: str) -> Parsed:
+            return self.shelf.parse(text, architecture_id, seed=RANDOM_SEED_TEXT)
+
+        own = self.shelf.own.read().presets
+        return preset_cards.html(self.shelf.fitting(architecture_id), architecture_id, parse, "weights", own)
 
     def _changed_presets(self, mix: Mix, chosen: str | None, said: str) -> Changes:
         return {**self._presets(mix, chosen), "preset_message": texts.note(said), "preset_replace": False}

@@ -5,7 +5,6 @@ The work runs in a thread of its own, which takes the host's queue; the page rea
 
 from __future__ import annotations
 
-import logging
 import queue
 import secrets
 import threading
@@ -15,8 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from lib_blocktrain.hosts.host import Cancelled, Host
-
-log = logging.getLogger(__name__)
 
 QUIET = 0.2  # seconds between two reports of progress: more would only keep the browser busy
 _DONE = object()
@@ -125,12 +122,3 @@ class Jobs:
         for job in list(self._running.values()):
             job.cancel()
         self._threads.shutdown()
-
-
-def explained(error: BaseException) -> str:
-    """What went wrong, for the person who pressed the button; what is no fault of theirs goes to the log whole."""
-    if isinstance(error, (ValueError, OSError, RuntimeError, MemoryError)):
-        log.info("failed", exc_info=error)
-        return f"{error}" or type(error).__name__
-    log.error("failed", exc_info=error)
-    return f"unexpected {type(error).__name__}: {error} (the console has the details; please report it)"

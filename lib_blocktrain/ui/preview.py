@@ -10,11 +10,12 @@ from pathlib import Path
 from lib_blocktrain.bake import bake
 from lib_blocktrain.hosts.host import Cancelled, Host
 from lib_blocktrain.pictures import Parameters, read_png, save_png
+from lib_blocktrain.runner import explained
 from lib_blocktrain.ui import texts
 from lib_blocktrain.ui.desk import Desk, mix_of, refusing
 from lib_blocktrain.ui.drawing import Arm, Drawn, Settings, Studio, comparison, grid, with_seed
 from lib_blocktrain.ui.file_names import checked_name
-from lib_blocktrain.ui.jobs import Job, Jobs, Step, Waiting, explained
+from lib_blocktrain.ui.jobs import Job, Jobs, Step, Waiting
 from lib_blocktrain.ui.properties import Changes, Properties, Values
 
 KEPT_RESULTS = 8
@@ -24,11 +25,14 @@ MOST_PRESETS = 24  # in a grid
 class Preview:
     """What Preview, Grid, Cancel, Save, Load and Bake do."""
 
-    def __init__(self, host: Host, desk: Desk, studio: Studio, jobs: Jobs):
+    def __init__(
+        self, host: Host, desk: Desk, studio: Studio, jobs: Jobs, trained: Callable[[], str | None] = lambda: None
+    ):
         self.host = host
         self.desk = desk
         self.studio = studio
         self.jobs = jobs
+        self._trained = trained  # the name of the run that has the model now
         self._results: OrderedDict[str, dict[int, Drawn]] = OrderedDict()
 
     # --- drawing --------------------------------------------------------------------------------------------------
@@ -85,9 +89,17 @@ class Preview:
             elif isinstance(report, Step):
                 yield {"status": texts.progress(report)}
             elif isinstance(report, Waiting):
-                yield {"status": texts.note("Waiting for the model …")}
+                yield {"status": texts.note(self._waiting())}
         ending = texts.ended(job.id, _ending(job, settings, arms, drawn))
         yield {"status": ending, "cancel": _enabled(False)}
+
+    def _waiting(self) -> str:
+        name = self._trained()
+        return (
+            f"Waiting for the model: {name} is trained on it; Pause in Runs frees it"
+            if name
+            else "Waiting for the model …"
+        )
 
     def _keep(self, job_id: str, drawn: dict[int, Drawn]) -> None:
         self._results[job_id] = drawn

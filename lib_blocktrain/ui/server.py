@@ -15,6 +15,8 @@ import fastapi
 import gradio as gr
 import uvicorn
 
+from lib_blocktrain.api.access import Access
+from lib_blocktrain.api.routes import PREFIX, mount
 from lib_blocktrain.files import ROOT
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.ui import shim
@@ -33,7 +35,7 @@ def build(host: Host, first: First | None = None) -> tuple[gr.Blocks, Tab]:
     """The page on a host."""
     theme = gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace"))
     css = (ROOT / "style.css").read_text("utf-8") + "footer { display: none !important; }"
-    script = (ROOT / "javascript" / "blocktrain.js").read_text("utf-8")
+    script = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "javascript").glob("*.js")))
     with gr.Blocks(title="blocktrain", theme=theme, css=css, analytics_enabled=False) as blocks:
         tab = Tab(host, first)
         tab.opened_by(blocks)
@@ -41,9 +43,11 @@ def build(host: Host, first: First | None = None) -> tuple[gr.Blocks, Tab]:
     return shim.queue(blocks), tab
 
 
-def application(blocks: gr.Blocks, port: int) -> Callable[..., Awaitable[None]]:
-    """The page as an ASGI application that answers this machine only, and asks no other."""
-    app = gr.mount_gradio_app(fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None), blocks, path="/")
+def application(blocks: gr.Blocks, tab: Tab, port: int) -> Callable[..., Awaitable[None]]:
+    """The page and the API as an ASGI application that answers this machine only, and asks no other."""
+    app = fastapi.FastAPI(title="blocktrain", docs_url=None, redoc_url=None, openapi_url=f"{PREFIX}/openapi.json")
+    mount(app, tab.runner.host, Access(), runner=lambda: tab.runner)  # first: the page answers all that is left
+    app = gr.mount_gradio_app(app, blocks, path="/")
     return LocalOnly(OwnContentOnly(app), port)
 
 
@@ -57,7 +61,9 @@ def serve(
     listener = listen(port)
     port = listener.getsockname()[1]
     blocks, tab = build(host, first)
-    server = uvicorn.Server(uvicorn.Config(application(blocks, port), log_level="warning", timeout_graceful_shutdown=2))
+    server = uvicorn.Server(
+        uvicorn.Config(application(blocks, tab, port), log_level="warning", timeout_graceful_shutdown=2)
+    )
     address = f"http://{ADDRESS}:{port}/"
     if opened is not None:
         threading.Thread(target=_open_when_started, args=(server, address, opened), daemon=True).start()
@@ -65,6 +71,7 @@ def serve(
         server.run(sockets=[listener])
     finally:
         tab.close()
+        tab.runner.close()
 
 
 def listen(port: int | None, ports: Sequence[int] = range(FIRST_PORT, FIRST_PORT + PORTS)) -> socket.socket:

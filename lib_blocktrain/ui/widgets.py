@@ -1,153 +1,60 @@
-"""The widgets and where they stand: the LoRAs and their weights on the left, pictures on the right."""
+"""The tab's widgets by name, and what a place of the tab is."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import gradio as gr
 
-from lib_blocktrain.blocks import BASE, BLOCK_IDS
 from lib_blocktrain.hosts.host import Host
-from lib_blocktrain.ui.desk import First, weight_name
-from lib_blocktrain.ui.drawing import SEED_MAX, SIDE_MAX, SIDE_MIN, SIDE_STEP
-from lib_blocktrain.ui.mix import STRENGTH_MAX, STRENGTH_MIN, WEIGHT_MAX, WEIGHT_MIN, Mix
-
-IN_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("IN"))
-OUT_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("OUT"))
+from lib_blocktrain.runner import Runner
+from lib_blocktrain.ui.desk import Desk, First
+from lib_blocktrain.ui.jobs import Jobs
+from lib_blocktrain.ui.library import Library
 
 
 class Widgets(dict):
-    """The widgets by name; each has ``blocktrain_NAME`` as its id in the page."""
+    """The widgets of all places by name; each has ``blocktrain_NAME`` as its id in the page."""
 
     def some(self, *names: str) -> dict[str, gr.components.Component]:
         """Those of these names, in this order."""
         return {name: self[name] for name in names}
 
     def add(self, name: str, kind: type, *arguments: object, **options: object) -> gr.components.Component:
+        """Make a widget where the page stands now."""
+        if name in self:
+            raise ValueError(f"there is a widget {name!r} already")
         self[name] = kind(*arguments, elem_id=f"blocktrain_{name}", **options)
         return self[name]
 
     def html(self, name: str) -> None:
+        """Make a place for what is said."""
         self.add(name, gr.HTML, "")
 
 
-def place(host: Host, first: First) -> Widgets:
-    """Make all widgets in the surrounding ``gr.Blocks``."""
-    w = Widgets()
-    w["mix"] = gr.State(Mix().to_json())
-    w["job"] = gr.State("")
-    with gr.Column(elem_id="blocktrain"):
-        w.html("model_line")
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=420):
-                _loras(w)
-                _weights(w)
-                _presets(w)
-            with gr.Column(scale=6, min_width=420):
-                _settings(w, host, first)
-                _pictures(w)
-                _bake(w)
-    return w
+@dataclass(frozen=True)
+class Shared:
+    """What all places have in common: one state, whichever place changes it."""
+
+    host: Host
+    first: First
+    library: Library
+    desk: Desk
+    jobs: Jobs
+    runner: Runner
 
 
-def _loras(w: Widgets) -> None:
-    with gr.Group(elem_classes="blocktrain-panel"):
-        with gr.Row():
-            w.add("search", gr.Textbox, label="LoRA files", placeholder="name, tag, algorithm", scale=5, max_lines=1)
-            w.add("refresh", gr.Button, "Refresh", scale=1, min_width=90)
-        w.add("loras", gr.CheckboxGroup, choices=[], label="Tick those to use", show_label=False)
-    w.html("lora_message")
-    w.add("active", gr.Radio, choices=[], label="Weights below are for", visible=False)
-    with gr.Accordion("What this LoRA contains", open=False, elem_id="blocktrain_contents"):
-        w.html("facts")
-    with gr.Row():
-        w.add("strength", gr.Slider, STRENGTH_MIN, STRENGTH_MAX, 1.0, step=0.05, label="Strength", interactive=False)
-        _weight(w, BASE)
+class Place(Protocol):
+    """One place of the tab. It is made of what is shared; then it is asked to place its widgets, and to wire them."""
 
+    title: str
 
-def _weights(w: Widgets) -> None:
-    """The U: IN down on the left, M00 at the bottom, OUT up on the right, so that skip partners face each other."""
-    with gr.Row(elem_id="blocktrain_weights", equal_height=False):
-        with gr.Column(min_width=120, elem_classes="blocktrain-in"):
-            for block_id in IN_IDS:
-                _weight(w, block_id)
-        with gr.Column(min_width=120, elem_classes="blocktrain-mid"):
-            _weight(w, "M00")
-        with gr.Column(min_width=120, elem_classes="blocktrain-out"):
-            for block_id in OUT_IDS:
-                _weight(w, block_id)
+    def place(self, w: Widgets) -> None:
+        """Make its widgets in the surrounding container; their names begin with the place's own word."""
 
+    def wire(self, w: Widgets) -> None:
+        """Tie its events; by now the widgets of all places are there."""
 
-def _weight(w: Widgets, block_id: str) -> None:
-    w.add(weight_name(block_id), gr.Slider, WEIGHT_MIN, WEIGHT_MAX, 1.0, step=0.01, label=block_id, interactive=True)
-
-
-def _presets(w: Widgets) -> None:
-    with gr.Group(elem_classes="blocktrain-panel"):
-        with gr.Row():
-            w.add("preset", gr.Dropdown, choices=[], label="Preset", scale=3, min_width=120)
-            w.add("preset_name", gr.Textbox, label="Name", scale=3, min_width=120, max_lines=1)
-            w.add("preset_replace", gr.Checkbox, label="replace", scale=1, min_width=100)
-        with gr.Row():
-            w.add("preset_save", gr.Button, "Save", size="sm", min_width=70)
-            w.add("preset_rename", gr.Button, "Rename", size="sm", min_width=70)
-            w.add("preset_delete", gr.Button, "Delete", size="sm", min_width=70)
-            w.add("copy", gr.Button, "Copy", size="sm", min_width=70)
-            w.add("lbw_file", gr.UploadButton, "Import LBW", size="sm", min_width=90, file_types=[".txt"])
-        w.add("line", gr.Textbox, label="To share", max_lines=2, interactive=False, show_copy_button=True)
-        w.add(
-            "paste",
-            gr.Textbox,
-            label="Paste block weights",
-            placeholder="NAME:1,0,0,… or OUT=1,IN=0 or kohya's network_args or JSON",
-            lines=1,
-            max_lines=4,
-        )
-        w.add("apply", gr.Button, "Use these weights", size="sm", interactive=False)
-    w.html("understood")
-    w.html("preset_message")
-    w.html("preset_problems")
-
-
-def _bake(w: Widgets) -> None:
-    with gr.Accordion("Bake the weights into a new LoRA file", open=False, elem_id="blocktrain_baking"):
-        with gr.Row():
-            w.add("bake_name", gr.Textbox, label="Name of the new file", scale=4, max_lines=1)
-            w.add("bake_replace", gr.Checkbox, label="replace", scale=1, min_width=100)
-            w.add("bake", gr.Button, "Bake", scale=1, min_width=90)
-        w.html("bake_message")
-
-
-def _settings(w: Widgets, host: Host, first: First) -> None:
-    w.add("prompt", gr.Textbox, label="Prompt", value=first.prompt, lines=2)
-    w.add("negative", gr.Textbox, label="Negative prompt", value=first.negative, lines=1)
-    with gr.Row():
-        w.add(
-            "sampler", gr.Dropdown, choices=list(host.samplers), value=host.samplers[0], label="Sampler", min_width=110
-        )
-        w.add("steps", gr.Slider, 1, 150, 20, step=1, label="Steps", min_width=110)
-        w.add("cfg", gr.Slider, 0, 30, 6.0, step=0.5, label="CFG scale", min_width=110)
-    with gr.Row():
-        w.add("width", gr.Slider, SIDE_MIN, SIDE_MAX, 512, step=SIDE_STEP, label="Width", min_width=110)
-        w.add("height", gr.Slider, SIDE_MIN, SIDE_MAX, 512, step=SIDE_STEP, label="Height", min_width=110)
-        w.add(
-            "seed",
-            gr.Number,
-            value=first.seed,
-            label="Seed (-1: random)",
-            precision=0,
-            minimum=-1,
-            maximum=SEED_MAX,
-            min_width=110,
-        )
-
-
-def _pictures(w: Widgets) -> None:
-    with gr.Row():
-        w.add("draw", gr.Button, "Preview", variant="primary", scale=3)
-        w.add("cancel", gr.Button, "Cancel", variant="stop", scale=1, min_width=90, interactive=False)
-        w.add("save_pictures", gr.Button, "Save", scale=1, min_width=90)
-        w.add("png_file", gr.UploadButton, "Load PNG", scale=1, min_width=110, file_types=[".png"])
-    w.html("status")
-    w.html("pictures")
-    with gr.Accordion("Grid over presets", open=False, elem_id="blocktrain_gridding"):
-        w.add("grid_presets", gr.Dropdown, choices=[], multiselect=True, label="Presets, one picture each")
-        w.add("draw_grid", gr.Button, "Draw the grid")
+    def opened_by(self, blocks: gr.Blocks, w: Widgets) -> None:
+        """Fill the place whenever the page is loaded."""

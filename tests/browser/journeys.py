@@ -119,6 +119,10 @@ class Opened:
         """Open a folded part."""
         self.page.locator(f"#blocktrain_{name} button.label-wrap, #blocktrain_{name} > .label-wrap").first.click()
 
+    def go(self, place: str) -> None:
+        """Go to a place of the tab."""
+        self.page.click(f'#blocktrain_places .tab-nav button:text-is("{place}")')
+
     def small(self) -> None:
         """Settings that draw quickly."""
         for name, value in (("steps", 3), ("width", 64), ("height", 64)):
@@ -145,7 +149,7 @@ class Opened:
         chooser.value.set_files(path)
 
     def pixels(self) -> list[bytes]:
-        images = self.page.locator("#blocktrain_pictures img").all()
+        images = self.page.locator("#blocktrain_pictures figure[data-arm] > img").all()
         return [_decoded(image.get_attribute("src")).tobytes() for image in images]
 
 

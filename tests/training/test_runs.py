@@ -101,7 +101,7 @@ def test_publishing_replaces_nothing(tmp_path):
     assert publish(result, folder).name == "x-2.safetensors"
     assert (folder / "x.safetensors").read_bytes() == b"first"
     assert json.loads((folder / "x.json").read_text("utf-8"))["preferred weight"] == 0.8
-    publish(result, folder, overwrite=True)
+    publish(result, folder, replaces=result.name)
     assert (folder / "x.safetensors").read_bytes() == b"second"
 
 

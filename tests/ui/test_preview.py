@@ -12,7 +12,9 @@ from lib_blocktrain.formats import read_network
 from lib_blocktrain.hosts.host import OutOfMemory
 from lib_blocktrain.pictures import read_png
 from lib_blocktrain.ui.desk import weight_name
+from lib_blocktrain.ui.drawing import Studio
 from lib_blocktrain.ui.mix import WEIGHT_IDS
+from lib_blocktrain.ui.preview import Preview
 
 
 def sources(page) -> list[str]:
@@ -285,3 +287,14 @@ def test_threads_end(preview, page):
     compare(preview, page)
     preview.jobs.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("blocktrain")]
+
+
+def test_waiting_says_who_has_the_model(host, desk, library, jobs, page):
+    page.values["w_IN04"] = 0.5
+    preview = Preview(host, desk, Studio(host, library), jobs, lambda: "<b>robot")
+    with host.queued():
+        changes = preview.compare(page.values)
+        said = [next(changes)["status"], next(changes)["status"]]
+    page.run(changes)
+    assert "Waiting for the model: &lt;b&gt;robot is trained on it" in said[1]
+    assert "3 of 3 pictures drawn" in page.values["status"]

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from lib_blocktrain.hosts.host import NoModel
 from lib_blocktrain.ui.desk import weight_name
 from lib_blocktrain.ui.mix import WEIGHT_IDS, Mix
+from lib_blocktrain.ui.properties import Properties
 
 SD1_LAYERS = {
     "IN04": "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q",
@@ -74,6 +75,14 @@ class FakeHost:
         with self._lock:
             yield
 
+    interrupted = False
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        self.shown = (what, done, of)
+
+    def refresh_loras(self) -> None:
+        self.refreshed = True
+
     def sample(self, request, progress=None) -> Image.Image:
         assert self._lock.locked(), "a picture outside the queue"
         self.requests.append(request)
@@ -103,7 +112,7 @@ class Page:
     def take(self, changes) -> dict:
         """Change what an event's answer says; return the answer."""
         for name, change in changes.items():
-            if isinstance(change, dict) and name != "mix":
+            if isinstance(change, Properties):
                 self.properties.setdefault(name, {}).update(change)
                 change = change.get("value", self.values.get(name))
             self.values[name] = change

@@ -1,0 +1,52 @@
+// Preset cards: search, copy, and use. `lib_blocktrain/ui/preset_cards.py` makes them; no request is made here.
+(() => {
+    "use strict";
+
+    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const SAID = 1500; // ms for which a button says what it has done
+
+    function say(button, text) {
+        const before = button.textContent;
+        button.textContent = text;
+        button.disabled = true;
+        setTimeout(() => {
+            button.textContent = before;
+            button.disabled = false;
+        }, SAID);
+    }
+
+    // Shows the cards that have all the words and, where one is chosen, the grade.
+    function search(element) {
+        const words = element.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);
+        const grade = element.querySelector("select").value;
+        const cards = [...element.querySelectorAll(".blocktrain-card")];
+        for (const card of cards) {
+            const fits = words.every((word) => card.dataset.words.includes(word));
+            card.hidden = !fits || (grade !== "" && card.dataset.grade !== grade);
+        }
+        const shown = cards.filter((card) => !card.hidden).length;
+        element.querySelector("[role=status]").textContent = `${shown} of ${cards.length}`;
+    }
+
+    async function press(element, button) {
+        if (button.dataset.copy) {
+            const copied = await blocktrain.copy(button.dataset.copy);
+            say(button, copied === false ? "no clipboard" : "copied");
+        } else if ("use" in button.dataset) {
+            blocktrain.uMap.apply(element.dataset.uMap, JSON.parse(button.closest("li").dataset.weights));
+            say(button, "in use");
+        }
+    }
+
+    blocktrain.components ||= new Map();
+    blocktrain.components.set("blocktrain-cards", (element) => {
+        element.addEventListener("input", () => search(element));
+        element.addEventListener("click", (event) => {
+            const button = event.target.closest("button");
+            if (button) {
+                press(element, button);
+            }
+        });
+        search(element);
+    });
+})();

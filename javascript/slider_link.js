@@ -1,0 +1,98 @@
+// A row of gradio sliders, read and moved from outside, in the page alone.
+//
+// gradio 3.41 and 4.40 hold a slider's value in the page and send it with the next event. Their range input is bound
+// both ways: an `input` event makes what stands in it the component's value (no request: the tab listens to no slider
+// while it moves), `pointerup` says that it was let go (the server hears that one where it listens to "release").
+// When the server or the number box changes the value, gradio sets the property `value`, which fires no event; so
+// this property is watched on each input.
+(() => {
+    "use strict";
+
+    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const native = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value");
+    const listeners = new WeakMap(); // input -> what is called when its value has changed
+
+    function watch(input, listener) {
+        if (!listeners.has(input)) {
+            const heard = new Set();
+            listeners.set(input, heard);
+            const tell = () => heard.forEach((call) => call());
+            Object.defineProperty(input, "value", {
+                configurable: true,
+                enumerable: true,
+                get() {
+                    return native.get.call(this);
+                },
+                set(value) {
+                    native.set.call(this, value);
+                    tell();
+                },
+            });
+            input.addEventListener("input", tell);
+            new MutationObserver(tell).observe(input, { attributeFilter: ["disabled", "min", "max"] });
+        }
+        listeners.get(input).add(listener);
+    }
+
+    class SliderLink {
+        // Sliders whose ids are `prefix` and one of `names`; `changed` is called when any of them is another.
+        constructor(prefix, names, changed) {
+            this.prefix = prefix;
+            this.names = names;
+            this.changed = changed;
+            this.inputs = new Map();
+            this.names.forEach((name) => this.input(name));
+        }
+
+        // The range input, found anew where gradio has made another.
+        input(name) {
+            let input = this.inputs.get(name);
+            if (!input || !input.isConnected) {
+                input = document.querySelector(`[id="${this.prefix}${name}"] input[type=range]`);
+                if (input) {
+                    watch(input, this.changed);
+                }
+                this.inputs.set(name, input);
+            }
+            return input;
+        }
+
+        // Whether every slider is known and in the page: gradio puts them there one after the other, and may make them anew.
+        complete() {
+            return this.names.every((name) => this.inputs.get(name)?.isConnected);
+        }
+
+        detach() {
+            this.inputs.forEach((input) => input && listeners.get(input).delete(this.changed));
+        }
+
+        can(name) {
+            const input = this.input(name);
+            return Boolean(input) && !input.disabled;
+        }
+
+        read(name) {
+            const input = this.input(name);
+            return input ? Number(input.value) : null;
+        }
+
+        range() {
+            const input = this.names.map((name) => this.input(name)).find(Boolean);
+            return input ? [Number(input.min), Number(input.max)] : [-1, 2];
+        }
+
+        write(name, value) {
+            const input = this.input(name);
+            if (input && Number(input.value) !== value) {
+                native.set.call(input, value);
+                input.dispatchEvent(new Event("input", { bubbles: true }));
+            }
+        }
+
+        released(name) {
+            this.input(name)?.dispatchEvent(new PointerEvent("pointerup", { bubbles: true }));
+        }
+    }
+
+    blocktrain.SliderLink = SliderLink;
+})();

@@ -1,0 +1,421 @@
+// The U map: what `lib_blocktrain/ui/u_map.py` draws, alive. A map with `data-sliders` follows the sliders whose ids
+// begin so and moves them; one without shows `data-weights`. Any number of maps may be in a page.
+//
+// Colours on demand: set the attribute `data-values` of a map to JSON, block id to number ("" takes the colours away),
+// and `data-values-title` to what the numbers are. `blocktrain.uMap.show(id, values, title)` does both; the server does
+// it with new HTML in the same place. 0 has the faintest colour, the largest magnitude the strongest.
+//
+// A person's hands are in u_map_gestures.js.
+(() => {
+    "use strict";
+
+    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const maps = new Map(); // by the id of their element
+    const QUIET = 400; // ms without a change after which what was changed is one step of the history
+    const FILLING = 1000; // ms in which the server fills the sliders for a new subject: no step of a person
+    const KEPT_STEPS = 200;
+    const NARROW = 430; // pixels below which letters are smaller (gradio 4 drops container queries from a style sheet)
+    const CURVES = { linear: (t) => t, sine: (t) => Math.sin((Math.PI / 2) * t), cosine: (t) => Math.cos((Math.PI / 2) * t) };
+
+    const short = (number, digits = 2) => String(Number(number.toFixed(digits)));
+    const rounded = (number) => Math.round(number * 100) / 100;
+
+    // Steps of the weights, to go back and forth in.
+    class History {
+        constructor(now) {
+            this.now = now;
+            this.past = [];
+            this.future = [];
+        }
+
+        differs(weights) {
+            return Object.keys({ ...weights, ...this.now }).some((id) => weights[id] !== this.now[id]);
+        }
+
+        add(weights) {
+            if (!this.differs(weights)) {
+                return;
+            }
+            this.past = [...this.past, this.now].slice(-KEPT_STEPS);
+            this.future = [];
+            this.now = weights;
+        }
+
+        go(from, to) {
+            to.push(this.now);
+            this.now = from.pop();
+            return this.now;
+        }
+    }
+
+    class UMap {
+        constructor(element) {
+            this.element = element;
+            this.plane = element.querySelector(".blocktrain-u-plane");
+            this.blocks = new Map();
+            for (const block of this.plane.querySelectorAll(".blocktrain-u-block")) {
+                this.blocks.set(block.dataset.block, block);
+            }
+            this.ids = [...this.blocks.keys()];
+            this.handles = [...this.plane.querySelectorAll(".blocktrain-u-handle")];
+            this.redraw = () => this.laterDraw();
+            const prefix = element.dataset.sliders;
+            this.sliders = prefix ? new blocktrain.SliderLink(prefix, this.ids, this.redraw) : null;
+            this.selection = new Set();
+            this.linked = false;
+            this.mine = new Set(); // moved by this map, not yet let go
+            this.takeOver(maps.get(element.id));
+            maps.set(element.id, this);
+            this.meetSliders = () => this.element.isConnected && this.sliders?.complete() === false && this.draw();
+            blocktrain.pageChanged ||= new Set();
+            blocktrain.pageChanged.add(this.meetSliders);
+            this.watcher = new MutationObserver(this.redraw);
+            this.watcher.observe(element, { attributeFilter: ["data-values", "data-values-title", "data-weights"] });
+            element.classList.toggle("blocktrain-u-fixed", !this.sliders);
+            this.measurer = new ResizeObserver(([entry]) => {
+                element.classList.toggle("blocktrain-u-narrow", entry.contentRect.width < NARROW);
+            });
+            this.measurer.observe(element);
+            if (this.sliders) {
+                blocktrain.handleUMap(this);
+                this.tools();
+            }
+            this.draw();
+        }
+
+        // The server has put a new element in the place of an old one: what a person did goes on.
+        takeOver(old) {
+            const same = old && old.element.dataset.subject === this.element.dataset.subject;
+            this.history = same ? old.history : null;
+            if (!old) {
+                return;
+            }
+            old.detach();
+            this.linked = old.linked;
+            this.selection = new Set([...old.selection].filter((id) => this.blocks.has(id)));
+            if (old.focused) {
+                this.blocks.get(old.focused)?.focus({ preventScroll: true });
+            }
+        }
+
+        detach() {
+            clearTimeout(this.quiet);
+            blocktrain.pageChanged.delete(this.meetSliders);
+            this.watcher.disconnect();
+            this.measurer.disconnect();
+            this.sliders?.detach();
+        }
+
+        // --- weights ----------------------------------------------------------------------------------------------
+
+        weight(id) {
+            if (this.sliders) {
+                return this.sliders.read(id) ?? 0;
+            }
+            return this.parsed("weights")?.[id] ?? null;
+        }
+
+        can(id) {
+            return Boolean(this.sliders) && !this.blocks.get(id)?.dataset.absent && this.sliders.can(id);
+        }
+
+        weights() {
+            return Object.fromEntries(this.ids.map((id) => [id, this.weight(id)]));
+        }
+
+        // Set weights, cut to the sliders' range; a linked skip partner that is not set itself takes the same.
+        set(changes) {
+            const [low, high] = this.sliders.range();
+            const wanted = { ...changes };
+            for (const [id, value] of Object.entries(changes)) {
+                const partner = this.blocks.get(id)?.dataset.partner;
+                if (this.linked && partner && !(partner in changes)) {
+                    wanted[partner] = value;
+                }
+            }
+            for (const [id, value] of Object.entries(wanted)) {
+                if (this.can(id)) {
+                    this.mine.add(id);
+                    this.sliders.write(id, Math.min(high, Math.max(low, rounded(value))));
+                }
+            }
+            this.draw();
+        }
+
+        // The history begins when all sliders are there.
+        begin() {
+            if (!this.history) {
+                this.history = new History(this.weights());
+                this.born = performance.now();
+            }
+        }
+
+        // What was changed is whole: one step of the history. One of the sliders that this map has moved is let go, so
+        // that a server which listens to their release hears of all, once.
+        settle() {
+            clearTimeout(this.quiet);
+            this.quiet = null;
+            if (!this.history) {
+                return;
+            }
+            const now = this.weights();
+            if (this.mine.size === 0 && performance.now() - this.born < FILLING) {
+                this.history = new History(now);
+            } else {
+                this.history.add(now);
+            }
+            const [moved] = this.mine;
+            this.mine.clear();
+            if (moved) {
+                this.sliders.released(moved);
+            }
+            this.drawTools();
+        }
+
+        step(back) {
+            if (!this.history) {
+                return;
+            }
+            this.settle();
+            const { past, future } = this.history;
+            const [from, to] = back ? [past, future] : [future, past];
+            if (from.length) {
+                const linked = this.linked;
+                this.linked = false;
+                this.set(this.history.go(from, to));
+                this.linked = linked;
+                this.drawTools();
+            }
+        }
+
+        // --- selection --------------------------------------------------------------------------------------------
+
+        select(ids) {
+            this.selection = new Set(ids.filter((id) => this.blocks.has(id)));
+            this.draw();
+        }
+
+        // The blocks that a handle moves.
+        members(handle) {
+            const { group, of } = handle.dataset;
+            return this.ids.filter((id) => this.blocks.get(id).dataset[group] === of);
+        }
+
+        // --- what is shown ----------------------------------------------------------------------------------------
+
+        laterDraw() {
+            if (!this.waiting) {
+                this.waiting = true;
+                queueMicrotask(() => {
+                    this.waiting = false;
+                    this.draw();
+                });
+            }
+        }
+
+        parsed(name) {
+            const text = this.element.dataset[name];
+            return text ? JSON.parse(text) : null;
+        }
+
+        draw() {
+            const values = this.parsed("values");
+            const largest = values ? Math.max(...Object.values(values).map(Math.abs), 1e-12) : 1;
+            this.element.classList.toggle("blocktrain-u-valued", Boolean(values));
+            for (const [id, block] of this.blocks) {
+                this.drawBlock(id, block, values?.[id], largest);
+            }
+            for (const handle of this.handles) {
+                this.drawHandle(handle);
+            }
+            for (const path of this.plane.querySelectorAll("[data-skip]")) {
+                const id = path.dataset.skip;
+                const ends = [id, this.blocks.get(id)?.dataset.partner];
+                path.classList.toggle("blocktrain-u-lit", this.linked || ends.includes(this.focused) || ends.includes(this.under));
+            }
+            this.drawLegend(values, largest);
+            if (this.sliders?.complete()) {
+                this.begin();
+                this.drawTools();
+                this.waitForQuiet();
+            }
+        }
+
+        drawBlock(id, block, value, largest) {
+            const only = !this.sliders && !this.element.dataset.weights; // a map of values alone: they stand large
+            const weight = only && value !== undefined ? 1 : this.weight(id);
+            const can = this.can(id);
+            const chosen = this.selection.has(id);
+            const told = value === undefined ? "" : short(value, Math.abs(value) < 0.1 ? 3 : 2);
+            const unknown = Boolean(block.dataset.absent) || weight === null;
+            const text = unknown ? "–" : only ? told : short(weight);
+            const key = [text, can, chosen, told, value, largest].join("|");
+            if (block.drawn === key) {
+                return;
+            }
+            block.drawn = key;
+            block.style.setProperty("--blocktrain-fill", Math.min(Math.abs(weight), 1));
+            block.style.setProperty("--blocktrain-over", Math.max(0, weight - 1));
+            block.style.setProperty("--blocktrain-heat", value === undefined ? 0 : Math.abs(value) / largest);
+            block.classList.toggle("blocktrain-u-minus", weight < 0);
+            block.classList.toggle("blocktrain-u-chosen", chosen);
+            block.classList.toggle("blocktrain-u-still", Boolean(this.sliders) && !can);
+            block.querySelector(".blocktrain-u-weight").textContent = text;
+            block.querySelector(".blocktrain-u-value").textContent = only ? "" : told;
+            const title = this.element.dataset.valuesTitle;
+            const first = block.dataset.absent || (unknown || only ? "" : short(weight));
+            const said = [first, told && `${title} ${told}`, chosen && "selected"];
+            block.querySelector(".blocktrain-u-told").textContent = ` ${said.slice(0, 2).filter(Boolean).join(" · ")}`;
+            if (this.sliders) {
+                const [low, high] = this.sliders.range();
+                const aria = { valuenow: weight, valuemin: low, valuemax: high, disabled: !can };
+                aria.valuetext = said.filter(Boolean).join(", ");
+                Object.entries(aria).forEach(([name, of]) => block.setAttribute(`aria-${name}`, of));
+            } else {
+                block.setAttribute("aria-label", [id, ...said].filter(Boolean).join(", "));
+            }
+        }
+
+        drawHandle(handle) {
+            const weights = this.members(handle).filter((id) => this.can(id)).map((id) => this.weight(id));
+            const mean = weights.length ? weights.reduce((sum, weight) => sum + weight, 0) / weights.length : 0;
+            const key = `${mean}|${weights.length}`;
+            if (handle.drawn !== key) {
+                handle.drawn = key;
+                handle.style.setProperty("--blocktrain-fill", Math.min(Math.max(mean, 0), 1));
+                handle.setAttribute("aria-valuenow", rounded(mean));
+                handle.setAttribute("aria-valuetext", `${short(mean)} on average of ${weights.length} blocks`);
+                handle.setAttribute("aria-disabled", String(!weights.length));
+            }
+        }
+
+        drawLegend(values, largest) {
+            const entry = this.element.querySelector(".blocktrain-u-key-values");
+            const said = values ? `${this.element.dataset.valuesTitle || "value"}: 0 to ${short(largest, 3)}` : "";
+            entry.hidden = !values;
+            if (entry.lastChild.textContent !== said) {
+                entry.lastChild.textContent = said;
+            }
+        }
+
+        drawTools() {
+            if (!this.history) {
+                return;
+            }
+            const tool = (name) => this.element.querySelector(`[data-tool=${name}]`);
+            tool("undo").disabled = !(this.history.past.length || this.history.differs(this.weights()));
+            tool("redo").disabled = !this.history.future.length;
+            tool("link").setAttribute("aria-pressed", String(this.linked));
+            const count = this.selection.size;
+            this.tell(count ? `${count} selected` : "", "blocktrain-u-selected");
+        }
+
+        tell(text, place = "blocktrain-u-selected") {
+            const line = this.element.querySelector(`.${place}`);
+            if (line && line.textContent !== text) {
+                line.textContent = text;
+            }
+        }
+
+        // A step of the history ends when nothing has changed for a while, whoever changed it.
+        waitForQuiet() {
+            const seen = this.ids.map((id) => this.weight(id)).join();
+            if (seen !== this.seen) {
+                this.seen = seen;
+                clearTimeout(this.quiet);
+                this.quiet = this.held ? null : setTimeout(() => this.settle(), QUIET);
+            }
+        }
+
+        // --- tools ------------------------------------------------------------------------------------------------
+
+        tools() {
+            const uses = {
+                undo: () => this.step(true),
+                redo: () => this.step(false),
+                zero: () => this.setAll(0),
+                one: () => this.setAll(1),
+                link: () => {
+                    this.linked = !this.linked;
+                    this.draw();
+                },
+                curve: () => this.setCurve(),
+            };
+            this.element.querySelector(".blocktrain-u-tools").addEventListener("click", (event) => {
+                uses[event.target.closest("[data-tool]")?.dataset.tool]?.();
+            });
+            const folded = this.element.querySelector(".blocktrain-u-curve");
+            folded.addEventListener("input", () => this.drawCurve());
+            folded.addEventListener("toggle", () => this.drawCurve());
+            folded.addEventListener("keydown", (event) => {
+                if (event.key === "Escape") {
+                    folded.open = false;
+                    folded.querySelector("summary").focus();
+                }
+            });
+        }
+
+        setAll(value) {
+            const ids = this.selection.size ? [...this.selection] : this.ids.filter((id) => id !== "BASE");
+            this.settle();
+            this.set(Object.fromEntries(ids.map((id) => [id, value])));
+            this.settle();
+        }
+
+        // sd-scripts' curves: sine rises, cosine falls, over the blocks' places from the first to the last.
+        curve() {
+            const field = (name) => this.element.querySelector(`[data-curve=${name}]`);
+            const shape = CURVES[field("shape").value];
+            const at = field("reverse").checked ? (t) => shape(1 - t) : shape;
+            return { at, low: Number(field("low").value), high: Number(field("high").value), of: field("of").value };
+        }
+
+        drawCurve() {
+            const { at } = this.curve();
+            const points = Array.from({ length: 21 }, (_, i) => `${i * 5} ${30 - 30 * at(i / 20)}`);
+            this.element.querySelector(".blocktrain-u-curve path").setAttribute("d", `M${points.join("L")}`);
+        }
+
+        setCurve() {
+            const { at, low, high, of } = this.curve();
+            const [least, most] = this.sliders.range();
+            const inside = (value) => value >= least && value <= most;
+            if (!inside(low) || !inside(high)) {
+                this.tell(`Low ${low}, high ${high}: expected numbers from ${least} to ${most}`, "blocktrain-u-said");
+                return;
+            }
+            const belongs = { selection: (id) => this.selection.has(id), all: (id) => id !== "BASE" };
+            const ids = this.ids.filter(belongs[of] || ((id) => this.blocks.get(id).dataset.side === of));
+            if (!ids.length) {
+                this.tell("Nothing is selected: click blocks, or choose other blocks here", "blocktrain-u-said");
+                return;
+            }
+            this.tell("", "blocktrain-u-said");
+            const last = Math.max(ids.length - 1, 1);
+            this.settle();
+            this.set(Object.fromEntries(ids.map((id, place) => [id, low + (high - low) * at(place / last)])));
+            this.settle();
+        }
+    }
+
+    blocktrain.uMap = {
+        find: (id) => maps.get(id),
+        show(id, values, title = "") {
+            const element = document.getElementById(id);
+            element.dataset.valuesTitle = title;
+            element.dataset.values = values ? JSON.stringify(values) : "";
+        },
+        apply(id, weights) {
+            const map = maps.get(id);
+            map.settle();
+            const linked = map.linked;
+            map.linked = false;
+            map.set(weights);
+            map.linked = linked;
+            map.settle();
+        },
+    };
+
+    blocktrain.components ||= new Map();
+    blocktrain.components.set("blocktrain-u", (element) => new UMap(element));
+})();

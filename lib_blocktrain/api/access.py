@@ -1,0 +1,214 @@
+"""Who may call the API. A WebUI leaves the routes of extensions open; these ask for its passwords.
+
+Three questions to every request, none of which needs its body: is it of another web page in the user's browser, has it
+a password where there are any, and may it change something?
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hmac import compare_digest
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lib_blocktrain.api.answers import Refused
+
+Credentials = tuple[tuple[str, str], ...]  # user and password
+
+OPEN_OPTION = "blocktrain_api_open"  # of the WebUI's settings: true or false
+DATASETS_OPTION = "blocktrain_dataset_dirs"  # of the WebUI's settings: folders, one a line
+
+
+def _no() -> bool:
+    return False
+
+
+def _anywhere() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Access:
+    """What a server asks of its callers.
+
+    ``credentials``: without any, nobody is asked for a password. ``sessions``: gradio's login in the browser counts
+    too. ``exposed``: the server answers other machines. ``open``: the user's setting that without passwords all may be
+    done from there nevertheless. ``origins`` and ``origin_pattern``: other web pages that may call. ``dataset_dirs``:
+    where the pictures of a run may lie; None: anywhere. ``names``: what a server for this machine alone may be called.
+    """
+
+    credentials: Credentials = ()
+    sessions: bool = False
+    exposed: bool = False
+    open: Callable[[], bool] = _no
+    origins: frozenset[str] = frozenset()
+    origin_pattern: str | None = None
+    dataset_dirs: Callable[[], Sequence[Path] | None] = _anywhere
+    names: frozenset[str] = field(default_factory=lambda: frozenset({"localhost", socket.gethostname().lower()}))
+
+    def check(self, request: Any, writes: bool) -> None:
+        """Raise Refused (401 or 403) for a starlette request that must not pass."""
+        self._check_page(request)
+        if self.credentials:
+            if not self._has_password(request):
+                asked = "a user and a password are needed: those of --api-auth or --gradio-auth"
+                raise Refused(401, "unauthorised", asked, {"WWW-Authenticate": "Basic"})
+        elif self.exposed and writes and not self.open():
+            raise Refused(
+                403,
+                "off",
+                "this server answers other machines and has no password, so that nothing can be changed through the"
+                f" API: start it with --api-auth USER:PASSWORD, or allow it in the settings ({OPEN_OPTION})",
+            )
+
+    def _check_page(self, request: Any) -> None:
+        """Refuse calls of other web pages: browsers send Origin with all that could change something.
+
+        A page whose own name was made to point here (DNS rebinding) is of our origin as the browser sees it: a server
+        for this machine alone, without a password, is called by address, or by this machine's name.
+        """
+        origin, hosts = request.headers.get("origin"), _hosts(request.headers)
+        if origin is not None and not self._is_known(origin.lower(), hosts):
+            raise Refused(403, "foreign page", f"the web page {origin[:200]!r} may not call this server")
+        if self.credentials or self.exposed or self.open():
+            return
+        name = _host_name(request.headers.get("host", "").strip().lower())
+        if name not in self.names and not _is_address(name):
+            raise Refused(
+                403,
+                "foreign name",
+                f"this server is for this machine alone, and was called as {name[:200]!r}: expected 127.0.0.1 or"
+                f" localhost. Behind a proxy: start it with --api-auth, or allow it in the settings ({OPEN_OPTION})",
+            )
+
+    def _is_known(self, origin: str, hosts: Sequence[str]) -> bool:
+        if origin in self.origins or "*" in self.origins:
+            return True
+        if self.origin_pattern and re.fullmatch(self.origin_pattern, origin):
+            return True
+        return urlsplit(origin).netloc in hosts and urlsplit(origin).netloc != ""
+
+    def _has_password(self, request: Any) -> bool:
+        given = _basic(request.headers.get("authorization", ""))
+        if given is not None and self.knows(*given):
+            return True
+        return self.sessions and _logged_in(request)
+
+    def knows(self, user: str, password: str) -> bool:
+        """Whether these are among the credentials; takes as long for a wrong one as for a right one."""
+        given, found = _joined(user, password), False
+        for known in self.credentials:
+            found |= compare_digest(given, _joined(*known))
+        return found
+
+
+def webui_access(cmd_opts: Any, opts: Any) -> Access:
+    """Return the access that a WebUI's flags and settings ask for: ``modules.shared.cmd_opts`` and ``.opts``.
+
+    Settings are asked anew at every call. Raises ValueError for --api-auth or --gradio-auth that cannot be read: no
+    password must not come of a mistyped one.
+    """
+    asked = _credentials("--api-auth", _flag(cmd_opts, "api_auth"))
+    page = _page_credentials(cmd_opts)
+    listed = (_flag(cmd_opts, "cors_allow_origins") or "").lower().split(",")
+    exposed = is_exposed(cmd_opts)
+
+    def dataset_dirs() -> Sequence[Path] | None:
+        lines = str(getattr(opts, DATASETS_OPTION, "") or "").splitlines()
+        found = [Path(line.strip()) for line in lines if line.strip()]
+        return found if found or exposed else None
+
+    return Access(
+        credentials=(*asked, *page),
+        sessions=bool(page),
+        exposed=exposed,
+        open=lambda: bool(getattr(opts, OPEN_OPTION, False)),
+        origins=frozenset(filter(None, listed)),
+        origin_pattern=_flag(cmd_opts, "cors_allow_origins_regex"),
+        dataset_dirs=dataset_dirs,
+    )
+
+
+def is_exposed(cmd_opts: Any) -> bool:
+    """Whether a WebUI with these flags answers other machines. ``--nowebui`` without a name listens everywhere."""
+    name = _flag(cmd_opts, "server_name")
+    if any(_flag(cmd_opts, flag) for flag in ("share", "listen", "ngrok")):
+        return True
+    if name:
+        return not (name == "localhost" or (_is_address(name) and ipaddress.ip_address(name).is_loopback))
+    return bool(_flag(cmd_opts, "nowebui"))
+
+
+def _page_credentials(cmd_opts: Any) -> Credentials:
+    """As ``initialize_util.get_gradio_auth_creds`` reads them, of the flag and of the file."""
+    texts = [_flag(cmd_opts, "gradio_auth") or ""]
+    path = _flag(cmd_opts, "gradio_auth_path")
+    if path:
+        texts += Path(path).read_text("utf-8").splitlines()
+    return tuple(pair for text in texts for pair in _credentials("--gradio-auth", text))
+
+
+def _credentials(flag: str, text: str | None) -> Credentials:
+    found = []
+    for entry in filter(None, map(str.strip, (text or "").split(","))):
+        user, colon, password = entry.partition(":")
+        if not colon:
+            raise ValueError(f"{flag}: an entry without a colon: expected user:password, several with commas between")
+        found.append((user, password))
+    if text and text.strip() and not found:
+        raise ValueError(f"{flag}: nothing but commas: expected user:password")
+    return tuple(found)
+
+
+def _flag(cmd_opts: Any, name: str) -> Any:
+    return getattr(cmd_opts, name, None)
+
+
+def _basic(header: str) -> tuple[str, str] | None:
+    """User and password of an Authorization header; None where it is of another kind."""
+    kind, _, value = header.partition(" ")
+    if kind.lower() != "basic":
+        return None
+    try:
+        user, colon, password = base64.b64decode(value.strip(), validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return (user, password) if colon else None
+
+
+def _joined(user: str, password: str) -> bytes:
+    return f"{user}\0{password}".encode("utf-8", "surrogatepass")
+
+
+def _logged_in(request: Any) -> bool:
+    """Whether the browser has logged in on gradio's page (3.41: two cookies; 4: the same with the app's own name)."""
+    tokens: Mapping[str, str] = getattr(request.app, "tokens", None) or {}
+    ending = getattr(request.app, "cookie_id", None)
+    names = ("access-token", "access-token-unsecure")
+    given = (request.cookies.get(f"{name}-{ending}" if ending else name) for name in names)
+    return any(token is not None and tokens.get(token) is not None for token in given)
+
+
+def _hosts(headers: Mapping[str, str]) -> list[str]:
+    """What this server was called: by its Host, and by the one that a proxy passed on (no page can set that)."""
+    found = [headers.get("host", ""), *headers.get("x-forwarded-host", "").split(",")]
+    return [host.strip().lower() for host in found if host.strip()]
+
+
+def _host_name(host: str) -> str:
+    return (urlsplit(f"//{host}").hostname or "") if not host.startswith("/") else ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""An analysis of what was sent, on the host's model."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from lib_blocktrain.analysis.canvas import sentence
+from lib_blocktrain.analysis.regions import Feature
+from lib_blocktrain.analysis.run import Options
+from lib_blocktrain.analysis.setting import Setting
+from lib_blocktrain.api.analysis_bodies import AnalyseBody, FeatureBody
+from lib_blocktrain.api.service import Service
+from lib_blocktrain.api.turns import Report, Turn
+from lib_blocktrain.inquiry import Inquiry, answer
+from lib_blocktrain.preset_strings import parse
+
+MASK_SIDE = 8192  # pixels: a small file can hold a huge picture
+
+
+def begin(service: Service, body: AnalyseBody) -> Turn:
+    """Begin the analysis once the model is free; raise ValueError for what is wrong with the question."""
+    inquiry = _inquiry(service, body)
+    return service.turns.begin("analysis", lambda report: _found(service, inquiry, report), body.wait)
+
+
+def _inquiry(service: Service, body: AnalyseBody) -> Inquiry:
+    if not body.prompts and body.method != "norms":
+        raise ValueError(f"prompts are missing: expected one, as {body.method} looks at pictures (norms does not)")
+    network = service.library.network(service.lora(body.lora).key)
+    setting = Setting(
+        prompts=tuple(body.prompts or ("none",)),
+        negative=body.negative,
+        seeds=tuple(body.seeds),
+        guidance=body.cfg,
+        width=body.width,
+        height=body.height,
+    )
+    weights = parse(body.weights, network.architecture, seed=0, presets=service.shelf.all()).weights
+    features = tuple(map(_feature, body.features)) or (Feature(),)
+    return Inquiry(network, setting, body.method, features, Options(weights, body.multiplier, body.value))
+
+
+def _found(service: Service, inquiry: Inquiry, report: Report) -> dict[str, Any]:
+    found = answer(service.host, inquiry, report)
+    main, said = found.analyses[0], ""
+    if main.canvas is not None:
+        model = service.host.model()
+        said = sentence(main.canvas, model.architecture, inquiry.setting.latent_size(model))
+    return {
+        "analyses": [analysis.to_json() for analysis in found.analyses],
+        "canvas": said,
+        "sheets": {name: _base64(picture) for name, picture in found.sheets.items()},
+    }
+
+
+def _feature(body: FeatureBody) -> Feature:
+    if body.box is not None and len(body.box) != 4:
+        raise ValueError(f"box {body.box}: expected four numbers: left, top, right, bottom")
+    return Feature(body.word, None if body.box is None else tuple(body.box), _mask(body.mask))
+
+
+def _mask(text: str | None) -> Image.Image | None:
+    if text is None:
+        return None
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG", "JPEG"]) as picture:
+            if max(picture.size) > MASK_SIDE:
+                raise ValueError(
+                    f"a mask of {picture.width}x{picture.height}: expected up to {MASK_SIDE} pixels a side"
+                )
+            return picture.convert("L")
+    except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError("the mask is no picture: expected a PNG or JPEG in base64") from error
+
+
+def _base64(picture: Image.Image) -> str:
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    return base64.b64encode(content.getvalue()).decode("ascii")

@@ -1,0 +1,150 @@
+"""What is sent to the API and what comes back, as models of pydantic 1 (AUTOMATIC1111) and 2 (Forge, standalone).
+
+A name that is not known is refused. Limits that the model or the host sets are looked at where the work is done.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+from pydantic import BaseModel, Field
+
+PYDANTIC_2 = int(pydantic.VERSION.split(".")[0]) >= 2
+
+
+def up_to(count: int) -> dict[str, int]:
+    """How many entries a list may have, for Field."""
+    return {"max_length" if PYDANTIC_2 else "max_items": count}
+
+
+Architecture = Literal["sd1", "sd2", "sdxl"]
+
+WEIGHTS = "a preset's name, 25 or 26 values, a short form, ranges such as OUT=1,BASE=1, kohya's network_args, or JSON"
+
+
+class Body(BaseModel):
+    """What a client sends."""
+
+    if PYDANTIC_2:
+        model_config = {"extra": "forbid"}
+    else:
+
+        class Config:
+            extra = "forbid"
+
+
+# --- presets ------------------------------------------------------------------------------------------------------
+
+
+class PresetItem(BaseModel):
+    name: str
+    architectures: list[str]
+    text: str = Field(description="the preset string")
+    purpose: str
+    grade: str = Field(description="A: a paper with code, C: what the community reports, -: no claim")
+    source: str
+    own: bool = Field(description="of the user's own file; the others come with the extension")
+
+
+class PresetLine(BaseModel):
+    line: int
+    text: str
+    message: str
+
+
+class PresetList(BaseModel):
+    presets: list[PresetItem]
+    problems: list[PresetLine] = Field(description="lines of the user's file that cannot be read")
+
+
+class ParseBody(Body):
+    text: str = Field(description=WEIGHTS, max_length=100_000)
+    architecture: Architecture
+    seed: int | None = Field(None, description="from which R and U are drawn")
+    x: float | None = Field(None, description="what X stands for")
+
+
+class ParsedWeights(BaseModel):
+    architecture: str
+    name: str | None = None
+    form: str = Field(description="what the text was understood as")
+    weights: dict[str, float] = Field(description="by block, with BASE and REST")
+    notices: list[str]
+    line: str = Field(description="the same as a canonical preset line")
+
+
+class PresetBody(Body):
+    name: str = Field(max_length=1000)
+    weights: str = Field(description=WEIGHTS, max_length=100_000)
+    architecture: Architecture
+    replace: bool = Field(False, description="replace an own preset of this name")
+
+
+class Done(BaseModel):
+    done: str = Field(description="what was done, as a sentence")
+
+
+# --- LoRAs, pictures ----------------------------------------------------------------------------------------------
+
+
+class LoraItem(BaseModel):
+    name: str = Field(description="as the other routes take it; with the folder if it lies in one")
+    architecture: str
+    algorithms: list[str]
+    problem: str = Field(description="why it cannot be used, if it cannot")
+
+
+class LoraContents(BaseModel):
+    architecture: str
+    algorithms: list[str]
+    rank: int | list[int] | None = None
+    blocks: dict[str, int] = Field(description="number of modules by block")
+    metadata: dict[str, str]
+    unread: list[str] = Field(description="keys that belong to no known module")
+
+
+class WeighedLora(Body):
+    name: str = Field(description="as GET /loras has it", max_length=1000)
+    weights: str = Field("ALL", description=WEIGHTS, max_length=100_000)
+    multiplier: float = Field(1.0, ge=-10, le=10, description="strength of the whole LoRA")
+    x: float | None = Field(None, description="what X in the weights stands for")
+
+
+class PreviewBody(Body):
+    prompt: str = Field(max_length=100_000)
+    negative: str = Field("", max_length=100_000)
+    seed: int = Field(0, ge=-1, le=2**32 - 1, description="-1: a random one; R and U in weights are drawn from it too")
+    steps: int = Field(20, ge=1, le=150)
+    cfg: float = Field(5.0, ge=0, le=30)
+    sampler: str | None = Field(None, description="the host's usual one unless given")
+    width: int | None = Field(None, ge=64, le=2048, description="pixels, a multiple of 8; the model's own unless given")
+    height: int | None = Field(None, ge=64, le=2048, description="as width")
+    loras: list[WeighedLora] = Field([], **up_to(16))
+    answer: Literal["json", "png"] = Field("json", description="png: the file itself, its parameters inside")
+    wait: float = Field(60, ge=0, le=600, description="seconds to wait for the model before the answer is busy")
+
+
+class Picture(BaseModel):
+    image: str = Field(description="a PNG in base64, its parameters inside")
+    parameters: str = Field(description="prompt and settings as the WebUI writes them, with the block weights")
+    seed: int
+    size: list[int] = Field(description="width and height in pixels")
+    model: str
+    notices: list[str]
+
+
+# --- what goes on -------------------------------------------------------------------------------------------------
+
+
+class Progress(BaseModel):
+    busy: bool
+    what: str = Field("", description="preview, analysis or training")
+    text: str = ""
+    job: str = Field("", description="the run's name, or the analysis's id")
+    share: float | None = Field(None, description="0 to 1")
+
+
+def plain(model: BaseModel) -> dict[str, Any]:
+    """A model's values."""
+    return model.model_dump() if PYDANTIC_2 else model.dict()

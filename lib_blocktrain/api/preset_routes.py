@@ -1,0 +1,57 @@
+"""Presets: which there are, what a string means, saving and deleting the user's own."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from lib_blocktrain.api.answers import Refused, not_found
+from lib_blocktrain.api.bodies import Architecture, Done, ParseBody, ParsedWeights, PresetBody, PresetList
+from lib_blocktrain.api.service import Service
+from lib_blocktrain.preset_strings import Parsed, parse
+
+
+def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) -> None:
+    """Add the routes under ``/presets``."""
+
+    @reading.get("/presets", response_model=PresetList, summary="List presets, the user's own first")
+    def presets(architecture: Architecture | None = None) -> dict:
+        own = service.shelf.own.read().presets
+        fitting = [p for p in service.shelf.all().values() if architecture in (None, *p.architectures)]
+        problems = [{"line": p.line, "text": p.text, "message": p.message} for p in service.shelf.problems()]
+        return {"presets": [{**vars(p), "own": p.name in own} for p in fitting], "problems": problems}
+
+    @reading.post("/presets/parse", response_model=ParsedWeights, summary="Say what a string is understood as")
+    def understood(body: ParseBody) -> dict:
+        return said(parse(body.text, body.architecture, seed=body.seed, x=body.x, presets=service.shelf.all()))
+
+    @writing.post("/presets", response_model=Done, summary="Save a preset in the user's own file")
+    def save(body: PresetBody) -> dict:
+        weights = service.shelf.parse(body.weights, body.architecture).weights
+        with service.presets_lock:
+            if not body.replace and body.name.strip() in service.shelf.own.read().presets:
+                raise Refused(409, "conflict", f"there is a preset {body.name!r} already: send replace, or another")
+            service.shelf.save(body.name, weights, replace=True)
+        return {"done": f"saved {body.name.strip()}"}
+
+    @writing.delete("/presets/{name:path}", response_model=Done, summary="Delete a preset of the user's own")
+    def delete(name: str) -> dict:
+        with service.presets_lock:
+            if name not in service.shelf.all():
+                raise not_found(f"there is no preset {name!r}")
+            if name not in service.shelf.own.read().presets:
+                raise Refused(409, "conflict", f"{name!r} comes with the extension and stays")
+            service.shelf.delete(name)
+        return {"done": f"deleted {name}"}
+
+
+def said(found: Parsed) -> dict:
+    """What a string was understood as, as ``presets parse --json`` prints it."""
+    weights = found.weights
+    return {
+        "architecture": weights.architecture,
+        "name": found.name,
+        "form": found.form,
+        "weights": {"BASE": weights.base, **weights.values, "REST": weights.rest},
+        "notices": list(found.notices),
+        "line": weights.to_line(found.name or "PRESET"),
+    }

@@ -1,0 +1,96 @@
+"""What is sent and answered about runs. A run's configuration is typed by its own dataclasses, field by field."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic
+from pydantic import BaseModel, Field
+
+from lib_blocktrain.api.bodies import PYDANTIC_2, WEIGHTS, Body
+from lib_blocktrain.training.config import RunConfig
+
+
+@functools.cache  # pydantic 1 cannot describe two models of one name
+def _model(cls: type) -> type[Body]:
+    """A pydantic model of a dataclass; what is not sent stays unset, and has the dataclass's default."""
+    hints = typing.get_type_hints(cls)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        default = field.default if field.default is not dataclasses.MISSING else None
+        fields[field.name] = (_hint(hints[field.name]), ... if required else default)
+    return pydantic.create_model(cls.__name__, __base__=Body, __module__=__name__, **fields)
+
+
+def _hint(hint: Any) -> Any:
+    """A dataclass's type hint as JSON has it."""
+    if dataclasses.is_dataclass(hint):
+        return _model(hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return list[_hint(arguments[0])]
+    if origin in (Mapping, typing.get_origin(Mapping[str, int])):
+        return dict[str, arguments[1]]
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(_hint(argument) for argument in arguments)]  # noqa: UP007 - made of a list
+    return hint
+
+
+ConfigBody = _model(RunConfig)
+
+
+class RunBody(Body):
+    config: ConfigBody = Field(description="what run.json says; the model is the one that is loaded")
+
+
+class StopBody(Body):
+    save: bool = Field(True, description="false: what was saved last stays")
+
+
+class WeightsBody(Body):
+    weights: str = Field(description=WEIGHTS, max_length=100_000)
+
+
+class RunState(BaseModel):
+    name: str
+    state: str = Field(description="waiting, preparing, training, pausing, stopping, paused, stopped, finished, ...")
+    step: int
+    steps: int
+    loss: float | None = None
+    smoothed: float | None = None
+    lr: float | None = None
+    seconds_a_step: float | None = None
+    seconds_left: float | None = None
+    memory_mib: float | None = None
+    encoded: list[int] | None = Field(None, description="pictures that are ready, and of how many")
+    reason: str = Field("", description="why it failed or paused")
+    notices: list[str] = []
+    published: str | None = Field(None, description="the network file in the LoRA folder")
+
+
+class RunList(BaseModel):
+    runs: list[RunState]
+    queue: list[str] = Field(description="names of those that wait, in order")
+    held: bool = Field(description="whether the queue waits until a run is resumed")
+
+
+class RunStatus(BaseModel):
+    run: RunState
+    metrics: list[dict[str, Any]] = Field(description="rows of later steps than asked for, the oldest first")
+    more: bool = Field(description="whether there are more rows: ask again from the last one's step")
+
+
+class FileItem(BaseModel):
+    name: str
+    size: int = Field(description="bytes")
+
+
+def sent(body: RunBody) -> dict[str, Any]:
+    """The configuration with what was sent and nothing else, for ``reading.read``."""
+    return body.config.model_dump(exclude_unset=True) if PYDANTIC_2 else body.config.dict(exclude_unset=True)

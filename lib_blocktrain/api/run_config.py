@@ -1,0 +1,68 @@
+"""A run's configuration that came from outside: nothing in it may reach beyond the known folders, or run code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lib_blocktrain.api.service import Service
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig
+from lib_blocktrain.training.kohya_toml import read_toml
+from lib_blocktrain.training.optimizers import TABLE
+from lib_blocktrain.training.reading import ConfigError, check, read
+from lib_blocktrain.ui.file_names import checked_name
+
+
+def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
+    """Return the configuration of a run; raise ConfigError, a ValueError, with the value and what was expected."""
+    config = read(RunConfig, data)
+    if checked_name(config.name) != config.name:
+        raise ConfigError(f"name = {config.name!r}: expected a file's name without its ending")
+    # A dotted class would be imported and called.
+    check(config.optimizer.name in TABLE, "optimizer.name", config.optimizer.name, f"one of {', '.join(TABLE)}")
+    if config.checkpoint is not None and Path(config.checkpoint) != getattr(service.host, "checkpoint", None):
+        raise ConfigError(f"checkpoint = {config.checkpoint!r}: expected none: a run takes the model that is loaded")
+    roots = service.access.dataset_dirs()
+    dataset = _confined(config.dataset, roots)
+    cache = service.host.output_dir.resolve()
+    if dataset.cache is not None and not Path(dataset.cache).resolve().is_relative_to(cache):
+        raise ConfigError(f"dataset.cache = {dataset.cache!r}: expected none, or a folder in {cache}")
+    return replace(config, dataset=dataset)
+
+
+def _confined(dataset: DatasetConfig, roots: list[Path] | None) -> DatasetConfig:
+    """The dataset with absolute paths, all of them in one of the roots."""
+    found = replace(
+        dataset,
+        folders=tuple(_folder(folder, roots) for folder in dataset.folders),
+        validation=tuple(_folder(folder, roots) for folder in dataset.validation),
+        toml=_path("dataset.toml", dataset.toml, roots),
+    )
+    if found.toml is not None:
+        for folder in read_toml(found)[0].folders:
+            _folder(folder, roots)
+    return found
+
+
+def _folder(folder: FolderConfig, roots: list[Path] | None) -> FolderConfig:
+    path = _path("dataset.folders.path", folder.path, roots)
+    return replace(folder, path=path, mask_folder=_path("dataset.folders.mask_folder", folder.mask_folder, roots))
+
+
+def _path(name: str, value: str | None, roots: list[Path] | None) -> str | None:
+    """The path, links resolved; one that is not absolute is looked for in the roots."""
+    if value is None:
+        return None
+    path = Path(value)
+    if roots is None:
+        check(path.is_absolute(), name, value, "an absolute path")
+        return str(path.resolve())
+    known = [root.resolve() for root in roots]
+    for root in known:
+        resolved = (root / path).resolve()  # of an absolute path the root is dropped
+        if resolved.is_relative_to(root) and resolved.exists():
+            return str(resolved)
+    listed = ", ".join(map(str, known)) or "a folder that the settings allow (blocktrain_dataset_dirs), none is given"
+    raise ConfigError(f"{name} = {value!r}: expected something in {listed}")

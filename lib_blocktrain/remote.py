@@ -1,0 +1,98 @@
+"""The HTTP API of a running WebUI or standalone server, as the command line calls it. Standard library only."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+PREFIX = "/blocktrain/v1"
+PASSWORD_VARIABLE = "BLOCKTRAIN_AUTH"
+PATIENCE = 900  # seconds for one answer: a picture may wait ten minutes for its turn
+
+
+class RemoteError(ValueError):
+    """What the server refused, in its own words; `code` is for programs."""
+
+    def __init__(self, message: str, code: str = ""):
+        super().__init__(message)
+        self.code = code
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Another address would be given the password."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+class Remote:
+    """A server by its address, such as `http://127.0.0.1:7860`; `auth` is `user:password`."""
+
+    def __init__(self, url: str, auth: str | None = None):
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"--url {url!r}: expected an address such as http://127.0.0.1:7860")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError(f"--url with a password inside: expected it in --auth, or in {PASSWORD_VARIABLE}")
+        auth = auth or os.environ.get(PASSWORD_VARIABLE)
+        if auth and ":" not in auth:
+            raise ValueError("--auth without a colon: expected user:password")
+        self.url = url.rstrip("/")
+        self._headers = {"Accept": "application/json"}
+        if auth:
+            self._headers["Authorization"] = "Basic " + base64.b64encode(auth.encode("utf-8")).decode("ascii")
+        # a proxy of the environment knows nothing of this machine's own servers
+        proxies = [urllib.request.ProxyHandler({})] if _is_here(parts.hostname) else []
+        self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
+
+    def get(self, path: str, **query: object) -> Any:
+        """The JSON of an answer; raises RemoteError for a refusal and OSError where nobody answers."""
+        asked = urllib.parse.urlencode({name: value for name, value in query.items() if value is not None})
+        return self._call(f"{path}?{asked}" if asked else path, None)
+
+    def post(self, path: str, body: object) -> Any:
+        """Send JSON, and return the JSON of the answer; raises as `get`."""
+        return self._call(path, json.dumps(body).encode("utf-8"))
+
+    def _call(self, path: str, data: bytes | None) -> Any:
+        headers = {**self._headers, "Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self.url}{PREFIX}{path}", data, headers)
+        try:
+            with self._opener.open(request, timeout=PATIENCE) as answer:
+                return self._read(answer.read())
+        except urllib.error.HTTPError as error:
+            raise self._refused(error) from None
+        except urllib.error.URLError as error:
+            raise OSError(f"{self.url} does not answer: {error.reason}") from error
+
+    def _read(self, content: bytes) -> Any:
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise RemoteError(f"{self.url} answers, but not as blocktrain's API does") from error
+
+    def _refused(self, error: urllib.error.HTTPError) -> RemoteError:
+        try:
+            body = json.loads(error.read(1_000_000))
+            return RemoteError(str(body["detail"]), str(body["error"]))
+        except (ValueError, KeyError, TypeError):
+            what = f"{self.url} answers {error.code} {error.reason}"
+            return RemoteError(f"{what}: expected a WebUI with this extension, or the standalone tab")
+
+
+def named(name: str) -> str:
+    """A name as a part of a path."""
+    return urllib.parse.quote(name, safe="")
+
+
+def _is_here(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost"

@@ -1,0 +1,298 @@
+"""The training form as a table: which widget stands for which entry of `run.json`, and the way there and back.
+
+What the form has no widget for (a block's own rank, several settings of a folder) is kept as it was loaded.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.training.config import RunConfig
+from lib_blocktrain.training.optimizers import TABLE
+from lib_blocktrain.training.reading import ConfigError, read, write
+
+AUTO = "model's own"  # a choice for None
+WHOLE, NUMBER, OPTIONAL, TEXT, LINES, PAIRS, CHOICE, SWITCH = (
+    "whole", "number", "optional", "text", "lines", "pairs", "choice", "switch",
+)  # fmt: skip
+FOLDERS, REGULARISATION, VALIDATION = "dataset.folders", "dataset.regularisation", "dataset.validation"
+WEIGHTS = "network.weights"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One widget: its place in `run.json`, what is written at it, and how its value is read."""
+
+    path: str
+    label: str
+    kind: str
+    choices: tuple[str, ...] = ()
+    info: str | None = None
+
+    @property
+    def name(self) -> str:
+        return "train_" + self.path.replace(".", "_")
+
+
+def _field(path: str, label: str, info: str | None = None) -> Field:
+    """A field whose kind follows from the type that `training.config` gives this entry."""
+    if path == "optimizer.name":
+        return Field(path, label, CHOICE, tuple(TABLE), info)
+    if path in (FOLDERS, REGULARISATION, VALIDATION):
+        return Field(path, label, LINES, (), info)
+    if path == WEIGHTS:
+        return Field(path, label, TEXT, (), info)
+    hint: Any = RunConfig
+    for name in path.split("."):
+        hint = typing.get_type_hints(hint)[name]
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    empty, kind = type(None) in options, next(option for option in options if option is not type(None))
+    if typing.get_origin(kind) is typing.Literal:
+        return Field(path, label, CHOICE, ((AUTO,) if empty else ()) + typing.get_args(kind), info)
+    if typing.get_origin(kind) is tuple:
+        return Field(path, label, LINES, (), info)
+    if typing.get_origin(kind) is not None:
+        return Field(path, label, PAIRS, (), info)
+    if kind in (int, float) and empty:
+        return Field(path, label, OPTIONAL, (), info)
+    return Field(path, label, {bool: SWITCH, int: WHOLE, float: NUMBER, str: TEXT}[kind], (), info)
+
+
+MAIN = "main"
+GROUPS: Mapping[str, tuple[Field, ...]] = {
+    "dataset": (
+        _field(FOLDERS, "Folder of pictures (one a line)", "sd-scripts' layout: 10_concept folders, or a flat one"),
+    ),
+    "weights": (
+        _field(WEIGHTS, "Block weights", "a preset's name, NAME:1,0,…, OUT=1,IN=0, kohya's network_args or JSON"),
+    ),
+    "network": (
+        _field("network.meaning", "What the weights scale"),
+        _field("network.algorithm", "Algorithm"),
+        _field("network.rank", "Rank"),
+        _field("network.alpha", "Alpha (0: the rank)"),
+        _field("network.conv_rank", "Rank of convolutions (0: none)"),
+        _field("network.conv_alpha", "Their alpha (0: their rank)"),
+        _field("network.text_encoder", "Train BASE, the text encoder"),
+        _field("optimizer.text_encoder_lr", "Its learning rate (empty: the same)"),
+    ),
+    MAIN: (
+        _field("steps", "Steps"),
+        _field("batch", "Batch"),
+        _field("optimizer.lr", "Learning rate"),
+        _field("optimizer.name", "Optimizer"),
+        _field("schedule.name", "Schedule"),
+        _field("schedule.warmup", "Warm-up steps"),
+        _field("dataset.size", "Resolution (empty: the model's own)"),
+        _field("checkpointing", "Checkpointing: less memory, more time"),
+    ),
+    "samples": (
+        _field("samples.prompts", "Prompts to draw on the way (one a line)"),
+        _field("samples.every", "every n steps (0: never)"),
+        _field("samples.seed", "Seed of the first"),
+        _field("samples.steps", "Sampling steps"),
+        _field("samples.cfg", "CFG scale"),
+        _field("samples.sampler", "Sampler"),
+    ),
+    "Captions": (
+        _field("dataset.keep_tags", "Keep the first n tags"),
+        _field("dataset.shuffle_tags", "Shuffle the others"),
+        _field("dataset.tag_dropout", "Tag dropout"),
+        _field("dataset.caption_dropout", "Caption dropout"),
+        _field("dataset.caption_extensions", "Caption files"),
+        _field("dataset.separator", "Separator of tags"),
+    ),
+    "Pictures, masks, regularisation, validation": (
+        _field(REGULARISATION, "Folders of regularisation pictures"),
+        _field("loss.prior_weight", "Prior weight"),
+        _field(VALIDATION, "Folders of validation pictures"),
+        _field("dataset.validation_share", "or the share of pictures held out"),
+        _field("validate_every", "Validate every n steps (0: never)"),
+        _field("dataset.alpha_mask", "Alpha is the mask"),
+        _field("loss.masked", "Use masks"),
+        _field("loss.normalised_mask", "Normalise by the mask's share"),
+        _field("dataset.flip", "Flip at random"),
+        _field("dataset.height", "Height, if it is not the width"),
+        _field("dataset.buckets", "Buckets"),
+        _field("dataset.bucket_step", "Bucket step"),
+        _field("dataset.bucket_least", "Least side"),
+        _field("dataset.bucket_most", "Largest side"),
+        _field("dataset.upscale", "Enlarge small pictures"),
+        _field("dataset.toml", "sd-scripts' dataset .toml instead of folders"),
+        _field("dataset.cache", "Folder of the cache (empty: beside the runs)"),
+    ),
+    "Loss and noise": (
+        _field("loss.kind", "Loss"),
+        _field("loss.huber_c", "Huber c"),
+        _field("loss.huber_schedule", "Huber schedule"),
+        _field("loss.min_snr_gamma", "Min-SNR gamma (0: off)"),
+        _field("loss.debiased", "Debiased estimation"),
+        _field("loss.noise_offset", "Noise offset"),
+        _field("loss.multires_iterations", "Multires noise iterations"),
+        _field("loss.multires_discount", "Multires discount"),
+        _field("loss.input_perturbation", "Input perturbation"),
+        _field("loss.zero_terminal_snr", "Zero terminal SNR"),
+        _field("loss.prediction", "Prediction"),
+        _field("loss.min_timestep", "First timestep"),
+        _field("loss.max_timestep", "Last timestep"),
+    ),
+    "Network and optimizer": (
+        _field("network.cap", "Cap of a block's norm (for max_norm)"),
+        _field("network.elements", "Weight of a kind of layer (attn2=0.5, one a line)"),
+        _field("network.factor", "LoKr's factor (-1: nearest to square)"),
+        _field("network.rank_dropout", "Rank dropout"),
+        _field("network.module_dropout", "Module dropout"),
+        _field("network.neuron_dropout", "Neuron dropout"),
+        _field("optimizer.lora_plus", "LoRA+ ratio"),
+        _field("optimizer.clip", "Clip gradients at (0: never)"),
+        _field("optimizer.accumulate", "Batches to a step"),
+        _field("optimizer.ema", "EMA decay (0: off)"),
+        _field("optimizer.arguments", "Optimizer arguments (name=value, one a line)"),
+        _field("schedule.cycles", "Restarts"),
+        _field("schedule.least", "Least learning rate, as a fraction"),
+    ),
+    "Precision, seed, saving": (
+        _field("precision", "Precision"),
+        _field("seed", "Seed"),
+        _field("save_every", "Save every n steps (0: at the end)"),
+        _field("keep", "How many of those stay (0: all)"),
+        _field("save_dtype", "Numbers in the file"),
+        _field("description", "Description"),
+    ),
+    "name": (_field("name", "Name of the LoRA"),),
+}
+FIELDS: tuple[Field, ...] = tuple(field for group in GROUPS.values() for field in group)
+NAMES: tuple[str, ...] = tuple(field.name for field in FIELDS)
+UNFOLDED = ("dataset", "weights", "network", MAIN, "samples", "name")
+_PLACEHOLDER = {"name": "robot", "dataset": {"folders": [{"path": "."}]}}
+
+
+def defaults() -> dict[str, object]:
+    """The widgets' values before anything was loaded."""
+    data = write(read(RunConfig, _PLACEHOLDER))
+    data["name"], data["dataset"]["folders"] = "", []
+    return _values(data)
+
+
+def values_of(config: RunConfig) -> dict[str, object]:
+    """The widgets' values that show this run."""
+    return _values(write(config))
+
+
+def config_of(values: Mapping[str, object], rest: Mapping[str, Any] | None = None, *, draft: bool = False) -> RunConfig:
+    """The run that the widgets describe; `rest` is the run that was loaded. Raises ConfigError with the entry.
+
+    A draft may be without pictures and without a name: it is not to be trained, but to be estimated.
+    """
+    data = copy.deepcopy(dict(rest)) if rest else {}
+    for field in FIELDS:
+        value = _read(field, values[field.name])
+        if field.path not in (FOLDERS, REGULARISATION, VALIDATION):
+            _put(data, field.path, value)
+    dataset = data.setdefault("dataset", {})
+    known = {folder["path"]: folder for folder in (*dataset.get("folders", ()), *dataset.get("validation", ()))}
+    lines = {path: _read(_BY_PATH[path], values[_BY_PATH[path].name]) for path in (FOLDERS, REGULARISATION, VALIDATION)}
+    dataset["folders"] = [
+        *_folders(lines[FOLDERS], known, regularisation=False),
+        *_folders(lines[REGULARISATION], known, regularisation=True),
+    ]
+    dataset["validation"] = _folders(lines[VALIDATION], known, regularisation=False)
+    if not dataset["folders"] and not dataset.get("toml"):
+        if draft:
+            dataset["folders"] = [{"path": "."}]
+        else:
+            raise ConfigError("there is no folder of pictures yet: expected one in “Folder of pictures”")
+    if not data["name"]:
+        if not draft:
+            raise ConfigError("the LoRA has no name yet: expected one such as robot")
+        data["name"] = "draft"
+    return read(RunConfig, data)
+
+
+_BY_PATH = {field.path: field for field in FIELDS}
+
+
+def _values(data: Mapping[str, Any]) -> dict[str, object]:
+    folders = data["dataset"]["folders"]
+    lines = {
+        FOLDERS: [folder["path"] for folder in folders if not folder.get("regularisation")],
+        REGULARISATION: [folder["path"] for folder in folders if folder.get("regularisation")],
+        VALIDATION: [folder["path"] for folder in data["dataset"]["validation"]],
+    }
+    return {field.name: _shown(field, lines.get(field.path, _get(data, field.path))) for field in FIELDS}
+
+
+def _shown(field: Field, value: Any) -> object:
+    """What a widget shows for a value of `run.json`."""
+    if field.path == WEIGHTS:
+        return value if isinstance(value, str) else BlockWeights.from_json(value).to_line(with_architecture=True)
+    if field.kind == CHOICE:
+        return AUTO if value is None else value
+    if field.kind == LINES:
+        return "\n".join(value)
+    if field.kind == PAIRS:
+        return "\n".join(f"{name}={json.dumps(entry)}" for name, entry in value.items())
+    if field.kind in (OPTIONAL, TEXT):
+        return "" if value is None else str(value)
+    return value
+
+
+def _read(field: Field, value: Any) -> Any:
+    """What `run.json` has for what a widget shows; `reading.read` checks the rest."""
+    if field.kind == CHOICE:
+        return None if value == AUTO else value
+    if field.kind == LINES:
+        return [line.strip() for line in str(value or "").splitlines() if line.strip()]
+    if field.kind == PAIRS:
+        return dict(_pair(field, line) for line in str(value or "").splitlines() if line.strip())
+    if field.kind == OPTIONAL:
+        return _optional(field, str(value or "").strip())
+    if field.kind == TEXT:
+        text = str(value or "").strip("\n") if field.path == "dataset.separator" else str(value or "").strip()
+        return text or (None if field.path in ("dataset.toml", "dataset.cache") else "")
+    return value
+
+
+def _optional(field: Field, text: str) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError as error:
+        raise ConfigError(f"{field.path} = {text!r}: expected a number, or nothing") from error
+
+
+def _pair(field: Field, line: str) -> tuple[str, Any]:
+    name, equals, text = line.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"{field.path}: {line.strip()!r}: expected name=value")
+    try:
+        return name.strip(), json.loads(text)
+    except json.JSONDecodeError:
+        return name.strip(), {"True": True, "False": False, "None": None}.get(text.strip(), text.strip())
+
+
+def _folders(
+    lines: Sequence[str], known: Mapping[str, Mapping[str, Any]], *, regularisation: bool
+) -> list[dict[str, Any]]:
+    paths = [str(Path(line).expanduser().resolve()) for line in lines]
+    return [{**known.get(path, {}), "path": path, "regularisation": regularisation} for path in paths]
+
+
+def _get(data: Mapping[str, Any], path: str) -> Any:
+    for name in path.split("."):
+        data = data.get(name) if isinstance(data, Mapping) else None
+    return data
+
+
+def _put(data: dict[str, Any], path: str, value: Any) -> None:
+    *where, name = path.split(".")
+    for part in where:
+        data = data.setdefault(part, {})
+    data[name] = value

@@ -1,0 +1,92 @@
+"""What a run's metrics tell, as curves: from the rows of `metrics.jsonl` to points over the steps."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Points = list[tuple[int, float]]  # step, value
+
+_SAMPLE = re.compile(r"\d{6,}-\d{2,}\.png")  # as `Run.sample` names them; anything else is no file of a run
+_CURVES = ("loss", "smoothed", "lr", "validation")
+_BY_BLOCK = ("norms", "gradients", "shares")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture that was drawn on the way; `file` is a name in the run's folder of samples."""
+
+    step: int
+    file: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class History:
+    """Curves by name, curves by block, samples, and what happened, in order."""
+
+    curves: Mapping[str, Points]
+    by_block: Mapping[str, Mapping[str, Points]]
+    samples: tuple[Sample, ...] = ()
+    events: tuple[tuple[int, str], ...] = field(default=())
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The last share of the change, by block."""
+        return {block: points[-1][1] for block, points in self.by_block["shares"].items() if points}
+
+
+def read_history(rows: Iterable[Mapping[str, Any]]) -> History:
+    """Return the curves of these rows; what is no finite number is left out."""
+    curves: dict[str, Points] = {name: [] for name in _CURVES}
+    by_block: dict[str, dict[str, Points]] = {name: {} for name in _BY_BLOCK}
+    samples, events = [], []
+    for row in rows:
+        step = row.get("step")
+        if not isinstance(step, int):
+            continue
+        for name in _CURVES:
+            if _is_number(row.get(name)):
+                curves[name].append((step, float(row[name])))
+        for name in _BY_BLOCK:
+            blocks = row.get(name)
+            for block, value in blocks.items() if isinstance(blocks, Mapping) else ():
+                if _is_number(value):
+                    by_block[name].setdefault(block, []).append((step, float(value)))
+        if isinstance(row.get("sample"), str) and _SAMPLE.fullmatch(row["sample"]):
+            samples.append(Sample(step, row["sample"], str(row.get("prompt", ""))))
+        if (said := _event(row)) is not None:
+            events.append((step, said))
+    return History(curves, by_block, tuple(samples), tuple(events))
+
+
+def thinned(points: Points, most: int = 300) -> Points:
+    """Return at most about `most` points: the mean of each stretch, at its last step."""
+    size = math.ceil(len(points) / most)
+    if size <= 1:
+        return points
+    stretches = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in stretches]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _event(row: Mapping[str, Any]) -> str | None:
+    """What a row says that a person should know, None for numbers."""
+    if "published" in row:
+        return f"saved as {row['published']} among the LoRAs"
+    event = row.get("event")
+    if event in ("diverged", "failed"):
+        return f"{event}: {row.get('reason', '')}"
+    if event == "weights refused":
+        return f"the new weights were refused: {row.get('reason', '')}"
+    if event == "weights":
+        return "the block weights were changed"
+    if "sample" in row and row["sample"] is None:
+        return "a sample could not be drawn"
+    return str(event) if isinstance(event, str) else None

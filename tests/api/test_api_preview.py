@@ -1,0 +1,204 @@
+"""LoRAs and pictures over HTTP; who waits, who hears "busy", who is interrupted."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from PIL import Image
+
+from lib_blocktrain.api.turns import MOST_WAITING
+from lib_blocktrain.network_keys import describe
+from lib_blocktrain.pictures import read_infotext
+from lib_blocktrain.preset_strings import parse
+
+BODY = {"prompt": "a fox", "steps": 2, "width": 64, "height": 64}
+
+
+def picture(answer) -> Image.Image:
+    assert answer.status_code == 200, answer.text
+    return Image.open(io.BytesIO(base64.b64decode(answer.json()["image"])))
+
+
+def test_loras(client):
+    listed = {lora["name"]: lora for lora in client.get("/loras").json()}
+    assert set(listed) == {"robot", "people/anna", "places/anna", "xl"}
+    assert listed["robot"]["architecture"] == "sd1"
+    assert [lora["name"] for lora in client.get("/loras", params={"search": "rob"}).json()] == ["robot"]
+
+
+@pytest.mark.parametrize("name", ["robot", "robot.safetensors", "people/anna"])
+def test_inspect(client, host, name):
+    path = host.lora_dirs[0] / f"{name.removesuffix('.safetensors')}.safetensors"
+    assert client.get("/loras/inspect", params={"name": name}).json() == describe(path)
+
+
+@pytest.mark.parametrize("name", ["nobody", "../loras/robot", "/etc/passwd", "", "CON", "robot/../robot", "rob\0ot"])
+def test_a_name_never_becomes_a_path(client, host, refused, name):
+    refused(client.get("/loras/inspect", params={"name": name}), 404, "no LoRA")
+    full = str(host.lora_dirs[0] / "robot.safetensors")
+    refused(client.get("/loras/inspect", params={"name": full}), 404)
+    refused(client.get("/loras/inspect", params={"name": "anna"}), 400, "people/anna", "places/anna")
+
+
+def test_a_broken_file_is_said(client, host, refused):
+    (host.lora_dirs[0] / "bad.safetensors").write_bytes(b"not one")
+    refused(client.get("/loras/inspect?name=bad"), 400, "bad cannot be used")
+
+
+def test_preview(client, host):
+    lora = {"name": "robot", "weights": "OUTALL", "multiplier": 0.5}
+    answer = client.post("/preview", json={**BODY, "negative": "fog", "seed": 7, "loras": [lora]})
+    drawn, [request] = picture(answer), host.requests
+    assert (request.prompt, request.negative, request.seed, request.sampler) == ("a fox", "fog", 7, "DDIM")
+    [placement] = request.placements
+    assert (placement.network.name, placement.multiplier) == ("robot", 0.5)
+    assert placement.weights == parse("OUTALL", "sd1").weights
+    body = answer.json()
+    assert drawn.info["parameters"] == body["parameters"]
+    read = read_infotext(body["parameters"])
+    assert (read.prompt, read.negative, read.loras[0].name) == ("a fox", "fog", "robot")
+    assert parse(read.loras[0].weights, "sd1").weights == placement.weights
+    assert body["size"] == [64, 64]
+    file = client.post("/preview", json={**BODY, "negative": "fog", "seed": 7, "loras": [lora], "answer": "png"})
+    assert file.headers["content-type"] == "image/png"
+    assert file.content == base64.b64decode(body["image"])
+
+
+def test_random_things_can_be_repeated(client):
+    lora = {"name": "robot", "weights": ",".join(["R"] * 25)}
+    first = client.post("/preview", json={**BODY, "seed": -1, "loras": [lora]}).json()
+    again = client.post("/preview", json={**BODY, "seed": first["seed"], "loras": [lora]}).json()
+    assert first == again
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"loras": [{"name": "nobody"}]}, 404, ["nobody"]),
+        ({"loras": [{"name": "xl"}]}, 400, ["xl", "sdxl", "sd1"]),
+        ({"loras": [{"name": "robot", "weights": "NOSUCH"}]}, 400, ["NOSUCH"]),
+        ({"loras": [{"name": "robot", "weights": "1,2"}]}, 400, ["25"]),
+        ({"loras": [{"name": "robot"}] * 17}, 422, ["loras"]),
+        ({"loras": [{"name": "robot", "multiplier": 1e9}]}, 422, ["multiplier"]),
+        ({"sampler": "Heun"}, 400, ["Heun", "DDIM"]),
+        ({"width": 65}, 400, ["65", "multiple of 8"]),
+        ({"height": 10**9}, 422, ["height"]),
+        ({"steps": 0}, 422, ["steps"]),
+        ({"steps": "many"}, 422, ["steps"]),
+        ({"seed": 2**64}, 422, ["seed"]),
+        ({"cfg": float("nan")}, None, ["cfg"]),
+        ({"wait": float("inf")}, 422, ["wait"]),
+        ({"prompt": None}, 422, ["prompt"]),
+        ({"answer": "exe"}, 422, ["answer"]),
+    ],
+)
+def test_what_cannot_be_drawn(client, host, refused, changes, status, words):
+    answer = client.post(
+        "/preview", content=json.dumps({**BODY, **changes}), headers={"Content-Type": "application/json"}
+    )
+    refused(
+        answer, status or answer.status_code, *(word for word in words if word != "cfg" or answer.status_code == 422)
+    )
+    assert 400 <= answer.status_code < 500
+    assert not host.requests
+
+
+def test_without_a_model(client, host, refused):
+    host.loaded = None
+    refused(client.post("/preview", json=BODY), 409, "no checkpoint")
+
+
+def test_a_failure_while_drawing(client, host, refused):
+    for error, status in (
+        (ValueError("a value"), 400),
+        (OSError(28, "No space left on device"), 500),
+        (MemoryError(), 507),
+        (ZeroDivisionError("ours"), 500),
+    ):
+        host.fails = error
+        refused(client.post("/preview", json=BODY), status)
+    assert client.post("/preview", json=BODY).status_code == 200
+
+
+@pytest.fixture
+def address(client, listening) -> str:
+    return listening(client) + "/blocktrain/v1"
+
+
+def call(url: str, body: object = None) -> tuple[int, dict]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def until(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.01)
+
+
+def test_busy_polling_and_interrupt(address, host):
+    host.gate.clear()
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(call, address + "/preview", BODY)
+        until(lambda: host.requests)
+        status, body = call(address + "/preview", {**BODY, "wait": 0})
+        assert (status, body["error"]) == (409, "busy")
+        assert "preview goes on" in body["detail"]
+        assert call(address + "/progress") == (
+            200,
+            {"busy": True, "what": "preview", "job": body_of(address)["job"], "text": "begins", "share": None},
+        )
+        assert call(address + "/interrupt", {})[1]["done"] == "preview ends before its next step"
+        host.gate.set()
+        status, body = first.result()
+    assert (status, body["error"]) == (409, "interrupted")
+    assert call(address + "/preview", BODY)[0] == 200
+    assert call(address + "/progress")[1]["busy"] is False
+    assert call(address + "/interrupt", {})[0] == 409
+
+
+def body_of(address: str) -> dict:
+    return call(address + "/progress")[1]
+
+
+def test_who_gave_up_waiting_leaves_nothing(address, host):
+    """The host's lock is someone else's: the caller hears so after its time, and its work is not done later."""
+    with host.queued():
+        status, body = call(address + "/preview", {**BODY, "wait": 0.3, "prompt": "given up"})
+        assert (status, body["error"]) == (409, "busy")
+        assert call(address + "/preview", {**BODY, "wait": 0, "prompt": "given up"})[0] == 409
+    assert call(address + "/preview", BODY)[0] == 200
+    assert [request.prompt for request in host.requests] == ["a fox"]
+
+
+def test_ten_clients(address, host):
+    """Everyone gets the right picture, one after the other; where too many wait, the rest hears so at once."""
+    host.gate.clear()
+    calls = MOST_WAITING + 4
+    with ThreadPoolExecutor(calls) as threads:
+        asked = [threads.submit(call, address + "/preview", {**BODY, "prompt": f"a {n}"}) for n in range(calls)]
+        until(lambda: sum(future.done() for future in asked) >= 3)  # one draws, MOST_WAITING wait
+        assert call(address + "/presets")[0] == 200
+        host.gate.set()
+        answers = [future.result() for future in asked]
+    busy = [body for status, body in answers if status == 409]
+    assert len(busy) == 3
+    assert all(body["error"] == "busy" and str(MOST_WAITING) in body["detail"] for body in busy)
+    for number, (status, body) in enumerate(answers):
+        if status == 200:
+            assert body["parameters"].startswith(f"a {number}\n")
+    assert len({body["image"] for status, body in answers if status == 200}) == calls - 3

@@ -1,0 +1,63 @@
+"""A LoRA from a folder of pictures to Preview, by clicks alone; the page is closed in the middle."""
+
+from __future__ import annotations
+
+import time
+
+STEP = "Number(document.querySelector('#blocktrain_runs_head')?.innerText.match(/step (\\d+) of/)?.[1] ?? -1)"
+STATE = "document.querySelector('#blocktrain_runs_head [data-state]')?.dataset.state"
+
+
+def fill(opened, name: str) -> None:
+    """The first ready run, made small enough for a test."""
+    opened.go("Train")
+    opened.page.locator("#blocktrain_train_ready label", has_text="1-robot").first.click()
+    opened.page.wait_for_function(
+        "() => document.querySelector('#blocktrain_train_name textarea, "
+        "#blocktrain_train_name input').value === 'robot'"
+    )
+    changes = {"network_weights": "OUT09-OUT11=1", "steps": 20000, "batch": 1, "dataset_size": 64}
+    for field, value in {**changes, "samples_every": 5, "samples_steps": 1, "name": name}.items():
+        opened.type(f"train_{field}", value)
+    opened.wait("train_estimate", "the backward pass stops at OUT09")
+    opened.wait("train_understood", "OUT09, OUT10, OUT11 = 1")
+
+
+def test_from_a_folder_to_preview(opened, second):
+    name = f"trained-{time.time_ns()}"
+    fill(opened, name)
+    opened.click("train_look")
+    opened.wait("train_dataset", "with their repeats")
+    opened.click("train_start")
+    opened.page.wait_for_function(f"() => {STATE} === 'training' && {STEP} >= 3")
+    assert name in opened.text("runs_head")
+
+    opened.page.reload()
+    opened.page.wait_for_selector("#blocktrain_loras input")
+    opened.go("Runs")
+    opened.page.wait_for_function(f"() => {STATE} === 'training'")
+    step = opened.page.evaluate(STEP)
+    opened.page.wait_for_function(f"step => {STEP} > step", arg=step)
+    opened.page.wait_for_selector("#blocktrain_runs_samples img")
+    opened.page.wait_for_selector("#blocktrain_runs_curves svg")
+    second.go("Runs")
+    second.page.wait_for_function(f"() => {STATE} === 'training'")
+    assert name in second.text("runs_head")
+
+    second.click("runs_stop_save")
+    opened.page.wait_for_function(f"() => {STATE} === 'stopped'")
+    opened.page.wait_for_selector(f"{opened.button('runs_preview')}:not([disabled])")
+    opened.click("runs_preview")
+    opened.page.locator("#blocktrain_loras label", has_text=name).locator("input:checked").wait_for()
+    opened.small()
+    without, at_1, weighted = opened.preview()
+    assert weighted == at_1 != without
+
+
+def test_what_cannot_be_trained_is_said_beside_the_button(opened):
+    opened.go("Train")
+    opened.wait("train_estimate", "a step takes")
+    opened.click("train_start")
+    opened.wait("train_message", "no folder of pictures yet")
+    opened.type("train_network_weights", "OUT=oops")
+    opened.wait("train_understood", "'oops': expected a number")

@@ -1,0 +1,81 @@
+"""The U map and the preset cards as HTML: where blocks stand, what is told of them, and that text stays text."""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import re
+
+import pytest
+
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.blocks import ARCHITECTURES, BASE
+from lib_blocktrain.preset_strings import parse
+from lib_blocktrain.presets import GRADES, Preset, shipped_presets
+from lib_blocktrain.ui import preset_cards
+from lib_blocktrain.ui.u_map import UMap
+from lib_blocktrain.ui.u_map_facts import BELIEFS, facts
+from lib_blocktrain.ui.u_map_layout import BLOCK_HEIGHT, height, layout
+
+MARKUP = "<img src=x onerror=alert(1)>\"'&"
+
+
+@pytest.mark.parametrize("known", ARCHITECTURES.values(), ids=lambda known: known.id)
+def test_every_block_has_a_place_of_its_own(known):
+    boxes = layout(known)
+    assert sorted(boxes) == sorted((*known.block_ids, BASE))
+    for one, other in itertools.combinations(boxes.values(), 2):
+        apart = one.right < other.left or other.right < one.left
+        assert apart or abs(one.top - other.top) > BLOCK_HEIGHT
+    assert all(
+        box.left >= 0 and box.right <= 1000 and box.top + BLOCK_HEIGHT <= height(known) for box in boxes.values()
+    )
+    for block in known.blocks:
+        if block.skip:  # partners mirror each other
+            assert boxes[block.id].middle + boxes[block.skip].middle == pytest.approx(1000)
+            assert boxes[block.id].top == boxes[block.skip].top
+    widths = {block.resolution_in: boxes[block.id].width for block in known.blocks if block.id.startswith("OUT")}
+    assert [widths[divisor] for divisor in sorted(widths)] == sorted(widths.values(), reverse=True)
+
+
+def test_what_is_believed_names_blocks_and_grades_that_there_are():
+    for belief in BELIEFS:
+        assert belief.grade in set(GRADES) - {"-"}
+        for architecture_id in belief.architectures:
+            assert set(belief.blocks) <= set(ARCHITECTURES[architecture_id].block_ids)
+    told = " / ".join(facts("sd1", "OUT05"))
+    for words in (
+        "res + attention + upsampling",
+        "16 × 16 cells at 512 px",
+        "8.4 %",
+        "skip partner IN06",
+        "grade A: P+",
+    ):
+        assert words in told
+    assert "pose" not in " ".join(facts("sdxl", "OUT03"))  # a claim of SD1
+
+
+def test_text_stays_text():
+    made = UMap("weights", "sd1", "w_", {"IN00": MARKUP}, MARKUP, {"IN01": 1.0}, MARKUP).html()
+    preset = Preset(MARKUP, ("sd1",), "*=1", MARKUP, source=MARKUP)
+    made += preset_cards.html([preset], "sd1", lambda text: parse(text, "sd1"), "weights", [MARKUP])
+    made += preset_cards.html([Preset(MARKUP, ("sd1",), MARKUP)], "sd1", lambda text: parse(text, "sd1"), "weights")
+    assert "<img" not in made
+    assert html.unescape(re.search('data-subject="([^"]*)"', made)[1]) == MARKUP
+
+
+@pytest.mark.parametrize("architecture_id", ARCHITECTURES)
+def test_what_a_card_copies_reads_back_as_its_weights(architecture_id):
+    presets = [preset for preset in shipped_presets() if architecture_id in preset.architectures]
+    made = preset_cards.html(presets, architecture_id, lambda text: parse(text, architecture_id), "weights")
+    cards = made.split('<li class="blocktrain-card"')[1:]
+    assert len(cards) == len(presets)
+    for preset, card in zip(presets, cards, strict=True):
+        wanted = parse(preset.text, architecture_id).weights
+        line, data, kohya = (html.unescape(text) for text in re.findall('data-copy="([^"]*)"', card))
+        assert parse(line, architecture_id).weights == wanted
+        assert BlockWeights.from_json(json.loads(data)) == wanted
+        assert dict(parse(kohya, architecture_id).weights.values) == dict(wanted.values)
+        shown = json.loads(html.unescape(re.search('data-weights="([^"]*)"', card)[1]))
+        assert shown == {BASE: wanted.base, **wanted.values}
