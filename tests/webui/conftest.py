@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items):
     if not WEBUI_DIR:
         skip = pytest.mark.skip(reason="WEBUI_DIR does not name an installed WebUI")
         for item in items:
-            if Path(__file__).parent in item.path.parents and item.path.name != "test_forge.py":
+            if Path(__file__).parent in item.path.parents and item.path.name != "test_in_forge.py":
                 item.add_marker(skip)
 
 

@@ -1,4 +1,4 @@
-"""What runs inside Forge's process for `test_forge.py` (see `probe/`): each function answers plain values."""
+"""What runs inside Forge's process for `test_in_forge.py` (see `probe/`): each function answers plain values."""
 
 from __future__ import annotations
 

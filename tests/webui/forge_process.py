@@ -1,4 +1,4 @@
-"""A real Forge for `test_forge.py`: started from `FORGE_DIR`, with a data folder and a random checkpoint of its own.
+"""A real Forge for `test_in_forge.py`: started from `FORGE_DIR`, with a data folder and a random checkpoint of its own.
 
 Forge recognises a checkpoint by a width of 320 and a context of 768, not by how its width grows: 320 x [1, 1, 1, 1] is
 small enough. Text encoder and VAE have the sizes of Forge's own configurations.
