@@ -1,66 +1,201 @@
-"""Time a training step under several block weights against training all: ``python benchmarks/training.py``.
+"""A training step beside its peers: time, peak memory, and the arithmetic limit of training a part of the blocks.
 
-Steps of all arms take turns, so that whatever else the machine does falls on all of them alike; medians are compared.
-On the demo model, or with ``--model`` on another folder in its format.
+    python benchmarks/training.py                      SD1's U-Net, random weights, small latents on a CPU
+    python benchmarks/training.py --architecture sdxl --dtype bf16
+    python benchmarks/training.py --memory             peak memory too, each arm in a process of its own
+    python benchmarks/training.py --narrow --side 8    hardly any arithmetic: what is left is overhead
+
+Arms take turns, step by step, so that whatever else the machine does falls on all of them alike; ratios are medians
+over rounds of the ratio within a round. On a CPU they are also given of the processor's time, which a busy machine
+disturbs less. The limit is the share of FLOP, counted by torch with fused attention.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lib_blocktrain import demo_model
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.hooks import applied
-from lib_blocktrain.hosts.standalone import load_demo
-from lib_blocktrain.training import runs
-from lib_blocktrain.training.config import load
-from lib_blocktrain.training.estimate import estimate, size_of_model
-from lib_blocktrain.training.trainer import Trainer
+from benchmarks.setting import inputs_of, load, machine, table, unet_of
+from benchmarks.training_loops import LOOPS, Work, loop_of
+from tests.training.bare import Bare, real_unet, training
 
-RUN = Path(__file__).resolve().parent.parent / "demo" / "runs" / "1-robot.json"
-ARMS = ("ALL", "OUT=1", "OUT06-OUT11=1", "OUT09-OUT11=1", "M00=1,OUT00-OUT05=1", "IN=1")
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WEIGHTS = {
+    "sd1": ("ALL", "OUT=1", "OUT06-OUT11=1", "OUT09-OUT11=1"),
+    "sdxl": ("ALL", "OUT=1", "OUT03-OUT05=1", "OUT00-OUT01=1"),  # the last one is B-LoRA's
+}
+CLOCKS = (0,) if torch.cuda.is_available() else (0, 1)  # wall, processor
+Times = dict[tuple[str, str], list[tuple[float, float]]]  # by weights and program: (wall, processor) a round
+SIDES = {"sd1": 64, "sdxl": 128}  # of the latents, on a GPU; a quarter of it on a CPU
 
 
-def arm(model, config, weights: str, folder: Path) -> Trainer:
-    config = replace(config, network=replace(config.network, weights=weights))
-    trainer = Trainer(model, runs.create(config, folder / weights.replace("=", "-")))
-    trainer.prepare()
-    trainer.hooks.close()  # each step puts its own network on: the arms share the model
-    return trainer
+def work_of(arguments: argparse.Namespace, weights: str, folder: Path) -> Work:
+    unet = unet_of(arguments.architecture, DTYPES[arguments.dtype], arguments.narrow)
+    latents, conditioning = inputs_of(unet, arguments.architecture, arguments.side, arguments.batch)
+    return Work(unet, arguments.architecture, weights, arguments.rank, latents, conditioning, folder)
+
+
+def times(work: Work, arguments: argparse.Namespace) -> Times:
+    """Return the times of each arm's steps, round by round; the first round does not count."""
+    arms = {}
+    for weights in arguments.weights:
+        for name in arguments.loops:
+            arms[weights, name] = loop_of(name, Work(**{**vars(work), "weights": weights}), len(arms))
+    found: Times = {arm: [] for arm in arms}
+    for number in range(arguments.rounds + 1):
+        for arm, loop in arms.items():
+            with loop.ready():
+                before = _now()
+                loop.step()
+                if number:
+                    found[arm].append(tuple(after - began for after, began in zip(_now(), before)))
+    return found
+
+
+def limits(arguments: argparse.Namespace) -> dict[str, float]:
+    """Return the FLOP of a step under each weights over those of ALL, counted on tensors that hold no numbers."""
+    counted = {}
+    changes = {"block_out_channels": [64, 128, 256, 256], "cross_attention_dim": 128, "attention_head_dim": 4}
+    model = Bare(real_unet(arguments.architecture, **(changes if arguments.narrow else {})), arguments.architecture)
+    latents, conditioning = inputs_of(model.unet, arguments.architecture, arguments.side, arguments.batch)
+    latents, timesteps = latents.to("meta"), torch.zeros(arguments.batch, dtype=torch.long, device="meta")
+
+    def fused(q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False, **_):
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
+
+    with patch("torch.nn.functional.scaled_dot_product_attention", fused):
+        for weights in {"ALL", *arguments.weights}:
+            step = training(model, weights, rank=arguments.rank)
+            with step as (prediction, _), FlopCounterMode(display=False) as counter:
+                prediction.of(latents, timesteps, conditioning).square().sum().backward()
+            counted[weights] = counter.get_total_flops()
+    return {weights: counted[weights] / counted["ALL"] for weights in arguments.weights}
+
+
+def peak(arguments: argparse.Namespace) -> float:
+    """Return the MiB that two steps of one arm take at most, beyond the U-Net."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = work_of(arguments, arguments.weights[0], Path(folder))
+        before = _memory_now()
+        loop = loop_of(arguments.loops[0], work, 0)
+        with loop.ready():
+            loop.step()  # makes the optimizer's state
+            _forget_peak()
+            loop.step()
+        return _memory_peak() - before
+
+
+def peaks(arguments: argparse.Namespace) -> dict[tuple[str, str], float]:
+    """Return each arm's peak, each from a process of its own."""
+    found = {}
+    for weights in arguments.weights:
+        for name in arguments.loops:
+            settings = {**vars(arguments), "weights": [weights], "loops": [name]}
+            command = [sys.executable, __file__, "--one", json.dumps(settings)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            found[weights, name] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def report(found: Times, memory: dict[tuple[str, str], float], limit: dict[str, float]) -> str:
+    """Return one row an arm; ratios are of the same round."""
+    rows = []
+    for (weights, name), measured in found.items():
+        ours, whole = found.get((weights, "ours")), found.get(("ALL", name))
+        row = [weights, name, f"{statistics.median(wall for wall, _ in measured):.3f}"]
+        row += [_ratio(ours, measured, clock) for clock in CLOCKS]
+        row += [_ratio(measured, whole, clock) for clock in CLOCKS]
+        rows.append([*row, f"{limit[weights]:.2f}", f"{memory[weights, name]:.0f}" if memory else "-"])
+    clocks = ("", " (CPU)")[: len(CLOCKS)]
+    head = ["weights", "program", "s a step", *(f"ours / it{c}" for c in clocks), *(f"/ its ALL{c}" for c in clocks)]
+    return table([*head, "limit", "peak MiB beyond the U-Net"], rows)
+
+
+def _ratio(above: list[tuple[float, float]] | None, below: list[tuple[float, float]] | None, clock: int) -> str:
+    if not above or not below:
+        return "-"
+    return f"{statistics.median(one[clock] / other[clock] for one, other in zip(above, below)):.3f}"
+
+
+def _now() -> tuple[float, float]:
+    """Return wall clock and processor time."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter(), time.process_time()
+
+
+def _memory_now() -> float:
+    gc.collect()
+    return torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else _status("VmRSS")
+
+
+def _memory_peak() -> float:
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else _status("VmHWM")
+
+
+def _forget_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+
+
+def _status(name: str) -> float:
+    """Return one of Linux's figures of this process, in MiB."""
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+
+def read_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architecture", choices=WEIGHTS, default="sd1")
+    parser.add_argument("--narrow", action="store_true", help="the same blocks, a fifth as wide (sd1)")
+    parser.add_argument("--side", type=int, help="of the latents")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", choices=DTYPES, default="fp32")
+    parser.add_argument("--weights", nargs="+")
+    parser.add_argument("--loops", nargs="+", choices=LOOPS, default=list(LOOPS))
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        return argparse.Namespace(**{**json.loads(arguments.one), "one": True})
+    gpu = torch.cuda.is_available()
+    arguments.side = arguments.side or SIDES[arguments.architecture] // (1 if gpu else 4)
+    arguments.weights = arguments.weights or list(WEIGHTS[arguments.architecture])
+    return arguments
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=demo_model.MODEL)
-    parser.add_argument("--run", type=Path, default=RUN)
-    parser.add_argument("--steps", type=int, default=10)
-    arguments = parser.parse_args()
-    model, config = load_demo(arguments.model), load(arguments.run)
-    times: dict[str, list[float]] = {weights: [] for weights in ARMS}
-    with tempfile.TemporaryDirectory() as folder, model.trainable():
-        arms = {weights: arm(model, config, weights, Path(folder)) for weights in ARMS}
-        for step in range(arguments.steps + 1):
-            for weights, trainer in arms.items():
-                with applied(trainer.targets, trainer.learner.acting, BlockWeights.uniform("sd1", 1.0)):
-                    started = time.perf_counter()
-                    trainer.run_step()
-                    if step:  # the first one warms up
-                        times[weights].append(time.perf_counter() - started)
-    everything = statistics.median(times["ALL"])
-    print(f"{'weights':<24} {'s a step':>9} {'of ALL':>7} {'estimate':>9}")
-    for weights, taken in times.items():
-        wanted = replace(config, network=replace(config.network, weights=weights))
-        expected = estimate(wanted, size_of_model(model)).relative_time
-        median = statistics.median(taken)
-        print(f"{weights:<24} {median:>9.3f} {median / everything:>7.2f} {expected:>9.2f}")
+    arguments = read_arguments()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.one:
+        print(json.dumps(peak(arguments)))
+        return
+    told = f"{arguments.architecture}{' narrow' if arguments.narrow else ''}, {arguments.side}x{arguments.side} latents"
+    print(f"{machine('diffusers', 'peft')}; {load()}")
+    print(f"{told}, batch {arguments.batch}, rank {arguments.rank}, {arguments.dtype}, {arguments.rounds} rounds\n")
+    with tempfile.TemporaryDirectory() as folder:
+        found = times(work_of(arguments, "ALL", Path(folder)), arguments)
+    gc.collect()
+    print(report(found, peaks(arguments) if arguments.memory else {}, limits(arguments)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,155 @@
+"""What a changed slider costs, and what a step costs under it: hooks, merged weights, and the file read again.
+
+    python benchmarks/preview.py             an SD1-sized U-Net, random weights, 64x64 latents, batch 1 (8 GB)
+    python benchmarks/preview.py --narrow    the same blocks, a fifth as wide, 32x32 latents
+
+Three ways to have new block weights: *hooks*, as this package previews; *merged*, the deltas taken out of the weights
+and put in again under the new ones; *file*, as LoRA Block Weight makes the WebUI do it: the network is read from its
+file again, and merged. The first step after the change counts with it; then a step more. All take turns, and ratios are
+of the same round. Two U-Nets with the same weights: one is merged into, the other has hooks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.setting import inputs_of, load, machine, table, unet_of
+from lib_blocktrain.adapters import LoRA
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.formats import Network, read_network, write_network
+from lib_blocktrain.hooks import applied
+from lib_blocktrain.leaf_layers import weight_shape
+from lib_blocktrain.merge import merged
+from lib_blocktrain.placement import layers_by_key
+
+ATTENTION = ("attn1_to", "attn2_to", "ff_net", "proj_in", "proj_out")
+NETWORKS = {"LoRA": ATTENTION, "LoCon": (*ATTENTION, "conv1", "conv2", "conv_shortcut", "time_emb_proj", "sampler")}
+WEIGHTS = [BlockWeights.uniform("sd1", value) for value in (0.3, 0.7, 1.0)]
+
+Seconds = dict[str, list[tuple[float, float]]]  # by arm: (change and first step, a step more), round by round
+
+
+def make_network(unet: nn.Module, layers: tuple[str, ...], rank: int) -> Network:
+    modules = {}
+    for key, layer in layers_by_key(unet, "sd1").items():
+        if not any(name in key for name in layers):
+            continue
+        out, *inner = weight_shape(layer)
+        ones = [1] * (len(inner) - 1)
+        modules[key] = LoRA(key, torch.randn(rank, *inner) * 0.01, torch.randn(out, rank, *ones) * 0.01)
+    return Network("benchmark", "sd1", modules)
+
+
+class Merged:
+    """A network in the weights of a U-Net, which new block weights put in anew."""
+
+    def __init__(self, unet: nn.Module, read: Callable[[], Network], stack: ExitStack):
+        self._unet, self._read, self._stack = unet, read, stack
+
+    def change(self, weights: BlockWeights) -> None:
+        self._stack.close()
+        self._stack.enter_context(merged(self._unet, self._read(), weights))
+
+
+@contextmanager
+def arms_of(unet: nn.Module, other: nn.Module, path: Path) -> Iterator[dict[str, tuple[Callable, nn.Module]]]:
+    """Yield by name how weights are changed, and the U-Net that is then called; two arms merge into the same one."""
+    network = read_network(path)
+    with applied(unet, network) as handle, ExitStack() as stack:
+        yield {
+            "hooks": (handle.set_weights, unet),
+            "merged": (Merged(other, lambda: network, stack).change, other),
+            "file": (Merged(other, lambda: read_network(path), stack).change, other),
+        }
+
+
+@torch.no_grad()
+def measure(unet: nn.Module, path: Path, side: int, rounds: int) -> Seconds:
+    """Return the seconds of every arm, after a round that does not count."""
+    latents, conditioning = inputs_of(unet, "sd1", side)
+    weight = next(unet.parameters())
+    inputs = latents.to(weight), torch.tensor([500], device=weight.device), conditioning["context"]
+    found: Seconds = {}
+    with arms_of(unet, copy.deepcopy(unet), path) as arms:
+        for number in range(rounds + 1):
+            for name, (change, model) in arms.items():
+                change(WEIGHTS[0])
+                began = _now()
+                change(WEIGHTS[1 + number % 2])
+                model(*inputs)
+                middle = _now()
+                model(*inputs)
+                if number:
+                    found.setdefault(name, []).append((middle - began, _now() - middle))
+    return found
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def change_time(unet: nn.Module, network: Network, repeats: int = 200) -> float:
+    """Return the median seconds of a change of block weights alone, under hooks."""
+    seconds = []
+    with applied(unet, network) as handle:
+        for number in range(repeats):
+            began = time.perf_counter()
+            handle.set_weights(WEIGHTS[number % 2])
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def report(found: Seconds) -> str:
+    rows = []
+    for name, seconds in found.items():
+        row = [name]
+        for part in (0, 1):
+            ratios = [one[part] / other[part] for one, other in zip(seconds, found["merged"])]
+            row += [f"{statistics.median(one[part] for one in seconds):.3f}", f"{statistics.median(ratios):.3f}"]
+        rows.append(row)
+    return table(["", "s, slider to first step", "/ merged", "s a further step", "/ merged"], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--narrow", action="store_true")
+    parser.add_argument("--side", type=int, help="of the latents")
+    parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="torch's threads; 1 on a machine that is busy otherwise")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    side = arguments.side or (32 if arguments.narrow else 64)
+    unet = unet_of("sd1", torch.float32, arguments.narrow)
+    print(f"{machine('diffusers')}; {load()}")
+    print(f"sd1{' narrow' if arguments.narrow else ''}, {side}x{side} latents, rank {arguments.rank}, fp32")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, layers in NETWORKS.items():
+            network = make_network(unet, layers, arguments.rank)
+            path = Path(folder) / f"{name}.safetensors"
+            write_network(path, network, dtype=torch.float16)
+            found = measure(unet, path, side, arguments.rounds)
+            size = f"{len(network.modules)} modules, {path.stat().st_size / 2**20:.0f} MiB"
+            print(f"\n{name}: {size}, medians of {arguments.rounds} rounds\n\n{report(found)}\n")
+            print(f"A change of block weights alone, under hooks: {1000 * change_time(unet, network):.3f} ms")
+
+
+if __name__ == "__main__":
+    main()

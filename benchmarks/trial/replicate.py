@@ -1,0 +1,149 @@
+"""One subject under one seed: its dataset, the LoRAs trained on it, and what the analysis says of the first of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from benchmarks.trial import arms as arms_of
+from benchmarks.trial import scenes
+from benchmarks.trial.arms import Maker, Plan
+from benchmarks.trial.scenes import BIASES, Bias, Scene
+from lib_blocktrain.analysis.choice import down_to
+from lib_blocktrain.analysis.regions import Feature
+from lib_blocktrain.analysis.run import analyse
+from lib_blocktrain.analysis.setting import Setting
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.files import written
+from lib_blocktrain.formats import Network, read_network
+from lib_blocktrain.hosts.standalone import StandaloneModel
+from lib_blocktrain.training import runs
+from lib_blocktrain.training.config import (
+    DatasetConfig,
+    FolderConfig,
+    NetworkConfig,
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+from lib_blocktrain.training.trainer import Trainer
+
+STEPS, BATCH, RATE = 160, 4, 3e-3
+KEPT = 0.75  # of the subject's effect, in the blocks that the analysis keeps
+OTHER_SHARE = {"share-small": "share-large", "share-large": "share-small"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A kind of dataset and the arms that are compared on it; without a bias it is the character in accessories."""
+
+    name: str
+    arms: Mapping[str, Maker]
+
+    @property
+    def bias(self) -> Bias | None:
+        return BIASES.get(self.name)
+
+    def training_scenes(self, subject: str, seed: int) -> list[Scene]:
+        if self.bias is None:
+            return scenes.dressed_scenes(subject, seed)
+        return scenes.training_scenes(self.bias, subject, seed)
+
+    def caption(self, scene: Scene) -> str:
+        return scene.caption if self.bias is None else self.bias.silent(scene)
+
+    def tests(self, subject: str) -> list[Scene]:
+        """Return scenes that ask for the subject as the dataset never showed it."""
+        return scenes.dressed_tests(subject) if self.bias is None else scenes.asked_scenes(self.bias, subject)
+
+    def others(self) -> list[Scene]:
+        """Return scenes without the trigger."""
+        return scenes.others_dressed() if self.bias is None else scenes.other_scenes()
+
+
+EXPERIMENTS = {
+    **{name: Experiment(name, arms_of.BIASED) for name in ("background", "size", "style")},
+    "dressed": Experiment("dressed", arms_of.DRESSED),
+    **{name: Experiment(name, arms_of.SHARE) for name in OTHER_SHARE},
+}
+
+
+@dataclass(eq=False)
+class Replicate:
+    """What is paired in a comparison: all its arms have the same pictures, the same noise and the same tests."""
+
+    experiment: Experiment
+    subject: str
+    seed: int
+    work: Path
+    model: StandaloneModel
+    steps: int = STEPS
+
+    @property
+    def name(self) -> str:
+        return f"{self.experiment.name}/{self.subject}-{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return self.work / "replicates" / self.name
+
+    def plan(self, arm: str) -> Plan:
+        return self.experiment.arms[arm](self)
+
+    def at_other_share(self) -> Replicate:
+        return replace(self, experiment=EXPERIMENTS[OTHER_SHARE[self.experiment.name]])
+
+    @cached_property
+    def dataset(self) -> Path:
+        """The training pictures, written where they are not there yet."""
+        folder = self.folder / "dataset"
+        told = self.experiment.training_scenes(self.subject, self.seed)
+        return scenes.write_folder(folder, told, self.experiment.caption, self.name)
+
+    @cached_property
+    def held_out(self) -> Path:
+        """Pictures of the subject without any bias, with whole captions."""
+        told = scenes.held_out_scenes(self.subject, self.seed)
+        return scenes.write_folder(self.folder / "held-out", told, lambda scene: scene.caption, f"other {self.name}")
+
+    def network(self, plan: Plan) -> Network:
+        """Return a plan's LoRA; it is trained where there is none yet."""
+        path = self.folder / f"{plan.file_stem}.safetensors"
+        if not path.exists():
+            config = self._run(plan)
+            folder = self.folder / "runs" / config.name
+            shutil.rmtree(folder, ignore_errors=True)  # a session was killed: a LoRA is short enough to begin again
+            outcome = Trainer(self.model, runs.create(config, folder)).run_loop()
+            outcome.result.replace(path)
+            shutil.rmtree(folder)
+        return read_network(path)
+
+    def _run(self, plan: Plan) -> RunConfig:
+        return RunConfig(
+            name=plan.file_stem,
+            dataset=DatasetConfig(
+                folders=(FolderConfig(path=str(self.dataset)),), cache=str(self.work / "cache"), caption_dropout=0.05
+            ),
+            network=NetworkConfig(rank=plan.rank, weights=plan.weights.to_json()),
+            optimizer=OptimizerConfig(lr=RATE, arguments={"weight_decay": 0.0}),
+            schedule=ScheduleConfig(name="cosine", least=0.02, warmup=10),
+            steps=self.steps,
+            batch=BATCH,
+            seed=self.seed,
+            save_dtype="fp32",
+        )
+
+    def analysed(self) -> BlockWeights:
+        """Return the blocks that carry the subject in the LoRA of all blocks, by the package's analysis of its word."""
+        path = self.folder / "analysed.json"
+        if not path.exists():
+            prompts = tuple(scene.caption for scene in self.experiment.tests(self.subject)[:2])
+            setting, feature = Setting(prompts, seeds=(0, 1)), Feature(word=self.subject)
+            (found,) = analyse(self.model, self.network(self.plan("all")), setting, "fast", (feature,))
+            with written(path) as temporary:
+                temporary.write_text(json.dumps(down_to(found, KEPT).to_json()), "utf-8")
+        return BlockWeights.from_json(json.loads(path.read_text("utf-8")))

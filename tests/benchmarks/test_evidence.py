@@ -1,0 +1,187 @@
+"""The evidence's figures against ones found by hand or by another route, and its commands in miniature."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+
+import numpy as np
+import pytest
+
+pytest.importorskip("diffusers")
+
+from benchmarks import evidence
+from benchmarks.trial import arms, cells, comparing, measures, replicate, report, scenes, sizes
+from benchmarks.trial.drawing import Sampler
+from lib_blocktrain.blocks import ARCHITECTURES
+
+
+def test_least_leakage_and_area_by_hand():
+    """A curve that rises evenly: the leakage at half the fidelity is half of it, and the area a triangle."""
+    curve = [(0.1, 0.0), (0.5, 0.2), (0.9, 0.4)]
+    assert comparing.least_leakage(curve, 0.3) == pytest.approx(0.1, abs=2e-3)
+    assert comparing.area(curve, 0.9) == pytest.approx(0.2, abs=2e-3)
+    with pytest.raises(ValueError, match=r"0\.950: the curve reaches 0\.900"):
+        comparing.least_leakage(curve, 0.95)
+
+
+def test_a_curve_that_turns_back():
+    """Stronger and worse: fidelity falls again while leakage goes on; the earlier strength is what counts."""
+    curve = [(0.0, 0.0), (0.8, 0.1), (0.6, 0.5)]
+    assert comparing.least_leakage(curve, 0.6) == pytest.approx(0.075, abs=2e-3)
+    assert comparing.reach(curve) == 0.8
+
+
+def test_matched_compares_where_both_are():
+    weak, strong = [(0.0, 0.0), (0.4, 0.1)], [(0.0, 0.0), (0.4, 0.2), (0.8, 0.9)]
+    level, ours, theirs, areas = comparing.matched(weak, strong)
+    assert (level, ours) == (0.4, pytest.approx(0.1))
+    assert theirs == pytest.approx(0.2, abs=2e-3)
+    assert areas == pytest.approx(-0.05, abs=2e-3)
+
+
+def test_interval_covers_as_often_as_it_says():
+    """Means of 15 normal numbers: the 95 % interval of a percentile bootstrap holds 0 in 88 to 96 of 100 cases."""
+    rng = np.random.default_rng(1)
+    held = [
+        i.low <= 0 <= i.high for i in (comparing.interval(rng.normal(size=15).tolist(), draws=500) for _ in range(300))
+    ]
+    assert 0.86 < np.mean(held) < 0.97
+    same = comparing.interval([0.2, 0.2, 0.2])
+    assert (same.mean, same.low, same.high) == pytest.approx((0.2, 0.2, 0.2))
+    assert [comparing.interval(v).verdict for v in ([0.1, 0.2] * 3, [-0.1, -0.2] * 3, [-1, 1] * 3, [0.1] * 4)] == [
+        "more",
+        "less",
+        "not told apart",
+        "too few",
+    ]
+
+
+@pytest.mark.parametrize("name", scenes.BIASES)
+def test_a_biased_dataset_never_shows_what_is_asked_and_does_not_say_so(name):
+    bias = scenes.BIASES[name]
+    shown = scenes.training_scenes(bias, "robot", seed=3)
+    asked = scenes.asked_scenes(bias, "robot")
+    assert {getattr(scene, bias.factor) for scene in shown} == {bias.value}
+    assert all(bias.value not in bias.silent(scene) and "robot" in bias.silent(scene) for scene in shown)
+    assert bias.value not in {getattr(scene, bias.factor) for scene in asked}
+    assert len(asked) == scenes.PROMPTS
+    assert asked == scenes.asked_scenes(bias, "robot")
+
+
+def test_random_blocks_are_as_many_and_others():
+    found = arms.on(["OUT03", "OUT04", "M00"])
+    drawn = set()
+    for seed in range(20):
+        plan = arms.random_blocks(argparse.Namespace(analysed=lambda: found, name=f"background/robot-{seed}"))
+        blocks = arms.kept(plan.weights)
+        assert len(blocks) == 3
+        assert set(blocks) != {"OUT03", "OUT04", "M00"}
+        drawn.add(tuple(blocks))
+    assert len(drawn) > 10
+
+
+def test_parts_share_the_work_and_keep_a_replicate_together():
+    found = list(evidence.tasks(list(replicate.EXPERIMENTS), ["robot", "koala"], 3, second=True))
+    parts = [evidence.part_of(found, f"{k}/3") for k in (1, 2, 3)]
+    assert sorted(str(task) for part in parts for task in part) == sorted(map(str, found))
+    places = [{(t.experiment.partition("-")[0], t.subject, t.seed) for t in part} for part in parts]
+    assert not places[0] & places[1]
+    assert not places[1] & places[2]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """A font for everyone: every glyph a disc of its own colour."""
+    import composites
+    from PIL import Image, ImageDraw
+
+    def glyph(character):
+        picture = Image.new("RGBA", (80, 80))
+        colour = tuple(random.Random(character).choices(range(256), k=3))
+        ImageDraw.Draw(picture).ellipse((2, 2, 78, 78), fill=(*colour, 255))
+        return picture
+
+    monkeypatch.setattr(composites, "glyph", glyph)
+    composites.stamp.cache_clear()
+    yield
+    composites.stamp.cache_clear()
+
+
+@pytest.fixture
+def bench(random_model):
+    import torch
+    from classifier import Classifier
+
+    from lib_blocktrain.hosts.standalone import load_demo
+
+    torch.manual_seed(0)
+    return cells.Bench(measures.Reader(load_demo(random_model), Classifier().eval(), Sampler(steps=1)), "tiny")
+
+
+def test_run_and_report(drawn, bench, monkeypatch, tmp_path, caplog):
+    """Five arms of one replicate; ended and begun again it makes only what is missing, and the report counts cells."""
+    few = {name: arms.BIASED[name] for name in ("all", "analysis", "lower rank", "same norm", "random")}
+    monkeypatch.setattr(replicate.Replicate, "analysed", lambda self: arms.on(["OUT09", "OUT10", "OUT11"]))
+    monkeypatch.setattr(replicate, "EXPERIMENTS", {"background": replicate.Experiment("background", few)})
+    monkeypatch.setattr(evidence, "EXPERIMENTS", replicate.EXPERIMENTS)
+    monkeypatch.setattr(report, "EXPERIMENTS", replicate.EXPERIMENTS)
+    monkeypatch.setattr(evidence, "bench_of", lambda folder: bench)
+    monkeypatch.setattr(cells, "TEST_SEEDS", (1, 2))
+    monkeypatch.setattr(scenes, "asked_scenes", lambda bias, subject, of=scenes.asked_scenes: of(bias, subject, 2))
+    monkeypatch.setattr(scenes, "other_scenes", lambda of=scenes.other_scenes: of(1))
+    for name, count in (("training_scenes", 4), ("held_out_scenes", 2)):
+        made_by = getattr(scenes, name)
+        monkeypatch.setattr(scenes, name, lambda *given, made_by=made_by, count=count: made_by(*given, count))
+    monkeypatch.setattr(cells, "HELD_OUT", 2)
+    arguments = argparse.Namespace(
+        work=tmp_path, model=None, second_model=None, minutes=None, part="1/1", only=["background"], subjects=["robot"],
+        seeds=1, steps=2, out=tmp_path / "evidence.md",
+    )  # fmt: skip
+    before = {name: value.clone() for name, value in bench.reader.model.unet.state_dict().items()}
+    evidence.run(arguments)
+    made = {path.stem: json.loads(path.read_text("utf-8")) for path in (tmp_path / "cells").rglob("*.json")}
+    assert set(made) == {"all", "analysis", "lower-rank", "same-norm", "random"}
+    assert made["lower-rank"]["parameters"] == pytest.approx(made["analysis"]["parameters"], rel=0.25)
+    assert made["same-norm"]["strength"] * made["all"]["norm"] == pytest.approx(made["analysis"]["norm"], rel=1e-3)
+    assert all(value.equal(before[name]) for name, value in bench.reader.model.unet.state_dict().items())
+    first = (tmp_path / "cells" / "background" / "robot-0" / "all.json").stat().st_mtime_ns
+    (tmp_path / "cells" / "background" / "robot-0" / "random.json").unlink()
+    with caplog.at_level("INFO", "evidence"):
+        evidence.run(arguments)
+    assert "5 cells, 1 of them" in caplog.text
+    assert (tmp_path / "cells" / "background" / "robot-0" / "all.json").stat().st_mtime_ns == first
+    evidence.write_report(arguments)
+    text = arguments.out.read_text("utf-8")
+    assert "background: 5 cells of 1 replicates" in text
+    assert "| analysis | 1 |" in text
+    assert f"{made['all']['curve'][0]['subject']:.3f}" in text
+
+
+def test_norm_is_that_of_the_deltas(model_lora):
+    import torch
+
+    whole = sum(float(m.delta_weight(torch.zeros(m.up.shape[0], m.down.shape[1])).square().sum()) for m in model_lora)
+    found = sizes.norm_of(argparse.Namespace(modules={m.key: m for m in model_lora}))
+    assert found == pytest.approx(whole**0.5, rel=1e-5)
+
+
+@pytest.fixture
+def model_lora():
+    import torch
+
+    from lib_blocktrain.adapters import LoRA
+
+    generator = torch.Generator().manual_seed(0)
+    return [
+        LoRA(
+            f"lora_unet_{n}", torch.randn(2, 5, generator=generator), torch.randn(7, 2, generator=generator), alpha=1.0
+        )
+        for n in range(3)
+    ]
+
+
+def test_attention_blocks_are_those_of_a_lora():
+    assert len(arms.ATTENTION) == 16
+    assert set(arms.ATTENTION) <= set(ARCHITECTURES["sd1"].block_ids)
