@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ def written(path: Path) -> Iterator[Path]:
 
     An OSError on the way (a full disk, a folder made read-only) names ``path``, whose old contents stay.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with naming(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)

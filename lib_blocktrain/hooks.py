@@ -8,7 +8,8 @@ A layer in block b puts out y = W x + multiplier * w_b * delta(x). Where w_b is 
 the layer is as it was to the last bit; and once the context is left, no hook is there any more.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -22,6 +23,8 @@ from lib_blocktrain.formats import Network
 from lib_blocktrain.leaf_layers import run
 from lib_blocktrain.placement import Placement, Site, Targets, Unmatched, find_sites, placements_of
 
+log = logging.getLogger(__name__)
+
 __all__ = ["Applied", "Placement", "applied"]
 
 
@@ -31,15 +34,16 @@ def applied(
     networks: Network | Sequence[Placement],
     weights: BlockWeights | None = None,
     multiplier: float = 1.0,
+    say: Callable[[str], None] = log.warning,
 ) -> Iterator["Applied"]:
     """Put networks on a U-Net, or on models by component ("unet", "te" or "te1", "te2"), while the context is open.
 
     Give one network with its weights and multiplier, or any number of placements. With several, each delta is that
     of the layer's own weight, whatever the others do. Gradients pass through to the layer's input, and to the tensors
-    of modules that ask for them.
+    of modules that ask for them. `say` is told of networks that have modules without a layer.
     """
     placements = placements_of(networks, weights, multiplier)
-    sites, unmatched = find_sites(targets, placements)
+    sites, unmatched = find_sites(targets, placements, say)
     effects = [_Effect(site) for site in sites]
     by_layer: dict[nn.Module, list[_Effect]] = {}
     for effect in effects:

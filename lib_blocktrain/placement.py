@@ -1,7 +1,7 @@
 """Where networks go: which layers of the loaded models their modules are for, and how strongly they act there."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -74,8 +74,10 @@ def placements_of(
     return (Placement(networks, weights or BlockWeights.uniform(networks.architecture, 1.0), multiplier),)
 
 
-def find_sites(targets: Targets, placements: Sequence[Placement]) -> tuple[list[Site], list[Unmatched]]:
-    """Find the layers of all modules.
+def find_sites(
+    targets: Targets, placements: Sequence[Placement], say: Callable[[str], None] = log.warning
+) -> tuple[list[Site], list[Unmatched]]:
+    """Find the layers of all modules; `say` is told of a network that has modules without one.
 
     Modules of a component that is not among the targets are left aside. Raises PlacementError for a network that
     matches nothing, NetworkModuleError for a module whose layer has another size.
@@ -89,9 +91,8 @@ def find_sites(targets: Targets, placements: Sequence[Placement]) -> tuple[list[
         if not found:
             raise PlacementError(_no_match(network, targets))
         if missed:
-            log.warning(
-                "%s: %d modules are left out, e.g. %s: %s", network.name, len(missed), missed[0].key, missed[0].reason
-            )
+            first = f"{missed[0].key}: {missed[0].reason}"
+            say(f"{network.name}: {len(missed)} of its modules are left out, e.g. {first}")
         sites += [Site(layer, module, network.block_of(module.key), index) for module, layer in found]
         unmatched += missed
     return sites, unmatched

@@ -52,11 +52,10 @@ def integrated_gradients(
     direction = weighted / whole.clamp(min=torch.finfo(torch.float32).tiny).view(-1, 1, 1, 1)
     values = torch.zeros(len(whole), len(stage.blocks), dtype=torch.float64)
     try:
-        with stage.model.trainable():
-            for node, share in gauss_legendre(nodes):
-                if pause is not None:
-                    pause()
-                values += share * _gradients(stage, moment, direction, node)
+        for node, share in gauss_legendre(nodes):
+            if pause is not None:
+                pause()
+            values += share * _gradients(stage, moment, direction, node)
     finally:
         stage.weigh(stage.weights)
     return Attributions(stage.blocks, values, whole.double().cpu())

@@ -137,7 +137,8 @@ def staged(
 ) -> Iterator[Stage]:
     """Put the network on the model for an analysis, and take it off afterwards.
 
-    Raises ValueError for a model that cannot be analysed, or a network that does nothing on it.
+    The model is lent as for a training: the host's own networks are off it then, and its weights are where they can be
+    computed with. Raises ValueError for a model that cannot be analysed, or a network that does nothing on it.
     """
     first = model.unet.conv_in if hasattr(model.unet, "conv_in") else model.unet.input_blocks[0][0]
     if first.in_channels != 4:
@@ -147,7 +148,7 @@ def staged(
         )
     weights = weights or BlockWeights.uniform(network.architecture, 1.0)
     targets = {"unet": model.unet, **model.text_encoders}
-    with applied(targets, network, weights, multiplier) as hooks:
+    with model.trainable(), applied(targets, network, weights, multiplier) as hooks:
         stage = Stage(model, hooks, network, weights, setting)
         if not stage.blocks:
             raise ValueError(f"{network.name!r} acts in no block under the weights {weights.to_line()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from PIL import Image
 
 from lib_blocktrain.hooks import Placement
 from lib_blocktrain.model import Model
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]  # steps done, steps in all; may raise Cancelled, which ends the picture
 
@@ -30,7 +33,10 @@ class OutOfMemory(RuntimeError):
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One picture to draw. ``width`` and ``height`` in pixels, None for the model's own; ``placements``: LoRAs."""
+    """One picture to draw. ``width`` and ``height`` in pixels, None for the model's own; ``placements``: LoRAs.
+
+    ``say`` is told what a person should know of the picture: tokens that the model does not see, modules left out.
+    """
 
     prompt: str
     negative: str = ""
@@ -41,6 +47,7 @@ class SampleRequest:
     width: int | None = None
     height: int | None = None
     placements: Sequence[Placement] = field(default=())
+    say: Callable[[str], None] = field(default=log.warning, compare=False, repr=False)
 
 
 @runtime_checkable

@@ -188,7 +188,7 @@ class StandaloneHost:
         model = self.model()
         targets = {"unet": model.unet, **model.text_encoders}
         try:
-            with applied(targets, request.placements):
+            with applied(targets, request.placements, say=request.say):
                 return _draw(model, request, progress)
         except torch.cuda.OutOfMemoryError:
             pass  # raised below, where this one no longer holds the tensors of the frames that it passed
@@ -227,7 +227,7 @@ def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | N
     if request.sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {request.sampler!r}; known: {', '.join(SAMPLERS)}")
     _check_size(request)
-    _check_length(model, request.prompt)
+    _check_length(model, request)
     scheduler, before = SAMPLERS[request.sampler], pipeline.scheduler
 
     def after_step(_pipeline, step: int, _timestep, tensors: dict) -> dict:
@@ -265,10 +265,10 @@ def _check_size(request: SampleRequest) -> None:
         raise ValueError(f"steps {request.steps}: at least 1 was expected")
 
 
-def _check_length(model: StandaloneModel, prompt: str) -> None:
-    tokens = len(model.pipeline.tokenizer(prompt, verbose=False).input_ids) - 2
+def _check_length(model: StandaloneModel, request: SampleRequest) -> None:
+    tokens = len(model.pipeline.tokenizer(request.prompt, verbose=False).input_ids) - 2
     if tokens > 75:
-        log.warning("the prompt has %d tokens; those after the 75th are not seen by this model", tokens)
+        request.say(f"the prompt has {tokens} tokens; those after the 75th are not seen by this model")
 
 
 def _device() -> tuple[str, torch.dtype]:

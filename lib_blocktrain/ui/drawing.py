@@ -68,7 +68,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture, what it shows and what it was made of; ``again``: it needed no drawing."""
+    """A picture, what it shows and what it was made of; ``again``: it needed no drawing; ``notices`` of the host."""
 
     number: int
     arm: Arm
@@ -76,6 +76,7 @@ class Drawn:
     request: SampleRequest
     model: str
     again: bool = False
+    notices: tuple[str, ...] = ()
 
 
 def comparison(mix: Mix, architecture: str) -> list[Arm]:
@@ -115,7 +116,7 @@ class Studio:
     def __init__(self, host: Host, library: Library):
         self.host = host
         self.library = library
-        self._kept: OrderedDict[tuple, Image.Image] = OrderedDict()
+        self._kept: OrderedDict[tuple, tuple[Image.Image, tuple[str, ...]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def work(self, arms: Sequence[Arm], settings: Settings) -> Callable[[Job], None]:
@@ -136,14 +137,16 @@ class Studio:
         with self._lock:
             kept = self._kept.get(key)
         if kept is not None:
-            return Drawn(number, arm, kept, request, model.name, again=True)
+            picture, notices = kept
+            return Drawn(number, arm, picture, request, model.name, again=True, notices=notices)
         progress(0, settings.steps)
-        picture = self.host.sample(request, progress)
+        notices: list[str] = []
+        picture = self.host.sample(replace(request, say=notices.append), progress)
         with self._lock:
-            self._kept[key] = picture
+            self._kept[key] = picture, tuple(notices)
             while len(self._kept) > KEPT_PICTURES:
                 self._kept.popitem(last=False)
-        return Drawn(number, arm, picture, request, model.name)
+        return Drawn(number, arm, picture, request, model.name, notices=tuple(notices))
 
     def _identity(self, arm: Arm) -> tuple:
         """What tells one arm's LoRAs from another's; a file that was replaced is another one."""

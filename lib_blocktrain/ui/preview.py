@@ -183,7 +183,9 @@ def _ending(job: Job, settings: Settings, arms: Sequence[Arm], drawn: dict[int, 
         return texts.failure(explained(error))
     fresh = sum(not picture.again for picture in drawn.values())
     said = f"{fresh} of {len(arms)} pictures drawn, seed {settings.seed}"
-    return texts.note(said if fresh == len(arms) else f"{said}; nothing has changed in the others")
+    said += "" if fresh == len(arms) else "; nothing has changed in the others"
+    notices = dict.fromkeys(notice for picture in drawn.values() for notice in picture.notices)
+    return "".join(texts.note(text) for text in (said, *notices))
 
 
 def _settings_in(found: Parameters, samplers: Sequence[str]) -> tuple[dict[str, object], list[str]]:

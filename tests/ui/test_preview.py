@@ -127,6 +127,15 @@ def test_a_random_seed_is_said(host, preview, page):
     assert f"seed {seeds.pop()}" in page.values["status"]
 
 
+def test_what_the_host_says_of_a_picture_stands_there_once(host, preview, page):
+    host.says = "robot: 3 of its modules are left out, e.g. <x>"
+    compare(preview, page)
+    assert page.values["status"].count("left out, e.g. &lt;x&gt;") == 1
+    host.says = None
+    compare(preview, page)  # the same pictures, kept
+    assert page.values["status"].count("left out") == 1
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

@@ -49,7 +49,10 @@ class FakeModel:
 
 
 class FakeHost:
-    """The protocol Host; ``fails`` is raised by the next picture, ``gate`` is waited for at every step."""
+    """The protocol Host; ``fails`` is raised by the next picture, ``gate`` is waited for at every step.
+
+    ``says`` is told of every picture with a LoRA.
+    """
 
     name = "fake"
     samplers = ("DDIM", "Euler")
@@ -61,6 +64,7 @@ class FakeHost:
         self.loaded: FakeModel | None = FakeModel()
         self.requests: list = []
         self.fails: Exception | None = None
+        self.says: str | None = None
         self.gate = threading.Event()
         self.gate.set()
         self._lock = threading.Lock()
@@ -86,6 +90,8 @@ class FakeHost:
     def sample(self, request, progress=None) -> Image.Image:
         assert self._lock.locked(), "a picture outside the queue"
         self.requests.append(request)
+        if self.says is not None and request.placements:
+            request.say(self.says)
         for step in range(request.steps):
             assert self.gate.wait(20)
             progress(step + 1, request.steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,8 +19,6 @@ from lib_blocktrain.hosts.webui.steps import listen
 from lib_blocktrain.model import Model
 from lib_blocktrain.placement import Placement
 from lib_blocktrain.prompt_tags import without
-
-log = logging.getLogger(__name__)
 
 
 class WebUIHost:
@@ -76,9 +73,9 @@ class WebUIHost:
         model = self.model()
         prompt, dropped = without(request.prompt, _names(request.placements))
         if dropped:
-            log.warning("%s: previewed here, and left out of the prompt so that it does not count twice", dropped)
+            request.say(f"{dropped}: previewed here, and left out of the prompt so that it does not count twice")
         try:
-            with self._kept(model), _placed(model, request.placements):
+            with self._kept(model), _placed(model, request):
                 return _draw(model, request, prompt, progress)
         except torch.cuda.OutOfMemoryError:
             pass  # raised below, where this one no longer holds the tensors of the frames that it passed
@@ -99,11 +96,11 @@ def _names(placements: Sequence[Placement]) -> set[str]:
 
 
 @contextmanager
-def _placed(model: Model, placements: Sequence[Placement]) -> Iterator[None]:
-    if not placements:
+def _placed(model: Model, request: SampleRequest) -> Iterator[None]:
+    if not request.placements:
         yield
         return
-    with applied({"unet": model.unet, **model.text_encoders}, placements):
+    with applied({"unet": model.unet, **model.text_encoders}, request.placements, say=request.say):
         yield
 
 
