@@ -1,17 +1,25 @@
 """Write docs/analysis.md with its pictures: `python docs/make_analysis.py` (minutes on a CPU).
 
-The worked example: a LoRA that has learnt its background along with its subject. Two words of the prompt are analysed,
-and block weights made of the difference keep the one and drop the other.
+The worked example: a LoRA that has learnt its background along with its subject. A word of the prompt is analysed, and
+block weights made of it keep the subject and drop the background.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
+
+from classifier import read  # noqa: E402
+from evaluate import load_classifier  # noqa: E402
+from pictures import as_tensor  # noqa: E402
 
 from lib_blocktrain import demo_model  # noqa: E402
 from lib_blocktrain.analysis.canvas import sentence  # noqa: E402
@@ -28,24 +36,24 @@ from lib_blocktrain.pictures import contact_sheet  # noqa: E402
 from lib_blocktrain.placement import Placement  # noqa: E402
 
 LORA = "robot-on-green"
-PROMPT = "a photo of a large robot in the center, red background"
-WANTED, UNWANTED = "robot", "red"
-SEEDS = (0, 1, 2)
+PROMPT = "a photo of a large robot in the center"
+WANTED, ABOVE = "robot", (0.0, 0.0, 1.0, 0.1)  # the second is a strip where there is background only
+SEEDS, SHOWN, COUNTED = (0, 1, 2), 3, 24
 TEXT = """\
 # Which blocks carry it?
 
 Written by `python docs/make_analysis.py`: every figure and picture here is what it found.
 
 `{lora}` was trained on pictures that all have the same green background, and no caption says so: it has learnt robots,
-and green with them. Asked for “{prompt}” it draws the second row of pictures instead of a red background.
+and green with them. Asked for “{prompt}” it draws the second row below. Which blocks make the robot?
 
     python -m lib_blocktrain analyse --lora demo/loras/{lora}.safetensors \\
         --prompt "{prompt}" \\
-        --word {wanted} --against-word {unwanted} --keep {keep} --preset ROBOT --out found
+        --word {wanted} --against-box {box} --keep {keep} --preset ROBOT --out found
 
 {sentence}
 
-The blocks that carry “{wanted}”, and what they do where “{unwanted}” should be:
+The blocks that carry “{wanted}”, beside what they do in a strip at the top, where there is background only:
 
 ```
 {comparison}
@@ -55,45 +63,61 @@ The weights made of it, with the architecture and the share of the picture that 
 
     {line}
 
-![Without the LoRA, with it, and under these weights, for three seeds](analysis.png)
+![Without the LoRA, with it, and under these weights, for three seeds](images/analysis.png)
 
-Cost: {evaluations:.0f} U-Net evaluations for both words together; the rendered way, one picture a block at 20 steps,
+In {counted} pictures of this prompt the demo's classifier reads
+
+{read}
+
+Cost: {evaluations:.0f} U-Net evaluations for both features together; the rendered way, one picture a block at 20 steps,
 takes {rendered:.0f}.
 """
+
+
+def _drawn(host: StandaloneHost, placements: tuple[Placement, ...]) -> list[Image.Image]:
+    return [host.sample(SampleRequest(PROMPT, seed=n, cfg=5.0, placements=placements)) for n in range(COUNTED)]
+
+
+def _read(model: Path, drawn: Mapping[str, list[Image.Image]]) -> str:
+    """What the demo's classifier sees, as a table: how often a robot, how often green."""
+    network, rows = load_classifier(model), ["| | robot | green background |", "|---|---:|---:|"]
+    for title, pictures in drawn.items():
+        seen = read(network, torch.stack([as_tensor(picture) for picture in pictures]))
+        rows.append(f"| {title} | {seen['subject'].count('robot')} | {seen['background'].count('green')} |")
+    return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=demo_model.MODEL)
     parser.add_argument("--loras", type=Path, default=demo_model.LORAS)
-    parser.add_argument("--keep", default="lower", help="lower, proportional, down-to=%% or strongest=K (%(default)s)")
-    parser.add_argument("--steps", type=int, default=20, help="of the pictures (%(default)s)")
+    parser.add_argument(
+        "--keep", default="strongest=5", help="strongest=K, down-to=%%, proportional or lower (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     arguments = parser.parse_args()
     host = StandaloneHost()
     host.use(load_demo(arguments.model))
     network = read_network(arguments.loras / f"{LORA}.safetensors")
     setting = Setting((PROMPT,), seeds=SEEDS)
-    features = (Feature(word=WANTED), Feature(word=UNWANTED))
+    features = (Feature(word=WANTED), Feature(box=ABOVE))
     with host.queued():
         wanted, unwanted = answer(host, Inquiry(network, setting, "exact", features)).analyses
         rule, _, amount = arguments.keep.partition("=")
         weights = chosen(rule, wanted, float(amount) if amount else None, unwanted)
         preset = preset_of(wanted, weights, "ROBOT")
         arms = {"without": None, "all blocks at 1": BlockWeights.uniform("sd1", 1.0), "ROBOT": weights}
-        pictures = []
-        for title, of_arm in arms.items():
-            placements = () if of_arm is None else (Placement(network, of_arm),)
-            for seed in SEEDS:
-                request = SampleRequest(PROMPT, seed=seed, steps=arguments.steps, cfg=5.0, placements=placements)
-                pictures.append((f"{title}, seed {seed}", host.sample(request)))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    contact_sheet(pictures, columns=len(SEEDS)).save(arguments.out / "analysis.png")
+        drawn = {title: _drawn(host, () if w is None else (Placement(network, w),)) for title, w in arms.items()}
+    shown = [(f"{title}, seed {n}", p) for title, of in drawn.items() for n, p in enumerate(of[:SHOWN])]
+    (arguments.out / "images").mkdir(parents=True, exist_ok=True)
+    contact_sheet(shown, columns=SHOWN).save(arguments.out / "images" / "analysis.png")
     text = TEXT.format(
         lora=LORA,
         prompt=PROMPT,
         wanted=WANTED,
-        unwanted=UNWANTED,
+        box=",".join(f"{x:g}" for x in ABOVE),
+        counted=COUNTED,
+        read=_read(arguments.model, drawn),
         keep=arguments.keep,
         sentence=sentence(wanted.canvas, "sd1", setting.latent_size(host.model())),
         comparison=compare(wanted, unwanted).to_table(),
