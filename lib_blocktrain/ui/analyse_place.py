@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import gradio as gr
-from PIL import Image
 
 from lib_blocktrain.inquiry import ALL_METHODS
 from lib_blocktrain.ui.analysing import AGAINST, BOX, DRAWN, FILE, KINDS, NOTHING, RULE_LABELS, WHOLE, WORD, Analysing
 from lib_blocktrain.ui.preview_place import MIX, SHOWN
 from lib_blocktrain.ui.properties import Changes, Properties, Values
-from lib_blocktrain.ui.shim import GRADIO_4, on, uploaded
+from lib_blocktrain.ui.shim import on, uploaded
 from lib_blocktrain.ui.train_place import FORM
 from lib_blocktrain.ui.training import Training
 from lib_blocktrain.ui.widgets import Shared, Widgets
 
 ASKED = (
     *("analyse_lora", "analyse_prompts", "analyse_negative", "analyse_seeds", "analyse_cfg", "analyse_strength"),
-    *("analyse_method", "analyse_kind", "analyse_word", "analyse_box", "analyse_mask", "analyse_drawing"),
+    *("analyse_method", "analyse_kind", "analyse_word", "analyse_box", "analyse_mask", "analyse_painted"),
     *("analyse_against", "analyse_against_word", "analyse_against_box", "analyse_against_mask"),
 )
 FOUND = ("analyse_job", "analyse_found", "analyse_status", "analyse_cancel")
@@ -116,30 +115,12 @@ class AnalysePlace:
 
 
 def with_files(function):
-    """A generator function of the values with their files as paths, and the drawing as a mask."""
+    """A generator function of the values with their files as paths."""
 
     def stream(values: Values) -> Iterator[Changes]:
-        read = {**values, **{name: uploaded(values[name]) for name in FILES}}
-        yield from function({**read, "analyse_drawing": mask_of(values["analyse_drawing"])})
+        yield from function({**values, **{name: uploaded(values[name]) for name in FILES}})
 
     return stream
-
-
-def mask_of(drawing: object) -> Image.Image | None:
-    """What was painted, white on black: gradio 3 hands over a picture and a mask, gradio 4 layers; None: nothing."""
-    if not isinstance(drawing, dict):
-        return None
-    if "mask" in drawing:
-        painted = drawing["mask"].convert("L")
-    else:
-        layers = [layer.getchannel("A") for layer in drawing.get("layers") or () if layer.mode == "RGBA"]
-        if not layers:
-            return None
-        painted = Image.new("L", layers[0].size)
-        for layer in layers:
-            painted.paste(255, (0, 0), layer)
-    painted = painted.point(lambda level: 255 if level > 0 else 0)
-    return painted if painted.getbbox() else None
 
 
 def _feature(w: Widgets) -> None:
@@ -150,18 +131,9 @@ def _feature(w: Widgets) -> None:
         w.add("analyse_mask", gr.File, label="Mask: white where the feature is", file_types=["image"], visible=False)
         with gr.Column(visible=False, elem_id="blocktrain_analyse_drawn") as w["analyse_drawn"]:
             w.add("analyse_draw", gr.Button, "Draw the picture", size="sm")
-            _drawing(w)
-
-
-def _drawing(w: Widgets) -> None:
-    label = "Paint over the feature"
-    if GRADIO_4:
-        brush = gr.Brush(colors=["#ffffff"], color_mode="fixed")
-        w.add("analyse_drawing", gr.ImageEditor, type="pil", label=label, brush=brush, sources=("upload",))
-    else:
-        w.add(
-            "analyse_drawing", gr.Image, type="pil", label=label, tool="sketch", source="upload", brush_color="#ffffff"
-        )
+            w.html("analyse_drawing")
+            # what the page paints; an ImageEditor's WebGL canvas is drawn 60 times a second even where it is hidden
+            w.add("analyse_painted", gr.Textbox, label="Strokes", elem_classes="blocktrain-unseen")
 
 
 def _against(w: Widgets) -> None:

@@ -94,13 +94,20 @@ def table(analysis: Analysis) -> str:
 
 def sheets(pictures: Mapping[str, Image.Image]) -> str:
     """The sheets of a rendered analysis, one below the other."""
-    figures = []
-    for name, picture in pictures.items():
-        content = io.BytesIO()
-        picture.save(content, format="PNG")
-        data = base64.b64encode(content.getvalue()).decode("ascii")
-        figures.append(f'<figure><img alt="{escape(name, quote=True)}" src="data:image/png;base64,{data}"></figure>')
-    return "".join(figures)
+    return "".join(f"<figure>{_image(picture, name)}</figure>" for name, picture in pictures.items())
+
+
+def to_paint_on(picture: Image.Image) -> str:
+    """A picture that the page lets one paint over; see `painting`."""
+    image = _image(picture, "the picture to paint over")
+    return f'<div class="blocktrain-painter" data-target="blocktrain_analyse_painted">{image}</div>'
+
+
+def _image(picture: Image.Image, alt: str) -> str:
+    content = io.BytesIO()
+    picture.save(content, format="PNG")
+    data = base64.b64encode(content.getvalue()).decode("ascii")
+    return f'<img alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
 
 
 def progress(step: Step) -> str:

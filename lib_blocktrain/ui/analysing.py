@@ -28,6 +28,7 @@ from lib_blocktrain.ui.desk import RANDOM_SEED_TEXT, Desk, mix_of, refusing
 from lib_blocktrain.ui.jobs import Job, Jobs, Step, Waiting
 from lib_blocktrain.ui.library import Library
 from lib_blocktrain.ui.mix import Slot
+from lib_blocktrain.ui.painting import painted
 from lib_blocktrain.ui.properties import Changes, Properties, Values
 from lib_blocktrain.ui.u_map import UMap
 
@@ -119,7 +120,7 @@ class Analysing:
             pictures.append(self.host.sample(request, job.progress("Drawing", 0, 1)))
 
         said = {"analyse_kind": DRAWN, "analyse_status": texts.note("Paint over the feature, then press Analyse")}
-        yield from self._followed(work, lambda job: {"analyse_drawing": pictures[0], **said})
+        yield from self._followed(work, lambda job: {"analyse_drawing": analyse_texts.to_paint_on(pictures[0]), **said})
 
     def cancel(self, values: Values) -> Changes:
         """Stop the analysis that this page has begun."""
@@ -305,9 +306,10 @@ def _feature(values: Values, which: str) -> Feature:
     if kind == BOX:
         return Feature(box=read_box(str(values[f"analyse{which}_box"] or "")))
     if kind == DRAWN:
-        if values["analyse_drawing"] is None:
+        mask = painted(str(values["analyse_painted"] or ""))
+        if mask is None:
             raise ValueError("nothing is drawn: press “Draw the picture”, and paint over the feature")
-        return Feature(mask=values["analyse_drawing"])
+        return Feature(mask=mask)
     if kind == FILE:
         path = values[f"analyse{which}_mask"]
         if path is None:

@@ -37,9 +37,33 @@ def test_a_picture_to_paint_on(opened):
     opened.page.locator("#blocktrain_analyse_kind label", has_text="drawn on").locator("input").click()
     opened.click("analyse_draw")
     opened.wait("analyse_status", "Paint over the feature")
-    opened.page.locator("#blocktrain_analyse_drawing canvas").first.wait_for()
+    canvas = opened.page.locator("#blocktrain_analyse_drawing canvas")
+    canvas.wait_for()
     opened.click("analyse")
     opened.wait("analyse_status", "nothing is drawn")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    opened.page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 5)
+    opened.page.mouse.down()
+    opened.page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] - 5)
+    opened.page.mouse.up()
+    opened.page.wait_for_function(
+        "() => document.querySelector('#blocktrain_analyse_painted :is(textarea, input)')"
+        ".value.startsWith('[[0.06,0.2')"
+    )
+    opened.click("analyse")
+    opened.wait("analyse_status", "done in")
+
+
+def test_a_page_at_rest_draws_nothing(opened):
+    """No canvas, spinner or animation that is drawn again and again: the GPU is for pictures."""
+    opened.page.evaluate(
+        "() => { window.frames_asked = 0; const ask = window.requestAnimationFrame;"
+        " window.requestAnimationFrame = (call) => { window.frames_asked++; return ask(call); }; }"
+    )
+    opened.page.wait_for_timeout(1000)
+    assert opened.page.evaluate("window.frames_asked") < 10
+    assert opened.page.evaluate("document.getAnimations().length") == 0
 
 
 def test_what_is_wrong_is_said(opened):

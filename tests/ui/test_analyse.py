@@ -13,6 +13,7 @@ from lib_blocktrain.formats import write_network
 from lib_blocktrain.preset_strings import parse
 from lib_blocktrain.ui import analyse_texts
 from lib_blocktrain.ui.analysing import BOX, DRAWN, FILE, NOTHING, WHOLE, WORD, Analysing
+from lib_blocktrain.ui.painting import painted
 from tests.analysis.miniature import MODELS, PROMPT, lora_for
 from tests.tiny_models import assert_untouched, state_of
 
@@ -38,7 +39,7 @@ def asking(page):
     page.values |= {"analyse_lora": "thing", "analyse_prompts": f"{PROMPT}\n\n", "analyse_negative": ""}
     page.values |= {"analyse_seeds": "0, 1", "analyse_cfg": 1.0, "analyse_strength": 1.0, "analyse_method": "fast"}
     page.values |= {"analyse_kind": WHOLE, "analyse_word": "", "analyse_box": "", "analyse_mask": None}
-    page.values |= {"analyse_drawing": None, "analyse_against": NOTHING, "analyse_against_word": ""}
+    page.values |= {"analyse_painted": "", "analyse_against": NOTHING, "analyse_against_word": ""}
     page.values |= {"analyse_against_box": "", "analyse_against_mask": None, "analyse_job": "", "analyse_found": ""}
     page.values |= {"analyse_rule": "strongest", "analyse_amount": 2, "analyse_preset": "THING"}
     page.values |= {"analyse_replace": False, "analyse_message": "", "analyse_status": ""}
@@ -155,18 +156,17 @@ def test_similar_loras_with_reasons(analysing, asking, host):
     assert "broken: " in asking.values["analyse_similar"]
 
 
-def test_what_is_painted_becomes_a_mask():
-    """Gradio 3's sketch hands over a picture and a mask, gradio 4's editor layers."""
-    pytest.importorskip("gradio")
-    from lib_blocktrain.ui.analyse_place import mask_of
-
-    layer = Image.new("RGBA", (8, 8))
-    ImageDraw.Draw(layer).rectangle((0, 0, 3, 7), fill=(255, 255, 255, 200))
-    of_4 = mask_of({"background": None, "layers": [layer], "composite": None})
-    of_3 = mask_of({"image": None, "mask": layer.getchannel("A").convert("RGB")})
-    assert list(of_4.getdata()) == list(of_3.getdata()) == ([255] * 4 + [0] * 4) * 8
-    assert mask_of(None) is mask_of({"background": None, "layers": [], "composite": None}) is None
-    assert mask_of({"layers": [Image.new("RGBA", (8, 8))]}) is None
+def test_what_is_painted_becomes_a_mask(analysing, asking):
+    """A broad line down the left half's middle, and what is no stroke."""
+    asking.values |= {"analyse_kind": DRAWN, "analyse_painted": "[[0.25, 0.25, 0, 0.25, 1]]"}
+    asking.run(analysing.start(asking.values))
+    assert analysing._results[asking.values["analyse_found"]].first.canvas == pytest.approx(0.5, abs=0.13)
+    assert painted(" ") is painted("[]") is None
+    for wrong in ("x", "3", "[3]", "[[0.1]]", "[[0.1, 2, 0]]", '[["a", 0, 0]]', "[[0.1, NaN, 0]]", "[" * 9999):
+        with pytest.raises(ValueError, match="expected lists of a radius"):
+            painted(wrong)
+    with pytest.raises(ValueError, match="use a wider brush"):
+        painted("[" * 200_000)
 
 
 def test_markup_in_names_is_text():
