@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lib_blocktrain import unet_forward
 from lib_blocktrain.demo_model import LORAS, MODEL, clip_vocabulary, full_token_table
-from lib_blocktrain.files import ROOT, said
+from lib_blocktrain.files import ROOT, said, written
 from lib_blocktrain.freezing import frozen
 from lib_blocktrain.hooks import applied
 from lib_blocktrain.hosts.checkpoint import Recognised, recognise
@@ -318,7 +318,8 @@ def _tokenizer(pad: str = "<|endoftext|>") -> transformers.CLIPTokenizer:
     merges = MODEL / "tokenizer" / "merges.txt"
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.json"
-        vocabulary.write_text(json.dumps(clip_vocabulary(merges)), "utf-8")
+        with written(vocabulary) as temporary:
+            temporary.write_text(json.dumps(clip_vocabulary(merges)), "utf-8")
         return transformers.CLIPTokenizer(str(vocabulary), str(merges), pad_token=pad, model_max_length=77)
 
 
