@@ -48,6 +48,7 @@ class Map:
 
 @pytest.fixture
 def map_(opened) -> Map:
+    opened.wait("model_line", "25 blocks")  # what the server says of the model begins a new history, if it comes late
     return Map(opened)
 
 
