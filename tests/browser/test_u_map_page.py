@@ -150,8 +150,10 @@ def test_selection_groups_partners_and_history(map_):
     assert moved == {"OUT03": 0.5, "OUT04": 0.5, "OUT05": 0.5, "OUT06": 1, "OUT08": 0.5}
     map_.page.keyboard.press("Escape")
     map_.tool("link")
+    map_.page.wait_for_timeout(1500)  # a gesture of its own, also for the history
     map_.block("IN04").dblclick()
     assert map_.both("IN04") == map_.both("OUT07") == 0
+    map_.page.wait_for_timeout(1500)
     handle = map_.page.locator("#blocktrain_u_weights [data-group=side][data-of=OUT]")
     map_.drag(handle, HEIGHT / 4)
     assert [map_.both(block_id) for block_id in ("OUT03", "OUT06", "OUT09")] == pytest.approx([0.25, 0.75, 0.75])
