@@ -1,7 +1,9 @@
-"""What several tests share: the demo's modules on the path, and a small random model in the demo's format."""
+"""What several tests share: the demo's modules on the path, a small random model in the demo's format, a browser."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -10,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "demo"))
+CHROMIUM = os.environ.get("BLOCKTRAIN_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
 @pytest.fixture(scope="session")
@@ -31,8 +35,6 @@ def random_networks():
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory, random_networks) -> Path:
     """A model folder as ``demo/pack.py`` writes it, of random weights, with the demo's own tokenizer."""
-    import shutil
-
     from pack import write_model
     from tokens import Vocabulary
 
@@ -58,3 +60,15 @@ def ldm_unet(monkeypatch):
     monkeypatch.setitem(sys.modules, "omegaconf", ModuleType("omegaconf"))
     monkeypatch.setitem(sys.modules, "omegaconf.listconfig", SimpleNamespace(ListConfig=list))
     return module.UNetModel
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium: one for the session, since Playwright's synchronous calls can be started only once in a thread."""
+    if not Path(CHROMIUM).exists():
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, headless=True, args=OPTIONS)
+        yield browser
+        browser.close()

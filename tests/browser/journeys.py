@@ -7,6 +7,9 @@ import io
 import json
 import os
 import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -40,6 +43,22 @@ def write_loras(model: Path, folder: Path) -> None:
                     tensors[f"{key}.alpha"] = torch.tensor(4.0)
         tags = json.dumps({"10_robot": {"robot": 90, "<b>bold</b>": 3}})
         save_file(tensors, folder / f"{name}.safetensors", {"ss_output_name": name, "ss_tag_frequency": tags})
+
+
+@contextmanager
+def serving(python: Path, model: Path, folder: Path, *arguments: str) -> Iterator[str]:
+    """Yield the address of a standalone server on ``model``, with the folder's ``loras`` and ``out``."""
+    command = [str(python), str(Path(__file__).with_name("serve.py")), "--model", str(model)]
+    command += ["--lora-dir", str(folder / "loras"), "--output", str(folder / "out"), *arguments]
+    with open(folder / "log.txt", "w", encoding="utf-8") as log:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        try:
+            address = server.stdout.readline().strip()
+            assert address, (folder / "log.txt").read_text("utf-8")
+            yield address
+        finally:
+            server.terminate()
+            server.wait(30)
 
 
 class Opened:

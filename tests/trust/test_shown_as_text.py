@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,8 +17,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("gradio")
 
 from lib_blocktrain.training import runs
-from tests.browser.conftest import CHROMIUM, HERE, browser  # noqa: F401 - a fixture
-from tests.browser.journeys import Opened, write_loras
+from tests.browser.journeys import Opened, serving, write_loras
 
 EVIL = '<blocktrain-evil><img src=x onerror="window.blocktrainHacked=1"><script>window.blocktrainHacked=1<\u2215script>'
 SAID = "blocktrain-evil"
@@ -59,23 +57,12 @@ def write_bad_things(model: Path, pictures: Path, config, folder: Path) -> None:
 
 
 @pytest.fixture
-def opened(browser, random_model, pictures, config, tmp_path) -> Iterator[Opened]:  # noqa: F811
-    if not Path(CHROMIUM).exists():
-        pytest.skip("Chromium is not installed")
+def opened(browser, random_model, pictures, config, tmp_path) -> Iterator[Opened]:
     write_bad_things(random_model, pictures, config, tmp_path)
-    command = [sys.executable, str(HERE / "serve.py"), "--model", str(random_model)]
-    command += ["--lora-dir", str(tmp_path / "loras"), "--output", str(tmp_path / "out")]
-    with open(tmp_path / "log.txt", "w", encoding="utf-8") as log:
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        try:
-            address = server.stdout.readline().strip()
-            assert address, (tmp_path / "log.txt").read_text("utf-8")
-            opened = Opened(browser, address, tmp_path)
-            yield opened
-            opened.close()
-        finally:
-            server.terminate()
-            server.wait(30)
+    with serving(Path(sys.executable), random_model, tmp_path) as address:
+        opened = Opened(browser, address, tmp_path)
+        yield opened
+        opened.close()
 
 
 def unfold_all(opened: Opened) -> None:
