@@ -8,13 +8,13 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import MutableMapping
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from lib_blocktrain import __version__
 from lib_blocktrain.prompt_tags import INFOTEXT, pasted
 
 if TYPE_CHECKING:
+    from lib_blocktrain.hosts.webui.kind import Kind
     from lib_blocktrain.runner import Runner
     from lib_blocktrain.ui.tab import Tab
 
@@ -37,14 +37,14 @@ SETTINGS = {  # name: default, label, what is to be known
 
 
 @functools.cache
-def runner(kind: ModuleType) -> Runner:
+def runner(kind: Kind) -> Runner:
     """The runner of the host's runs, one for the life of the process: "Reload UI" ends no run."""
     from lib_blocktrain.runner import Runner
 
     return Runner(kind.host())
 
 
-def prepare(kind: ModuleType) -> None:
+def prepare(kind: Kind) -> None:
     """Before the page is built: let LoRAs obey block weights, and give the X/Y/Z plot its axes."""
     kind.patch()
     xyz_grid = kind.xyz_grid()
@@ -54,7 +54,7 @@ def prepare(kind: ModuleType) -> None:
         Axes(kind.reading, kind.checkpoints).add_to(xyz_grid)
 
 
-def preset_names(kind: ModuleType) -> list[str]:
+def preset_names(kind: Kind) -> list[str]:
     """The presets that the accordion offers."""
     return list(kind.presets())
 
@@ -66,7 +66,7 @@ def set_weights(p: Any, text: str) -> None:
     set_page(p, text=text)
 
 
-def place_tab(kind: ModuleType, blocks: Any) -> Tab:
+def place_tab(kind: Kind, blocks: Any) -> Tab:
     """Build the tab inside the open `gr.Blocks`."""
     from lib_blocktrain.ui.tab import Tab
 
@@ -77,19 +77,19 @@ def place_tab(kind: ModuleType, blocks: Any) -> Tab:
     return tab
 
 
-def footer(kind: ModuleType) -> str:
+def footer(kind: Kind) -> str:
     """Host, version and what was found, for the tab's last line."""
     return f"blocktrain {__version__} · {kind.host().name} · {', '.join(kind.features())}"
 
 
-def paste(kind: ModuleType, parameters: MutableMapping[str, Any]) -> None:
+def paste(kind: Kind, parameters: MutableMapping[str, Any]) -> None:
     """Give a pasted prompt the block weights that its picture was made with."""
     made_with = parameters.get(INFOTEXT)
     if made_with and isinstance(parameters.get("Prompt"), str):
         parameters["Prompt"] = pasted(parameters["Prompt"], made_with, kind.presets())
 
 
-def mount_api(kind: ModuleType, app: Any, options: Any, settings: Any) -> None:
+def mount_api(kind: Kind, app: Any, options: Any, settings: Any) -> None:
     """Put up the HTTP API; with flags that cannot be read there is none, rather than an open one."""
     from lib_blocktrain.api.access import webui_access
     from lib_blocktrain.api.routes import mount

@@ -1,22 +1,16 @@
 """Which WebUI this process is, told by what it has, never by a version.
 
-What `detect` returns is a module, the kind of host, with these functions:
-
-    host() -> Host              one for the life of the process
-    patch(), unpatch()          let the WebUI's own LoRAs obey block weights, and undo it
-    entered(params)             the U-Net is about to be evaluated; the WebUI's CFGDenoiserParams
-    reading() -> Reading        how prompt tags are to be read just now (hosts.webui.prompt); may load the checkpoint
-    presets() -> dict           the presets by name, the user's own among them
-    checkpoints() -> list       the network files of runs, by name
-    xyz_grid() -> module        the WebUI's X/Y/Z plot, or None
-    features() -> list          what was found, for people to read
+What `detect` returns is a `hosts.webui.kind.Kind`.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lib_blocktrain.hosts.webui.kind import Kind
 
 # Module of the host, and what only such a WebUI has. Forks have what AUTOMATIC1111's has, and more: they come first.
 _KINDS = (
@@ -29,11 +23,11 @@ class UnknownWebUI(RuntimeError):
     """This process is no WebUI that is known; the message says what was looked for."""
 
 
-def detect() -> ModuleType:
-    """Return the module of the host that this process is; raise UnknownWebUI where it is none."""
+def detect() -> Kind:
+    """Return what kind of WebUI this process is; raise UnknownWebUI where it is none."""
     for name, marker in _KINDS:
         if _is_there(marker):
-            return importlib.import_module(name)
+            return importlib.import_module(name).KIND
     raise UnknownWebUI(f"no WebUI that is known: looked for {', '.join(marker for _, marker in _KINDS)}")
 
 

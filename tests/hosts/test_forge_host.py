@@ -113,11 +113,11 @@ def test_a_checkpoint_that_cannot_be_read(forge):
 
 def test_forges_that_hold_models_in_another_way(forge, monkeypatch):
     """reForge and Forge Classic: the host is there, and says why there is no model; tags say it too."""
-    from lib_blocktrain.hosts import forge as kind
+    from lib_blocktrain.hosts.forge import Forge
 
+    kind = Forge()
     plain = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "backend" else plain(name))
-    monkeypatch.setattr(kind, "host", kind.host.__wrapped__)
     monkeypatch.setattr(kind, "has_block_weight_script", lambda: False)
     with pytest.raises(NoModel, match="ldm_patched"):
         kind.host().model()

@@ -8,17 +8,25 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from modules import devices, lowvram, sd_hijack, sd_unet, shared
 from PIL import Image
 from torch import Tensor, nn
 
-from lib_blocktrain import blocks, unet_forward
+from lib_blocktrain import unet_forward
 from lib_blocktrain.freezing import frozen
 from lib_blocktrain.hosts.a1111 import lora
-from lib_blocktrain.hosts.a1111.text import encode_literally
 from lib_blocktrain.hosts.host import NoModel
+from lib_blocktrain.hosts.webui.model import (
+    FP8,
+    NOTHING_LOADED,
+    check_blocks,
+    known_architecture,
+    sdxl_size,
+    to_pictures,
+    to_pixels,
+)
+from lib_blocktrain.hosts.webui.text import encode_literally
 from lib_blocktrain.model import Prediction
 from lib_blocktrain.unet_forward import BlockState, Caller
 
@@ -26,40 +34,21 @@ log = logging.getLogger(__name__)
 
 # Attention through which the backward pass goes; any other that an extension brings is taken off for training.
 _DIFFERENTIABLE = {"sdp-no-mem", "sdp", "xformers", "sub-quadratic", "V1", "InvokeAI", "Doggettx", ""}
-_FP8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name))
-
-
-def architecture_of(sd_model: Any) -> str | None:
-    """Return "sd1", "sd2" or "sdxl", None for any other model."""
-    for architecture, flag in (("sdxl", "is_sdxl"), ("sd2", "is_sd2"), ("sd1", "is_sd1")):
-        if getattr(sd_model, flag, False):
-            return architecture
-    return None
 
 
 def checked(sd_model: Any) -> A1111Model:
     """Return the model if its U-Net can be hooked; raise NoModel with the reason if it cannot."""
     if sd_model is None:
-        raise NoModel("no checkpoint is loaded: choose one at the top of the page, and look at the console if it fails")
-    architecture, name = architecture_of(sd_model), sd_model.sd_checkpoint_info.name_for_extra
-    if architecture is None:
-        raise NoModel(f"{name} is a {type(sd_model).__name__}: expected a checkpoint of SD1, SD2 or SDXL")
+        raise NoModel(NOTHING_LOADED)
+    name = sd_model.sd_checkpoint_info.name_for_extra
+    known = known_architecture(name, sd_model)
     option = getattr(sd_unet.current_unet_option or sd_unet.get_unet_option(), "label", None)
     if option is not None:
         raise NoModel(
             f"the U-Net of {name} is replaced by {option!r}, whose layers cannot be hooked: set SD Unet to None"
         )
-    unet, known = sd_model.model.diffusion_model, blocks.architecture(architecture)
-    found = [block_id for block_id in _block_ids(unet) if block_id not in known.block_ids]
-    missing = [block_id for block_id in known.block_ids if block_id not in _block_ids(unet)]
-    if found or missing:
-        raise NoModel(f"the U-Net of {name} has other blocks than {known.title}: {', '.join(found or missing)}")
-    return A1111Model(sd_model, name, architecture)
-
-
-def _block_ids(unet: nn.Module) -> list[str]:
-    inputs, outputs = len(unet.input_blocks), len(unet.output_blocks)
-    return [*(f"IN{n:02}" for n in range(inputs)), "M00", *(f"OUT{n:02}" for n in range(outputs))]
+    check_blocks(name, sd_model.model.diffusion_model, known)
+    return A1111Model(sd_model, name, known.id)
 
 
 @dataclass(frozen=True)
@@ -91,8 +80,7 @@ class A1111Model:
 
     @torch.no_grad()
     def encode_image(self, picture: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 127.5 - 1)
-        pixels = pixels.permute(2, 0, 1)[None].to(devices.device)
+        pixels = to_pixels(picture).to(devices.device)
         vae = self.sd_model.first_stage_model
         latents = self._encode(vae, pixels)
         if not torch.isfinite(latents).all():
@@ -113,22 +101,18 @@ class A1111Model:
         vae = self.sd_model.first_stage_model
         with devices.without_autocast():
             pixels = self.sd_model.decode_first_stage(latents.to(devices.device, next(vae.parameters()).dtype))
-        pixels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(picture) for picture in pixels]
+        return to_pictures(pixels)
 
     def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
         """A text of more than 75 tokens comes in several contexts of 77, one behind the other."""
         if self.architecture == "sdxl":
             _wake(self.sd_model.conditioner)
         with devices.autocast():
-            encoded = [encode_literally(clip, text) for clip in self._clips()]
+            encoded = [encode_literally(clip, text, clip.hijack, devices.device) for clip in self._clips()]
         context = torch.cat([states for states, _ in encoded], dim=-1)
         if self.architecture != "sdxl":
             return {"context": context}
-        side = float(blocks.architecture("sdxl").native_size)
-        top, left = float(shared.opts.sdxl_crop_top), float(shared.opts.sdxl_crop_left)
-        size = torch.tensor([[side, side, top, left, side, side]], device=devices.device)  # original, crop, target
-        return {"context": context, "pooled": encoded[-1][1], "size": size}
+        return {"context": context, "pooled": encoded[-1][1], "size": sdxl_size(devices.device)}
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         state = self.enter_blocks(latents, timesteps, conditioning)
@@ -171,7 +155,7 @@ class A1111Model:
                 "with --lowvram only one block of the U-Net is on the GPU at a time, and training needs them all:"
                 " start the WebUI with --medvram, or without"
             )
-        narrow = next((p.dtype for p in self.unet.parameters() if p.dtype in _FP8), None)
+        narrow = next((p.dtype for p in self.unet.parameters() if p.dtype in FP8), None)
         if narrow is not None:
             raise NoModel(f"the weights of {self.name} are {narrow}: set FP8 weight to Disable to train on it")
 

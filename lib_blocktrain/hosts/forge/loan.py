@@ -18,10 +18,9 @@ from backend import attention, memory_management
 from torch import Tensor, nn
 
 from lib_blocktrain.hosts.host import NoModel
+from lib_blocktrain.hosts.webui.model import FP8
 
 log = logging.getLogger(__name__)
-
-_FP8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name))
 
 
 class Loan:
@@ -107,7 +106,7 @@ def _merged(sd_model: Any, number: int) -> tuple[Any, bool]:
 
 
 def _check_trainable(model: nn.Module) -> None:
-    if model.storage_dtype in _FP8:
+    if model.storage_dtype in FP8:
         raise NoModel(
             f"the U-Net's weights are {model.storage_dtype}: set 'Diffusion in Low Bits' at the top of the page to"
             " Automatic to train on them"

@@ -6,18 +6,25 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from backend import memory_management
 from modules import shared
 from PIL import Image
 from torch import Tensor, nn
 
-from lib_blocktrain import blocks, unet_forward
+from lib_blocktrain import unet_forward
 from lib_blocktrain.freezing import frozen
 from lib_blocktrain.hosts.forge.loan import Loan, kept, load_plain
-from lib_blocktrain.hosts.forge.text import encode_literally
 from lib_blocktrain.hosts.host import NoModel
+from lib_blocktrain.hosts.webui.model import (
+    NOTHING_LOADED,
+    check_blocks,
+    known_architecture,
+    sdxl_size,
+    to_pictures,
+    to_pixels,
+)
+from lib_blocktrain.hosts.webui.text import encode_literally
 from lib_blocktrain.leaf_layers import LINEAR, kind_of
 from lib_blocktrain.model import Prediction
 from lib_blocktrain.unet_forward import BlockState, Caller
@@ -25,40 +32,22 @@ from lib_blocktrain.unet_forward import BlockState, Caller
 _PREDICTIONS: Mapping[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
-def architecture_of(sd_model: Any) -> str | None:
-    """Return "sd1", "sd2" or "sdxl", None for any other model."""
-    for architecture, flag in (("sdxl", "is_sdxl"), ("sd2", "is_sd2"), ("sd1", "is_sd1")):
-        if getattr(sd_model, flag, False):
-            return architecture
-    return None
-
-
 def checked(sd_model: Any) -> ForgeModel:
     """Return the model if its U-Net can be hooked; raise NoModel with the reason if it cannot."""
     if not hasattr(sd_model, "forge_objects_original"):
-        raise NoModel("no checkpoint is loaded: choose one at the top of the page, and look at the console if it fails")
-    architecture, name = architecture_of(sd_model), sd_model.sd_checkpoint_info.name_for_extra
+        raise NoModel(NOTHING_LOADED)
     if not hasattr(sd_model.forge_objects_original.unet, "lora_patches"):
         raise NoModel(
             "this Forge keeps its LoRAs in another way than Forge 2 (by file, in lora_patches): not known here"
         )
-    if architecture is None:
-        raise NoModel(f"{name} is a {type(sd_model).__name__}: expected a checkpoint of SD1, SD2 or SDXL")
-    model = sd_model.forge_objects_original.unet.model
-    _check_blocks(name, model.diffusion_model, blocks.architecture(architecture))
+    name = sd_model.sd_checkpoint_info.name_for_extra
+    known, model = known_architecture(name, sd_model), sd_model.forge_objects_original.unet.model
+    check_blocks(name, model.diffusion_model, known)
     _check_weights(name, model)
     prediction = getattr(model.predictor, "prediction_type", None)
     if prediction not in _PREDICTIONS:
         raise NoModel(f"{name} predicts {prediction!r}: expected {', '.join(_PREDICTIONS)}")
-    return ForgeModel(sd_model, name, architecture)
-
-
-def _check_blocks(name: str, unet: nn.Module, known: blocks.Architecture) -> None:
-    inputs, outputs = len(unet.input_blocks), len(unet.output_blocks)
-    there = [*(f"IN{n:02}" for n in range(inputs)), "M00", *(f"OUT{n:02}" for n in range(outputs))]
-    others = sorted(set(there) ^ set(known.block_ids))
-    if others:
-        raise NoModel(f"the U-Net of {name} has other blocks than {known.title}: {', '.join(others)}")
+    return ForgeModel(sd_model, name, known.id)
 
 
 def _check_weights(name: str, model: nn.Module) -> None:
@@ -95,9 +84,7 @@ class ForgeModel:
         return _normal(self._patched.predictor.alphas_cumprod)
 
     def encode_image(self, picture: Image.Image) -> Tensor:
-        pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 127.5 - 1)
-        pixels = pixels.permute(2, 0, 1)[None]
-        vae = self.sd_model.forge_objects.vae
+        pixels, vae = to_pixels(picture), self.sd_model.forge_objects.vae
         with self.given_back(), torch.inference_mode(), _mean(vae):
             latents = self.sd_model.encode_first_stage(pixels)
             if not torch.isfinite(latents).all():  # SDXL's VAE overflows in fp16
@@ -108,22 +95,19 @@ class ForgeModel:
     def decode(self, latents: Tensor) -> list[Image.Image]:
         with self.given_back(), torch.inference_mode():
             pixels = self.sd_model.decode_first_stage(latents.detach().float())
-        pixels = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(picture) for picture in pixels]
+        return to_pictures(pixels)
 
     def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
         """A text of more than 75 tokens comes in several contexts of 77, one behind the other."""
         self._prepare()
         self.sd_model.set_clip_skip(int(shared.opts.CLIP_stop_at_last_layers))
+        cpu = torch.device("cpu")  # Forge moves the tokens itself
         with torch.inference_mode(not self._borrowers):  # Forge's own parameters can only be cast in inference mode
-            encoded = [encode_literally(engine, text) for engine in self._engines()]
+            encoded = [encode_literally(engine, text, engine.embeddings, cpu) for engine in self._engines()]
         context = torch.cat([_normal(states) for states, _ in encoded], dim=-1)
         if self.architecture != "sdxl":
             return {"context": context}
-        side = float(blocks.architecture("sdxl").native_size)
-        top, left = float(shared.opts.sdxl_crop_top), float(shared.opts.sdxl_crop_left)
-        size = torch.tensor([[side, side, top, left, side, side]], device=context.device)  # original, crop, target
-        return {"context": context, "pooled": _normal(encoded[-1][1]), "size": size}
+        return {"context": context, "pooled": _normal(encoded[-1][1]), "size": sdxl_size(context.device)}
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         return self.run_blocks("IN00", self.enter_blocks(latents, timesteps, conditioning))
