@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -64,19 +64,11 @@ def _drawn(
     model = service.host.model()
     side = getattr(model, "size", ARCHITECTURES[model.architecture].native_size)
     placed = [_placed(service, model.architecture, file, lora, settings.seed) for file, lora in files]
-    request = SampleRequest(
-        prompt=settings.prompt,
-        negative=settings.negative,
-        seed=settings.seed,
-        steps=settings.steps,
-        cfg=settings.cfg,
-        sampler=settings.sampler,
-        width=body.width or side,
-        height=body.height or side,
-        placements=tuple(placement for placement, _ in placed),
-    )
+    notices = [notice for _, said in placed for notice in said]
+    sized = replace(settings, width=body.width or side, height=body.height or side)
+    request = sized.request([placement for placement, _ in placed], notices.append)
     picture = service.host.sample(request, report)
-    return Drawn(picture, request, model.name, [notice for _, notices in placed for notice in notices])
+    return Drawn(picture, request, model.name, notices)
 
 
 def _placed(

@@ -56,6 +56,10 @@ class Settings:
             seed=_whole("seed", values["seed"], -1, SEED_MAX),
         )
 
+    def request(self, placements: Sequence[Placement], say: Callable[[str], None]) -> SampleRequest:
+        """A picture under these settings; `say` is told what a person should know of it."""
+        return SampleRequest(**vars(self), placements=tuple(placements), say=say)
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -133,15 +137,15 @@ class Studio:
 
     def _draw(self, model: Model, number: int, arm: Arm, settings: Settings, progress: Callable) -> Drawn:
         key = (id(model.unet), model.name, settings, self._identity(arm))
-        request = self._request(model.architecture, arm, settings)
+        notices: list[str] = []
+        request = settings.request(self._placements(model.architecture, arm), notices.append)
         with self._lock:
             kept = self._kept.get(key)
         if kept is not None:
-            picture, notices = kept
-            return Drawn(number, arm, picture, request, model.name, again=True, notices=notices)
+            picture, said = kept
+            return Drawn(number, arm, picture, request, model.name, again=True, notices=said)
         progress(0, settings.steps)
-        notices: list[str] = []
-        picture = self.host.sample(replace(request, say=notices.append), progress)
+        picture = self.host.sample(request, progress)
         with self._lock:
             self._kept[key] = picture, tuple(notices)
             while len(self._kept) > KEPT_PICTURES:
@@ -152,7 +156,7 @@ class Studio:
         """What tells one arm's LoRAs from another's; a file that was replaced is another one."""
         return tuple((self.library.stamp(key), *weights) for key, weights in arm.weights.items())
 
-    def _request(self, architecture: str, arm: Arm, settings: Settings) -> SampleRequest:
+    def _placements(self, architecture: str, arm: Arm) -> list[Placement]:
         placements = []
         for key, (weights, strength) in arm.weights.items():
             network = self.library.network(key)
@@ -162,17 +166,7 @@ class Studio:
                     " a model that it is for"
                 )
             placements.append(Placement(network, weights, strength))
-        return SampleRequest(
-            prompt=settings.prompt,
-            negative=settings.negative,
-            seed=settings.seed,
-            steps=settings.steps,
-            cfg=settings.cfg,
-            sampler=settings.sampler,
-            width=settings.width,
-            height=settings.height,
-            placements=tuple(placements),
-        )
+        return placements
 
 
 def with_seed(settings: Settings) -> Settings:
