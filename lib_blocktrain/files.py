@@ -50,6 +50,19 @@ def remove_leftovers(folder: Path) -> None:
             leftover.unlink()
 
 
+def files_below(folder: Path, suffix: str) -> list[Path]:
+    """Return the files of a suffix in a folder and below, by name; links are followed, but none in a circle."""
+    found, seen = [], set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [path for name in names if (path := Path(root) / name).suffix == suffix and path.is_file()]
+    return sorted(found, key=lambda path: path.as_posix().casefold())
+
+
 def names_device(name: str) -> bool:
     """Whether Windows opens a device by this file name, in whatever folder: CON, nul.txt, COM1."""
     return _DEVICE.match(name) is not None

@@ -20,7 +20,7 @@ from lib_blocktrain import blocks
 from lib_blocktrain.adapters import DoRA, NetworkModule, NetworkModuleError, module_from_tensors
 from lib_blocktrain.analysis.weight_norms import OF_THE_WEIGHT, squared_delta
 from lib_blocktrain.blocks import ARCHITECTURES, block_of
-from lib_blocktrain.files import written
+from lib_blocktrain.files import files_below, written
 from lib_blocktrain.network_keys import architecture_of, modules_in
 from lib_blocktrain.safetensors_header import NetworkFileError, read_header
 from lib_blocktrain.training.dataset import Dataset
@@ -163,18 +163,10 @@ def rank(target: Profile, profiles: Iterable[Profile]) -> Ranking:
 
 
 def network_files(folder: Path) -> list[Path]:
-    """Return the files in a folder and below; links are followed, but none in a circle. Raises ValueError for none."""
+    """Return the files in a folder and below; raises ValueError for what is no folder."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: expected a folder of network files")
-    found, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [Path(root) / name for name in names if name.endswith(".safetensors")]
-    return found
+    return files_below(folder, ".safetensors")
 
 
 def _match(target: Profile, profile: Profile, rarity: Mapping[str, float]) -> Match:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lib_blocktrain.files import files_below
 from lib_blocktrain.formats import Network, read_network
 from lib_blocktrain.kohya_arguments import BLOCK_ARGUMENTS
 from lib_blocktrain.network_keys import describe
@@ -67,7 +67,7 @@ class Library:
         known = {file.stamp: file for file in self._files.values()}
         files: dict[str, LoraFile] = {}
         for folder in self._folders():
-            for path in _network_files(folder):
+            for path in files_below(folder, ".safetensors"):
                 stamp = _stamp(path)
                 key = _unique(path.relative_to(folder).with_suffix("").as_posix(), folder, files)
                 old = known.get(stamp)
@@ -99,19 +99,6 @@ class Library:
                     self._networks.popitem(last=False)
             self._networks.move_to_end(stamp)
             return self._networks[stamp]
-
-
-def _network_files(folder: Path) -> Iterable[Path]:
-    """The files in a folder and below, by name; links are followed, but none in a circle."""
-    found, seen = [], set()
-    for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [path for name in names if (path := Path(root) / name).suffix == ".safetensors" and path.is_file()]
-    return sorted(found, key=lambda path: path.as_posix().casefold())
 
 
 def _stamp(path: Path) -> Stamp:
