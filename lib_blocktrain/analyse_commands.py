@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from PIL import Image
+from lib_blocktrain.commands import Answer, counting, open_host
 
+if TYPE_CHECKING:
     from lib_blocktrain.analysis.regions import Feature
     from lib_blocktrain.analysis.results import Analysis
     from lib_blocktrain.block_weights import BlockWeights
-    from lib_blocktrain.hosts.host import Host, Progress
+    from lib_blocktrain.hosts.host import Host
     from lib_blocktrain.inquiry import Inquiry
-
-Answer = tuple[object, str]
 
 ANALYSE_HELP = """methods:
   exact      what the predicted noise loses without each block (the reference)
@@ -87,15 +83,15 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 def analyse_command(arguments: argparse.Namespace) -> Answer:
     """Say which blocks carry a feature, and write it down."""
     from lib_blocktrain.inquiry import answer
+    from lib_blocktrain.pictures import png_of
 
     rule = kept_rule(arguments)
-    host = open_host(arguments)
+    host = open_host(getattr(arguments, "checkpoint", None))
     inquiry = _inquiry(arguments, host)
     with host.queued():
         found = answer(host, inquiry, counting("analysing"))
-    canvas = found.analyses[0].canvas
-    sentence = "" if canvas is None else _sentence(inquiry, host, canvas)
-    sheets = {name: _png(picture) for name, picture in found.sheets.items()}
+    sentence = _about_canvas(arguments.weights, found.analyses[0], inquiry, host)
+    sheets = {name: png_of(picture) for name, picture in found.sheets.items()}
     return write_found(arguments, found.analyses, sentence, sheets, rule)
 
 
@@ -111,7 +107,8 @@ def write_found(
 
     main = analyses[0]
     files = write_analysis(main, arguments.out, "analysis")
-    text = [_head(main), main.to_table()]
+    head = "; ".join([f"{main.feature} of {main.name}, {main.method}", *main.told()])
+    text = [head, main.to_table()]
     data: dict[str, Any] = {"analysis": main.to_json()}
     if sentence:
         data["canvas_sentence"] = sentence
@@ -134,16 +131,14 @@ def write_found(
 
 def _inquiry(arguments: argparse.Namespace, host: Host) -> Inquiry:
     from lib_blocktrain.analysis.run import Options
-    from lib_blocktrain.analysis.setting import Setting
     from lib_blocktrain.formats import read_network
-    from lib_blocktrain.inquiry import Inquiry
+    from lib_blocktrain.inquiry import Inquiry, setting_for
     from lib_blocktrain.preset_strings import parse
 
-    if not arguments.prompt and arguments.method != "norms":
-        raise ValueError(f"--prompt is missing: expected one, as {arguments.method} looks at pictures (norms does not)")
     network = read_network(arguments.lora)
-    setting = Setting(
-        prompts=tuple(arguments.prompt or ("none",)),
+    setting = setting_for(
+        arguments.method,
+        arguments.prompt or (),
         negative=arguments.negative,
         seeds=asked_seeds(arguments.seeds),
         guidance=arguments.cfg,
@@ -214,30 +209,16 @@ def _preset(analyses: Sequence[Analysis], rule: tuple[str, float | None], name: 
     return f"{preset.name}:{preset.text}  # {preset.purpose}"
 
 
-def _sentence(inquiry: Inquiry, host: Host, share: float) -> str:
-    from lib_blocktrain.analysis.canvas import sentence
-
-    model = host.model()
-    return sentence(share, model.architecture, inquiry.setting.latent_size(model))
-
-
-def _canvas_warning(weights: str, analysis: Analysis) -> str:
-    """Say where the weights were found for a feature of another size than this one."""
-    from lib_blocktrain.analysis.canvas import warning
+def _about_canvas(weights: str, analysis: Analysis, inquiry: Inquiry, host: Host) -> str:
+    """Say how large the feature is, and where the weights were found for one of another size."""
+    from lib_blocktrain.analysis.canvas import sentence, warning
     from lib_blocktrain.preset_strings import parse
 
-    return warning(parse(weights, analysis.architecture).canvas, analysis.canvas)
-
-
-def _head(analysis: Analysis) -> str:
-    parts = [f"{analysis.feature} of {analysis.name}, {analysis.method}"]
-    if analysis.evaluations:
-        parts.append(f"{analysis.evaluations:.0f} U-Net evaluations in {analysis.seconds:.1f} s")
-    if analysis.completeness is not None:
-        parts.append(f"the parts add up to {analysis.completeness:.1%} of the effect")
-    if analysis.stability is not None:
-        parts.append(f"seeds and prompts agree on the order to {analysis.stability:.2f}")
-    return "; ".join(parts)
+    if analysis.canvas is None:
+        return ""
+    model = host.model()
+    said = sentence(analysis.canvas, model.architecture, inquiry.setting.latent_size(model))
+    return " ".join(filter(None, (said, warning(parse(weights, analysis.architecture).canvas, analysis.canvas))))
 
 
 def _write(path: Path, content: str | bytes) -> Path:
@@ -246,29 +227,3 @@ def _write(path: Path, content: str | bytes) -> Path:
     with written(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return path
-
-
-def _png(picture: Image.Image) -> bytes:
-
-    content = io.BytesIO()
-    picture.save(content, format="PNG")
-    return content.getvalue()
-
-
-def open_host(arguments: argparse.Namespace) -> Host:
-    """Return the standalone host on the checkpoint that was asked for."""
-    from lib_blocktrain.hosts.standalone import StandaloneHost
-
-    return StandaloneHost(getattr(arguments, "checkpoint", None))
-
-
-def counting(what: str) -> Progress | None:
-    """A line on stderr that counts, where a person looks at it."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int, total: int) -> None:
-        sys.stderr.write(f"\r{what}: {done}/{total}" + ("\n" if done >= total else ""))
-        sys.stderr.flush()
-
-    return show

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lib_blocktrain.hosts.host import Host
+    from lib_blocktrain.hosts.host import Host, Progress
 
 Answer = tuple[object, str]
 
@@ -81,7 +81,8 @@ def inspected_text(name: str, data: Mapping) -> str:
     return "\n".join(rows)
 
 
-def _host(checkpoint: Path | None) -> Host:
+def open_host(checkpoint: Path | None) -> Host:
+    """The standalone host on a checkpoint; the demo model without one."""
     from lib_blocktrain.hosts.standalone import StandaloneHost
 
     return StandaloneHost(checkpoint)
@@ -102,7 +103,7 @@ def preview(arguments: argparse.Namespace) -> Answer:
     from lib_blocktrain.hosts.host import SampleRequest
     from lib_blocktrain.pictures import save_png
 
-    host = _host(arguments.checkpoint)
+    host = open_host(arguments.checkpoint)
     placements, notices = _placements(host, arguments.lora, arguments.weights, arguments.multiplier)
     request = SampleRequest(
         prompt=arguments.prompt,
@@ -115,7 +116,7 @@ def preview(arguments: argparse.Namespace) -> Answer:
         height=arguments.height,
         placements=placements,
     )
-    picture = host.sample(request, _progress("drawing"))
+    picture = host.sample(request, counting("drawing"))
     save_png(picture, arguments.out, request, host.model().name)
     for notice in notices:
         sys.stderr.write(f"note: {notice}\n")
@@ -131,7 +132,7 @@ def tour(arguments: argparse.Namespace) -> Answer:
     from lib_blocktrain.hosts.host import SampleRequest
     from lib_blocktrain.pictures import contact_sheet, save_png
 
-    host = _host(arguments.checkpoint)
+    host = open_host(arguments.checkpoint)
     lora = host.lora_dirs[-1] / f"{TOUR_LORA}.safetensors"
     base = SampleRequest(prompt=TOUR_PROMPT, seed=TOUR_SEED)
     arms = {
@@ -142,7 +143,7 @@ def tour(arguments: argparse.Namespace) -> Answer:
     pictures = []
     for name, (title, placements) in arms.items():
         request = replace(base, placements=placements)
-        picture = host.sample(request, _progress(title))
+        picture = host.sample(request, counting(title))
         save_png(picture, arguments.out / f"{name}.png", request, host.model().name)
         pictures.append((title, picture))
     sheet = arguments.out / "tour.png"
@@ -183,14 +184,13 @@ def test(arguments: argparse.Namespace) -> int:
     return subprocess.run([sys.executable, "-m", "pytest", *arguments.pytest], cwd=ROOT, check=False).returncode
 
 
-def _progress(what: str):
-    """A line on stderr that counts the steps, where a person looks at it."""
+def counting(what: str) -> Progress | None:
+    """A line on stderr that counts, where a person looks at it."""
     if not sys.stderr.isatty():
         return None
 
-    def show(done: int, steps: int) -> None:
-        end = "\n" if done == steps else ""
-        sys.stderr.write(f"\r{what}: {done}/{steps}{end}")
+    def show(done: int, total: int) -> None:
+        sys.stderr.write(f"\r{what}: {done}/{total}" + ("\n" if done >= total else ""))
         sys.stderr.flush()
 
     return show

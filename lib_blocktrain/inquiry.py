@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -49,6 +50,16 @@ class Inquiry:
             raise ValueError(f"method {self.method!r}: expected one of {', '.join(ALL_METHODS)}")
         if self.method == "norms" and self.features != (Feature(),):
             raise ValueError("norms know no picture: expected no word, mask or box with them")
+
+
+def setting_for(method: str, prompts: Sequence[str], **given: Any) -> Setting:
+    """Return the setting of a method's analysis; ``given`` are `Setting`'s other fields.
+
+    Raises ValueError without prompts where the method looks at pictures, and for what `Setting` does not take.
+    """
+    if not prompts and method != "norms":
+        raise ValueError(f"no prompt: expected at least one, as {method} looks at pictures (norms does not)")
+    return Setting(tuple(prompts) or ("none",), **given)
 
 
 @dataclass(frozen=True)

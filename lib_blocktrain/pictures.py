@@ -128,6 +128,11 @@ def to_png(picture: Image.Image, request: SampleRequest, model: str) -> bytes:
     """The PNG file of a picture, its parameters inside."""
     info = PngInfo()
     info.add_text("parameters", infotext(request, picture, model))
+    return png_of(picture, info)
+
+
+def png_of(picture: Image.Image, info: PngInfo | None = None) -> bytes:
+    """The PNG file of a picture."""
     content = io.BytesIO()
     picture.save(content, format="PNG", pnginfo=info)
     return content.getvalue()

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lib_blocktrain.analyse_commands import Answer, add_checkpoint, counting, open_host
+from lib_blocktrain.analyse_commands import add_checkpoint
+from lib_blocktrain.commands import Answer, counting, open_host
 
 
 def add_commands(command: Any) -> None:
@@ -57,7 +58,7 @@ def probe_command(arguments: argparse.Namespace) -> Answer:
     if arguments.reference is not None:
         folders.append(FolderConfig(str(arguments.reference), regularisation=True))
     config = DatasetConfig(folders=tuple(folders))
-    host = open_host(arguments)
+    host = open_host(getattr(arguments, "checkpoint", None))
     with host.queued():
         model = host.model()
         check_model(model)
@@ -91,9 +92,8 @@ def probe_command(arguments: argparse.Namespace) -> Answer:
 def similar_command(arguments: argparse.Namespace) -> Answer:
     """Rank LoRAs by their likeness to a LoRA or a dataset."""
     from lib_blocktrain.analysis.similar import Profiles, of_dataset, of_file, rank
-    from lib_blocktrain.hosts.standalone import StandaloneHost
 
-    host = StandaloneHost(getattr(arguments, "checkpoint", None))
+    host = open_host(getattr(arguments, "checkpoint", None))
     if arguments.lora is not None:
         target = of_file(arguments.lora)
         if target.problem:

@@ -51,10 +51,18 @@ def test_a_word_to_a_preset(lora, tmp_path, capsys):
     assert "norms know no picture" in capsys.readouterr().err
 
 
+def test_weights_of_a_feature_of_another_size_are_warned_of(lora, tmp_path, capsys):
+    command = ["analyse", "--lora", str(lora), "--prompt", PROMPT, "--box", "0,0,1,0.5", "--method", "fast"]
+    command += ["--seeds", "0", "--out", str(tmp_path)]
+    for share, warned in (("0.4", False), ("0.1", True)):
+        assert main([*command, "--weights", f"OUT=1 | canvas={share}"]) == 0
+        assert ("found for a feature that fills 10% of the picture, used for one that fills 50%" in capsys.readouterr().out) == warned
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--method", "exact"], "--prompt is missing"),
+        (["--method", "exact"], "no prompt: expected at least one"),
         (["--prompt", PROMPT, "--word", "hat"], "word 'hat': expected one that stands in the prompt"),
         (["--prompt", PROMPT, "--box", "0,0,2,1"], "expected left < right"),
         (["--prompt", PROMPT, "--mask", "nowhere.png"], "nowhere.png"),

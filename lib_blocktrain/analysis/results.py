@@ -97,6 +97,17 @@ class Analysis:
     def means(self) -> dict[str, float]:
         return {figure.block: figure.mean for figure in self.figures}
 
+    def told(self) -> list[str]:
+        """Return what the figures cost, how they add up and how the draws agree, as parts of a sentence."""
+        parts = []
+        if self.evaluations:
+            parts.append(f"{self.evaluations:.0f} U-Net evaluations in {self.seconds:.1f} s")
+        if self.completeness is not None:
+            parts.append(f"the parts add up to {self.completeness:.1%} of the effect")
+        if self.stability is not None:
+            parts.append(f"seeds and prompts agree on the order to {self.stability:.2f}")
+        return parts
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `json.dumps`; `from_json` gives back this analysis."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -12,11 +12,11 @@ from PIL import Image, UnidentifiedImageError
 from lib_blocktrain.analysis.canvas import sentence
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.run import Options
-from lib_blocktrain.analysis.setting import Setting
 from lib_blocktrain.api.analysis_bodies import AnalyseBody, FeatureBody
 from lib_blocktrain.api.service import Service
 from lib_blocktrain.api.turns import Report, Turn
-from lib_blocktrain.inquiry import Inquiry, answer
+from lib_blocktrain.inquiry import Inquiry, answer, setting_for
+from lib_blocktrain.pictures import png_of
 from lib_blocktrain.preset_strings import parse
 
 MASK_SIDE = 8192  # pixels: a small file can hold a huge picture
@@ -29,11 +29,10 @@ def begin(service: Service, body: AnalyseBody) -> Turn:
 
 
 def _inquiry(service: Service, body: AnalyseBody) -> Inquiry:
-    if not body.prompts and body.method != "norms":
-        raise ValueError(f"prompts are missing: expected one, as {body.method} looks at pictures (norms does not)")
     network = service.library.network(service.lora(body.lora).key)
-    setting = Setting(
-        prompts=tuple(body.prompts or ("none",)),
+    setting = setting_for(
+        body.method,
+        body.prompts or (),
         negative=body.negative,
         seeds=tuple(body.seeds),
         guidance=body.cfg,
@@ -54,7 +53,7 @@ def _found(service: Service, inquiry: Inquiry, report: Report) -> dict[str, Any]
     return {
         "analyses": [analysis.to_json() for analysis in found.analyses],
         "canvas": said,
-        "sheets": {name: _base64(picture) for name, picture in found.sheets.items()},
+        "sheets": {name: base64.b64encode(png_of(picture)).decode("ascii") for name, picture in found.sheets.items()},
     }
 
 
@@ -76,9 +75,3 @@ def _mask(text: str | None) -> Image.Image | None:
             return picture.convert("L")
     except (binascii.Error, UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError("the mask is no picture: expected a PNG or JPEG in base64") from error
-
-
-def _base64(picture: Image.Image) -> str:
-    content = io.BytesIO()
-    picture.save(content, format="PNG")
-    return base64.b64encode(content.getvalue()).decode("ascii")

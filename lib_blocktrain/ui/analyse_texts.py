@@ -5,8 +5,6 @@ Colours are told apart by all eyes (blue against orange) and lightness says the 
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -14,6 +12,8 @@ from PIL import Image
 
 from lib_blocktrain.analysis.results import MEANINGS, Analysis, Comparison
 from lib_blocktrain.analysis.similar import Ranking
+from lib_blocktrain.pictures import png_of
+from lib_blocktrain.ui import texts
 from lib_blocktrain.ui.jobs import Step
 
 BAR, ROW, LABEL, FIGURES = 300, 18, 56, 190  # pixels
@@ -22,16 +22,10 @@ SHOWN_MATCHES = 20
 
 def heading(analysis: Analysis) -> str:
     """One sentence of what was asked and what it cost."""
-    parts = [f"{analysis.feature} of {analysis.name}: {MEANINGS[analysis.method]}"]
-    if analysis.evaluations:
-        parts.append(f"{analysis.evaluations:.0f} U-Net evaluations in {analysis.seconds:.0f} s")
-    if analysis.completeness is not None:
-        parts.append(f"the parts add up to {analysis.completeness:.1%} of the effect")
-    if analysis.stability is not None:
-        parts.append(f"seeds and prompts agree on the order to {analysis.stability:.2f}")
-    else:
-        parts.append("one picture alone: how sure this is cannot be told")
-    said = [*parts, *analysis.notices]
+    said = [f"{analysis.feature} of {analysis.name}: {MEANINGS[analysis.method]}", *analysis.told()]
+    if analysis.stability is None:
+        said.append("one picture alone: how sure this is cannot be told")
+    said += analysis.notices
     return f'<p class="blocktrain-analysis-head" role="status">{escape("; ".join(said))}</p>'
 
 
@@ -104,21 +98,12 @@ def to_paint_on(picture: Image.Image) -> str:
 
 
 def _image(picture: Image.Image, alt: str) -> str:
-    content = io.BytesIO()
-    picture.save(content, format="PNG")
-    data = base64.b64encode(content.getvalue()).decode("ascii")
-    return f'<img alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
+    return f'<img alt="{escape(alt, quote=True)}" src="{texts.data_url(png_of(picture))}">'
 
 
 def progress(step: Step) -> str:
     """How far the analysis is, and how long it will take."""
-    left = step.seconds / step.share - step.seconds if step.share else None
-    rest = f", {left:.0f} s left" if left is not None and step.seconds > 1 else ""
-    said = f"{step.what}: {step.done} of {step.steps}{rest}"
-    return (
-        f'<div class="blocktrain-progress" role="status"><progress max="100" value="{step.share * 100:.0f}">'
-        f"</progress><span>{escape(said)}</span></div>"
-    )
+    return texts.bar(step, f"{step.what}: {step.done} of {step.steps}")
 
 
 def ranking(found: Ranking) -> str:

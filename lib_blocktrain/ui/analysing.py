@@ -15,12 +15,11 @@ from lib_blocktrain.analysis.choice import RULES, chosen, preset_of
 from lib_blocktrain.analysis.regions import Feature, read_box
 from lib_blocktrain.analysis.results import Analysis, compare, write_analysis
 from lib_blocktrain.analysis.run import Options
-from lib_blocktrain.analysis.setting import Setting
 from lib_blocktrain.analysis.similar import Profiles, of_file, rank
 from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.files import written
 from lib_blocktrain.hosts.host import Cancelled, Host, SampleRequest
-from lib_blocktrain.inquiry import Answered, Inquiry, answer
+from lib_blocktrain.inquiry import Answered, Inquiry, answer, setting_for
 from lib_blocktrain.placement import Placement
 from lib_blocktrain.runner import explained
 from lib_blocktrain.ui import analyse_texts, texts
@@ -162,12 +161,11 @@ class Analysing:
         prompts = tuple(dict.fromkeys(line.strip() for line in str(values["analyse_prompts"] or "").splitlines()))
         prompts = tuple(prompt for prompt in prompts if prompt)
         method = values["analyse_method"]
-        if not prompts and method != "norms":
-            raise ValueError("no prompt: expected at least one, each on a line of its own")
         if len(prompts) > MOST_PROMPTS:
             raise ValueError(f"{len(prompts)} prompts: expected up to {MOST_PROMPTS}")
-        setting = Setting(
-            prompts=prompts or ("none",),
+        setting = setting_for(
+            method,
+            prompts,
             negative=str(values["analyse_negative"] or ""),
             seeds=_seeds(values["analyse_seeds"]),
             guidance=float(values["analyse_cfg"]),

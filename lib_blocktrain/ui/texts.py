@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -11,7 +10,7 @@ from PIL import Image
 
 from lib_blocktrain.block_weights import number
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST
-from lib_blocktrain.pictures import to_png
+from lib_blocktrain.pictures import png_of, to_png
 from lib_blocktrain.preset_files import LineProblem
 from lib_blocktrain.preset_strings import Parsed, PresetStringError
 from lib_blocktrain.ui.drawing import Arm, Drawn
@@ -125,13 +124,17 @@ def problems(found: Iterable[LineProblem]) -> str:
 
 
 def progress(step: Step) -> str:
-    """How far the work is, and how long it will take."""
+    """How far the pictures are, and how long they will take."""
+    return bar(step, f"Picture {step.number + 1} of {step.of}, {step.what}: step {step.done} of {step.steps}")
+
+
+def bar(step: Step, words: str) -> str:
+    """How far a work is, as a bar and in words, and how long it will take."""
     left = step.seconds / step.share - step.seconds if step.share else None
     rest = f", {left:.0f} s left" if left is not None and step.seconds > 1 else ""
-    words = f"Picture {step.number + 1} of {step.of}, {step.what}: step {step.done} of {step.steps}{rest}"
     return (
         f'<div class="blocktrain-progress" role="status"><progress max="100" value="{step.share * 100:.0f}">'
-        f"</progress><span>{escape(words)}</span></div>"
+        f"</progress><span>{escape(words + rest)}</span></div>"
     )
 
 
@@ -161,11 +164,10 @@ def _image(drawn: Drawn, small: bool) -> str:
     if small and max(drawn.picture.size) > LARGE:
         reduced = drawn.picture.copy()
         reduced.thumbnail((LARGE, LARGE), Image.LANCZOS)
-        content = io.BytesIO()
-        reduced.save(content, format="PNG")
-        return f'<img alt="{alt}" src="{_data_url(content.getvalue())}">'
-    return f'<img alt="{alt}" src="{_data_url(to_png(drawn.picture, drawn.request, drawn.model))}">'
+        return f'<img alt="{alt}" src="{data_url(png_of(reduced))}">'
+    return f'<img alt="{alt}" src="{data_url(to_png(drawn.picture, drawn.request, drawn.model))}">'
 
 
-def _data_url(png: bytes) -> str:
+def data_url(png: bytes) -> str:
+    """A picture within the page."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
