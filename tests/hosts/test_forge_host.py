@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from lib_blocktrain.hosts.host import NoModel
+from lib_blocktrain.hosts.host import NoModel, SampleRequest
 from tests.hosts import forge_backend
 
 
@@ -102,6 +102,21 @@ def test_a_picture_of_a_run_changes_no_checkpoint(forge):
             assert not any(parameter.is_inference() for parameter in model.unet.parameters())
         assert forge.data.forge_hash == str({"checkpoint": "first"})
         assert forge.host.model() is not model
+
+
+@pytest.mark.parametrize(("architecture", "side"), [("sd1", 512), ("sdxl", 1024)])
+def test_a_picture_without_a_size_has_the_models_own(forge, monkeypatch, architecture, side):
+    from lib_blocktrain.hosts.webui import host as webui
+
+    drawn = []
+    monkeypatch.setattr(webui, "StableDiffusionProcessingTxt2Img", lambda **p: SimpleNamespace(**p, close=list))
+    monkeypatch.setattr(webui, "process_images", lambda p: drawn.append(p) or SimpleNamespace(images=[p]))
+    forge.shared.state.stopping_generation = False
+    model = forge.host.model()
+    model.architecture, model.sd_model.sd_checkpoint_info.title = architecture, "first"
+    with forge.host.queued():
+        forge.host.sample(SampleRequest("a fox", width=640))
+    assert [(p.width, p.height) for p in drawn] == [(640, side)]
 
 
 def test_a_checkpoint_that_cannot_be_read(forge):

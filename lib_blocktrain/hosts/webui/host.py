@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from lib_blocktrain.hosts.webui.steps import listen
 from lib_blocktrain.model import Model
 from lib_blocktrain.placement import Placement
 from lib_blocktrain.prompt_tags import without
+from lib_blocktrain.training.preparation import native_size
 
 
 class WebUIHost:
@@ -71,6 +73,7 @@ class WebUIHost:
 
     def sample(self, request: SampleRequest, progress: Progress | None = None) -> Image.Image:
         model = self.model()
+        request = _sized(request, model)
         prompt, dropped = without(request.prompt, _names(request.placements))
         if dropped:
             request.say(f"{dropped}: previewed here, and left out of the prompt so that it does not count twice")
@@ -87,6 +90,12 @@ class WebUIHost:
     def _kept(self, model: Model) -> AbstractContextManager[None]:
         """Leave the WebUI's networks as they were after a picture."""
         raise NotImplementedError
+
+
+def _sized(request: SampleRequest, model: Model) -> SampleRequest:
+    """The request with the model's own side where it says none."""
+    side = native_size(model)
+    return replace(request, width=request.width or side, height=request.height or side)
 
 
 def _names(placements: Sequence[Placement]) -> set[str]:
@@ -113,8 +122,8 @@ def _draw(model: Model, request: SampleRequest, prompt: str, progress: Progress 
         sampler_name=request.sampler,
         steps=request.steps,
         cfg_scale=request.cfg,
-        width=request.width or 512,
-        height=request.height or 512,
+        width=request.width,
+        height=request.height,
         do_not_save_samples=True,
         do_not_save_grid=True,
         # the checkpoint of now: one chosen in the page since then waits for the queue, and must not come in here
