@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +51,8 @@ def _watching(reading: APIRouter, service: Service) -> None:
     @reading.get("/runs/{name}", response_model=RunStatus, summary="How a run stands, and its metrics since a step")
     def status(name: str, since: int = -1, most: int = Query(1000, ge=1, le=MOST_ROWS)) -> dict:
         run = service.run(name)
-        rows = [_finite(row) for row in run.metrics() if _step(row) > since]
-        shown = _whole_steps(rows, most)
-        return {"run": _state(service.runner.status(run)), "metrics": shown, "more": len(shown) < len(rows)}
+        rows, more = run.metrics_behind(since, most)  # a step is never cut, so that the next call can go on behind it
+        return {"run": _state(service.runner.status(run)), "metrics": [_finite(row) for row in rows], "more": more}
 
 
 def _steering(writing: APIRouter, service: Service) -> None:
@@ -136,16 +135,3 @@ def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _strange(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
-
-
-def _step(row: Mapping[str, Any]) -> float:
-    step = row.get("step", 0)
-    return step if isinstance(step, (int, float)) else 0
-
-
-def _whole_steps(rows: Sequence[dict[str, Any]], most: int) -> Sequence[dict[str, Any]]:
-    """The first rows, up to ``most``, and all of the last one's step, so that the next call can go on behind it."""
-    end = min(most, len(rows))
-    while 0 < end < len(rows) and _step(rows[end]) == _step(rows[end - 1]):
-        end += 1
-    return rows[:end]

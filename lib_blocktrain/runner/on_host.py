@@ -44,7 +44,7 @@ def publish_result(trainer: Trainer, host: Host) -> Path:
     run, folder = trainer.run, host.lora_dirs[0]
     pictures = sorted((run.folder / "samples").glob("*.png"))
     tags = trainer.data.dataset.common_tags(run.config.dataset.separator)
-    before = next((row["published"] for row in reversed(run.metrics()) if row.get("published")), None)
+    before = run.latest("published")
     return publish(
         run.result,
         folder,

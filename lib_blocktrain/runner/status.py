@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from lib_blocktrain.files import said
 from lib_blocktrain.training.control import Control
+from lib_blocktrain.training.records import Follower
 from lib_blocktrain.training.runs import Run
 
 log = logging.getLogger(__name__)
 
 GOING_ON = ("preparing", "training", "pausing", "stopping")
+_NUMBERS = ("loss", "smoothed", "lr", "seconds_a_step", "memory_mib")
+_SHOWN = ("step", "reason", "published", *_NUMBERS)
 AGAIN = ("paused", "stopped", "failed", "diverged", "broken off", "waiting")  # states from which a run can go on
 
 
@@ -77,11 +82,26 @@ class Current:
         return "training" if "loss" in self.row else "preparing"
 
 
-def status_of(run: Run, state: str, current: Current | None = None, reason: str = "") -> Status:
+class Last:
+    """What a run's metrics said last, by name; what is new in them is read when it is asked for, and no more."""
+
+    def __init__(self, run: Run):
+        self._rows, self._said, self._lock = Follower(run.metrics_path), {}, threading.Lock()
+
+    def said(self) -> dict[str, Any]:
+        with self._lock:
+            rows, of_another = self._rows.new()
+            if of_another:
+                self._said.clear()
+            for row in rows:
+                self._said.update((name, row[name]) for name in _SHOWN if name in row)
+            return dict(self._said)
+
+
+def status_of(
+    run: Run, last: Mapping[str, Any], state: str, current: Current | None = None, reason: str = ""
+) -> Status:
     """Return how a run stands, by its metrics and by what it said last if it is being trained."""
-    last: dict[str, Any] = {}
-    for row in run.metrics():
-        last.update(row)
     if state in ("failed", "diverged") and not reason:
         reason = str(last.get("reason", ""))
     row = current.row if current else {}
@@ -91,7 +111,7 @@ def status_of(run: Run, state: str, current: Current | None = None, reason: str 
         state,
         int(_number(live.get("step")) or 0),
         run.config.steps,
-        *(_number(live.get(name)) for name in ("loss", "smoothed", "lr", "seconds_a_step", "memory_mib")),
+        *(_number(live.get(name)) for name in _NUMBERS),
         encoded=(row["encoded"], row["of"]) if "encoded" in row else None,
         reason=reason,
         notices=tuple(current.notices) if current else (),
@@ -109,4 +129,5 @@ def explained(error: BaseException) -> str:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return float(value) if known else None

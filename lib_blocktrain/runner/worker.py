@@ -18,7 +18,7 @@ from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.files import said
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.runner.on_host import publish_result, sampler
-from lib_blocktrain.runner.status import AGAIN, Current, Status, explained, status_of
+from lib_blocktrain.runner.status import AGAIN, Current, Last, Status, explained, status_of
 from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.control import Diverged, Outcome
 from lib_blocktrain.training.queue import Queue
@@ -40,6 +40,7 @@ class Runner:
         self._held = bool(self._queue.runs())  # left by an earlier session: begins when somebody says so
         self._reasons: dict[str, str] = {}
         self._known: dict[str, tuple[tuple[int, ...], Status]] = {}  # by the run's name
+        self._last: dict[str, Last] = {}  # by the run's name
         self._opened: dict[Path, tuple[tuple[int, ...], Run]] = {}
 
     @property
@@ -88,11 +89,12 @@ class Runner:
         known = self._known.get(run.folder.name)
         if known is not None and known[0] == stamp and not self._is_current(run):
             return known[1]
-        with self._lock:  # a look at a run's own lock must not meet the trainer that takes it
+        with self._lock:
             current = self._current if self._is_current(run) else None
             state = current.state if current else self._resting(run)
             reason = (current.pausing or "") if current else self._reasons.get(run.folder.name, "")
-        status = status_of(run, state, current, reason)
+        last = self._last.setdefault(run.folder.name, Last(run)).said()
+        status = status_of(run, last, state, current, reason)
         if current is None and state != "running elsewhere":  # that one may end without a word
             self._known[run.folder.name] = stamp, status
         return status
@@ -165,6 +167,8 @@ class Runner:
         run, control = current.run, current.control
         with self.host.queued():  # not re-entrant: samples are drawn inside, without taking it again
             if control.stopping:
+                if not run.is_held():  # else its metrics are someone else's
+                    self._note(run, {"event": "stopped", "saved": False})
                 return None
             model = self.host.model()
             self._note_model(run, getattr(model, "name", "unknown"))
@@ -218,16 +222,15 @@ class Runner:
             raise ConfigError(
                 f"this run is for {Path(asked).name!r}, and {name!r} is loaded: expected no checkpoint, or it"
             )
-        before = next((row["model"] for row in run.metrics() if "model" in row), None)
+        before = run.first("model")
         if before is None:
             self._note(run, {"model": name})
         elif before != name:
             raise ConfigError(f"this run was begun on {before!r}, and {name!r} is loaded: load {before!r} to go on")
 
     def _note(self, run: Run, row: Mapping[str, Any]) -> None:
-        step = next((row["step"] for row in reversed(run.metrics()) if "step" in row), 0)
         try:
-            run.add_metrics({"step": step, **row})
+            run.add_metrics({"step": run.latest("step") or 0, **row})
         except OSError as error:
             log.warning("%s: %s", run.metrics_path, said(error))
 

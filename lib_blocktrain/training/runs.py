@@ -10,8 +10,10 @@ NAME.safetensors    the result
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +23,14 @@ from typing import IO, Any
 
 from lib_blocktrain.files import naming, remove_leftovers, written
 from lib_blocktrain.training import config as configs
-from lib_blocktrain.training import packing
+from lib_blocktrain.training import packing, records
 from lib_blocktrain.training.config import RunConfig
 
 _EVENTS = ("started", "resumed", "finished", "stopped", "diverged", "failed")
+_A_LOOK = 2.0  # seconds: far longer than anybody's look at a lock keeps it from the run's trainer
+_PAUSE = 0.01  # seconds between two tries
+_LOOKS = 3 if os.name == "nt" else 1  # where two looks keep each other out
+_HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)  # what a lock that is taken says
 
 
 class RunInUse(RuntimeError):
@@ -76,45 +82,78 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return all rows of the metrics; a last line that a killed process left unfinished is passed over."""
-        return list(_rows(self.metrics_path))
+        return list(records.rows(self.metrics_path))
+
+    def first(self, name: str) -> Any:
+        """Return what the first row of the metrics that has something of this name says; None where none has."""
+        return next((row[name] for row in records.rows(self.metrics_path) if row.get(name) is not None), None)
+
+    def latest(self, name: str) -> Any:
+        """Return what the last row of the metrics that has something of this name says; None where none has."""
+        return next((row[name] for row in records.latest(self.metrics_path) if row.get(name) is not None), None)
+
+    def metrics_behind(self, step: float, most: int) -> tuple[list[dict[str, Any]], bool]:
+        """Return the first `most` rows of later steps and the rest of the last one's step, and whether more follow."""
+        return records.behind(self.metrics_path, step, most)
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         """Append a row; what is not a finite number is written as text, so that any reader can read it."""
         text = json.dumps(_readable(row), ensure_ascii=False, allow_nan=False)
-        with naming(self.metrics_path), open(self.metrics_path, "a", encoding="utf-8") as file:
-            file.write(text + "\n")
+        with naming(self.metrics_path), open(self.metrics_path, "ab+") as file:
+            if file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                text = "\n" + text  # a killed process left half a line: this one must not become its other half
+            file.write(text.encode("utf-8", "replace") + b"\n")
 
     def forget_after(self, step: int) -> None:
         """Take rows of later steps out of the metrics: a resumed run makes them again."""
         if not self.metrics_path.exists():
             return
-        rows = [row for row in _rows(self.metrics_path) if _step_of(row) <= step]
+        kept = [row for row in records.rows(self.metrics_path) if records.step_of(row) <= step]
         with written(self.metrics_path) as temporary:
-            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+            temporary.write_bytes(text.encode("utf-8", "replace"))
 
     @property
     def status(self) -> str:
         """How the run stands: "waiting", "running", "broken off" (killed), or by its last event."""
-        try:
-            with self.locked():
-                pass
-        except RunInUse:
+        if self.is_held():
             return "running"
-        except OSError:
-            pass  # a folder that can only be read: nobody trains there
-        ends = [row["event"] for row in self.metrics() if row.get("event") in _EVENTS]
-        last = ends[-1] if ends else "waiting"
+        events = (row["event"] for row in records.latest(self.metrics_path) if row.get("event") in _EVENTS)
+        last = next(events, "waiting")
         return "broken off" if last in ("started", "resumed") else last
+
+    def is_held(self) -> bool:
+        """Whether somebody trains this run now. A look keeps nobody from it, and leaves nothing behind."""
+        try:
+            with open(self.folder / ".lock", "rb") as file:
+                for _ in range(_LOOKS):
+                    if self._took(file, shared=True):
+                        return False
+                    time.sleep(_PAUSE)
+        except OSError:
+            return False  # nobody ever trained it, or nobody can
+        return True
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run while the context is open; raise RunInUse if another does. A killed process holds nothing."""
         with open(self.folder / ".lock", "a+", encoding="utf-8") as file:
-            try:
-                _lock(file)
-            except OSError as error:
-                raise RunInUse(f"{self.folder}: another process trains this run") from error
+            end = time.monotonic() + _A_LOOK
+            while not self._took(file, shared=False):
+                if time.monotonic() > end:
+                    raise RunInUse(f"{self.folder}: another process trains this run")
+                time.sleep(_PAUSE)  # it may be a look only
             yield
+
+    @staticmethod
+    def _took(file: IO[Any], shared: bool) -> bool:
+        try:
+            _lock(file, shared)
+        except OSError as error:
+            if error.errno not in _HELD:
+                raise
+            return False
+        return True
 
 
 def create(config: RunConfig, folder: Path) -> Run:
@@ -154,23 +193,6 @@ def new_folder(root: Path, name: str) -> Path:
     return folder
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        return
-    for line in path.read_text("utf-8", errors="replace").split("\n"):  # a prompt may hold other ends of lines
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(row, dict):
-            yield row
-
-
-def _step_of(row: Mapping[str, Any]) -> float:
-    step = row.get("step", 0)
-    return step if isinstance(step, int | float) else 0
-
-
 def _readable(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _readable(item) for key, item in value.items()}
@@ -181,13 +203,13 @@ def _readable(value: Any) -> Any:
     return str(value) if isinstance(value, float) else value
 
 
-def _lock(file: IO[str]) -> None:
-    """Lock an open file without waiting; raises OSError where it is locked."""
+def _lock(file: IO[Any], shared: bool) -> None:
+    """Lock an open file without waiting, beside other shared locks or alone; raises OSError where that cannot be."""
     if os.name == "nt":
         import msvcrt
 
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # it knows no shared locks
     else:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

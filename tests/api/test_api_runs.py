@@ -197,8 +197,7 @@ def test_a_run_from_its_start_to_its_file(serve, body, pictures, random_model, t
         going = client.get("/progress").json()
         assert (going["busy"], going["what"], going["job"]) == (True, "training", name)
         assert client.post(f"/runs/{name}/pause").json()["state"] == "pausing"
-    # before its first step there was nothing to pause: it waits, as it did
-    assert state("paused", "waiting")["reason"] == "paused through the API"
+    assert state("paused")["reason"] == "paused through the API"
     assert client.get("/runs").json()["held"]
     assert client.post(f"/runs/{name}/resume").status_code == 200
     ended = state("finished", "failed", "diverged")

@@ -165,6 +165,19 @@ def test_stopped_before_the_model_was_free(runner, host, config):
     assert runner.status(run).state == "finished"
 
 
+def test_paused_before_the_model_was_free(runner, host, config):
+    with host.lock:
+        run = runner.add(config)
+        runner.pause("not now")
+        assert runner.status(run).state == "pausing"
+    wait(lambda: idle(runner))
+    assert (runner.status(run).state, runner.status(run).reason, runner.held) == ("paused", "not now", True)
+    assert Runner(host).status(run).state == "paused"  # after a restart too
+    runner.begin()
+    wait(lambda: idle(runner))
+    assert runner.status(run).state == "finished"
+
+
 def test_a_resumed_run_replaces_its_own_lora_and_no_other(runner, host, config):
     host.lora_dirs[0].mkdir(parents=True)
     other = host.lora_dirs[0] / "tiny.safetensors"
