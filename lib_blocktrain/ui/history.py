@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from lib_blocktrain.training.records import Follower
+from lib_blocktrain.training.runs import Run
 
 Points = list[tuple[int, float]]  # step, value
 
@@ -29,7 +33,7 @@ class History:
     """Curves by name, curves by block, samples, and what happened, in order."""
 
     curves: Mapping[str, Points]
-    by_block: Mapping[str, Mapping[str, Points]]
+    by_block: Mapping[str, dict[str, Points]]
     samples: tuple[Sample, ...] = ()
     events: tuple[tuple[int, str], ...] = field(default=())
 
@@ -41,9 +45,26 @@ class History:
 
 def read_history(rows: Iterable[Mapping[str, Any]]) -> History:
     """Return the curves of these rows; what is no finite number is left out."""
-    curves: dict[str, Points] = {name: [] for name in _CURVES}
-    by_block: dict[str, dict[str, Points]] = {name: {} for name in _BY_BLOCK}
-    samples, events = [], []
+    return _longer(History({name: [] for name in _CURVES}, {name: {} for name in _BY_BLOCK}), rows)
+
+
+class Growing:
+    """The history of a run as it grows; what is new in its metrics is read when it is asked for, and no more."""
+
+    def __init__(self, run: Run):
+        self._rows, self._history, self._lock = Follower(run.metrics_path), read_history(()), threading.Lock()
+
+    def now(self) -> History:
+        with self._lock:  # two pages may ask
+            rows, of_another = self._rows.new()
+            self._history = _longer(read_history(()) if of_another else self._history, rows)
+            return self._history
+
+
+def _longer(history: History, rows: Iterable[Mapping[str, Any]]) -> History:
+    """The history with these rows behind it; its curves grow where they are."""
+    curves, by_block = history.curves, history.by_block
+    samples, events = list(history.samples), list(history.events)
     for row in rows:
         step = row.get("step")
         if not isinstance(step, int):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 
 from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import ARCHITECTURES
@@ -18,13 +20,14 @@ from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.scope import read_weights
 from lib_blocktrain.ui import run_texts, texts
 from lib_blocktrain.ui.desk import RANDOM_SEED_TEXT, Desk, mix_of, refusing
-from lib_blocktrain.ui.history import History, read_history
+from lib_blocktrain.ui.history import Growing, History
 from lib_blocktrain.ui.mix import Slot
 from lib_blocktrain.ui.properties import Changes, Properties, Values
 from lib_blocktrain.ui.training import Training
 from lib_blocktrain.ui.u_map import UMap
 
 SHOWN_RUNS = 40  # the newest
+KEPT_HISTORIES = 4  # of the runs that were looked at last
 OFTEN, SELDOM = 1500, 5000  # milliseconds to the next question, while something is trained and while nothing is
 PARTS = ("runs_list", "runs_queue", "runs_head", "runs_map", "runs_curves", "runs_samples", "runs_events")
 BUTTONS = ("stop_save", "stop", "pause", "resume", "again", "preview", "weigh")
@@ -35,6 +38,7 @@ class Watching:
 
     def __init__(self, host: Host, desk: Desk, runner: Runner, training: Training):
         self.host, self.desk, self.runner, self.training = host, desk, runner, training
+        self._histories: OrderedDict[Path, Growing] = OrderedDict()
 
     # --- looking --------------------------------------------------------------------------------------------------
 
@@ -91,7 +95,7 @@ class Watching:
         if run is None:
             note = texts.note("There is no run yet: the place Train begins one")
             return {**parts, **dict.fromkeys(PARTS[3:], ""), "runs_head": note, **_buttons(None)}
-        status, history = self.runner.status(run), read_history(run.metrics())
+        status, history = self.runner.status(run), self._history(run)
         return {
             **parts,
             "runs_head": run_texts.head(status),
@@ -101,6 +105,14 @@ class Watching:
             "runs_events": run_texts.events(history),
             **_buttons(status),
         }
+
+    def _history(self, run: Run) -> History:
+        """The run's history; those that were looked at last are kept, since a page asks again and again."""
+        growing = self._histories.pop(run.folder, None) or Growing(run)
+        self._histories[run.folder] = growing
+        while len(self._histories) > KEPT_HISTORIES:
+            self._histories.popitem(last=False)
+        return growing.now()
 
     def _map(self, run: Run, history: History) -> str:
         """The U with the share that each block has in the change, under the run's weights."""

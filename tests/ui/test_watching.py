@@ -18,7 +18,7 @@ from lib_blocktrain.training.config import load
 from lib_blocktrain.training.runs import create
 from lib_blocktrain.ui import form
 from lib_blocktrain.ui.curves import chart
-from lib_blocktrain.ui.history import read_history, thinned
+from lib_blocktrain.ui.history import Growing, read_history, thinned
 from lib_blocktrain.ui.training import Training
 from lib_blocktrain.ui.watching import Watching
 
@@ -143,3 +143,15 @@ def test_curves_are_the_numbers():
     assert ">1<" in drawn
     assert chart("loss", {"loss": []}) == ""
     assert "NaN" not in chart("flat", {"lr": [(1, 0.0)]})
+
+
+def test_a_history_grows_with_its_run(config, tmp_path):
+    """Read bit by bit it is that of the whole file, also after the run went back to what was saved."""
+    run = create(config, tmp_path / "run")
+    growing = Growing(run)
+    for row in ROWS:
+        run.add_metrics(row)
+        assert growing.now() == read_history(run.metrics())
+    run.forget_after(1)
+    assert growing.now() == read_history(run.metrics())
+    assert growing.now().curves["loss"]
