@@ -145,9 +145,9 @@ def test_curves_are_the_numbers():
     assert "NaN" not in chart("flat", {"lr": [(1, 0.0)]})
 
 
-def test_a_history_grows_with_its_run(config, tmp_path):
+def test_a_history_grows_with_its_run(tmp_path):
     """Read bit by bit it is that of the whole file, also after the run went back to what was saved."""
-    run = create(config, tmp_path / "run")
+    run = create(load(READY / "2-robot-out.json"), tmp_path / "run")
     growing = Growing(run)
     for row in ROWS:
         run.add_metrics(row)
