@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lib_blocktrain.remote import PASSWORD_VARIABLE, Remote, RemoteError, named
+from lib_blocktrain.training.status import GOING_ON
 
 Answer = tuple[object, str]
 
 EVERY = 1.0  # seconds between two looks at what goes on
 PRESET_FIELDS = ("name", "architectures", "grade", "purpose", "text")
-GOING_ON = ("waiting", "preparing", "training", "pausing", "stopping")
 
 
 def add_url(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +147,7 @@ def _followed(remote: Remote, name: str) -> dict[str, Any]:
     while True:
         try:
             status = remote.get(f"/runs/{named(name)}", most=1)["run"]
-            if status["state"] not in GOING_ON:
+            if status["state"] not in ("waiting", *GOING_ON):
                 return status
             _show_run(status)
             time.sleep(EVERY)

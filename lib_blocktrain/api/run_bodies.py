@@ -1,4 +1,4 @@
-"""What is sent and answered about runs. A run's configuration is typed by its own dataclasses, field by field."""
+"""What is sent and answered about runs. Configuration and status are typed by their own dataclasses."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from pydantic import BaseModel, Field
 
 from lib_blocktrain.api.bodies import PYDANTIC_2, WEIGHTS, Body
 from lib_blocktrain.training.config import RunConfig
+from lib_blocktrain.training.status import Status
 
 
 @functools.cache  # pydantic 1 cannot describe two models of one name
-def _model(cls: type) -> type[Body]:
+def _model(cls: type, base: type[BaseModel] = Body) -> type[BaseModel]:
     """A pydantic model of a dataclass; what is not sent stays unset, and has the dataclass's default."""
     hints = typing.get_type_hints(cls)
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         default = field.default if field.default is not dataclasses.MISSING else None
-        fields[field.name] = (_hint(hints[field.name]), ... if required else default)
-    return pydantic.create_model(cls.__name__, __base__=Body, __module__=__name__, **fields)
+        about = field.metadata.get("about")
+        fields[field.name] = (_hint(hints[field.name]), Field(... if required else default, description=about))
+    return pydantic.create_model(cls.__name__, __base__=base, __module__=__name__, **fields)
 
 
 def _hint(hint: Any) -> Any:
@@ -57,21 +59,8 @@ class WeightsBody(Body):
     weights: str = Field(description=WEIGHTS, max_length=100_000)
 
 
-class RunState(BaseModel):
-    name: str
-    state: str = Field(description="waiting, preparing, training, pausing, stopping, paused, stopped, finished, ...")
-    step: int
-    steps: int
-    loss: float | None = None
-    smoothed: float | None = None
-    lr: float | None = None
-    seconds_a_step: float | None = None
+class RunState(_model(Status, BaseModel)):
     seconds_left: float | None = None
-    memory_mib: float | None = None
-    encoded: list[int] | None = Field(None, description="pictures that are ready, and of how many")
-    reason: str = Field("", description="why it failed or paused")
-    notices: list[str] = []
-    published: str | None = Field(None, description="the network file in the LoRA folder")
 
 
 class RunList(BaseModel):

@@ -6,57 +6,18 @@ import logging
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from lib_blocktrain.files import said
 from lib_blocktrain.training.control import Control
 from lib_blocktrain.training.records import Follower
 from lib_blocktrain.training.runs import Run
+from lib_blocktrain.training.status import Status
 
 log = logging.getLogger(__name__)
 
-GOING_ON = ("preparing", "training", "pausing", "stopping")
 _NUMBERS = ("loss", "smoothed", "lr", "seconds_a_step", "memory_mib")
 _SHOWN = ("step", "reason", "published", *_NUMBERS)
-AGAIN = ("paused", "stopped", "failed", "diverged", "broken off", "waiting")  # states from which a run can go on
-
-
-@dataclass(frozen=True)
-class Status:
-    """How a run stands.
-
-    `state` is "waiting", "preparing", "training", "pausing", "stopping", "paused", "stopped", "finished", "diverged",
-    "failed", "broken off" (by the end of the program) or "running elsewhere" (in another process). `encoded` is
-    (pictures, of); `reason` says why it failed or paused; `published` is the network file in the LoRA folder.
-    """
-
-    name: str
-    state: str
-    step: int
-    steps: int
-    loss: float | None = None
-    smoothed: float | None = None
-    lr: float | None = None
-    seconds_a_step: float | None = None
-    memory_mib: float | None = None
-    encoded: tuple[int, int] | None = None
-    reason: str = ""
-    notices: tuple[str, ...] = ()
-    published: str | None = None
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether it is being trained now."""
-        return self.state in GOING_ON
-
-    @property
-    def seconds_left(self) -> float | None:
-        """What is left at the speed so far."""
-        return None if self.seconds_a_step is None else (self.steps - self.step) * self.seconds_a_step
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "seconds_left": self.seconds_left}
 
 
 class Current:

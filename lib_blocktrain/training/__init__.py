@@ -5,7 +5,7 @@
 - ``buckets``, ``captions``, ``dataset``, ``cache``, ``batches``: from a folder of pictures to a batch of latents
 - ``draws``, ``step``: the noise of a sample; its loss and gradients
 - ``optimizers``, ``schedules``, ``precision``, ``norms``, ``live_weights``, ``learner``: how gradients become changes
-- ``runs``, ``queue``, ``packing``, ``metadata``, ``result``: a run on disk, and the file that it is for
+- ``runs``, ``status``, ``queue``, ``packing``, ``metadata``, ``result``: a run on disk, and the file that it is for
 - ``control``, ``watch``, ``tensorboard``, ``distributed``, ``trainer``: a run while it goes on
 - ``sizes``, ``estimate``: what it will cost
 """
