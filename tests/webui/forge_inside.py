@@ -91,29 +91,30 @@ def gradients(file: str) -> dict:
         with model.trainable(), applied(model.unet, network):
 
             def loss():
-                return model.predict(*given).float().square().sum()
+                return model.predict(*given).double().square().sum()
 
-            loss().backward()
+            value = loss()
+            value.backward()
             flat = [tensor for pair in tensors.values() for tensor in pair]
             found = sum(bool(tensor.grad is not None and tensor.grad.abs().max() > 0) for tensor in flat)
             errors = {}
             for part in ("lora_unet", "down_blocks_0_attentions_0", "mid_block", "up_blocks_3_attentions_2"):
                 chosen = [tensor for key, pair in tensors.items() if part in key for tensor in pair]
-                errors[part] = _against_differences(loss, chosen)
+                errors[part] = _against_differences(loss, chosen, float(value))
     return {"tensors": len(flat), "found": found, "errors": errors}
 
 
-def _against_differences(loss, tensors, step: float = 3e-3) -> float:
-    """The relative error of the derivative along the gradient."""
+def _against_differences(loss, tensors, value: float) -> float:
+    """The relative error of the derivative along the gradient, by steps that change the loss by more than rounding."""
     import torch
 
     norm = torch.stack([tensor.grad.square().sum() for tensor in tensors]).sum().sqrt()
-    values = []
+    step, values = min(0.03, 0.01 * value / float(norm)), []
     with torch.no_grad():
         for sign in (1, -1, 0):
             for tensor in tensors:
                 tensor.add_(tensor.grad, alpha=float({1: step, -1: -2 * step, 0: step}[sign] / norm))
-            values.append(loss().double())
+            values.append(loss())
     return float(((values[0] - values[1]) / (2 * step) - norm).abs() / norm)
 
 

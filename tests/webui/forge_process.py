@@ -10,9 +10,6 @@ import base64
 import io
 import json
 import os
-import socket
-import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,18 +23,9 @@ from lib_blocktrain.blocks import diffusers_to_ldm
 from lib_blocktrain.ldm_export import vae_to_ldm
 from lib_blocktrain.network_keys import key_of
 from tests.tiny_models import randomised
+from tests.webui.process import PATIENCE, started
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = Path("backend", "huggingface", "runwayml", "stable-diffusion-v1-5")
-START_SECONDS = 900
-FLAGS = [
-    "--skip-prepare-environment",
-    "--skip-torch-cuda-test",
-    "--skip-python-version-check",
-    "--always-cpu",
-    "--api",
-    "--no-download-sd-model",
-]
 
 
 class Forge:
@@ -76,32 +64,9 @@ def picture_of(encoded: str) -> Image.Image:
 def running(folder: Path, data: Path) -> Iterator[Forge]:
     """Start Forge with this extension, and end it."""
     python = os.environ.get("FORGE_PYTHON", str(folder / "venv" / "bin" / "python"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    extensions, log = data / "extensions", data / "log.txt"
-    extensions.mkdir(parents=True)
-    (extensions / "sd-webui-blocktrain").symlink_to(ROOT)
-    (extensions / "blocktrain-probe").symlink_to(ROOT / "tests" / "webui" / "probe")
-    environment = {
-        "HF_HUB_OFFLINE": "1",
-        "TRANSFORMERS_OFFLINE": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "BLOCKTRAIN_INSIDE": str(ROOT / "tests" / "webui" / "forge_inside.py"),
-    }
-    command = [python, "launch.py", *FLAGS, "--port", str(port), "--data-dir", str(data)]
-    with open(log, "w") as output:
-        process = subprocess.Popen(command, cwd=folder, env={**os.environ, **environment}, stdout=output, stderr=output)
-    try:
-        waited = time.monotonic() + START_SECONDS
-        while "Startup time" not in log.read_text(errors="replace"):
-            assert process.poll() is None, log.read_text(errors="replace")[-3000:]
-            assert time.monotonic() < waited, "Forge did not start: " + log.read_text(errors="replace")[-3000:]
-            time.sleep(1)
-        yield Forge(f"http://127.0.0.1:{port}", data)
-    finally:
-        process.terminate()
-        process.wait(60)
+    inside = {"BLOCKTRAIN_INSIDE": str(Path(__file__).with_name("forge_inside.py"))}
+    with started(python, folder, data, ["--always-cpu"], inside, max(PATIENCE, 900)) as url:
+        yield Forge(url, data)
 
 
 def write_models(folder: Path, data: Path) -> None:

@@ -201,8 +201,35 @@ def registered() -> dict[str, int]:
     }
 
 
-def execute(code: str):
-    """For trying things by hand."""
-    names: dict = {}
-    exec(code, names)
-    return names.get("answer")
+def write_random(configuration: str, path: str) -> None:
+    """Write a checkpoint of random weights, as the WebUI's own code builds it of a yaml file; nothing is 0 in it."""
+    import torch
+    from ldm.util import instantiate_from_config
+    from modules import sd_disable_initialization
+    from omegaconf import OmegaConf
+    from safetensors.torch import save_file
+
+    with sd_disable_initialization.DisableInitialization(disable_clip=True):
+        model = instantiate_from_config(OmegaConf.load(configuration).model)
+    generator, state = torch.Generator().manual_seed(0), model.state_dict()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            values = torch.randn(parameter.shape, generator=generator) / parameter[0].numel() ** 0.5
+        elif parameter.ndim == 1:
+            values = torch.randn(parameter.shape, generator=generator) * 0.1 + (1 if name.endswith("weight") else 0.1)
+        else:
+            continue
+        state[name] = values
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+
+
+def block_states(lora: str) -> dict[str, int]:
+    """How many modules of a LoRA find a layer of the loaded model, by block; `lora` is a file's name."""
+    from collections import Counter
+
+    from lib_blocktrain.blocks import block_of
+    from lib_blocktrain.placement import layers_by_key
+
+    model, (placement,) = KIND.host().model(), _placements(lora, "ALL", 1.0)
+    known = layers_by_key(model.unet, model.architecture)
+    return dict(Counter(block_of(key, model.architecture) for key in placement.network.modules if key in known))

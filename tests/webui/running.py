@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-START_SECONDS = float(os.environ.get("BLOCKTRAIN_PATIENCE", "300"))
+from tests.webui.process import PATIENCE
+
 LORA = "blocktrain-random-lora"
 SMALL = {"width": 64, "height": 64, "steps": 4, "cfg_scale": 5, "seed": 1, "sampler_name": "Euler"}
 
@@ -27,15 +27,19 @@ def pixels(picture: str) -> np.ndarray:
 class WebUI:
     """A running WebUI and its API."""
 
-    def __init__(self, url: str, data: Path, log: Path):
+    def __init__(self, url: str, data: Path, log: Path, auth: str | None = None):
         self.url, self.data, self.log = url, data, log
+        self.loras = data / "models" / "Lora"
+        self._headers = {"Content-Type": "application/json"}
+        if auth is not None:
+            self._headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def call(self, route: str, body: dict | None = None):
         """POST a body, or GET without one; the decoded answer."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + route, data, {"Content-Type": "application/json"})
-        with self._opener.open(request, timeout=2 * START_SECONDS) as answer:
+        request = urllib.request.Request(self.url + route, data, self._headers)
+        with self._opener.open(request, timeout=2 * PATIENCE) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 

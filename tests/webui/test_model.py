@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.webui.running import LORA
 
@@ -12,16 +15,18 @@ PROMPT = "a photo of a fox"
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Two pictures of 64 pixels in kohya's layout; the caption is literal, brackets and all."""
-    from PIL import Image
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
 
-    folder = tmp_path_factory.mktemp("pictures") / "2_thing"
+
+def write_pictures(root: Path) -> Path:
+    """Two pictures of 64 pixels in kohya's layout; the caption is literal, brackets and all."""
+    folder = root / "2_thing"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(2):
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text("a (robot:1.3) BREAK [thing]")
-    return folder.parent
+    return root
 
 
 def run(pictures, **changes) -> dict:

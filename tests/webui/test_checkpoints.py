@@ -1,0 +1,118 @@
+"""SD2 and SDXL in the real WebUI, on checkpoints of random weights: OpenCLIP's text encoders, SDXL's 19 blocks."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lib_blocktrain.blocks import ARCHITECTURES
+from tests.webui.random_models import configuration, write_lora
+from tests.webui.running import pixels
+
+PROMPT = "a photo of a fox, a forest behind it"
+SAME = {"sampler": "Euler", "steps": 4, "cfg": 5.0, "seed": 1, "width": 64, "height": 64}
+
+
+@pytest.fixture(scope="module", params=["sd2", "sdxl"])
+def loaded(request, webui, exported):
+    """The WebUI on a random checkpoint of an architecture, with a LoRA for it."""
+    architecture, folder = request.param, exported.parent
+    name = f"blocktrain-{architecture}"
+    (clip,) = folder.glob(f"{exported.stem}*/config.json")
+    (folder / f"{name}.yaml").write_text(configuration(architecture, clip.parent), "utf-8")
+    checkpoint = folder / f"{name}.safetensors"
+    webui.inside("write_random", configuration=str(folder / f"{name}.yaml"), path=str(checkpoint))
+    write_lora(checkpoint, webui.loras / f"{name}-lora.safetensors", architecture)
+    webui.call("/sdapi/v1/refresh-loras", {})
+    webui.use_checkpoint(checkpoint.name)
+    return SimpleNamespace(webui=webui, architecture=architecture, lora=f"{name}-lora")
+
+
+@pytest.fixture(scope="module")
+def weights(loaded) -> str:
+    """Another number for BASE and for each block, half of them 0."""
+    ids = ["BASE", *ARCHITECTURES[loaded.architecture].block_ids]
+    return ",".join(f"{block_id}={[0.5, 0, 1.3, 0][n % 4] + n / 50:g}" for n, block_id in enumerate(ids))
+
+
+def tag(loaded, *more: str) -> str:
+    return f"{PROMPT} <lora:{':'.join([loaded.lora, '1', *more])}>"
+
+
+def test_the_real_one_is_recognised(loaded):
+    """Every attention layer of the LoRA finds its place, in the blocks of its architecture."""
+    webui, known = loaded.webui, ARCHITECTURES[loaded.architecture]
+    assert webui.inside("registered")["scripts"] == 1
+    found = webui.inside("block_states", lora=loaded.lora)
+    attention = [block.id for block in known.blocks if any(part.kind == "attn" for part in block.parts)]
+    assert set(found) == set(attention)
+    assert len(attention) == {"sd2": 16, "sdxl": 11}[loaded.architecture]
+    described = webui.call(f"/blocktrain/v1/loras/inspect?name={loaded.lora}")
+    assert described["architecture"] == loaded.architecture
+    assert {name: number for name, number in described["blocks"].items() if name in attention} == found
+
+
+def test_conditioning_and_prediction_are_the_webuis_own(loaded):
+    distance = loaded.webui.inside("same_as_webui", prompt=f"{PROMPT}, " + "very " * 90)
+    assert distance["context"] < 1e-5
+    assert distance["prediction"] < 1e-4
+    assert distance["spread"] > 1e-3
+    assert distance["picture"]
+
+
+def test_all_is_the_plain_tag_and_none_is_no_lora(loaded):
+    webui = loaded.webui
+    base, plain = webui.pixels(PROMPT), webui.pixels(tag(loaded))
+    assert not np.array_equal(plain, base)
+    assert np.array_equal(webui.pixels(tag(loaded, "bw=ALL")), plain)
+    assert np.array_equal(webui.pixels(tag(loaded, "bw=NONE")), base)
+    assert "didn't match keys" not in webui.log.read_text(errors="replace")
+
+
+@pytest.mark.parametrize("blocks", ["all", "BASE alone"])
+def test_the_tabs_preview_is_the_tag(loaded, weights, blocks):
+    """Hooks against merged weights; in the second case the text encoder alone, OpenCLIP's attention among it."""
+    webui, chosen = loaded.webui, weights if blocks == "all" else "BASE=1,REST=0"
+    before = webui.inside("fingerprint")
+    ours = pixels(webui.inside("preview", prompt=PROMPT, lora=loaded.lora, weights=chosen, **SAME)).astype(int)
+    assert webui.inside("fingerprint") == before
+    theirs, base = webui.pixels(tag(loaded, f"bw={chosen}")), webui.pixels(PROMPT)
+    effect = np.abs(base.astype(int) - theirs)
+    assert np.abs(ours - theirs).max() <= 2
+    assert effect.max() > 8
+    assert np.abs(ours - theirs).mean() * 50 < effect.mean()
+
+
+def test_what_another_architecture_means_is_refused(loaded):
+    """17 values are SD1's and SD2's attention blocks, 12 are SDXL's; a preset is resolved for this one."""
+    webui = loaded.webui
+    count = {"sd2": 12, "sdxl": 17}[loaded.architecture]
+    answer = webui.txt2img(tag(loaded, "bw=" + ",".join(["1"] * count)))
+    assert np.array_equal(pixels(answer["images"][0]), webui.pixels(PROMPT))
+    said = json.loads(answer["info"])["extra_generation_params"]["Block weights problem"]
+    assert f"{count} values" in said, said
+    known = len(ARCHITECTURES[loaded.architecture].block_ids)
+    line = json.loads(webui.txt2img(tag(loaded, "bw=OUTALL"))["info"])["extra_generation_params"]["Block weights"]
+    assert line.count(",") == known
+
+
+def test_trains(loaded, tmp_path_factory):
+    """Two steps of the last blocks alone, and the model is whole after them; the LoRA can be used at once."""
+    from tests.webui.test_model import run, write_pictures
+
+    webui, blocks = loaded.webui, ARCHITECTURES[loaded.architecture].block_ids
+    last = [block_id for block_id in ("OUT03", "OUT05") if block_id in blocks]
+    webui.pixels(tag(loaded, "bw=OUT05=0.5"))
+    before = webui.inside("fingerprint")
+    config = run(write_pictures(tmp_path_factory.mktemp("pictures")), name=f"tiny-{loaded.architecture}", steps=2)
+    config["samples"] = {"prompts": ["a robot"], "every": 2, "steps": 1}
+    config["network"]["weights"] = ",".join(f"{block_id}=1" for block_id in last)
+    trained = webui.inside("train", config=config)
+    assert webui.inside("fingerprint") == before
+    assert trained["state"] == "finished", trained
+    assert set(trained["gradients"][0]) == set(last)
+    published = trained["published"].removesuffix(".safetensors")
+    assert not np.array_equal(webui.pixels(f"{PROMPT} <lora:{published}:1>"), webui.pixels(PROMPT))
