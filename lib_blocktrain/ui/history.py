@@ -15,6 +15,7 @@ from lib_blocktrain.training.runs import Run
 Points = list[tuple[int, float]]  # step, value
 
 _SAMPLE = re.compile(r"\d{6,}-\d{2,}\.png")  # as `Run.sample` names them; anything else is no file of a run
+MOST_POINTS = 1000  # of a curve: more than can be told apart, and a long run holds no more memory than a short one
 _CURVES = ("loss", "smoothed", "lr", "validation")
 _BY_BLOCK = ("norms", "gradients", "shares")
 
@@ -44,7 +45,7 @@ class History:
 
 
 def read_history(rows: Iterable[Mapping[str, Any]]) -> History:
-    """Return the curves of these rows; what is no finite number is left out."""
+    """Return the curves of these rows, long ones thinned; what is no finite number is left out."""
     return _longer(History({name: [] for name in _CURVES}, {name: {} for name in _BY_BLOCK}), rows)
 
 
@@ -81,6 +82,9 @@ def _longer(history: History, rows: Iterable[Mapping[str, Any]]) -> History:
             samples.append(Sample(step, row["sample"], str(row.get("prompt", ""))))
         if (said := _event(row)) is not None:
             events.append((step, said))
+    for points in (*curves.values(), *(points for blocks in by_block.values() for points in blocks.values())):
+        if len(points) > MOST_POINTS:
+            points[:] = thinned(points, MOST_POINTS // 2)
     return History(curves, by_block, tuple(samples), tuple(events))
 
 

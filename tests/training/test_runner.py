@@ -80,8 +80,8 @@ def runner(host):
     runner.close()
 
 
-def wait(holds):
-    end = time.monotonic() + PATIENCE
+def wait(holds, patience=PATIENCE):
+    end = time.monotonic() + patience
     while not holds():
         assert time.monotonic() < end, "it did not come to pass"
         time.sleep(0.02)

@@ -22,9 +22,11 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=2000, help="random inputs of each kind (%(default)s)")
     parser.add_argument("--kills", type=int, default=30, help="how often training is killed (%(default)s)")
     parser.add_argument("--rounds", type=int, default=200, help="operations on each layout's model (%(default)s)")
+    parser.add_argument("--steps", type=int, default=40_000, help="steps of a long training (%(default)s)")
+    parser.add_argument("--requests", type=int, default=60, help="of each of ten clients under load (%(default)s)")
     parser.add_argument("pytest", nargs="*", metavar="...", help="arguments for pytest, behind --")
     arguments = parser.parse_args()
-    scale = Scale(arguments.examples, arguments.kills, arguments.rounds)
+    scale = Scale(arguments.examples, arguments.kills, arguments.rounds, arguments.steps, arguments.requests)
     return pytest.main([str(HERE), "-q", *arguments.pytest], plugins=[scale])
 
 

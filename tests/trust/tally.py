@@ -21,6 +21,8 @@ class Scale:
     examples: int = 60  # of each kind of input, made at random
     kills: int = 2
     rounds: int = 10  # operations on each layout's model
+    steps: int = 300  # of a long training
+    requests: int = 6  # of each client under load
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Tally:
 
     scale: Scale = field(default_factory=Scale)
     rows: dict[str, Row] = field(default_factory=dict)
+    measured: list[str] = field(default_factory=list)  # sentences with figures
 
     @contextmanager
     def case(self, name: str, fault: bool = False) -> Iterator[Case]:
@@ -60,7 +63,8 @@ class Tally:
         total = Row(*(sum(getattr(row, name) for row in self.rows.values()) for name in ("cases", "survived", "lost")))
         rows = [*sorted(self.rows.items()), ("in all", total)]
         head = f"{'':<44}{'cases tried':>13}{'faults survived':>17}{'lost':>6}"
-        return [head, *(f"{name:<44}{row.cases:>13}{row.survived:>17}{row.lost:>6}" for name, row in rows)]
+        table = [f"{name:<44}{row.cases:>13}{row.survived:>17}{row.lost:>6}" for name, row in rows]
+        return [head, *table, *self.measured]
 
 
 def refused(function: Callable[[], object], *named: str) -> str | None:

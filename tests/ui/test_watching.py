@@ -155,3 +155,13 @@ def test_a_history_grows_with_its_run(tmp_path):
     run.forget_after(1)
     assert growing.now() == read_history(run.metrics())
     assert growing.now().curves["loss"]
+
+
+def test_a_long_history_is_thinned():
+    """Of a curve of many steps there stay so many points as can be told apart, from the first step to the last."""
+    rows = [{"step": step, "loss": float(step), "norms": {"OUT09": 1.0}} for step in range(1, 5001)]
+    history = read_history(rows)
+    for points in (history.curves["loss"], history.by_block["norms"]["OUT09"]):
+        assert 400 < len(points) <= 1000
+        assert points[-1][0] == 5000
+    assert all(step - 15 <= value <= step for step, value in history.curves["loss"])
