@@ -1,12 +1,13 @@
 """Does training under block weights keep the subject and leak less? On the demo model, repeatable from seeds.
 
     python benchmarks/evidence.py run --work DIR [--minutes N] [--part 1/2] [--only background]
-    python benchmarks/evidence.py report --work DIR       writes docs/evidence.md from the cells
+    python benchmarks/evidence.py report [--work DIR]     writes docs/evidence.md from the cells
 
 `run` does what is missing in DIR and can be ended at any time; run again, it goes on. A cell (one arm of one subject
 and seed) is one JSON file. Several processes share the work with `--part 1/2`, `--part 2/2`. Before it starts it says
-how long all of it takes. The pictures are made here: the font Noto Color Emoji is needed (Debian:
-fonts-noto-color-emoji).
+how long all of it takes. `report` also writes the cells into one file beside the document, and without `--work` makes
+the document of that file alone; `run --known docs/evidence.jsonl` begins with its cells. The pictures are made here:
+the font Noto Color Emoji is needed (Debian: fonts-noto-color-emoji).
 
 A second base model, for `--second-model`, is another one from `demo/build.py --work OTHER --out FOLDER`: its networks
 draw their first weights from the seed that build.py sets, and PLAN in demo/diffusion.py says for how many steps.
@@ -54,8 +55,7 @@ class Task:
     moved: bool = False
 
     def path(self, work: Path) -> Path:
-        place = work / ("moved" if self.moved else "cells") / self.experiment / f"{self.subject}-{self.seed}"
-        return place / f"{self.arm.replace(' ', '-')}.json"
+        return cells.path_of(work, self.moved, vars(self))
 
 
 def tasks(only: list[str], subjects: list[str], seeds: int, second: bool) -> Iterator[Task]:
@@ -98,6 +98,8 @@ def check_same_model(work: Path, benches: dict[bool, Bench]) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Make the cells that are missing until the time is over."""
     second = arguments.second_model
+    if arguments.known is not None:
+        cells.unpack(arguments.known, arguments.work)
     found = list(tasks(arguments.only, arguments.subjects, arguments.seeds, second is not None))
     mine = [task for task in part_of(found, arguments.part) if not task.path(arguments.work).exists()]
     log.info("%d cells, %d of them in this part and still to be made", len(found), len(mine))
@@ -134,9 +136,13 @@ def seconds_a_cell(work: Path) -> float:
 
 
 def write_report(arguments: argparse.Namespace) -> None:
-    text = report.written(cells.read_all(arguments.work / "cells"), cells.read_all(arguments.work / "moved"))
+    packed = arguments.out.with_suffix(".jsonl")
+    if arguments.work is not None:
+        cells.pack(arguments.work, packed)
+    made = cells.read_packed(packed)
+    text = report.written(*([row for row in made if row["moved"] == moved] for moved in (False, True)))
     arguments.out.write_text(text, "utf-8")
-    log.info("%s", arguments.out)
+    log.info("%s, from %d cells in %s", arguments.out, len(made), packed.name)
 
 
 def main() -> None:
@@ -146,6 +152,7 @@ def main() -> None:
     runs.add_argument("--work", type=Path, required=True, help="folder of the cells and LoRAs")
     runs.add_argument("--model", type=Path, default=demo_model.MODEL)
     runs.add_argument("--second-model", type=Path, help="another model, to which LoRAs are moved")
+    runs.add_argument("--known", type=Path, metavar="FILE", help="begin with the cells of this file")
     runs.add_argument("--minutes", type=float, help="begin no cell after this time")
     runs.add_argument("--part", default="1/1", help="k/n: the k-th of n parts of the replicates")
     runs.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
@@ -155,7 +162,7 @@ def main() -> None:
     runs.add_argument("--threads", type=int, default=1, help="torch's (%(default)s)")
     runs.set_defaults(act=run)
     tells = commands.add_parser("report", help="write the document from the cells")
-    tells.add_argument("--work", type=Path, required=True)
+    tells.add_argument("--work", type=Path, help="folder of the cells (those in the file beside the document)")
     tells.add_argument("--out", type=Path, default=ROOT / "docs" / "evidence.md")
     tells.set_defaults(act=write_report)
     arguments = parser.parse_args()

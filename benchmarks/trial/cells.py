@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,3 +135,34 @@ def write(path: Path, cell: dict[str, Any]) -> None:
 def read_all(folder: Path) -> list[dict[str, Any]]:
     """Return all cells under a folder, in the order of their paths."""
     return [json.loads(path.read_text("utf-8")) for path in sorted(folder.rglob("*.json"))]
+
+
+def path_of(work: Path, moved: bool, cell: Mapping[str, Any]) -> Path:
+    """Return the file of a cell; `moved`: of a LoRA on the second model."""
+    place = work / ("moved" if moved else "cells") / cell["experiment"] / f"{cell['subject']}-{cell['seed']}"
+    return place / f"{cell['arm'].replace(' ', '-')}.json"
+
+
+def pack(work: Path, packed: Path) -> None:
+    """Write all cells of a folder into one file, a line each."""
+    rows = [
+        {"moved": moved, **cell}
+        for moved, place in ((False, "cells"), (True, "moved"))
+        for cell in read_all(work / place)
+    ]
+    with written(packed) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def read_packed(packed: Path) -> list[dict[str, Any]]:
+    """Return the cells that `pack` wrote, each with `moved`."""
+    return [json.loads(line) for line in packed.read_text("utf-8").splitlines()]
+
+
+def unpack(packed: Path, work: Path) -> None:
+    """Write the cells of one file into a folder where they are not there yet."""
+    for row in read_packed(packed):
+        moved = row.pop("moved")
+        path = path_of(work, moved, row)
+        if not path.exists():
+            write(path, row)

@@ -137,7 +137,7 @@ def test_run_and_report(drawn, bench, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(cells, "HELD_OUT", 2)
     arguments = argparse.Namespace(
         work=tmp_path, model=None, second_model=None, minutes=None, part="1/1", only=["background"], subjects=["robot"],
-        seeds=1, steps=2, out=tmp_path / "evidence.md",
+        seeds=1, steps=2, out=tmp_path / "evidence.md", known=None,
     )  # fmt: skip
     before = {name: value.clone() for name, value in bench.reader.model.unet.state_dict().items()}
     evidence.run(arguments)
@@ -157,6 +157,14 @@ def test_run_and_report(drawn, bench, monkeypatch, tmp_path, caplog):
     assert "background: 5 cells of 1 replicates" in text
     assert "| analysis | 1 |" in text
     assert f"{made['all']['curve'][0]['subject']:.3f}" in text
+    kept, again = tmp_path / "evidence.jsonl", tmp_path / "again"
+    evidence.write_report(argparse.Namespace(**{**vars(arguments), "work": None}))
+    assert arguments.out.read_text("utf-8") == text
+    with caplog.at_level("INFO", "evidence"):
+        evidence.run(argparse.Namespace(**{**vars(arguments), "work": again, "known": kept}))
+    assert "5 cells, 0 of them" in caplog.text
+    found = {path.stem: json.loads(path.read_text("utf-8")) for path in (again / "cells").rglob("*.json")}
+    assert {arm: found[arm] for arm in made if arm != "random"} == {a: made[a] for a in made if a != "random"}
 
 
 def test_norm_is_that_of_the_deltas(model_lora):
