@@ -29,6 +29,15 @@
         }
     }
 
+    // Gives the person a file of this text.
+    function download(text, name) {
+        const link = document.createElement("a");
+        link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+        link.download = name;
+        link.click();
+        setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    }
+
     // `components` says by class what brings an element to life; each is given to it once, whenever the server puts
     // it into the page. `pageChanged` are functions that are called whenever something was put into the page.
     function bringToLife() {
@@ -43,7 +52,7 @@
         }
     }
 
-    Object.assign(blocktrain, { copy });
+    Object.assign(blocktrain, { copy, download });
     new MutationObserver(bringToLife).observe(document, { childList: true, subtree: true });
     setTimeout(bringToLife); // when the other files have been read
 })();

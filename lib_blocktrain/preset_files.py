@@ -59,7 +59,7 @@ class PresetFile:
         place_of = {known.name: place for place, line in enumerate(lines) if (known := _preset_of(line))}
         end = len(lines) - 1 if lines and not lines[-1] else len(lines)
         for preset in presets:
-            line = _line_of(preset) + ending
+            line = to_line(preset) + ending
             if preset.name in place_of:
                 lines[place_of[preset.name]] = line
             else:
@@ -170,7 +170,8 @@ def _check_name(name: str):
         raise ValueError(f"{name!r} cannot name a preset: expected one line, none of : , | = # {{")
 
 
-def _line_of(preset: Preset) -> str:
+def to_line(preset: Preset) -> str:
+    """Return the line of a preset, `NAME:preset string  # purpose`; raise ValueError if it would not read back."""
     _check_name(preset.name)
     line = f"{preset.name}:{preset.text}" + (f"  # {preset.purpose}" if preset.purpose else "")
     read = read_line(line)

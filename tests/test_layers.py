@@ -14,6 +14,7 @@ LAYERS = (
     ("files",),
     ("blocks",),
     ("text_spans", "block_weights", "kohya_arguments", "preset_strings", "presets", "preset_files", "prompt_tags"),
+    ("preset_links",),
     ("safetensors_header", "network_keys", "leaf_layers", "attention_projections"),
     ("adapters",),
     ("formats", "placement", "hooks", "merge"),
@@ -38,12 +39,13 @@ LAYERS = (
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 TORCH_FREE = {
     "__init__", "files", "blocks", "block_weights", "preset_strings", "presets", "text_spans", "kohya_arguments",
+    "preset_links",
     "preset_files", "prompt_tags", "webui_page", "safetensors_header",
     "network_keys", "environment", "commands", "train_commands", "analyse_commands", "probe_commands", "tab_command",
     "__main__",
     "remote", "remote_commands",
 }  # fmt: skip
-PLACES = ("preview_place", "analyse_place", "train_place", "runs_place")
+PLACES = ("preview_place", "preset_panel", "analyse_place", "train_place", "runs_place")
 ONLY_IN = {
     "diffusers": ("hosts/standalone.py",),
     "transformers": ("hosts/standalone.py",),

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.model import Model
-from lib_blocktrain.preset_files import read_line
+from lib_blocktrain.preset_links import from_link
 from lib_blocktrain.preset_strings import Parsed, PresetStringError
 from lib_blocktrain.ui import preset_cards, texts
 from lib_blocktrain.ui.library import Library, LoraFile
@@ -149,69 +150,30 @@ class Desk:
         if not values["preset"]:
             return {}
         mix = mix_of(values)
-        return self._weighed(mix, self._parse(values["preset"], mix))
-
-    def explain(self, values: Values) -> Changes:
-        """Something was typed or pasted: say at once what it is understood as."""
-        text = values["paste"] or ""
-        if not text.strip():
-            return {"understood": "", "apply": Properties(interactive=False)}
-        try:
-            parsed = self._parse(text, Mix.from_json(values["mix"]))
-            self._check_range(parsed)
-        except PresetStringError as error:
-            return {"understood": texts.not_understood(text, error), "apply": Properties(interactive=False)}
-        except ValueError as error:
-            return {"understood": texts.failure(str(error)), "apply": Properties(interactive=False)}
-        return {"understood": texts.understood(parsed), "apply": Properties(interactive=True)}
-
-    @refusing("understood")
-    def apply(self, values: Values) -> Changes:
-        """Put what was pasted on the sliders."""
-        mix = mix_of(values)
-        parsed = self._parse(values["paste"] or "", mix)
-        return {**self._weighed(mix, parsed), "preset_name": parsed.name or values["preset_name"] or ""}
-
-    @refusing("preset_message")
-    def copy(self, values: Values) -> Changes:
-        """The weights on the sliders as a line that others can paste."""
-        mix = mix_of(values)
-        weights = mix.shown.block_weights(self.architecture(mix))
-        name = (values["preset_name"] or values["preset"] or "").strip() or None
-        line = weights.to_line(name, with_architecture=True)
-        if name and read_line(line).name != name:
-            raise ValueError(f"{name!r} cannot name a preset: choose another name")
-        return {"line": line, "preset_message": ""}
+        return self.weighed(mix, self.parse(values["preset"], mix))
 
     @refusing("preset_message")
     def save(self, values: Values) -> Changes:
         """Save the weights on the sliders under a name."""
         mix = mix_of(values)
         name = (values["preset_name"] or "").strip()
-        self.shelf.save(name, mix.shown.block_weights(self.architecture(mix)), replace=bool(values["preset_replace"]))
-        return self._changed_presets(mix, name, f"Saved {name} in {self.shelf.own.path}")
+        weights = mix.shown.block_weights(self.architecture(mix))
+        replace, canvas = bool(values["preset_replace"]), self.canvas_of(values, weights)
+        self.shelf.save(name, weights, canvas=canvas, replace=replace)
+        return self.changed_presets(mix, name, f"Saved {name} in {self.shelf.own.path}")
 
     @refusing("preset_message")
     def rename(self, values: Values) -> Changes:
         """Give the chosen preset the name that was typed."""
         old, new = values["preset"], (values["preset_name"] or "").strip()
         self.shelf.rename(old, new)
-        return self._changed_presets(mix_of(values), new, f"{old} is called {new} now")
+        return self.changed_presets(mix_of(values), new, f"{old} is called {new} now")
 
     @refusing("preset_message")
     def delete(self, values: Values) -> Changes:
         """Delete the chosen preset."""
-        self.shelf.delete(values["preset"])
-        return self._changed_presets(mix_of(values), None, f"Deleted {values['preset']}")
-
-    @refusing("preset_message")
-    def import_lbw(self, values: Values) -> Changes:
-        """Take over the presets of LoRA Block Weight's file."""
-        if values["lbw_file"] is None:
-            return {}
-        count, problems = self.shelf.import_lbw(values["lbw_file"])
-        changes = self._changed_presets(mix_of(values), None, f"{count} presets added")
-        return {**changes, "preset_message": changes["preset_message"] + texts.problems(problems)}
+        line = self.shelf.delete(values["preset"])
+        return self.changed_presets(mix_of(values), None, f"Deleted; to have it again, paste {line}")
 
     # --- from pictures --------------------------------------------------------------------------------------------
 
@@ -222,27 +184,41 @@ class Desk:
 
     def slot(self, text: str, strength: float) -> Slot:
         """The slot that a preset string and a strength describe."""
-        return Slot(checked("strength", strength, -2, 2), self._slider_weights(self._parse(text, Mix()), Slot()))
+        return Slot(checked("strength", strength, -2, 2), self._slider_weights(self.parse(text, Mix()), Slot()))
 
     # --- what is shown --------------------------------------------------------------------------------------------
 
-    def _parse(self, text: str, mix: Mix) -> Parsed:
+    def parse(self, text: str, mix: Mix) -> Parsed:
+        """What a preset string means for the model, or the LoRA, of this mix; raises PresetStringError."""
         return self.shelf.parse(text, self.architecture(mix), seed=RANDOM_SEED_TEXT)
 
     @staticmethod
-    def _check_range(parsed: Parsed) -> None:
+    def check_range(parsed: Parsed) -> None:
+        """Raise ValueError for a weight that no slider can show."""
         for block_id, value in {BASE: parsed.weights.base, **parsed.weights.values}.items():
             checked(block_id, value, WEIGHT_MIN, WEIGHT_MAX)
 
     def _slider_weights(self, parsed: Parsed, shown: Slot) -> dict[str, float]:
-        self._check_range(parsed)
+        self.check_range(parsed)
         return {**shown.weights, BASE: parsed.weights.base, **parsed.weights.values}
 
-    def _weighed(self, mix: Mix, parsed: Parsed) -> Changes:
+    def weighed(self, mix: Mix, parsed: Parsed) -> Changes:
+        """These weights on the sliders, and what is to be said of them."""
         slot = Slot(mix.shown.strength, self._slider_weights(parsed, mix.shown))
         mix = mix.with_shown(slot)
         said = texts.note("; ".join(parsed.notices))
         return {"mix": mix.to_json(), **self._values(slot), "preset_message": said}
+
+    def canvas_of(self, values: Values, weights: BlockWeights) -> float | None:
+        """The share of the canvas for which these weights hold: that of the preset or text that they come from."""
+        for text in (from_link(str(values["paste"] or "")), values["preset"]):
+            try:
+                parsed = self.shelf.parse(text, weights.architecture, seed=RANDOM_SEED_TEXT) if text else None
+            except PresetStringError:
+                continue
+            if parsed is not None and parsed.weights == weights:
+                return parsed.canvas
+        return None
 
     @staticmethod
     def _values(slot: Slot) -> Changes:
@@ -316,7 +292,8 @@ class Desk:
         own = self.shelf.own.read().presets
         return preset_cards.html(self.shelf.fitting(architecture_id), architecture_id, parse, "weights", own)
 
-    def _changed_presets(self, mix: Mix, chosen: str | None, said: str) -> Changes:
+    def changed_presets(self, mix: Mix, chosen: str | None, said: str) -> Changes:
+        """The menus and cards after a change, with one chosen, and what is said of it."""
         return {**self._presets(mix, chosen), "preset_message": texts.note(said), "preset_replace": False}
 
 

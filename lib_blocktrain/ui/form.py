@@ -68,21 +68,15 @@ def _field(path: str, label: str, info: str | None = None) -> Field:
 
 MAIN = "main"
 GROUPS: Mapping[str, tuple[Field, ...]] = {
-    "dataset": (
-        _field(FOLDERS, "Folder of pictures (one a line)", "sd-scripts' layout: 10_concept folders, or a flat one"),
-    ),
+    "dataset": (_field(FOLDERS, "Folder of pictures", "where the pictures lie; several, one a line"),),
     "weights": (
         _field(WEIGHTS, "Block weights", "a preset's name, NAME:1,0,…, OUT=1,IN=0, kohya's network_args or JSON"),
     ),
     "network": (
-        _field("network.meaning", "What the weights scale"),
+        _field("network.meaning", "Weights scale"),
         _field("network.algorithm", "Algorithm"),
         _field("network.rank", "Rank"),
-        _field("network.alpha", "Alpha (0: the rank)"),
-        _field("network.conv_rank", "Rank of convolutions (0: none)"),
-        _field("network.conv_alpha", "Their alpha (0: their rank)"),
-        _field("network.text_encoder", "Train BASE, the text encoder"),
-        _field("optimizer.text_encoder_lr", "Its learning rate (empty: the same)"),
+        _field("network.alpha", "Alpha"),
     ),
     MAIN: (
         _field("steps", "Steps"),
@@ -90,17 +84,22 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("optimizer.lr", "Learning rate"),
         _field("optimizer.name", "Optimizer"),
         _field("schedule.name", "Schedule"),
-        _field("schedule.warmup", "Warm-up steps"),
-        _field("dataset.size", "Resolution (empty: the model's own)"),
-        _field("checkpointing", "Checkpointing: less memory, more time"),
+        _field("dataset.size", "Resolution", "model's own"),
+        _field("checkpointing", "Checkpointing"),
     ),
     "samples": (
-        _field("samples.prompts", "Prompts to draw on the way (one a line)"),
-        _field("samples.every", "every n steps (0: never)"),
-        _field("samples.seed", "Seed of the first"),
+        _field("samples.prompts", "Prompts to draw on the way"),
+        _field("samples.every", "Every n steps"),
+        _field("samples.seed", "Seed"),
         _field("samples.steps", "Sampling steps"),
         _field("samples.cfg", "CFG scale"),
         _field("samples.sampler", "Sampler"),
+    ),
+    "Convolutions and text encoder": (
+        _field("network.conv_rank", "Rank of convolutions"),
+        _field("network.conv_alpha", "Alpha of convolutions"),
+        _field("network.text_encoder", "Train the text encoder"),
+        _field("optimizer.text_encoder_lr", "Its learning rate", "the same"),
     ),
     "Captions": (
         _field("dataset.keep_tags", "Keep the first n tags"),
@@ -114,26 +113,26 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field(REGULARISATION, "Folders of regularisation pictures"),
         _field("loss.prior_weight", "Prior weight"),
         _field(VALIDATION, "Folders of validation pictures"),
-        _field("dataset.validation_share", "or the share of pictures held out"),
-        _field("validate_every", "Validate every n steps (0: never)"),
+        _field("dataset.validation_share", "Share held out"),
+        _field("validate_every", "Validate every n steps"),
         _field("dataset.alpha_mask", "Alpha is the mask"),
         _field("loss.masked", "Use masks"),
         _field("loss.normalised_mask", "Normalise by the mask's share"),
         _field("dataset.flip", "Flip at random"),
-        _field("dataset.height", "Height, if it is not the width"),
+        _field("dataset.height", "Height"),
         _field("dataset.buckets", "Buckets"),
         _field("dataset.bucket_step", "Bucket step"),
         _field("dataset.bucket_least", "Least side"),
         _field("dataset.bucket_most", "Largest side"),
         _field("dataset.upscale", "Enlarge small pictures"),
         _field("dataset.toml", "sd-scripts' dataset .toml instead of folders"),
-        _field("dataset.cache", "Folder of the cache (empty: beside the runs)"),
+        _field("dataset.cache", "Folder of the cache"),
     ),
     "Loss and noise": (
         _field("loss.kind", "Loss"),
         _field("loss.huber_c", "Huber c"),
         _field("loss.huber_schedule", "Huber schedule"),
-        _field("loss.min_snr_gamma", "Min-SNR gamma (0: off)"),
+        _field("loss.min_snr_gamma", "Min-SNR gamma"),
         _field("loss.debiased", "Debiased estimation"),
         _field("loss.noise_offset", "Noise offset"),
         _field("loss.multires_iterations", "Multires noise iterations"),
@@ -145,25 +144,26 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("loss.max_timestep", "Last timestep"),
     ),
     "Network and optimizer": (
-        _field("network.cap", "Cap of a block's norm (for max_norm)"),
-        _field("network.elements", "Weight of a kind of layer (attn2=0.5, one a line)"),
-        _field("network.factor", "LoKr's factor (-1: nearest to square)"),
+        _field("network.cap", "Cap of a block's norm"),
+        _field("network.elements", "Weights of kinds of layers"),
+        _field("network.factor", "LoKr's factor"),
         _field("network.rank_dropout", "Rank dropout"),
         _field("network.module_dropout", "Module dropout"),
         _field("network.neuron_dropout", "Neuron dropout"),
         _field("optimizer.lora_plus", "LoRA+ ratio"),
-        _field("optimizer.clip", "Clip gradients at (0: never)"),
+        _field("optimizer.clip", "Clip gradients at"),
         _field("optimizer.accumulate", "Batches to a step"),
-        _field("optimizer.ema", "EMA decay (0: off)"),
-        _field("optimizer.arguments", "Optimizer arguments (name=value, one a line)"),
+        _field("optimizer.ema", "EMA decay"),
+        _field("optimizer.arguments", "Optimizer arguments", "name=value, one a line"),
+        _field("schedule.warmup", "Warm-up steps"),
         _field("schedule.cycles", "Restarts"),
-        _field("schedule.least", "Least learning rate, as a fraction"),
+        _field("schedule.least", "Least learning rate"),
     ),
     "Precision, seed, saving": (
         _field("precision", "Precision"),
         _field("seed", "Seed"),
-        _field("save_every", "Save every n steps (0: at the end)"),
-        _field("keep", "How many of those stay (0: all)"),
+        _field("save_every", "Save every n steps"),
+        _field("keep", "How many of those stay"),
         _field("save_dtype", "Numbers in the file"),
         _field("description", "Description"),
     ),
@@ -172,12 +172,14 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
 FIELDS: tuple[Field, ...] = tuple(field for group in GROUPS.values() for field in group)
 NAMES: tuple[str, ...] = tuple(field.name for field in FIELDS)
 UNFOLDED = ("dataset", "weights", "network", MAIN, "samples", "name")
+_SAMPLED = {"samples": {"every": 100}}  # so that a prompt alone is enough
+_FIRST = {"sd1": _SAMPLED, "sd2": _SAMPLED, "sdxl": {**_SAMPLED, "checkpointing": True}}  # SDXL: for 12 to 24 GB
 _PLACEHOLDER = {"name": "robot", "dataset": {"folders": [{"path": "."}]}}
 
 
-def defaults() -> dict[str, object]:
-    """The widgets' values before anything was loaded."""
-    data = write(read(RunConfig, _PLACEHOLDER))
+def defaults(architecture: str = "sd1") -> dict[str, object]:
+    """The widgets' values before anything was loaded: what suits a first LoRA on this architecture."""
+    data = write(read(RunConfig, {**_PLACEHOLDER, **_FIRST[architecture]}))
     data["name"], data["dataset"]["folders"] = "", []
     return _values(data)
 

@@ -1,4 +1,4 @@
-"""Presets as cards with a tiny U map each: what it is for, how well founded, and its text to share in three forms.
+"""Presets as cards with a tiny U map each: what it is for, how well founded, and its text to share in four forms.
 
 ``javascript/preset_cards.js`` searches among them, copies, and puts a card's weights on the sliders of a U map.
 """
@@ -11,6 +11,7 @@ from html import escape
 
 from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import ARCHITECTURES, BASE
+from lib_blocktrain.preset_links import to_link
 from lib_blocktrain.preset_strings import Parsed, PresetStringError
 from lib_blocktrain.presets import GRADES, Preset
 from lib_blocktrain.ui.u_map_layout import tiny
@@ -40,6 +41,13 @@ def html(
     )
 
 
+def card_map(weights: BlockWeights, name: str) -> str:
+    """A small picture of weights."""
+    known = ARCHITECTURES[weights.architecture]
+    values = {BASE: weights.base, **weights.values}
+    return tiny(known, values, escape(f"{name} for {known.title}", quote=True))
+
+
 def _card(preset: Preset, architecture_id: str, parse: Callable[[str], Parsed], own: bool) -> str:
     try:
         parsed = parse(preset.text)
@@ -50,20 +58,19 @@ def _card(preset: Preset, architecture_id: str, parse: Callable[[str], Parsed], 
         )
     weights = {BASE: parsed.weights.base, **parsed.weights.values}
     acting = [block_id for block_id, weight in weights.items() if weight]
-    title = ARCHITECTURES[architecture_id].title
     words = " ".join([preset.name, preset.purpose, preset.grade, *acting]).casefold()
     marks = [f'<abbr title="Grade {preset.grade}: {GRADES[preset.grade]}">{GRADE_MARKS[preset.grade]}</abbr>']
     marks += ["<span>yours</span>"] if own else []
     marks += [f"<span>{ARCHITECTURES[known].title}</span>" for known in preset.architectures]
     marks += [f"<span>{parsed.canvas:.0%} of the canvas</span>"] if parsed.canvas is not None else []
-    notices = "".join(f"<p>{escape(notice)}</p>" for notice in parsed.notices)
-    source = f' title="{escape(preset.source, quote=True)}"' if preset.source else ""
+    said = escape("; ".join([*filter(None, [preset.source]), *parsed.notices]), quote=True)
+    told = f' title="{said}"' if said else ""
     return (
         f'<li class="blocktrain-card" data-words="{escape(words, quote=True)}" data-grade="{preset.grade}" '
         f'data-weights="{escape(json.dumps(weights), quote=True)}">'
-        f"{tiny(ARCHITECTURES[architecture_id], weights, escape(f'{preset.name} for {title}', quote=True))}"
-        f'<b{source}>{escape(preset.name)}</b><div class="blocktrain-card-marks">{"".join(marks)}</div>'
-        f"<p>{escape(preset.purpose)}</p>{notices}"
+        f"{card_map(parsed.weights, preset.name)}"
+        f'<b{told}>{escape(preset.name)}</b><div class="blocktrain-card-marks">{"".join(marks)}</div>'
+        f"<p>{escape(preset.purpose)}</p>"
         f'<div class="blocktrain-card-tools">{_use(preset.name)}{_copies(preset.name, parsed)}</div></li>'
     )
 
@@ -76,8 +83,10 @@ def _use(name: str) -> str:
 def _copies(name: str, parsed: Parsed) -> str:
     """A button for every form in which the weights can be shared."""
     weights = parsed.weights
+    line = weights.to_line(name, with_architecture=True, canvas=parsed.canvas)
     forms = (
-        ("line", "Copy a line that LoRA Block Weight reads too", weights.to_line(name, canvas=parsed.canvas)),
+        ("line", "Copy a line that LoRA Block Weight reads too", line),
+        ("link", "Copy a link: paste it here, or put it behind the address of this page", to_link(line)),
         ("JSON", "Copy as JSON", json.dumps(weights.to_json())),
         ("kohya", "Copy as sd-scripts’ network_args: weights that scale the learning rate", _kohya(weights)),
     )

@@ -12,11 +12,13 @@ import gradio as gr
 from lib_blocktrain.blocks import BASE, BLOCK_IDS
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.training.runs import Run
+from lib_blocktrain.ui import preset_panel
 from lib_blocktrain.ui.desk import First, weight_name
 from lib_blocktrain.ui.drawing import SEED_MAX, SIDE_MAX, SIDE_MIN, SIDE_STEP, Studio
 from lib_blocktrain.ui.mix import STRENGTH_MAX, STRENGTH_MIN, WEIGHT_IDS, WEIGHT_MAX, WEIGHT_MIN, Mix
 from lib_blocktrain.ui.preview import Preview
 from lib_blocktrain.ui.properties import Changes, Values
+from lib_blocktrain.ui.sharing import Sharing
 from lib_blocktrain.ui.shim import on, uploaded
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.widgets import Shared, Widgets
@@ -28,6 +30,7 @@ SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", 
 PRESETS = ("preset", "grid_presets", "preset_cards", "preset_problems", "preset_message", "preset_replace")
 DRAWN = ("job", "pictures", "status", "cancel")
 COPY = "(line) => { window.blocktrain && window.blocktrain.copy(line); }"
+DOWNLOAD = "(text) => { text && window.blocktrain && window.blocktrain.download(text, 'blocktrain-presets.txt'); }"
 IN_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("IN"))
 OUT_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("OUT"))
 
@@ -49,11 +52,15 @@ class PreviewPlace:
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=420):
                 _loras(w)
-                _weights(w)
-                _presets(w)
+                _map(w)
             with gr.Column(scale=6, min_width=420):
                 _settings(w, self.host, self.first)
                 _pictures(w)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=420):
+                _sliders(w)
+            with gr.Column(scale=6, min_width=420):
+                preset_panel.place(w)
                 _bake(w)
 
     def wire(self, w: Widgets) -> None:
@@ -67,7 +74,7 @@ class PreviewPlace:
         on(looked.then, self.desk.meet_model, {}, w.some("model_line", "width", "height"))
 
     def _wire_desk(self, w: Widgets) -> None:
-        desk = self.desk
+        desk, sharing = self.desk, Sharing(self.desk)
         listed = ("loras", "lora_message")
         found = w.some(*MIX, "search")
         on(w["search"].input, desk.find, found, w.some(*listed))
@@ -78,15 +85,17 @@ class PreviewPlace:
 
         weighed = w.some(*MIX, "preset_message", "preset_name", "understood")
         on(w["preset"].input, desk.use_preset, w.some(*MIX, "preset"), weighed)
-        on(w["paste"].input, desk.explain, w.some("paste", "mix"), w.some("understood", "apply"))
-        on(w["apply"].click, desk.apply, w.some(*MIX, "paste", "preset_name"), weighed)
+        on(w["paste"].input, sharing.explain, w.some("paste", "mix"), w.some("understood", "apply"))
+        on(w["apply"].click, sharing.apply, w.some(*MIX, "paste", "preset_name"), weighed)
 
-        named = w.some(*MIX, "preset", "preset_name", "preset_replace")
-        copied = on(w["copy"].click, desk.copy, named, w.some("line", "preset_message"))
+        named = w.some(*MIX, "preset", "preset_name", "preset_replace", "paste")
+        copied = on(w["copy"].click, sharing.copy, {**named, "form": w["form"]}, w.some("line", "preset_message"))
         on(copied.then, None, w.some("line"), {}, js=COPY)
         for button, function in (("save", desk.save), ("rename", desk.rename), ("delete", desk.delete)):
             on(w[f"preset_{button}"].click, function, named, w.some(*PRESETS))
-        _on_upload(w, "lbw_file", desk.import_lbw, MIX, PRESETS)
+        exported = on(w["preset_export"].click, sharing.export, {}, w.some("export", "preset_message"))
+        on(exported.then, None, w.some("export"), {}, js=DOWNLOAD)
+        _on_upload(w, "preset_file", sharing.take_file, MIX, PRESETS)
 
     def _wire_preview(self, w: Widgets) -> None:
         preview = self.preview
@@ -111,14 +120,17 @@ def _loras(w: Widgets) -> None:
     w.add("active", gr.Radio, choices=[], label="Weights below are for", visible=False)
     with gr.Accordion("What this LoRA contains", open=False, elem_id="blocktrain_contents"):
         w.html("facts")
+
+
+def _map(w: Widgets) -> None:
     with gr.Row():
         w.add("strength", gr.Slider, STRENGTH_MIN, STRENGTH_MAX, 1.0, step=0.05, label="Strength", interactive=False)
         _weight(w, BASE)
-
-
-def _weights(w: Widgets) -> None:
-    """The U: IN down on the left, M00 at the bottom, OUT up on the right, so that skip partners face each other."""
     w.add("u_map", gr.HTML, UMap("weights", "sd1", weight_name("")).html())
+
+
+def _sliders(w: Widgets) -> None:
+    """The U again: IN down on the left, M00 below, OUT up on the right, so that skip partners face each other."""
     with gr.Row(elem_id="blocktrain_weights", equal_height=False):
         with gr.Column(min_width=120, elem_classes="blocktrain-in"):
             for block_id in IN_IDS:
@@ -131,36 +143,7 @@ def _weights(w: Widgets) -> None:
 
 
 def _weight(w: Widgets, block_id: str) -> None:
-    w.add(weight_name(block_id), gr.Slider, WEIGHT_MIN, WEIGHT_MAX, 1.0, step=0.01, label=block_id, interactive=True)
-
-
-def _presets(w: Widgets) -> None:
-    with gr.Group(elem_classes="blocktrain-panel"):
-        with gr.Row():
-            w.add("preset", gr.Dropdown, choices=[], label="Preset", scale=3, min_width=120)
-            w.add("preset_name", gr.Textbox, label="Name", scale=3, min_width=120, max_lines=1)
-            w.add("preset_replace", gr.Checkbox, label="replace", scale=1, min_width=100)
-        with gr.Row():
-            w.add("preset_save", gr.Button, "Save", size="sm", min_width=70)
-            w.add("preset_rename", gr.Button, "Rename", size="sm", min_width=70)
-            w.add("preset_delete", gr.Button, "Delete", size="sm", min_width=70)
-            w.add("copy", gr.Button, "Copy", size="sm", min_width=70)
-            w.add("lbw_file", gr.UploadButton, "Import LBW", size="sm", min_width=90, file_types=[".txt"])
-        w.add("line", gr.Textbox, label="To share", max_lines=2, interactive=False, show_copy_button=True)
-        w.add(
-            "paste",
-            gr.Textbox,
-            label="Paste block weights",
-            placeholder="NAME:1,0,0,… or OUT=1,IN=0 or kohya's network_args or JSON",
-            lines=1,
-            max_lines=4,
-        )
-        w.add("apply", gr.Button, "Use these weights", size="sm", interactive=False)
-    w.html("understood")
-    w.html("preset_message")
-    w.html("preset_problems")
-    with gr.Accordion("All presets as cards", open=False, elem_id="blocktrain_carding"):
-        w.html("preset_cards")
+    w.add(weight_name(block_id), gr.Slider, WEIGHT_MIN, WEIGHT_MAX, 1.0, step=0.01, label=block_id, interactive=False)
 
 
 def _bake(w: Widgets) -> None:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.preset_files import LineProblem, PresetFile, read_lbw_presets
+from lib_blocktrain.preset_files import LineProblem, PresetFile, read_lbw_presets, read_presets, to_line
+from lib_blocktrain.preset_links import from_link
 from lib_blocktrain.preset_strings import Parsed, parse
 from lib_blocktrain.presets import Preset, shipped_presets
 
-LBW_FILE_LIMIT = 1_000_000  # bytes
+FILE_LIMIT = 1_000_000  # bytes
+EXPORTED = "# blocktrain presets"  # tells such a file from LoRA Block Weight's, where `#` makes a whole line a comment
 
 
 class Shelf:
@@ -38,34 +40,47 @@ class Shelf:
         return [preset for preset in self.all().values() if architecture_id in preset.architectures]
 
     def parse(self, text: str, architecture_id: str, seed: int | None = None) -> Parsed:
-        """Read a preset string that may name any preset on the shelf; raises PresetStringError."""
-        return parse(text, architecture_id, seed=seed, presets=self.all())
+        """Read a preset string, or a link, that may name any preset on the shelf; raises PresetStringError."""
+        return parse(from_link(text), architecture_id, seed=seed, presets=self.all())
 
-    def save(self, name: str, weights: BlockWeights, *, replace: bool = False) -> None:
-        """Put weights into the user's file; raises ValueError for a name that is none, or is taken."""
+    def save(self, name: str, weights: BlockWeights, *, canvas: float | None = None, replace: bool = False) -> None:
+        """Put weights into the user's file; raises ValueError for a name that is none, or is taken.
+
+        `canvas` is the share of the picture for which they were found.
+        """
         name = (name or "").strip()
         if name in self.own.read().presets and not replace:
             raise ValueError(f"there is a preset {name!r} already: choose another name, or tick “replace”")
-        self.own.put(Preset(name, (weights.architecture,), weights.to_line(with_architecture=True)))
+        self.own.put(Preset(name, (weights.architecture,), weights.to_line(with_architecture=True, canvas=canvas)))
 
     def rename(self, name: str, new_name: str) -> None:
         """Rename an own preset."""
         self._own_only(name)
         self.own.rename(name, (new_name or "").strip())
 
-    def delete(self, name: str) -> None:
-        """Delete an own preset."""
+    def delete(self, name: str) -> str:
+        """Delete an own preset; returns its line."""
         self._own_only(name)
+        line = f"{name}:{self.own.read().presets[name].text}"
         self.own.delete(name)
+        return line
 
-    def import_lbw(self, path: Path) -> tuple[int, tuple[LineProblem, ...]]:
-        """Take over LoRA Block Weight's presets; those whose names are taken stay as they are, and are said.
+    def exported(self) -> tuple[str, int]:
+        """The user's own presets as the text of a file, and how many there are; raises ValueError for none."""
+        presets = self.own.read().presets.values()
+        if not presets:
+            raise ValueError("there is no preset of your own yet: save one first")
+        return "\n".join([EXPORTED, *map(to_line, presets), ""]), len(presets)
 
-        Returns how many were added, and what was not.
+    def take(self, path: Path) -> tuple[int, tuple[LineProblem, ...]]:
+        """Take over an exported file's presets, or those of LoRA Block Weight's.
+
+        One whose name is taken stays as it is, and is said. Returns how many were added, and what was not.
         """
-        if path.stat().st_size > LBW_FILE_LIMIT:
-            raise ValueError(f"{path.name} is larger than {LBW_FILE_LIMIT} bytes: expected lbwpresets.txt")
-        found = read_lbw_presets(path.read_text("utf-8", errors="surrogateescape"))
+        if path.stat().st_size > FILE_LIMIT:
+            raise ValueError(f"{path.name} is larger than {FILE_LIMIT} bytes: expected presets, one a line")
+        text = path.read_text("utf-8-sig", errors="surrogateescape")
+        found = read_presets(text) if text.startswith(EXPORTED) else read_lbw_presets(text)
         if not found.presets and not found.problems:
             raise ValueError(f"{path.name} has no line of the form NAME:values")
         taken = self.all()

@@ -6,6 +6,7 @@ import gradio as gr
 
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.runner import Runner
+from lib_blocktrain.ui import texts
 from lib_blocktrain.ui.analyse_place import AnalysePlace
 from lib_blocktrain.ui.desk import Desk, First
 from lib_blocktrain.ui.jobs import Jobs
@@ -34,11 +35,12 @@ class Tab:
         self.widgets = Widgets()
         self.places: tuple[Place, ...] = tuple(kind(shared) for kind in PLACES)
         with gr.Column(elem_id="blocktrain"):
-            self.widgets.html("model_line")
+            self.widgets.html("model_line", texts.note("Reading the model …"))
             with gr.Tabs(elem_id="blocktrain_places") as self.widgets["places"]:
                 for place in self.places:
                     with gr.Tab(place.title, id=place.title, elem_id=f"blocktrain_place_{place.title.lower()}"):
                         place.place(self.widgets)
+            self.widgets.tell_titles()
         for place in self.places:
             place.wire(self.widgets)
 

@@ -63,7 +63,7 @@ class TrainPlace:
             self._group(w, "weights")
             with gr.Row():
                 w.add("train_preset", gr.Dropdown, choices=[], label="Preset", min_width=140)
-                w.add("train_sliders", gr.Button, "Take the sliders of Preview", size="sm", min_width=140)
+                w.add("train_sliders", gr.Button, "Take the sliders of Preview", size="sm", min_width=180)
         w.html("train_understood")
         w.html("train_estimate")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from dataclasses import dataclass
+from html import escape
 from typing import Protocol
 
 import gradio as gr
@@ -10,12 +13,20 @@ import gradio as gr
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.ui.desk import Desk, First
+from lib_blocktrain.ui.field_help import HELP
 from lib_blocktrain.ui.jobs import Jobs
 from lib_blocktrain.ui.library import Library
 
 
 class Widgets(dict):
-    """The widgets of all places by name; each has ``blocktrain_NAME`` as its id in the page."""
+    """The widgets of all places by name; each has ``blocktrain_NAME`` as its id in the page.
+
+    What `field_help` says of a widget stands at it; `titles` are those of buttons, which have no place for it.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.titles: dict[str, str] = {}
 
     def some(self, *names: str) -> dict[str, gr.components.Component]:
         """Those of these names, in this order."""
@@ -25,12 +36,21 @@ class Widgets(dict):
         """Make a widget where the page stands now."""
         if name in self:
             raise ValueError(f"there is a widget {name!r} already")
+        if name in HELP and "info" in inspect.signature(kind).parameters:
+            options = {"info": HELP[name], **options}
+        elif name in HELP:
+            self.titles[name] = HELP[name]
         self[name] = kind(*arguments, elem_id=f"blocktrain_{name}", **options)
         return self[name]
 
-    def html(self, name: str) -> None:
+    def html(self, name: str, value: str = "") -> None:
         """Make a place for what is said."""
-        self.add(name, gr.HTML, "")
+        self.add(name, gr.HTML, value)
+
+    def tell_titles(self) -> None:
+        """Give the page the help of buttons (`javascript/field_help.js`)."""
+        titles = escape(json.dumps(self.titles), quote=True)
+        self.html("titles", f'<div class="blocktrain-titles" data-titles="{titles}"></div>')
 
 
 @dataclass(frozen=True)

@@ -83,67 +83,6 @@ def test_a_preset_sets_the_sliders(desk, page):
     assert "set to 0" in page.values["preset_message"]
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0", ["17 values for SD1", "OUT03, OUT04, OUT05 = 1", "set to 0"]),
-        ("NAME:*=0.5", ["ranges", "NAME"]),
-        ("OUTALL", ["preset", "OUTALL"]),
-    ],
-)
-def test_paste_says_what_it_understands(desk, page, text, words):
-    page.values["paste"] = text
-    page.take(desk.explain(page.values))
-    assert all(word in page.values["understood"] for word in words)
-    assert page.properties["apply"]["interactive"]
-
-
-def test_paste_points_at_the_character(desk, page):
-    page.values["paste"] = "NAME:1,0,huh" + ",0" * 14
-    answer = desk.explain(page.values)
-    line, caret = answer["understood"].split("<pre")[1].split(">")[1].split("</pre")[0].split("\n")
-    assert line[caret.index("^") :].startswith("huh")
-    assert not answer["apply"]["interactive"]
-
-
-def test_paste_out_of_range_is_said(desk, page):
-    page.values["paste"] = "OUT03=7"
-    answer = desk.explain(page.values)
-    assert "OUT03 = 7.0: expected a number from -1 to 2" in answer["understood"]
-    before = page.weights()
-    page.take(desk.apply(page.values))
-    assert page.weights() == before
-
-
-def test_markup_is_text(desk, page):
-    page.values["paste"] = "<img src=x onerror=alert(1)>"
-    answer = desk.explain(page.values)
-    assert "<img" not in answer["understood"]
-    assert "&lt;img" in answer["understood"]
-
-
-def test_save_copy_paste(desk, page):
-    page.values |= {"w_IN04": 0.3, "w_OUT03": -0.5, "preset_name": "mine"}
-    page.take(desk.save(page.values))
-    assert page.values["preset"] == "mine"
-    page.take(desk.copy(page.values))
-    line = page.values["line"]
-    assert line.startswith("mine:")
-    page.take(desk.use_preset({**page.values, "preset": "ALL"}))
-    assert page.values["w_IN04"] == 1
-    page.values["paste"] = line
-    page.take(desk.apply(page.values))
-    assert (page.values["w_IN04"], page.values["w_OUT03"]) == (0.3, -0.5)
-
-
-@pytest.mark.parametrize("name", ["a:b", "a#b", "a | b"])
-def test_a_line_to_share_reads_back(desk, page, name):
-    page.values["preset_name"] = name
-    answer = desk.copy(page.values)
-    assert "blocktrain-failure" in answer["preset_message"]
-    assert "line" not in answer
-
-
 def test_a_saved_preset_is_not_replaced_unasked(desk, page):
     page.values |= {"preset_name": "mine", "w_IN04": 0.3}
     page.take(desk.save(page.values))
@@ -184,23 +123,11 @@ def test_names_that_no_preset_can_have(desk, page, name):
     assert not desk.shelf.own.path.exists()
 
 
-def test_import_of_lbws_file(desk, page, tmp_path):
-    path = tmp_path / "lbwpresets.txt"
-    path.write_text(
-        "FACE2:1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0\nALL:1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,0\nBAD:1,2\nINS:1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0\n"
-    )
-    page.take(desk.import_lbw({**page.values, "lbw_file": path}))
-    assert "1 presets added" in page.values["preset_message"]
-    assert "line 3" in page.values["preset_message"]
-    assert "ALL is here already" in page.values["preset_message"]
-    assert "INS is here" not in page.values["preset_message"]
-    assert "FACE2" in page.properties["preset"]["choices"]
-
-
 def test_without_a_model_weights_still_work(host, desk, page):
     host.loaded = None
-    page.values["paste"] = "OUT=1"
-    assert "Understood" in desk.explain(page.values)["understood"]
+    page.take(desk.use_preset({**page.values, "preset": "OUTALL"}))
+    assert page.values["w_OUT03"] == 1
+    assert page.values["w_IN04"] == 0
     assert "no checkpoint is loaded" in desk.meet_model(page.values)["model_line"]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import ARCHITECTURES, BASE
+from lib_blocktrain.preset_links import from_link
 from lib_blocktrain.preset_strings import parse
 from lib_blocktrain.presets import GRADES, Preset, shipped_presets
 from lib_blocktrain.ui import preset_cards
@@ -73,8 +74,9 @@ def test_what_a_card_copies_reads_back_as_its_weights(architecture_id):
     assert len(cards) == len(presets)
     for preset, card in zip(presets, cards, strict=True):
         wanted = parse(preset.text, architecture_id).weights
-        line, data, kohya = (html.unescape(text) for text in re.findall('data-copy="([^"]*)"', card))
+        line, link, data, kohya = (html.unescape(text) for text in re.findall('data-copy="([^"]*)"', card))
         assert parse(line, architecture_id).weights == wanted
+        assert parse(from_link(link), architecture_id).weights == wanted
         assert BlockWeights.from_json(json.loads(data)) == wanted
         assert dict(parse(kohya, architecture_id).weights.values) == dict(wanted.values)
         shown = json.loads(html.unescape(re.search('data-weights="([^"]*)"', card)[1]))

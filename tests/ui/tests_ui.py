@@ -109,7 +109,8 @@ class Page:
     def __init__(self):
         self.values = {weight_name(block_id): 1.0 for block_id in WEIGHT_IDS}
         self.values |= {"mix": Mix().to_json(), "strength": 1.0, "search": "", "loras": [], "active": None, "job": ""}
-        self.values |= {"preset": None, "preset_name": "", "preset_replace": False, "paste": "", "grid_presets": []}
+        self.values |= {"preset": None, "preset_name": "", "preset_replace": False, "paste": "", "form": "line"}
+        self.values["grid_presets"] = []
         self.values |= {"bake_name": "", "bake_replace": False, "status": "", "pictures": ""}
         self.values |= {"prompt": "a fox", "negative": "", "sampler": "DDIM", "steps": 3, "cfg": 6.0}
         self.values |= {"width": 64, "height": 64, "seed": 7}

@@ -1,0 +1,86 @@
+"""Presets between people: what is copied, pasted, exported and imported; from named values to named changes."""
+
+from __future__ import annotations
+
+import json
+
+from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.preset_files import read_line
+from lib_blocktrain.preset_links import from_link, to_link
+from lib_blocktrain.preset_strings import PresetStringError
+from lib_blocktrain.ui import texts
+from lib_blocktrain.ui.desk import Desk, mix_of, refusing
+from lib_blocktrain.ui.mix import Mix
+from lib_blocktrain.ui.preset_cards import card_map
+from lib_blocktrain.ui.properties import Changes, Properties, Values
+
+LINE, LINK, KOHYA, JSON = FORMS = ("line", "link", "kohya", "JSON")
+
+
+def written(weights: BlockWeights, name: str | None, form: str, canvas: float | None = None) -> str:
+    """Return the weights in one of FORMS; raises ValueError for a name or weights that the form cannot hold."""
+    line = weights.to_line(name, with_architecture=True, canvas=canvas)
+    if name and read_line(line).name != name:
+        raise ValueError(f"{name!r} cannot name a preset: choose another name")
+    if form == LINK:
+        return to_link(line)
+    if form == KOHYA:
+        return " ".join(f'"{argument}"' for argument in weights.to_kohya("lr"))
+    return json.dumps(weights.to_json()) if form == JSON else line
+
+
+class Sharing:
+    """What Copy, Use these weights, Export and Import do."""
+
+    def __init__(self, desk: Desk):
+        self.desk = desk
+
+    def explain(self, values: Values) -> Changes:
+        """Something was typed or pasted: say at once what it is understood as."""
+        text = from_link(values["paste"] or "")
+        if not text.strip():
+            return {"understood": "", "apply": Properties(interactive=False)}
+        try:
+            parsed = self.desk.parse(text, Mix.from_json(values["mix"]))
+            self.desk.check_range(parsed)
+        except PresetStringError as error:
+            return {"understood": texts.not_understood(text, error), "apply": Properties(interactive=False)}
+        except ValueError as error:
+            return {"understood": texts.failure(str(error)), "apply": Properties(interactive=False)}
+        seen = card_map(parsed.weights, parsed.name or "these weights")
+        body = f'<div class="blocktrain-seen">{seen}{texts.understood(parsed)}</div>'
+        return {"understood": body, "apply": Properties(interactive=True)}
+
+    @refusing("understood")
+    def apply(self, values: Values) -> Changes:
+        """Put what was pasted on the sliders."""
+        mix = mix_of(values)
+        parsed = self.desk.parse(from_link(values["paste"] or ""), mix)
+        return {**self.desk.weighed(mix, parsed), "preset_name": parsed.name or values["preset_name"] or ""}
+
+    @refusing("preset_message")
+    def copy(self, values: Values) -> Changes:
+        """The weights on the sliders as a text that others can paste."""
+        if values["form"] not in FORMS:
+            raise ValueError(f"form {values['form']!r}: expected one of {', '.join(FORMS)}")
+        mix = mix_of(values)
+        weights = mix.shown.block_weights(self.desk.architecture(mix))
+        name = (values["preset_name"] or values["preset"] or "").strip() or None
+        line = written(weights, name, values["form"], self.desk.canvas_of(values, weights))
+        return {"line": line, "preset_message": ""}
+
+    @refusing("preset_message")
+    def export(self, values: Values) -> Changes:
+        """The person's own presets as the text of a file."""
+        text, count = self.desk.shelf.exported()
+        said = f"{count} preset{'s' if count > 1 else ''} of your own in blocktrain-presets.txt, among your downloads"
+        return {"export": text, "preset_message": texts.note(said)}
+
+    @refusing("preset_message")
+    def take_file(self, values: Values) -> Changes:
+        """Take over the presets of a file: an exported one, or LoRA Block Weight's."""
+        if values["preset_file"] is None:
+            return {}
+        count, problems = self.desk.shelf.take(values["preset_file"])
+        changes = self.desk.changed_presets(mix_of(values), None, f"{count} presets added")
+        return {**changes, "preset_message": changes["preset_message"] + texts.problems(problems)}
