@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -21,7 +22,7 @@ from lib_blocktrain.files import ROOT
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.ui import shim
 from lib_blocktrain.ui.desk import First
-from lib_blocktrain.ui.guard import LocalOnly, OwnContentOnly
+from lib_blocktrain.ui.guard import App, LocalOnly, OwnContentOnly
 from lib_blocktrain.ui.tab import Tab
 
 log = logging.getLogger(__name__)
@@ -61,9 +62,7 @@ def serve(
     listener = listen(port)
     port = listener.getsockname()[1]
     blocks, tab = build(host, first)
-    server = uvicorn.Server(
-        uvicorn.Config(application(blocks, tab, port), log_level="warning", timeout_graceful_shutdown=2)
-    )
+    server = _Server(application(blocks, tab, port))
     address = f"http://{ADDRESS}:{port}/"
     if opened is not None:
         threading.Thread(target=_open_when_started, args=(server, address, opened), daemon=True).start()
@@ -72,6 +71,35 @@ def serve(
     finally:
         tab.close()
         tab.runner.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which at its end lets go of the streams that gradio keeps as long as a page is open.
+
+    They are told that the page has gone. uvicorn alone would wait for them, then cancel each with a traceback.
+    """
+
+    def __init__(self, app: App):
+        self._app, self._ended = app, asyncio.Event()
+        config = {"interface": "asgi3", "log_level": "warning", "timeout_graceful_shutdown": 2}
+        super().__init__(uvicorn.Config(self._until_the_end, **config))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End."""
+        self._ended.set()
+        await super().shutdown(sockets)
+
+    async def _until_the_end(self, scope, receive, send) -> None:
+        async def heard() -> dict:
+            waiting = [asyncio.ensure_future(wait) for wait in (receive(), self._ended.wait())]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                return waiting[0].result() if waiting[0].done() else {"type": "http.disconnect"}
+            finally:
+                for wait in waiting:
+                    wait.cancel()
+
+        await self._app(scope, heard if scope["type"] == "http" else receive, send)
 
 
 def listen(port: int | None, ports: Sequence[int] = range(FIRST_PORT, FIRST_PORT + PORTS)) -> socket.socket:
