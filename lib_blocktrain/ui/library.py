@@ -82,6 +82,8 @@ class Library:
     def file(self, key: str) -> LoraFile:
         """The file of this key; raises ValueError for any other text, so that none becomes a path."""
         if key not in self._files:
+            self.refresh()  # a page may be older than this library: it was open while the server began anew
+        if key not in self._files:
             raise ValueError(f"there is no LoRA {key!r} in the folders: press Refresh")
         return self._files[key]
 
