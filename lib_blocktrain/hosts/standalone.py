@@ -294,8 +294,8 @@ def load_demo(folder: Path = MODEL) -> StandaloneModel:
             f"the demo model is not in {folder}: make it with demo/build.py, or open a checkpoint with --checkpoint"
         )
     pipeline = diffusers.StableDiffusionPipeline(
-        unet=diffusers.UNet2DConditionModel.from_pretrained(folder / "unet"),
-        vae=diffusers.AutoencoderKL.from_pretrained(folder / "vae"),
+        unet=diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False),
+        vae=diffusers.AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False),
         text_encoder=_demo_text_encoder(folder / "text_encoder"),
         tokenizer=_tokenizer(),
         scheduler=diffusers.DDIMScheduler.from_pretrained(folder / "scheduler"),
