@@ -144,7 +144,10 @@ def _check_fits(network: Network, module: NetworkModule, layer: nn.Module) -> No
     try:
         module.check_fits(weight_shape(layer))
     except NetworkModuleError as error:
-        raise NetworkModuleError(f"{network.name!r}, a network for {network.architecture}: {error}") from error
+        raise NetworkModuleError(
+            f"{network.name!r} was made for a {network.architecture} of another size than the model that is loaded"
+            f" (open the checkpoint that it was trained on): {error}"
+        ) from error
 
 
 def _no_match(network: Network, targets: Targets) -> str:
