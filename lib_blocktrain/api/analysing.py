@@ -17,7 +17,6 @@ from lib_blocktrain.api.service import Service
 from lib_blocktrain.api.turns import Report, Turn
 from lib_blocktrain.inquiry import Inquiry, answer, setting_for
 from lib_blocktrain.pictures import png_of
-from lib_blocktrain.preset_strings import parse
 
 MASK_SIDE = 8192  # pixels: a small file can hold a huge picture
 
@@ -39,7 +38,7 @@ def _inquiry(service: Service, body: AnalyseBody) -> Inquiry:
         width=body.width,
         height=body.height,
     )
-    weights = parse(body.weights, network.architecture, seed=0, presets=service.shelf.all()).weights
+    weights = service.parse(body.weights, network.architecture, seed=0).weights
     features = tuple(map(_feature, body.features)) or (Feature(),)
     return Inquiry(network, setting, body.method, features, Options(weights, body.multiplier, body.value))
 

@@ -14,7 +14,6 @@ from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.hosts.host import SampleRequest
 from lib_blocktrain.pictures import infotext, to_png
 from lib_blocktrain.placement import Placement
-from lib_blocktrain.preset_strings import parse
 from lib_blocktrain.ui.drawing import SIDE_STEP, Settings, with_seed
 from lib_blocktrain.ui.library import LoraFile
 from lib_blocktrain.ui.mix import fits
@@ -76,5 +75,5 @@ def _placed(
 ) -> tuple[Placement, tuple[str, ...]]:
     if not fits(file.architecture, architecture):
         raise ValueError(f"{file.key} is for {file.architecture}, and the loaded model is {architecture}")
-    found = parse(lora.weights, architecture, seed=seed, x=lora.x, presets=service.shelf.all())
+    found = service.parse(lora.weights, architecture, seed, lora.x)
     return Placement(service.library.network(file.key), found.weights, lora.multiplier), found.notices

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from lib_blocktrain.api.answers import Refused, not_found
 from lib_blocktrain.api.bodies import Architecture, Done, ParseBody, ParsedWeights, PresetBody, PresetList
 from lib_blocktrain.api.service import Service
-from lib_blocktrain.preset_strings import Parsed, parse
+from lib_blocktrain.preset_strings import Parsed
 
 
 def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) -> None:
@@ -22,11 +22,11 @@ def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) 
 
     @reading.post("/presets/parse", response_model=ParsedWeights, summary="Say what a string is understood as")
     def understood(body: ParseBody) -> dict:
-        return said(parse(body.text, body.architecture, seed=body.seed, x=body.x, presets=service.shelf.all()))
+        return said(service.parse(body.text, body.architecture, body.seed, body.x))
 
     @writing.post("/presets", response_model=Done, summary="Save a preset in the user's own file")
     def save(body: PresetBody) -> dict:
-        weights = service.shelf.parse(body.weights, body.architecture).weights
+        weights = service.parse(body.weights, body.architecture).weights
         with service.presets_lock:
             if not body.replace and body.name.strip() in service.shelf.own.read().presets:
                 raise Refused(409, "conflict", f"there is a preset {body.name!r} already: send replace, or another")

@@ -88,9 +88,7 @@ def _steering(writing: APIRouter, service: Service) -> None:
     @writing.post("/runs/{name}/weights", response_model=Done, summary="Change the block weights of a run that trains")
     def weights(name: str, body: WeightsBody) -> dict:
         run = service.run(name)
-        from lib_blocktrain.preset_strings import parse
-
-        found = parse(body.weights, service.host.model().architecture, seed=0, presets=service.shelf.all())
+        found = service.parse(body.weights, service.host.model().architecture, seed=0)
         with _as_conflict():
             service.runner.set_weights(run, found.weights)
         return {"done": f"{name}: the weights change with the next step; its metrics say so, or why not"}

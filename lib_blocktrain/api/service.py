@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.answers import Refused, not_found
 from lib_blocktrain.api.turns import Turns
+from lib_blocktrain.text_spans import PresetStringError, Span
 
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import Host
+    from lib_blocktrain.preset_strings import Parsed
     from lib_blocktrain.runner import Runner
     from lib_blocktrain.training.runs import Run
     from lib_blocktrain.ui.library import Library, LoraFile
@@ -102,6 +104,13 @@ class Service:
         if found[0].problem:
             raise Refused(400, "bad request", f"{found[0].key} cannot be used: {found[0].problem}")
         return found[0]
+
+    def parse(self, text: str, architecture: str, seed: int | None = None, x: float | None = None) -> Parsed:
+        """Read block weights that were sent; raise ValueError with the text that cannot be read: there may be many."""
+        try:
+            return self.shelf.parse(text, architecture, seed, x)
+        except PresetStringError as error:
+            raise ValueError(f"weights {Span(text).shown}: {error}") from error
 
     def run(self, name: str) -> Run:
         """The run of this name; a name is looked up among the folders, and links are none."""

@@ -39,9 +39,9 @@ class Shelf:
         """The presets that have a meaning for this architecture."""
         return [preset for preset in self.all().values() if architecture_id in preset.architectures]
 
-    def parse(self, text: str, architecture_id: str, seed: int | None = None) -> Parsed:
+    def parse(self, text: str, architecture_id: str, seed: int | None = None, x: float | None = None) -> Parsed:
         """Read a preset string, or a link, that may name any preset on the shelf; raises PresetStringError."""
-        return parse(from_link(text), architecture_id, seed=seed, presets=self.all())
+        return parse(from_link(text), architecture_id, seed=seed, x=x, presets=self.all())
 
     def save(self, name: str, weights: BlockWeights, *, canvas: float | None = None, replace: bool = False) -> None:
         """Put weights into the user's file; raises ValueError for a name that is none, or is taken.
