@@ -26,6 +26,8 @@ from lib_blocktrain.training.precision import LossScale
 from lib_blocktrain.training.result import in_place_of, saved_network
 from lib_blocktrain.training.scope import Scope
 
+_MEANS = ("fused", "foreach", "capturable")  # options of torch's optimizers that say how, not what
+
 
 class Learner:
     """A network of a scope with all that its training remembers; it can save and load itself.
@@ -54,7 +56,7 @@ class Learner:
         """Make ready for the gradients of a step, at this factor of the learning rates."""
         set_rates(self.optimizer, rate_factor)
         self._set_mode(training=True)
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad(set_to_none=True)  # the first gradient that comes is taken as it is, without a sum
 
     def gradients(self) -> list[Tensor]:
         """Return the gradient of every parameter, 0 where none has come."""
@@ -71,13 +73,14 @@ class Learner:
         """Make the step and what follows from new weights; return the norm of the gradients if they are clipped."""
         clip, norm = self.config.optimizer.clip, None
         if clip:
-            norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, clip)
         self.optimizer.step()
         if self.config.network.meaning == "max_norm":
             cap_norms(self.network, self.scope, self.config.network.cap)
-        for average, parameter in zip(self.average, self.parameters):
-            average.lerp_(parameter.detach(), 1 - self.config.optimizer.ema)
-        return norm
+        if self.average:
+            now = [parameter.detach() for parameter in self.parameters]
+            torch._foreach_lerp_(self.average, now, 1 - self.config.optimizer.ema)
+        return None if norm is None else float(norm)  # a GPU is waited for at the end only
 
     @torch.no_grad()
     def remember_good(self) -> None:
@@ -131,8 +134,15 @@ class Learner:
             raise ValueError("the saved state is that of another network than the one that run.json describes")
         for parameter, value in zip(ours, theirs):
             parameter.copy_(value)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(self._by_our_means(state["optimizer"]))
         self.scale.scale, self.scale.good = state["scale"]["scale"], state["scale"]["good"]
+
+    def _by_our_means(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an optimizer's state with our way to compute a step: another torch may lack the saved one."""
+        ours = self.optimizer.param_groups
+        means = [{name: group[name] for name in _MEANS if name in group} for group in ours]
+        groups = [{**theirs, **own} for theirs, own in zip(saved["param_groups"], means, strict=True)]
+        return {**saved, "param_groups": groups}
 
     @staticmethod
     def weights_of(state: Mapping[str, Any]) -> BlockWeights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,10 @@ from lib_blocktrain.diffusion import scaled_linear_alphas_cumprod
 from lib_blocktrain.training.batches import Batch, joined
 from lib_blocktrain.training.config import LossConfig
 from lib_blocktrain.training.draws import generator_of
+from lib_blocktrain.training.learner import Learner
+from lib_blocktrain.training.scope import scope_of
 from lib_blocktrain.training.step import Noise, Objective, draw_noise, masked
+from tests.tiny_models import diffusers_unet
 
 ALPHAS = scaled_linear_alphas_cumprod()
 
@@ -138,3 +142,32 @@ def test_contexts_of_different_lengths():
     query = torch.randn(1, 5, 8)
     attend = torch.nn.functional.scaled_dot_product_attention
     torch.testing.assert_close(attend(query, both[:1], both[:1]), attend(query, short, short), rtol=1e-4, atol=1e-5)
+
+
+def steps_of(learner, numbers) -> list[torch.Tensor]:
+    """Make steps with gradients drawn from their numbers; return the weights after them."""
+    for number in numbers:
+        learner.begin_step(1.0)
+        generator = torch.Generator().manual_seed(number)
+        for parameter in learner.parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        learner.optimize()
+    return [parameter.detach().clone() for parameter in learner.parameters]
+
+
+def test_a_fused_optimizer_and_a_plain_one_go_the_same_way(config):
+    """One operation for all tensors, or one tensor after the other; a state of the one goes on in the other."""
+    scope, ends = scope_of(diffusers_unet(), "sd1", config.network), {}
+    plainly = replace(config, optimizer=replace(config.optimizer, arguments={"fused": False}))
+    for first, second in ((plainly, config), (config, plainly)):
+        learner, goes_on = (Learner(scope, run, torch.float32) for run in (first, second))
+        means = [group["fused"] for group in goes_on.optimizer.param_groups]
+        steps_of(learner, range(3))
+        goes_on.load_state(copy.deepcopy(learner.state()))
+        assert [group["fused"] for group in goes_on.optimizer.param_groups] == means
+        ends[first is plainly] = steps_of(learner, range(3, 6)), steps_of(goes_on, range(3, 6))
+    plain, *others = [*ends[True], *ends[False]]
+    assert all(weights.abs().max() > 0 for weights in plain)
+    for found in others:
+        for ours, theirs in zip(found, plain):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
