@@ -3,6 +3,9 @@
 Stages: ``vae``, ``latents``, ``unet``, ``decoder``, ``classifier``, ``pack``. Each keeps its state in DIR and goes on
 from there. Needs torch, numpy, pillow, safetensors, the font Noto Color Emoji (Debian: fonts-noto-color-emoji), and
 open_clip_torch (installed with --no-deps) for CLIP's vocabulary.
+
+``--from MODEL`` makes a second, differently trained one of a finished one instead: its U-Net and text encoder go on for
+``--steps``, on pictures in another mix (``finetune.py``), drawn from ``--seed``.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import torch
 from autoencoder import build_decoder, build_latents, build_vae
 from classifier import build_classifier
 from diffusion import build_unet
+from finetune import fine_tune
 from pack import pack
 
 STAGES = {
@@ -31,9 +35,17 @@ def main() -> None:
     parser.add_argument("stages", nargs="*", default=[*STAGES, "pack"], help=", ".join([*STAGES, "pack"]))
     parser.add_argument("--work", type=Path, required=True, help="folder for states and caches")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model", help="where pack writes the model")
+    parser.add_argument("--from", dest="source", type=Path, help="a finished model, to be trained on as a second one")
+    parser.add_argument("--seed", type=int, default=1, help="of the second model (%(default)s)")
+    parser.add_argument("--steps", type=int, default=800, help="of the second model (%(default)s)")
     arguments = parser.parse_args()
+    if arguments.source and arguments.source.resolve() == arguments.out.resolve():
+        parser.error("--from: expected another --out, the first model would be written over")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.source:
+        fine_tune(arguments.source, arguments.work, arguments.out, arguments.seed, arguments.steps)
+        return
     for stage in arguments.stages:
         torch.manual_seed(0)
         if stage == "pack":

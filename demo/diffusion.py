@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -54,23 +55,41 @@ def latent_scale(means: Tensor) -> float:
     return round(1 / means.float().std().item(), 4)
 
 
+@dataclass(frozen=True)
+class Examples:
+    """Encoded pictures `(count, 4, 16, 16)`, of unit variance when multiplied by ``scale``, and what they show."""
+
+    means: Tensor
+    scenes: list[Scene]
+    scale: float
+
+
 def build_unet(work: Path) -> Diffusion:
     build_latents(work)
     if not (work / "tokenizer").exists():
         write_tokenizer(work / "tokenizer")
     vocabulary = Vocabulary(work / "tokenizer")
     stored = torch.load(work / "latents.pt", weights_only=True)
-    means, scenes = stored["means"], [Scene(**s) for s in json.loads(stored["scenes"])]
-    scale, alphas = latent_scale(means), alphas_cumprod().to(device())
+    scenes = [Scene(**s) for s in json.loads(stored["scenes"])]
+    examples = Examples(stored["means"], scenes, latent_scale(stored["means"]))
+    return fit("unet", Diffusion(len(vocabulary.rows)), examples, vocabulary, PLAN, work)
+
+
+def fit(
+    name: str, networks: Diffusion, examples: Examples, vocabulary: Vocabulary, plan: Plan, work: Path, *,
+    draw: int = 20_000_000,
+) -> Diffusion:  # fmt: skip
+    """Train both networks on the examples; ``draw`` + step is the seed of a step's pictures and captions."""
+    alphas = alphas_cumprod().to(device())
     snr_weight = (MIN_SNR_GAMMA / (alphas / (1 - alphas))).clamp(max=1)
 
     def batches(step: int) -> Iterator[tuple[Tensor, Tensor]]:
         while True:
-            rng = random.Random(20_000_000 + step)
-            chosen = [rng.randrange(len(scenes)) for _ in range(BATCH)]
+            rng = random.Random(draw + step)
+            chosen = [rng.randrange(len(examples.scenes)) for _ in range(BATCH)]
             yield (
-                means[chosen].float() * scale,
-                vocabulary.encode_rows([varied_caption(scenes[i], rng) for i in chosen]),
+                examples.means[chosen].float() * examples.scale,
+                vocabulary.encode_rows([varied_caption(examples.scenes[i], rng) for i in chosen]),
             )
             step += 1
 
@@ -85,4 +104,4 @@ def build_unet(work: Path) -> Diffusion:
             predicted = networks.unet(noisy, timesteps, networks.text(tokens)).float()
         return ((predicted - noise).square().mean((1, 2, 3)) * snr_weight[timesteps]).mean()
 
-    return train("unet", Diffusion(len(vocabulary.rows)), batches, loss, PLAN, work)
+    return train(name, networks, batches, loss, plan, work)
