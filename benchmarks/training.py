@@ -5,9 +5,10 @@
     python benchmarks/training.py --memory             peak memory too, each arm in a process of its own
     python benchmarks/training.py --narrow --side 8    hardly any arithmetic: what is left is overhead
 
-Arms take turns, step by step, so that whatever else the machine does falls on all of them alike; ratios are medians
-over rounds of the ratio within a round. On a CPU they are also given of the processor's time, which a busy machine
-disturbs less. The limit is the share of FLOP, counted by torch with fused attention.
+Arms take turns, step by step and in another order every round, so that whatever else the machine does falls on all of
+them alike; ratios are medians over rounds of the ratio within a round, with their quartiles. On a CPU they are also
+given of the processor's time, which a busy machine disturbs less. The limit is the share of FLOP, counted by torch with
+fused attention.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -38,7 +40,8 @@ WEIGHTS = {
     "sdxl": ("ALL", "OUT=1", "OUT03-OUT05=1", "OUT00-OUT01=1"),  # the last one is B-LoRA's
 }
 CLOCKS = (0,) if torch.cuda.is_available() else (0, 1)  # wall, processor
-Times = dict[tuple[str, str], list[tuple[float, float]]]  # by weights and program: (wall, processor) a round
+Measured = list[tuple[float, float]]  # (wall, processor) of each round
+Times = dict[tuple[str, str], Measured]  # by weights and program
 SIDES = {"sd1": 64, "sdxl": 128}  # of the latents, on a GPU; a quarter of it on a CPU
 
 
@@ -56,7 +59,8 @@ def times(work: Work, arguments: argparse.Namespace) -> Times:
             arms[weights, name] = loop_of(name, Work(**{**vars(work), "weights": weights}), len(arms))
     found: Times = {arm: [] for arm in arms}
     for number in range(arguments.rounds + 1):
-        for arm, loop in arms.items():
+        for arm in random.Random(number).sample(list(arms), len(arms)):
+            loop = arms[arm]
             with loop.ready():
                 before = _now()
                 loop.step()
@@ -118,16 +122,31 @@ def report(found: Times, memory: dict[tuple[str, str], float], limit: dict[str, 
         row = [weights, name, f"{statistics.median(wall for wall, _ in measured):.3f}"]
         row += [_ratio(ours, measured, clock) for clock in CLOCKS]
         row += [_ratio(measured, whole, clock) for clock in CLOCKS]
-        rows.append([*row, f"{limit[weights]:.2f}", f"{memory[weights, name]:.0f}" if memory else "-"])
+        share = _median(measured, whole, CLOCKS[-1]) if whole else None
+        row += [f"{limit[weights]:.2f}", f"{share / limit[weights]:.2f}" if share else "-"]
+        rows.append([*row, *([f"{memory[weights, name]:.0f}"] if memory else [])])
     clocks = ("", " (CPU)")[: len(CLOCKS)]
     head = ["weights", "program", "s a step", *(f"ours / it{c}" for c in clocks), *(f"/ its ALL{c}" for c in clocks)]
-    return table([*head, "limit", "peak MiB beyond the U-Net"], rows)
+    return table([*head, "limit", "/ limit", *(["peak MiB beyond the U-Net"] if memory else [])], rows)
 
 
-def _ratio(above: list[tuple[float, float]] | None, below: list[tuple[float, float]] | None, clock: int) -> str:
+def _ratios(above: Measured, below: Measured, clock: int) -> list[float]:
+    return [one[clock] / other[clock] for one, other in zip(above, below)]
+
+
+def _median(above: Measured, below: Measured, clock: int) -> float:
+    return statistics.median(_ratios(above, below, clock))
+
+
+def _ratio(above: Measured | None, below: Measured | None, clock: int) -> str:
+    """Return the median of the rounds' ratios, and their quartiles."""
     if not above or not below:
         return "-"
-    return f"{statistics.median(one[clock] / other[clock] for one, other in zip(above, below)):.3f}"
+    told = f"{_median(above, below, clock):.3f}"
+    if above is below or len(above) < 3:
+        return told
+    low, _, high = statistics.quantiles(_ratios(above, below, clock), n=4, method="inclusive")
+    return f"{told} ({low:.2f}-{high:.2f})"
 
 
 def _now() -> tuple[float, float]:
