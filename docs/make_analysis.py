@@ -1,4 +1,4 @@
-"""Write docs/analysis.md with its pictures: `python docs/make_analysis.py` (minutes on a CPU).
+"""Write docs/worked-example.md with its pictures: `python docs/make_analysis.py` (minutes on a CPU).
 
 The worked example: a LoRA that has learnt its background along with its subject. A word of the prompt is analysed, and
 block weights made of it keep the subject and drop the background.
@@ -40,28 +40,33 @@ PROMPT = "a photo of a large robot in the center"
 WANTED, ABOVE = "robot", (0.0, 0.0, 1.0, 0.1)  # the second is a strip where there is background only
 SEEDS, SHOWN, COUNTED = (0, 1, 2), 3, 24
 TEXT = """\
-# Which blocks carry it?
+# A worked example: which blocks carry it?
 
 Written by `python docs/make_analysis.py`: every figure and picture here is what it found.
 
 `{lora}` was trained on pictures that all have the same green background, and no caption says so: it has learnt robots,
 and green with them. Asked for “{prompt}” it draws the second row below. Which blocks make the robot?
 
-    python -m lib_blocktrain analyse --lora demo/loras/{lora}.safetensors \\
-        --prompt "{prompt}" \\
-        --word {wanted} --against-box {box} --keep {keep} --preset ROBOT --out found
+<!-- in the tests: a minute; with --seeds 0 --method fast -->
+```bash
+python -m lib_blocktrain analyse --lora demo/loras/{lora}.safetensors \\
+    --prompt "{prompt}" \\
+    --word {wanted} --against-box {box} --keep {keep} --preset ROBOT --out found
+```
 
 {sentence}
 
 The blocks that carry “{wanted}”, beside what they do in a strip at the top, where there is background only:
 
-```
+```text
 {comparison}
 ```
 
 The weights made of it, with the architecture and the share of the picture that they were found for:
 
-    {line}
+```text
+{line}
+```
 
 ![Without the LoRA, with it, and under these weights, for three seeds](images/analysis.png)
 
@@ -70,7 +75,7 @@ In {counted} pictures of this prompt the demo's classifier reads
 {read}
 
 Cost: {evaluations:.0f} U-Net evaluations for both features together; the rendered way, one picture a block at 20 steps,
-takes {rendered:.0f}.
+takes {rendered:.0f}. [How to analyse](analysis.md) says what else can be asked.
 """
 
 
@@ -125,7 +130,7 @@ def main() -> None:
         evaluations=wanted.evaluations,
         rendered=len(SEEDS) * (len(wanted.blocks) + 1) * 20 * 2,
     )
-    (arguments.out / "analysis.md").write_text(text, "utf-8")
+    (arguments.out / "worked-example.md").write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,65 @@
 """Write docs/blocks.md from the tables of blocks.py: `python docs/make_blocks.py`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lib_blocktrain.blocks import ARCHITECTURES, Architecture, Block  # noqa: E402
+from lib_blocktrain.presets import GRADES  # noqa: E402
+from lib_blocktrain.ui.u_map_facts import BELIEFS  # noqa: E402
 
 HEAD = """\
 # The blocks
 
-Written by `python docs/make_blocks.py` from the tables of `lib_blocktrain/blocks.py`; the tests hold both equal, and
-hold the tables to the real U-Nets.
+Written by `python docs/make_blocks.py` from the tables of `lib_blocktrain/blocks.py` and, for what is believed, of
+`lib_blocktrain/ui/u_map_facts.py`; the tests hold this page equal to them, and the tables to the real U-Nets.
+
+## The U-Net, in a page
+
+Stable Diffusion begins with noise and takes some of it away in each step. What tells it how much, and where, is the
+U-Net: it gets the noisy picture, the step and the prompt, and answers with the noise that it sees. It works on
+*latents*, in which a cell stands for 8 by 8 pixels. On the way down it makes the grid coarser three times (SDXL: twice)
+and the channels more, so that a cell comes to see more of the picture; on the way up it makes the grid fine again. The
+25 blocks of SD1 at 512 pixels, each row one grid:
+
+```text
+      noise                                                   the noise in it
+        ↓                                                            ↑
+  64×64 IN00  IN01  IN02  ─────────────────────────▸ OUT09  OUT10  OUT11
+  32×32    IN03  IN04  IN05  ───────────────▸ OUT06  OUT07  OUT08
+  16×16       IN06  IN07  IN08  ─────▸ OUT03  OUT04  OUT05
+    8×8          IN09  IN10  IN11 ▸ OUT00  OUT01  OUT02
+    8×8                         M00
+```
+
+The arrows are *skip connections*: what IN02 puts out goes to OUT09 as it is, beside what comes up from below, what
+IN01 puts out to OUT10, IN00's to OUT11, and so on in each row, from the inside outwards. So fine detail need not pass
+through the bottom, and a block of the IN side acts on the picture in two ways: through all that follows, and directly
+on its partner.
+
+A block consists of these parts:
+
+- **res**: two 3x3 convolutions, which look at a cell and its neighbours, with the step's number added in between.
+- **attn**: attention. `attn1` (self-attention) lets every cell look at every other, `attn2` (cross-attention) lets it
+  look at the words of the prompt, `ff` works on each cell alone; `proj_in` and `proj_out` lead in and out. In SDXL up
+  to ten such layers lie in one block (×10).
+- **down**, **up**: a convolution that halves or doubles the grid's side.
+
+A LoRA is a small pair of matrices beside a layer. A plain one has them in attention only: 12 in each block of SD1 that
+has any (`proj_in`, `proj_out`, four each in `attn1` and `attn2`, two in `ff`). LoCon, also called C3Lier or LyCORIS,
+has them beside the convolutions too. The *block weight* multiplies what all pairs of one block add.
+
+A feature that is smaller than a cell of a block can be placed by it, but not drawn. Hence the rule that a feature's
+blocks follow from its share of the canvas, and that weights found for a portrait need not hold for a figure in a
+landscape; the analysis says that share, and presets can carry it (`canvas=`). Hence also the expectation that coarse
+blocks decide where things are and of what kind, and fine ones how they look. It need not hold: in the
+[worked example](worked-example.md) the fine blocks make the subject. It differs by model and by LoRA, so
+[look for yourself](analysis.md).
+
+## The tables
 
 A block is one entry of LDM's `input_blocks`, `middle_block` and `output_blocks`. What lies outside them (time and label
 embedding, output layers) is `REST`; the text encoders are `BASE`.
@@ -21,23 +68,32 @@ embedding, output layers) is `REST`; the text encoders are `BASE`.
 - **channels**: what comes in (with what the skip connection brings) and what goes out.
 - **skip**: the block at the other end of the skip connection.
 - **LoRA**, **LoCon**: how many modules each has in this block; a plain LoRA reaches attention only, LoCon the
-  convolutions too. A block with none can act through its skip partner only.
+  convolutions too. Where there are none, a weight has nothing to scale.
 - **cost**: share of one call of the U-Net, in FLOP at the native size.
 
 Keys of network files are these names with underscores. SD1 and SD2 files use diffusers' names
 (`lora_unet_down_blocks_1_attentions_0_proj_in.lora_down.weight` is in IN04), SDXL files LDM's
-(`lora_unet_input_blocks_4_1_proj_in.lora_down.weight`).
+(`lora_unet_input_blocks_4_1_proj_in.lora_down.weight`). A module has `lora_down.weight` of shape [rank, in], or
+[rank, in, height, width] beside a convolution, `lora_up.weight` of [out, rank], with two sides of 1 behind a
+convolution, and `alpha`, a number; what it adds to the layer's weight is up · down · alpha / rank.
+
+What is *believed* stands under each table with its grade: {grades}.
+P+ and InstantStyle looked at prompts, not at LoRAs, each paper at its own model: it is where to begin, not what will
+happen.
 """
+BELIEF_COLUMNS = "| blocks | said to carry | grade | source |\n|---|---|---|---|"
 COLUMNS = "| block | LDM | diffusers | parts | latent | channels | skip | LoRA | LoCon | cost % |"
 RULE = "|---|---|---|---|---|---|---|--:|--:|--:|"
 
 
 def table() -> str:
     """Return the whole page."""
-    return "\n".join([HEAD, *(section(architecture) for architecture in ARCHITECTURES.values())])
+    grades = ", ".join(f"{grade} is {meaning}" for grade, meaning in GRADES.items() if grade != "-")
+    return "\n".join([HEAD.format(grades=grades), *(section(architecture) for architecture in ARCHITECTURES.values())])
 
 
 def section(architecture: Architecture) -> str:
+    """Return one architecture's table, with what is believed of its blocks."""
     lora = sum(block.lora_modules for block in architecture.blocks)
     locon = sum(block.locon_modules for block in architecture.blocks)
     size = architecture.native_size
@@ -47,10 +103,32 @@ def section(architecture: Architecture) -> str:
     )
     rows = [row(block, size // 8) for block in architecture.blocks]
     rest = ", ".join(f"`{ldm}` = `{diffusers}`" for ldm, diffusers in architecture.rest_layers)
-    return "\n".join([f"## {architecture.title}", "", about, "", COLUMNS, RULE, *rows, "", f"REST: {rest}.", ""])
+    lines = [f"## {architecture.title}", "", about, "", COLUMNS, RULE, *rows]
+    return "\n".join([*lines, "", f"REST: {rest}.", "", believed(architecture), ""])
+
+
+def believed(architecture: Architecture) -> str:
+    """Return what is believed of this architecture's blocks, and of which nothing is."""
+    found = sorted((b for b in BELIEFS if architecture.id in b.architectures), key=lambda belief: belief.grade)
+    rows = [f"| {spans(architecture, b.blocks)} | {b.carries} | {b.grade} | {b.source} |" for b in found]
+    said = {block_id for belief in found for block_id in belief.blocks}
+    others = [block_id for block_id in architecture.block_ids if block_id not in said]
+    return "\n".join([BELIEF_COLUMNS, *rows, "", f"Nothing that can be cited of {spans(architecture, others)}."])
+
+
+def spans(architecture: Architecture, block_ids: Sequence[str]) -> str:
+    """Return blocks as people write them: IN08, M00, OUT03-OUT05."""
+    order, runs = architecture.block_ids, []
+    for block_id in sorted(block_ids, key=order.index):
+        if runs and order.index(block_id) == order.index(runs[-1][-1]) + 1:
+            runs[-1].append(block_id)
+        else:
+            runs.append([block_id])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
 
 
 def row(block: Block, side: int) -> str:
+    """Return a block's row; `side` is the latent's at the native size, in cells."""
     names = "<br>".join(f"`{name}`" for name in block.diffusers)
     parts = ", ".join(f"{part.kind} ×{part.depth}" if part.depth > 1 else part.kind for part in block.parts)
     cells = f"{side // block.resolution_in} → {side // block.resolution_out}"

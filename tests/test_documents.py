@@ -1,0 +1,281 @@
+"""The documents keep their word: each command runs or at least parses, links lead somewhere, names exist.
+
+A block of ```bash in a page is run, line by line, in a folder of its own beside the demo model. Before it may stand
+`<!-- in the tests: WHY; with WORDS -->`, and each of its commands is run with these words added, or
+`<!-- in the tests: WHY -->`, and they are parsed only. A block of ```text right behind it is what they print.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from lib_blocktrain import kohya_arguments
+from lib_blocktrain.__main__ import build_parser
+from lib_blocktrain.__main__ import main as blocktrain
+from lib_blocktrain.prompt_tags import TagError, read_tag, resolve
+from lib_blocktrain.text_spans import PresetStringError
+from lib_blocktrain.training import kohya_toml
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkConfig, RunConfig, ScheduleConfig
+from lib_blocktrain.training.kohya_toml import read_toml
+from lib_blocktrain.training.reading import read
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"])
+GUIDES = [page for page in PAGES if page.name != "CHANGELOG.md"]
+OURS = ["python", "-m", "lib_blocktrain"]
+TORCHRUN = "torchrun"
+UNCHECKED = {"git", "cd", "apt-get"}  # of the shell; these are never run here
+OTHERS_OPTIONS = {  # of WebUIs, pip, uv and AUTOMATIC1111's launcher
+    "--api", "--api-auth", "--gradio-auth", "--listen", "--share", "--ngrok", "--server-name", "--lowvram", "--medvram",
+    "--cors-allow-origins", "--enable-insecure-extension-access", "--universal", "--python-version",
+    "--generate-hashes", "-r",
+}  # fmt: skip
+
+_MARK = re.compile(r"<!-- in the tests: (?P<why>.+?)(?:; with (?P<words>.+?))? -->")
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+_SPAN = re.compile(r"`([^`\n]+)`")
+_FILE = re.compile(r"(?:lib_blocktrain|demo|benchmarks|docs|tests|scripts|javascript|requirements)/[\w./*-]+")
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A block of a page: its language, its text, where it begins, and the lines before it up to the last blank one."""
+
+    language: str
+    text: str
+    line: int
+    before: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of a page; `added` are the tests' own words, None where it is parsed only."""
+
+    words: tuple[str, ...]
+    where: str
+    added: tuple[str, ...] | None = ()
+    printed: str = ""
+
+
+def fences(page: Path) -> list[Fence]:
+    found, opened, before = [], None, ""
+    for number, line in enumerate(page.read_text("utf-8").split("\n"), start=1):
+        if opened is None and line.startswith("```"):
+            opened = (line[3:].strip(), number, [])
+        elif opened is not None and line == "```":
+            found.append(Fence(opened[0], "\n".join(opened[2]), opened[1], before))
+            opened, before = None, "```"
+        elif opened is not None:
+            opened[2].append(line)
+        else:
+            before = before + line + "\n" if line.strip() else before if before == "```" else ""
+    assert opened is None, f"{page}: a block that begins in line {opened and opened[1]} has no end"
+    return found
+
+
+def commands(page: Path) -> list[Command]:
+    found: list[Command] = []
+    for fence in fences(page):
+        if fence.language == "text" and fence.before.startswith("```") and fence.before.strip() == "```" and found:
+            found[-1] = Command(found[-1].words, found[-1].where, found[-1].added, fence.text)
+        if fence.language != "bash":
+            continue
+        mark = _MARK.search(fence.before)
+        assert bool(mark) == ("in the tests" in fence.before), f"{page}:{fence.line}: {fence.before}"
+        added = () if mark is None else None if mark["words"] is None else tuple(shlex.split(mark["words"]))
+        for line in fence.text.replace("\\\n", " ").split("\n"):
+            for part in re.split(r"\s&&\s", line):
+                words = tuple(shlex.split(part, comments=True))
+                if words:
+                    found.append(Command(words, f"{page.name}:{fence.line}", added))
+    return found
+
+
+def named(page: Path) -> list[str]:
+    """What stands in `code` in a page, but for blocks and what tables say of other programs in their first column."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
+    if page.name == "coming-from.md":
+        text = re.sub(r"^\|(?:\\\||[^|\n])*\|", "|", text, flags=re.M)
+    return [span.replace("\\|", "|") for span in _SPAN.findall(text)]
+
+
+def table_rows(page: Path) -> list[list[str]]:
+    """The cells of each row of a page's tables."""
+    lines = page.read_text("utf-8").split("\n")
+    return [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
+
+
+def options_of(parser) -> set[str]:
+    """The options of a parser and of its commands."""
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        for command in (action.choices or {}).values() if isinstance(action.choices, dict) else ():
+            found |= options_of(command)
+    return found
+
+
+@cache
+def options_of_script(script: Path) -> frozenset[str]:
+    """The options that a script of ours adds to its parser, or a module beside it."""
+    found = {"--help"}
+    for path in {script, *script.parent.glob("*.py")} if script.parent.name == "benchmarks" else {script}:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+                found |= {a.value for a in node.args if isinstance(a, ast.Constant) and str(a.value).startswith("-")}
+    return frozenset(found)
+
+
+def check_words(words: tuple[str, ...], where: str) -> None:
+    """Parse a command by the program's own parser; what is unknown here fails."""
+    if words[:3] == tuple(OURS):
+        if words[3:4] == ("test",):
+            assert all((ROOT / word).exists() for word in words[4:]), where
+            return
+        try:
+            build_parser().parse_args(words[3:])
+        except SystemExit as ended:
+            if ended.code:
+                raise AssertionError(f"{where}: {' '.join(words)} is not understood") from ended
+    elif words[0] == TORCHRUN:
+        run = pytest.importorskip("torch.distributed.run")
+        parsed = run.get_args_parser().parse_args(words[1:])
+        assert parsed.module, where
+        check_words(("python", "-m", parsed.training_script, *parsed.training_script_args), where)
+    elif words[0] == "python" and words[1].endswith(".py"):
+        script = ROOT / words[1]
+        assert script.exists(), where
+        given = {word.partition("=")[0] for word in words[2:] if re.match(r"--[a-z]", word)}
+        assert given <= options_of_script(script), f"{where}: {given - options_of_script(script)} of {words[1]}"
+    else:
+        assert words[0] in UNCHECKED, f"{where}: nobody knows how to check {' '.join(words)}"
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch) -> Path:
+    """A folder as a checkout is to a command: the demo in it, and `outputs` of its own."""
+    standalone = pytest.importorskip("lib_blocktrain.hosts.standalone")
+    (tmp_path / "demo").symlink_to(ROOT / "demo", target_is_directory=True)
+    monkeypatch.setattr(standalone, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_commands_run(page, workplace, capsys):
+    for command in commands(page):
+        check_words(command.words, command.where)
+        if command.added is None:
+            continue
+        assert command.words[:3] == tuple(OURS), f"{command.where}: only our own commands are run"
+        status = blocktrain([*command.words[3:], *command.added])
+        said = capsys.readouterr()
+        assert status == 0, f"{command.where}: {' '.join(command.words)}: {said.err}"
+        for line in filter(None, map(str.strip, command.printed.split("\n"))):
+            assert line in said.out + said.err, f"{command.where}: {line!r} is not in\n{said.out}"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_other_commands_parse(page):
+    """Those between other words, and api.md's, whose calls `tests/api/test_api_doc.py` makes to a server."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S)
+    indented = re.findall(r"^ {4,}((?:python|torchrun|curl|git) .*)$", text, flags=re.M)
+    assert page.name == "api.md" or not indented, f"{page.name}: put these into ```bash: {indented}"
+    for line in [*indented, *named(page)]:
+        if re.match(r"(python|torchrun) ", line):
+            check_words(tuple(shlex.split(line, comments=True)), page.name)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_options_exist(page):
+    spans = named(page)
+    scripts = {ROOT / w for span in spans for w in span.split() if w.endswith(".py") and (ROOT / w).is_file()}
+    scripts.add(ROOT / "tests" / "trust" / "run.py")
+    known = options_of(build_parser()).union(OTHERS_OPTIONS, *map(options_of_script, scripts))
+    known |= options_of(pytest.importorskip("torch.distributed.run").get_args_parser())
+    known |= (
+        set().union(*(_SPAN.findall(row[0]) for row in table_rows(page))) if page.name == "coming-from.md" else set()
+    )
+    for span in spans:
+        for option in re.findall(r"(?:^|\s)(--[a-z][\w-]*)", span):
+            assert option in known, f"{page.name}: `{span}`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    for target in _LINK.findall(page.read_text("utf-8")):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (page.parent / path).resolve() if path else page
+        assert there.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in _anchors(there), f"{page.name}: {target}"
+
+
+def test_pictures_are_used():
+    shown = {Path(target).name for page in PAGES for target in _LINK.findall(page.read_text("utf-8"))}
+    unused = {path.name for path in (ROOT / "docs" / "images").iterdir()} - shown
+    assert not unused, f"in docs/images, and in no page: {sorted(unused)}"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_files_and_tests_exist(page):
+    tests = {path.name: path.read_text("utf-8") for path in (ROOT / "tests").rglob("*.py")}
+    for span in named(page):
+        if _FILE.fullmatch(span):
+            assert list(ROOT.glob(span.rstrip("/"))), f"{page.name}: `{span}`"
+        elif found := re.fullmatch(r"(test_\w+)(\.py|\*)?", span):
+            known = span in tests if found[2] == ".py" else any(f"def {found[1]}" in text for text in tests.values())
+            assert known or f"{span}.py" in tests, f"{page.name}: `{span}`"
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_configurations_and_tags_are_read(page, tmp_path):
+    for fence in fences(page):
+        if fence.language == "json":
+            data = json.loads(fence.text)
+            if "dataset" in data:
+                read(RunConfig, data)
+        if fence.language == "toml":
+            (tmp_path / "dataset.toml").write_text(fence.text, "utf-8")
+            assert read_toml(DatasetConfig(toml=str(tmp_path / "dataset.toml")))[1] == [], page.name
+    sections = {name: kind for name, kind in get_type_hints(RunConfig).items() if is_dataclass(kind)}
+    for span in named(page):
+        section, _, name = span.partition(".")
+        if section in sections and re.fullmatch(r"[a-z_]+", name):
+            assert name in {field.name for field in fields(sections[section])}, f"{page.name}: `{span}`"
+        if re.fullmatch(r"<lora:[^>]+>", span) and "..." not in span:
+            try:
+                resolve(read_tag(span[1:-1].split(":")[1:]), "sd1", seed=1)
+            except (TagError, PresetStringError) as error:
+                raise AssertionError(f"{page.name}: `{span}`: {error}") from error
+
+
+def test_every_name_of_sd_scripts_has_its_line():
+    """What is read of dataset files and block arguments is in the tables, and what stands beside it is a field."""
+    rows = table_rows(ROOT / "docs" / "coming-from.md")
+    theirs = {name.lstrip("-") for row in rows for name in _SPAN.findall(row[0])}
+    assert theirs >= {*kohya_toml._READ, *kohya_arguments.BLOCK_ARGUMENTS}
+    known = {field.name for kind in (RunConfig, FolderConfig) for field in fields(kind)}
+    known |= set(kohya_arguments._WHOLES.values())
+    known |= {
+        value
+        for kind in (NetworkConfig, ScheduleConfig)
+        for hint in get_type_hints(kind).values()
+        for value in get_args(hint)
+    }
+    ours = {name for row in rows for name in _SPAN.findall(row[1]) if re.fullmatch("[a-z]+(_[a-z]+)*", name)}
+    assert ours <= known, ours - known
+
+
+def _anchors(page: Path) -> set[str]:
+    heads = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), flags=re.M)
+    return {re.sub(r"[^\w -]", "", re.sub(r"[`*]", "", head).lower()).replace(" ", "-") for head in heads}
