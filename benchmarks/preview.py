@@ -5,14 +5,16 @@
 
 Three ways to have new block weights: *hooks*, as this package previews; *merged*, the deltas taken out of the weights
 and put in again under the new ones; *file*, as LoRA Block Weight makes the WebUI do it: the network is read from its
-file again, and merged. The first step after the change counts with it; then a step more. All take turns, and ratios are
-of the same round. Two U-Nets with the same weights: one is merged into, the other has hooks.
+file again, and merged. The first step after the change counts with it; then a step more. All take turns, in another
+order every round, and ratios are medians over the rounds, with their quartiles; on a CPU also of the processor's time.
+Two U-Nets with the same weights: one is merged into, the other has hooks.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import random
 import statistics
 import sys
 import tempfile
@@ -26,7 +28,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.setting import inputs_of, load, machine, table, unet_of
+from benchmarks.setting import CLOCKS, inputs_of, load, machine, now, ratios, since, table, unet_of
 from lib_blocktrain.adapters import LoRA
 from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.formats import Network, read_network, write_network
@@ -39,7 +41,8 @@ ATTENTION = ("attn1_to", "attn2_to", "ff_net", "proj_in", "proj_out")
 NETWORKS = {"LoRA": ATTENTION, "LoCon": (*ATTENTION, "conv1", "conv2", "conv_shortcut", "time_emb_proj", "sampler")}
 WEIGHTS = [BlockWeights.uniform("sd1", value) for value in (0.3, 0.7, 1.0)]
 
-Seconds = dict[str, list[tuple[float, float]]]  # by arm: (change and first step, a step more), round by round
+# By arm, round by round: the seconds, by clock, of the change and the first step, and of a step more.
+Seconds = dict[str, list[tuple[tuple[float, ...], tuple[float, ...]]]]
 
 
 def make_network(unet: nn.Module, layers: tuple[str, ...], rank: int) -> Network:
@@ -82,25 +85,20 @@ def measure(unet: nn.Module, path: Path, side: int, rounds: int) -> Seconds:
     latents, conditioning = inputs_of(unet, "sd1", side)
     weight = next(unet.parameters())
     inputs = latents.to(weight), torch.tensor([500], device=weight.device), conditioning["context"]
-    found: Seconds = {}
+    found: Seconds = {"hooks": [], "merged": [], "file": []}
     with arms_of(unet, copy.deepcopy(unet), path) as arms:
         for number in range(rounds + 1):
-            for name, (change, model) in arms.items():
+            for name in random.Random(number).sample(list(arms), len(arms)):
+                change, model = arms[name]
                 change(WEIGHTS[0])
-                began = _now()
+                began = now()
                 change(WEIGHTS[1 + number % 2])
                 model(*inputs)
-                middle = _now()
+                first, began = since(began), now()
                 model(*inputs)
                 if number:
-                    found.setdefault(name, []).append((middle - began, _now() - middle))
+                    found[name].append((first, since(began)))
     return found
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def change_time(unet: nn.Module, network: Network, repeats: int = 200) -> float:
@@ -119,10 +117,11 @@ def report(found: Seconds) -> str:
     for name, seconds in found.items():
         row = [name]
         for part in (0, 1):
-            ratios = [one[part] / other[part] for one, other in zip(seconds, found["merged"])]
-            row += [f"{statistics.median(one[part] for one in seconds):.3f}", f"{statistics.median(ratios):.3f}"]
+            own, merged_ones = (list(zip(*(times[part] for times in arm))) for arm in (seconds, found["merged"]))
+            row += [f"{statistics.median(own[0]):.3f}", *(ratios(*pair) for pair in zip(own, merged_ones))]
         rows.append(row)
-    return table(["", "s, slider to first step", "/ merged", "s a further step", "/ merged"], rows)
+    compared = [f"/ merged{clock}" for clock in CLOCKS]
+    return table(["", "s, slider to first step", *compared, "s a further step", *compared], rows)
 
 
 def main() -> None:

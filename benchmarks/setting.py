@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +30,31 @@ def load() -> str:
     except OSError:
         return "load unknown"
     return f"load {busy:.1f} at the start"
+
+
+def now() -> tuple[float, ...]:
+    """Return the wall clock; on a CPU also the processor's time, which a busy machine disturbs less."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return (time.perf_counter(),)
+    return time.perf_counter(), time.process_time()
+
+
+CLOCKS = ("",) if torch.cuda.is_available() else ("", " (CPU)")  # what a column of each of `now` is called
+
+
+def since(began: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(after - before for after, before in zip(now(), began))
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> str:
+    """Return the median of the rounds' ratios and, of three or more, their quartiles."""
+    found = [one / other for one, other in zip(above, below, strict=True)]
+    told = f"{statistics.median(found):.3f}"
+    if above == below or len(found) < 3:
+        return told
+    low, _, high = statistics.quantiles(found, n=4, method="inclusive")
+    return f"{told} ({low:.2f}-{high:.2f})"
 
 
 def device() -> torch.device:

@@ -21,7 +21,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from unittest.mock import patch
 
@@ -30,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.setting import inputs_of, load, machine, table, unet_of
+from benchmarks.setting import CLOCKS, inputs_of, load, machine, now, ratios, since, table, unet_of
 from benchmarks.training_loops import LOOPS, Work, loop_of
 from tests.training.bare import Bare, real_unet, training
 
@@ -39,9 +38,7 @@ WEIGHTS = {
     "sd1": ("ALL", "OUT=1", "OUT06-OUT11=1", "OUT09-OUT11=1"),
     "sdxl": ("ALL", "OUT=1", "OUT03-OUT05=1", "OUT00-OUT01=1"),  # the last one is B-LoRA's
 }
-CLOCKS = (0,) if torch.cuda.is_available() else (0, 1)  # wall, processor
-Measured = list[tuple[float, float]]  # (wall, processor) of each round
-Times = dict[tuple[str, str], Measured]  # by weights and program
+Times = dict[tuple[str, str], list[tuple[float, ...]]]  # by weights and program: seconds by clock, round by round
 SIDES = {"sd1": 64, "sdxl": 128}  # of the latents, on a GPU; a quarter of it on a CPU
 
 
@@ -62,10 +59,11 @@ def times(work: Work, arguments: argparse.Namespace) -> Times:
         for arm in random.Random(number).sample(list(arms), len(arms)):
             loop = arms[arm]
             with loop.ready():
-                before = _now()
+                began = now()
                 loop.step()
-                if number:
-                    found[arm].append(tuple(after - began for after, began in zip(_now(), before)))
+                took = since(began)
+            if number:
+                found[arm].append(took)
     return found
 
 
@@ -116,44 +114,19 @@ def peaks(arguments: argparse.Namespace) -> dict[tuple[str, str], float]:
 
 def report(found: Times, memory: dict[tuple[str, str], float], limit: dict[str, float]) -> str:
     """Return one row an arm; ratios are of the same round."""
+    seconds = {arm: list(zip(*measured)) for arm, measured in found.items()}  # by clock
     rows = []
-    for (weights, name), measured in found.items():
-        ours, whole = found.get((weights, "ours")), found.get(("ALL", name))
-        row = [weights, name, f"{statistics.median(wall for wall, _ in measured):.3f}"]
-        row += [_ratio(ours, measured, clock) for clock in CLOCKS]
-        row += [_ratio(measured, whole, clock) for clock in CLOCKS]
-        share = _median(measured, whole, CLOCKS[-1]) if whole else None
+    for (weights, name), clocks in seconds.items():
+        ours, whole = seconds.get((weights, "ours")), seconds.get(("ALL", name))
+        row = [weights, name, f"{statistics.median(clocks[0]):.3f}"]
+        for others, turned in ((ours, True), (whole, False)):
+            pairs = [(theirs, own) if turned else (own, theirs) for own, theirs in zip(clocks, others or ())]
+            row += [ratios(*pair) for pair in pairs] or ["-"] * len(clocks)
+        share = statistics.median(own / all_ for own, all_ in zip(clocks[-1], whole[-1])) if whole else None
         row += [f"{limit[weights]:.2f}", f"{share / limit[weights]:.2f}" if share else "-"]
         rows.append([*row, *([f"{memory[weights, name]:.0f}"] if memory else [])])
-    clocks = ("", " (CPU)")[: len(CLOCKS)]
-    head = ["weights", "program", "s a step", *(f"ours / it{c}" for c in clocks), *(f"/ its ALL{c}" for c in clocks)]
+    head = ["weights", "program", "s a step", *(f"ours / it{c}" for c in CLOCKS), *(f"/ its ALL{c}" for c in CLOCKS)]
     return table([*head, "limit", "/ limit", *(["peak MiB beyond the U-Net"] if memory else [])], rows)
-
-
-def _ratios(above: Measured, below: Measured, clock: int) -> list[float]:
-    return [one[clock] / other[clock] for one, other in zip(above, below)]
-
-
-def _median(above: Measured, below: Measured, clock: int) -> float:
-    return statistics.median(_ratios(above, below, clock))
-
-
-def _ratio(above: Measured | None, below: Measured | None, clock: int) -> str:
-    """Return the median of the rounds' ratios, and their quartiles."""
-    if not above or not below:
-        return "-"
-    told = f"{_median(above, below, clock):.3f}"
-    if above is below or len(above) < 3:
-        return told
-    low, _, high = statistics.quantiles(_ratios(above, below, clock), n=4, method="inclusive")
-    return f"{told} ({low:.2f}-{high:.2f})"
-
-
-def _now() -> tuple[float, float]:
-    """Return wall clock and processor time."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter(), time.process_time()
 
 
 def _memory_now() -> float:
