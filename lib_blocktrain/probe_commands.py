@@ -48,11 +48,9 @@ def compare_command(arguments: argparse.Namespace) -> Answer:
 
 def probe_command(arguments: argparse.Namespace) -> Answer:
     """Say where a training would move, and suggest block weights for it."""
-    from lib_blocktrain.analysis.probe import batches_of, own_pictures, probe
+    from lib_blocktrain.analysis.probe import probe_dataset
     from lib_blocktrain.analysis.results import write_analysis
     from lib_blocktrain.training.config import DatasetConfig, FolderConfig
-    from lib_blocktrain.training.dataset import find
-    from lib_blocktrain.training.preparation import check_model, native_size
 
     folders = [FolderConfig(str(arguments.data))]
     if arguments.reference is not None:
@@ -60,20 +58,11 @@ def probe_command(arguments: argparse.Namespace) -> Answer:
     config = DatasetConfig(folders=tuple(folders))
     host = open_host(getattr(arguments, "checkpoint", None))
     with host.queued():
-        model = host.model()
-        check_model(model)
-        dataset = find(config, native_size(model))
-        pictures, references = batches_of(model, dataset, config, arguments.pictures)
-        name = arguments.reference.name if arguments.reference else "regularisation pictures"
-        if arguments.class_prompt:
-            references = own_pictures(model, arguments.class_prompt, pictures[0], len(pictures))
-            name = f"“{arguments.class_prompt}”"
-        found = probe(
-            model,
-            pictures,
-            references,
-            name=arguments.data.name,
-            reference_name=name,
+        found, dataset = probe_dataset(
+            host.model(),
+            config,
+            class_prompt=arguments.class_prompt or "",
+            most=arguments.pictures,
             convolutions=arguments.convolutions,
             progress=counting("probing"),
         )
@@ -83,7 +72,7 @@ def probe_command(arguments: argparse.Namespace) -> Answer:
     if found.differs is not None:
         files += write_analysis(found.differs, arguments.out, "differs")
         data["differs"] = found.differs.to_json()
-        text += ["", f"where that differs from {name}:", found.differs.to_table()]
+        text += ["", f"{found.differs.name}:", found.differs.to_table()]
     line = found.weights.to_line(with_architecture=True, canvas=dataset.canvas)
     data |= {"weights": line, "files": [str(path) for path in files]}
     return data, "\n".join([*text, "", f"weights for the training: {line}", *data["files"]])

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,9 +36,10 @@ from lib_blocktrain.model import Model
 from lib_blocktrain.training.batches import Batch, Loader
 from lib_blocktrain.training.cache import Latents, Texts
 from lib_blocktrain.training.config import DatasetConfig, LossConfig, NetworkConfig
-from lib_blocktrain.training.dataset import Dataset
+from lib_blocktrain.training.dataset import Dataset, find
 from lib_blocktrain.training.draws import generator_of
 from lib_blocktrain.training.fresh import fresh_network
+from lib_blocktrain.training.preparation import check_model, native_size
 from lib_blocktrain.training.scope import Scope, scope_of
 from lib_blocktrain.training.step import Objective, Prediction, draw_noise
 
@@ -167,6 +169,40 @@ class _Lens:
         )
 
 
+def probe_dataset(
+    model: Model,
+    config: DatasetConfig,
+    *,
+    class_prompt: str = "",
+    most: int = 16,
+    convolutions: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Probed, Dataset]:
+    """Return what `probe` finds in at most so many pictures of a dataset, and the dataset.
+
+    It is compared with the model's own pictures of `class_prompt`, else with regularisation pictures, if there are any.
+    """
+    check_model(model)
+    dataset = find(config, native_size(model))
+    pictures, references = batches_of(model, dataset, config, most)
+    trained = [folder.path for folder in config.folders if not folder.regularisation]
+    reference = next((Path(folder.path).name for folder in config.folders if folder.regularisation), "")
+    drawn = len(pictures) if class_prompt else 0
+    whole = drawn + len(pictures) * (2 if references or drawn else 1)
+
+    def from_part(done: int, _: int) -> None:
+        if progress is not None:
+            progress(drawn + done, whole)
+
+    if class_prompt:
+        reference = f"“{class_prompt}”"
+        references = own_pictures(
+            model, class_prompt, pictures[0], drawn, progress=lambda done, _: from_part(done - drawn, whole)
+        )
+    names = {"name": ", ".join(Path(path).name for path in trained) or "dataset", "reference_name": reference}
+    return probe(model, pictures, references, **names, convolutions=convolutions, progress=from_part), dataset
+
+
 def batches_of(model: Model, dataset: Dataset, config: DatasetConfig, most: int) -> tuple[list[Batch], list[Batch]]:
     """Return batches of one picture each, at most `most`: those to be trained on, and regularisation pictures."""
     loader = Loader(config, Latents(model, None), Texts(model, None), prior_weight=1.0, seed=0)
@@ -175,7 +211,9 @@ def batches_of(model: Model, dataset: Dataset, config: DatasetConfig, most: int)
     return trained, [replace(batch, weights=torch.ones(1)) for batch in regularisation]
 
 
-def own_pictures(model: Model, prompt: str, like: Batch, count: int, steps: int = 20) -> list[Batch]:
+def own_pictures(
+    model: Model, prompt: str, like: Batch, count: int, steps: int = 20, progress: Progress | None = None
+) -> list[Batch]:
     """Return batches of pictures that the model itself makes of a prompt, at the size of `like`."""
     height, width = (8 * side for side in like.latents.shape[-2:])
     setting = Setting((prompt,), seeds=tuple(range(count)), steps=steps, height=height, width=width)
@@ -187,4 +225,6 @@ def own_pictures(model: Model, prompt: str, like: Batch, count: int, steps: int 
         for seeds in setting.seed_batches(model):
             for latents in walk(stage, prompt, seeds).cpu():
                 made.append(replace(like, latents=latents[None], conditioning=text, captions=(prompt,), mask=None))
+            if progress is not None:
+                progress(len(made), count)
     return made

@@ -9,6 +9,7 @@ import gradio as gr
 from lib_blocktrain.inquiry import ALL_METHODS
 from lib_blocktrain.ui.analysing import AGAINST, BOX, DRAWN, FILE, KINDS, NOTHING, RULE_LABELS, WHOLE, WORD, Analysing
 from lib_blocktrain.ui.preview_place import MIX, SHOWN
+from lib_blocktrain.ui.probing import Probing
 from lib_blocktrain.ui.properties import Changes, Properties, Values
 from lib_blocktrain.ui.shim import on, uploaded
 from lib_blocktrain.ui.train_place import FORM
@@ -35,11 +36,12 @@ class AnalysePlace:
     def __init__(self, shared: Shared):
         self.first = shared.first
         self.analysing = Analysing(shared.host, shared.desk, shared.library, shared.jobs)
+        self.probing = Probing(self.analysing)
         self.training = Training(shared.host, shared.desk, shared.runner)
 
     def place(self, w: Widgets) -> None:
         """Make its widgets."""
-        w["analyse_job"], w["analyse_found"] = gr.State(""), gr.State("")
+        w["analyse_job"], w["analyse_found"], w["probe_job"] = gr.State(""), gr.State(""), gr.State("")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=420):
                 self._asking(w)
@@ -49,6 +51,7 @@ class AnalysePlace:
                     w.add("analyse", gr.Button, "Analyse", variant="primary", scale=3)
                     w.add("analyse_cancel", gr.Button, "Cancel", variant="stop", min_width=90, interactive=False)
                 w.html("analyse_status")
+                _probe(w)
             with gr.Column(scale=6, min_width=420):
                 w.html("analyse_bars")
                 w.html("analyse_map")
@@ -70,6 +73,10 @@ class AnalysePlace:
         on(w["analyse_against"].input, _against_shown, w.some("analyse_against"), other)
         on(w["analyse_cancel"].click, analysing.cancel, w.some("analyse_job"), w.some("analyse_status"))
         on(w["analyse_refresh"].click, analysing.refresh, w.some("analyse_lora"), w.some("analyse_lora"))
+        asked = w.some("probe_folder", "probe_class", "probe_pictures", "probe_convolutions")
+        found = w.some("probe_job", "probe_status", "probe_cancel", "analyse_found", *RESULT, "analyse_rule")
+        on(w["probe"].click, self.probing.start, asked, found, queued=True)
+        on(w["probe_cancel"].click, self.probing.cancel, w.some("probe_job"), w.some("probe_status"))
         self._wire_using(w)
 
     def opened_by(self, blocks: gr.Blocks, w: Widgets) -> None:
@@ -142,6 +149,19 @@ def _against(w: Widgets) -> None:
         w.add("analyse_against_word", gr.Textbox, label="Word of the prompt", max_lines=1, visible=False)
         w.add("analyse_against_box", gr.Textbox, label="Box of B, each 0 to 1", max_lines=1, visible=False)
         w.add("analyse_against_mask", gr.File, label="Mask of B", file_types=["image"], visible=False)
+
+
+def _probe(w: Widgets) -> None:
+    with gr.Accordion("Before there is a LoRA: what would pictures move?", open=False, elem_id="blocktrain_probing"):
+        w.add("probe_folder", gr.Textbox, label="Folder of pictures", lines=1, max_lines=4)
+        with gr.Row():
+            w.add("probe_class", gr.Textbox, label="Against the class", placeholder="a photo of a dog", scale=3)
+            w.add("probe_pictures", gr.Number, value=16, label="Pictures", precision=0, min_width=90)
+            w.add("probe_convolutions", gr.Checkbox, label="convolutions", min_width=120)
+        with gr.Row():
+            w.add("probe", gr.Button, "Probe", scale=3)
+            w.add("probe_cancel", gr.Button, "Cancel", variant="stop", min_width=90, interactive=False)
+        w.html("probe_status")
 
 
 def _using(w: Widgets) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,13 @@ from lib_blocktrain.analysis.run import Options
 from lib_blocktrain.analysis.similar import Profiles, of_file, rank
 from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.files import written
-from lib_blocktrain.hosts.host import Cancelled, Host, SampleRequest
+from lib_blocktrain.hosts.host import Host, SampleRequest
 from lib_blocktrain.inquiry import Answered, Inquiry, answer, setting_for
 from lib_blocktrain.placement import Placement
-from lib_blocktrain.runner import explained
 from lib_blocktrain.ui import analyse_texts, texts
 from lib_blocktrain.ui.desk import RANDOM_SEED_TEXT, Desk, mix_of, refusing
-from lib_blocktrain.ui.jobs import Job, Jobs, Step, Waiting
+from lib_blocktrain.ui.following import followed
+from lib_blocktrain.ui.jobs import Job, Jobs
 from lib_blocktrain.ui.library import Library
 from lib_blocktrain.ui.mix import Slot
 from lib_blocktrain.ui.painting import painted
@@ -37,22 +37,29 @@ WHOLE, WORD, BOX, DRAWN, FILE = "the whole picture", "a word", "a box", "drawn o
 KINDS = (WHOLE, WORD, BOX, DRAWN, FILE)
 NOTHING = "nothing"
 AGAINST = (NOTHING, WORD, BOX, FILE)
+SUGGESTED = "suggested"  # by a probe; no rule for the figures of an analysis
 RULE_LABELS = {
     "strongest": "keep the strongest blocks (how many)",
     "down-to": "keep the fewest with so much of the effect (%)",
     "proportional": "weigh by the figures",
     "lower": "lower what carries B",
+    SUGGESTED: "as a probe suggests them for training",
 }
-assert RULE_LABELS.keys() == RULES.keys()
+assert RULE_LABELS.keys() == {*RULES, SUGGESTED}
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an analysis of this page found, and the LoRA by its key in the library."""
+    """What an analysis of this page found, and the LoRA by its key in the library; a probe has none.
+
+    A probe suggests weights, and may have found `others` by the way.
+    """
 
     lora: str
     answered: Answered
     latent: tuple[int, int]
+    suggested: BlockWeights | None = None
+    others: tuple[Analysis, ...] = ()
 
     @property
     def first(self) -> Analysis:
@@ -92,7 +99,7 @@ class Analysing:
         def work(job: Job) -> None:
             found.append(answer(self.host, inquiry, job.progress("Analysing", 0, 1)))
 
-        yield from self._followed(work, lambda job: self._keep(job.id, key, inquiry, found[0]))
+        yield from followed(self.jobs, "analyse", work, lambda job: self._found(job.id, key, inquiry, found[0]))
 
     def draw(self, values: Values) -> Iterator[Changes]:
         """Draw the picture that a region is to be drawn on."""
@@ -119,39 +126,17 @@ class Analysing:
             pictures.append(self.host.sample(request, job.progress("Drawing", 0, 1)))
 
         said = {"analyse_kind": DRAWN, "analyse_status": texts.note("Paint over the feature, then press Analyse")}
-        yield from self._followed(work, lambda job: {"analyse_drawing": analyse_texts.to_paint_on(pictures[0]), **said})
+
+        def shown(_: Job) -> Changes:
+            return {"analyse_drawing": analyse_texts.to_paint_on(pictures[0]), **said}
+
+        yield from followed(self.jobs, "analyse", work, shown)
 
     def cancel(self, values: Values) -> Changes:
         """Stop the analysis that this page has begun."""
         if not self.jobs.cancel(values["analyse_job"] or ""):
             return {"analyse_status": texts.note("Nothing is being analysed")}
         return {"analyse_status": texts.note("Cancelling …")}
-
-    def _followed(self, work: Callable[[Job], None], ended: Callable[[Job], Changes]) -> Iterator[Changes]:
-        job = self.jobs.start(work)
-        try:
-            yield {
-                "analyse_job": job.id,
-                "analyse_status": texts.note("Starting …"),
-                "analyse_cancel": Properties(interactive=True),
-            }
-            for report in job.reports():
-                if isinstance(report, Step):
-                    yield {"analyse_status": analyse_texts.progress(report)}
-                elif isinstance(report, Waiting):
-                    yield {"analyse_status": texts.note("Waiting for the model …")}
-            idle = {"analyse_cancel": Properties(interactive=False)}
-            error = job.future.exception()
-            if isinstance(error, Cancelled):
-                yield {**idle, "analyse_status": texts.ended(job.id, texts.note("Cancelled"))}
-            elif error is not None:
-                yield {**idle, "analyse_status": texts.ended(job.id, texts.failure(explained(error)))}
-            else:
-                changes = dict(ended(job))
-                said = str(changes.get("analyse_status", ""))
-                yield {**idle, **changes, "analyse_status": texts.ended(job.id, said)}
-        finally:
-            job.cancel()  # of a page that was closed: nobody waits for its figures
 
     def _inquiry(self, values: Values) -> tuple[str, Inquiry]:
         key = values["analyse_lora"]
@@ -175,11 +160,14 @@ class Analysing:
         options = Options(multiplier=float(values["analyse_strength"]))
         return file.key, Inquiry(self.library.network(key), setting, method, given, options)
 
-    def _keep(self, job_id: str, key: str, inquiry: Inquiry, answered: Answered) -> Changes:
+    def _found(self, job_id: str, key: str, inquiry: Inquiry, answered: Answered) -> Changes:
         latent = (0, 0)
         if inquiry.method != "norms":
             latent = inquiry.setting.latent_size(self.host.model())
-        result = Result(key, answered, latent)
+        return self.keep(job_id, Result(key, answered, latent))
+
+    def keep(self, job_id: str, result: Result) -> Changes:
+        """Keep what was found for the buttons that use it, and show it."""
         self._results[job_id] = result
         while len(self._results) > KEPT_RESULTS:
             self._results.popitem(last=False)
@@ -205,11 +193,15 @@ class Analysing:
         """Put the weights of a rule on the sliders of Preview, for the LoRA that was analysed."""
         result, weights = self._weights(values)
         mix = mix_of(values)
+        line = weights.to_line(with_architecture=True)
+        places = {"places": Properties(selected="Preview"), "analyse_message": ""}
+        if not result.lora:  # a probe's: for whichever LoRA is weighed
+            return {**self.desk.remixed(mix.with_shown(self.desk.slot(line, mix.shown.strength))), **places}
         strength = mix.slots[result.lora].strength if result.lora in mix.slots else 1.0
-        slot = self.desk.slot(weights.to_line(with_architecture=True), strength)
+        slot = self.desk.slot(line, strength)
         others = {key: kept for key, kept in mix.slots.items() if key != result.lora}
         shown = self.desk.mixed({result.lora: Slot(slot.strength, slot.weights), **others})
-        return {**shown, "places": Properties(selected="Preview"), "analyse_message": ""}
+        return {**shown, **places}
 
     @refusing("analyse_message")
     def to_preset(self, values: Values) -> Changes:
@@ -243,10 +235,12 @@ class Analysing:
         """Write JSON, CSV and sheets to the host's output folder."""
         result = self._result(values)
         folder = self.host.output_dir / "blocktrain" / "analyses"
-        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(result.lora).name}-{result.first.method}"
+        stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(result.lora).name or 'dataset'}-{result.first.method}"
         paths = write_analysis(result.first, folder, stem)
         if result.second is not None:
             paths += write_analysis(result.second, folder, f"{stem}-against")
+        for number, other in enumerate(result.others, start=2):
+            paths += write_analysis(other, folder, f"{stem}-{number}")
         for name, picture in result.answered.sheets.items():
             path = folder / f"{stem}-{name}.png"
             with written(path) as temporary:
@@ -268,6 +262,10 @@ class Analysing:
 
     def _weights(self, values: Values) -> tuple[Result, BlockWeights]:
         result = self._result(values)
+        if values["analyse_rule"] == SUGGESTED:
+            if result.suggested is None:
+                raise ValueError("nothing is suggested here, as only a probe of pictures does: choose another rule")
+            return result, result.suggested
         amount = values["analyse_amount"]
         amount = float(amount) if isinstance(amount, (int, float)) and not isinstance(amount, bool) else None
         return result, chosen(values["analyse_rule"], result.first, amount, result.second)

@@ -81,13 +81,13 @@ _ANALYSE = {
     "probe_convolutions": "As for a LoCon, which trains convolutions too.",
     "probe": "Asks the gradients where a training on these pictures would move, before any training.",
     "probe_cancel": "Stops after this picture.",
-    "probe_folder_from_train": "Takes the folder that stands in Train.",
 }
 _TRAIN = {
     "train_ready": "Fills the form with a run on the demo's own pictures.",
     "train_file": "Fills the form from the run.json of another run.",
     "train_lora": "Fills the form with the run that is inside the LoRA chosen in Preview.",
     "train_look": "Counts the pictures, captions and masks in the folders, before anything is trained.",
+    "train_probe": "Asks in Analyse which blocks these pictures would move.",
     "train_preset": "Takes the weights of a preset.",
     "train_sliders": "Takes the weights that the sliders of Preview show.",
     "train_start": "Puts the run into the queue, and goes to Runs.",

@@ -9,7 +9,7 @@ from lib_blocktrain.ui.form import CHOICE, GROUPS, LINES, MAIN, NAMES, PAIRS, SW
 from lib_blocktrain.ui.preview_place import MIX
 from lib_blocktrain.ui.properties import Changes, Values
 from lib_blocktrain.ui.shim import on, uploaded
-from lib_blocktrain.ui.training import WEIGHTS, Training
+from lib_blocktrain.ui.training import FOLDERS, WEIGHTS, Training
 from lib_blocktrain.ui.widgets import Shared, Widgets
 
 # The entries on which the estimate depends.
@@ -42,7 +42,9 @@ class TrainPlace:
                     w.add("train_file", gr.UploadButton, "Load run.json", size="sm", file_types=[".json"])
                     w.add("train_lora", gr.Button, "From the chosen LoRA", size="sm")
                 self._group(w, "dataset")
-                w.add("train_look", gr.Button, "Look what is there", size="sm")
+                with gr.Row():
+                    w.add("train_look", gr.Button, "Look what is there", size="sm")
+                    w.add("train_probe", gr.Button, "Probe them", size="sm")
                 w.html("train_dataset")
                 self._weights(w)
                 with gr.Row():
@@ -124,12 +126,18 @@ class TrainPlace:
             on(loaded.then, training.weigh, asked, estimated)
         found = w.some("train_dataset", "train_name")
         on(w["train_look"].click, training.look, asked, found, queued=True)
+        on(
+            w["train_probe"].click,
+            training.to_probe,
+            w.some(FOLDERS),
+            w.some("probe_folder", "places", "train_message"),
+        )
         started = w.some("train_message", "runs_chosen", "places")
         on(w["train_start"].click, training.start, asked, started, queued=True)
 
     def opened_by(self, blocks: gr.Blocks, w: Widgets) -> None:
         """Fill the menus, then say what the form as it stands would cost."""
-        looked = on(blocks.load, self.training.open, {}, w.some("train_ready", "train_preset", "train_message"))
+        looked = on(blocks.load, self.training.open, {}, w.some(*NAMES, "train_ready", "train_preset", "train_message"))
         on(looked.then, self.training.weigh, w.some(*FORM), w.some("train_understood", "train_estimate"))
 
     def _load_file(self, values: Values) -> Changes:

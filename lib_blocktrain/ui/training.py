@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from lib_blocktrain.analysis.canvas import warning
 from lib_blocktrain.bake import RECORD
 from lib_blocktrain.blocks import BASE
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.preset_strings import PresetStringError
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.training.config import RunConfig, load
-from lib_blocktrain.training.dataset import find
+from lib_blocktrain.training.dataset import Dataset, find
 from lib_blocktrain.training.estimate import estimate, free_memory, size_of_model
 from lib_blocktrain.training.optimizers import check_rates
 from lib_blocktrain.training.preparation import check_model, native_size
@@ -26,7 +27,7 @@ from lib_blocktrain.ui import form, texts, training_texts
 from lib_blocktrain.ui.desk import RANDOM_SEED_TEXT, Desk, mix_of, refusing
 from lib_blocktrain.ui.properties import Changes, Properties, Values
 
-WEIGHTS = "train_network_weights"
+WEIGHTS, FOLDERS = "train_network_weights", "train_dataset_folders"
 FILE_LIMIT = 1_000_000  # bytes of a run.json
 
 
@@ -46,10 +47,11 @@ class Training:
 
     @refusing("train_message")
     def open(self, values: Values) -> Changes:
-        """The page was loaded: the menus."""
-        names = list(self.ready_runs())
-        presets = [preset.name for preset in self.desk.shelf.fitting(self._architecture())]
+        """The page was loaded: the menus, and what suits a first LoRA on the model that is loaded."""
+        names, architecture = list(self.ready_runs()), self._architecture()
+        presets = [preset.name for preset in self.desk.shelf.fitting(architecture)]
         return {
+            **form.defaults(architecture),
             "train_ready": Properties(choices=names, value=None, visible=bool(names)),
             "train_preset": Properties(choices=presets, value=None),
         }
@@ -110,12 +112,11 @@ class Training:
 
     @refusing("train_dataset")
     def look(self, values: Values) -> Changes:
-        """Say what is found in the dataset's folders."""
+        """Say what is found in the dataset's folders, and whether the weights hold for such pictures."""
         config = form.config_of({**values, "train_name": values["train_name"] or "draft"}, values["train_rest"])
         found = find(config.dataset, self._native())
-        changes: dict[str, object] = {
-            "train_dataset": training_texts.dataset_table(found.describe(config.dataset.separator))
-        }
+        table = training_texts.dataset_table(found.describe(config.dataset.separator))
+        changes: dict[str, object] = {"train_dataset": table + self._for_another_share(config, found)}
         if not values["train_name"] and config.dataset.folders:
             changes["train_name"] = _name_of(Path(config.dataset.folders[0].path))
         return changes
@@ -150,7 +151,7 @@ class Training:
         if not values["train_preset"]:
             return {}
         parsed = self.desk.shelf.parse(values["train_preset"], self._architecture(), seed=RANDOM_SEED_TEXT)
-        return {WEIGHTS: parsed.weights.to_line(parsed.name)}
+        return {WEIGHTS: parsed.weights.to_line(parsed.name, with_architecture=True, canvas=parsed.canvas)}
 
     # --- the start ------------------------------------------------------------------------------------------------
 
@@ -165,15 +166,23 @@ class Training:
         check_model(model)
         scope = scope_of({"unet": model.unet, **model.text_encoders}, model.architecture, config.network)
         check_rates(config.optimizer, config.network, [{"base_lr": rate} for rate in _rates(config, scope)])
-        find(config.dataset, native_size(model))
+        warned = self._for_another_share(config, find(config.dataset, native_size(model)))
         run = self.runner.add(config)
         before = [waiting.folder.name for waiting in self.runner.queue()].index(run.folder.name)
         said = f"{run.folder.name} is in the queue" + (f", behind {before} others" if before else "")
         return {
-            "train_message": texts.note(f"{said}: the place Runs shows it"),
+            "train_message": texts.note(f"{said}: the place Runs shows it") + warned,
             "runs_chosen": run.folder.name,
             "places": Properties(selected="Runs"),
         }
+
+    @refusing("train_message")
+    def to_probe(self, values: Values) -> Changes:
+        """Ask in Analyse which blocks these pictures would move."""
+        folders = str(values[FOLDERS] or "").strip()
+        if not folders:
+            raise ValueError("there is no folder of pictures yet: expected one in “Folder of pictures”")
+        return {"probe_folder": folders, "places": Properties(selected="Analyse"), "train_message": ""}
 
     # --- small things ---------------------------------------------------------------------------------------------
 
@@ -194,9 +203,17 @@ class Training:
         if not isinstance(config.network.weights, str):
             return config
         parsed = self.desk.shelf.parse(config.network.weights, self._architecture(), seed=RANDOM_SEED_TEXT)
-        network = replace(config.network, weights=parsed.weights.to_line(parsed.name))
+        network = replace(config.network, weights=parsed.weights.to_line(parsed.name, canvas=parsed.canvas))
         read_weights(network, self._architecture())  # says which are out of range
         return replace(config, network=network)
+
+    def _for_another_share(self, config: RunConfig, dataset: Dataset) -> str:
+        """What is to be said where the weights hold for another share of the picture than the masks let through."""
+        if not isinstance(config.network.weights, str):
+            return ""
+        parsed = self.desk.shelf.parse(config.network.weights, self._architecture(), seed=RANDOM_SEED_TEXT)
+        warned = warning(parsed.canvas, dataset.canvas) if parsed.canvas else ""
+        return texts.failure(f"These weights were {warned}") if warned else ""
 
     def _estimate(self, config: RunConfig):
         model = self.host.model()

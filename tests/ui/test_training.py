@@ -15,6 +15,7 @@ from PIL import Image
 from tests_ui import Page
 
 from lib_blocktrain.hosts.host import NoModel
+from lib_blocktrain.preset_strings import parse
 from lib_blocktrain.training.config import FolderConfig, NetworkConfig, RunConfig, load
 from lib_blocktrain.training.reading import ConfigError, write
 from lib_blocktrain.ui import form
@@ -157,6 +158,36 @@ def test_weights_from_the_sliders(training, filled):
     filled.take(training.from_sliders(filled.values))
     filled.take(training.start(filled.values))
     assert "OUT05 = -0.5: expected 0 to 2 in training" in filled.values["train_message"]
+
+
+def test_weights_for_another_share_of_the_picture_are_said_before_and_at_the_start(training, filled, tmp_path):
+    folder = tmp_path / "3_thing"
+    folder.mkdir()
+    for name in "ab":
+        Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
+        mask = Image.new("L", (64, 64))
+        mask.paste(255, (0, 0, 32, 64))  # half of the picture
+        mask.save(folder / f"{name}.mask.png")
+    filled.values |= {"train_dataset_folders": str(folder), "train_dataset_size": "64"}
+    for share, warned in (("0.1", True), ("0.4", False)):
+        training.desk.shelf.own.path.write_text(f"face:OUT=1|arch=sd1 canvas={share}\n", "utf-8")
+        filled.take(training.use_preset({**filled.values, "train_preset": "face"}))
+        assert filled.values["train_network_weights"].endswith(f"canvas={share}")
+        filled.take(training.look(filled.values))
+        filled.take(training.start(filled.values))
+        for place in ("train_dataset", "train_message"):
+            said = f"found for a feature that fills {float(share):.0%} of the picture, used for one that fills 50%"
+            assert (said in filled.values[place]) == warned
+    assert [parse(config.network.weights, "sd1").canvas for config in training.runner.configs] == [0.1, 0.4]
+
+
+def test_the_form_begins_with_what_suits_the_model(training, filled, monkeypatch):
+    for architecture, checkpointing in (("sd1", False), ("sdxl", True)):
+        monkeypatch.setattr(training, "_architecture", lambda name=architecture: name)
+        filled.take(training.open(filled.values))
+        assert filled.values["train_checkpointing"] is checkpointing
+        assert filled.values["train_samples_every"] == 100
+        assert filled.values["train_name"] == ""
 
 
 def test_start(training, filled):

@@ -1,0 +1,38 @@
+"""A job of the place Analyse, followed: what the page shows while it goes on, and at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from lib_blocktrain.hosts.host import Cancelled
+from lib_blocktrain.runner import explained
+from lib_blocktrain.ui import analyse_texts, texts
+from lib_blocktrain.ui.jobs import Job, Jobs, Step, Waiting
+from lib_blocktrain.ui.properties import Changes, Properties
+
+
+def followed(jobs: Jobs, place: str, work: Callable[[Job], None], ended: Callable[[Job], Changes]) -> Iterator[Changes]:
+    """Do this work as a job; its id, state and Cancel are the widgets PLACE_job, PLACE_status and PLACE_cancel.
+
+    `ended` says what changes when it has come to its end; it is not asked after a failure or a Cancel.
+    """
+    status, cancel = f"{place}_status", f"{place}_cancel"
+    job = jobs.start(work)
+    try:
+        yield {f"{place}_job": job.id, status: texts.note("Starting …"), cancel: Properties(interactive=True)}
+        for report in job.reports():
+            if isinstance(report, Step):
+                yield {status: analyse_texts.progress(report)}
+            elif isinstance(report, Waiting):
+                yield {status: texts.note("Waiting for the model …")}
+        idle = {cancel: Properties(interactive=False)}
+        error = job.future.exception()
+        if isinstance(error, Cancelled):
+            yield {**idle, status: texts.ended(job.id, texts.note("Cancelled"))}
+        elif error is not None:
+            yield {**idle, status: texts.ended(job.id, texts.failure(explained(error)))}
+        else:
+            changes = dict(ended(job))
+            yield {**idle, **changes, status: texts.ended(job.id, str(changes.get(status, "")))}
+    finally:
+        job.cancel()  # of a page that was closed: nobody waits for its figures
