@@ -150,6 +150,14 @@
             }
         }
 
+        // A gesture on another element, or of another kind, is a step of its own, however soon it follows.
+        gesture(element, kind) {
+            if (element !== this.gestured?.element || kind !== this.gestured.kind) {
+                this.settle();
+                this.gestured = { element, kind };
+            }
+        }
+
         // What was changed is whole: one step of the history. One of the sliders that this map has moved is let go, so
         // that a server which listens to their release hears of all, once.
         settle() {
@@ -159,12 +167,13 @@
                 return;
             }
             const now = this.weights();
-            if (this.mine.size === 0 && performance.now() - this.born < FILLING) {
+            const [moved] = this.mine;
+            this.history.touched ||= Boolean(moved);
+            if (!this.history.touched && performance.now() - this.born < FILLING) {
                 this.history = new History(now);
             } else {
                 this.history.add(now);
             }
-            const [moved] = this.mine;
             this.mine.clear();
             if (moved) {
                 this.sliders.released(moved);

@@ -79,7 +79,7 @@
                 map.select([]);
                 return;
             }
-            map.settle();
+            map.gesture(element, event.timeStamp);
             const start = this.startOf(this.moved(element));
             const drag = { element, start, from: event.clientY, last: event.clientY, difference: 0, fine: false };
             // A finger scrolls the page, unless the block was selected first (style.css gives it `touch-action`).
@@ -185,6 +185,7 @@
             if (notches) {
                 this.turned -= notches * NOTCH;
                 const step = event.shiftKey ? FINE : COARSE;
+                this.map.gesture(element, "wheel");
                 this.shift(this.startOf(this.moved(element)), -notches * step, step);
             }
         }
@@ -252,6 +253,7 @@
                 Escape: () => (map.select([]), map.element.classList.add("blocktrain-u-quiet")),
             };
             if (uses[event.key]) {
+                map.gesture(element, event.key);
                 uses[event.key]();
                 return true;
             }
@@ -263,6 +265,7 @@
             clearTimeout(this.forgetting);
             this.forgetting = setTimeout(() => (this.typed = ""), TYPING);
             this.typed += character;
+            this.map.gesture(document.activeElement, "number");
             const value = Number(this.typed);
             if (/\d/.test(this.typed) && Number.isFinite(value)) {
                 if (value >= low && value <= high) {

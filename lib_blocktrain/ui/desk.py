@@ -96,19 +96,24 @@ class Desk:
         mix = Mix()
         if self.first.lora in {file.key for file in self.library.files()}:
             mix = mix.choose([self.first.lora])
-        return _joined(self._list(mix, ""), self._shown(mix), self._presets(mix))
+        return {**self._list(mix, ""), "mix": mix.to_json()}
 
+    @refusing("lora_message")
     def meet_model(self, values: Values) -> Changes:
-        """Say which model is loaded; it may have to be read from disk for that."""
+        """Say which model is loaded, which may have to be read from disk, and show what depends on it."""
+        mix = mix_of(values)
+        shown = {**self._shown(mix), **self._presets(mix)}
+        if not shown["lora_message"]:
+            del shown["lora_message"]  # what was said of the files stays
         try:
             model = self.host.model()
         except NoModel as error:
-            return {"model_line": texts.failure(f"No model: {error}")}
+            return {**shown, "model_line": texts.failure(f"No model: {error}")}
         side = _side(model)
         title = ARCHITECTURES[model.architecture].title
         said = f"{self.host.name}: {model.name} · {title}, {len(ARCHITECTURES[model.architecture].blocks)} blocks"
         said += f" · {model.prediction}-prediction"
-        return {"model_line": texts.note(said), "width": side, "height": side}
+        return {**shown, "model_line": texts.note(said), "width": side, "height": side}
 
     @refusing("lora_message")
     def refresh(self, values: Values) -> Changes:
@@ -179,7 +184,10 @@ class Desk:
 
     def mixed(self, slots: Mapping[str, Slot]) -> Changes:
         """Use exactly these LoRAs."""
-        mix = Mix(dict(slots), next(iter(slots), None))
+        return self.remixed(Mix(dict(slots), next(iter(slots), None)))
+
+    def remixed(self, mix: Mix) -> Changes:
+        """Show this mix, whatever was sought and ticked before."""
         return _joined(self._list(mix, ""), self._shown(mix), {"search": ""})
 
     def slot(self, text: str, strength: float) -> Slot:

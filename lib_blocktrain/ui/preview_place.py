@@ -12,9 +12,9 @@ import gradio as gr
 from lib_blocktrain.blocks import BASE, BLOCK_IDS
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.training.runs import Run
-from lib_blocktrain.ui import preset_panel
+from lib_blocktrain.ui import preset_panel, texts
 from lib_blocktrain.ui.desk import First, weight_name
-from lib_blocktrain.ui.drawing import SEED_MAX, SIDE_MAX, SIDE_MIN, SIDE_STEP, Studio
+from lib_blocktrain.ui.drawing import SEED_MAX, SIDE_MAX, SIDE_MIN, SIDE_STEP, Studio, comparison
 from lib_blocktrain.ui.mix import STRENGTH_MAX, STRENGTH_MIN, WEIGHT_IDS, WEIGHT_MAX, WEIGHT_MIN, Mix
 from lib_blocktrain.ui.preview import Preview
 from lib_blocktrain.ui.properties import Changes, Values
@@ -29,6 +29,7 @@ SHOWN = (*MIX, "u_map", "active", "facts", "bake_name", "lora_message")
 SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", "seed")
 PRESETS = ("preset", "grid_presets", "preset_cards", "preset_problems", "preset_message", "preset_replace")
 DRAWN = ("job", "pictures", "status", "cancel")
+MODEL = ("model_line", "width", "height")
 COPY = "(line) => { window.blocktrain && window.blocktrain.copy(line); }"
 DOWNLOAD = "(text) => { text && window.blocktrain && window.blocktrain.download(text, 'blocktrain-presets.txt'); }"
 IN_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("IN"))
@@ -70,8 +71,8 @@ class PreviewPlace:
 
     def opened_by(self, blocks: gr.Blocks, w: Widgets) -> None:
         """Fill the lists at once, then ask for the model, which may have to be read."""
-        looked = on(blocks.load, self.desk.open, {}, w.some(*SHOWN, *PRESETS))
-        on(looked.then, self.desk.meet_model, {}, w.some("model_line", "width", "height"))
+        looked = on(blocks.load, self.desk.open, {}, w.some("mix", "loras", "lora_message"))
+        on(looked.then, self.desk.meet_model, w.some(*MIX), w.some(*SHOWN, *PRESETS, *MODEL))
 
     def _wire_desk(self, w: Widgets) -> None:
         desk, sharing = self.desk, Sharing(self.desk)
@@ -79,7 +80,7 @@ class PreviewPlace:
         found = w.some(*MIX, "search")
         on(w["search"].input, desk.find, found, w.some(*listed))
         looked = on(w["refresh"].click, desk.refresh, found, w.some(*SHOWN, *PRESETS))
-        on(looked.then, desk.meet_model, {}, w.some("model_line", "width", "height"))
+        on(looked.then, desk.meet_model, w.some(*MIX), w.some(*SHOWN, *PRESETS, *MODEL))
         on(w["loras"].input, desk.choose, found, w.some(*SHOWN))
         on(w["active"].input, desk.activate, w.some(*MIX, "active"), w.some(*SHOWN))
 
@@ -186,7 +187,8 @@ def _pictures(w: Widgets) -> None:
         w.add("save_pictures", gr.Button, "Save", scale=1, min_width=90)
         w.add("png_file", gr.UploadButton, "Load PNG", scale=1, min_width=110, file_types=[".png"])
     w.html("status")
-    w.html("pictures")
+    # the places of what the first press will draw: nothing moves when it comes
+    w.html("pictures", texts.pictures(comparison(Mix().choose(["a LoRA"]), "sd1"), {}, (1, 1)))
     with gr.Accordion("Grid over presets", open=False, elem_id="blocktrain_gridding"):
         w.add("grid_presets", gr.Dropdown, choices=[], multiselect=True, label="Presets, one picture each")
         w.add("draw_grid", gr.Button, "Draw the grid")

@@ -99,7 +99,7 @@ def _figure(run: Run, sample: Sample) -> str:
     try:
         stamp = path.stat().st_mtime_ns
         url = _thumbnail(path, stamp)
-    except OSError:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # cut short, or no picture of ours
         return ""
     alt = escape(f"step {sample.step}: {sample.prompt}", quote=True)
     return f'<figure><img alt="{alt}" src="{url}"><figcaption>step {sample.step}</figcaption></figure>'

@@ -59,4 +59,5 @@ def preview(host, desk, library, jobs) -> Preview:
 def page(desk) -> Page:
     page = Page()
     page.take(desk.open(page.values))
+    page.take(desk.meet_model(page.values))
     return page
