@@ -56,7 +56,9 @@ def test_weights_of_a_feature_of_another_size_are_warned_of(lora, tmp_path, caps
     command += ["--seeds", "0", "--out", str(tmp_path)]
     for share, warned in (("0.4", False), ("0.1", True)):
         assert main([*command, "--weights", f"OUT=1 | canvas={share}"]) == 0
-        assert ("found for a feature that fills 10% of the picture, used for one that fills 50%" in capsys.readouterr().out) == warned
+        assert (
+            "found for a feature that fills 10% of the picture, used for one that fills 50%" in capsys.readouterr().out
+        ) == warned
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_bad_input_is_one_sentence(lora, tmp_path, capsys, options, said):
     assert not (tmp_path / "out").exists()
 
 
-def test_similar(lora, tmp_path, capsys):
+def test_similar(lora, tmp_path, capsys, monkeypatch):
     write_network(tmp_path / "loras" / "twin.safetensors", _read(lora))
     (tmp_path / "loras" / "broken.safetensors").write_bytes(b"x")
     assert main(["similar", "--lora", str(lora), "--folder", str(tmp_path / "loras"), "--json"]) == 0
@@ -89,6 +91,10 @@ def test_similar(lora, tmp_path, capsys):
     assert [match["name"] for match in data["matches"]] == ["twin"]
     assert data["unreadable"][0]["path"].endswith("broken.safetensors")
     assert main(["similar", "--lora", str(tmp_path / "none.safetensors")]) == 2
+
+    monkeypatch.chdir(tmp_path)  # however its path is written, a file is not like itself
+    assert main(["similar", "--lora", "loras/twin.safetensors", "--folder", str(tmp_path / "loras"), "--json"]) == 0
+    assert not json.loads(capsys.readouterr().out)["matches"]
 
 
 def _read(path):

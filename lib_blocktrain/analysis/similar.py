@@ -154,7 +154,8 @@ class Profiles:
 
 def rank(target: Profile, profiles: Iterable[Profile]) -> Ranking:
     """Rank files by their likeness to a LoRA or dataset; those of another architecture come last, with the reason."""
-    profiles = [profile for profile in profiles if not target.path or profile.path != target.path]
+    itself = os.path.abspath(target.path) if target.path else None
+    profiles = [profile for profile in profiles if os.path.abspath(profile.path) != itself]
     readable = [profile for profile in profiles if not profile.problem]
     rarity = _rarity([*readable, target])
     matches = [_match(target, profile, rarity) for profile in readable]
