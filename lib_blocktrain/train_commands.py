@@ -25,7 +25,7 @@ def add_commands(command: Any) -> None:
     """Add `train` and `estimate`; `command(name, run, text)` makes the parser of one."""
     train = command("train", train_command, "train a LoRA under block weights")
     train.add_argument(
-        "file", nargs="?", type=Path, metavar="RUN.json", help="what to train, e.g. demo/runs/robot.json"
+        "file", nargs="?", type=Path, metavar="RUN.json", help="what to train, e.g. demo/runs/1-robot.json"
     )
     train.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
     train.add_argument("--steps", type=int, help="instead of the file's")
