@@ -32,6 +32,7 @@ class Projection(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:
+        """The part of the attention's bias, `(out,)`, None where it has none."""
         if self.attention.in_proj_bias is None:
             return None
         return self._of(self.attention.in_proj_bias, self.attention.out_proj.bias)

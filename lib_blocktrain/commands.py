@@ -24,6 +24,7 @@ TOUR_SEED = 3
 
 
 def presets_list(arguments: argparse.Namespace) -> Answer:
+    """List the presets that ship, those of one architecture if asked."""
     from lib_blocktrain.presets import shipped_presets
 
     presets = [p for p in shipped_presets() if arguments.architecture in (None, *p.architectures)]
@@ -42,6 +43,7 @@ def presets_text(presets: Sequence[Mapping]) -> str:
 
 
 def presets_parse(arguments: argparse.Namespace) -> Answer:
+    """Say what a preset string is understood as."""
     from lib_blocktrain.preset_strings import parse
 
     parsed = parse(arguments.string, arguments.architecture, seed=arguments.seed, x=arguments.x)
@@ -65,6 +67,7 @@ def parsed_text(data: Mapping) -> str:
 
 
 def inspect(arguments: argparse.Namespace) -> Answer:
+    """Say what a network file contains."""
     from lib_blocktrain.network_keys import describe
 
     data = describe(arguments.file)
@@ -100,6 +103,7 @@ def _placements(host: Host, lora: Path | None, weights: str, multiplier: float) 
 
 
 def preview(arguments: argparse.Namespace) -> Answer:
+    """Draw one picture, with a LoRA under block weights or without one."""
     from lib_blocktrain.hosts.host import SampleRequest
     from lib_blocktrain.pictures import save_png
 
@@ -155,6 +159,7 @@ def tour(arguments: argparse.Namespace) -> Answer:
 
 
 def bake(arguments: argparse.Namespace) -> Answer:
+    """Write a network file with the weights inside."""
     from lib_blocktrain.bake import bake as bake_file
     from lib_blocktrain.formats import read_network
     from lib_blocktrain.preset_strings import parse
@@ -168,6 +173,7 @@ def bake(arguments: argparse.Namespace) -> Answer:
 
 
 def demo_export(arguments: argparse.Namespace) -> Answer:
+    """Write the demo model as a checkpoint that AUTOMATIC1111 loads."""
     from lib_blocktrain.demo_model import MODEL
     from lib_blocktrain.ldm_export import export
 

@@ -45,6 +45,7 @@ def is_light(arguments: argparse.Namespace) -> bool:
 
 
 def presets_list(arguments: argparse.Namespace, remote: Remote) -> Answer:
+    """List the server's presets."""
     from lib_blocktrain.commands import presets_text
 
     listed = remote.get("/presets", architecture=arguments.architecture)["presets"]
@@ -53,6 +54,7 @@ def presets_list(arguments: argparse.Namespace, remote: Remote) -> Answer:
 
 
 def presets_parse(arguments: argparse.Namespace, remote: Remote) -> Answer:
+    """Say what the server understands a preset string as."""
     from lib_blocktrain.commands import parsed_text
 
     body = {"text": arguments.string, "architecture": arguments.architecture}
@@ -61,6 +63,7 @@ def presets_parse(arguments: argparse.Namespace, remote: Remote) -> Answer:
 
 
 def inspect(arguments: argparse.Namespace, remote: Remote) -> Answer:
+    """Say what a network file of the server contains."""
     from lib_blocktrain.commands import inspected_text
 
     data = remote.get("/loras/inspect", name=_lora(arguments.file))
@@ -68,6 +71,7 @@ def inspect(arguments: argparse.Namespace, remote: Remote) -> Answer:
 
 
 def preview(arguments: argparse.Namespace, remote: Remote) -> Answer:
+    """Have the server draw a picture, and write it down here."""
     from lib_blocktrain.files import written
 
     _refuse(arguments, "checkpoint")
@@ -88,6 +92,7 @@ def preview(arguments: argparse.Namespace, remote: Remote) -> Answer:
 
 
 def analyse(arguments: argparse.Namespace, remote: Remote) -> Answer:
+    """Have the server analyse a LoRA; its figures are written down here."""
     from lib_blocktrain.analyse_commands import asked_seeds, kept_rule, write_found
     from lib_blocktrain.analysis.results import Analysis
 

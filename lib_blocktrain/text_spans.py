@@ -36,6 +36,7 @@ class Span(NamedTuple):
         return Span(self.text[start:end], self.position + min(start, len(self.text)))
 
     def strip(self, characters: str | None = None) -> "Span":
+        """Return it without these characters at its ends; without white space if none are given."""
         kept = self.text.lstrip(characters)
         return Span(kept.rstrip(characters), self.end - len(kept))
 

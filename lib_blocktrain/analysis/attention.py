@@ -102,6 +102,7 @@ class Heat:
 
     @property
     def map(self) -> Tensor:
+        """Where the word is, `(seeds, h, w)`, 0 to 1; raises ValueError where no layer could be watched."""
         if not self._layers:
             raise ValueError("no cross-attention was seen: the model's U-Net has no attn2 layers that hooks can reach")
         return self._sum / self._layers

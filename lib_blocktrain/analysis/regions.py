@@ -40,6 +40,7 @@ class Feature:
 
     @property
     def title(self) -> str:
+        """What it is called in tables and figures."""
         if self.word is not None:
             return f"the word “{self.word}”"
         if self.box is not None:

@@ -170,10 +170,12 @@ class Comparison:
     correlation: float
 
     def to_json(self) -> dict[str, Any]:
+        """Return plain values for `json.dumps`."""
         rows = [{**asdict(row), "difference": row.difference} for row in self.rows]
         return {"titles": list(self.titles), "correlation": self.correlation, "blocks": rows}
 
     def to_csv(self) -> str:
+        """Return a table with a line a block."""
         head = ("block", "first", "second", "difference", "within_noise")
         return _csv([head, *([getattr(row, name) for name in head] for row in self.rows)])
 

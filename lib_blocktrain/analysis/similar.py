@@ -61,6 +61,7 @@ class Match:
     reasons: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
+        """Return plain values for `json.dumps`."""
         found = self.profile
         return {
             "name": found.name,

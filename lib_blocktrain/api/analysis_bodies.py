@@ -18,6 +18,8 @@ class FeatureBody(Body):
 
 
 class AnalyseBody(Body):
+    """A question to a LoRA: which blocks carry a feature."""
+
     lora: str = Field(description="as GET /loras has it", max_length=1000)
     method: Literal["exact", "fast", "one-only", "norms", "rendered"] = "exact"
     prompts: list[str] = Field([], description="needed by all methods but norms", **up_to(16))
@@ -34,10 +36,14 @@ class AnalyseBody(Body):
 
 
 class Asked(BaseModel):
+    """Where to ask for what is found."""
+
     job: str = Field(description="ask GET /analyse/{job} until its state is not running any more")
 
 
 class Found(BaseModel):
+    """How far an analysis is, and what it found."""
+
     state: Literal["running", "done", "failed"]
     share: float | None = Field(None, description="how much is done, 0 to 1")
     analyses: list[dict[str, Any]] = Field([], description="one a feature: figures by block, with their noise")

@@ -44,10 +44,12 @@ class Answer(JSONResponse):
 
 
 def not_found(what: str) -> Refused:
+    """There is nothing of this name."""
     return Refused(404, "not found", what)
 
 
 def busy(what: str) -> Refused:
+    """The model is in use; the sentence says by whom."""
     return Refused(409, "busy", what)
 
 

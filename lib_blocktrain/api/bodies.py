@@ -38,6 +38,8 @@ class Body(BaseModel):
 
 
 class PresetItem(BaseModel):
+    """A preset."""
+
     name: str
     architectures: list[str]
     text: str = Field(description="the preset string")
@@ -48,17 +50,23 @@ class PresetItem(BaseModel):
 
 
 class PresetLine(BaseModel):
+    """What is wrong with a line of the user's file; lines count from 1."""
+
     line: int
     text: str
     message: str
 
 
 class PresetList(BaseModel):
+    """All presets that fit what was asked for."""
+
     presets: list[PresetItem]
     problems: list[PresetLine] = Field(description="lines of the user's file that cannot be read")
 
 
 class ParseBody(Body):
+    """A text to understand as block weights."""
+
     text: str = Field(description=WEIGHTS, max_length=100_000)
     architecture: Architecture
     seed: int | None = Field(None, description="from which R and U are drawn")
@@ -66,6 +74,8 @@ class ParseBody(Body):
 
 
 class ParsedWeights(BaseModel):
+    """What a text was understood as."""
+
     architecture: str
     name: str | None = None
     form: str = Field(description="what the text was understood as")
@@ -75,6 +85,8 @@ class ParsedWeights(BaseModel):
 
 
 class PresetBody(Body):
+    """A preset to keep in the user's file."""
+
     name: str = Field(max_length=1000)
     weights: str = Field(description=WEIGHTS, max_length=100_000)
     architecture: Architecture
@@ -82,6 +94,8 @@ class PresetBody(Body):
 
 
 class Done(BaseModel):
+    """An answer that needs no data."""
+
     done: str = Field(description="what was done, as a sentence")
 
 
@@ -89,6 +103,8 @@ class Done(BaseModel):
 
 
 class LoraItem(BaseModel):
+    """A network file in one of the folders of LoRAs."""
+
     name: str = Field(description="as the other routes take it; with the folder if it lies in one")
     architecture: str
     algorithms: list[str]
@@ -96,6 +112,8 @@ class LoraItem(BaseModel):
 
 
 class LoraContents(BaseModel):
+    """What a network file contains."""
+
     architecture: str
     algorithms: list[str]
     rank: int | list[int] | None = None
@@ -105,6 +123,8 @@ class LoraContents(BaseModel):
 
 
 class WeighedLora(Body):
+    """A LoRA of a picture, under block weights."""
+
     name: str = Field(description="as GET /loras has it", max_length=1000)
     weights: str = Field("ALL", description=WEIGHTS, max_length=100_000)
     multiplier: float = Field(1.0, ge=-10, le=10, description="strength of the whole LoRA")
@@ -112,6 +132,8 @@ class WeighedLora(Body):
 
 
 class PreviewBody(Body):
+    """A picture to draw."""
+
     prompt: str = Field(max_length=100_000)
     negative: str = Field("", max_length=100_000)
     seed: int = Field(0, ge=-1, le=2**32 - 1, description="-1: a random one; R and U in weights are drawn from it too")
@@ -126,6 +148,8 @@ class PreviewBody(Body):
 
 
 class Picture(BaseModel):
+    """A picture that was drawn."""
+
     image: str = Field(description="a PNG in base64, its parameters inside")
     parameters: str = Field(description="prompt and settings as the WebUI writes them, with the block weights")
     seed: int
@@ -138,6 +162,8 @@ class Picture(BaseModel):
 
 
 class Progress(BaseModel):
+    """What goes on with the model."""
+
     busy: bool
     what: str = Field("", description="preview, analysis or training")
     text: str = ""

@@ -48,34 +48,48 @@ ConfigBody = _model(RunConfig)
 
 
 class RunBody(Body):
+    """A run to put at the end of the queue."""
+
     config: ConfigBody = Field(description="what run.json says; the model is the one that is loaded")
 
 
 class StopBody(Body):
+    """How a run is to end."""
+
     save: bool = Field(True, description="false: what was saved last stays")
 
 
 class WeightsBody(Body):
+    """Block weights for the run that is being trained."""
+
     weights: str = Field(description=WEIGHTS, max_length=100_000)
 
 
 class RunState(_model(Status, BaseModel)):
+    """How a run stands; `seconds_left` is None while nobody can tell."""
+
     seconds_left: float | None = None
 
 
 class RunList(BaseModel):
+    """All runs, and the queue."""
+
     runs: list[RunState]
     queue: list[str] = Field(description="names of those that wait, in order")
     held: bool = Field(description="whether the queue waits until a run is resumed")
 
 
 class RunStatus(BaseModel):
+    """How a run stands, with rows of its metrics."""
+
     run: RunState
     metrics: list[dict[str, Any]] = Field(description="rows of later steps than asked for, the oldest first")
     more: bool = Field(description="whether there are more rows: ask again from the last one's step")
 
 
 class FileItem(BaseModel):
+    """A file that a run wrote, by its path in the run's folder."""
+
     name: str
     size: int = Field(description="bytes")
 

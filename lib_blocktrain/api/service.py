@@ -48,12 +48,14 @@ class Service:
 
     @cached_property
     def library(self) -> Library:
+        """The host's LoRA files."""
         from lib_blocktrain.ui.library import Library
 
         return Library(lambda: self.host.lora_dirs)
 
     @cached_property
     def shelf(self) -> Shelf:
+        """The presets, the user's own among them."""
         from lib_blocktrain.ui.shelf import Shelf
 
         return Shelf(lambda: self.host.presets_path)

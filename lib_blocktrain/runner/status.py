@@ -38,6 +38,7 @@ class Current:
 
     @property
     def state(self) -> str:
+        """One of GOING_ON."""
         if self.control.stopping:
             return "stopping" if self.pausing is None else "pausing"
         return "training" if "loss" in self.row else "preparing"
@@ -50,6 +51,7 @@ class Last:
         self._rows, self._said, self._lock = Follower(run.metrics_path), {}, threading.Lock()
 
     def said(self) -> dict[str, Any]:
+        """What was said last of everything that is shown, by name."""
         with self._lock:
             rows, of_another = self._rows.new()
             if of_another:

@@ -105,6 +105,7 @@ class Texts:
         self._mark = _digest(_bytes_of(self._encode(_PROBE_TEXT)))
 
     def of(self, caption: str) -> Tensors:
+        """Return the conditioning of a caption, by name."""
         key = _digest(repr((self._mark, caption)).encode())
         return self._store.get(key, lambda: self._encode(caption))
 

@@ -27,6 +27,7 @@ class Watch:
         self._started, self._counted = time.monotonic(), 0
 
     def add(self, loss: float) -> None:
+        """Count a step with this loss; one that is not finite leaves the mean as it is."""
         self.loss = loss
         if math.isfinite(loss):
             decay = min(SMOOTHING, self.count / (self.count + 1))
@@ -69,5 +70,6 @@ class Watch:
         return {"loss": str(self.loss), "smoothed": str(self.smoothed), "best": str(self.best), "count": self.count}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
         self.loss, self.smoothed, self.best = (float(state[name]) for name in ("loss", "smoothed", "best"))
         self.count = state["count"]

@@ -71,6 +71,7 @@ class Mix:
 
     @classmethod
     def from_json(cls, data: Mapping) -> Mix:
+        """Return the mix that `to_json` wrote."""
         slots = {key: Slot(entry["strength"], entry["weights"]) for key, entry in data["slots"].items()}
         return cls(slots, data["active"], Slot(data["spare"]["strength"], data["spare"]["weights"]))
 

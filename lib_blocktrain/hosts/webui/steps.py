@@ -24,6 +24,7 @@ class Listener:
     raised: Exception | None = None
 
     def hear(self, done: int, of: int) -> None:
+        """Pass on that this many steps are done; what is raised interrupts the picture, and is kept."""
         if self.progress is None or self.raised is not None:
             return
         try:
