@@ -13,7 +13,7 @@ items (what stands between its colons) and applies what comes back.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lib_blocktrain.block_weights import BlockWeights, number
@@ -28,7 +28,6 @@ INFOTEXT_PROBLEM = "Block weights problem"
 _OURS = ("bw", "start", "stop", "step", "x")
 _LBW = ("lbw", "lbwe")
 _TAG = re.compile(r"<(lora|lyco):([^>]+)>")
-_ENTRY = re.compile(r"(?:^|; )([^:]+): ([^:;]*)")
 
 
 class TagError(ValueError):
@@ -188,7 +187,14 @@ def infotext_of(resolved: Iterable[Resolved]) -> str | None:
 
 def read_infotext_value(value: str) -> dict[str, str]:
     """Return what `infotext_of` wrote, by LoRA."""
-    return {name: line.strip() for name, line in _ENTRY.findall(value)}
+    name, *others = value.split(": ")
+    found = {}
+    for other in others:
+        line, _, following = other.partition(";")
+        if name and ":" not in name + line:
+            found[name] = line.strip()
+        name = following[1:] if following.startswith(" ") else ""
+    return found
 
 
 def pasted(prompt: str, value: str, presets: Mapping[str, Preset] | None = None) -> str:
@@ -212,12 +218,12 @@ def pasted(prompt: str, value: str, presets: Mapping[str, Preset] | None = None)
             return found[0]
         return f"<{found[1]}:{':'.join(replace(tag, weights=line, x=None).items)}>"
 
-    return _TAG.sub(written, prompt)
+    return _with_tags(prompt, written)
 
 
 def lora_names(prompt: str) -> list[str]:
     """Return the names of the LoRAs of a prompt, in order."""
-    return list(dict.fromkeys(found[2].split(":")[0] for found in _TAG.finditer(prompt)))
+    return list(dict.fromkeys(found[2].split(":")[0] for found in _TAG.finditer(prompt, 0, _end_of_tags(prompt))))
 
 
 def renamed(prompt: str, old: Collection[str], new: str) -> str:
@@ -227,14 +233,25 @@ def renamed(prompt: str, old: Collection[str], new: str) -> str:
         name, *items = found[2].split(":")
         return f"<{found[1]}:{':'.join([new, *items])}>" if name in old else found[0]
 
-    return _TAG.sub(written, prompt)
+    return _with_tags(prompt, written)
 
 
 def without(prompt: str, names: Collection[str]) -> tuple[str, list[str]]:
     """Return the prompt without the tags of these LoRAs, and the names of those that it had."""
     dropped = [name for name in lora_names(prompt) if name in names]
-    text = _TAG.sub(lambda found: "" if found[2].split(":")[0] in dropped else found[0], prompt)
+    text = _with_tags(prompt, lambda found: "" if found[2].split(":")[0] in dropped else found[0])
     return text, dropped
+
+
+def _with_tags(prompt: str, written: Callable[[re.Match[str]], str]) -> str:
+    """The prompt with what is written for each of its tags."""
+    end = _end_of_tags(prompt)
+    return _TAG.sub(written, prompt[:end]) + prompt[end:]
+
+
+def _end_of_tags(prompt: str) -> int:
+    """Behind it is no tag: to look there for the end of each beginning would take a minute for a long prompt."""
+    return prompt.rfind(">") + 1
 
 
 def _sorted_out(items: Sequence[str]) -> tuple[dict[str, str], list[str]]:

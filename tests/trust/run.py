@@ -24,9 +24,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200, help="operations on each layout's model (%(default)s)")
     parser.add_argument("--steps", type=int, default=40_000, help="steps of a long training (%(default)s)")
     parser.add_argument("--requests", type=int, default=60, help="of each of ten clients under load (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=60, help="of atheris, for each reader (%(default)s)")
     parser.add_argument("pytest", nargs="*", metavar="...", help="arguments for pytest, behind --")
     arguments = parser.parse_args()
-    scale = Scale(arguments.examples, arguments.kills, arguments.rounds, arguments.steps, arguments.requests)
+    scale = Scale(**{name: value for name, value in vars(arguments).items() if name != "pytest"})
     return pytest.main([str(HERE), "-q", *arguments.pytest], plugins=[scale])
 
 

@@ -23,6 +23,7 @@ class Scale:
     rounds: int = 10  # operations on each layout's model
     steps: int = 300  # of a long training
     requests: int = 6  # of each client under load
+    seconds: int = 5  # of each reader's inputs by atheris
 
 
 @dataclass

@@ -10,11 +10,14 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from lib_blocktrain import prompt_tags
 from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.pictures import read_infotext
 from lib_blocktrain.preset_files import PresetFile, read_lbw_presets, read_presets
+from lib_blocktrain.preset_links import from_link
 from lib_blocktrain.preset_strings import parse
 from lib_blocktrain.presets import Preset, shipped_presets
+from lib_blocktrain.prompt_tags import PageWeights
 from lib_blocktrain.training import config as configs
 from lib_blocktrain.training import packing, runs
 from lib_blocktrain.training.config import DatasetConfig, RunConfig
@@ -75,6 +78,11 @@ RUN = {
     "steps": 20,
     "metadata": {"author": "me"},
 }
+TAGS = (
+    "a fox <lora:robot:1:0.5:bw=OUTALL:start=3> in <lora:x:te=1:unet=1:lbw=1,0,R:step=2-9>",
+    "<lora:robot:1:bw=OUT=0.5,IN04-OUT02=X:x=0.2>",
+    "robot: 1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0 | arch=sd1; x: OUT=1",
+)
 INFOTEXT = (
     "a robot, (blue:1.2)\nNegative prompt: bad\nSteps: 20, Sampler: DDIM, CFG scale: 6, Seed: 1, LoRA 1: robot,"
     ' Block weights 1: "1,0,0 | arch=sd1", Multiplier 1: 0.8'
@@ -85,7 +93,7 @@ def test_preset_strings(tally):
     def check(text):
         with tally.case("preset strings") as case:
             for architecture in ARCHITECTURES:
-                said = refused(lambda a=architecture: parse(text, a, seed=1, x=0.5))
+                said = refused(lambda a=architecture: parse(from_link(text), a, seed=1, x=0.5))
                 case.fault |= said is not None
 
     fuzz(damaged_text(STRINGS, PIECES) | st.text(), check, tally.scale.examples)
@@ -135,6 +143,43 @@ def test_preset_files(tally, tmp_path):
 
     valid = "\n".join(["# mine", *STRINGS[-5:-2], "A:OUT=1", "B:ALL  # all", "C:1,1", ""]).encode()
     fuzz(damaged_bytes([valid, valid.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + valid]), check, tally.scale.examples)
+
+
+def read_prompt(prompt: str) -> None:
+    """Everything that is done with a prompt and what a picture says of it."""
+    prompt_tags.without(prompt, prompt_tags.lora_names(prompt))
+    prompt_tags.pasted(prompt, prompt)
+    for part in prompt.split("<"):
+        tag = prompt_tags.read_tag(part.split(">")[0].split(":")[1:] or [part])
+        prompt_tags.resolve(tag, "sd1", page=PageWeights(prompt), loras=["robot"], seed=1)
+
+
+def test_prompts(tally):
+    def check(prompt):
+        with tally.case("prompts with tags") as case:
+            case.fault = refused(lambda: read_prompt(prompt)) is not None
+
+    fuzz(damaged_text(TAGS, [*PIECES, "<lora:", ":bw=", ":step=1-", ";", "\n"]), check, tally.scale.examples)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "<lora:" * 50_000,
+        "<lora:a:" + "bw=1:" * 50_000 + ">",
+        "a: b; " * 50_000,
+        "; " * 150_000,
+        "<" * 300_000,
+        ":" * 300_000,
+    ],
+    ids=lambda prompt: f"{prompt[:8]}... {len(prompt)}",
+)
+def test_enormous_prompts(tally, prompt):
+    with tally.case("enormous texts", fault=True), bounded():
+        prompt_tags.without(prompt, prompt_tags.lora_names(prompt))
+        prompt_tags.renamed(prompt, ["a"], "b")
+        prompt_tags.pasted(prompt, prompt)
+        refused(lambda: prompt_tags.resolve(prompt_tags.read_tag(["a"]), "sd1", page=PageWeights(prompt), seed=1))
 
 
 def test_enormous_preset_files(tally, tmp_path):

@@ -26,6 +26,7 @@ from tests.training.test_runner import FakeHost, idle, wait
 from tests.trust.whole import Held
 
 LOOKS = 10  # steps between two looks
+BREATH = 10_000  # blocks of memory: the points of a page's curves are thinned from 1000 to 500, and grow again
 PARTS = 10  # stretches that are compared
 
 
@@ -127,7 +128,7 @@ def check(marks: list[Mark], looks: int, tally) -> None:
     early, late = marks[len(marks) // 2], marks[-1]
     late.held.check(early.held)
     steps = late.step - early.step
-    assert late.blocks - early.blocks < 2000 + steps * 0.1, f"{late.blocks - early.blocks} blocks in {steps} steps"
+    assert late.blocks - early.blocks < BREATH, f"{late.blocks - early.blocks} blocks in {steps} steps"
     grown = [(after.metrics - before.metrics) / (after.step - before.step) for before, after in pairwise(marks)]
     assert max(grown) < 1.1 * min(grown), f"bytes a step, by stretch: {grown}"
     assert abs(late.folder - early.folder) < 0.02 * early.folder, "states and checkpoints grow"
