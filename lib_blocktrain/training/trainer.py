@@ -228,6 +228,7 @@ class Trainer:
             "step": self.step,
             "started_at": self.started_at,
             "pictures": self.data.dataset.mark,
+            "model": self._model_name,
             "learner": self.learner.state(),
             "watch": self.watch.state(),
         }
@@ -237,7 +238,14 @@ class Trainer:
         self.learner.load_state(state["learner"])
         if state.get("pictures", self.data.dataset.mark) != self.data.dataset.mark:
             self.notice("the pictures are not those that this run began with: it goes on, but not as it would have")
+        before = state.get("model", self._model_name)
+        if before != self._model_name:
+            self.notice(f"the run began on {before}, and goes on with {self._model_name}: it was not learnt for that")
         self.watch.load_state(state["watch"])
+
+    @property
+    def _model_name(self) -> str:
+        return getattr(self.model, "name", None) or (self.config.checkpoint or "unknown")
 
     def save_state(self) -> None:
         if self.processes.is_first:
@@ -266,7 +274,7 @@ class Trainer:
             "epoch": self.step * self.config.optimizer.accumulate // self.data.order.batches_an_epoch,
             "loss": self.watch.smoothed,
             "started_at": self.started_at,
-            "model": getattr(self.model, "name", None) or (self.config.checkpoint or "unknown"),
+            "model": self._model_name,
             "processes": self.processes.count,
         }
         return metadata_of(self.config, self.learner.scope.weights, self.data.dataset, progress, self.data.native)

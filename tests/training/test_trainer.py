@@ -104,6 +104,15 @@ def test_stopping_and_resuming_gives_the_same_bits(train, config):
     assert rows[0] == rows[1]
 
 
+def test_going_on_with_another_model_is_said(train, config, model):
+    control = Control()
+    train(config, control=control, report=lambda row: control.stop() if "loss" in row else None)
+    said: list[str] = []
+    resumed = train(config, of=replace(model, name="another"), report=lambda row: said.append(row.get("notice", "")))
+    assert resumed.outcome.ended == "finished"
+    assert any(f"began on {model.name}, and goes on with another" in notice for notice in said), said
+
+
 @pytest.mark.usefixtures("untouched")
 def test_stopping_while_pictures_are_encoded(train, config):
     control = Control()
