@@ -56,5 +56,49 @@
         }
     }
 
+    // What the parameters below the picture say of it: {NAME: values}.
+    function madeWith(place) {
+        const text = gradioApp().querySelector(`#html_info_${place}`)?.innerText || "";
+        const found = text.match(/\bBlock weights: ("(?:[^"\\]|\\.)*"|[^,\n]*)/);
+        const value = found ? (found[1].startsWith('"') ? JSON.parse(found[1]) : found[1]) : "";
+        const entries = [...value.matchAll(/(?:^|; )([^:]+): ([^:;]*)/g)];
+        return Object.fromEntries(entries.map((entry) => [entry[1], entry[2].trim()]));
+    }
+
+    // The WebUI sends the prompt as it was typed: values drawn at random would be drawn again, from another seed.
+    function fix(place, target, until) {
+        const typed = box(`${place}_prompt`).value;
+        const values = madeWith(place);
+        const fixed = typed.replace(TAG, (tag, kind, inside) => {
+            const [name, ...items] = inside.split(":");
+            const weights = items.find((item) => /^l?bw=/.test(item)) || "";
+            if (!(name in values) || !/(^|[=,\s])[RU]([,\s]|$)/.test(weights)) {
+                return tag;
+            }
+            const drawn = items.map((item) => (item === weights ? `bw=${values[name]}` : item));
+            return `<${kind}:${[name, ...drawn].join(":")}>`;
+        });
+        if (fixed === typed) {
+            return;
+        }
+        const field = box(`${target}_prompt`);
+        const wait = setInterval(() => {
+            if (field.value === typed) {
+                put(field, fixed);
+            }
+            if (field.value === fixed || Date.now() > until) {
+                clearInterval(wait);
+            }
+        }, 100);
+    }
+
+    document.addEventListener("click", (event) => {
+        const button = event.target.closest?.("[id$=_send_to_img2img], [id$=_send_to_inpaint]");
+        const place = button?.id.split("_send_to_")[0];
+        if (place === "txt2img" || place === "img2img") {
+            fix(place, "img2img", Date.now() + 30000);
+        }
+    }, true);
+
     window.blocktrainWebUI = { write, edit };
 })();
