@@ -50,6 +50,18 @@ def webui(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def another(webui, tmp_path_factory):
+    """Start one more WebUI, with other flags and the same models."""
+
+    def launch(*flags: str, auth: str | None = None):
+        data = tmp_path_factory.mktemp("another")
+        (data / "models").symlink_to(webui.data / "models")
+        return launched(data, *flags, auth=auth)
+
+    return launch
+
+
+@pytest.fixture(scope="session")
 def exported(webui, random_model) -> Path:
     """A checkpoint of random weights in the WebUI's folder, with two LoRAs that do something in every block."""
     from lib_blocktrain.ldm_export import export

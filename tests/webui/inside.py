@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import sys
+import threading
 import time
 from contextlib import suppress
 
@@ -221,6 +222,51 @@ def write_random(configuration: str, path: str) -> None:
             continue
         state[name] = values
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+
+
+def replace_unet(label: str | None) -> None:
+    """Have the U-Net replaced as TensorRT does it, by the WebUI's own means; None takes it back."""
+    from modules import sd_unet, shared
+
+    class Option(sd_unet.SdUnetOption):
+        def __init__(self):
+            self.label = self.model_name = label
+
+        def create_unet(self):
+            return Engine()
+
+    class Engine(sd_unet.SdUnet):
+        def forward(self, x, timesteps, context, *args, **kwargs):
+            return x * 0.5
+
+    sd_unet.unet_options[:] = [] if label is None else [Option()]
+    shared.opts.sd_unet = label or "Automatic"
+    sd_unet.apply_unet()
+
+
+def replaced_functions() -> list[str]:
+    """Functions of the WebUI's Lora extension that are ours now."""
+    network, activation = sys.modules["network"], sys.modules["extra_networks_lora"]
+    functions = (network.NetworkModule.multiplier, activation.ExtraNetworkLora.activate)
+    return [function.__qualname__ for function in functions if "blocktrain" in function.__module__]
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate()]
+
+
+def restart() -> None:
+    """As the button "Reload UI" does it."""
+    from modules import shared
+
+    shared.state.request_restart()
+
+
+def checkpoint() -> str:
+    """The name of what is loaded, as the WebUI has it."""
+    from modules import shared
+
+    return shared.sd_model.sd_checkpoint_info.name_for_extra
 
 
 def block_states(lora: str) -> dict[str, int]:

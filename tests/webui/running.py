@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib_blocktrain.training.status import GOING_ON
 from tests.webui.process import PATIENCE
 
 LORA = "blocktrain-random-lora"
@@ -30,16 +32,30 @@ class WebUI:
     def __init__(self, url: str, data: Path, log: Path, auth: str | None = None):
         self.url, self.data, self.log = url, data, log
         self.loras = data / "models" / "Lora"
-        self._headers = {"Content-Type": "application/json"}
-        if auth is not None:
-            self._headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
+        self.auth = auth
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def call(self, route: str, body: dict | None = None):
         """POST a body, or GET without one; the decoded answer."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + route, data, self._headers)
-        with self._opener.open(request, timeout=2 * PATIENCE) as answer:
+        return self.called_as(self.auth, route, body)
+
+    def called_as(self, auth: str | None, route: str, body: dict | None = None):
+        """The same with another `user:password`, or with none."""
+        return self._answer(self._opener, route, body, auth)
+
+    def logged_in(self, form: bytes, route: str, body: dict | None = None):
+        """The same with the cookies that the page's own login gives."""
+        cookies = urllib.request.HTTPCookieProcessor()
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), cookies)
+        opener.open(f"{self.url}/login", form, timeout=PATIENCE).close()
+        return self._answer(opener, route, body, None)
+
+    def _answer(self, opener, route: str, body: dict | None, auth: str | None):
+        headers = {"Content-Type": "application/json"}
+        if auth is not None:
+            headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
+        request = urllib.request.Request(self.url + route, None if body is None else json.dumps(body).encode(), headers)
+        with opener.open(request, timeout=2 * PATIENCE) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
@@ -61,6 +77,29 @@ class WebUI:
         with pytest.raises(urllib.error.HTTPError) as refused:
             self.txt2img(prompt, **options)
         return refused.value.read().decode()
+
+    def analysed(self, lora: str, **body) -> dict:
+        """What an analysis comes to, asked for through our own routes."""
+        job = self.call("/blocktrain/v1/analyse", {"lora": lora, "width": 64, "height": 64, "seeds": [0], **body})[
+            "job"
+        ]
+        while (found := self.call(f"/blocktrain/v1/analyse/{job}"))["state"] == "running":
+            time.sleep(0.2)
+        return found
+
+    def trained(self, config: dict) -> dict:
+        """What a run comes to, asked for through our own routes."""
+        name = self.call("/blocktrain/v1/runs", {"config": config})["name"]
+        return self.ended(name)
+
+    def ended(self, name: str) -> dict:
+        """How a run stands once it is not waiting or trained any more."""
+        while (found := self.standing(name))["state"] in ("waiting", *GOING_ON):
+            time.sleep(0.2)
+        return found
+
+    def standing(self, name: str) -> dict:
+        return self.call(f"/blocktrain/v1/runs/{name}")["run"]
 
     def draw(self, prompt: str, **options) -> Image.Image:
         body = {"prompt": prompt, "width": 128, "height": 128, "steps": 20, "cfg_scale": 5, "seed": 1, **options}

@@ -1,0 +1,195 @@
+"""What a WebUI asks of its guests: passwords, Reload UI, being switched off, another checkpoint in the middle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+import urllib.error
+import urllib.parse
+
+import numpy as np
+import pytest
+
+from tests.webui.process import PATIENCE
+from tests.webui.running import LORA
+from tests.webui.test_model import run, write_pictures
+
+PROMPT = "a photo of a fox"
+TAG = f"{PROMPT} <lora:{LORA}:1:bw=OUTD>"
+ONCE = {"callbacks": 7, "scripts": 1, "patches": 2, "axes": 5, "axes twice": 0}
+MINE = {"name": "MINE", "weights": "OUT=1", "architecture": "sd1", "replace": True}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def refused(webui, route: str, body: dict | None = None) -> tuple[int, str]:
+    """The status and the sentence of a refusal."""
+    with pytest.raises(urllib.error.HTTPError) as answer:
+        webui.call(f"/blocktrain/v1{route}", body)
+    said = json.loads(answer.value.read())
+    return answer.value.code, said["detail"]
+
+
+def wait_until(there, what: str) -> None:
+    until = time.monotonic() + PATIENCE
+    while not there():
+        assert time.monotonic() < until, f"not {what} after {PATIENCE:g} s"
+        time.sleep(0.2)
+
+
+def restart(webui) -> None:
+    """Reload the UI, and wait until it is there again."""
+    starts = webui.log.read_text(errors="replace").count("Startup time")
+    webui.inside("restart")
+    wait_until(lambda: webui.log.read_text(errors="replace").count("Startup time") > starts, "reloaded")
+
+
+def test_another_checkpoint_in_the_middle_of_a_run(weighed, exported, pictures):
+    """It waits for the run; one that goes on with another checkpoint afterwards says so."""
+    other = exported.with_name("blocktrain-other.safetensors")
+    for suffix in (".safetensors", ".yaml"):
+        shutil.copy(exported.with_suffix(suffix), other.with_suffix(suffix))
+    weighed.call("/sdapi/v1/refresh-checkpoints", {})
+    name = weighed.call("/blocktrain/v1/runs", {"config": run(pictures, name="long", steps=2000, samples={})})["name"]
+    wait_until(lambda: weighed.standing(name)["step"] >= 2, "training")
+    choosing = threading.Thread(target=weighed.use_checkpoint, args=[other.name])
+    choosing.start()
+    step = weighed.standing(name)["step"]
+    wait_until(lambda: weighed.standing(name)["step"] >= step + 3, "further")
+    assert choosing.is_alive()
+    assert weighed.inside("checkpoint") == exported.stem
+    weighed.call(f"/blocktrain/v1/runs/{name}/stop", {})
+    assert weighed.ended(name)["state"] == "stopped"
+    choosing.join(PATIENCE)
+    assert weighed.inside("checkpoint") == other.stem
+    try:
+        weighed.call(f"/blocktrain/v1/runs/{name}/resume", {})
+        wait_until(lambda: weighed.standing(name)["state"] == "training", "resumed")
+        notices = " ".join(weighed.standing(name)["notices"])
+        weighed.call(f"/blocktrain/v1/runs/{name}/stop", {})
+        assert f"began on {exported.stem}" in notices
+        assert f"goes on with {other.stem}" in notices
+        assert weighed.ended(name)["state"] == "stopped"
+    finally:
+        weighed.use_checkpoint(exported.name)
+
+
+def test_another_checkpoint_in_the_middle_of_an_analysis_and_a_preview(weighed, exported):
+    """Both end on the model that they began with, and nothing of them stays in either."""
+    other = exported.with_name("blocktrain-other.safetensors")
+    before = weighed.inside("fingerprint")
+    asked = {"prompt": PROMPT, "steps": 60, "width": 64, "height": 64, "loras": [{"name": LORA, "weights": "OUTD"}]}
+    for work in (
+        lambda: weighed.call("/blocktrain/v1/preview", asked)["model"],
+        lambda: weighed.analysed(LORA, method="fast", prompts=[PROMPT])["state"],
+    ):
+        answers: list[str] = []
+        working = threading.Thread(target=lambda work=work, answers=answers: answers.append(work()))
+        working.start()
+        wait_until(lambda: weighed.call("/blocktrain/v1/progress")["busy"], "begun")
+        weighed.use_checkpoint(other.name)
+        working.join(PATIENCE)
+        assert answers in ([exported.stem], ["done"])
+        assert weighed.inside("checkpoint") == other.stem
+        weighed.use_checkpoint(exported.name)
+    weighed.pixels(PROMPT)
+    after = weighed.inside("fingerprint")
+    assert {name: after[name] for name in after if name != "networks"} == {
+        name: before[name] for name in before if name != "networks"
+    }
+
+
+@pytest.fixture(scope="module")
+def guarded(another, exported):
+    """A WebUI with passwords, for its API and for its page."""
+    with another("--api-auth=api:secret", "--gradio-auth=page:word", auth="api:secret") as found:
+        found.use_checkpoint(exported.name)
+        yield found
+
+
+def test_passwords(guarded):
+    """Either password, and the page's own login; nothing without."""
+    assert guarded.call("/blocktrain/v1/presets")["presets"]
+    assert guarded.called_as("page:word", "/blocktrain/v1/runs")["runs"] == []
+    for auth in (None, "api:wrong", "page:secret"):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            guarded.called_as(auth, "/blocktrain/v1/runs")
+    login = urllib.parse.urlencode({"username": "page", "password": "word"}).encode()
+    assert guarded.logged_in(login, "/blocktrain/v1/presets", MINE)["done"] == "saved MINE"
+    wrong = urllib.parse.urlencode({"username": "page", "password": "no"}).encode()
+    with pytest.raises(urllib.error.HTTPError, match=r"40[01]"):
+        guarded.logged_in(wrong, "/blocktrain/v1/presets", MINE)
+    paths = guarded.call("/openapi.json")["paths"]
+    assert paths["/blocktrain/v1/runs"]["post"]["security"] == [{"HTTPBasic": []}]
+
+
+def test_reload_ui(guarded, pictures):
+    """A run goes on meanwhile; everything is there once afterwards, and the picture is the same."""
+    before, threads = guarded.pixels(TAG), guarded.inside("threads")
+    name = guarded.call("/blocktrain/v1/runs", {"config": run(pictures, name="long", steps=5000, samples={})})["name"]
+    wait_until(lambda: guarded.standing(name)["step"] >= 2, "training")
+    for _ in range(2):
+        restart(guarded)
+        assert guarded.inside("registered") == ONCE
+    step = guarded.standing(name)["step"]
+    wait_until(lambda: guarded.standing(name)["step"] > step, "training after the reload")
+    guarded.call(f"/blocktrain/v1/runs/{name}/stop", {})
+    assert guarded.ended(name)["state"] == "stopped"
+    assert np.array_equal(guarded.pixels(TAG), before)
+    ours = {thread for thread in guarded.inside("threads") if "blocktrain" in thread}
+    assert len(ours) <= len({thread for thread in threads if "blocktrain" in thread}) + 2
+
+
+def test_switched_off(guarded):
+    """Nothing of it is left after the reload; switched on again, everything is there once."""
+    plain = guarded.pixels(TAG.replace(":bw=OUTD", ""))
+    weighed = guarded.pixels(TAG)
+    guarded.call("/sdapi/v1/options", {"disabled_extensions": ["sd-webui-blocktrain"]})
+    try:
+        restart(guarded)
+        assert guarded.inside("registered") == dict.fromkeys(ONCE, 0)
+        assert not guarded.inside("replaced_functions")
+        assert not [path for path in guarded.call("/openapi.json")["paths"] if path.startswith("/blocktrain/v1")]
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            guarded.call("/blocktrain/v1/presets")
+        assert np.array_equal(guarded.pixels(TAG.replace(":bw=OUTD", "")), plain)
+    finally:
+        guarded.call("/sdapi/v1/options", {"disabled_extensions": []})
+        restart(guarded)
+    assert guarded.inside("registered") == ONCE
+    assert np.array_equal(guarded.pixels(TAG), weighed)
+
+
+@pytest.fixture(scope="module")
+def listening(another, exported):
+    """A WebUI that other machines may call, and that asks nobody for a password."""
+    with another("--listen") as found:
+        found.use_checkpoint(exported.name)
+        yield found
+
+
+def test_listening_without_a_password(listening, pictures):
+    """Reading and drawing as the WebUI itself; what would change something is off, and says how to have it."""
+    assert listening.call("/blocktrain/v1/presets")["presets"]
+    asked = {"prompt": PROMPT, "steps": 1, "width": 64, "height": 64}
+    assert listening.call("/blocktrain/v1/preview", asked)["size"] == [64, 64]
+    for route, body in (
+        ("/presets", MINE),
+        ("/runs", {"config": run(pictures)}),
+        ("/runs/x/stop", {}),
+        ("/interrupt", {}),
+    ):
+        status, said = refused(listening, route, body)
+        assert status == 403
+        assert "--api-auth USER:PASSWORD" in said
+        assert "blocktrain_api_open" in said
+    listening.call("/sdapi/v1/options", {"blocktrain_api_open": True})
+    assert listening.call("/blocktrain/v1/presets", MINE)["done"] == "saved MINE"
+    status, said = refused(listening, "/runs", {"config": run(pictures)})
+    assert status == 400
+    assert "blocktrain_dataset_dirs" in said

@@ -1,0 +1,96 @@
+"""What memory modes, narrow weights and a replaced U-Net rule out in the real WebUI, and what they do not."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+
+import numpy as np
+import pytest
+
+from tests.webui.running import LORA, pixels
+from tests.webui.test_model import run, write_pictures
+
+PROMPT = "a photo of a fox"
+TAG = f"{PROMPT} <lora:{LORA}:1>"
+SAME = {"sampler": "Euler", "steps": 4, "cfg": 5.0, "seed": 1, "width": 64, "height": 64}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module", params=["--medvram", "--lowvram"])
+def saving(request, another, exported):
+    """A WebUI that saves the GPU's memory: it moves parts of the model when they are called."""
+    with another(request.param) as found:
+        found.use_checkpoint(exported.name)
+        found.flag = request.param
+        yield found
+
+
+def test_pictures_are_the_same(saving, weighed):
+    """Tag and tab's preview; BASE alone makes the text encoders move by themselves."""
+    for weights in ("ALL", "OUTD", "BASE=1,REST=0"):
+        theirs = saving.pixels(TAG.replace(":1>", f":1:bw={weights}>"))
+        assert np.array_equal(theirs, weighed.pixels(TAG.replace(":1>", f":1:bw={weights}>")))
+        ours = pixels(saving.inside("preview", prompt=PROMPT, lora=LORA, weights=weights, **SAME))
+        assert np.abs(ours.astype(int) - theirs).max() <= 2
+
+
+def test_training_needs_the_whole_unet(saving, pictures):
+    before = saving.inside("fingerprint")
+    trained = saving.inside("train", config=run(pictures, name="saving"))
+    assert saving.inside("fingerprint") == before
+    if saving.flag == "--medvram":
+        assert trained["state"] == "finished"
+        assert all(norm > 0 for norm in trained["gradients"][0].values())
+    else:
+        assert trained["state"] == "failed"
+        assert "--lowvram only one block of the U-Net is on the GPU" in trained["reason"]
+        assert "--medvram" in trained["reason"]
+
+
+def test_analysis_needs_the_whole_unet(saving):
+    found = saving.analysed(LORA, method="fast", prompts=[PROMPT])
+    if saving.flag == "--lowvram":
+        assert "--lowvram" in found["detail"]
+    else:
+        assert found["state"] == "done", found
+
+
+def test_a_replaced_unet_cannot_be_hooked(weighed, pictures):
+    """Neither a preview nor training nor an analysis; the reason names what replaces it."""
+    before = weighed.pixels(TAG)
+    weighed.inside("replace_unet", label="[TRT] fox")
+    try:
+        weighed.pixels(PROMPT)  # the engine's own picture: nothing of ours is in its way
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            weighed.call("/blocktrain/v1/preview", {"prompt": PROMPT, "loras": [{"name": LORA}], "steps": 1})
+        said = json.loads(refused.value.read())
+        assert refused.value.code == 409
+        assert (said["error"], "replaced by '[TRT] fox'" in said["detail"]) == ("no model", True)
+        trained = weighed.inside("train", config=run(pictures, name="replaced"))
+        assert trained["state"] == "failed"
+        assert "set SD Unet to None" in trained["reason"]
+    finally:
+        weighed.inside("replace_unet", label=None)
+    assert np.array_equal(weighed.pixels(TAG), before)
+
+
+@pytest.mark.parametrize("saving", ["--medvram"], indirect=True)
+def test_narrow_weights_are_not_trained_on(saving, pictures):
+    """FP8: pictures and the tab's preview are drawn, training is refused. The last here: the WebUI keeps a trace."""
+    saving.call("/sdapi/v1/options", {"fp8_storage": "Enable"})
+    try:
+        theirs = saving.pixels(TAG.replace(":1>", ":1:bw=OUTD>"))
+        assert np.array_equal(saving.pixels(TAG.replace(":1>", ":1:bw=NONE>")), saving.pixels(PROMPT))
+        ours = pixels(saving.inside("preview", prompt=PROMPT, lora=LORA, weights="OUTD", **SAME))
+        assert np.abs(ours.astype(int) - theirs).mean() < np.abs(saving.pixels(PROMPT).astype(int) - theirs).mean() / 4
+        trained = saving.inside("train", config=run(pictures, name="narrow"))
+        assert trained["state"] == "failed"
+        assert "float8_e4m3fn: set FP8 weight to Disable" in trained["reason"]
+    finally:
+        saving.call("/sdapi/v1/options", {"fp8_storage": "Disable"})
+    assert saving.inside("train", config=run(pictures, name="narrow"))["state"] == "finished"

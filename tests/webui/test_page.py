@@ -1,0 +1,149 @@
+"""The WebUI's own page in Chromium: the accordion, the X/Y/Z plot, "send to", and the tab on the WebUI's model."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("playwright")
+
+from tests.webui.page import Page
+from tests.webui.running import LORA
+
+PROMPT = "a photo of a fox"
+TAG = f"{PROMPT} <lora:{LORA}:1>"
+
+
+@pytest.fixture(scope="module")
+def opened(browser, weighed):
+    """One page for all: it takes long to load."""
+    opened = Page(browser, weighed)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def page(opened):
+    """That page as it was opened."""
+    opened.tab("txt2img")
+    opened.small()
+    opened.prompt("")
+    opened.page.fill("#blocktrain_txt2img_text textarea", "", force=True)
+    opened.pick("#script_list", "None")
+    return opened
+
+
+@pytest.fixture
+def second(browser, weighed):
+    opened = Page(browser, weighed)
+    yield opened
+    opened.close()
+
+
+def test_the_accordions_menu_is_the_tag(page, weighed):
+    page.prompt(TAG)
+    page.accordion()
+    page.pick("#blocktrain_txt2img_preset", "OUTD")
+    page.page.wait_for_function("() => document.querySelector('#blocktrain_txt2img_text textarea').value === 'OUTD'")
+    said = page.generate()
+    assert f"{LORA}: 1,0,0," in said
+    assert np.array_equal(page.picture(), weighed.pixels(TAG.replace(":1>", ":1:bw=OUTD>")))
+
+
+def test_written_into_the_prompt_and_edited_in_the_tab(page):
+    page.prompt(TAG)
+    page.accordion()
+    page.page.fill("#blocktrain_txt2img_text textarea", "IN=0.5,OUT=1")
+    page.click("txt2img_write")
+    page.page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('bw=')")
+    assert page.page.input_value("#txt2img_prompt textarea") == TAG.replace(":1>", ":1:bw=IN=0.5,OUT=1>")
+    page.click("txt2img_edit")
+    page.page.wait_for_selector("#blocktrain_understood", state="visible")
+    page.wait("understood", "IN00")
+    page.click("apply")
+    page.page.wait_for_function("() => document.querySelector('#blocktrain_w_IN04 input[type=range]').value === '0.5'")
+    assert page.weight("OUT05") == 1
+
+
+def test_what_cannot_be_read_is_said_on_the_page(page, weighed):
+    page.prompt(TAG.replace(":1>", ":1:bw=NO_SUCH>"))
+    said = page.generate()
+    assert f"{LORA} left out: unknown preset 'NO_SUCH'" in said
+    assert np.array_equal(page.picture(), weighed.pixels(PROMPT))
+
+
+def test_send_to_brings_random_values_back(page, weighed, tmp_path):
+    """To img2img, with a seed that was random too; and from the picture's file, by PNG Info."""
+    page.small(seed=-1)
+    page.prompt(TAG.replace(":1>", f":1:bw={','.join(['R'] * 17)}>"))
+    seed = int(re.search(r"Seed: (\d+)", page.generate())[1])
+    drawn = page.picture()
+    page.page.click("#txt2img_send_to_img2img")
+    page.page.wait_for_function("() => /bw=0\\./.test(document.querySelector('#img2img_prompt textarea').value)")
+    sent = page.page.input_value("#img2img_prompt textarea")
+    assert "R,R" not in sent
+    assert np.array_equal(weighed.pixels(sent, seed=seed), drawn)
+    page.tab("PNG Info")
+    page.page.set_input_files("#pnginfo_image input[type=file]", page.file(tmp_path / "drawn.png"))
+    page.page.locator("#tab_pnginfo").get_by_text(f"Seed: {seed}").first.wait_for()
+    page.page.click("#tab_pnginfo #txt2img_tab")
+    page.page.wait_for_function("() => /bw=0\\./.test(document.querySelector('#txt2img_prompt textarea').value)")
+    assert np.array_equal(weighed.pixels(page.page.input_value("#txt2img_prompt textarea"), seed=seed), drawn)
+
+
+def test_xyz_plot_of_three_presets_and_two_blocks(page, weighed):
+    page.prompt(TAG)
+    page.pick("#script_list", "X/Y/Z plot")
+    prefix = "#script_txt2img_xyz_plot"
+    for axis, kind, values in (("x", "Preset", "NONE,OUTD,ALL"), ("y", "Block", "OUT03=0,IN04=0")):
+        page.pick(f"{prefix}_{axis}_type", f"[blocktrain] {kind}")
+        page.page.check(f"{prefix}_csv_mode input")
+        page.page.locator(f"{prefix}_{axis}_values textarea").fill(values)
+    page.generate()
+    grid = page.picture()
+    rows, columns = grid.shape[0] - 2 * 64, grid.shape[1] - 3 * 64
+    assert min(rows, columns) > 0  # the labels
+    base = weighed.pixels(PROMPT)
+    assert np.array_equal(grid[rows : rows + 64, columns : columns + 64], base)
+    assert np.array_equal(grid[-64:, -64:], weighed.pixels(TAG.replace(":1>", ":1:bw=*=1,IN04=0>")))
+
+
+STATE = "document.querySelector('#blocktrain_runs_head [data-state]')?.dataset.state"
+
+
+def test_trained_by_clicks_and_used_at_once(page, second, weighed, tmp_path_factory):
+    """Also seen from another tab of the browser, in which nothing was clicked."""
+    from tests.webui.test_model import write_pictures
+
+    name = f"clicked-{time.time_ns()}"
+    page.prompt(f"a robot <lora:{name}:1>")
+    page.generate()
+    without = page.picture()
+    page.ours()
+    page.go("Train")
+    fields = {
+        "dataset_folders": write_pictures(tmp_path_factory.mktemp("pictures")),
+        "dataset_size": 64,
+        "network_weights": "OUT09-OUT11=1",
+        "optimizer_lr": 0.01,
+        "steps": 6,
+        "batch": 1,
+        "name": name,
+    }
+    for field, value in fields.items():
+        page.type(f"train_{field}", value)
+    page.wait("train_understood", "OUT09, OUT10, OUT11 = 1")
+    page.click("train_start")
+    page.page.wait_for_function(f"() => {STATE} === 'finished'")
+    second.ours()
+    second.go("Runs")
+    second.page.wait_for_function(f"() => {STATE} === 'finished'")
+    assert name in second.text("runs_head")
+    page.tab("txt2img")
+    said = page.generate()
+    assert name in said
+    assert not np.array_equal(page.picture(), without)
+    assert weighed.inside("registered")["scripts"] == 1
