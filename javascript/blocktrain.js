@@ -29,10 +29,10 @@
         }
     }
 
-    // Gives the person a file of this text.
-    function download(text, name) {
+    // Gives the person a file with this content, a text or a blob.
+    function download(content, name) {
         const link = document.createElement("a");
-        link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
+        link.href = URL.createObjectURL(new Blob([content]));
         link.download = name;
         link.click();
         setTimeout(() => URL.revokeObjectURL(link.href), 1000);

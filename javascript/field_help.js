@@ -1,5 +1,6 @@
-// The help of fields and buttons. A field's stands in the page beside its label (style.css shows it on demand); here it
-// is tied to the field for screen readers. A button has no place for it: it gets a title.
+// The help and the names of fields and buttons. A field's help stands in the page beside its label (style.css shows it on
+// demand); here it is tied to the field for screen readers. A button has no place for it: it gets a title. What gradio
+// leaves without a name (the number of a slider in gradio 3, groups, icons) gets its label's.
 (() => {
     "use strict";
 
@@ -8,7 +9,33 @@
     const waiting = new Map(); // id of a button that is not in the page yet -> its title
     let named = 0;
 
+    function name() {
+        for (const block of document.querySelectorAll("#blocktrain .block:is(fieldset, :has(.head input[type=number]))")) {
+            const label = block.querySelector("[data-testid=block-info]")?.textContent.trim();
+            const target = block.matches("fieldset") ? block : block.querySelector(".head input[type=number]");
+            if (label && target.getAttribute("aria-label") !== label) {
+                target.setAttribute("aria-label", label);
+            }
+        }
+        for (const field of document.querySelectorAll("#blocktrain .block :is(textarea, input):not([aria-label], [type=file])")) {
+            const label = field.closest(".block").querySelector("[data-testid=block-info]")?.textContent.trim();
+            if (label && !field.labels?.length) {
+                field.setAttribute("aria-label", label); // gradio's own label may name its copy button
+            }
+        }
+        for (const icon of document.querySelectorAll("#blocktrain button:not([aria-label]):not([title]):has(> svg)")) {
+            if (!icon.textContent.trim()) {
+                icon.setAttribute("aria-label", "Copy");
+            }
+        }
+        for (const file of document.querySelectorAll("#blocktrain input[type=file]:not([aria-label])")) {
+            const block = file.closest(".block");
+            file.setAttribute("aria-label", block?.querySelector("label")?.textContent.trim() || "File");
+        }
+    }
+
     function describe() {
+        name();
         for (const info of document.querySelectorAll(INFO)) {
             if (info.classList.contains("blocktrain-help") || !info.textContent.trim()) {
                 continue;

@@ -1,15 +1,42 @@
-// Two pictures of a comparison in one place, with a border between them that is swiped. The pictures are those that
-// the server has put into the page; no request is made. What was chosen outlives the next preview.
+// Two pictures of a comparison in one place: with a border between them that is swiped, or their difference, which can
+// be saved. The pictures are those that the server has put into the page; no request is made. What was chosen outlives
+// the next preview.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
-    const chosen = { open: false, left: null, right: null, at: 50 };
+    const chosen = { open: false, left: null, right: null, at: 50, how: "swipe" };
+    const GAIN = 4; // of a difference, which is dark otherwise
+    const CHANGED = 20; // of 255: LoRA Block Weight counts pixels that differ by more
 
     function made(tag, properties, ...children) {
         const element = Object.assign(document.createElement(tag), properties);
         element.append(...children);
         return element;
+    }
+
+    // Draws |a - b| on a canvas, made brighter; answers the mean difference of 255 and the share of changed pixels.
+    function drawDifference(canvas, a, b) {
+        const [width, height] = [b.naturalWidth, b.naturalHeight];
+        const pixels = (picture) => {
+            const context = Object.assign(document.createElement("canvas"), { width, height }).getContext("2d");
+            context.drawImage(picture, 0, 0, width, height);
+            return context.getImageData(0, 0, width, height);
+        };
+        const [first, second] = [pixels(a), pixels(b).data];
+        let [sum, changed] = [0, 0];
+        for (let n = 0; n < second.length; n += 4) {
+            let largest = 0;
+            for (let c = n; c < n + 3; c++) {
+                const difference = Math.abs(first.data[c] - second[c]);
+                sum += difference;
+                largest = Math.max(largest, difference);
+                first.data[c] = Math.min(255, GAIN * difference);
+            }
+            changed += largest > CHANGED;
+        }
+        Object.assign(canvas, { width, height }).getContext("2d").putImageData(first, 0, 0);
+        return { mean: sum / (3 * width * height), changed: changed / (width * height) };
     }
 
     class Swipe {
@@ -30,9 +57,21 @@
             this.range = made("input", { type: "range", min: 0, max: 100, step: 1, value: chosen.at });
             this.range.setAttribute("aria-label", "Border between the two pictures, in percent from the left");
             this.stage = made("div", { className: "blocktrain-swipe-stage" }, this.under, this.over, this.range);
-            const menus = made("div", { className: "blocktrain-swipe-menus" }, this.left, this.right);
-            const summary = made("summary", { textContent: "Swipe between two pictures" });
-            const folded = made("details", { className: "blocktrain-swipe", open: chosen.open }, summary, menus, this.stage);
+            this.how = made("select", {});
+            this.how.setAttribute("aria-label", "How the two are shown");
+            this.how.append(...["swipe", "difference"].map((how) => made("option", { value: how, textContent: how })));
+            this.how.value = chosen.how;
+            this.canvas = made("canvas", {});
+            this.canvas.setAttribute("role", "img");
+            this.said = made("span", {});
+            const save = made("button", { type: "button", textContent: "Save the difference" });
+            save.addEventListener("click", () => this.save());
+            const foot = made("div", { className: "blocktrain-swipe-foot" }, this.said, save);
+            this.difference = made("div", { className: "blocktrain-swipe-difference" }, this.canvas, foot);
+            const menus = made("div", { className: "blocktrain-swipe-menus" }, this.left, this.how, this.right);
+            const summary = made("summary", { textContent: "Compare two of them: swipe, difference" });
+            const parts = [summary, menus, this.stage, this.difference];
+            const folded = (this.folded = made("details", { className: "blocktrain-swipe", open: chosen.open }, ...parts));
             folded.addEventListener("toggle", () => this.draw(folded.open));
             menus.addEventListener("change", () => this.draw(folded.open));
             this.range.addEventListener("input", () => this.draw(folded.open));
@@ -51,17 +90,37 @@
         }
 
         draw(open) {
-            Object.assign(chosen, { open, left: this.left.value, right: this.right.value, at: Number(this.range.value) });
+            Object.assign(chosen, { open, left: this.left.value, right: this.right.value, how: this.how.value });
+            chosen.at = Number(this.range.value);
             const picture = (menu) => this.figures.get(menu.value).querySelector("img");
             const [left, right] = [picture(this.left), picture(this.right)];
-            this.stage.classList.toggle("blocktrain-swipe-empty", !(left && right));
-            if (open && left && right) {
+            this.folded.style.visibility = left && right ? "" : "hidden"; // its room is kept: nothing moves when they come
+            const swiped = this.how.value === "swipe";
+            this.stage.classList.toggle("blocktrain-swipe-empty", !(left && right && swiped));
+            this.difference.classList.toggle("blocktrain-swipe-empty", !(left && right) || swiped);
+            if (open && left && right && !swiped) {
+                this.drawDifference(left, right);
+            } else if (open && left && right) {
                 this.under.src = right.src;
                 this.over.src = left.src;
                 this.stage.style.setProperty("--blocktrain-at", `${chosen.at}%`);
                 const shares = `${chosen.at} % ${this.left.selectedOptions[0].text}, ${100 - chosen.at} % ${this.right.selectedOptions[0].text}`;
                 this.range.setAttribute("aria-valuetext", shares);
             }
+        }
+
+        // The pictures are decoded first: one that has just come has no pixels yet.
+        async drawDifference(left, right) {
+            await Promise.all([left.decode(), right.decode()]);
+            const { mean, changed } = drawDifference(this.canvas, left, right);
+            const share = `${(100 * changed).toFixed(changed < 0.1 ? 1 : 0)} % of the pixels differ by more than ${CHANGED} of 255`;
+            this.said.textContent = `${share}, ${mean.toFixed(1)} on average; shown ${GAIN} times as strong`;
+            const names = `${this.left.selectedOptions[0].text} and ${this.right.selectedOptions[0].text}`;
+            this.canvas.setAttribute("aria-label", `Difference of ${names}: ${share}`);
+        }
+
+        save() {
+            this.canvas.toBlob((png) => blocktrain.download(png, `difference-${this.left.value}-${this.right.value}.png`));
         }
     }
 

@@ -24,6 +24,7 @@ ASKED = (
 FOUND = ("analyse_job", "analyse_found", "analyse_status", "analyse_cancel")
 RESULT = ("analyse_bars", "analyse_table", "analyse_map")
 RULE = ("analyse_found", "analyse_rule", "analyse_amount")
+BEFORE = '<p class="blocktrain-reading">Press Analyse: a bar a block appears here, and weights can be made of it.</p>'
 FILES = ("analyse_mask", "analyse_against_mask")
 DESCRIBED = "\n".join(f"- **{name}**: {text}" for name, text in ALL_METHODS.items())
 
@@ -53,7 +54,7 @@ class AnalysePlace:
                 w.html("analyse_status")
                 _probe(w)
             with gr.Column(scale=6, min_width=420):
-                w.html("analyse_bars")
+                w.html("analyse_bars", BEFORE)
                 w.html("analyse_map")
                 _using(w)
                 with gr.Accordion("Table and sheets", open=False, elem_id="blocktrain_analyse_details"):

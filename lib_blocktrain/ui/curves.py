@@ -75,10 +75,15 @@ def _legend(curves: Mapping[str, Points], colours: Mapping[str, str], logarithmi
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour a block, in the order of the U: as far apart as their number allows; BASE is grey."""
-    order = [block for block in BLOCK_IDS if block in names]
-    hues = {block: 220 - 280 * place / max(1, len(order) - 1) for place, block in enumerate(order)}
-    return {name: f"hsl({hues[name] % 360:.0f} 70% 48%)" if name in hues else "#8a8f98" for name in names}
+    """A colour a block that all eyes tell apart: IN blue, OUT orange, lighter outwards; M00 and BASE are grey."""
+    colours = {}
+    for side, hue, saturation in (("IN", 215, 70), ("OUT", 28, 85)):
+        ids = [block for block in BLOCK_IDS if block.startswith(side)]
+        for name in set(ids) & set(names):
+            outwards = ids.index(name) / (len(ids) - 1)
+            outwards = 1 - outwards if side == "IN" else outwards
+            colours[name] = f"hsl({hue} {saturation}% {40 + 22 * outwards:.0f}%)"
+    return {name: colours.get(name, "#7d838c") for name in names}
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:

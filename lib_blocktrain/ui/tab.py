@@ -6,7 +6,6 @@ import gradio as gr
 
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.runner import Runner
-from lib_blocktrain.ui import texts
 from lib_blocktrain.ui.analyse_place import AnalysePlace
 from lib_blocktrain.ui.desk import Desk, First
 from lib_blocktrain.ui.jobs import Jobs
@@ -17,6 +16,7 @@ from lib_blocktrain.ui.shelf import Shelf
 from lib_blocktrain.ui.train_place import TrainPlace
 from lib_blocktrain.ui.widgets import Place, Shared, Widgets
 
+READING = '<p class="blocktrain-reading" role="status">Reading the model …</p>'
 PLACES = (PreviewPlace, AnalysePlace, TrainPlace, RunsPlace)
 
 
@@ -35,7 +35,7 @@ class Tab:
         self.widgets = Widgets()
         self.places: tuple[Place, ...] = tuple(kind(shared) for kind in PLACES)
         with gr.Column(elem_id="blocktrain"):
-            self.widgets.html("model_line", texts.note("Reading the model …"))
+            self.widgets.html("model_line", READING)
             with gr.Tabs(elem_id="blocktrain_places") as self.widgets["places"]:
                 for place in self.places:
                     with gr.Tab(place.title, id=place.title, elem_id=f"blocktrain_place_{place.title.lower()}"):
