@@ -20,7 +20,7 @@ def fill(opened, name: str) -> None:
     for field, value in {**changes, "samples_every": 5, "samples_steps": 1, "name": name}.items():
         opened.type(f"train_{field}", value)
     opened.wait("train_estimate", "the backward pass stops at OUT09")
-    opened.wait("train_understood", "OUT09, OUT10, OUT11 = 1")
+    opened.wait("train_understood", "OUT09-OUT11 = 1")
 
 
 def test_from_a_folder_to_preview(opened, second):

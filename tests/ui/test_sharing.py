@@ -21,7 +21,7 @@ def sharing(desk):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0", ["17 values for SD1", "OUT03, OUT04, OUT05 = 1", "set to 0"]),
+        ("1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0", ["17 values for SD1", "OUT03-OUT05 = 1", "set to 0"]),
         ("NAME:*=0.5", ["ranges", "NAME"]),
         ("OUTALL", ["preset", "OUTALL"]),
     ],

@@ -43,10 +43,13 @@ def test_progress_tells_what_is_left():
     assert 'value="50"' in shown
 
 
-@pytest.mark.parametrize("text", ["*=0", "OUT=1,BASE=0.5", "*=0.5"])
+@pytest.mark.parametrize("text", ["*=0", "OUT=1,BASE=0.5", "*=0.5", "IN04-IN05=0.3,IN07-M00=1,OUT00=0.3,OUT11=1"])
 def test_understood_names_every_block_that_is_on(text):
     parsed = parse(text, "sd1")
     shown = texts.understood(parsed)
-    for block, value in parsed.weights.values.items():
-        assert (block in shown.split("</li>")[0]) == bool(value)
+    said = shown.split("</li>")[0].split("SD1: ")[1]
+    groups = [group.rpartition(" = ") for group in said.split("; ") if " = " in group]
+    ranges = ",".join(f"{part}={value}" for ids, _, value in groups for part in ids.split(", "))
+    read_back = parse(ranges or "*=0", "sd1").weights  # the ranges of a preset string
+    assert dict(read_back.values) == dict(parsed.weights.values)
     assert ("REST = 0.5 has no slider" in shown) == (text == "*=0.5")

@@ -135,7 +135,7 @@ def test_trained_by_clicks_and_used_at_once(page, second, weighed, tmp_path_fact
     }
     for field, value in fields.items():
         page.type(f"train_{field}", value)
-    page.wait("train_understood", "OUT09, OUT10, OUT11 = 1")
+    page.wait("train_understood", "OUT09-OUT11 = 1")
     page.click("train_start")
     page.page.wait_for_function(f"() => {STATE} === 'finished'")
     second.ours()
