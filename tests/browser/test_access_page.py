@@ -52,8 +52,8 @@ LOW_CONTRAST = """() => {
         const element = walker.currentNode.parentElement;
         const words = walker.currentNode.textContent.trim();
         if (!words || !element.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
-        if (element.closest("script, style, :disabled, [aria-disabled=true], .sr-only, [aria-hidden=true] svg")) continue;
-        if (element.closest(".block:has(input:disabled)") || element.closest("[data-absent]:not([data-absent=''])")) continue;
+        if (element.closest("script, style, :disabled, [aria-disabled=true], .sr-only")) continue;
+        if (element.closest(".block:has(input:disabled), [data-absent]:not([data-absent=''])")) continue;
         const style = getComputedStyle(element);
         let opacity = 1;
         for (let at = element; at; at = at.parentElement) opacity *= Number(getComputedStyle(at).opacity);
@@ -61,22 +61,23 @@ LOW_CONTRAST = """() => {
         const worst = Math.min(...grounds(element).map((ground) => ratio(over(ink, ground, opacity), ground)));
         const size = parseFloat(style.fontSize);
         const needed = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700) ? 3 : 4.5;
-        if (worst < needed) found.push(`${worst.toFixed(2)} of ${needed}: ${words.slice(0, 40)} (${element.className})`);
+        const where = `${words.slice(0, 40)} (${element.className})`;
+        if (worst < needed) found.push(`${worst.toFixed(2)} of ${needed}: ${where}`);
     }
     return [...new Set(found)];
 }"""
 NAMELESS = """() => {
     const named = (element) => {
         const by = (element.getAttribute("aria-labelledby") || "").split(/\\s+/).filter(Boolean);
-        const texts = [element.getAttribute("aria-label"), element.title, element.alt, element.value && element.type === "submit"];
+        const texts = [element.getAttribute("aria-label"), element.title, element.alt];
         texts.push(...by.map((id) => document.getElementById(id)?.textContent));
         texts.push(...[...(element.labels || [])].map((label) => label.textContent));
         if (element.matches("button, summary, a, [role=tab]")) texts.push(element.textContent);
         if (element.matches("svg")) texts.push(element.querySelector(":scope > title")?.textContent);
         return texts.some((text) => text && String(text).trim());
     };
-    const wanted = "button, input:not([type=hidden]), textarea, select, summary, a[href], img, svg[role=img], canvas, fieldset, "
-        + "[role=slider], [role=listbox], [role=img], [tabindex='0']";
+    const wanted = "button, input:not([type=hidden]), textarea, select, summary, a[href], img, svg[role=img], canvas,"
+        + "fieldset, [role=slider], [role=listbox], [role=img], [tabindex='0']";
     return [...document.querySelectorAll(`#blocktrain :is(${wanted})`)]
         .filter((element) => element.checkVisibility() && !named(element))
         .map((element) => element.outerHTML.slice(0, 160));
@@ -85,7 +86,7 @@ SHIFTS = """() => {
     window.shifts = [];
     new PerformanceObserver((list) => {
         for (const entry of list.getEntries()) {
-            const moved = entry.sources.map((source) => source.node && (source.node.id || source.node.className || source.node.nodeName));
+            const moved = entry.sources.map(({ node }) => node?.id || node?.className || node?.nodeName);
             window.shifts.push([entry.value, entry.hadRecentInput, String(moved)]);
         }
     }).observe({ type: "layout-shift", buffered: false });
