@@ -161,7 +161,7 @@ def test_damaged_bodies(tally, server, route):
         with tried(tally, server, "bodies of requests") as judge:
             judge(server.client.post(PREFIX + route, content=json.dumps(body)))
 
-    fuzz(damaged_json(BODIES[route]) | JUNK, check, tally.scale.examples)
+    fuzz(damaged_json(BODIES[route]) | JUNK, check, tally.scale.examples // 4)
 
 
 def places(value: object, at: tuple = ()) -> Iterator[tuple]:
@@ -202,7 +202,7 @@ def test_one_wrong_value_is_named(tally, server, route):
             said = judge(server.client.post(PREFIX + route, content=json.dumps(put(body, at, value))))
             assert names(said, *at[-2:], value=value), f"{at} = {value!r}: {said!r}"
 
-    fuzz(st.tuples(st.sampled_from(list(places(body))), JUNK), check, tally.scale.examples)
+    fuzz(st.tuples(st.sampled_from(list(places(body))), JUNK), check, tally.scale.examples // 4)
 
 
 @pytest.mark.parametrize("route", BODIES)
@@ -243,7 +243,7 @@ def test_names_in_addresses(tally, server):
             judge_plain(server.client.request(method, path), judge)
 
     methods = st.sampled_from(["GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS"])
-    fuzz(st.tuples(st.sampled_from(NAMED), NAMES, methods), check, tally.scale.examples * 4)
+    fuzz(st.tuples(st.sampled_from(NAMED), NAMES, methods), check, tally.scale.examples)
 
 
 def judge_plain(answer, judge: Callable[[object], object]) -> None:
@@ -263,7 +263,7 @@ def test_questions_in_addresses(tally, server):
             assert any(names(said, name, value=value) for name, value in zip(ASKED[route], values)), said
 
     values = st.tuples(NAMES | st.integers().map(str), NAMES | st.integers(-5, 20_000).map(str))
-    fuzz(st.tuples(st.sampled_from(list(ASKED)), values), check, tally.scale.examples * 2)
+    fuzz(st.tuples(st.sampled_from(list(ASKED)), values), check, tally.scale.examples // 2)
 
 
 def test_metrics_that_were_written_by_nobody(tally, server):
@@ -284,4 +284,4 @@ def test_metrics_that_were_written_by_nobody(tally, server):
             judge(server.client.get(f"{PREFIX}/runs/old?since=0"))
             judge(server.client.get(f"{PREFIX}/runs"))
 
-    fuzz(st.lists(damaged_json(row), max_size=3), check, tally.scale.examples)
+    fuzz(st.lists(damaged_json(row), max_size=3), check, tally.scale.examples // 4)
