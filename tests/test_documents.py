@@ -41,7 +41,7 @@ OTHERS_OPTIONS = {  # of WebUIs, pip, uv and AUTOMATIC1111's launcher
 }  # fmt: skip
 
 _MARK = re.compile(r"<!-- in the tests: (?P<why>.+?)(?:; with (?P<words>.+?))? -->")
-_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+_LINK = re.compile(r"""!?\[[^\]]*\]\(([^)\s]+)\)|(?:src|srcset)="([^"]+)\"""")
 _SPAN = re.compile(r"`([^`\n]+)`")
 _FILE = re.compile(r"(?:lib_blocktrain|demo|benchmarks|docs|tests|scripts|javascript|requirements)/[\w./*-]+")
 
@@ -106,6 +106,11 @@ def named(page: Path) -> list[str]:
     if page.name == "coming-from.md":
         text = re.sub(r"^\|(?:\\\||[^|\n])*\|", "|", text, flags=re.M)
     return [span.replace("\\|", "|") for span in _SPAN.findall(text)]
+
+
+def links(page: Path) -> list[str]:
+    """Where a page's links lead to and its pictures lie, those in `<picture>` too."""
+    return [target or source for target, source in _LINK.findall(page.read_text("utf-8"))]
 
 
 def table_rows(page: Path) -> list[list[str]]:
@@ -211,7 +216,7 @@ def test_options_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_somewhere(page):
-    for target in _LINK.findall(page.read_text("utf-8")):
+    for target in links(page):
         if target.startswith(("http://", "https://")):
             continue
         path, _, anchor = target.partition("#")
@@ -221,7 +226,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_pictures_are_used():
-    shown = {Path(target).name for page in PAGES for target in _LINK.findall(page.read_text("utf-8"))}
+    shown = {Path(target).name for page in PAGES for target in links(page)}
     unused = {path.name for path in (ROOT / "docs" / "images").iterdir()} - shown
     assert not unused, f"in docs/images, and in no page: {sorted(unused)}"
 
