@@ -1,7 +1,6 @@
 """Write docs/blocks.md from the tables of blocks.py: `python docs/make_blocks.py`."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -9,6 +8,7 @@ sys.path.insert(0, str(ROOT))
 
 from lib_blocktrain.blocks import ARCHITECTURES, Architecture, Block  # noqa: E402
 from lib_blocktrain.presets import GRADES  # noqa: E402
+from lib_blocktrain.ui.texts import spans  # noqa: E402
 from lib_blocktrain.ui.u_map_facts import BELIEFS  # noqa: E402
 
 HEAD = """\
@@ -110,21 +110,10 @@ def section(architecture: Architecture) -> str:
 def believed(architecture: Architecture) -> str:
     """Return what is believed of this architecture's blocks, and of which nothing is."""
     found = sorted((b for b in BELIEFS if architecture.id in b.architectures), key=lambda belief: belief.grade)
-    rows = [f"| {spans(architecture, b.blocks)} | {b.carries} | {b.grade} | {b.source} |" for b in found]
+    rows = [f"| {spans(b.blocks)} | {b.carries} | {b.grade} | {b.source} |" for b in found]
     said = {block_id for belief in found for block_id in belief.blocks}
     others = [block_id for block_id in architecture.block_ids if block_id not in said]
-    return "\n".join([BELIEF_COLUMNS, *rows, "", f"Nothing that can be cited of {spans(architecture, others)}."])
-
-
-def spans(architecture: Architecture, block_ids: Sequence[str]) -> str:
-    """Return blocks as people write them: IN08, M00, OUT03-OUT05."""
-    order, runs = architecture.block_ids, []
-    for block_id in sorted(block_ids, key=order.index):
-        if runs and order.index(block_id) == order.index(runs[-1][-1]) + 1:
-            runs[-1].append(block_id)
-        else:
-            runs.append([block_id])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
+    return "\n".join([BELIEF_COLUMNS, *rows, "", f"Nothing that can be cited of {spans(others)}."])
 
 
 def row(block: Block, side: int) -> str:
