@@ -223,6 +223,7 @@ class RunConfig:
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     checkpointing: bool = False
+    compile: bool = False  # the U-Net, by torch.compile: minutes at the start for faster steps
     save_every: int = 0
     keep: int = 0  # how many of the files saved on the way stay; 0: all
     validate_every: int = 0
@@ -234,6 +235,7 @@ class RunConfig:
         check(whole, "name", self.name, "a file's name: no slashes, not beginning with a dot, up to 100 characters")
         usual = not self.name.endswith((".", " ")) and not names_device(self.name)
         check(usual, "name", self.name, "a name without a dot or space at its end, and no device's (CON, NUL)")
+        check(not (self.compile and self.checkpointing), "compile", True, "false with checkpointing, or that without")
         for name in ("steps", "batch"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("save_every", "validate_every", "keep"):

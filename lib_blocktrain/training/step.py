@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from lib_blocktrain import blocks, diffusion
 from lib_blocktrain.model import Model
 from lib_blocktrain.training.batches import Batch, joined
+from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.config import LossConfig
 from lib_blocktrain.training.precision import autocast
 
@@ -94,13 +96,20 @@ def masked(loss: Tensor, mask: Tensor, normalised: bool) -> Tensor:
 
 
 class Prediction:
-    """The U-Net's output, with checkpointing or without.
+    """The U-Net's output, with checkpointing or without, or compiled.
 
     A checkpoint is set for each block from the first trained one on: before it nothing is kept anyway.
     """
 
-    def __init__(self, model: Model, dtype: torch.dtype, first_block: str | None, checkpointing: bool):
-        self.model, self.dtype = model, dtype
+    def __init__(
+        self,
+        model: Model,
+        dtype: torch.dtype,
+        first_block: str | None,
+        checkpointing: bool,
+        compiled: CompiledUNet | None = None,
+    ):
+        self.model, self.dtype, self.compiled = model, dtype, compiled
         known = blocks.architecture(model.architecture).block_ids
         self._kept = frozenset(known[known.index(first_block) :] if first_block else known) if checkpointing else None
 
@@ -110,7 +119,8 @@ class Prediction:
         conditioning = {name: _like(name, tensor, weight) for name, tensor in conditioning.items()}
         with autocast(weight.device, self.dtype, weight.dtype):
             if self._kept is None:
-                return self.model.predict(latents, timesteps, conditioning)
+                with self.compiled.acting() if self.compiled else nullcontext():
+                    return self.model.predict(latents, timesteps, conditioning)
             state = self.model.enter_blocks(latents, timesteps, conditioning)
             return self.model.run_blocks("IN00", state, call=self._call)
 

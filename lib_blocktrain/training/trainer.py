@@ -20,6 +20,7 @@ from lib_blocktrain.formats import write_network
 from lib_blocktrain.hooks import applied
 from lib_blocktrain.model import Model
 from lib_blocktrain.training.batches import Batch
+from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.control import Control, Diverged, Outcome, OutOfMemory, StoppedEarly
 from lib_blocktrain.training.distributed import Processes
 from lib_blocktrain.training.draws import generator_of, number_of
@@ -67,6 +68,7 @@ class Trainer:
         self.control, self.processes = control or Control(), processes or Processes()
         self.draw, self.report = draw, report
         self.targets = {"unet": model.unet, **model.text_encoders}
+        self.compiled = CompiledUNet(model.unet) if run.config.compile else None
         self.watch = Watch()
         self.step, self.started_at = 0, time.time()
         self.hooks, self._saved_at = ExitStack(), time.monotonic()
@@ -75,7 +77,7 @@ class Trainer:
     def run_loop(self) -> Outcome:
         """Train to the last step, or until it is stopped; whatever happens, the model is left as it was."""
         held = self.run.locked() if self.processes.is_first else nullcontext()
-        with held, self.model.trainable(), self.hooks, self._memory():
+        with held, self.model.trainable(), self.hooks, self.compiled or nullcontext(), self._memory():
             try:
                 self.prepare()
             except StoppedEarly:
@@ -105,7 +107,7 @@ class Trainer:
         self.objective = Objective(self.config.loss, self.model.alphas_cumprod, self.model.prediction)
         self.learner = Learner(scope, self.config, dtype)
         first = None if scope.trains_text else scope.first_block
-        self.prediction = Prediction(self.model, dtype, first, self.config.checkpointing)
+        self.prediction = Prediction(self.model, dtype, first, self.config.checkpointing, self.compiled)
         if state:
             self.load_state(state)
         if self.processes.is_first:
@@ -200,6 +202,8 @@ class Trainer:
     def apply(self) -> None:
         """Put the network on the model, as it is now."""
         self.hooks.close()
+        if self.compiled:
+            self.compiled.forget()
         weights = BlockWeights.uniform(self.model.architecture, 1.0)
         self.hooks.enter_context(applied(self.targets, self.learner.acting, weights))
 

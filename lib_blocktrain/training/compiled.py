@@ -1,0 +1,56 @@
+"""The U-Net as one compiled graph, for the training step alone: samples and analyses go on as ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from lib_blocktrain.training.reading import ConfigError
+
+BACKEND = "inductor"  # torch's own; it wants a C++ compiler on a CPU, Triton on a GPU
+_SWITCH = "_compiled_call_impl"  # what torch's modules look for when they are called
+
+
+class CompiledUNet:
+    """Inside `acting` a call of the U-Net runs a graph that torch.compile has made of it, hooks included.
+
+    It is made at the first call, which takes minutes, and once more for each other size of the latents. Raises
+    ConfigError for a U-Net that is not in diffusers' layout: those of WebUIs are patched while they run.
+    """
+
+    def __init__(self, unet: nn.Module):
+        if not hasattr(unet, "conv_in"):
+            raise ConfigError(
+                "compile = true: a WebUI's U-Net is patched while it runs: expected a model opened standalone, or false"
+            )
+        self._unet = unet
+        self._call = torch.compile(unet._call_impl, backend=BACKEND)
+
+    def __enter__(self) -> CompiledUNet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Make the graph anew at the next call: torch does not see that other hooks have been put on."""
+        torch._dynamo.reset()
+
+    @contextmanager
+    def acting(self) -> Iterator[None]:
+        """Let the U-Net run compiled; raise ConfigError where torch cannot compile it."""
+        own, before = vars(self._unet), vars(self._unet).get(_SWITCH)
+        own[_SWITCH] = self._call
+        try:
+            yield
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason, *_ = str(error).strip().split("\n\n")  # advice for those who make compilers follows
+            said = " ".join(reason.split())[:300]
+            raise ConfigError(f"compile = true, but torch cannot: {said}: expected a compiler, or false") from error
+        finally:
+            del own[_SWITCH]
+            if before is not None:
+                own[_SWITCH] = before
