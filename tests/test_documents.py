@@ -29,6 +29,7 @@ from lib_blocktrain.training.kohya_toml import read_toml
 from lib_blocktrain.training.reading import read
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "lib_blocktrain"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"])
 GUIDES = [page for page in PAGES if page.name != "CHANGELOG.md"]
 OURS = ["python", "-m", "lib_blocktrain"]
@@ -262,6 +263,20 @@ def test_configurations_and_tags_are_read(page, tmp_path):
                 resolve(read_tag(span[1:-1].split(":")[1:]), "sd1", seed=1)
             except (TagError, PresetStringError) as error:
                 raise AssertionError(f"{page.name}: `{span}`: {error}") from error
+
+
+@pytest.mark.parametrize("name", ["preview", "analysis", "training", "sharing", "README"])
+def test_labels_are_the_tabs(name):
+    """What is set in italics with a capital is what stands on a button, a field or a place."""
+    page = next(page for page in GUIDES if page.stem == name).read_text("utf-8")
+    if name == "README":
+        page = page[page.index("## Five minutes") : page.index("## Three tasks")]
+    said = set()
+    for path in [*(PACKAGE / "ui").glob("*.py"), PACKAGE / "webui_page.py", *(ROOT / "javascript").glob("*.js")]:
+        said |= set(re.findall(r"""[A-Z][^"'<>]*""", path.read_text("utf-8")))
+    known = {known.strip().rstrip(":") for known in said}
+    for label in re.findall(r"(?<!\*)\*([A-Z][^*\n]*)\*(?!\*)", page):
+        assert label in known | {"2-robot-out"}, f"{name}: *{label}*"
 
 
 def test_every_name_of_sd_scripts_has_its_line():
