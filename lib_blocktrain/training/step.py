@@ -114,6 +114,7 @@ class Prediction:
         self._kept = frozenset(known[known.index(first_block) :] if first_block else known) if checkpointing else None
 
     def of(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        """Return what the U-Net predicts, `(batch, 4, h, w)`, for noised latents."""
         weight = next(self.model.unet.parameters())
         latents, timesteps = latents.to(weight), timesteps.to(weight.device)
         conditioning = {name: _like(name, tensor, weight) for name, tensor in conditioning.items()}

@@ -238,6 +238,7 @@ class Trainer:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave; other pictures than then are said."""
         self.step, self.started_at = state["step"], state["started_at"]
         self.learner.load_state(state["learner"])
         if state.get("pictures", self.data.dataset.mark) != self.data.dataset.mark:
@@ -252,6 +253,7 @@ class Trainer:
         return getattr(self.model, "name", None) or (self.config.checkpoint or "unknown")
 
     def save_state(self) -> None:
+        """Write the state into the run's folder, from the first process."""
         if self.processes.is_first:
             self.run.save_state(self.state())
         self._saved_at = time.monotonic()
