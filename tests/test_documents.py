@@ -35,10 +35,9 @@ GUIDES = [page for page in PAGES if page.name != "CHANGELOG.md"]
 OURS = ["python", "-m", "lib_blocktrain"]
 TORCHRUN = "torchrun"
 UNCHECKED = {"git", "cd", "apt-get"}  # of the shell; these are never run here
-OTHERS_OPTIONS = {  # of WebUIs, pip, uv and AUTOMATIC1111's launcher
+OTHERS_OPTIONS = {  # of WebUIs, pip and uv
     "--api", "--api-auth", "--gradio-auth", "--listen", "--share", "--ngrok", "--server-name", "--lowvram", "--medvram",
-    "--cors-allow-origins", "--enable-insecure-extension-access", "--universal", "--python-version",
-    "--generate-hashes", "-r",
+    "--medvram-sdxl", "--cors-allow-origins", "--universal", "--python-version", "--generate-hashes", "-r",
 }  # fmt: skip
 
 _MARK = re.compile(r"<!-- in the tests: (?P<why>.+?)(?:; with (?P<words>.+?))? -->")
