@@ -6,7 +6,7 @@ clipping; each `step()` ends with changed weights and the loss as a number.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from lib_blocktrain.hooks import applied
 from lib_blocktrain.leaf_layers import CONVOLUTION, kind_of, weight_shape
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.batches import Batch
+from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkConfig, OptimizerConfig, RunConfig
 from lib_blocktrain.training.learner import Learner
 from lib_blocktrain.training.scope import Scope, scope_of
@@ -119,6 +120,21 @@ class Ours:
         self.trainer.run_step()
         self.trainer.after_step()
         return self.trainer.watch.loss
+
+
+class OursCompiled(Ours):
+    """The same with `compile = true`; its U-Net is its own, for the graph holds only while the same hooks stay on."""
+
+    name = "ours, compiled"
+
+    def __init__(self, work: Work):
+        super().__init__(replace(work, unet=shared(work.unet)))
+        self.trainer.prediction.compiled = CompiledUNet(self.trainer.model.unet)
+        self._hooks = ExitStack()
+        self._hooks.enter_context(super().ready())
+
+    def ready(self) -> AbstractContextManager:
+        return nullcontext()
 
 
 class Loop:
@@ -221,7 +237,8 @@ class Wrapped(nn.Module):
         return self.original(x) + self.up(self.down(x)) * self.multiplier * self.scale
 
 
-LOOPS = {loop.name: loop for loop in (Ours, Peft, SdScripts)}
+LOOPS = {loop.name: loop for loop in (Ours, Peft, SdScripts, OursCompiled)}
+USUAL = ("ours", "PEFT", "sd-scripts' habit")
 
 
 def loop_of(name: str, work: Work, number: int) -> Ours | Loop:

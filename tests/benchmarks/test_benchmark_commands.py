@@ -12,6 +12,7 @@ pytest.importorskip("diffusers")
 from benchmarks import preview, setting, start, training
 from benchmarks.training_loops import LOOPS, Ours, Work, loop_of
 from lib_blocktrain.formats import write_network
+from lib_blocktrain.training import compiled
 from tests.tiny_models import assert_untouched, diffusers_unet, state_of
 
 
@@ -31,7 +32,8 @@ def trained(loop) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", LOOPS)
-def test_programs_train_the_same_layers_and_leave_the_weights(name, work, unet):
+def test_programs_train_the_same_layers_and_leave_the_weights(name, work, unet, monkeypatch):
+    monkeypatch.setattr(compiled, "BACKEND", "eager")  # torch's own would take minutes
     if name == "PEFT":
         pytest.importorskip("peft")
     before = state_of(unet)
