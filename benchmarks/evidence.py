@@ -9,8 +9,8 @@ how long all of it takes. `report` also writes the cells into one file beside th
 the document of that file alone; `run --known docs/evidence.jsonl` begins with its cells. The pictures are made here:
 the font Noto Color Emoji is needed (Debian: fonts-noto-color-emoji).
 
-A second base model, for `--second-model`, is another one from `demo/build.py --work OTHER --out FOLDER`: its networks
-draw their first weights from the seed that build.py sets, and PLAN in demo/diffusion.py says for how many steps.
+A second base model, for `--second-model`, is a fine-tune of the first one, as checkpoints are made in the field:
+`python demo/build.py --from demo/model --seed 1 --steps 800 --work OTHER --out FOLDER`.
 """
 
 from __future__ import annotations
