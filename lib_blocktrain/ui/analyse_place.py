@@ -168,8 +168,8 @@ def _probe(w: Widgets) -> None:
 def _using(w: Widgets) -> None:
     with gr.Group(elem_classes="blocktrain-panel"):
         with gr.Row():
-            rules = [(label, name) for name, label in RULE_LABELS.items()]
-            w.add("analyse_rule", gr.Dropdown, choices=rules, value="down-to", label="Block weights from it", scale=4)
+            rules = {"choices": list(RULE_LABELS.values()), "value": RULE_LABELS["down-to"]}
+            w.add("analyse_rule", gr.Dropdown, **rules, label="Block weights from it", scale=4)
             w.add("analyse_amount", gr.Number, value=80, label="Number", min_width=90)
         with gr.Row():
             w.add("analyse_sliders", gr.Button, "To the sliders", size="sm", min_width=110)

@@ -46,6 +46,7 @@ RULE_LABELS = {
     SUGGESTED: "as a probe suggests them for training",
 }
 assert RULE_LABELS.keys() == {*RULES, SUGGESTED}
+RULE_OF = {label: name for name, label in RULE_LABELS.items()}  # gradio 3's menus know no values beside labels
 
 
 @dataclass(frozen=True)
@@ -262,13 +263,14 @@ class Analysing:
 
     def _weights(self, values: Values) -> tuple[Result, BlockWeights]:
         result = self._result(values)
-        if values["analyse_rule"] == SUGGESTED:
+        rule = RULE_OF.get(values["analyse_rule"], values["analyse_rule"])
+        if rule == SUGGESTED:
             if result.suggested is None:
                 raise ValueError("nothing is suggested here, as only a probe of pictures does: choose another rule")
             return result, result.suggested
         amount = values["analyse_amount"]
         amount = float(amount) if isinstance(amount, (int, float)) and not isinstance(amount, bool) else None
-        return result, chosen(values["analyse_rule"], result.first, amount, result.second)
+        return result, chosen(rule, result.first, amount, result.second)
 
     def _result(self, values: Values) -> Result:
         result = self._results.get(values["analyse_found"] or "")

@@ -11,7 +11,7 @@ from lib_blocktrain.inquiry import Answered
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig
 from lib_blocktrain.training.dataset import DatasetError
 from lib_blocktrain.ui import analyse_texts, texts
-from lib_blocktrain.ui.analysing import SUGGESTED, Analysing, Result
+from lib_blocktrain.ui.analysing import RULE_LABELS, SUGGESTED, Analysing, Result
 from lib_blocktrain.ui.following import followed
 from lib_blocktrain.ui.jobs import Job
 from lib_blocktrain.ui.properties import Changes, Values
@@ -66,7 +66,7 @@ class Probing:
         if result.suggested is None:
             said += texts.note("no block's gradient is above the noise: more pictures may tell, or more alike ones")
         else:
-            changes["analyse_rule"] = SUGGESTED
+            changes["analyse_rule"] = RULE_LABELS[SUGGESTED]
         details = "".join(analyse_texts.heading(other) + analyse_texts.bars(other) for other in result.others)
         changes["analyse_table"] = str(changes["analyse_table"]) + details
         return {**changes, "probe_status": said}

@@ -13,7 +13,7 @@ from PIL import Image
 from lib_blocktrain.analysis import probe as module
 from lib_blocktrain.analysis.results import read_analysis
 from lib_blocktrain.preset_strings import parse
-from lib_blocktrain.ui.analysing import SUGGESTED, Analysing
+from lib_blocktrain.ui.analysing import RULE_LABELS, SUGGESTED, Analysing
 from lib_blocktrain.ui.probing import Probing
 from tests.tiny_models import assert_untouched, state_of
 
@@ -53,7 +53,7 @@ def test_from_pictures_to_the_training(analysing, asking, host):
     shown = asking.values["analyse_bars"]
     assert shown.count("<g data-block=") == 16  # the blocks with attention
     assert "5_&lt;b&gt;thing" in shown
-    assert asking.values["analyse_rule"] == SUGGESTED
+    assert asking.values["analyse_rule"] == RULE_LABELS[SUGGESTED]
     told = asking.take(analysing.to_training(asking.values))
     assert told["places"] == {"selected": "Train"}
     suggested = parse(asking.values["train_network_weights"], "sd1").weights

@@ -1,0 +1,50 @@
+"""The words of the page: every widget is explained, and all of them can be translated."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio")
+pytest.importorskip("diffusers")
+
+import gradio as gr
+
+from lib_blocktrain.hosts.standalone import StandaloneHost
+from lib_blocktrain.ui.desk import weight_name
+from lib_blocktrain.ui.field_help import HELP
+from lib_blocktrain.ui.mix import WEIGHT_IDS
+from lib_blocktrain.ui.server import build
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LONGEST = 110  # characters of a help: two lines
+
+
+@pytest.fixture(scope="module")
+def widgets():
+    _, tab = build(StandaloneHost())
+    yield tab.widgets
+    tab.close()
+    tab.runner.close()
+
+
+def test_every_widget_is_explained_in_one_line(widgets):
+    silent = (gr.State, gr.HTML, gr.Column, gr.Tabs)
+    hidden = {"export", "analyse_painted"}
+    of_blocks = set(map(weight_name, WEIGHT_IDS))  # the U map tells what they are
+    asked = {name for name, widget in widgets.items() if not isinstance(widget, silent)} - of_blocks - hidden
+    assert asked - set(HELP) == set()
+    assert set(HELP) - asked - hidden == set(), "help without a widget"
+    assert {name: text for name, text in HELP.items() if len(text) > LONGEST} == {}
+    told = {name for name in asked if getattr(widgets[name], "info", None)} | set(widgets.titles)
+    assert told == asked
+
+
+def test_the_template_for_translators_has_all_words():
+    spec = importlib.util.spec_from_file_location("make_localization", ROOT / "docs" / "make_localization.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    assert json.loads(made.TEMPLATE.read_text("utf-8")) == made.words(), "run docs/make_localization.py"
