@@ -8,11 +8,11 @@ from lib_blocktrain.ui.form import NAMES
 from lib_blocktrain.ui.preview_place import MIX, SHOWN
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.training import Training
-from lib_blocktrain.ui.watching import BUTTONS, PARTS, Watching
+from lib_blocktrain.ui.watching import BUTTONS, PARTS, RESULT, Watching
 from lib_blocktrain.ui.widgets import Shared, Widgets
 
 ASKED = ("runs_chosen", "runs_shown")
-TOLD = (*ASKED, *PARTS, "runs_begin", *(f"runs_{name}" for name in BUTTONS), "runs_beat")
+TOLD = (*ASKED, *PARTS, "runs_begin", *(f"runs_{name}" for name in BUTTONS), "runs_file", "runs_beat")
 
 
 class RunsPlace:
@@ -42,6 +42,8 @@ class RunsPlace:
                     w.add("runs_pause", gr.Button, "Pause", interactive=False, min_width=80)
                     w.add("runs_resume", gr.Button, "Resume", interactive=False, min_width=80)
                     w.add("runs_again", gr.Button, "Run again", interactive=False, min_width=90)
+                with gr.Row():
+                    w.add("runs_file", gr.Dropdown, choices=[RESULT], value=RESULT, label="File", min_width=140)
                     w.add("runs_preview", gr.Button, "Preview it", interactive=False, min_width=100)
                 w.html("runs_message")
                 w.html("runs_samples")
@@ -71,7 +73,7 @@ class RunsPlace:
         estimated = w.some("train_understood", "train_estimate")
         on(filled.then, self.training.weigh, w.some(*NAMES, "train_rest"), estimated)
         shown = w.some(*SHOWN, "search", "places", "runs_message")
-        on(w["runs_preview"].click, watching.preview, w.some("runs_chosen"), shown)
+        on(w["runs_preview"].click, watching.preview, w.some("runs_chosen", "runs_file"), shown)
 
     def opened_by(self, blocks: gr.Blocks, w: Widgets) -> None:
         """Show the run that goes on, or the newest."""

@@ -16,6 +16,7 @@ from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.runner import AGAIN, Runner, Status
+from lib_blocktrain.training.result import publish
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.scope import read_weights
 from lib_blocktrain.ui import run_texts, texts
@@ -28,6 +29,7 @@ from lib_blocktrain.ui.u_map import UMap
 
 SHOWN_RUNS = 40  # the newest
 KEPT_HISTORIES = 4  # of the runs that were looked at last
+RESULT = "result"  # of a run, beside what it saved on the way
 OFTEN, SELDOM = 1500, 5000  # milliseconds to the next question, while something is trained and while nothing is
 PARTS = ("runs_list", "runs_queue", "runs_head", "runs_map", "runs_curves", "runs_samples", "runs_events")
 BUTTONS = ("stop_save", "stop", "pause", "resume", "again", "preview", "weigh")
@@ -70,7 +72,8 @@ class Watching:
             config = self.runner.find(name).config
             weights = config.network.weights if isinstance(config.network.weights, str) else ""
         looked = self.look({**values, "runs_chosen": name})
-        return {**looked, "runs_chosen": name, "runs_message": "", "runs_weights": weights}
+        file = Properties(**{**looked.get("runs_file", {}), "value": RESULT})
+        return {**looked, "runs_chosen": name, "runs_message": "", "runs_weights": weights, "runs_file": file}
 
     def _chosen(self, name: object) -> Run | None:
         """The run that the page looks at: the one it has chosen, else the one that is trained, else the newest."""
@@ -94,8 +97,14 @@ class Watching:
         }
         if run is None:
             note = texts.note("There is no run yet: the place Train begins one")
-            return {**parts, **dict.fromkeys(PARTS[3:], ""), "runs_head": note, **_buttons(None)}
-        status, history = self.runner.status(run), self._history(run)
+            return {
+                **parts,
+                **dict.fromkeys(PARTS[3:], ""),
+                "runs_head": note,
+                "runs_file": Properties(choices=[RESULT]),
+                **_buttons(None),
+            }
+        status, history, files = self.runner.status(run), self._history(run), _files(run)
         return {
             **parts,
             "runs_head": run_texts.head(status),
@@ -103,7 +112,8 @@ class Watching:
             "runs_curves": run_texts.curves(history),
             "runs_samples": run_texts.samples(run, history),
             "runs_events": run_texts.events(history),
-            **_buttons(status),
+            "runs_file": Properties(choices=files),
+            **_buttons(status, saved=len(files) > 1),
         }
 
     def _history(self, run: Run) -> History:
@@ -183,20 +193,42 @@ class Watching:
 
     @refusing("runs_message")
     def preview(self, values: Values) -> Changes:
-        """Use the run's LoRA, and nothing else, in Preview; it opens at 1, since its weights are inside."""
-        status = self.runner.status(self._named(values))
-        if status.published is None:
-            raise ValueError(f"{status.name} has no LoRA yet: let it finish, or press “Stop and save”")
+        """Use the run's LoRA, and nothing else, in Preview; it opens at 1, since its weights are inside.
+
+        One that was saved on the way is put among the LoRAs first, as the result was.
+        """
+        run, folder = self._named(values), self.host.lora_dirs[0].resolve()
+        name = (
+            self._published(run) if values["runs_file"] in (None, "", RESULT) else self._put(run, values["runs_file"])
+        )
         self.desk.library.refresh()
-        folder = self.host.lora_dirs[0].resolve()
         found = [
             file.key
             for file in self.desk.library.files()
-            if file.path.name == status.published and file.path.parent.resolve() == folder
+            if file.path.name == name and file.path.parent.resolve() == folder
         ]
         if not found:
-            raise ValueError(f"{status.published} is not in {folder} any more")
+            raise ValueError(f"{name} is not in {folder} any more")
         return {**self.desk.mixed({found[0]: Slot()}), "places": Properties(selected="Preview")}
+
+    def _published(self, run: Run) -> str:
+        status = self.runner.status(run)
+        if status.published is None:
+            raise ValueError(f"{status.name} has no LoRA yet: let it finish, or press “Stop and save”")
+        return status.published
+
+    def _put(self, run: Run, title: object) -> str:
+        """Put a file that was saved on the way among the LoRAs, unless it is there; return its name."""
+        found = [path for path in run.checkpoints() if _title(path) == title]
+        if not found:
+            known = ", ".join(_files(run))
+            raise ValueError(f"{run.folder.name} has no {str(title)[:40]!r} any more: expected one of {known}")
+        there = self.host.lora_dirs[0] / found[0].name
+        if there.exists() and there.read_bytes() == found[0].read_bytes():
+            return there.name
+        path = publish(found[0], self.host.lora_dirs[0])
+        self.host.refresh_loras()
+        return path.name
 
     # --- small things ---------------------------------------------------------------------------------------------
 
@@ -211,8 +243,18 @@ class Watching:
         return {**self.look(values), "runs_message": texts.note(said.format(run.folder.name))}
 
 
-def _buttons(status: Status | None) -> dict[str, Properties]:
-    """Which buttons make sense for the chosen run."""
+def _title(path: Path) -> str:
+    """How a file that was saved on the way is called: "step 250"."""
+    return f"step {int(path.stem[-6:])}" if path.stem[-6:].isdigit() else path.stem
+
+
+def _files(run: Run) -> list[str]:
+    """The files of a run that can be previewed, the result first."""
+    return [RESULT, *map(_title, reversed(run.checkpoints()))]
+
+
+def _buttons(status: Status | None, saved: bool = False) -> dict[str, Properties]:
+    """Which buttons make sense for the chosen run; `saved`: it has a file already, if not its result."""
     trained = status is not None and status.state in ("preparing", "training")
     waits = status is not None and status.state in ("waiting", "paused")
     can = {
@@ -221,7 +263,7 @@ def _buttons(status: Status | None) -> dict[str, Properties]:
         "pause": trained,
         "resume": status is not None and status.state in AGAIN,
         "again": status is not None,
-        "preview": status is not None and status.published is not None,
+        "preview": status is not None and (saved or status.published is not None),
         "weigh": trained,
     }
     return {f"runs_{name}": Properties(interactive=can[name]) for name in BUTTONS}

@@ -57,6 +57,7 @@ def run(host):
 def opened(watching):
     page = Page()
     page.values |= {"runs_chosen": "", "runs_shown": {}, "runs_list": None, "runs_weights": "", "runs_message": ""}
+    page.values["runs_file"] = "result"
     page.take(watching.open(page.values))
     return page
 
@@ -165,3 +166,26 @@ def test_a_long_history_is_thinned():
         assert 400 < len(points) <= 1000
         assert points[-1][0] == 5000
     assert all(step - 15 <= value <= step for step, value in history.curves["loss"])
+
+
+def test_preview_what_was_saved_on_the_way(run, watching, opened, host):
+    opened.take(watching.desk.open(opened.values))
+    for step in (1, 250):
+        write_lora(run.checkpoint(step), ss_output_name=f"at {step}")
+    opened.take(watching.look(opened.values))
+    assert opened.properties["runs_file"]["choices"] == ["result", "step 250", "step 1"]
+    assert opened.properties["runs_preview"]["interactive"] is True  # though the run has no result yet
+    opened.values["runs_file"] = "step 250"
+    for _ in range(2):  # the second time it is there already
+        told = opened.take(watching.preview(opened.values))
+        assert told["places"] == {"selected": "Preview"}
+        assert opened.values["loras"] == [run.checkpoint(250).stem]
+    assert (host.lora_dirs[0] / run.checkpoint(250).name).read_bytes() == run.checkpoint(250).read_bytes()
+    assert len(list(host.lora_dirs[0].glob(f"{run.config.name}*.safetensors"))) == 1
+    opened.values["runs_file"] = "result"
+    assert "has no LoRA yet" in watching.preview(opened.values)["runs_message"]
+    opened.values["runs_file"] = "step 1"
+    run.checkpoint(1).unlink()
+    assert "expected one of result, step 250" in watching.preview(opened.values)["runs_message"]
+    opened.take(watching.choose({**opened.values, "runs_list": run.folder.name}))
+    assert opened.values["runs_file"] == "result"
