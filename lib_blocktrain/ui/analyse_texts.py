@@ -16,7 +16,7 @@ from lib_blocktrain.pictures import png_of
 from lib_blocktrain.ui import texts
 from lib_blocktrain.ui.jobs import Step
 
-BAR, ROW, LABEL, FIGURES = 300, 18, 56, 190  # pixels
+BAR, ROW, LABEL, FIGURES = 300, 18, 56, 215  # pixels
 SHOWN_MATCHES = 20
 
 
