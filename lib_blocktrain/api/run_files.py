@@ -62,9 +62,25 @@ def file_of(run: Run, name: str) -> RunFile:
 
 def opened(file: RunFile) -> tuple[Iterator[bytes], int]:
     """The file's bytes, in pieces, and how many there are: as many as there were when it was opened, should it grow."""
-    number = os.open(file.path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+    number = _open(file)
     size = os.fstat(number).st_size
     return _pieces(number, size), size
+
+
+def _open(file: RunFile) -> int:
+    """Open a file, and follow no link that came into its way since it was listed."""
+    *folders, name = file.name.split("/")
+    if os.open not in os.supports_dir_fd:
+        return os.open(file.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    place = os.open(file.path.parents[len(folders)], os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
+            os.close(place)
+            place = inner
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=place)
+    finally:
+        os.close(place)
 
 
 def _pieces(number: int, size: int) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from lib_blocktrain.files import ROOT
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.ui import shim
 from lib_blocktrain.ui.desk import First
-from lib_blocktrain.ui.guard import App, LocalOnly, OwnContentOnly
+from lib_blocktrain.ui.guard import App, Bounded, LocalOnly, OwnContentOnly
 from lib_blocktrain.ui.tab import Tab
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def application(blocks: gr.Blocks, tab: Tab, port: int) -> Callable[..., Awaitab
     app = fastapi.FastAPI(title="blocktrain", docs_url=None, redoc_url=None, openapi_url=f"{PREFIX}/openapi.json")
     mount(app, tab.runner.host, Access(), runner=lambda: tab.runner)  # first: the page answers all that is left
     app = gr.mount_gradio_app(app, blocks, path="/")
-    return LocalOnly(OwnContentOnly(app), port)
+    return LocalOnly(Bounded(OwnContentOnly(app)), port)
 
 
 def serve(
