@@ -129,15 +129,17 @@ def test_passwords(guarded):
 
 
 def test_reload_ui(guarded, pictures):
-    """A run goes on meanwhile; everything is there once afterwards, and the picture is the same."""
+    """It interrupts, which pauses a run; everything is there once afterwards, and the run can go on."""
     before, threads = guarded.pixels(TAG), guarded.inside("threads")
     name = guarded.call("/blocktrain/v1/runs", {"config": run(pictures, name="long", steps=5000, samples={})})["name"]
     wait_until(lambda: guarded.standing(name)["step"] >= 2, "training")
     for _ in range(2):
         restart(guarded)
         assert guarded.inside("registered") == ONCE
-    step = guarded.standing(name)["step"]
-    wait_until(lambda: guarded.standing(name)["step"] > step, "training after the reload")
+        paused = guarded.ended(name)
+        assert paused["state"] == "paused"
+        guarded.call(f"/blocktrain/v1/runs/{name}/resume", {})
+        wait_until(lambda step=paused["step"]: guarded.standing(name)["step"] > step, "training again")
     guarded.call(f"/blocktrain/v1/runs/{name}/stop", {})
     assert guarded.ended(name)["state"] == "stopped"
     assert np.array_equal(guarded.pixels(TAG), before)

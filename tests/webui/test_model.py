@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.webui.running import LORA
+from tests.webui.running import LORA, pixels
 
 PROMPT = "a photo of a fox"
 
@@ -89,6 +89,19 @@ def test_a_trained_lora_can_be_used_at_once(whole, pictures):
     assert len({picture.tobytes() for picture in drawn}) == 3
     assert "didn't match keys" not in whole.log.read_text(errors="replace")
     whole.pixels(f"{PROMPT} <lora:{LORA}:0.8:bw=OUTD>")
+
+
+def test_steps_of_a_run_in_a_plot(weighed, pictures):
+    """The checkpoints of a run side by side, while they still lie in its folder."""
+    trained = weighed.trained(run(pictures, name="steps", steps=3, save_every=1, samples={}))
+    assert trained["state"] == "finished", trained
+    tag = f"a robot <lora:{trained['published'].removesuffix('.safetensors')}:1>"
+    axis = weighed.inside("axes").index("[blocktrain] Step of a run")
+    values = [axis, "1,2", [], 0, "", [], 0, "", [], True, True, False, False, False, False, False, 0, True]
+    cells = weighed.txt2img(tag, script_name="x/y/z plot", script_args=values)["images"][1:]
+    drawn = [weighed.pixels(f"a robot <lora:steps-00000{step}:1>") for step in (1, 2)]
+    assert [np.array_equal(pixels(cell), alone) for cell, alone in zip(cells, drawn)] == [True, True]
+    assert not np.array_equal(*drawn)
 
 
 def test_nothing_doubles(weighed):
