@@ -12,6 +12,7 @@ import urllib.parse
 import numpy as np
 import pytest
 
+from lib_blocktrain.training.status import GOING_ON
 from tests.webui.process import PATIENCE
 from tests.webui.running import LORA
 from tests.webui.test_model import run, write_pictures
@@ -42,6 +43,16 @@ def wait_until(there, what: str) -> None:
         time.sleep(0.2)
 
 
+def trains(webui, name: str, after: int = 1) -> dict:
+    """Wait until a run has made more steps than `after`, and say how it stands."""
+    until = time.monotonic() + PATIENCE
+    while (found := webui.standing(name))["step"] <= after or found["state"] != "training":
+        assert time.monotonic() < until, found
+        assert found["state"] in ("waiting", *GOING_ON), found
+        time.sleep(0.2)
+    return found
+
+
 def restart(webui) -> None:
     """Reload the UI, and wait until it is there again."""
     starts = webui.log.read_text(errors="replace").count("Startup time")
@@ -56,11 +67,10 @@ def test_another_checkpoint_in_the_middle_of_a_run(weighed, exported, pictures):
         shutil.copy(exported.with_suffix(suffix), other.with_suffix(suffix))
     weighed.call("/sdapi/v1/refresh-checkpoints", {})
     name = weighed.call("/blocktrain/v1/runs", {"config": run(pictures, name="long", steps=2000, samples={})})["name"]
-    wait_until(lambda: weighed.standing(name)["step"] >= 2, "training")
+    trains(weighed, name)
     choosing = threading.Thread(target=weighed.use_checkpoint, args=[other.name])
     choosing.start()
-    step = weighed.standing(name)["step"]
-    wait_until(lambda: weighed.standing(name)["step"] >= step + 3, "further")
+    trains(weighed, name, weighed.standing(name)["step"] + 2)
     assert choosing.is_alive()
     assert weighed.inside("checkpoint") == exported.stem
     weighed.call(f"/blocktrain/v1/runs/{name}/stop", {})
@@ -69,8 +79,7 @@ def test_another_checkpoint_in_the_middle_of_a_run(weighed, exported, pictures):
     assert weighed.inside("checkpoint") == other.stem
     try:
         weighed.call(f"/blocktrain/v1/runs/{name}/resume", {})
-        wait_until(lambda: weighed.standing(name)["state"] == "training", "resumed")
-        notices = " ".join(weighed.standing(name)["notices"])
+        notices = " ".join(trains(weighed, name)["notices"])
         weighed.call(f"/blocktrain/v1/runs/{name}/stop", {})
         assert f"began on {exported.stem}" in notices
         assert f"goes on with {other.stem}" in notices
@@ -132,14 +141,14 @@ def test_reload_ui(guarded, pictures):
     """It interrupts, which pauses a run; everything is there once afterwards, and the run can go on."""
     before, threads = guarded.pixels(TAG), guarded.inside("threads")
     name = guarded.call("/blocktrain/v1/runs", {"config": run(pictures, name="long", steps=5000, samples={})})["name"]
-    wait_until(lambda: guarded.standing(name)["step"] >= 2, "training")
+    trains(guarded, name)
     for _ in range(2):
         restart(guarded)
         assert guarded.inside("registered") == ONCE
         paused = guarded.ended(name)
         assert paused["state"] == "paused"
         guarded.call(f"/blocktrain/v1/runs/{name}/resume", {})
-        wait_until(lambda step=paused["step"]: guarded.standing(name)["step"] > step, "training again")
+        trains(guarded, name, paused["step"])
     guarded.call(f"/blocktrain/v1/runs/{name}/stop", {})
     assert guarded.ended(name)["state"] == "stopped"
     assert np.array_equal(guarded.pixels(TAG), before)
