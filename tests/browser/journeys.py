@@ -122,7 +122,12 @@ class Opened:
 
     def wait(self, name: str, words: str) -> None:
         """Wait until these words stand there."""
-        self.page.locator(self.css(name)).get_by_text(words).first.wait_for()
+        from playwright.sync_api import TimeoutError as TooLate
+
+        try:
+            self.page.locator(self.css(name)).get_by_text(words).first.wait_for()
+        except TooLate:
+            raise AssertionError(f"{name}: {words!r} was expected, and there stands {self.text(name)!r}") from None
 
     def choose(self, name: str, option: str) -> None:
         """Choose in a dropdown."""
@@ -161,6 +166,23 @@ class Opened:
             self.page.wait_for_timeout(PAUSE)
         self.click(name)
         self.page.wait_for_function(f"before => ({last} ?? before) !== before", arg=before)
+
+    def watch_shifts(self) -> None:
+        """From now on, keep what moves in the page without being asked to."""
+        self.page.evaluate(
+            """() => {
+                window.shifts = [];
+                const told = ({ node, previousRect: was, currentRect: is }) =>
+                    [node?.id || node?.className || node?.nodeName, was.y, is.y, was.height, is.height].join(" ");
+                new PerformanceObserver((list) => {
+                    list.getEntries().forEach((entry) => window.shifts.push(...entry.sources.map(told)));
+                }).observe({ type: "layout-shift" });
+            }"""
+        )
+
+    def shifts(self) -> list[str]:
+        """What has moved: its name, where it was and is, its height before and after, in pixels."""
+        return self.page.evaluate("window.shifts")
 
     def upload(self, name: str, path: Path) -> None:
         with self.page.expect_file_chooser() as chooser:

@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--lora-dir", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--lora")
+    parser.add_argument("--port", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     host = StandaloneHost(output_dir=arguments.output, lora_dirs=(arguments.lora_dir,))
@@ -35,7 +36,7 @@ def main() -> None:
         sys.stdout.write(address + "\n")
         sys.stdout.flush()
 
-    serve(host, 0, first, opened)
+    serve(host, arguments.port, first, opened)
 
 
 if __name__ == "__main__":

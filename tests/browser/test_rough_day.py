@@ -1,0 +1,72 @@
+"""A reload in the middle, a slow server, a server that ends and begins anew; in Chromium, under both gradios."""
+
+from __future__ import annotations
+
+import socket
+
+from journeys import PAUSE, SECOND, Opened, serving, write_loras
+
+LATE = 1.5 * SECOND
+ANSWERED = "document.querySelector('#blocktrain_runs_beat [data-beat]')?.dataset.beat"
+
+
+def test_a_reload_in_the_middle_of_a_preview(opened):
+    """What nobody waits for any more is given up: the model is free for the page as it is now."""
+    opened.type("steps", 150)
+    opened.click("draw")
+    opened.wait("status", "step")
+    opened.page.reload()
+    opened.page.wait_for_selector("#blocktrain_loras input:checked")
+    opened.wait("strength", "Strength of robot")
+    opened.small()
+    opened.type("seed", 12)
+    assert len(set(opened.preview())) == 2  # every weight is 1: the third is the second
+
+
+def test_on_a_slow_server_the_page_waits_and_the_hand_does_not(opened):
+    network = opened.context.new_cdp_session(opened.page)
+    network.send("Network.enable")
+    slow = {"offline": False, "latency": LATE, "downloadThroughput": -1, "uploadThroughput": -1}
+    opened.small()
+    network.send("Network.emulateNetworkConditions", slow)
+    opened.click("draw")
+    opened.drag("OUT05", 0.35)
+    shown = "document.querySelector('#blocktrain_u_weights [data-block=OUT05]').ariaValueNow"
+    assert float(opened.page.evaluate(shown)) == 0.35
+    opened.page.wait_for_selector("#blocktrain_status [data-ended]")
+    assert opened.weight("OUT05") == 0.35
+
+    asked = []
+    opened.go("Runs")
+    opened.page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
+    before = opened.page.evaluate(ANSWERED)
+    opened.page.wait_for_function(f"before => {ANSWERED} !== before", arg=before)
+    asked.clear()
+    opened.page.wait_for_timeout(4 * LATE)
+    assert len(asked) <= 4  # one after the other, never before the last answer
+
+
+def test_a_server_that_begins_anew(browser, python, random_model, tmp_path):
+    """The page says that nobody answers, keeps what is set, and goes on when somebody does."""
+    write_loras(random_model, tmp_path / "loras")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    arguments = (python, random_model, tmp_path, "--lora", "robot", "--port", port)
+    with serving(*arguments) as address:
+        opened = Opened(browser, address, tmp_path)
+        opened.small()
+        opened.drag("OUT05", 0.35)
+        before = opened.preview()
+    log = (tmp_path / "log.txt").read_text("utf-8")
+    assert "Traceback" not in log
+    assert opened.problems == [] or all("net::ERR" in problem for problem in opened.problems)
+    opened.page.wait_for_timeout(PAUSE)
+    opened.click("draw")
+    opened.page.get_by_text("Connection errored out").first.wait_for()
+    opened.problems.clear()
+    with serving(*arguments):
+        opened.page.wait_for_timeout(PAUSE)
+        assert opened.weight("OUT05") == 0.35
+        assert opened.preview() == before
+        opened.close()
