@@ -127,7 +127,7 @@ def test_cancel(opened):
 def test_a_second_browser_meets_a_queue(opened, second):
     for number, tab in enumerate((opened, second)):
         tab.small()
-        tab.type("steps", 20)
+        tab.type("steps", 10)
         tab.type("seed", 100 + number)
     opened.click("draw")
     second.click("draw")
