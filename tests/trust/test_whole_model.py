@@ -7,6 +7,7 @@ import gc
 import random
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,22 +17,33 @@ from torch import nn
 
 pytest.importorskip("diffusers")
 
+from lib_blocktrain.analysis.regions import Feature
+from lib_blocktrain.analysis.run import analyse
+from lib_blocktrain.analysis.setting import Setting
 from lib_blocktrain.bake import bake
 from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.formats import Network
+from lib_blocktrain.formats import Network, write_network
 from lib_blocktrain.hooks import applied
 from lib_blocktrain.hosts.host import Cancelled, OutOfMemory, SampleRequest
 from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo
+from lib_blocktrain.inquiry import Inquiry, answer
 from lib_blocktrain.merge import merged
 from lib_blocktrain.placement import Placement
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.control import Control, TrainingError
 from lib_blocktrain.training.trainer import Trainer
+from lib_blocktrain.ui.desk import Desk, First
+from lib_blocktrain.ui.drawing import Studio
+from lib_blocktrain.ui.jobs import Jobs
+from lib_blocktrain.ui.library import Library
+from lib_blocktrain.ui.preview import Preview
+from lib_blocktrain.ui.shelf import Shelf
 from tests.tiny_models import diffusers_unet, ldm_unet, network_for, predict
 from tests.training.test_layouts import Encoding
 from tests.trust.faults import Bug, fault
 from tests.trust.whole import Held, Whole
+from tests.ui.tests_ui import Page
 
 EXPECTED = (Bug, Cancelled, OutOfMemory, TrainingError, torch.cuda.OutOfMemoryError)
 LAYERS = ("attentions_0_transformer_blocks_0_attn1",)
@@ -117,14 +129,59 @@ def training(bench: Bench) -> None:
         Trainer(bench.model, run, control=control, draw=draws, report=report).run_loop()
 
 
+def analysis(bench: Bench) -> None:
+    """By any method that looks at the U-Net, at a word or the whole picture; interrupted now and then."""
+    stop = bench.rng.choice([None, None, 1, 3])
+
+    def progress(done: int, of: int) -> None:
+        if stop is not None and done >= stop:
+            raise Cancelled
+
+    method, feature = bench.rng.choice(["exact", "fast", "one-only"]), Feature()
+    setting = Setting(("a fox",), seeds=(bench.rng.randrange(9),), steps=2, looks=1, guidance=1, width=64, height=64)
+    if bench.host is None:
+        analyse(bench.model, bench.rng.choice(bench.networks), setting, method, progress=progress)
+        return
+    if bench.rng.random() < 0.3:
+        feature = Feature(word="fox")
+    inquiry = Inquiry(bench.rng.choice(bench.networks), setting, method, (feature,))
+    with bench.host.queued():
+        answer(bench.host, inquiry, progress)
+
+
+def reload(bench: Bench) -> None:
+    """A page is closed in the midst of a drawing, and opened again."""
+    host = bench.host
+    library, jobs = Library(lambda: host.lora_dirs), Jobs(host)
+    desk = Desk(host, library, Shelf(lambda: host.presets_path), First(lora="one"))
+    try:
+        for _ in range(2):
+            page = Page()
+            page.take(desk.open(page.values))
+            page.take(desk.meet_model(page.values))
+        drawing = Preview(host, desk, Studio(host, library), jobs).compare({**page.values, "width": 64, "height": 64})
+        for _ in range(bench.rng.randint(1, 9)):
+            page.take(next(drawing, {}))
+        drawing.close()
+    finally:
+        jobs.close()
+
+
 def other_checkpoint(bench: Bench) -> None:
     """The host changes to the other model; both stay what they were."""
     bench.model, bench.spare = bench.spare, bench.model
     bench.host.use(bench.model)
 
 
-STANDALONE = {"preview": preview, "train": training, "bake": baking, "other checkpoint": other_checkpoint}
-LDM = {"hooks": hooks, "merge": merging, "bake": baking, "train": training}
+STANDALONE = {
+    "preview": preview,
+    "analyse": analysis,
+    "train": training,
+    "bake": baking,
+    "reload": reload,
+    "other checkpoint": other_checkpoint,
+}
+LAYOUTS = {"hooks": hooks, "merge": merging, "analyse": analysis, "bake": baking, "train": training}
 
 
 @pytest.fixture
@@ -140,6 +197,7 @@ def standalone(random_model, small, tmp_path) -> Bench:
     host = StandaloneHost(output_dir=tmp_path / "out")
     host.use(first)
     networks = [network_for(first.unet, kind, layers=LAYERS) for kind in ("lora", "dora on output", "loha")]
+    write_network(host.lora_dirs[0] / "one.safetensors", networks[0])
     parts = {
         f"{model.name} {name}": part
         for model in (first, second)
@@ -157,7 +215,8 @@ def live(bench: Bench, jobs: Mapping[str, Callable[[Bench], None]], rounds: int,
     """Do jobs at random, with faults at random; after each of them everything is what it was."""
     whole = Whole(bench.parts, schedulers(bench))
     for job in jobs.values():  # once without faults: what is made on first use stays, and is counted before
-        job(bench)
+        with suppress(Cancelled):
+            job(bench)
     whole.check()
     before = Held.now()
     for number in range(rounds):
@@ -173,7 +232,13 @@ def live(bench: Bench, jobs: Mapping[str, Callable[[Bench], None]], rounds: int,
                 whole.check()
             except AssertionError as error:
                 raise AssertionError(f"round {number}, after {bench.jobs[-3:]}: {error}") from error
-    Held.now().check(before)
+    held = Held.now()
+    held.check(before)
+    tally.measured.append(
+        f"{rounds} jobs on a {type(bench.model.unet).__name__}: {held.tensors - before.tensors:+d} tensors,"
+        f" {held.bytes - before.bytes:+d} bytes, {held.threads - before.threads:+d} threads,"
+        f" {held.files - before.files:+d} file handles"
+    )
 
 
 def schedulers(bench: Bench) -> Callable[[], object]:
@@ -190,7 +255,7 @@ def test_standalone(standalone, tally):
 def test_layouts(layout, small, tmp_path, tally):
     unet = diffusers_unet()
     unet = ldm_unet(like=unet) if layout == "ldm" else unet
-    live(tiny(unet, small, tmp_path), LDM, tally.scale.rounds, tally)
+    live(tiny(unet, small, tmp_path), LAYOUTS, tally.scale.rounds, tally)
 
 
 def test_a_model_that_was_let_go_is_gone(random_model, small, tmp_path, tally):
