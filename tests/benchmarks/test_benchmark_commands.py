@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from benchmarks import preview, setting, start, training
+from benchmarks import pieces, preview, setting, start, training
 from benchmarks.training_loops import LOOPS, Ours, Work, loop_of
 from lib_blocktrain.formats import write_network
 from lib_blocktrain.training import compiled
@@ -68,6 +68,21 @@ def test_preview_measures_every_way_and_puts_the_weights_back(unet, tmp_path):
     assert {name: len(seconds) for name, seconds in found.items()} == {"hooks": 2, "merged": 2, "file": 2}
     assert preview.report(found).splitlines()[3].split("|")[3].strip() == "1.000"
     assert_untouched(unet, before)
+
+
+def test_all_forms_of_a_layer_are_the_same_numbers():
+    torch.manual_seed(0)
+    base, gradient = pieces.drawn(1, 5, 8), pieces.drawn(1, 5, 8)
+    given = [pieces.drawn(1, 5, 8, trained=True), pieces.drawn(2, 8, trained=True), pieces.drawn(8, 2, trained=True)]
+    found = []
+    for form in list(pieces.LAYER.values())[:-1]:
+        output = form(base, *given)
+        found.append([output, *torch.autograd.grad(output, given, gradient)])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+    x, downs = given[0], [pieces.drawn(2, 8) for _ in range(3)]
+    both = (form(x, [torch.eye(8)] * 3, downs, [given[2]] * 3) for form in (pieces.apart, pieces.together))
+    torch.testing.assert_close(*both)
 
 
 def test_start_times_what_the_script_imports():
