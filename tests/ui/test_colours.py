@@ -1,0 +1,77 @@
+"""Colours that mean something are told apart by all eyes: simulated with Machado et al. 2009, compared in CIELAB."""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib_blocktrain.blocks import BLOCK_IDS
+from lib_blocktrain.ui.curves import _colours
+
+CSS = (Path(__file__).resolve().parent.parent.parent / "style.css").read_text("utf-8")
+APART = 20.0  # CIE76; 2.3 is just noticeable side by side
+EYES = {  # severity 1, on linear RGB
+    "all cones": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+def rgb(colour: str) -> np.ndarray:
+    """`#3b7ddd` or `hsl(215 70% 40%)` as three numbers up to 1."""
+    if colour.startswith("#"):
+        return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    hue, saturation, lightness = map(float, re.findall(r"[\d.]+", colour))
+    return np.array(colorsys.hls_to_rgb(hue / 360, lightness / 100, saturation / 100))
+
+
+def lab(colour: np.ndarray, eyes: str) -> np.ndarray:
+    linear = np.where(colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(np.array(EYES[eyes]) @ linear, 0, 1)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = np.array(to_xyz) @ seen / [0.9505, 1, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def distance(one: str, other: str, eyes: str) -> float:
+    return float(np.linalg.norm(lab(rgb(one), eyes) - lab(rgb(other), eyes)))
+
+
+def of_theme(dark: bool) -> dict[str, str]:
+    """The map's own colours by name."""
+    block = re.search(r"^\.dark \.blocktrain-u \{(.*?)\}" if dark else r"^\.blocktrain-u \{(.*?)^\}", CSS, re.M | re.S)
+    return dict(re.findall(r"--blocktrain-(\w+): (#[0-9a-f]{6})", block[1]))
+
+
+@pytest.mark.parametrize("eyes", EYES)
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_maps_pairs(dark, eyes):
+    colours = of_theme(dark)
+    for one, other in (("weight", "minus"), ("cold", "hot"), ("res", "attn")):
+        assert distance(colours[one], colours[other], eyes) > APART, (one, other)
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_bars_and_lines(eyes):
+    bars = re.findall(r"\.blocktrain-bar-(?:plus|minus) \{ fill: (#[0-9a-f]{6})", CSS)
+    lines = re.findall(r"\.blocktrain-line-(?:smoothed|validation|lr) \{ stroke: (#[0-9a-f]{6})", CSS)
+    assert (len(bars), len(lines)) == (2, 3)
+    for one, other in (*combinations(bars, 2), *combinations(lines, 2)):
+        assert distance(one, other, eyes) > APART, (one, other)
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_the_sides_of_the_u_in_curves(eyes):
+    colours = _colours(BLOCK_IDS)
+    sides = [[colours[block] for block in BLOCK_IDS if block.startswith(side)] for side in ("IN", "OUT")]
+    assert min(distance(one, other, eyes) for one in sides[0] for other in sides[1]) > APART
+    for side, order in zip(sides, (-1, 1)):
+        lightness = [float(lab(rgb(colour), eyes)[0]) for colour in side]
+        assert lightness == sorted(lightness, reverse=order < 0)
