@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from lib_blocktrain.training.config import DatasetConfig, RunConfig
 from lib_blocktrain.training.queue import Queue
 from lib_blocktrain.ui.file_names import checked_name
 from lib_blocktrain.ui.library import Library
+from tests.trust import licences
+from tests.trust.licences import LOCKS, requirements
 from tests.trust.tally import fuzz, refused
 from tests.ui.tests_ui import write_lora
 
@@ -206,18 +207,11 @@ def test_links(tally, tmp_path):
 
 # What is installed.
 
-LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 FREE = re.compile(
     r"MIT|BSD|Apache|PSF|Python Software|ISC|MPL|Mozilla|HPND|Unlicense|CC0|Zlib|Public Domain|0BSD|OSI Approved",
     re.IGNORECASE,
 )
 COPYLEFT = re.compile(r"\bA?GPL|Affero|GNU General|SSPL|Commons Clause|NonCommercial", re.IGNORECASE)
-
-
-def requirements(lock: Path) -> list[list[str]]:
-    """Each requirement of a lock as its words: name==version, then options."""
-    joined = lock.read_text("utf-8").replace("\\\n", " ")
-    return [line.split() for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
@@ -235,21 +229,17 @@ def test_locks(tally, lock):
     assert re.fullmatch(r"torch==\d+\.\d+\.\d+", environment.TORCH)
 
 
-def licence_of(name: str) -> str:
-    """What a distribution says of its licence; raises PackageNotFoundError."""
-    data = importlib.metadata.metadata(name)
-    said = [data.get("License-Expression") or "", *(c for c in data.get_all("Classifier") or [] if "License" in c)]
-    return " ".join([*said, (data.get("License") or "")[:300]])
-
-
 def test_licences(tally):
-    """No package that is installed with us is under a licence that would bind the WebUI or its users."""
-    names = sorted({re.split(r"[\[=]", words[0])[0] for lock in LOCKS for words in requirements(lock)})
-    for name in [*names, "torch"]:
-        try:
-            licence = licence_of(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # for another system, or another of the environments
+    """No package that is installed with us is under a licence that would bind the WebUI or its users.
+
+    The table has every package of every lock; where one is installed, it is asked itself, too.
+    """
+    known = licences.table()
+    wanted = {package for lock in LOCKS for package in licences.locked(lock)}
+    assert known.keys() == wanted, "requirements/LICENCES.md: run tests/trust/licences.py"
+    for (name, version), licence in known.items():
         with tally.case("licences"):
-            assert not COPYLEFT.search(licence.replace("LGPL", "")), f"{name}: {licence[:200]}"
-            assert FREE.search(licence) or not licence.strip(), f"{name}: {licence[:200]!r} is not known here"
+            assert FREE.search(licence), f"{name} {version}: {licence!r} is not known here"
+            for said in (licence, licences.said_of(name, "")):
+                assert not COPYLEFT.search(said.replace("LGPL", "")), f"{name} {version}: {said}"
+    assert "BSD" in licences.said_of("torch", "")
