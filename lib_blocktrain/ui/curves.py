@@ -48,13 +48,14 @@ def chart(title: str, curves: Mapping[str, Points], *, logarithmic: bool = False
 
 
 def _curve(name: str, places: Sequence[tuple[float, float]], colours: Mapping[str, str]) -> str:
-    colour = f' style="stroke: {colours[name]}"' if colours else f' class="blocktrain-line-{escape(name, quote=True)}"'
+    dashes = "; stroke-dasharray: 5 2" if _dashed(name, colours) else ""
+    colour = f'style="stroke: {colours[name]}{dashes}"' if colours else f'class="blocktrain-line-{escape(name, True)}"'
     title = f"<title>{escape(name)}</title>"
     if len(places) == 1:
         x, y = places[0]
-        return f'<circle cx="{x}" cy="{y}" r="2"{colour}>{title}</circle>'
+        return f'<circle cx="{x}" cy="{y}" r="2" {colour}>{title}</circle>'
     points = " ".join(f"{x},{y}" for x, y in places)
-    return f'<polyline points="{points}"{colour}>{title}</polyline>'
+    return f'<polyline points="{points}" {colour}>{title}</polyline>'
 
 
 def _row(y: float, label: str) -> str:
@@ -66,7 +67,9 @@ def _legend(curves: Mapping[str, Points], colours: Mapping[str, str], logarithmi
     items = []
     for name, points in curves.items():
         if colours:
-            mark, last = f'<i style="background: {colours[name]}"></i>', ""
+            fill = f"repeating-linear-gradient(90deg, {colours[name]} 0 5px, transparent 5px 7px)"
+            fill = fill if _dashed(name, colours) else colours[name]
+            mark, last = f'<i style="background: {fill}"></i>', ""
         else:
             mark = f'<i class="blocktrain-line-{escape(name, quote=True)}"></i>'
             last = f" {_label(points[-1][1], logarithmic)}"
@@ -76,14 +79,17 @@ def _legend(curves: Mapping[str, Points], colours: Mapping[str, str], logarithmi
 
 def _colours(names: Sequence[str]) -> dict[str, str]:
     """A colour a block that all eyes tell apart: IN blue, OUT orange, lighter outwards; M00 and BASE are grey."""
-    colours = {}
-    for side, hue, saturation in (("IN", 215, 70), ("OUT", 28, 85)):
-        ids = [block for block in BLOCK_IDS if block.startswith(side)]
-        for name in set(ids) & set(names):
-            outwards = ids.index(name) / (len(ids) - 1)
-            outwards = 1 - outwards if side == "IN" else outwards
-            colours[name] = f"hsl({hue} {saturation}% {40 + 22 * outwards:.0f}%)"
-    return {name: colours.get(name, "#7d838c") for name in names}
+    colours = dict.fromkeys(names, "#7d838c")
+    for side, hue, saturation in (("IN", 215, 75), ("OUT", 28, 85)):
+        ids = [block for block in BLOCK_IDS if block.startswith(side) and block in colours]
+        for place, name in enumerate(reversed(ids) if side == "IN" else ids):
+            colours[name] = f"hsl({hue} {saturation}% {30 + 38 * place / max(len(ids) - 1, 1):.0f}%)"
+    return colours
+
+
+def _dashed(name: str, colours: Mapping[str, str]) -> bool:
+    """Every second one is: neighbours differ by more than a shade."""
+    return name in list(colours)[1::2]
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:
