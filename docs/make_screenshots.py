@@ -32,7 +32,7 @@ IMAGES = Path(__file__).parent / "images"
 LORA, PROMPT, SEED = "robot-on-green", "a photo of a large robot in the center", 0
 WEIGHTS, WORD = "OUT06-OUT11=1", "robot"
 READY = "2-robot-out"
-STEPS, SAMPLES_EVERY, SHOWN_STEP = 200, 20, 110
+STEPS, SAMPLES_EVERY = 120, 20
 LOOKS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 TALLEST = {1280: 1500, 390: 2400}  # pixels; what is below is left out
 COLOURS = 256
@@ -124,14 +124,14 @@ def train(tab: Opened) -> None:
 
 
 def runs(tab: Opened) -> None:
-    """A run that goes on."""
+    """A run of a few minutes, from its beginning to its end."""
     _fill(tab)
     tab.type("train_steps", STEPS)
     tab.type("train_samples_every", SAMPLES_EVERY)
     tab.click("train_start")
-    step = "Number(document.querySelector('#blocktrain_runs_head')?.innerText.match(/step (\\d+) of/)?.[1] ?? -1)"
-    tab.page.wait_for_function(f"() => {step} >= {SHOWN_STEP}", timeout=3_600_000)
-    tab.page.wait_for_selector("#blocktrain_runs_samples img")
+    state = "document.querySelector('#blocktrain_runs_head [data-state]')?.dataset.state"
+    tab.page.wait_for_function(f"() => {state} === 'finished'", timeout=3_600_000)
+    tab.page.wait_for_selector(f"{tab.button('runs_preview')}:not([disabled])")
 
 
 def _fill(tab: Opened) -> None:
