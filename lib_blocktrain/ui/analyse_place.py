@@ -101,7 +101,7 @@ class AnalysePlace:
     def _asking(self, w: Widgets) -> None:
         with gr.Row():
             w.add("analyse_lora", gr.Dropdown, choices=[], label="LoRA", scale=4, min_width=160)
-            w.add("analyse_strength", gr.Slider, -2.0, 2.0, 1.0, step=0.05, label="Strength", scale=2, min_width=110)
+            w.add("analyse_strength", gr.Slider, -2.0, 2.0, 1.0, step=0.05, label="Strength", scale=2, min_width=150)
             w.add("analyse_refresh", gr.Button, "Refresh", min_width=90)
         w.add(
             "analyse_prompts",
