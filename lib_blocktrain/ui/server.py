@@ -6,9 +6,11 @@ import asyncio
 import logging
 import os
 import socket
+import tempfile
 import threading
 import webbrowser
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported; nothing leaves the machine
 
@@ -28,6 +30,7 @@ from lib_blocktrain.ui.tab import Tab
 log = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
+UPLOADS = "GRADIO_TEMP_DIR"  # where gradio keeps them: else in a folder of the machine's, for everybody to read
 FIRST_PORT, PORTS = 7870, 30  # tried one after the other; the WebUIs begin at 7860
 FONTS = ("system-ui", "sans-serif")  # gradio's own themes ask a font server
 
@@ -59,7 +62,11 @@ def serve(
     opened: Callable[[str], object] | None = webbrowser.open,
 ) -> None:
     """Serve until interrupted; ``opened`` is called with the address once the page answers."""
-    listener = listen(port)
+    with _own_uploads():
+        _serve(host, listen(port), first, opened)
+
+
+def _serve(host: Host, listener: socket.socket, first: First | None, opened: Callable[[str], object] | None) -> None:
     port = listener.getsockname()[1]
     blocks, tab = build(host, first)
     server = _Server(application(blocks, tab, port))
@@ -100,6 +107,20 @@ class _Server(uvicorn.Server):
                     wait.cancel()
 
         await self._app(scope, heard if scope["type"] == "http" else receive, send)
+
+
+@contextmanager
+def _own_uploads() -> Iterator[None]:
+    """Let gradio keep what is uploaded in a folder of this user alone, which goes when the server is stopped."""
+    if UPLOADS in os.environ:  # somebody has chosen a place
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="blocktrain-", ignore_cleanup_errors=True) as folder:
+        os.environ[UPLOADS] = folder
+        try:
+            yield
+        finally:
+            del os.environ[UPLOADS]
 
 
 def listen(port: int | None, ports: Sequence[int] = range(FIRST_PORT, FIRST_PORT + PORTS)) -> socket.socket:

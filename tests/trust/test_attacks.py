@@ -20,7 +20,7 @@ import uvicorn
 from lib_blocktrain.api.routes import PREFIX
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import DatasetConfig, RunConfig
-from lib_blocktrain.ui.server import application, build, listen
+from lib_blocktrain.ui.server import UPLOADS, _own_uploads, application, build, listen
 from tests.ui.tests_ui import FakeHost, write_lora
 
 SECRET = "nobody's business"
@@ -72,9 +72,10 @@ class Standalone:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Standalone]:
-    server = Standalone(tmp_path_factory.mktemp("attacked"))
-    yield server
-    server.close()
+    with _own_uploads():
+        server = Standalone(tmp_path_factory.mktemp("attacked"))
+        yield server
+        server.close()
 
 
 CROSS = {"sec_fetch_site": "cross-site"}
@@ -158,7 +159,9 @@ def test_an_upload_stays_in_its_folder(tally, server, name):
     with tally.case("uploads", fault=True):
         status, paths = upload(server, name, b"x")
         assert status in (200, 400)
-        assert all(Path(path).resolve().parent.parent.name == "gradio" for path in paths), paths
+        folder = Path(os.environ[UPLOADS]).resolve()
+        assert all(Path(path).resolve().parent.parent == folder for path in paths), paths
+        assert os.name == "nt" or folder.stat().st_mode & 0o077 == 0, "others of this machine can read it"
         assert not Path("/blocktrain-pwned.txt").exists()
 
 
