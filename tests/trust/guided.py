@@ -131,7 +131,7 @@ def main() -> None:
     corpus = Path(tempfile.mkdtemp())
     for number, content in enumerate(valid):
         (corpus / str(number)).write_bytes(content)
-    options = [f"-max_total_time={seconds}", f"-max_len={LARGEST}", "-timeout=20", "-rss_limit_mb=4096"]
+    options = [f"-max_total_time={seconds}", f"-max_len={LARGEST}", "-timeout=120", "-rss_limit_mb=4096"]
     options += ["-print_final_stats=1", f"-seed={seed[0] if seed else 1}", f"-artifact_prefix={corpus}/"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], check)
     atheris.Fuzz()

@@ -206,9 +206,15 @@ def standalone(random_model, small, tmp_path) -> Bench:
     return Bench(first, parts, networks, small, tmp_path, random.Random(0), host, second)
 
 
+class Tiny(Encoding):
+    """A model of a few channels, with all that an analysis says of it."""
+
+    name = "tiny"
+
+
 def tiny(unet: nn.Module, small: RunConfig, folder: Path) -> Bench:
     networks = [network_for(unet, kind, layers=LAYERS) for kind in ("lora", "lokr whole", "oft")]
-    return Bench(Encoding(unet, "sd1"), {"unet": unet}, networks, small, folder, random.Random(1))
+    return Bench(Tiny(unet, "sd1"), {"unet": unet}, networks, small, folder, random.Random(1))
 
 
 def live(bench: Bench, jobs: Mapping[str, Callable[[Bench], None]], rounds: int, tally) -> None:
