@@ -1,7 +1,7 @@
 """Write a network file with block weights inside, so that every program that reads it acts by them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.formats import Network, write_network
 from lib_blocktrain.placement import Placement, Targets, layers_by_key
 
+Progress = Callable[[int, int], None]  # modules done, in all; may raise, which ends it before anything is written
 RECORD = "ss_blocktrain"  # our metadata entry: JSON, in which "baked" lists the weights that are inside already
 
 
@@ -23,16 +24,25 @@ def bake(
     base: Targets | None = None,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
     """Write the network with these weights inside, and return the path.
 
     See `baked` for what is exact and what wants the `base` model, and `formats.write_network` for the rest.
     """
     path = Path(path)
-    return write_network(path, baked(network, weights, path.stem, base=base), dtype=dtype, overwrite=overwrite)
+    found = baked(network, weights, path.stem, base=base, progress=progress)
+    return write_network(path, found, dtype=dtype, overwrite=overwrite)
 
 
-def baked(network: Network, weights: BlockWeights, name: str, *, base: Targets | None = None) -> Network:
+def baked(
+    network: Network,
+    weights: BlockWeights,
+    name: str,
+    *,
+    base: Targets | None = None,
+    progress: Progress | None = None,
+) -> Network:
     """Return a network that does at weight 1 what this one does under these weights.
 
     A weight of 0 leaves the module out, 1 leaves it as it is. Others scale exactly one tensor in each product: alpha,
@@ -42,7 +52,9 @@ def baked(network: Network, weights: BlockWeights, name: str, *, base: Targets |
     placement = Placement(network, weights)
     layers = {} if base is None else layers_by_key(base, network.architecture)
     modules = {}
-    for key, module in network.modules.items():
+    for number, (key, module) in enumerate(network.modules.items()):
+        if progress is not None:
+            progress(number, len(network.modules))
         factor = placement.factor(network.block_of(key))
         if factor:
             modules[key] = module if factor == 1 else _scaled(module, factor, layers)

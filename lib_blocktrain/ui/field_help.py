@@ -30,6 +30,7 @@ _PREVIEW = {
     "bake_name": "Of the new file, without its ending; it goes to the first LoRA folder.",
     "bake_replace": "Writes over a file of the same name.",
     "bake": "Writes a LoRA that at strength 1 does what this one does under these weights.",
+    "bake_cancel": "Stops before anything is written.",
     "prompt": "What is drawn, in all pictures alike.",
     "negative": "What the pictures should not show.",
     "sampler": "The host's own sampler.",

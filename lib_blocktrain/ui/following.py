@@ -1,4 +1,4 @@
-"""A job of the place Analyse, followed: what the page shows while it goes on, and at its end."""
+"""A job that is followed: what the page shows while it goes on, and at its end."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterator
 from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.runner import explained
 from lib_blocktrain.ui import analyse_texts, texts
-from lib_blocktrain.ui.jobs import Job, Jobs, Step, Waiting
+from lib_blocktrain.ui.jobs import Job, Jobs, Step, Still, Waiting
 from lib_blocktrain.ui.properties import Changes, Properties
 
 
-def followed(jobs: Jobs, place: str, work: Callable[[Job], None], ended: Callable[[Job], Changes]) -> Iterator[Changes]:
+def followed(
+    jobs: Jobs, place: str, work: Callable[[Job], None], ended: Callable[[Job], Changes], *, status: str = ""
+) -> Iterator[Changes]:
     """Do this work as a job; its id, state and Cancel are the widgets PLACE_job, PLACE_status and PLACE_cancel.
+
+    `status` is another widget's name for the state.
 
     `ended` says what changes when it has come to its end; it is not asked after a failure or a Cancel.
     """
-    status, cancel = f"{place}_status", f"{place}_cancel"
+    status, cancel = status or f"{place}_status", f"{place}_cancel"
     job = jobs.start(work)
     try:
         yield {f"{place}_job": job.id, status: texts.note("Starting …"), cancel: Properties(interactive=True)}
@@ -25,6 +29,8 @@ def followed(jobs: Jobs, place: str, work: Callable[[Job], None], ended: Callabl
                 yield {status: analyse_texts.progress(report)}
             elif isinstance(report, Waiting):
                 yield {status: texts.note("Waiting for the model …")}
+            elif isinstance(report, Still):
+                yield {}
         idle = {cancel: Properties(interactive=False)}
         error = job.future.exception()
         if isinstance(error, Cancelled):

@@ -16,12 +16,18 @@ from dataclasses import dataclass
 from lib_blocktrain.hosts.host import Cancelled, Host
 
 QUIET = 0.2  # seconds between two reports of progress: more would only keep the browser busy
+SILENCE = 2.0  # seconds without a word after which a page is told that the work goes on
 _DONE = object()
 
 
 @dataclass(frozen=True)
 class Waiting:
     """The host's queue is taken by other work."""
+
+
+@dataclass(frozen=True)
+class Still:
+    """Nothing new: the work, or the wait, goes on. gradio 3 with a new httpx gives up after 5 seconds of silence."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,13 @@ class Job:
 
     def reports(self) -> Iterator[object]:
         """What the work says, until it ends."""
-        while (report := self._reports.get()) is not _DONE:
+        while True:
+            try:
+                report = self._reports.get(timeout=SILENCE)
+            except queue.Empty:
+                report = Still()
+            if report is _DONE:
+                return
             yield report
 
 

@@ -15,7 +15,8 @@ from lib_blocktrain.ui import texts
 from lib_blocktrain.ui.desk import Desk, mix_of, refusing
 from lib_blocktrain.ui.drawing import Arm, Drawn, Settings, Studio, comparison, grid, with_seed
 from lib_blocktrain.ui.file_names import checked_name
-from lib_blocktrain.ui.jobs import Job, Jobs, Step, Waiting
+from lib_blocktrain.ui.following import followed
+from lib_blocktrain.ui.jobs import Job, Jobs, Step, Still, Waiting
 from lib_blocktrain.ui.properties import Changes, Properties, Values
 
 KEPT_RESULTS = 8
@@ -90,6 +91,8 @@ class Preview:
                 yield {"status": texts.progress(report)}
             elif isinstance(report, Waiting):
                 yield {"status": texts.note(self._waiting())}
+            elif isinstance(report, Still):
+                yield {}
         ending = texts.ended(job.id, _ending(job, settings, arms, drawn))
         yield {"status": ending, "cancel": _enabled(False)}
 
@@ -146,29 +149,40 @@ class Preview:
     # --- baking ---------------------------------------------------------------------------------------------------
 
     def bake(self, values: Values) -> Iterator[Changes]:
-        """Write the active LoRA with the weights inside, to the first LoRA folder."""
-        yield {"bake_message": texts.note("Baking …")}
-        yield self._bake(values)
-
-    @refusing("bake_message")
-    def _bake(self, values: Values) -> Changes:
-        mix = mix_of(values)
-        if mix.active is None:
-            raise ValueError("no LoRA is chosen: tick one in the list")
-        name = checked_name(values["bake_name"])
-        path = self.host.lora_dirs[0] / f"{name}.safetensors"
-        if path.exists() and not values["bake_replace"]:
-            raise FileExistsError(f"there is a {path.name} already: choose another name, or tick “replace”")
-        network = self.desk.library.network(mix.active)
+        """Write the active LoRA, the weights inside, to the first LoRA folder: with progress, in the host's queue."""
+        try:
+            mix = mix_of(values)
+            if mix.active is None:
+                raise ValueError("no LoRA is chosen: tick one in the list")
+            name, replace = checked_name(values["bake_name"]), bool(values["bake_replace"])
+            path = self.host.lora_dirs[0] / f"{name}.safetensors"
+            if path.exists() and not replace:
+                raise FileExistsError(f"there is a {path.name} already: choose another name, or tick “replace”")
+            network = self.desk.library.network(mix.active)
+        except (ValueError, OSError) as error:
+            yield {"bake_message": texts.failure(str(error))}
+            return
         weights = mix.shown.block_weights(network.architecture)
-        with self.host.queued():
+
+        def work(job: Job) -> None:
             model = self.host.model()
             base = {"unet": model.unet, **model.text_encoders} if model.architecture == network.architecture else None
-            bake(network, weights, path, base=base, overwrite=bool(values["bake_replace"]))
-        self.desk.library.refresh()
-        listed = self.desk.find({**values, "search": ""})
-        said = texts.note(f"Wrote {path}: at strength 1 it does what {mix.active} does under these weights")
-        return {"loras": listed["loras"], "search": "", "bake_message": said, "bake_replace": False}
+            progress = job.progress("Baking", 0, 1)
+            bake(network, weights, path, base=base, overwrite=replace, progress=progress)
+
+        def ended(_: Job) -> Changes:
+            self.desk.library.refresh()
+            listed = self.desk.find({**values, "search": ""})
+            said = texts.note(f"Wrote {path}: at strength 1 it does what {mix.active} does under these weights")
+            return {"loras": listed["loras"], "search": "", "bake_message": said, "bake_replace": False}
+
+        yield from followed(self.jobs, "bake", work, ended, status="bake_message")
+
+    def cancel_bake(self, values: Values) -> Changes:
+        """Stop before anything is written."""
+        if not self.jobs.cancel(values["bake_job"] or ""):
+            return {"bake_message": texts.note("Nothing is being baked")}
+        return {"bake_message": texts.note("Cancelling …")}
 
 
 def _enabled(yes: bool) -> Properties:

@@ -49,7 +49,7 @@ class PreviewPlace:
     def place(self, w: Widgets) -> None:
         """Make its widgets."""
         w["mix"] = gr.State(Mix().to_json())
-        w["job"] = gr.State("")
+        w["job"], w["bake_job"] = gr.State(""), gr.State("")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=420):
                 _loras(w)
@@ -107,8 +107,9 @@ class PreviewPlace:
         on(w["cancel"].click, preview.cancel, w.some("job"), w.some("status"))
         on(w["save_pictures"].click, preview.save, w.some("job"), w.some("status"))
         _on_upload(w, "png_file", preview.load, (), (*SHOWN, *SETTINGS, "search", "status"))
-        baked = w.some("loras", "search", "bake_message", "bake_replace", "lora_message")
+        baked = w.some("loras", "search", "bake_message", "bake_replace", "bake_job", "bake_cancel")
         on(w["bake"].click, preview.bake, w.some(*MIX, "bake_name", "bake_replace"), baked, queued=True)
+        on(w["bake_cancel"].click, preview.cancel_bake, w.some("bake_job"), w.some("bake_message"))
 
 
 def _loras(w: Widgets) -> None:
@@ -153,6 +154,7 @@ def _bake(w: Widgets) -> None:
             w.add("bake_name", gr.Textbox, label="Name of the new file", scale=4, max_lines=1)
             w.add("bake_replace", gr.Checkbox, label="replace", scale=1, min_width=100)
             w.add("bake", gr.Button, "Bake", scale=1, min_width=90)
+            w.add("bake_cancel", gr.Button, "Cancel", variant="stop", scale=1, min_width=90, interactive=False)
         w.html("bake_message")
 
 

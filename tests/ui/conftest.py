@@ -59,5 +59,5 @@ def preview(host, desk, library, jobs) -> Preview:
 def page(desk) -> Page:
     page = Page()
     page.take(desk.open(page.values))
-    page.take(desk.meet_model(page.values))
+    page.take({**desk.meet_model(page.values), "width": 64, "height": 64})  # less than the model's: quick
     return page

@@ -11,6 +11,7 @@ from tests_ui import SDXL_LAYERS, write_lora
 from lib_blocktrain.formats import read_network
 from lib_blocktrain.hosts.host import OutOfMemory
 from lib_blocktrain.pictures import read_png
+from lib_blocktrain.ui import jobs as jobs_module
 from lib_blocktrain.ui.desk import weight_name
 from lib_blocktrain.ui.drawing import Studio
 from lib_blocktrain.ui.mix import WEIGHT_IDS
@@ -283,6 +284,18 @@ def test_bake(host, monkeypatch, preview, page):
     assert baked.path.read_bytes() != before
 
 
+def test_bake_is_cancelled_before_anything_is_written(host, preview, page):
+    page.values |= {"w_OUT03": 0.5, "bake_name": "robot-outs", "bake_job": ""}
+    with host.queued():
+        going = preview.bake(page.values)
+        page.take(next(going))
+        page.take(preview.cancel_bake(page.values))
+    page.run(going)
+    assert "Cancelled" in page.values["bake_message"]
+    assert not (host.lora_dirs[0] / "robot-outs.safetensors").exists()
+    assert "Nothing is being baked" in preview.cancel_bake(page.values)["bake_message"]
+
+
 @pytest.mark.parametrize("name", ["", "../robot", "a/b", "a\\b", ".hidden", "con", "a\0b", "x" * 130, "..", "é" * 110])
 def test_bake_names_are_no_paths(host, preview, page, name):
     page.values["bake_name"] = name
@@ -290,6 +303,17 @@ def test_bake_names_are_no_paths(host, preview, page, name):
     page.run(preview.bake(page.values))
     assert "cannot name a file" in page.values["bake_message"]
     assert {path.name for path in host.lora_dirs[0].parent.rglob("*")} == before
+
+
+def test_a_page_that_waits_hears_that_the_work_goes_on(host, preview, page, monkeypatch):
+    monkeypatch.setattr(jobs_module, "SILENCE", 0.05)
+    with host.queued():
+        going = preview.compare(page.values)
+        said = [next(going) for _ in range(5)]
+    assert said[-1] == {}
+    assert "Waiting" in str(said[1]["status"])
+    page.run(going)
+    assert "2 of 3 pictures drawn" in page.values["status"]
 
 
 def test_threads_end(preview, page):
