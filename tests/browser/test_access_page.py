@@ -123,6 +123,9 @@ def test_every_field_says_what_it_is_for(opened):
         shown.wait_for()
         assert words in shown.inner_text()
         assert box.get_attribute("aria-describedby") == shown.get_attribute("id")
+        page.wait_for_timeout(700)  # it appears after half a second
+        on_top = "help => { const { x, y } = help.getBoundingClientRect(); return document.elementFromPoint(x + 9, y + 9)"
+        assert shown.evaluate(f"{on_top}?.className === help.className; }}"), "cut off, or behind something"
         where = shown.bounding_box()
         assert where["x"] >= 0
         assert where["x"] + where["width"] <= 1280
