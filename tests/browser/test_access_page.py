@@ -82,6 +82,10 @@ NAMELESS = """() => {
         .filter((element) => element.checkVisibility() && !named(element))
         .map((element) => element.outerHTML.slice(0, 160));
 }"""
+ON_TOP = """help => {
+    const { x, y } = help.getBoundingClientRect();
+    return document.elementFromPoint(x + 9, y + 9)?.className === help.className;
+}"""
 SHIFTS = """() => {
     window.shifts = [];
     new PerformanceObserver((list) => {
@@ -124,8 +128,7 @@ def test_every_field_says_what_it_is_for(opened):
         assert words in shown.inner_text()
         assert box.get_attribute("aria-describedby") == shown.get_attribute("id")
         page.wait_for_timeout(700)  # it appears after half a second
-        on_top = "help => { const { x, y } = help.getBoundingClientRect(); return document.elementFromPoint(x + 9, y + 9)"
-        assert shown.evaluate(f"{on_top}?.className === help.className; }}"), "cut off, or behind something"
+        assert shown.evaluate(ON_TOP), "cut off, or behind something"
         where = shown.bounding_box()
         assert where["x"] >= 0
         assert where["x"] + where["width"] <= 1280
