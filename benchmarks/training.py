@@ -40,6 +40,7 @@ WEIGHTS = {
     "sdxl": ("ALL", "OUT=1", "OUT03-OUT05=1", "OUT00-OUT01=1"),  # the last one is B-LoRA's
 }
 Times = dict[tuple[str, str], list[tuple[float, ...]]]  # by weights and program: seconds by clock, round by round
+PEAK = "peak MiB beyond the U-Net"
 SIDES = {"sd1": 64, "sdxl": 128}  # of the latents, on a GPU; a quarter of it on a CPU
 
 
@@ -129,7 +130,7 @@ def report(found: Times, memory: dict[tuple[str, str], float], limit: dict[str, 
         row += [f"{limit[weights]:.2f}", f"{share / limit[weights]:.2f}" if share else "-"]
         rows.append([*row, *([f"{memory[weights, name]:.0f}"] if memory else [])])
     head = ["weights", "program", "s a step", *(f"ours / it{c}" for c in CLOCKS), *(f"/ its ALL{c}" for c in CLOCKS)]
-    return table([*head, "limit", "/ limit", *(["peak MiB beyond the U-Net"] if memory else [])], rows)
+    return table([*head, "limit", "/ limit", *([PEAK] if memory else [])], rows)
 
 
 def _memory_now() -> float:
@@ -161,7 +162,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--side", type=int, help="of the latents")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="of timed steps; 0: peak memory alone")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--weights", nargs="+")
     parser.add_argument("--loops", nargs="+", choices=LOOPS, default=list(USUAL))
@@ -187,6 +188,10 @@ def main() -> None:
     told = f"{arguments.architecture}{' narrow' if arguments.narrow else ''}, {arguments.side}x{arguments.side} latents"
     print(f"{machine('diffusers', 'peft')}; {load()}")
     print(f"{told}, batch {arguments.batch}, rank {arguments.rank}, {arguments.dtype}, {arguments.rounds} rounds\n")
+    if not arguments.rounds:
+        rows = [[*arm, f"{mib:.0f}"] for arm, mib in peaks(arguments).items()]
+        print(table(["weights", "program", PEAK], rows))
+        return
     with tempfile.TemporaryDirectory() as folder:
         found = times(work_of(arguments, "ALL", Path(folder)), arguments)
     gc.collect()
