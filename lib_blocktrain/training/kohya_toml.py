@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -66,7 +67,19 @@ def read_toml(config: DatasetConfig) -> tuple[DatasetConfig, list[str]]:
     if not folders:
         raise ConfigError(f"{path}: expected [[datasets]] with [[datasets.subsets]]")
     found = {**write(config), **options, "toml": None, "folders": write(folders)}
-    return read(DatasetConfig, found, str(path)), list(dict.fromkeys(notices))
+    with _naming(path):
+        return read(DatasetConfig, found, str(path)), list(dict.fromkeys(notices))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let what is said against a value name the file."""
+    try:
+        yield
+    except ConfigError as error:
+        if str(path) in str(error):
+            raise
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def _reader(path: Path) -> ModuleType:
@@ -93,7 +106,8 @@ def _folder(options: Mapping[str, Any], path: Path) -> FolderConfig:
     if "image_dir" not in options:
         raise ConfigError(f"{path}: a subset without image_dir: expected one (metadata files are not read)")
     values = {ours: options[theirs] for theirs, ours in _FOLDER_OPTIONS.items() if theirs in options}
-    folder = read(FolderConfig, {**values, "path": options["image_dir"]}, f"{path}: subset")
+    with _naming(path):
+        folder = read(FolderConfig, {**values, "path": options["image_dir"]}, f"{path}: subset")
     masks = folder.mask_folder and str((path.parent / folder.mask_folder).resolve())
     return replace(folder, path=str((path.parent / folder.path).resolve()), mask_folder=masks)
 

@@ -272,6 +272,10 @@ def test_kohya_toml(tally, tmp_path):
             case.fault = refused(lambda: read_toml(config), str(path)) is not None
 
     fuzz(damaged_text([KOHYA], [*values, "\n", "=", "[[datasets]]\n", "image_dir = 3\n"]), check, tally.scale.examples)
+    for odd in (KOHYA.replace("768", "769"), KOHYA.replace("num_repeats = 3", "num_repeats = 0")):
+        with tally.case("kohya's toml", fault=True):
+            path.write_text(odd, "utf-8")
+            assert refused(lambda: read_toml(config), str(path))
     for line in ("datasets = 3", "general = 3", "datasets = ['a']", 'a = "' + "x" * 5_000_000, "a = " + "[" * 100_000):
         with tally.case("kohya's toml", fault=True), bounded():
             path.write_text(line, "utf-8")
