@@ -50,6 +50,7 @@ Commands that need PyTorch make an environment of their own (.venv) on first use
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; the tab is the one without a name."""
     parser = argparse.ArgumentParser(
         prog="python -m lib_blocktrain",
         description="Preview, weigh and share LoRAs by the 25 blocks of Stable Diffusion's U-Net.",

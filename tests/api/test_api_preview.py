@@ -73,7 +73,9 @@ def test_preview(client, host):
 
 def test_what_the_host_says_of_a_picture_is_in_the_answer(client, host):
     host.says = "2 modules are left out"
-    assert client.post("/preview", json={**BODY, "loras": [{"name": "robot"}]}).json()["notices"] == ["2 modules are left out"]
+    assert client.post("/preview", json={**BODY, "loras": [{"name": "robot"}]}).json()["notices"] == [
+        "2 modules are left out"
+    ]
 
 
 def test_random_things_can_be_repeated(client):
