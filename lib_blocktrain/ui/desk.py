@@ -163,8 +163,9 @@ class Desk:
         mix = mix_of(values)
         name = (values["preset_name"] or "").strip()
         weights = mix.shown.block_weights(self.architecture(mix))
-        replace, canvas = bool(values["preset_replace"]), self.canvas_of(values, weights)
-        self.shelf.save(name, weights, canvas=canvas, replace=replace)
+        origin = self.origin_of(values, weights)
+        canvas = origin.canvas if origin else None
+        self.shelf.save(name, weights, canvas=canvas, replace=bool(values["preset_replace"]))
         return self.changed_presets(mix, name, f"Saved {name} in {self.shelf.own.path}")
 
     @refusing("preset_message")
@@ -217,15 +218,15 @@ class Desk:
         said = texts.note("; ".join(parsed.notices))
         return {"mix": mix.to_json(), **self._values(slot), "preset_message": said}
 
-    def canvas_of(self, values: Values, weights: BlockWeights) -> float | None:
-        """The share of the canvas for which these weights hold: that of the preset or text that they come from."""
+    def origin_of(self, values: Values, weights: BlockWeights) -> Parsed | None:
+        """The text or preset that these weights come from, while they are its; its name and canvas hold for them."""
         for text in (from_link(str(values["paste"] or "")), values["preset"]):
             try:
                 parsed = self.shelf.parse(text, weights.architecture, seed=RANDOM_SEED_TEXT) if text else None
             except PresetStringError:
                 continue
             if parsed is not None and parsed.weights == weights:
-                return parsed.canvas
+                return parsed
         return None
 
     @staticmethod

@@ -197,7 +197,10 @@ def _ending(job: Job, settings: Settings, arms: Sequence[Arm], drawn: dict[int, 
         return texts.failure(explained(error))
     fresh = sum(not picture.again for picture in drawn.values())
     said = f"{fresh} of {len(arms)} pictures drawn, seed {settings.seed}"
-    said += "" if fresh == len(arms) else "; nothing has changed in the others"
+    if len(arms) > 1 and arms[-1].weights and arms[-1].weights == arms[-2].weights:
+        said += "; every block is at 1, so that the last two are one: move a block, and press Preview again"
+    elif fresh < len(arms):
+        said += "; nothing has changed in the others"
     notices = dict.fromkeys(notice for picture in drawn.values() for notice in picture.notices)
     return "".join(texts.note(text) for text in (said, *notices))
 

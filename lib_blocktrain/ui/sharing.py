@@ -65,8 +65,9 @@ class Sharing:
             raise ValueError(f"form {values['form']!r}: expected one of {', '.join(FORMS)}")
         mix = mix_of(values)
         weights = mix.shown.block_weights(self.desk.architecture(mix))
-        name = (values["preset_name"] or values["preset"] or "").strip() or None
-        line = written(weights, name, values["form"], self.desk.canvas_of(values, weights))
+        origin = self.desk.origin_of(values, weights)
+        name = (values["preset_name"] or "").strip() or (origin.name if origin else None)
+        line = written(weights, name, values["form"], origin.canvas if origin else None)
         return {"line": line, "preset_message": ""}
 
     @refusing("preset_message")

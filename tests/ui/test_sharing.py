@@ -128,9 +128,13 @@ def test_the_share_of_the_canvas_goes_along_while_the_weights_are_its(desk, shar
     assert desk.shelf.parse("face", "sd1").canvas == 0.12
     page.take(sharing.copy(page.values))  # the preset that was saved is chosen
     assert parse(page.values["line"], "sd1").canvas == 0.12
-    page.values["w_OUT03"] = 0.9
+    page.values["preset_name"] = ""
+    page.take(sharing.copy(page.values))
+    assert page.values["line"].startswith("face:")
+    page.values["w_OUT03"] = 0.9  # the menu still says face, and these are other weights
     page.take(sharing.copy(page.values))
     assert parse(page.values["line"], "sd1").canvas is None
+    assert "face" not in page.values["line"]
 
 
 def test_an_exported_file_is_taken_over_whole(desk, sharing, page, tmp_path):
