@@ -5,7 +5,8 @@ Read from the bottom up; a module imports only from those above it in this list 
 - ``blocks``: the 25 blocks of SD1, SD2 and SDXL, and the block of any layer name or LoRA key
 - ``block_weights``, ``preset_strings``, ``preset_links``, ``presets``: one number a block; its text forms; on disk
 - ``prompt_tags``: what `<lora:NAME:1:bw=PRESET>` in a WebUI's prompt asks for, and what a picture says of it
-- ``network_keys``, ``safetensors_header``, ``adapters``, ``formats``, ``hooks``: network files and their effect
+- ``network_keys``, ``safetensors_header``, ``metadata_tables``: what a network file holds, without its tensors
+- ``adapters``, ``formats``, ``placement``, ``hooks``, ``merge``: networks and their effect
 - ``attention_projections``: OpenCLIP's attention as layers that a network can act on
 - ``unet_forward``, ``freezing``, ``diffusion``, ``model``: the U-Net block by block; what is needed of a checkpoint
 - ``training``, ``bake``: a LoRA under block weights; a file with its weights inside

@@ -15,7 +15,7 @@ LAYERS = (
     ("blocks",),
     ("text_spans", "block_weights", "kohya_arguments", "preset_strings", "presets", "preset_files", "prompt_tags"),
     ("preset_links",),
-    ("safetensors_header", "network_keys", "leaf_layers", "attention_projections"),
+    ("safetensors_header", "metadata_tables", "network_keys", "leaf_layers", "attention_projections"),
     ("adapters",),
     ("formats", "placement", "hooks", "merge"),
     ("unet_forward", "freezing", "diffusion", "model", "demo_model"),
@@ -40,7 +40,7 @@ RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
 TORCH_FREE = {
     "__init__", "files", "blocks", "block_weights", "preset_strings", "presets", "text_spans", "kohya_arguments",
     "preset_links",
-    "preset_files", "prompt_tags", "webui_page", "safetensors_header",
+    "preset_files", "prompt_tags", "webui_page", "safetensors_header", "metadata_tables",
     "network_keys", "environment", "commands", "train_commands", "analyse_commands", "probe_commands", "tab_command",
     "__main__",
     "remote", "remote_commands",

@@ -21,6 +21,7 @@ from lib_blocktrain.adapters import DoRA, NetworkModule, NetworkModuleError, mod
 from lib_blocktrain.analysis.weight_norms import OF_THE_WEIGHT, squared_delta
 from lib_blocktrain.blocks import ARCHITECTURES, block_of
 from lib_blocktrain.files import files_below, written
+from lib_blocktrain.metadata_tables import table, tag_counts
 from lib_blocktrain.network_keys import architecture_of, modules_in
 from lib_blocktrain.safetensors_header import NetworkFileError, read_header
 from lib_blocktrain.training.dataset import Dataset
@@ -105,10 +106,10 @@ def of_file(path: Path) -> Profile:
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         log.info("%s: %s", path, error)
         return Profile(path.stem, str(path), problem=str(error), stamp=stamp)
-    record = _table(header.metadata.get(RECORD, ""))
+    record = table(header.metadata.get(RECORD, ""))
     canvas = record.get("canvas")
     canvas = float(canvas) if isinstance(canvas, (int, float)) and 0 < canvas <= 1 else None
-    tags = _tags(header.metadata.get("ss_tag_frequency", ""))
+    tags = tag_counts(header.metadata.get("ss_tag_frequency", ""))
     return Profile(path.stem, str(path), architecture, tags, norms, canvas, stamp=stamp)
 
 
@@ -264,21 +265,3 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size
-
-
-def _tags(text: str) -> dict[str, float]:
-    tags: dict[str, float] = {}
-    for folder in _table(text).values():
-        for tag, count in folder.items() if isinstance(folder, dict) else ():
-            if isinstance(count, (int, float)) and not isinstance(count, bool) and count > 0 and tag.strip():
-                tags[tag.strip()] = tags.get(tag.strip(), 0.0) + count
-    return tags
-
-
-def _table(text: str) -> dict:
-    """Return JSON of an object, or nothing: metadata come from anywhere."""
-    try:
-        data = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}

@@ -173,17 +173,6 @@ def open_run(folder: Path) -> Run:
     return Run(folder, configs.load(folder / "run.json"))
 
 
-def list_runs(root: Path) -> list[Run]:
-    """Return all runs under a folder that can be read, the newest first."""
-    found = []
-    for path in sorted(root.glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
-            found.append(Run(path.parent, configs.load(path)))
-        except ValueError:
-            continue  # a folder of someone else's
-    return found
-
-
 def new_folder(root: Path, name: str) -> Path:
     """Return a folder for a new run of this name: with the time, and a number if two begin in one second."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections import OrderedDict
@@ -13,6 +12,7 @@ from pathlib import Path
 from lib_blocktrain.files import files_below
 from lib_blocktrain.formats import Network, read_network
 from lib_blocktrain.kohya_arguments import BLOCK_ARGUMENTS
+from lib_blocktrain.metadata_tables import table, tag_counts
 from lib_blocktrain.network_keys import describe
 
 log = logging.getLogger(__name__)
@@ -38,14 +38,15 @@ class LoraFile:
     problem: str = ""
 
     @property
-    def tags(self) -> list[tuple[str, int]]:
+    def tags(self) -> list[tuple[str, float]]:
         """Tags of its training captions with how often they stood there, the most frequent first."""
-        return _tags(self.metadata.get("ss_tag_frequency", ""))
+        counts = tag_counts(self.metadata.get("ss_tag_frequency", ""))
+        return sorted(counts.items(), key=lambda item: -item[1])
 
     @property
     def block_arguments(self) -> dict[str, str]:
         """The arguments about blocks that it was trained with, if its metadata have any."""
-        arguments = _table(self.metadata.get("ss_network_args", ""))
+        arguments = table(self.metadata.get("ss_network_args", ""))
         return {name: str(arguments[name]) for name in BLOCK_ARGUMENTS if name in arguments}
 
     def lacks(self, block_id: str) -> bool:
@@ -141,21 +142,3 @@ def _haystack(file: LoraFile) -> str:
     words = [file.key, file.architecture, *file.algorithms]
     words += [file.metadata.get(key, "") for key in ("ss_output_name", "modelspec.trigger_phrase")]
     return " ".join([*words, *(tag for tag, _ in file.tags[:SHOWN_TAGS])]).casefold()
-
-
-def _table(text: str) -> dict:
-    """JSON of an object, or nothing: metadata come from anywhere."""
-    try:
-        data = json.loads(text) if text else {}
-    except (ValueError, RecursionError):
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _tags(text: str) -> list[tuple[str, int]]:
-    counts: dict[str, int] = {}
-    for folder in _table(text).values():
-        for tag, count in folder.items() if isinstance(folder, dict) else ():
-            if isinstance(count, int):
-                counts[tag.strip()] = counts.get(tag.strip(), 0) + count
-    return sorted(counts.items(), key=lambda item: -item[1])

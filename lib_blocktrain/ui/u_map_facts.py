@@ -5,7 +5,6 @@ Grades are those of the presets: A is a paper with code, C is what the community
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -86,12 +85,6 @@ def facts(architecture_id: str, block_id: str) -> list[str]:
         for belief in beliefs(architecture_id, block_id)
     ]
     return lines
-
-
-def absent_for(architecture_id: str, modules: Mapping[str, int]) -> dict[str, str]:
-    """Why blocks of a network are greyed, from its number of modules a block."""
-    lacking = (BASE, *ARCHITECTURES[architecture_id].block_ids)
-    return {block_id: "not in this LoRA" for block_id in lacking if not modules.get(block_id)}
 
 
 def _layers(block: Block) -> list[str]:
