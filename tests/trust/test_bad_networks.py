@@ -77,7 +77,7 @@ def modules(draw) -> tuple[str, dict[str, Tensor]]:
         if kind == "shape":
             tensors[name] = torch.randn(draw(st.lists(st.sampled_from(DIMENSIONS), max_size=5)))
         elif kind == "dtype":
-            tensors[name] = (tensors[name] * 3).to(getattr(torch, draw(st.sampled_from(DTYPES))))
+            tensors[name] = (tensors[name].float() * 3).to(getattr(torch, draw(st.sampled_from(DTYPES))))
         elif kind == "nan" and tensors[name].numel() and tensors[name].is_floating_point():
             tensors[name] = tensors[name].clone()
             tensors[name].view(-1)[-1] = draw(st.sampled_from([float("nan"), float("inf")]))

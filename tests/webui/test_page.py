@@ -140,6 +140,7 @@ def test_trained_by_clicks_and_used_at_once(page, second, weighed, tmp_path_fact
     page.page.wait_for_function(f"() => {STATE} === 'finished'")
     second.ours()
     second.go("Runs")
+    second.page.locator("#blocktrain_runs_list label", has_text=name).click()  # it opened with the newest of then
     second.page.wait_for_function(f"() => {STATE} === 'finished'")
     assert name in second.text("runs_head")
     page.tab("txt2img")
