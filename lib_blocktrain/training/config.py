@@ -195,10 +195,11 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Pictures to draw on the way: the same prompts with the same seeds every `every` steps."""
+    """Pictures to draw on the way: the same prompts with the same seeds every `every` steps, and before the `first`."""
 
     prompts: tuple[str, ...] = ()
     every: int = 0
+    first: bool = False
     seed: int = 0
     steps: int = 20
     cfg: float = 6.0

@@ -83,6 +83,8 @@ class Trainer:
             except StoppedEarly:
                 self.note({"event": "stopped", "saved": False})
                 return Outcome("stopped", self.step, None)
+            if self.config.samples.first and self.step == 0:
+                self.draw_samples()
             while self.step < self.config.steps and not self.stopping():
                 self.change_weights()
                 self.run_step()

@@ -129,6 +129,7 @@ _FORM = {
     "checkpointing": "Computes some things twice instead of keeping them: good for SDXL below 24 GB.",
     "samples.prompts": "Drawn while it trains, always with the same seeds; one prompt a line.",
     "samples.every": "Every so many steps; 0 draws none.",
+    "samples.first": "Draws them once untrained, to compare with.",
     "samples.seed": "Of the first prompt; the others follow.",
     "samples.steps": "Sampling steps of these pictures.",
     "samples.cfg": "How closely they follow the prompt.",

@@ -90,6 +90,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
     "samples": (
         _field("samples.prompts", "Prompts to draw on the way"),
         _field("samples.every", "Every n steps"),
+        _field("samples.first", "Before the first step"),
         _field("samples.seed", "Seed"),
         _field("samples.steps", "Sampling steps"),
         _field("samples.cfg", "CFG scale"),
@@ -172,7 +173,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
 FIELDS: tuple[Field, ...] = tuple(field for group in GROUPS.values() for field in group)
 NAMES: tuple[str, ...] = tuple(field.name for field in FIELDS)
 UNFOLDED = ("dataset", "weights", "network", MAIN, "samples", "name")
-_SAMPLED = {"samples": {"every": 100}}  # so that a prompt alone is enough
+_SAMPLED = {"samples": {"every": 100, "first": True}}  # so that a prompt alone is enough
 _FIRST = {"sd1": _SAMPLED, "sd2": _SAMPLED, "sdxl": {**_SAMPLED, "checkpointing": True}}  # SDXL: for 12 to 24 GB
 _PLACEHOLDER = {"name": "robot", "dataset": {"folders": [{"path": "."}]}}
 
