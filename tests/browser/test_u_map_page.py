@@ -221,7 +221,6 @@ def test_another_lora_begins_a_new_history(map_, opened):
 
 
 def test_cards_are_found_used_and_copied(map_, opened):
-    opened.open("carding")
     cards = opened.page.locator(".blocktrain-card:visible")
     opened.page.locator(".blocktrain-cards input").fill("palette out06")
     assert cards.count() == 1

@@ -25,6 +25,13 @@ from tests.tiny_models import CONTEXT, assert_untouched, diffusers_unet, ldm_une
 from tests.training.bare import Bare, training
 
 
+@pytest.fixture(autouse=True)
+def forgotten():
+    """Nothing of a graph stays for the tests that come behind."""
+    yield
+    torch._dynamo.reset()
+
+
 def test_the_same_gradients_and_no_more_of_a_backward_pass(monkeypatch):
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     unet, found = diffusers_unet(), {}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor  # torch.compile's, which hold nothing
 
 _HOOKS = (
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_state_dict_hooks"),
@@ -130,7 +131,8 @@ class Held:
     @staticmethod
     def now() -> Held:
         gc.collect()
-        tensors = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor)]
+        kinds = ((o, type(o)) for o in gc.get_objects())
+        tensors = [o for o, kind in kinds if issubclass(kind, torch.Tensor) and not issubclass(kind, FakeTensor)]
         stores = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
         handles = Path("/proc/self/fd")
         files = len(list(handles.iterdir())) if handles.exists() else 0
