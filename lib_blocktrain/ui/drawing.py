@@ -21,6 +21,7 @@ from lib_blocktrain.ui.mix import Mix, fits
 KEPT_PICTURES = 32
 SEED_MAX = 2**32 - 1
 SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
+WEIGHTED = "weights"  # name of the last arm of a comparison
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def comparison(mix: Mix, architecture: str) -> list[Arm]:
     if mix.slots:
         whole = BlockWeights.uniform(architecture, 1.0)
         arms.append(Arm("at-1", "every block at 1", {key: (whole, slot.strength) for key, slot in mix.slots.items()}))
-        arms.append(Arm("weights", "under the block weights", _weighted(mix, architecture)))
+        arms.append(Arm(WEIGHTED, "under the block weights", _weighted(mix, architecture)))
     return arms
 
 

@@ -43,6 +43,12 @@ class History:
         """The last share of the change, by block."""
         return {block: points[-1][1] for block, points in self.by_block["shares"].items() if points}
 
+    def copy(self) -> History:
+        """The same history, whose curves are its own."""
+        curves = {name: list(points) for name, points in self.curves.items()}
+        by_block = {name: {b: list(points) for b, points in blocks.items()} for name, blocks in self.by_block.items()}
+        return History(curves, by_block, self.samples, self.events)
+
 
 def read_history(rows: Iterable[Mapping[str, Any]]) -> History:
     """Return the curves of these rows, long ones thinned; what is no finite number is left out."""
@@ -59,7 +65,7 @@ class Growing:
         with self._lock:  # two pages may ask
             rows, of_another = self._rows.new()
             self._history = _longer(read_history(()) if of_another else self._history, rows)
-            return self._history
+            return self._history.copy()  # what is shown now must not grow while it is drawn
 
 
 def _longer(history: History, rows: Iterable[Mapping[str, Any]]) -> History:

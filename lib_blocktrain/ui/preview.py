@@ -13,7 +13,7 @@ from lib_blocktrain.pictures import Parameters, read_png, save_png
 from lib_blocktrain.runner import explained
 from lib_blocktrain.ui import texts
 from lib_blocktrain.ui.desk import Desk, mix_of, refusing
-from lib_blocktrain.ui.drawing import Arm, Drawn, Settings, Studio, comparison, grid, with_seed
+from lib_blocktrain.ui.drawing import WEIGHTED, Arm, Drawn, Settings, Studio, comparison, grid, with_seed
 from lib_blocktrain.ui.file_names import checked_name
 from lib_blocktrain.ui.following import followed
 from lib_blocktrain.ui.jobs import Job, Jobs, Step, Still, Waiting
@@ -197,7 +197,7 @@ def _ending(job: Job, settings: Settings, arms: Sequence[Arm], drawn: dict[int, 
         return texts.failure(explained(error))
     fresh = sum(not picture.again for picture in drawn.values())
     said = f"{fresh} of {len(arms)} pictures drawn, seed {settings.seed}"
-    if len(arms) > 1 and arms[-1].weights and arms[-1].weights == arms[-2].weights:
+    if arms[-1].name == WEIGHTED and arms[-1].weights == arms[-2].weights:
         said += "; every block is at 1, so that the last two are one: move a block, and press Preview again"
     elif fresh < len(arms):
         said += "; nothing has changed in the others"

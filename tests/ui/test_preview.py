@@ -208,6 +208,15 @@ def test_grid_over_presets(host, preview, page):
     assert [p.weights["OUT03"] for request in host.requests[1:] for p in request.placements] == [0.0, 0.0, 1.0]
 
 
+def test_why_two_pictures_are_one(desk, preview, page):
+    page.run(preview.compare(page.values))
+    assert "every block is at 1" in page.values["status"]
+    desk.shelf.save("SAME", desk.shelf.parse("OUTALL", "sd1").weights)
+    page.values["grid_presets"] = ["OUTALL", "SAME"]
+    page.run(preview.compare_presets(page.values))
+    assert "every block is at 1" not in page.values["status"]
+
+
 @pytest.mark.parametrize(("presets", "words"), [([], "no preset is chosen"), (["NOSUCH"], "unknown preset")])
 def test_grid_refuses(preview, page, presets, words):
     page.values["grid_presets"] = presets

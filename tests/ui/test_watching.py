@@ -153,6 +153,12 @@ def test_a_history_grows_with_its_run(tmp_path):
     for row in ROWS:
         run.add_metrics(row)
         assert growing.now() == read_history(run.metrics())
+    shown = growing.now()
+    before = len(shown.curves["loss"])
+    run.add_metrics({"step": 9, "loss": 0.5, "norms": {"IN04": 1.0}})
+    growing.now()
+    assert len(shown.curves["loss"]) == before  # what one page draws does not grow when another asks
+    assert "IN04" not in shown.by_block["norms"]
     run.forget_after(1)
     assert growing.now() == read_history(run.metrics())
     assert growing.now().curves["loss"]
