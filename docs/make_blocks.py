@@ -6,9 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lib_blocktrain.blocks import ARCHITECTURES, Architecture, Block  # noqa: E402
+from lib_blocktrain.blocks import ARCHITECTURES, Architecture, Block, spans  # noqa: E402
 from lib_blocktrain.presets import GRADES  # noqa: E402
-from lib_blocktrain.ui.texts import spans  # noqa: E402
 from lib_blocktrain.ui.u_map_facts import BELIEFS  # noqa: E402
 
 HEAD = """\
@@ -110,10 +109,12 @@ def section(architecture: Architecture) -> str:
 def believed(architecture: Architecture) -> str:
     """Return what is believed of this architecture's blocks, and of which nothing is."""
     found = sorted((b for b in BELIEFS if architecture.id in b.architectures), key=lambda belief: belief.grade)
-    rows = [f"| {spans(b.blocks)} | {b.carries} | {b.grade} | {b.source} |" for b in found]
+    rows = [f"| {spans(b.blocks, architecture.block_ids)} | {b.carries} | {b.grade} | {b.source} |" for b in found]
     said = {block_id for belief in found for block_id in belief.blocks}
     others = [block_id for block_id in architecture.block_ids if block_id not in said]
-    return "\n".join([BELIEF_COLUMNS, *rows, "", f"Nothing that can be cited of {spans(others)}."])
+    return "\n".join(
+        [BELIEF_COLUMNS, *rows, "", f"Nothing that can be cited of {spans(others, architecture.block_ids)}."]
+    )
 
 
 def row(block: Block, side: int) -> str:

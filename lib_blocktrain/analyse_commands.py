@@ -84,13 +84,14 @@ def analyse_command(arguments: argparse.Namespace) -> Answer:
     """Say which blocks carry a feature, and write it down."""
     from lib_blocktrain.inquiry import answer
     from lib_blocktrain.pictures import png_of
+    from lib_blocktrain.preset_strings import parse
 
     rule = kept_rule(arguments)
-    host = open_host(getattr(arguments, "checkpoint", None))
+    host = open_host(arguments.checkpoint)
     inquiry = _inquiry(arguments, host)
     with host.queued():
         found = answer(host, inquiry, counting("analysing"))
-    sentence = _about_canvas(arguments.weights, found.analyses[0], inquiry, host)
+    sentence = found.about_canvas(parse(arguments.weights, inquiry.network.architecture).canvas)
     sheets = {name: png_of(picture) for name, picture in found.sheets.items()}
     return write_found(arguments, found.analyses, sentence, sheets, rule)
 
@@ -207,18 +208,6 @@ def _preset(analyses: Sequence[Analysis], rule: tuple[str, float | None], name: 
     weights: BlockWeights = chosen(*rule[:1], analyses[0], rule[1], analyses[1] if len(analyses) > 1 else None)
     preset = preset_of(analyses[0], weights, name or "FOUND")
     return f"{preset.name}:{preset.text}  # {preset.purpose}"
-
-
-def _about_canvas(weights: str, analysis: Analysis, inquiry: Inquiry, host: Host) -> str:
-    """Say how large the feature is, and where the weights were found for one of another size."""
-    from lib_blocktrain.analysis.canvas import sentence, warning
-    from lib_blocktrain.preset_strings import parse
-
-    if analysis.canvas is None:
-        return ""
-    model = host.model()
-    said = sentence(analysis.canvas, model.architecture, inquiry.setting.latent_size(model))
-    return " ".join(filter(None, (said, warning(parse(weights, analysis.architecture).canvas, analysis.canvas))))
 
 
 def _write(path: Path, content: str | bytes) -> Path:

@@ -299,6 +299,20 @@ def diffusers_to_ldm(name: str, architecture: str) -> str:
     return _translate(name, architecture, to_diffusers=False)
 
 
+def spans(block_ids: Iterable[str], order: Sequence[str] = BLOCK_IDS) -> str:
+    """Write blocks as people do: IN00, IN03, IN09-OUT02, for three and more that follow each other in this order.
+
+    What is not in the order (BASE, REST) stands alone.
+    """
+    places, runs = {block_id: place for place, block_id in enumerate(order)}, []
+    for block_id in block_ids:
+        if runs and block_id in places and places.get(runs[-1][-1], -2) + 1 == places[block_id]:
+            runs[-1].append(block_id)
+        else:
+            runs.append([block_id])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
+
+
 def detect_architecture(keys: Iterable[str], shapes: Mapping[str, Sequence[int]] | None = None) -> str:
     """Return the architecture of a network file or checkpoint by its keys and, where given, their tensors' shapes.
 

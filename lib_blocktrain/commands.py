@@ -44,13 +44,11 @@ def presets_text(presets: Sequence[Mapping]) -> str:
 
 def presets_parse(arguments: argparse.Namespace) -> Answer:
     """Say what a preset string is understood as."""
-    from lib_blocktrain.preset_strings import PresetStringError, parse
-    from lib_blocktrain.text_spans import Span
+    from lib_blocktrain.preset_strings import parse
+    from lib_blocktrain.text_spans import naming_weights
 
-    try:
+    with naming_weights(arguments.string):
         parsed = parse(arguments.string, arguments.architecture, seed=arguments.seed, x=arguments.x)
-    except PresetStringError as error:
-        raise ValueError(f"weights {Span(arguments.string).shown}: {error}") from error
     weights = parsed.weights
     data = {
         "architecture": weights.architecture,

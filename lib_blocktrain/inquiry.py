@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lib_blocktrain.analysis.canvas import sentence, warning
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.rendered import analysis_of, blocks_of, render
 from lib_blocktrain.analysis.results import Analysis
@@ -64,10 +65,25 @@ def setting_for(method: str, prompts: Sequence[str], **given: Any) -> Setting:
 
 @dataclass(frozen=True)
 class Answered:
-    """One analysis a feature; `sheets` are pictures by a name for their file."""
+    """One analysis a feature; `sheets` are pictures by a name for their file.
+
+    `latent` is the size of the analysed pictures, `(height, width)` in cells; None where none were.
+    """
 
     analyses: tuple[Analysis, ...]
     sheets: Mapping[str, Image.Image] = field(default_factory=dict)
+    latent: tuple[int, int] | None = None
+
+    def about_canvas(self, analysed_under: float | None = None) -> str:
+        """Say how large the first feature is in each block's grid; "" where that is not known, as of whole pictures.
+
+        `analysed_under` is the share for which the weights in force were found: where that is another case, it is said.
+        """
+        found = self.analyses[0]
+        if found.canvas is None or self.latent is None:
+            return ""
+        said = sentence(found.canvas, found.architecture, self.latent)
+        return " ".join(filter(None, (said, warning(analysed_under, found.canvas))))
 
 
 def answer(host: Host, inquiry: Inquiry, progress: Progress | None = None) -> Answered:
@@ -75,18 +91,21 @@ def answer(host: Host, inquiry: Inquiry, progress: Progress | None = None) -> An
     if inquiry.method == "norms":
         return Answered((weight_norms(inquiry.network, inquiry.options.weights),))
     model, network = host.model(), inquiry.network
+    latent = inquiry.setting.latent_size(model)
     ours, theirs = ARCHITECTURES[model.architecture], ARCHITECTURES[network.architecture]
     if ours.block_ids != theirs.block_ids:
         raise ValueError(f"{network.name!r} is for {theirs.title}, and the loaded model is {ours.title}")
     if inquiry.method in METHODS:
         asked = (model, network, inquiry.setting, inquiry.method, inquiry.features)
-        return Answered(analyse(*asked, options=inquiry.options, progress=progress))
-    answers = [_rendered(host, inquiry, feature, n, progress) for n, feature in enumerate(inquiry.features)]
-    sheets = {name: picture for found in answers for name, picture in found.sheets.items()}
-    return Answered(tuple(found.analyses[0] for found in answers), sheets)
+        return Answered(analyse(*asked, options=inquiry.options, progress=progress), latent=latent)
+    rendered = [_rendered(host, inquiry, feature, n, progress) for n, feature in enumerate(inquiry.features)]
+    sheets = {name: picture for _, found in rendered for name, picture in found.items()}
+    return Answered(tuple(analysis for analysis, _ in rendered), sheets, latent)
 
 
-def _rendered(host: Host, inquiry: Inquiry, feature: Feature, number: int, progress: Progress | None) -> Answered:
+def _rendered(
+    host: Host, inquiry: Inquiry, feature: Feature, number: int, progress: Progress | None
+) -> tuple[Analysis, dict[str, Image.Image]]:
     model, setting, options = host.model(), inquiry.setting, inquiry.options
     began = time.perf_counter()
     weights = options.weights or BlockWeights.uniform(inquiry.network.architecture, 1.0)
@@ -136,7 +155,7 @@ def _rendered(host: Host, inquiry: Inquiry, feature: Feature, number: int, progr
         f"sheet-{number + 1}-{setting.prompts.index(prompt) + 1}-{seed}": sheet(found, prompt, seed)
         for prompt, seed in at
     }
-    return Answered((analysis,), sheets)
+    return analysis, sheets
 
 
 def _part(progress: Progress | None, number: int, of: int) -> Progress | None:

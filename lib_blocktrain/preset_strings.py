@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from lib_blocktrain import blocks
 from lib_blocktrain.block_weights import BlockWeights, number
-from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS, REST, Architecture
+from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS, REST, Architecture, spans
 from lib_blocktrain.kohya_arguments import has_kohya_arguments, read_kohya_arguments
 from lib_blocktrain.presets import Preset, shipped_presets
 from lib_blocktrain.text_spans import NUMBER, PresetStringError, Span
@@ -145,7 +145,7 @@ class _Reader:
         dropped = [block_id for block_id in given if block_id not in (BASE, *self.architecture.block_ids)]
         if dropped:
             blocks_there = f"{self.architecture.title} has {len(self.architecture.blocks)} blocks"
-            self.notices.append(f"{_listed(dropped)} dropped: {blocks_there}")
+            self.notices.append(f"{spans(dropped)} dropped: {blocks_there}")
         return self._weights(given, f"not in the {len(items)}-value form"), f"{len(items)} values"
 
     def _form(self, items: list[Span], body: Span) -> Form:
@@ -203,7 +203,7 @@ class _Reader:
         """Fill up: blocks that were not given are 0, BASE is 1; both are said."""
         omitted = [block_id for block_id in self.architecture.block_ids if block_id not in given]
         if omitted:
-            self.notices.append(f"{_listed(omitted)} {why}: set to 0")
+            self.notices.append(f"{spans(omitted)} {why}: set to 0")
         if BASE not in given:
             self.notices.append(f"{BASE} {why}: set to 1")
         values = {block_id: given.get(block_id, 0.0) for block_id in self.architecture.block_ids}
@@ -318,14 +318,3 @@ def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
             raise ValueError(f"{key!r} is given twice")
         table[key] = value
     return table
-
-
-def _listed(block_ids: list[str]) -> str:
-    """Write blocks as people do: IN00, IN03, IN09-IN11."""
-    runs: list[list[str]] = []
-    for block_id in block_ids:
-        if runs and BLOCK_IDS.index(block_id) == BLOCK_IDS.index(runs[-1][-1]) + 1:
-            runs[-1].append(block_id)
-        else:
-            runs.append([block_id])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)

@@ -56,7 +56,7 @@ def probe_command(arguments: argparse.Namespace) -> Answer:
     if arguments.reference is not None:
         folders.append(FolderConfig(str(arguments.reference), regularisation=True))
     config = DatasetConfig(folders=tuple(folders))
-    host = open_host(getattr(arguments, "checkpoint", None))
+    host = open_host(arguments.checkpoint)
     with host.queued():
         found, dataset = probe_dataset(
             host.model(),
@@ -82,7 +82,7 @@ def similar_command(arguments: argparse.Namespace) -> Answer:
     """Rank LoRAs by their likeness to a LoRA or a dataset."""
     from lib_blocktrain.analysis.similar import Profiles, of_dataset, of_file, rank
 
-    host = open_host(getattr(arguments, "checkpoint", None))
+    host = open_host(arguments.checkpoint)
     if arguments.lora is not None:
         target = of_file(arguments.lora)
         if target.problem:

@@ -6,10 +6,9 @@ of the picture than it did when weights were found, other blocks make it. So wei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lib_blocktrain.blocks import Architecture, architecture
+from lib_blocktrain.blocks import architecture, spans
 
 ALIKE = 2.0  # shares that differ by more than this factor are not the same case
 
@@ -37,16 +36,16 @@ def views(share: float, architecture_id: str, latent: tuple[int, int]) -> tuple[
 
 def sentence(share: float, architecture_id: str, latent: tuple[int, int]) -> str:
     """Say it plainly."""
-    seen = views(share, architecture_id, latent)
+    seen, order = views(share, architecture_id, latent), architecture(architecture_id).block_ids
     fine, coarse = seen[0], seen[-1]
     text = (
         f"The feature fills {_percent(share)} of the picture: {_cells(fine.cells)} of {fine.height}x{fine.width} where"
-        f" the picture is finest ({_span(fine.blocks, architecture(architecture_id))}), {_cells(coarse.cells)} of"
-        f" {coarse.height}x{coarse.width} where it is coarsest ({_span(coarse.blocks, architecture(architecture_id))})."
+        f" the picture is finest ({spans(fine.blocks, order)}), {_cells(coarse.cells)} of"
+        f" {coarse.height}x{coarse.width} where it is coarsest ({spans(coarse.blocks, order)})."
     )
     blind = [view for view in seen if view.cells < 1]
     if blind:
-        ids = [_span(view.blocks, architecture(architecture_id)) for view in blind]
+        ids = [spans(view.blocks, order) for view in blind]
         text += f" It is smaller than one cell in {', '.join(ids)}: they place it, but cannot draw it."
     return text
 
@@ -59,18 +58,6 @@ def warning(found_for: float | None, used_for: float | None) -> str:
         f"found for a feature that fills {_percent(found_for)} of the picture, used for one that fills"
         f" {_percent(used_for)}, more than twofold apart: other blocks may carry it, so analyse it again"
     )
-
-
-def _span(ids: Sequence[str], known: Architecture) -> str:
-    """Return block ids with runs shortened: IN00-IN02, OUT09-OUT11."""
-    order = list(known.block_ids)
-    runs: list[list[str]] = []
-    for block in ids:
-        if runs and order.index(runs[-1][-1]) + 1 == order.index(block):
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    return ", ".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _percent(share: float) -> str:

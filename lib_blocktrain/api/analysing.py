@@ -9,7 +9,6 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from lib_blocktrain.analysis.canvas import sentence
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.run import Options
 from lib_blocktrain.api.analysis_bodies import AnalyseBody, FeatureBody
@@ -23,11 +22,12 @@ MASK_SIDE = 8192  # pixels: a small file can hold a huge picture
 
 def begin(service: Service, body: AnalyseBody) -> Turn:
     """Begin the analysis once the model is free; raise ValueError for what is wrong with the question."""
-    inquiry = _inquiry(service, body)
-    return service.turns.begin("analysis", lambda report: _found(service, inquiry, report), body.wait)
+    inquiry, canvas = _inquiry(service, body)
+    return service.turns.begin("analysis", lambda report: _found(service, inquiry, canvas, report), body.wait)
 
 
-def _inquiry(service: Service, body: AnalyseBody) -> Inquiry:
+def _inquiry(service: Service, body: AnalyseBody) -> tuple[Inquiry, float | None]:
+    """What is asked, and the share of the picture for which the weights in force were found."""
     network = service.library.network(service.lora(body.lora).key)
     setting = setting_for(
         body.method,
@@ -38,20 +38,17 @@ def _inquiry(service: Service, body: AnalyseBody) -> Inquiry:
         width=body.width,
         height=body.height,
     )
-    weights = service.parse(body.weights, network.architecture, seed=0).weights
+    parsed = service.parse(body.weights, network.architecture, seed=0)
     features = tuple(map(_feature, body.features)) or (Feature(),)
-    return Inquiry(network, setting, body.method, features, Options(weights, body.multiplier, body.value))
+    options = Options(parsed.weights, body.multiplier, body.value)
+    return Inquiry(network, setting, body.method, features, options), parsed.canvas
 
 
-def _found(service: Service, inquiry: Inquiry, report: Report) -> dict[str, Any]:
+def _found(service: Service, inquiry: Inquiry, canvas: float | None, report: Report) -> dict[str, Any]:
     found = answer(service.host, inquiry, report)
-    main, said = found.analyses[0], ""
-    if main.canvas is not None:
-        model = service.host.model()
-        said = sentence(main.canvas, model.architecture, inquiry.setting.latent_size(model))
     return {
         "analyses": [analysis.to_json() for analysis in found.analyses],
-        "canvas": said,
+        "canvas": found.about_canvas(canvas),
         "sheets": {name: base64.b64encode(png_of(picture)).decode("ascii") for name, picture in found.sheets.items()},
     }
 

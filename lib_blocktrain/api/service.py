@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.answers import Refused, not_found
 from lib_blocktrain.api.turns import Turns
-from lib_blocktrain.text_spans import PresetStringError, Span
+from lib_blocktrain.text_spans import naming_weights
 
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import Host
@@ -109,10 +109,8 @@ class Service:
 
     def parse(self, text: str, architecture: str, seed: int | None = None, x: float | None = None) -> Parsed:
         """Read block weights that were sent; raise ValueError with the text that cannot be read: there may be many."""
-        try:
+        with naming_weights(text):
             return self.shelf.parse(text, architecture, seed, x)
-        except PresetStringError as error:
-            raise ValueError(f"weights {Span(text).shown}: {error}") from error
 
     def run(self, name: str) -> Run:
         """The run of this name; a name is looked up among the folders, and links are none."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from lib_blocktrain.analysis.canvas import sentence, warning
+from lib_blocktrain.analysis.canvas import warning
 from lib_blocktrain.analysis.choice import RULES, chosen, preset_of
 from lib_blocktrain.analysis.regions import Feature, read_box
 from lib_blocktrain.analysis.results import Analysis, compare, write_analysis
@@ -58,7 +58,6 @@ class Result:
 
     lora: str
     answered: Answered
-    latent: tuple[int, int]
     suggested: BlockWeights | None = None
     others: tuple[Analysis, ...] = ()
 
@@ -100,7 +99,7 @@ class Analysing:
         def work(job: Job) -> None:
             found.append(answer(self.host, inquiry, job.progress("Analysing", 0, 1)))
 
-        yield from followed(self.jobs, "analyse", work, lambda job: self._found(job.id, key, inquiry, found[0]))
+        yield from followed(self.jobs, "analyse", work, lambda job: self.keep(job.id, Result(key, found[0])))
 
     def draw(self, values: Values) -> Iterator[Changes]:
         """Draw the picture that a region is to be drawn on."""
@@ -160,12 +159,6 @@ class Analysing:
         given = tuple(f for n, f in enumerate(features) if n == 0 or f.given)
         options = Options(multiplier=float(values["analyse_strength"]))
         return file.key, Inquiry(self.library.network(key), setting, method, given, options)
-
-    def _found(self, job_id: str, key: str, inquiry: Inquiry, answered: Answered) -> Changes:
-        latent = (0, 0)
-        if inquiry.method != "norms":
-            latent = inquiry.setting.latent_size(self.host.model())
-        return self.keep(job_id, Result(key, answered, latent))
 
     def keep(self, job_id: str, result: Result) -> Changes:
         """Keep what was found for the buttons that use it, and show it."""
@@ -282,8 +275,7 @@ class Analysing:
 def _shown(result: Result) -> Changes:
     first, second = result.first, result.second
     body = analyse_texts.heading(first) + analyse_texts.bars(first)
-    if first.canvas is not None:
-        body += texts.note(sentence(first.canvas, first.architecture, result.latent))
+    body += texts.note(result.answered.about_canvas())
     if second is not None:
         body += analyse_texts.comparison(compare(first, second))
     strengths = {figure.block: round(max(figure.mean, 0.0), 4) for figure in first.figures if not figure.within_noise}

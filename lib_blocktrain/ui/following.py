@@ -11,16 +11,12 @@ from lib_blocktrain.ui.jobs import Job, Jobs, Step, Still, Waiting
 from lib_blocktrain.ui.properties import Changes, Properties
 
 
-def followed(
-    jobs: Jobs, place: str, work: Callable[[Job], None], ended: Callable[[Job], Changes], *, status: str = ""
-) -> Iterator[Changes]:
+def followed(jobs: Jobs, place: str, work: Callable[[Job], None], ended: Callable[[Job], Changes]) -> Iterator[Changes]:
     """Do this work as a job; its id, state and Cancel are the widgets PLACE_job, PLACE_status and PLACE_cancel.
-
-    `status` is another widget's name for the state.
 
     `ended` says what changes when it has come to its end; it is not asked after a failure or a Cancel.
     """
-    status, cancel = status or f"{place}_status", f"{place}_cancel"
+    status, cancel = f"{place}_status", f"{place}_cancel"
     job = jobs.start(work)
     try:
         yield {f"{place}_job": job.id, status: texts.note("Starting …"), cancel: Properties(interactive=True)}

@@ -160,7 +160,7 @@ class Preview:
                 raise FileExistsError(f"there is a {path.name} already: choose another name, or tick “replace”")
             network = self.desk.library.network(mix.active)
         except (ValueError, OSError) as error:
-            yield {"bake_message": texts.failure(str(error))}
+            yield {"bake_status": texts.failure(str(error))}
             return
         weights = mix.shown.block_weights(network.architecture)
 
@@ -174,15 +174,15 @@ class Preview:
             self.desk.library.refresh()
             listed = self.desk.find({**values, "search": ""})
             said = texts.note(f"Wrote {path}: at strength 1 it does what {mix.active} does under these weights")
-            return {"loras": listed["loras"], "search": "", "bake_message": said, "bake_replace": False}
+            return {"loras": listed["loras"], "search": "", "bake_status": said, "bake_replace": False}
 
-        yield from followed(self.jobs, "bake", work, ended, status="bake_message")
+        yield from followed(self.jobs, "bake", work, ended)
 
     def cancel_bake(self, values: Values) -> Changes:
         """Stop before anything is written."""
         if not self.jobs.cancel(values["bake_job"] or ""):
-            return {"bake_message": texts.note("Nothing is being baked")}
-        return {"bake_message": texts.note("Cancelling …")}
+            return {"bake_status": texts.note("Nothing is being baked")}
+        return {"bake_status": texts.note("Cancelling …")}
 
 
 def _enabled(yes: bool) -> Properties:

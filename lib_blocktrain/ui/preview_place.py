@@ -107,9 +107,9 @@ class PreviewPlace:
         on(w["cancel"].click, preview.cancel, w.some("job"), w.some("status"))
         on(w["save_pictures"].click, preview.save, w.some("job"), w.some("status"))
         _on_upload(w, "png_file", preview.load, (), (*SHOWN, *SETTINGS, "search", "status"))
-        baked = w.some("loras", "search", "bake_message", "bake_replace", "bake_job", "bake_cancel")
+        baked = w.some("loras", "search", "bake_status", "bake_replace", "bake_job", "bake_cancel")
         on(w["bake"].click, preview.bake, w.some(*MIX, "bake_name", "bake_replace"), baked, queued=True)
-        on(w["bake_cancel"].click, preview.cancel_bake, w.some("bake_job"), w.some("bake_message"))
+        on(w["bake_cancel"].click, preview.cancel_bake, w.some("bake_job"), w.some("bake_status"))
 
 
 def _loras(w: Widgets) -> None:
@@ -155,7 +155,7 @@ def _bake(w: Widgets) -> None:
             w.add("bake_replace", gr.Checkbox, label="replace", scale=1, min_width=100)
             w.add("bake", gr.Button, "Bake", scale=1, min_width=90)
             w.add("bake_cancel", gr.Button, "Cancel", variant="stop", scale=1, min_width=90, interactive=False)
-        w.html("bake_message")
+        w.html("bake_status")
 
 
 def _settings(w: Widgets, host: Host, first: First) -> None:

@@ -49,8 +49,8 @@ class Probing:
                 suggested = probed.weights
             except ValueError:  # nothing above the noise: the figures are shown all the same
                 suggested = None
-            answered = Answered(analyses[:1])
-            found.append(Result("", answered, (height // 8, width // 8), suggested, analyses[1:]))
+            answered = Answered(analyses[:1], latent=(height // 8, width // 8))
+            found.append(Result("", answered, suggested, analyses[1:]))
 
         yield from followed(self.analysing.jobs, "probe", work, lambda job: self._ended(job, found[0]))
 

@@ -14,7 +14,7 @@ from lib_blocktrain.ui.mix import Mix
 from lib_blocktrain.ui.preset_cards import card_map
 from lib_blocktrain.ui.properties import Changes, Properties, Values
 
-LINE, LINK, KOHYA, JSON = FORMS = ("line", "link", "kohya", "JSON")
+_, LINK, KOHYA, JSON = FORMS = ("line", "link", "kohya", "JSON")
 
 
 def written(weights: BlockWeights, name: str | None, form: str, canvas: float | None = None) -> str:

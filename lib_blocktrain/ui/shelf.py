@@ -61,7 +61,7 @@ class Shelf:
     def delete(self, name: str) -> str:
         """Delete an own preset; returns its line."""
         self._own_only(name)
-        line = f"{name}:{self.own.read().presets[name].text}"
+        line = to_line(self.own.read().presets[name])
         self.own.delete(name)
         return line
 

@@ -9,7 +9,7 @@ from html import escape
 from PIL import Image
 
 from lib_blocktrain.block_weights import number
-from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST
+from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST, spans
 from lib_blocktrain.pictures import png_of, to_png
 from lib_blocktrain.preset_files import LineProblem
 from lib_blocktrain.preset_strings import Parsed, PresetStringError
@@ -90,31 +90,22 @@ def _blocks(blocks: Mapping[str, int]) -> str:
 
 def understood(parsed: Parsed) -> str:
     """What a pasted preset string means."""
-    title = ARCHITECTURES[parsed.weights.architecture].title
+    known = ARCHITECTURES[parsed.weights.architecture]
     name = f" “{parsed.name}”" if parsed.name else ""
     groups: dict[float, list[str]] = {}
     for block_id, value in {BASE: parsed.weights.base, **parsed.weights.values}.items():
         groups.setdefault(value, []).append(block_id)
-    on = [f"{spans(ids)} = {number(value)}" for value, ids in groups.items() if value]
-    lines = [f"Understood as {parsed.form}{name} for {title}: {'; '.join(on) or 'everything off'}", *parsed.notices]
+    on = [f"{spans(ids, known.block_ids)} = {number(value)}" for value, ids in groups.items() if value]
+    lines = [
+        f"Understood as {parsed.form}{name} for {known.title}: {'; '.join(on) or 'everything off'}",
+        *parsed.notices,
+    ]
     if parsed.canvas is not None:
         lines.append(f"found for a feature that fills {parsed.canvas:.0%} of the canvas")
     if not parsed.weights.rest_follows:
         lines.append(f"{REST} = {number(parsed.weights.rest)} has no slider: it is 1 here, and 0 when all blocks are 0")
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f'<ul class="blocktrain-understood" role="status">{items}</ul>'
-
-
-def spans(block_ids: Sequence[str]) -> str:
-    """Blocks, in their order, with three and more that follow each other on one side as IN04-IN08."""
-    runs: list[list[str]] = []
-    for block_id in block_ids:
-        side, place = block_id.rstrip("0123456789"), block_id[-2:]
-        if runs and place.isdigit() and runs[-1][-1] == f"{side}{int(place) - 1:02}":
-            runs[-1].append(block_id)
-        else:
-            runs.append([block_id])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(run) for run in runs)
 
 
 def not_understood(text: str, error: PresetStringError) -> str:

@@ -212,7 +212,7 @@ class Training:
         if not isinstance(config.network.weights, str):
             return ""
         parsed = self.desk.shelf.parse(config.network.weights, self._architecture(), seed=RANDOM_SEED_TEXT)
-        warned = warning(parsed.canvas, dataset.canvas) if parsed.canvas else ""
+        warned = warning(parsed.canvas, dataset.canvas)
         return texts.failure(f"These weights were {warned}") if warned else ""
 
     def _estimate(self, config: RunConfig):

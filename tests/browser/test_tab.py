@@ -186,10 +186,10 @@ def test_bake(opened):
     opened.open("baking")
     opened.type("bake_name", f"baked-{time.time_ns()}")
     opened.click("bake")
-    opened.wait("bake_message", "at strength 1 it does what robot does")
+    opened.wait("bake_status", "at strength 1 it does what robot does")
     opened.page.wait_for_timeout(PAUSE)
     opened.click("bake")
-    opened.wait("bake_message", "already: choose another name")
+    opened.wait("bake_status", "already: choose another name")
 
 
 def test_grid(opened):

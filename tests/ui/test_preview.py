@@ -286,7 +286,7 @@ def test_bake(host, monkeypatch, preview, page):
     before = baked.path.read_bytes()
     page.values |= {"w_OUT03": 1.0}
     page.run(preview.bake(page.values))
-    assert "already" in page.values["bake_message"]
+    assert "already" in page.values["bake_status"]
     assert baked.path.read_bytes() == before
     page.values["bake_replace"] = True
     page.run(preview.bake(page.values))
@@ -300,9 +300,9 @@ def test_bake_is_cancelled_before_anything_is_written(host, preview, page):
         page.take(next(going))
         page.take(preview.cancel_bake(page.values))
     page.run(going)
-    assert "Cancelled" in page.values["bake_message"]
+    assert "Cancelled" in page.values["bake_status"]
     assert not (host.lora_dirs[0] / "robot-outs.safetensors").exists()
-    assert "Nothing is being baked" in preview.cancel_bake(page.values)["bake_message"]
+    assert "Nothing is being baked" in preview.cancel_bake(page.values)["bake_status"]
 
 
 @pytest.mark.parametrize("name", ["", "../robot", "a/b", "a\\b", ".hidden", "con", "a\0b", "x" * 130, "..", "é" * 110])
@@ -310,7 +310,7 @@ def test_bake_names_are_no_paths(host, preview, page, name):
     page.values["bake_name"] = name
     before = {path.name for path in host.lora_dirs[0].parent.rglob("*")}
     page.run(preview.bake(page.values))
-    assert "cannot name a file" in page.values["bake_message"]
+    assert "cannot name a file" in page.values["bake_status"]
     assert {path.name for path in host.lora_dirs[0].parent.rglob("*")} == before
 
 

@@ -109,6 +109,6 @@ def test_cancel(analysing, asking, host):
 def test_only_a_probe_suggests(analysing, asking):
     asking.run(Probing(analysing).start(asking.values))
     found = analysing._results[asking.values["analyse_found"]]
-    analysing._results["other"] = type(found)(found.lora, found.answered, found.latent)
+    analysing._results["other"] = type(found)(found.lora, found.answered)
     said = analysing.to_training({**asking.values, "analyse_found": "other"})
     assert "only a probe of pictures does" in said["analyse_message"]
