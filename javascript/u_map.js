@@ -233,6 +233,7 @@
             this.element.classList.toggle("blocktrain-u-valued", Boolean(values));
             for (const [id, block] of this.blocks) {
                 this.drawBlock(id, block, values?.[id], largest);
+                block.classList.toggle("blocktrain-u-unvalued", Boolean(values) && values[id] === undefined);
             }
             for (const handle of this.handles) {
                 this.drawHandle(handle);
@@ -301,7 +302,7 @@
         drawLegend(values, largest) {
             const entry = this.element.querySelector(".blocktrain-u-key-values");
             const said = values ? `${this.element.dataset.valuesTitle || "value"}: 0 to ${short(largest, 3)}` : "";
-            entry.hidden = !values;
+            entry.hidden = !values || !Object.keys(values).length;
             if (entry.lastChild.textContent !== said) {
                 entry.lastChild.textContent = said;
             }

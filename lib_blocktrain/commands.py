@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 Answer = tuple[object, str]
 
-TOUR_LORA = "robot"
-TOUR_PROMPT = "a photo of a large robot in the center, blue background"
-TOUR_WEIGHTS = "OUTALL"
-TOUR_SEED = 3
+TOUR_LORA = "robot-on-green"
+TOUR_PROMPT = "a photo of a large robot in the center"
+TOUR_WEIGHTS = "OUT06-OUT11=1"
+TOUR_SEED = 0
 
 
 def presets_list(arguments: argparse.Namespace) -> Answer:

@@ -7,7 +7,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from lib_blocktrain.commands import TOUR_LORA, TOUR_PROMPT, TOUR_SEED
+from lib_blocktrain.commands import TOUR_LORA, TOUR_PROMPT, TOUR_SEED, TOUR_WEIGHTS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,8 @@ def open_tab(arguments: argparse.Namespace) -> int:
     for path in (*([checkpoint] if checkpoint else []), *(arguments.lora_dir or ())):
         path.stat()  # a mistyped path is said now, not when the page is open
     host = StandaloneHost(checkpoint, lora_dirs=tuple(arguments.lora_dir or ()))
-    first = First(TOUR_PROMPT, lora=TOUR_LORA, seed=TOUR_SEED, runs=DEMO / "runs") if checkpoint is None else First()
+    tour = First(TOUR_PROMPT, lora=TOUR_LORA, weights=TOUR_WEIGHTS, seed=TOUR_SEED, runs=DEMO / "runs")
+    first = tour if checkpoint is None else First()
 
     def opened(address: str) -> None:
         sys.stdout.write(f"The tab is at {address} (Ctrl+C ends it)\n")

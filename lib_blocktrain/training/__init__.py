@@ -7,5 +7,5 @@
 - ``optimizers``, ``schedules``, ``precision``, ``norms``, ``live_weights``, ``learner``: how gradients become changes
 - ``runs``, ``status``, ``queue``, ``packing``, ``metadata``, ``result``: a run on disk, and the file that it is for
 - ``control``, ``watch``, ``tensorboard``, ``distributed``, ``trainer``: a run while it goes on
-- ``sizes``, ``estimate``: what it will cost
+- ``sizes``, ``estimate``, ``pace``: what it will cost
 """

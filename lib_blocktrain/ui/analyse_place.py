@@ -7,7 +7,19 @@ from collections.abc import Iterator
 import gradio as gr
 
 from lib_blocktrain.inquiry import ALL_METHODS
-from lib_blocktrain.ui.analysing import AGAINST, BOX, DRAWN, FILE, KINDS, NOTHING, RULE_LABELS, WHOLE, WORD, Analysing
+from lib_blocktrain.ui.analysing import (
+    AGAINST,
+    BOX,
+    DRAWN,
+    FILE,
+    KINDS,
+    NOTHING,
+    RULE_LABELS,
+    USES,
+    WHOLE,
+    WORD,
+    Analysing,
+)
 from lib_blocktrain.ui.preview_place import MIX, SHOWN
 from lib_blocktrain.ui.probing import Probing
 from lib_blocktrain.ui.properties import Changes, Properties, Values
@@ -22,7 +34,7 @@ ASKED = (
     *("analyse_against", "analyse_against_word", "analyse_against_box", "analyse_against_mask"),
 )
 FOUND = ("analyse_job", "analyse_found", "analyse_status", "analyse_cancel")
-RESULT = ("analyse_bars", "analyse_table", "analyse_map")
+RESULT = ("analyse_head", "analyse_map", "analyse_bars", "analyse_table", *USES)
 RULE = ("analyse_found", "analyse_rule", "analyse_amount")
 BEFORE = '<p class="blocktrain-reading">Press Analyse: a bar a block appears here, and weights can be made of it.</p>'
 FILES = ("analyse_mask", "analyse_against_mask")
@@ -54,9 +66,11 @@ class AnalysePlace:
                 w.html("analyse_status")
                 _probe(w)
             with gr.Column(scale=6, min_width=420):
-                w.html("analyse_bars", BEFORE)
+                w.html("analyse_head", BEFORE)
                 w.html("analyse_map")
                 _using(w)
+                w.html("analyse_bars")
+                _alike(w)
                 with gr.Accordion("Table and sheets", open=False, elem_id="blocktrain_analyse_details"):
                     w.html("analyse_table")
 
@@ -64,7 +78,9 @@ class AnalysePlace:
         """Tie its events."""
         analysing = self.analysing
         asked = w.some(*ASKED)
-        on(w["analyse"].click, with_files(analysing.start), asked, w.some(*FOUND, *RESULT), queued=True)
+        weighed = w.some("analyse_map", "analyse_weights")
+        answered = on(w["analyse"].click, with_files(analysing.start), asked, w.some(*FOUND, *RESULT), queued=True)
+        on(answered.then, analysing.weigh, w.some(*RULE), weighed)
         drawn = w.some("analyse_job", "analyse_status", "analyse_cancel", "analyse_drawing", "analyse_kind")
         painting = on(w["analyse_draw"].click, with_files(analysing.draw), asked, drawn, queued=True)
         kinds = w.some("analyse_word", "analyse_box", "analyse_mask", "analyse_drawn")
@@ -76,13 +92,16 @@ class AnalysePlace:
         on(w["analyse_refresh"].click, analysing.refresh, w.some("analyse_lora"), w.some("analyse_lora"))
         asked = w.some("probe_folder", "probe_class", "probe_pictures", "probe_convolutions")
         found = w.some("probe_job", "probe_status", "probe_cancel", "analyse_found", *RESULT, "analyse_rule")
-        on(w["probe"].click, self.probing.start, asked, found, queued=True)
+        probed = on(w["probe"].click, self.probing.start, asked, found, queued=True)
+        on(probed.then, analysing.weigh, w.some(*RULE), weighed)
+        for event in (w["analyse_rule"].input, w["analyse_amount"].input):
+            on(event, analysing.weigh, w.some(*RULE), weighed)
         on(w["probe_cancel"].click, self.probing.cancel, w.some("probe_job"), w.some("probe_status"))
         self._wire_using(w)
 
     def opened_by(self, blocks: gr.Blocks, w: Widgets) -> None:
-        """Fill the menu of LoRAs."""
-        on(blocks.load, self.analysing.refresh, w.some("analyse_lora"), w.some("analyse_lora"))
+        """Fill the menu of LoRAs, and lay the map out."""
+        on(blocks.load, self.analysing.open, w.some("analyse_lora"), w.some("analyse_lora", "analyse_map"))
 
     def _wire_using(self, w: Widgets) -> None:
         analysing, ruled = self.analysing, w.some(*RULE)
@@ -171,15 +190,20 @@ def _using(w: Widgets) -> None:
             rules = {"choices": list(RULE_LABELS.values()), "value": RULE_LABELS["down-to"]}
             w.add("analyse_rule", gr.Dropdown, **rules, label="Block weights from it", scale=4)
             w.add("analyse_amount", gr.Number, value=80, label="Number", min_width=90)
+        w.html("analyse_weights")
         with gr.Row():
-            w.add("analyse_sliders", gr.Button, "To the sliders", size="sm", min_width=110)
-            w.add("analyse_train", gr.Button, "To the training form", size="sm", min_width=130)
-            w.add("analyse_save", gr.Button, "Save JSON and CSV", size="sm", min_width=130)
+            small = {"size": "sm", "interactive": False}  # until there is an answer
+            w.add("analyse_sliders", gr.Button, "To the sliders", **small, min_width=110)
+            w.add("analyse_train", gr.Button, "To the training form", **small, min_width=130)
+            w.add("analyse_save", gr.Button, "Save JSON and CSV", **small, min_width=130)
         with gr.Row():
             w.add("analyse_preset", gr.Textbox, label="Name of a preset", max_lines=1, scale=3, min_width=120)
             w.add("analyse_replace", gr.Checkbox, label="replace", min_width=90)
-            w.add("analyse_save_preset", gr.Button, "Save as preset", size="sm", min_width=110)
+            w.add("analyse_save_preset", gr.Button, "Save as preset", **small, min_width=110)
     w.html("analyse_message")
+
+
+def _alike(w: Widgets) -> None:
     with gr.Accordion("LoRAs like this one", open=False, elem_id="blocktrain_analyse_alike"):
         w.add("analyse_find", gr.Button, "Find similar LoRAs", size="sm")
         w.html("analyse_similar")

@@ -12,11 +12,12 @@ from PIL import Image
 
 from lib_blocktrain.analysis.results import MEANINGS, Analysis, Comparison
 from lib_blocktrain.analysis.similar import Ranking
+from lib_blocktrain.block_weights import BlockWeights, number
+from lib_blocktrain.blocks import ARCHITECTURES, spans
 from lib_blocktrain.pictures import png_of
 from lib_blocktrain.ui import texts
 from lib_blocktrain.ui.jobs import Step
 
-BAR, ROW, LABEL, FIGURES = 300, 18, 56, 215  # pixels
 SHOWN_MATCHES = 20
 
 
@@ -30,49 +31,47 @@ def heading(analysis: Analysis) -> str:
 
 
 def bars(analysis: Analysis) -> str:
-    """A bar a block in the order of the forward pass, with the noise as a line over its end; SVG."""
+    """A bar a block in the order of the forward pass, with the noise as a line over its end."""
     widest = max((abs(f.mean) + (f.noise or 0.0) for f in analysis.figures), default=0.0) or 1.0
     least = min((f.mean - (f.noise or 0.0) for f in analysis.figures), default=0.0)
-    zero = LABEL + (BAR * 0.25 if least < 0 else 0.0)
-    scale = (LABEL + BAR - zero) / widest
+    zero = 25.0 if least < 0 else 0.0  # all in % of a bar's place
+    scale = (100 - zero) / widest
     rows = []
-    for number, figure in enumerate(analysis.figures):
-        y = number * ROW
-        end = zero + max(figure.mean * scale, LABEL - zero)
-        x, width = min(zero, end), max(abs(end - zero), 0.5)
+    for figure in analysis.figures:
+        end = zero + max(figure.mean * scale, -zero)
         kind = "noise" if figure.within_noise else "minus" if figure.mean < 0 else "plus"
-        said = f"{figure.mean:.3f} · {figure.share:.1%}" + (" · within the noise" if figure.within_noise else "")
-        row = (
-            f'<text x="0" y="{y + 13}">{escape(figure.block)}</text>'
-            f'<rect class="blocktrain-bar-{kind}" x="{x:.1f}" y="{y + 3}" width="{width:.1f}" height="{ROW - 6}"/>'
-        )
+        pieces = _piece(kind, min(zero, end), max(zero, end))
         if figure.noise is not None:
-            low, high = (max(LABEL, end + sign * figure.noise * scale) for sign in (-1, 1))
-            high = min(high, LABEL + BAR + 6)
-            row += f'<path class="blocktrain-bar-spread" d="M{low:.1f} {y + ROW / 2}H{high:.1f}"/>'
-        row += f'<text x="{LABEL + BAR + 10}" y="{y + 13}">{said}</text>'
-        rows.append(f'<g data-block="{escape(figure.block)}">{row}</g>')
-    return _svg(f"{analysis.feature} by block", rows)
+            pieces += _piece("spread", *(min(max(end + sign * figure.noise * scale, 0.0), 100.0) for sign in (-1, 1)))
+        said = f"{figure.mean:.3f} · {figure.share:.1%}"
+        rows.append(_row(figure.block, pieces, said, "within the noise" if figure.within_noise else ""))
+    return _bars(f"{analysis.feature} by block", rows)
 
 
 def comparison(found: Comparison) -> str:
     """Two features side by side: blue to the left is the first's, orange to the right the second's."""
-    half = BAR / 2
     widest = max((max(row.first, row.second) for row in found.rows), default=0.0) or 1.0
-    middle, rows = LABEL + half, []
-    for number, row in enumerate(found.rows):
-        y = number * ROW
-        first, second = (share / widest * half for share in (row.first, row.second))
+    rows = []
+    for row in found.rows:
+        first, second = (share / widest * 50 for share in (row.first, row.second))
         advice = "about alike" if row.within_noise else "raise for A" if row.difference > 0 else "lower against B"
-        rows.append(
-            f'<g data-block="{escape(row.block)}"><text x="0" y="{y + 13}">{escape(row.block)}</text>'
-            f'<rect class="blocktrain-bar-plus" x="{middle - first:.1f}" y="{y + 3}" width="{first:.1f}" height="12"/>'
-            f'<rect class="blocktrain-bar-minus" x="{middle:.1f}" y="{y + 3}" width="{second:.1f}" height="12"/>'
-            f'<text x="{LABEL + BAR + 10}" y="{y + 13}">{100 * row.difference:+.1f} · {advice}</text></g>'
-        )
+        pieces = _piece("plus", 50 - first, 50) + _piece("minus", 50, 50 + second)
+        rows.append(_row(row.block, pieces, f"{100 * row.difference:+.1f}", advice))
     head = "".join(f"<li>{letter}: {escape(title)}</li>" for letter, title in zip("AB", found.titles))
     said = f"<ul class='blocktrain-problems'>{head}<li>rank correlation {found.correlation:.2f}</li></ul>"
-    return said + _svg("two features by block", rows)
+    return said + _bars("two features by block", rows)
+
+
+def weights(analysis: Analysis, found: BlockWeights) -> str:
+    """The weights that a rule makes of it, and how much of the effect they let through."""
+    groups: dict[float, list[str]] = {}
+    for block_id, value in found.values.items():
+        groups.setdefault(value, []).append(block_id)
+    order = ARCHITECTURES[found.architecture].block_ids
+    on = [f"{spans(ids, order)} = {number(value)}" for value, ids in sorted(groups.items(), reverse=True) if value]
+    kept = sum(figure.share * min(abs(found[figure.block]), 1.0) for figure in analysis.figures)
+    others = ["the others 0"] if 0.0 in groups and on else []
+    return texts.note(f"{'; '.join([*on, *others]) or 'every block 0'}: {kept:.0%} of the effect")
 
 
 def table(analysis: Analysis) -> str:
@@ -121,7 +120,17 @@ def ranking(found: Ranking) -> str:
     return body + (f'<p>Not readable:</p><ul class="blocktrain-problems">{"".join(broken)}</ul>' if broken else "")
 
 
-def _svg(label: str, rows: Sequence[str]) -> str:
-    size = f'viewBox="0 0 {LABEL + BAR + FIGURES} {ROW * len(rows)}"'
-    name = escape(label, quote=True)
-    return f'<svg class="blocktrain-bars" role="img" aria-label="{name}" {size}>{"".join(rows)}</svg>'
+def _bars(label: str, rows: Sequence[str]) -> str:
+    return f'<ul class="blocktrain-bars" aria-label="{escape(label, quote=True)}">{"".join(rows)}</ul>'
+
+
+def _row(block: str, pieces: str, figures: str, remark: str) -> str:
+    """A block's name, its bar and its figures, which come under each other where the page is narrow."""
+    said = escape(figures) + (f" <small>{escape(remark)}</small>" if remark else "")
+    place = f'<span class="blocktrain-bar-place" aria-hidden="true">{pieces}</span>'
+    return f'<li data-block="{escape(block)}"><span>{escape(block)}</span>{place}<span>{said}</span></li>'
+
+
+def _piece(kind: str, start: float, end: float) -> str:
+    """A part of a bar, from here to there in % of its place."""
+    return f'<i class="blocktrain-bar-{kind}" style="left:{start:.2f}%;width:{end - start:.2f}%"></i>'

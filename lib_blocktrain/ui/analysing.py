@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from lib_blocktrain.analysis.results import Analysis, compare, write_analysis
 from lib_blocktrain.analysis.run import Options
 from lib_blocktrain.analysis.similar import Profiles, of_file, rank
 from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.blocks import BASE
 from lib_blocktrain.files import written
 from lib_blocktrain.hosts.host import Host, SampleRequest
 from lib_blocktrain.inquiry import Answered, Inquiry, answer, setting_for
@@ -46,6 +47,7 @@ RULE_LABELS = {
     SUGGESTED: "as a probe suggests them for training",
 }
 assert RULE_LABELS.keys() == {*RULES, SUGGESTED}
+USES = ("analyse_sliders", "analyse_train", "analyse_save", "analyse_save_preset")  # buttons that want an answer
 RULE_OF = {label: name for name, label in RULE_LABELS.items()}  # gradio 3's menus know no values beside labels
 
 
@@ -84,6 +86,13 @@ class Analysing:
         chosen_before = values.get("analyse_lora")
         first = self.desk.first.lora if self.desk.first.lora in keys else keys[0] if keys else None
         return {"analyse_lora": Properties(choices=keys, value=chosen_before if chosen_before in keys else first)}
+
+    def open(self, values: Values) -> Changes:
+        """The page was loaded: the menu, and the map that the answer will colour."""
+        menu = self.refresh(values)
+        key = menu["analyse_lora"]["value"]
+        architecture_id = self.library.file(key).architecture if key else "sd1"
+        return {**menu, "analyse_map": UMap("analyse", architecture_id, values={}).html()}
 
     # --- the analysis ---------------------------------------------------------------------------------------------
 
@@ -167,7 +176,8 @@ class Analysing:
             self._results.popitem(last=False)
         changes = dict(_shown(result))
         changes["analyse_bars"] = str(changes["analyse_bars"]) + self._elsewhere(result.first)
-        return {**changes, "analyse_found": job_id}
+        usable = {name: Properties(interactive=True) for name in USES}
+        return {**changes, **usable, "analyse_found": job_id}
 
     def _elsewhere(self, found: Analysis) -> str:
         """Say which of the user's presets were found for another share of the picture than this feature's."""
@@ -181,6 +191,20 @@ class Analysing:
         return "".join(said)
 
     # --- what to do with it ---------------------------------------------------------------------------------------
+
+    def weigh(self, values: Values) -> Changes:
+        """Say, and show on the map, which weights the rule makes of what was found."""
+        if values["analyse_found"] not in self._results:
+            return {}
+        try:
+            result, weights = self._weights(values)
+        except ValueError as error:
+            result = self._result(values)
+            return {"analyse_map": _map(result.first), "analyse_weights": texts.failure(str(error))}
+        return {
+            "analyse_map": _map(result.first, {BASE: weights.base, **weights.values}),
+            "analyse_weights": analyse_texts.weights(result.first, weights),
+        }
 
     @refusing("analyse_message")
     def to_sliders(self, values: Values) -> Changes:
@@ -274,18 +298,23 @@ class Analysing:
 
 def _shown(result: Result) -> Changes:
     first, second = result.first, result.second
-    body = analyse_texts.heading(first) + analyse_texts.bars(first)
+    body = analyse_texts.bars(first)
     body += texts.note(result.answered.about_canvas())
     if second is not None:
         body += analyse_texts.comparison(compare(first, second))
-    strengths = {figure.block: round(max(figure.mean, 0.0), 4) for figure in first.figures if not figure.within_noise}
-    shown = UMap("analyse", first.architecture, values=strengths, title=first.feature)
     return {
+        "analyse_head": analyse_texts.heading(first),
         "analyse_bars": body,
         "analyse_table": analyse_texts.table(first) + analyse_texts.sheets(result.answered.sheets),
-        "analyse_map": shown.html(),
+        "analyse_map": _map(first),
         "analyse_status": texts.note(f"{first.feature}: done in {first.seconds:.0f} s"),
     }
+
+
+def _map(found: Analysis, weights: Mapping[str, float] | None = None) -> str:
+    """The figures as colours, under these weights; a block within the noise has none."""
+    strengths = {figure.block: round(max(figure.mean, 0.0), 4) for figure in found.figures if not figure.within_noise}
+    return UMap("analyse", found.architecture, values=strengths, title=found.feature, weights=weights).html()
 
 
 def _feature(values: Values, which: str) -> Feature:

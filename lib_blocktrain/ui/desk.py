@@ -47,11 +47,12 @@ def refusing(place: str) -> Callable:
 
 @dataclass(frozen=True)
 class First:
-    """What the tab shows when it is opened first; ``runs`` is a folder of ready runs."""
+    """What the tab shows when it is opened first: a LoRA under a preset string; ``runs`` is a folder of ready runs."""
 
     prompt: str = ""
     negative: str = ""
     lora: str | None = None
+    weights: str = "ALL"
     seed: int = 0
     runs: Path | None = None
 
@@ -94,9 +95,13 @@ class Desk:
         """The page was loaded: look at the folders, and begin with the first LoRA if there is one."""
         self.library.refresh()
         mix = Mix()
-        if self.first.lora in {file.key for file in self.library.files()}:
-            mix = mix.choose([self.first.lora])
-        return {**self._list(mix, ""), "mix": mix.to_json()}
+        file = next((file for file in self.library.files() if file.key == self.first.lora and not file.problem), None)
+        if file is not None:  # the model is not read yet, so that the file says which blocks there are
+            parsed = self.shelf.parse(self.first.weights, file.architecture, seed=RANDOM_SEED_TEXT)
+            slot = Slot(weights=self._slider_weights(parsed, Slot()))
+            mix = mix.choose([file.key]).with_shown(slot)
+        folders = texts.folders(self.host.lora_dirs)
+        return {**self._list(mix, ""), "lora_folders": folders, "mix": mix.to_json(), **self._values(mix.shown)}
 
     @refusing("lora_message")
     def meet_model(self, values: Values) -> Changes:
@@ -112,7 +117,7 @@ class Desk:
         side = _side(model)
         title = ARCHITECTURES[model.architecture].title
         said = f"{self.host.name}: {model.name} · {title}, {len(ARCHITECTURES[model.architecture].blocks)} blocks"
-        said += f" · {model.prediction}-prediction"
+        said += "" if model.prediction == "epsilon" else f" · {model.prediction}-prediction"
         return {**shown, "model_line": texts.note(said), "width": side, "height": side}
 
     @refusing("lora_message")
@@ -243,8 +248,7 @@ class Desk:
         choices = [(texts.label(file), file.key) for file in shown.values()]
         said = f"{hidden} more: search for them" if hidden > 0 else "" if found else "No LoRA fits the search"
         if not self.library.files():
-            folders = ", ".join(map(str, self.host.lora_dirs))
-            said = f"There is no .safetensors file in {folders}"
+            said = "There is no .safetensors file in the folders"
         return {"loras": Properties(choices=choices, value=list(mix.slots)), "lora_message": texts.note(said)}
 
     def _shown(self, mix: Mix) -> Changes:

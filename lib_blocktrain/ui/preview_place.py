@@ -55,8 +55,10 @@ class PreviewPlace:
                 _loras(w)
                 _map(w)
             with gr.Column(scale=6, min_width=420):
-                _settings(w, self.host, self.first)
+                _prompts(w, self.first)
                 _pictures(w)
+                _settings(w, self.host, self.first)
+                _grid(w)
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=420):
                 _sliders(w)
@@ -71,7 +73,7 @@ class PreviewPlace:
 
     def opened_by(self, blocks: gr.Blocks, w: Widgets) -> None:
         """Fill the lists at once, then ask for the model, which may have to be read."""
-        looked = on(blocks.load, self.desk.open, {}, w.some("mix", "loras", "lora_message"))
+        looked = on(blocks.load, self.desk.open, {}, w.some("mix", "loras", "lora_message", "lora_folders", *WEIGHTS))
         on(looked.then, self.desk.meet_model, w.some(*MIX), w.some(*SHOWN, *PRESETS, *MODEL))
 
     def _wire_desk(self, w: Widgets) -> None:
@@ -118,6 +120,7 @@ def _loras(w: Widgets) -> None:
             w.add("search", gr.Textbox, label="LoRA files", placeholder="name, tag, algorithm", scale=5, max_lines=1)
             w.add("refresh", gr.Button, "Refresh", scale=1, min_width=90)
         w.add("loras", gr.CheckboxGroup, choices=[], label="Tick those to use", show_label=False)
+    w.html("lora_folders")
     w.html("lora_message")
     w.add("active", gr.Radio, choices=[], label="Weights below are for", visible=False)
     with gr.Accordion("What this LoRA contains", open=False, elem_id="blocktrain_contents"):
@@ -158,9 +161,12 @@ def _bake(w: Widgets) -> None:
         w.html("bake_status")
 
 
-def _settings(w: Widgets, host: Host, first: First) -> None:
+def _prompts(w: Widgets, first: First) -> None:
     w.add("prompt", gr.Textbox, label="Prompt", value=first.prompt, lines=2)
     w.add("negative", gr.Textbox, label="Negative prompt", value=first.negative, lines=1)
+
+
+def _settings(w: Widgets, host: Host, first: First) -> None:
     with gr.Row():
         w.add(
             "sampler", gr.Dropdown, choices=list(host.samplers), value=host.samplers[0], label="Sampler", min_width=110
@@ -191,6 +197,9 @@ def _pictures(w: Widgets) -> None:
     w.html("status")
     # the places of what the first press will draw: nothing moves when it comes
     w.html("pictures", texts.pictures(comparison(Mix().choose(["a LoRA"]), "sd1"), {}, (1, 1)))
+
+
+def _grid(w: Widgets) -> None:
     with gr.Accordion("Grid over presets", open=False, elem_id="blocktrain_gridding"):
         w.add("grid_presets", gr.Dropdown, choices=[], multiselect=True, label="Presets, one picture each")
         w.add("draw_grid", gr.Button, "Draw the grid")

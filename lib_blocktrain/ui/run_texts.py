@@ -41,7 +41,7 @@ def head(status: Status) -> str:
         parts.append(f"learning rate {status.lr:.2g}")
     if status.seconds_a_step is not None and status.goes_on:
         parts.append(f"{status.seconds_a_step:.2f} s a step")
-        parts.append(f"{_duration(status.seconds_left)} left")
+        parts.append(f"{texts.duration(status.seconds_left)} left")
     if status.memory_mib is not None:
         parts.append(f"{status.memory_mib:,.0f} MiB at most")
     bar = f'<progress max="100" value="{share:.1f}"></progress>'
@@ -114,11 +114,3 @@ def _thumbnail(path: Path, stamp: int) -> str:
     content = io.BytesIO()
     small.save(content, format="JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    minutes, left = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {left:02} s" if minutes else f"{left} s"

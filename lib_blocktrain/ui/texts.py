@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 from PIL import Image
 
@@ -29,6 +30,12 @@ SHOWN_METADATA = {
 def note(text: str) -> str:
     """Something worth knowing."""
     return f'<p class="blocktrain-note" role="status">{escape(text)}</p>' if text else ""
+
+
+def folders(paths: Iterable[Path]) -> str:
+    """Where LoRA files are looked for; what is made here goes to the first."""
+    shown = ", ".join(f"<code>{escape(str(path))}</code>" for path in paths)
+    return f'<p class="blocktrain-folders">from {shown}</p>'
 
 
 def failure(text: str) -> str:
@@ -118,6 +125,15 @@ def not_understood(text: str, error: PresetStringError) -> str:
     line = line.replace("\t", " ")
     mark = f"{' ' * column}^"
     return f'{failure(str(error))}<pre class="blocktrain-caret">{escape(line[:120])}\n{mark}</pre>'
+
+
+def duration(seconds: float | None) -> str:
+    """So much time in words; "?" where nobody can tell."""
+    if seconds is None:
+        return "?"
+    minutes, left = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {left:02} s" if minutes else f"{left} s"
 
 
 def problems(found: Iterable[LineProblem]) -> str:

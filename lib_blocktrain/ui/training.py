@@ -20,6 +20,7 @@ from lib_blocktrain.training.config import RunConfig, load
 from lib_blocktrain.training.dataset import Dataset, find
 from lib_blocktrain.training.estimate import estimate, free_memory, size_of_model
 from lib_blocktrain.training.optimizers import check_rates
+from lib_blocktrain.training.pace import pace_of
 from lib_blocktrain.training.preparation import check_model, native_size
 from lib_blocktrain.training.reading import ConfigError, read, write
 from lib_blocktrain.training.scope import Scope, read_weights, scope_of
@@ -134,7 +135,7 @@ class Training:
         said = {"train_understood": texts.understood(parsed)}
         try:
             config = self._canonical(form.config_of(values, values["train_rest"], draft=True))
-            return {**said, "train_estimate": training_texts.cost(self._estimate(config))}
+            return {**said, "train_estimate": self._cost(config)}
         except (ValueError, OSError, RuntimeError) as error:
             return {**said, "train_estimate": texts.failure(str(error))}
 
@@ -215,14 +216,17 @@ class Training:
         warned = warning(parsed.canvas, dataset.canvas)
         return texts.failure(f"These weights were {warned}") if warned else ""
 
-    def _estimate(self, config: RunConfig):
+    def _cost(self, config: RunConfig) -> str:
+        """What a run costs here, in time and memory."""
         model = self.host.model()
         size = size_of_model(model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        plain = estimate(config, size, None, device)
+        found = estimate(config, size, None, device)
         free = free_memory()
-        # the model is in memory already: what it takes counts as there
-        return plain if free is None else estimate(config, size, free + plain.mib["model"], device)
+        if free is not None:  # the model is in memory already: what it takes counts as there
+            found = estimate(config, size, free + found.mib["model"], device)
+        pace = pace_of(self.runner.runs(), model.name, size, device)
+        return training_texts.cost(found, config.steps, pace)
 
 
 def _rates(config: RunConfig, scope: Scope) -> set[float]:

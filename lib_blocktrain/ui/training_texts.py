@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from lib_blocktrain.training.estimate import Estimate
+from lib_blocktrain.training.pace import Pace
 from lib_blocktrain.ui import texts
 
 SHOWN_TAGS = 24
@@ -37,12 +38,16 @@ def dataset_table(found: Mapping[str, Any]) -> str:
     return f'<dl class="blocktrain-facts">{body}</dl>{said}'
 
 
-def cost(found: Estimate) -> str:
+def cost(found: Estimate, steps: int, pace: Pace | None) -> str:
     """What a run will cost: time against training everything, memory against what there is, and what would fit."""
     share = min(found.relative_time, 1.0)
     time = f"a step takes {found.relative_time:.2f} of one that trains all blocks"
     if found.first_block:
         time += f"; the backward pass stops at {found.first_block}"
+    if pace is None:
+        time += ". How many minutes that is here shows once a run has begun"
+    else:
+        time = f"about {texts.duration(60 * pace.minutes(steps, found.gflop))}, as {pace.source} went: {time}"
     bars = _bar("time", share, time)
     memory = f"{found.total_mib:,.0f} MiB"
     if found.free_mib:

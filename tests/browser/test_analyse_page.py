@@ -18,7 +18,7 @@ def test_from_a_box_to_the_sliders(opened):
     opened.click("analyse")
     opened.page.wait_for_function(ENDED)
     opened.wait("analyse_status", "the box 0.25,0.25,0.75,0.75: done")
-    rows = opened.page.locator("#blocktrain_analyse_bars svg.blocktrain-bars g").all()
+    rows = opened.page.locator("#blocktrain_analyse_bars ul.blocktrain-bars li").all()
     assert len(rows) == 17  # BASE and the sixteen blocks with attention
     opened.wait("analyse_bars", "The feature fills 25% of the picture")
     assert opened.page.locator("#blocktrain_u_analyse").count() == 1

@@ -143,7 +143,7 @@ def test_from_pictures_by_a_probe_to_the_training(opened, tmp_path):
     assert opened.box("probe_folder") == str(folder)
     opened.click("probe")
     opened.page.wait_for_function("() => document.querySelector('#blocktrain_probe_status [data-ended]')")
-    assert opened.page.locator("#blocktrain_analyse_bars svg.blocktrain-bars g").count() == 16
+    assert opened.page.locator("#blocktrain_analyse_bars ul.blocktrain-bars li").count() == 16
     opened.click("analyse_train")
     opened.wait("train_understood", "Understood as 26 values")
     weights = opened.box("train_network_weights").split("|")[0].split(",")

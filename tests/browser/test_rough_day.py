@@ -65,8 +65,12 @@ def test_a_server_that_begins_anew(browser, python, random_model, tmp_path):
     opened.click("draw")
     opened.page.get_by_text("Connection errored out").first.wait_for()
     opened.problems.clear()
+    gone = opened.page.locator("#blocktrain_server_gone")
+    gone.get_by_text("Start it again: this page goes on").wait_for()
     with serving(*arguments):
-        opened.page.wait_for_timeout(PAUSE)
+        gone.get_by_text("The server is back").wait_for()
+        gone.wait_for(state="detached")
+        opened.problems.clear()  # of asking while nobody answered
         assert opened.weight("OUT05") == 0.35
         assert opened.preview() == before
         opened.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from html import unescape
 
 import pytest
 from PIL import Image, ImageDraw
@@ -12,7 +14,7 @@ from lib_blocktrain.analysis.results import read_analysis
 from lib_blocktrain.formats import write_network
 from lib_blocktrain.preset_strings import parse
 from lib_blocktrain.ui import analyse_texts
-from lib_blocktrain.ui.analysing import BOX, DRAWN, FILE, NOTHING, WHOLE, WORD, Analysing
+from lib_blocktrain.ui.analysing import BOX, DRAWN, FILE, NOTHING, USES, WHOLE, WORD, Analysing
 from lib_blocktrain.ui.painting import painted
 from tests.analysis.miniature import MODELS, PROMPT, lora_for
 from tests.tiny_models import assert_untouched, state_of
@@ -54,9 +56,9 @@ def test_a_word_against_another(analysing, asking, host):
     blocks = [block for block, count in lora_for(host.loaded, ("attn2_to_q",)).blocks.items() if count]
     for block in blocks:
         assert shown.count(f'data-block="{block}"') == 2  # in the bars, and side by side
-    assert "the word “robot” of thing" in shown
     assert "of the picture:" in shown
-    assert "agree on the order" in shown
+    assert "the word “robot” of thing" in asking.values["analyse_head"]
+    assert "agree on the order" in asking.values["analyse_head"]
     assert 'data-values="{' in asking.values["analyse_map"]
     assert f'data-ended="{asking.values["analyse_found"]}"' in asking.values["analyse_status"]
     assert asking.properties["analyse_cancel"]["interactive"] is False
@@ -96,11 +98,34 @@ def test_to_sliders_preset_training_and_files(analysing, asking, host, desk):
     assert "expected 1 to" in analysing.to_sliders({**asking.values, "analyse_amount": 99})["analyse_message"]
 
 
+def test_what_a_rule_makes_is_said_before_it_is_used(analysing, asking):
+    asking.take(analysing.open(asking.values))
+    assert 'data-values="{}"' in asking.values["analyse_map"]
+    assert analysing.weigh(asking.values) == {}  # nothing is found yet
+
+    asking.run(analysing.start(asking.values))
+    assert all(asking.properties[name]["interactive"] for name in USES)
+    result = analysing._results[asking.values["analyse_found"]].first
+    two = {f.block: f for f in result.figures if f.rank <= 2}
+    asking.take(analysing.weigh(asking.values))
+    share = sum(figure.share for figure in two.values())
+    assert f" = 1; the others 0: {share:.0%} of the effect" in asking.values["analyse_weights"]
+    assert all(block in asking.values["analyse_weights"] for block in two)
+    weights = json.loads(unescape(re.search('data-weights="([^"]*)"', asking.values["analyse_map"])[1]))
+    asking.take(analysing.to_sliders(asking.values))
+    assert {block for block, value in weights.items() if value} == {"BASE", *two}
+    assert {block: asking.weights()[block] for block in weights} == weights
+
+    asking.take(analysing.weigh({**asking.values, "analyse_amount": 99}))
+    assert "expected 1 to" in asking.values["analyse_weights"]
+    assert 'data-weights=""' in asking.values["analyse_map"]
+
+
 def test_norms_need_no_model_and_no_prompt(analysing, asking, host):
     host.loaded = None
     asking.values |= {"analyse_method": "norms", "analyse_prompts": ""}
     asking.run(analysing.start(asking.values))
-    assert "one picture alone" in asking.values["analyse_bars"]
+    assert "one picture alone" in asking.values["analyse_head"]
 
 
 def test_cancelling_ends_it(analysing, asking):

@@ -60,7 +60,7 @@ def test_the_maps_pairs(dark, eyes):
 
 @pytest.mark.parametrize("eyes", EYES)
 def test_bars_and_lines(eyes):
-    bars = re.findall(r"\.blocktrain-bar-(?:plus|minus) \{ fill: (#[0-9a-f]{6})", CSS)
+    bars = re.findall(r"\.blocktrain-bar-(?:plus|minus) \{ background: (#[0-9a-f]{6})", CSS)
     lines = re.findall(r"\.blocktrain-line-(?:smoothed|validation|lr) \{ stroke: (#[0-9a-f]{6})", CSS)
     assert (len(bars), len(lines)) == (2, 3)
     for one, other in (*combinations(bars, 2), *combinations(lines, 2)):

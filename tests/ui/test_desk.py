@@ -6,8 +6,9 @@ import pytest
 from tests_ui import SDXL_LAYERS, FakeModel, write_lora
 
 from lib_blocktrain.blocks import BLOCK_IDS
-from lib_blocktrain.ui.desk import weight_name
+from lib_blocktrain.ui.desk import Desk, First, weight_name
 from lib_blocktrain.ui.mix import WEIGHT_IDS, Mix, Slot
+from lib_blocktrain.ui.shelf import Shelf
 
 
 def choose(desk, page, *keys):
@@ -20,6 +21,15 @@ def test_opening_chooses_the_first_lora(page):
     assert [value for _, value in page.properties["loras"]["choices"]] == ["robot", "style"]
     assert "IN04" in page.values["facts"]
     assert "ALL" in page.properties["preset"]["choices"]
+
+
+def test_opening_begins_with_the_first_weights_before_the_model_is_read(host, library, page):
+    host.loaded = None
+    desk = Desk(host, library, Shelf(lambda: host.presets_path), First(lora="style", weights="OUT03=0.5"))
+    page.take(desk.open(page.values))
+    assert page.values["mix"]["active"] == "style"
+    assert {block: value for block, value in page.weights().items() if value} == {"BASE": 1.0, "OUT03": 0.5}
+    assert str(host.lora_dirs[0]) in page.values["lora_folders"]
 
 
 def test_what_the_lora_lacks_is_greyed_with_the_reason(page):

@@ -51,8 +51,8 @@ def test_from_pictures_to_the_training(analysing, asking, host):
     asking.run(Probing(analysing).start(asking.values))
     assert asking.values["probe_status"].startswith("<div data-ended=")
     shown = asking.values["analyse_bars"]
-    assert shown.count("<g data-block=") == 16  # the blocks with attention
-    assert "5_&lt;b&gt;thing" in shown
+    assert shown.count("<li data-block=") == 16  # the blocks with attention
+    assert "5_&lt;b&gt;thing" in asking.values["analyse_head"]
     assert asking.values["analyse_rule"] == RULE_LABELS[SUGGESTED]
     told = asking.take(analysing.to_training(asking.values))
     assert told["places"] == {"selected": "Train"}
@@ -76,7 +76,7 @@ def test_against_the_class_both_are_shown(analysing, asking):
     asking.values["probe_class"] = "a photo"
     steps = asking.run(Probing(analysing).start(asking.values))
     assert any("Probing: 9 of 9" in str(step.get("probe_status")) for step in steps)  # 3 drawn, 3 and 3 probed
-    assert "against “a photo”" in asking.values["analyse_bars"] + asking.values["analyse_table"]
+    assert "against “a photo”" in asking.values["analyse_head"] + asking.values["analyse_table"]
 
 
 @pytest.mark.parametrize(

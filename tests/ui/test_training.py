@@ -17,6 +17,7 @@ from tests_ui import Page
 from lib_blocktrain.hosts.host import NoModel
 from lib_blocktrain.preset_strings import parse
 from lib_blocktrain.training.config import FolderConfig, NetworkConfig, RunConfig, load
+from lib_blocktrain.training.pace import Pace
 from lib_blocktrain.training.reading import ConfigError, write
 from lib_blocktrain.ui import form
 from lib_blocktrain.ui import training as module
@@ -35,6 +36,9 @@ class Asked:
     def add(self, config):
         self.configs.append(config)
         return type("Added", (), {"folder": self.folder / config.name})
+
+    def runs(self):
+        return []
 
     def queue(self):
         return [type("Waiting", (), {"folder": self.folder / config.name}) for config in self.configs]
@@ -138,6 +142,10 @@ def test_the_cost_follows_the_weights(training, filled, monkeypatch):
     assert times["ALL"] == 1
     assert 0.4 < times["OUT09-OUT11=1"] < 0.8
     assert "stops at OUT09" in filled.values["train_estimate"]
+    assert "shows once a run has begun" in filled.values["train_estimate"]
+    monkeypatch.setattr(module, "pace_of", lambda *_: Pace("earlier", 10.0, 2.0))
+    filled.take(training.weigh(filled.values))
+    assert "as earlier went" in filled.values["train_estimate"]
     monkeypatch.setattr(module, "free_memory", lambda: 1.0)
     filled.take(training.weigh(filled.values))
     assert "blocktrain-failure" in filled.values["train_estimate"]
