@@ -119,8 +119,8 @@ class AnalysePlace:
 
     def _asking(self, w: Widgets) -> None:
         with gr.Row():
-            w.add("analyse_lora", gr.Dropdown, choices=[], label="LoRA", scale=4, min_width=160)
-            w.add("analyse_strength", gr.Slider, -2.0, 2.0, 1.0, step=0.05, label="Strength", scale=2, min_width=150)
+            w.add("analyse_lora", gr.Dropdown, choices=[], label="LoRA", scale=3, min_width=150)
+            w.add("analyse_strength", gr.Slider, -2.0, 2.0, 1.0, step=0.05, label="Strength", scale=3, min_width=150)
             w.add("analyse_refresh", gr.Button, "Refresh", min_width=90)
         w.add(
             "analyse_prompts",
@@ -188,7 +188,7 @@ def _using(w: Widgets) -> None:
     with gr.Group(elem_classes="blocktrain-panel"):
         with gr.Row():
             rules = {"choices": list(RULE_LABELS.values()), "value": RULE_LABELS["down-to"]}
-            w.add("analyse_rule", gr.Dropdown, **rules, label="Block weights from it", scale=4)
+            w.add("analyse_rule", gr.Dropdown, **rules, label="Block weights from it", scale=4, min_width=260)
             w.add("analyse_amount", gr.Number, value=80, label="Number", min_width=90)
         w.html("analyse_weights")
         with gr.Row():
@@ -198,7 +198,7 @@ def _using(w: Widgets) -> None:
             w.add("analyse_save", gr.Button, "Save JSON and CSV", **small, min_width=130)
         with gr.Row():
             w.add("analyse_preset", gr.Textbox, label="Name of a preset", max_lines=1, scale=3, min_width=120)
-            w.add("analyse_replace", gr.Checkbox, label="replace", min_width=90)
+            w.add("analyse_replace", gr.Checkbox, label="replace", min_width=120)
             w.add("analyse_save_preset", gr.Button, "Save as preset", **small, min_width=110)
     w.html("analyse_message")
 

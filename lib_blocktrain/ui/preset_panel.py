@@ -14,7 +14,7 @@ def place(w: Widgets) -> None:
         with gr.Row():
             w.add("preset", gr.Dropdown, choices=[], label="Preset", scale=3, min_width=140)
             w.add("preset_name", gr.Textbox, label="Name", scale=3, min_width=140, max_lines=1)
-            w.add("preset_replace", gr.Checkbox, label="replace", scale=1, min_width=100)
+            w.add("preset_replace", gr.Checkbox, label="replace", scale=1, min_width=120)
         with gr.Row():
             w.add("preset_save", gr.Button, "Save", size="sm", min_width=70)
             w.add("preset_rename", gr.Button, "Rename", size="sm", min_width=70)

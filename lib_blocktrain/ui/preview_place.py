@@ -120,7 +120,7 @@ def _loras(w: Widgets) -> None:
             w.add("search", gr.Textbox, label="LoRA files", placeholder="name, tag, algorithm", scale=5, max_lines=1)
             w.add("refresh", gr.Button, "Refresh", scale=1, min_width=90)
         w.add("loras", gr.CheckboxGroup, choices=[], label="Tick those to use", show_label=False)
-    w.html("lora_folders")
+        w.html("lora_folders")
     w.html("lora_message")
     w.add("active", gr.Radio, choices=[], label="Weights below are for", visible=False)
     with gr.Accordion("What this LoRA contains", open=False, elem_id="blocktrain_contents"):

@@ -68,7 +68,7 @@ class RunsPlace:
             on(w[f"runs_{name}"].click, function, asked, told)
         on(w["runs_sliders"].click, watching.from_sliders, w.some(*MIX), w.some("runs_weights", "runs_message"))
         on(w["runs_weigh"].click, watching.weigh, w.some("runs_chosen", "runs_weights"), w.some("runs_message"))
-        form = w.some(*NAMES, "train_rest", "train_dataset", "train_message", "places", "runs_message")
+        form = w.some(*NAMES, "train_rest", "train_dataset", "train_loaded", "places", "runs_message")
         filled = on(w["runs_again"].click, watching.again, w.some("runs_chosen"), form)
         estimated = w.some("train_understood", "train_estimate")
         on(filled.then, self.training.weigh, w.some(*NAMES, "train_rest"), estimated)

@@ -41,6 +41,7 @@ class TrainPlace:
                 with gr.Row():
                     w.add("train_file", gr.UploadButton, "Load run.json", size="sm", file_types=[".json"])
                     w.add("train_lora", gr.Button, "From the chosen LoRA", size="sm")
+                w.html("train_loaded")
                 self._group(w, "dataset")
                 with gr.Row():
                     w.add("train_look", gr.Button, "Look what is there", size="sm")
@@ -109,7 +110,7 @@ class TrainPlace:
         estimated = w.some("train_understood", "train_estimate")
         for path in COSTLY:
             on(w[Field(path, "", "").name].input, training.weigh, asked, estimated)
-        filled = w.some(*FORM, "train_dataset", "train_message")
+        filled = w.some(*FORM, "train_dataset", "train_loaded")
         loads = [
             on(w["train_ready"].input, training.load_ready, w.some("train_ready"), filled),
             on(w["train_file"].upload, self._load_file, w.some("train_file"), filled),

@@ -57,7 +57,7 @@ class Training:
             "train_preset": Properties(choices=presets, value=None),
         }
 
-    @refusing("train_message")
+    @refusing("train_loaded")
     def load_ready(self, values: Values) -> Changes:
         """One of the ready runs was chosen."""
         name = values["train_ready"]
@@ -68,7 +68,7 @@ class Training:
         config = load(self.ready_runs()[name])
         return self.filled(config, config.description)
 
-    @refusing("train_message")
+    @refusing("train_loaded")
     def load_file(self, values: Values) -> Changes:
         """A run.json was uploaded; the paths in it must be whole, since where it lay is not known."""
         path: Path | None = values["train_file"]
@@ -88,7 +88,7 @@ class Training:
             said += f"; {', '.join(loose)}: choose where that folder lies"
         return self.filled(config, said)
 
-    @refusing("train_message")
+    @refusing("train_loaded")
     def load_lora(self, values: Values) -> Changes:
         """Take the run out of the metadata of the LoRA that is chosen in Preview; its folders are not in there."""
         mix = mix_of(values)
@@ -107,7 +107,7 @@ class Training:
                 f"It was made for {Path(config.checkpoint).name}; here it is trained on the loaded model"
             )
         rest = write(replace(config, checkpoint=None))
-        return {**form.values_of(config), "train_rest": rest, "train_dataset": "", "train_message": message}
+        return {**form.values_of(config), "train_rest": rest, "train_dataset": "", "train_loaded": message}
 
     # --- while it is filled ---------------------------------------------------------------------------------------
 

@@ -241,11 +241,11 @@ def test_load_file(training, filled, tmp_path):
     path.write_text((READY / "2-robot-out.json").read_text("utf-8"), "utf-8")
     filled.take(training.load_file({"train_file": path}))
     assert filled.values["train_network_weights"] == "OUT06-OUT11=1"
-    assert "../datasets/robot: choose where that folder lies" in filled.values["train_message"]
+    assert "../datasets/robot: choose where that folder lies" in filled.values["train_loaded"]
     for content, said in ((b"{", "expected a run.json"), (b"\xff", "is no text"), (b'{"nmae": 1}', "did you mean")):
         path.write_bytes(content)
         filled.take(training.load_file({"train_file": path}))
-        assert said in filled.values["train_message"]
+        assert said in filled.values["train_loaded"]
 
 
 def test_from_a_lora_that_was_trained_here(training, filled, library, host):
@@ -260,9 +260,9 @@ def test_from_a_lora_that_was_trained_here(training, filled, library, host):
     filled.take(training.load_lora(filled.values))
     assert filled.values["train_steps"] == 77
     assert filled.values["train_dataset_folders"] == ""
-    assert "a folder “robot”" in filled.values["train_message"]
+    assert "a folder “robot”" in filled.values["train_loaded"]
     write_lora(host.lora_dirs[0] / "robot.safetensors", ss_blocktrain="{")
     library.refresh()
     filled.take(training.load_lora(filled.values))
-    assert "was not trained here" in filled.values["train_message"]
+    assert "was not trained here" in filled.values["train_loaded"]
     assert isinstance(form.config_of({**filled.values, "train_dataset_folders": str(READY)}, {}), RunConfig)
