@@ -6,6 +6,7 @@ Imports that need torch stand inside the commands, so that the others answer at 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ TOUR_LORA = "robot-on-green"
 TOUR_PROMPT = "a photo of a large robot in the center"
 TOUR_WEIGHTS = "OUT06-OUT11=1"
 TOUR_SEED = 0
+MOST_WORKERS = 4  # of the tests: each takes up to 3 GB
 
 
 def presets_list(arguments: argparse.Namespace) -> Answer:
@@ -186,10 +188,14 @@ def demo_export(arguments: argparse.Namespace) -> Answer:
 
 
 def test(arguments: argparse.Namespace) -> int:
-    """Run pytest on the project's tests, with pytest's own exit status."""
+    """Run pytest on the project's tests, with pytest's own exit status: all of them on all cores, a file on one."""
     from lib_blocktrain.environment import ROOT
 
-    return subprocess.run([sys.executable, "-m", "pytest", *arguments.pytest], cwd=ROOT, check=False).returncode
+    asked, environment = arguments.pytest, dict(os.environ)
+    if not asked:
+        asked = ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "loadfile"]
+        environment.setdefault("OMP_NUM_THREADS", "1")  # or each of them would take all cores
+    return subprocess.run([sys.executable, "-m", "pytest", *asked], cwd=ROOT, env=environment, check=False).returncode
 
 
 def counting(what: str) -> Progress | None:

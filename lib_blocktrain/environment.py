@@ -31,6 +31,7 @@ NEEDED = {
     "test": (
         "gradio",
         "pytest",
+        "pytest-xdist",
         "hypothesis",
         "peft",
         "lycoris-lora",

@@ -64,11 +64,11 @@ def serving(python: Path, model: Path, folder: Path, *arguments: str) -> Iterato
 class Opened:
     """The tab in a browser of its own."""
 
-    def __init__(self, browser, address: str, folder: Path):
-        self.folder = folder
+    def __init__(self, browser, address: str, folder: Path, context=None):
+        self.address, self.folder = address, folder
         self.problems: list[str] = []
         permissions = ["clipboard-read", "clipboard-write"]
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=permissions)
+        self.context = context or browser.new_context(viewport={"width": 1280, "height": 900}, permissions=permissions)
         self.page = self.context.new_page()
         self.page.set_default_timeout(LONG)
         self.page.on("console", self._heard)
@@ -77,6 +77,10 @@ class Opened:
         self.page.goto(address)
         self.page.wait_for_selector("#blocktrain_model_line .blocktrain-note")
         self.page.wait_for_selector("#blocktrain_loras input")
+
+    def another(self) -> Opened:
+        """The same page in another tab of this browser."""
+        return Opened(None, self.address, self.folder, self.context)
 
     def close(self) -> None:
         self.context.close()
@@ -191,8 +195,8 @@ class Opened:
 
     def pixels(self) -> list[bytes]:
         images = self.page.locator("#blocktrain_pictures figure[data-arm] > img").all()
-        return [_decoded(image.get_attribute("src")).tobytes() for image in images]
+        return [decoded(image.get_attribute("src")).tobytes() for image in images]
 
 
-def _decoded(url: str) -> Image.Image:
+def decoded(url: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1]))).convert("RGB")

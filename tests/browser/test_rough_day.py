@@ -23,6 +23,25 @@ def test_a_reload_in_the_middle_of_a_preview(opened):
     assert len(set(opened.preview())) == 2  # every weight is 1: the third is the second
 
 
+def test_two_tabs_of_one_browser_have_weights_of_their_own(opened):
+    """Both draw at the same time, one after the other on the model; each shows what was asked in it."""
+    other = opened.another()
+    for tab, value in ((opened, 0.35), (other, -0.5)):
+        tab.small()
+        tab.drag("OUT05", value)
+    opened.page.bring_to_front()
+    opened.click("draw")
+    other.page.bring_to_front()
+    theirs = other.preview()
+    opened.page.bring_to_front()
+    opened.page.wait_for_selector("#blocktrain_status [data-ended]")
+    ours = opened.pixels()
+    assert (opened.weight("OUT05"), other.weight("OUT05")) == (0.35, -0.5)
+    assert ours[:2] == theirs[:2]
+    assert ours[2] != theirs[2]
+    assert other.problems == []
+
+
 def test_on_a_slow_server_the_page_waits_and_the_hand_does_not(opened):
     network = opened.context.new_cdp_session(opened.page)
     network.send("Network.enable")

@@ -53,8 +53,11 @@ def said_of(name: str, otherwise: str) -> str:
         data = importlib.metadata.metadata(name)
     except importlib.metadata.PackageNotFoundError:
         return otherwise
+    licence = data.get("License") or ""
+    if re.fullmatch(r"[\w.+-]+(?: (?:AND|OR) [\w.+-]+)+", licence):
+        return licence  # an expression of SPDX, which the classifiers list without saying how they go together
     said = [data.get("License-Expression") or "", *(c for c in data.get_all("Classifier") or [] if "License" in c)]
-    return " ".join([*said, (data.get("License") or "")[:300]]).strip()
+    return " ".join([*said, licence[:300]]).strip()
 
 
 def short(said: str) -> str:
