@@ -80,7 +80,8 @@ def _show(browser, address: str, folder: Path, place: str, stem: str) -> None:
 def _save(tab: Opened, path: Path, tallest: int) -> None:
     page = tab.page
     page.evaluate("scrollTo(0, 0); document.activeElement?.blur()")
-    page.evaluate(WITHOUT_ROOT, f"{ROOT}{os.sep}")
+    for folder in (ROOT, tab.folder):
+        page.evaluate(WITHOUT_ROOT, f"{folder}{os.sep}")
     page.mouse.move(0, 0)
     page.wait_for_timeout(1000)  # what was hovered over fades
     tall = page.evaluate("document.querySelector('#blocktrain').getBoundingClientRect().bottom + scrollY + 16")
@@ -114,6 +115,7 @@ def analyse(tab: Opened) -> None:
     tab.type("analyse_word", WORD)
     tab.click("analyse")
     tab.page.wait_for_function("document.querySelector('#blocktrain_analyse_status [data-ended]') !== null")
+    tab.wait("analyse_weights", "of the effect")
 
 
 def train(tab: Opened) -> None:

@@ -23,7 +23,9 @@ def random_networks():
     from networks import VAE, TextConfig, TextEncoder, UNet
 
     generator = torch.Generator().manual_seed(0)
-    networks = {"unet": UNet(), "vae": VAE(), "text": TextEncoder(TextConfig(vocabulary=101))}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # whichever tests ran before
+        networks = {"unet": UNet(), "vae": VAE(), "text": TextEncoder(TextConfig(vocabulary=101))}
     with torch.no_grad():
         for network in networks.values():
             for parameter in network.eval().requires_grad_(False).parameters():

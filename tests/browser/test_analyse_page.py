@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 ENDED = "document.querySelector('#blocktrain_analyse_status [data-ended]') !== null"
 
 
@@ -23,11 +25,16 @@ def test_from_a_box_to_the_sliders(opened):
     opened.wait("analyse_bars", "The feature fills 25% of the picture")
     assert opened.page.locator("#blocktrain_u_analyse").count() == 1
 
+    opened.wait("analyse_weights", "of the effect")
+    before = opened.text("analyse_weights")
     opened.type("analyse_amount", "50")
+    shown = "document.querySelector('#blocktrain_analyse_weights').innerText"
+    opened.page.wait_for_function(f"before => {shown} !== before", arg=before)
+    promised = json.loads(opened.page.locator("#blocktrain_u_analyse").get_attribute("data-weights"))
+    assert set(promised.values()) == {0, 1}
     opened.click("analyse_sliders")
     opened.page.locator("#blocktrain_draw").first.wait_for()  # Preview is shown
-    weights = {f"OUT{n:02}": opened.weight(f"OUT{n:02}") for n in range(12)}
-    assert set(weights.values()) == {0.0, 1.0}
+    assert {block: opened.weight(block) for block in promised} == promised
 
 
 def test_a_picture_to_paint_on(opened):

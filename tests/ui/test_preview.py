@@ -326,9 +326,11 @@ def test_a_page_that_waits_hears_that_the_work_goes_on(host, preview, page, monk
 
 
 def test_threads_end(preview, page):
+    before = set(threading.enumerate())
     compare(preview, page)
+    assert {thread.name.split("_")[0] for thread in set(threading.enumerate()) - before} >= {"blocktrain"}
     preview.jobs.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("blocktrain")]
+    assert set(threading.enumerate()) <= before
 
 
 def test_waiting_says_who_has_the_model(host, desk, library, jobs, page):
