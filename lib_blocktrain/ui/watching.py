@@ -141,12 +141,12 @@ class Watching:
     @refusing("runs_message")
     def stop(self, values: Values) -> Changes:
         """End the chosen run; what was saved last stays."""
-        return self._told(values, lambda run: self.runner.stop(run, save=False), "{} stops after this step")
+        return self._told(values, lambda run: self.runner.stop(run, save=False), "Told {} to stop after this step")
 
     @refusing("runs_message")
     def stop_and_save(self, values: Values) -> Changes:
         """Save the chosen run and end it."""
-        return self._told(values, self.runner.stop, "{} is saved and stops after this step")
+        return self._told(values, self.runner.stop, "Told {} to save and stop after this step")
 
     @refusing("runs_message")
     def pause(self, values: Values) -> Changes:

@@ -7,6 +7,7 @@ done in seconds on a tiny model by test_train.py. What the pictures show is read
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from journeys import SECOND, Opened, decoded, serving
 from test_train import STATE, STEP
 
-from lib_blocktrain.demo_model import DEMO
+from lib_blocktrain.demo_model import DEMO, LORAS
 
 MINUTES = float(os.environ.get("BLOCKTRAIN_MINUTES", "0"))
 pytestmark = pytest.mark.skipif(not MINUTES, reason="takes minutes: set BLOCKTRAIN_MINUTES=2")
@@ -35,6 +36,7 @@ def subjects(opened: Opened) -> list[str]:
 
 def test_two_minutes_make_a_robot(browser, python, tmp_path):
     (tmp_path / "loras").mkdir()
+    shutil.copy(LORAS / "pixel-art.safetensors", tmp_path / "loras")
     with serving(python, DEMO / "model", tmp_path) as address:
         opened = Opened(browser, address, tmp_path)
         opened.go("Train")
