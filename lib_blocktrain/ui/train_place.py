@@ -15,7 +15,8 @@ from lib_blocktrain.ui.widgets import Shared, Widgets
 # The entries on which the estimate depends.
 COSTLY = (
     form.WEIGHTS, "network.meaning", "network.algorithm", "network.rank", "network.conv_rank", "network.text_encoder",
-    "network.elements", "batch", "dataset.size", "dataset.height", "checkpointing", "optimizer.name", "optimizer.ema",
+    "network.elements", "steps", "batch", "dataset.size", "dataset.height", "checkpointing", "optimizer.name",
+    "optimizer.ema",
 )  # fmt: skip
 OPEN_CHOICES = ("optimizer.name",)  # a dotted class may be typed too
 A_ROW = 4  # widgets beside each other
