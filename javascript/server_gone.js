@@ -6,6 +6,9 @@
     const blocktrain = (window.blocktrain = window.blocktrain || {});
     const AGAIN = 2000; // milliseconds between two questions
     const BACK = 6000; // how long the good news stands
+    const GONE =
+        "The server does not answer. Start it again: this page goes on, with all that is set in it. " +
+        "A run that was being trained goes on from its last save.";
     const ERRORS = ".toast-body.error, .toast-wrap .error";
     const heard = new WeakSet(); // gradio's messages that were looked into
     let asking = false;
@@ -37,7 +40,7 @@
             return;
         }
         asking = true;
-        banner("The server does not answer. Start it again: this page goes on, with all that is set in it. A run that was being trained goes on from its last save.", true);
+        banner(GONE, true);
         while (!(await answers())) {
             await new Promise((wake) => setTimeout(wake, AGAIN));
         }
