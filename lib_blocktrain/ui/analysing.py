@@ -40,11 +40,11 @@ NOTHING = "nothing"
 AGAINST = (NOTHING, WORD, BOX, FILE)
 SUGGESTED = "suggested"  # by a probe; no rule for the figures of an analysis
 RULE_LABELS = {
-    "strongest": "keep the strongest blocks (how many)",
-    "down-to": "keep the fewest with so much of the effect (%)",
+    "strongest": "keep the strongest (how many)",
+    "down-to": "keep so much of the effect (%)",
     "proportional": "weigh by the figures",
     "lower": "lower what carries B",
-    SUGGESTED: "as a probe suggests them for training",
+    SUGGESTED: "as a probe suggests them",
 }
 assert RULE_LABELS.keys() == {*RULES, SUGGESTED}
 USES = ("analyse_sliders", "analyse_train", "analyse_save", "analyse_save_preset")  # buttons that want an answer

@@ -10,7 +10,7 @@ from lib_blocktrain.training.estimate import Estimate
 from lib_blocktrain.training.pace import Pace
 from lib_blocktrain.ui import texts
 
-SHOWN_TAGS = 24
+SHOWN_TAGS, LISTED_TAGS = 10, 200  # at once, and when they are unfolded
 SHOWN_BROKEN = 8
 
 
@@ -77,7 +77,10 @@ def _pictures(found: Mapping[str, Any]) -> str:
 
 
 def _tags(tags: Mapping[str, int]) -> str:
-    shown = list(tags.items())[:SHOWN_TAGS]
-    items = "".join(f"<li>{escape(tag)} <small>{count}</small></li>" for tag, count in shown)
-    more = f"<li><small>and {len(tags) - len(shown)} more</small></li>" if len(tags) > len(shown) else ""
-    return f'<ul class="blocktrain-tags">{items}{more}</ul>' if items else "none"
+    items = [f"<li>{escape(tag)} <small>{count}</small></li>" for tag, count in tags.items()]
+    shown, folded = items[:SHOWN_TAGS], items[SHOWN_TAGS:LISTED_TAGS]
+    if not shown:
+        return "none"
+    more = f'<ul class="blocktrain-tags">{"".join(folded)}</ul>'
+    more = f"<details><summary>and {len(items) - len(shown)} more</summary>{more}</details>" if folded else ""
+    return f'<ul class="blocktrain-tags">{"".join(shown)}</ul>{more}'
