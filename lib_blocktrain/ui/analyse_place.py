@@ -36,7 +36,7 @@ ASKED = (
 FOUND = ("analyse_job", "analyse_found", "analyse_status", "analyse_cancel")
 RESULT = ("analyse_head", "analyse_map", "analyse_bars", "analyse_table", *USES)
 RULE = ("analyse_found", "analyse_rule", "analyse_amount")
-BEFORE = '<p class="blocktrain-reading">Press Analyse: the map shows what each block does; weights can be made of it.</p>'
+BEFORE = '<p class="blocktrain-reading">Press Analyse: the map shows what each block does; weights follow from it.</p>'
 FILES = ("analyse_mask", "analyse_against_mask")
 DESCRIBED = "\n".join(f"- **{name}**: {text}" for name, text in ALL_METHODS.items())
 
