@@ -269,7 +269,7 @@ class Desk:
             "mix": mix.to_json(),
             "active": Properties(choices=[(key, key) for key in keys], value=mix.active, visible=len(keys) > 1),
             "strength": Properties(value=mix.shown.strength, label=_strength_label(mix), interactive=file is not None),
-            "facts": texts.facts(file) if file else "",
+            "facts": texts.facts(file),
             "u_map": UMap("weights", architecture_id, weight_name(""), reasons, mix.active or "").html(),
             "bake_name": f"{file.path.stem}-weighted" if file else "",
             "lora_message": self._warning(file, architecture_id),

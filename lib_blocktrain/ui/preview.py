@@ -199,6 +199,8 @@ def _ending(job: Job, settings: Settings, arms: Sequence[Arm], drawn: dict[int, 
     said = f"{fresh} of {len(arms)} pictures drawn, seed {settings.seed}"
     if arms[-1].name == WEIGHTED and arms[-1].weights == arms[-2].weights:
         said += "; every block is at 1, so that the last two are one: move a block, and press Preview again"
+    elif not fresh:
+        said += ": they are known from before, and nothing has changed"
     elif fresh < len(arms):
         said += "; nothing has changed in the others"
     notices = dict.fromkeys(notice for picture in drawn.values() for notice in picture.notices)

@@ -124,7 +124,7 @@ def _loras(w: Widgets) -> None:
     w.html("lora_message")
     w.add("active", gr.Radio, choices=[], label="Weights below are for", visible=False)
     with gr.Accordion("What this LoRA contains", open=False, elem_id="blocktrain_contents"):
-        w.html("facts")
+        w.html("facts", texts.facts(None))
 
 
 def _map(w: Widgets) -> None:

@@ -59,8 +59,10 @@ def label(file: LoraFile) -> str:
     return f"{file.key} · {' · '.join(parts)}"
 
 
-def facts(file: LoraFile) -> str:
+def facts(file: LoraFile | None) -> str:
     """What a LoRA file contains, and what its metadata say."""
+    if file is None:
+        return note("Tick a LoRA above: its blocks, rank, tags and training are shown here")
     if file.problem:
         return failure(file.problem)
     rows: list[tuple[str, str]] = [
@@ -175,7 +177,7 @@ def pictures(arms: Sequence[Arm], drawn: Mapping[int, Drawn], size: tuple[int, i
 
 
 def _again(drawn: Drawn | None) -> str:
-    return " <small>(not drawn again)</small>" if drawn and drawn.again else ""
+    return " <small>(from before)</small>" if drawn and drawn.again else ""
 
 
 def _image(drawn: Drawn, small: bool) -> str:

@@ -53,6 +53,8 @@ def test_a_moved_slider_draws_the_third_only(host, preview, page, monkeypatch):
     assert len(host.requests) == 4
     assert len(reads) == 1
     assert "1 of 3 pictures drawn" in page.values["status"]
+    compare(preview, page)
+    assert "0 of 3 pictures drawn, seed 7: they are known from before" in page.values["status"]
 
 
 def test_all_weights_0_is_the_first_picture_drawn_again(host, preview, page):
