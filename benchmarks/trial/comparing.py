@@ -13,6 +13,7 @@ import numpy as np
 Curve = Sequence[tuple[float, float]]
 DRAWS = 10_000
 ENOUGH = 5  # values, before anything is said of them
+SEEN = 0.0005  # less than three digits show is no difference, however sure its sign
 BETWEEN = 50  # points that a stretch between two strengths is cut into
 
 
@@ -36,6 +37,8 @@ class Interval:
         """Whether the values are below 0, above it, or neither can be told; a bootstrap of a few is too narrow."""
         if self.count < ENOUGH:
             return "too few"
+        if abs(self.mean) < SEEN:
+            return "not told apart"
         return "less" if self.high < 0 else "more" if self.low > 0 else "not told apart"
 
 

@@ -21,8 +21,8 @@ pictures are emoji on plain backgrounds: what holds for it need not hold for SD1
 
 A *replicate* is a subject (one that the model has never seen) and a seed, which draws the dataset, the initial LoRA
 and the order of training; all arms of a replicate share them, and are compared in pairs. Means have 95 % bootstrap
-intervals over replicates. "less" and "more" are said only where the interval of the paired difference leaves out 0,
-from five replicates on; there are many rows, so that one in twenty may say so by chance.
+intervals over replicates. "less" and "more" are said only where the interval of the paired difference leaves out 0
+and three digits show it, from five replicates on; there are many rows, so that one in twenty may say so by chance.
 
 - **fidelity**: the classifier's probability of the subject, on pictures that ask for what the dataset never showed
 - **leakage, asked otherwise**: its probability of the factor that never changed in the dataset, where the prompt asks

@@ -50,6 +50,7 @@ def test_interval_covers_as_often_as_it_says():
     assert 0.86 < np.mean(held) < 0.97
     same = comparing.interval([0.2, 0.2, 0.2])
     assert (same.mean, same.low, same.high) == pytest.approx((0.2, 0.2, 0.2))
+    assert comparing.interval([1e-4, 2e-4] * 3).verdict == "not told apart"
     assert [comparing.interval(v).verdict for v in ([0.1, 0.2] * 3, [-0.1, -0.2] * 3, [-1, 1] * 3, [0.1] * 4)] == [
         "more",
         "less",
