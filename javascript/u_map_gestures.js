@@ -30,6 +30,7 @@
         constructor(map) {
             this.map = map;
             this.typed = "";
+            this.numbered = null; // where a number was typed, until another key: Enter ends it there
             const plane = map.plane;
             plane.addEventListener("pointerdown", (event) => this.press(event));
             plane.addEventListener("dblclick", (event) => this.toggle(event));
@@ -252,6 +253,12 @@
                 " ": () => (element.dataset.block ? this.selectAlso(element.dataset.block) : map.select(map.members(element))),
                 Escape: () => (map.select([]), map.element.classList.add("blocktrain-u-quiet")),
             };
+            if (event.key === "Enter" && this.numbered === element) {
+                this.numbered = null;
+                this.typed = "";
+                return true;
+            }
+            this.numbered = /^[-\d.,]$/.test(event.key) ? element : null;
             if (uses[event.key]) {
                 map.gesture(element, event.key);
                 uses[event.key]();

@@ -195,7 +195,7 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Pictures to draw on the way: the same prompts with the same seeds every `every` steps, and before the `first`."""
+    """Pictures to draw: the same prompts and seeds every `every` steps and at the end, and before the `first`."""
 
     prompts: tuple[str, ...] = ()
     every: int = 0

@@ -182,7 +182,7 @@ class Trainer:
             self.note({"norms": norms, "gradients": self.watch.gradients, "shares": shares(norms)})
         if _due(self.step, self.config.validate_every):
             self.validate()
-        if _due(self.step, self.config.samples.every):
+        if _due(self.step, self.config.samples.every) or (last and self.config.samples.every):
             self.draw_samples()
         if _due(self.step, self.config.save_every) and not last:
             self.save_checkpoint()

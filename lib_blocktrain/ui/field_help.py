@@ -128,7 +128,7 @@ _FORM = {
     "dataset.size": "Side of the pictures in training; empty: the model's own, 512 for SD1, 1024 for SDXL.",
     "checkpointing": "Computes some things twice instead of keeping them: good for SDXL below 24 GB.",
     "samples.prompts": "Drawn while it trains, always with the same seeds; one prompt a line.",
-    "samples.every": "Every so many steps; 0 draws none.",
+    "samples.every": "Every so many steps, and at the end; 0 draws none.",
     "samples.first": "Draws them once untrained, to compare with.",
     "samples.seed": "Of the first prompt; the others follow.",
     "samples.steps": "Sampling steps of these pictures.",

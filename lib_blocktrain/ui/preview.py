@@ -202,7 +202,7 @@ def _ending(job: Job, settings: Settings, arms: Sequence[Arm], drawn: dict[int, 
     elif not fresh:
         said += ": they are known from before, and nothing has changed"
     elif fresh < len(arms):
-        said += "; nothing has changed in the others"
+        said += "; nothing else has changed"
     notices = dict.fromkeys(notice for picture in drawn.values() for notice in picture.notices)
     return "".join(texts.note(text) for text in (said, *notices))
 

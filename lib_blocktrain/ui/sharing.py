@@ -9,12 +9,15 @@ from lib_blocktrain.preset_files import read_line
 from lib_blocktrain.preset_links import from_link, to_link
 from lib_blocktrain.preset_strings import PresetStringError
 from lib_blocktrain.ui import texts
-from lib_blocktrain.ui.desk import Desk, mix_of, refusing
+from lib_blocktrain.ui.desk import RANDOM_SEED_TEXT, Desk, mix_of, refusing
 from lib_blocktrain.ui.mix import Mix
 from lib_blocktrain.ui.preset_cards import card_map
 from lib_blocktrain.ui.properties import Changes, Properties, Values
 
 _, LINK, KOHYA, JSON = FORMS = ("line", "link", "kohya", "JSON")
+
+
+COPIED = "It stands in “To share”, and is on the clipboard where the browser lets it"
 
 
 def written(weights: BlockWeights, name: str | None, form: str, canvas: float | None = None) -> str:
@@ -66,9 +69,21 @@ class Sharing:
         mix = mix_of(values)
         weights = mix.shown.block_weights(self.desk.architecture(mix))
         origin = self.desk.origin_of(values, weights)
-        name = (values["preset_name"] or "").strip() or (origin.name if origin else None)
-        line = written(weights, name, values["form"], origin.canvas if origin else None)
-        return {"line": line, "preset_message": ""}
+        name, said = str(values["preset_name"] or "").strip(), COPIED
+        if name and self._is_another(name, weights):
+            name, said = "", f"{COPIED}; without a name, since the preset {name} has other weights"
+        line = written(
+            weights, name or (origin.name if origin else None), values["form"], origin.canvas if origin else None
+        )
+        return {"line": line, "preset_message": texts.note(said)}
+
+    def _is_another(self, name: str, weights: BlockWeights) -> bool:
+        """Whether a preset of this name has other weights."""
+        found = [p for p in self.desk.shelf.fitting(weights.architecture) if p.name == name]
+        return any(
+            self.desk.shelf.parse(preset.text, weights.architecture, seed=RANDOM_SEED_TEXT).weights != weights
+            for preset in found
+        )
 
     @refusing("preset_message")
     def export(self, values: Values) -> Changes:

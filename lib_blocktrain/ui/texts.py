@@ -177,7 +177,7 @@ def pictures(arms: Sequence[Arm], drawn: Mapping[int, Drawn], size: tuple[int, i
 
 
 def _again(drawn: Drawn | None) -> str:
-    return " <small>(from before)</small>" if drawn and drawn.again else ""
+    return " <small>(the same)</small>" if drawn and drawn.again else ""
 
 
 def _image(drawn: Drawn, small: bool) -> str:

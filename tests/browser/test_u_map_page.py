@@ -112,6 +112,7 @@ def test_keys(map_):
         (["Enter"], 0),
         (["Enter"], 1),
         (["0", ".", "3", "5"], 0.35),
+        (["Enter"], 0.35),  # ends the number
     ):
         for key in keys:
             map_.page.keyboard.press(key)

@@ -324,11 +324,12 @@ def test_samples_are_drawn_with_the_network_on(train, config, model):
 
     samples = replace(config.samples, prompts=("a", "b"), every=2, seed=7)
     trainer = train(replace(config, samples=samples), draw=draw)
-    assert hooks == [("a", 7, 36), ("b", 8, 36)]
-    assert sorted(p.name for p in (trainer.run.folder / "samples").iterdir()) == ["000002-00.png", "000002-01.png"]
+    assert hooks == [("a", 7, 36), ("b", 8, 36)] * 2  # at step 2, and at the end
+    names = [f"00000{step}-0{number}.png" for step in (2, 3) for number in (0, 1)]
+    assert sorted(p.name for p in (trainer.run.folder / "samples").iterdir()) == names
     result = trainer.run.result.read_bytes()
     trainer = train(replace(config, samples=replace(samples, first=True)), "first", draw=draw)
-    names = [f"00000{step}-0{number}.png" for step in (0, 2) for number in (0, 1)]
+    names = [f"00000{step}-0{number}.png" for step in (0, 2, 3) for number in (0, 1)]
     assert sorted(p.name for p in (trainer.run.folder / "samples").iterdir()) == names
     before, after = (load(content) for content in (result, trainer.run.result.read_bytes()))
     assert all(after[name].equal(value) for name, value in before.items())

@@ -64,6 +64,9 @@ def test_save_copy_paste(desk, sharing, page):
     page.take(sharing.copy(page.values))
     line = page.values["line"]
     assert line.startswith("mine:")
+    page.take(sharing.copy({**page.values, "w_IN04": 0.4}))
+    assert not page.values["line"].startswith("mine")
+    assert "the preset mine has other weights" in page.values["preset_message"]
     page.take(desk.use_preset({**page.values, "preset": "ALL"}))
     assert page.values["w_IN04"] == 1
     page.values["paste"] = line
