@@ -193,7 +193,7 @@ def test(arguments: argparse.Namespace) -> int:
 
     asked, environment = arguments.pytest, dict(os.environ)
     if not asked:
-        asked = ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "loadgroup"]
+        asked = ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "loadfile"]
         environment.setdefault("OMP_NUM_THREADS", "1")  # or each of them would take all cores
     return subprocess.run([sys.executable, "-m", "pytest", *asked], cwd=ROOT, env=environment, check=False).returncode
 

@@ -16,15 +16,6 @@ CHROMIUM = os.environ.get("BLOCKTRAIN_CHROMIUM") or shutil.which("chromium") or 
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
-def pytest_collection_modifyitems(config, items):
-    """On several cores a file stays on one of them, and so do all browser tests that share a server."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            server = getattr(item, "callspec", None) and item.callspec.params.get("python")
-            group = f"browser, {server}" if server else str(item.path)
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def random_networks():
     """The demo's networks with random weights; layers that start at zero are filled, or nothing would react."""
