@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+AS_PROMISED = """promised => Object.entries(promised).every(
+    ([block, weight]) => Number(document.querySelector(`#blocktrain_w_${block} input[type=range]`).value) === weight)"""
 ENDED = "document.querySelector('#blocktrain_analyse_status [data-ended]') !== null"
 
 
@@ -26,14 +28,15 @@ def test_from_a_box_to_the_sliders(opened):
     assert opened.page.locator("#blocktrain_u_analyse").count() == 1
 
     opened.wait("analyse_weights", "of the effect")
-    before = opened.text("analyse_weights")
+    shown = "document.querySelector('#blocktrain_u_analyse').dataset.weights"
+    before = opened.page.evaluate(shown)
     opened.type("analyse_amount", "50")
-    shown = "document.querySelector('#blocktrain_analyse_weights').innerText"
     opened.page.wait_for_function(f"before => {shown} !== before", arg=before)
-    promised = json.loads(opened.page.locator("#blocktrain_u_analyse").get_attribute("data-weights"))
+    promised = json.loads(opened.page.evaluate(shown))
     assert set(promised.values()) == {0, 1}
     opened.click("analyse_sliders")
     opened.page.locator("#blocktrain_draw").first.wait_for()  # Preview is shown
+    opened.page.wait_for_function(AS_PROMISED, arg=promised)
     assert {block: opened.weight(block) for block in promised} == promised
 
 
