@@ -258,13 +258,14 @@
                 this.typed = "";
                 return true;
             }
-            this.numbered = /^[-\d.,]$/.test(event.key) ? element : null;
+            const ofNumber = /^[-\d.,]$/.test(event.key);
+            this.numbered = ofNumber ? element : null;
             if (uses[event.key]) {
                 map.gesture(element, event.key);
                 uses[event.key]();
                 return true;
             }
-            return /^[-\d.,]$/.test(event.key) && this.type(event.key.replace(",", "."), put, low, high);
+            return ofNumber && this.type(event.key.replace(",", "."), put, low, high);
         }
 
         // Digits make up a number, which counts from the first one on.

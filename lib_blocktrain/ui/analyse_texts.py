@@ -13,7 +13,7 @@ from PIL import Image
 from lib_blocktrain.analysis.results import MEANINGS, Analysis, Comparison
 from lib_blocktrain.analysis.similar import Ranking
 from lib_blocktrain.block_weights import BlockWeights, number
-from lib_blocktrain.blocks import ARCHITECTURES, spans
+from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.pictures import png_of
 from lib_blocktrain.ui import texts
 from lib_blocktrain.ui.jobs import Step
@@ -64,11 +64,8 @@ def comparison(found: Comparison) -> str:
 
 def weights(analysis: Analysis, found: BlockWeights) -> str:
     """The weights that a rule makes of it, and how much of the effect they let through."""
-    groups: dict[float, list[str]] = {}
-    for block_id, value in found.values.items():
-        groups.setdefault(value, []).append(block_id)
-    order = ARCHITECTURES[found.architecture].block_ids
-    on = [f"{spans(ids, order)} = {number(value)}" for value, ids in sorted(groups.items(), reverse=True) if value]
+    groups = texts.by_value(found.values, ARCHITECTURES[found.architecture])
+    on = [f"{ids} = {number(value)}" for value, ids in sorted(groups.items(), reverse=True) if value]
     kept = sum(figure.share * min(abs(found[figure.block]), 1.0) for figure in analysis.figures)
     others = ["the others 0"] if 0.0 in groups and on else []
     return texts.note(f"{'; '.join([*on, *others]) or 'every block 0'}: {kept:.0%} of the effect")

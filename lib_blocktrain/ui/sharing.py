@@ -79,11 +79,9 @@ class Sharing:
 
     def _is_another(self, name: str, weights: BlockWeights) -> bool:
         """Whether a preset of this name has other weights."""
-        found = [p for p in self.desk.shelf.fitting(weights.architecture) if p.name == name]
-        return any(
-            self.desk.shelf.parse(preset.text, weights.architecture, seed=RANDOM_SEED_TEXT).weights != weights
-            for preset in found
-        )
+        shelf, of = self.desk.shelf, weights.architecture
+        texts_of = {preset.name: preset.text for preset in shelf.fitting(of)}
+        return name in texts_of and shelf.parse(texts_of[name], of, seed=RANDOM_SEED_TEXT).weights != weights
 
     @refusing("preset_message")
     def export(self, values: Values) -> Changes:

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from lib_blocktrain.block_weights import number
-from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST, spans
+from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST, Architecture, spans
 from lib_blocktrain.pictures import png_of, to_png
 from lib_blocktrain.preset_files import LineProblem
 from lib_blocktrain.preset_strings import Parsed, PresetStringError
@@ -97,14 +97,20 @@ def _blocks(blocks: Mapping[str, int]) -> str:
     return f'<ul class="blocktrain-tags">{"".join(there)}</ul>{without}'
 
 
+def by_value(weights: Mapping[str, float], known: Architecture) -> dict[float, str]:
+    """The blocks that share a weight, written as a row: IN02, OUT07-OUT10."""
+    groups: dict[float, list[str]] = {}
+    for block_id, value in weights.items():
+        groups.setdefault(value, []).append(block_id)
+    return {value: spans(ids, known.block_ids) for value, ids in groups.items()}
+
+
 def understood(parsed: Parsed) -> str:
     """What a pasted preset string means."""
     known = ARCHITECTURES[parsed.weights.architecture]
     name = f" “{parsed.name}”" if parsed.name else ""
-    groups: dict[float, list[str]] = {}
-    for block_id, value in {BASE: parsed.weights.base, **parsed.weights.values}.items():
-        groups.setdefault(value, []).append(block_id)
-    on = [f"{spans(ids, known.block_ids)} = {number(value)}" for value, ids in groups.items() if value]
+    values = {BASE: parsed.weights.base, **parsed.weights.values}
+    on = [f"{ids} = {number(value)}" for value, ids in by_value(values, known).items() if value]
     lines = [
         f"Understood as {parsed.form}{name} for {known.title}: {'; '.join(on) or 'everything off'}",
         *parsed.notices,
