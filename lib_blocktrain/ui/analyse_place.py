@@ -88,7 +88,7 @@ class AnalysePlace:
             on(event, _kind_shown, w.some("analyse_kind"), kinds)
         other = w.some("analyse_against_word", "analyse_against_box", "analyse_against_mask")
         on(w["analyse_against"].input, _against_shown, w.some("analyse_against"), other)
-        on(w["analyse_cancel"].click, analysing.cancel, w.some("analyse_job"), w.some("analyse_status"))
+        on(w["analyse_cancel"].click, analysing.cancel, w.some("analyse_job"), {})
         on(w["analyse_refresh"].click, analysing.refresh, w.some("analyse_lora"), w.some("analyse_lora"))
         asked = w.some("probe_folder", "probe_class", "probe_pictures", "probe_convolutions")
         found = w.some("probe_job", "probe_status", "probe_cancel", "analyse_found", *RESULT, "analyse_rule")
@@ -96,7 +96,7 @@ class AnalysePlace:
         on(probed.then, analysing.weigh, w.some(*RULE), weighed)
         for event in (w["analyse_rule"].input, w["analyse_amount"].input):
             on(event, analysing.weigh, w.some(*RULE), weighed)
-        on(w["probe_cancel"].click, self.probing.cancel, w.some("probe_job"), w.some("probe_status"))
+        on(w["probe_cancel"].click, self.probing.cancel, w.some("probe_job"), {})
         self._wire_using(w)
 
     def opened_by(self, blocks: gr.Blocks, w: Widgets) -> None:

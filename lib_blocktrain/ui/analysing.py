@@ -143,9 +143,8 @@ class Analysing:
 
     def cancel(self, values: Values) -> Changes:
         """Stop the analysis that this page has begun."""
-        if not self.jobs.cancel(values["analyse_job"] or ""):
-            return {"analyse_status": texts.note("Nothing is being analysed")}
-        return {"analyse_status": texts.note("Cancelling …")}
+        self.jobs.cancel(values["analyse_job"] or "")
+        return {}
 
     def _inquiry(self, values: Values) -> tuple[str, Inquiry]:
         key = values["analyse_lora"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.runner import explained
 from lib_blocktrain.ui import analyse_texts, texts
-from lib_blocktrain.ui.jobs import Job, Jobs, Step, Still, Waiting
+from lib_blocktrain.ui.jobs import Cancelling, Job, Jobs, Step, Still, Waiting
 from lib_blocktrain.ui.properties import Changes, Properties
 
 
@@ -25,10 +25,12 @@ def followed(jobs: Jobs, place: str, work: Callable[[Job], None], ended: Callabl
                 yield {status: analyse_texts.progress(report)}
             elif isinstance(report, Waiting):
                 yield {status: texts.note("Waiting for the model …")}
+            elif isinstance(report, Cancelling):
+                yield {status: texts.note("Cancelling …")}
             elif isinstance(report, Still):
                 yield {}
         idle = {cancel: Properties(interactive=False)}
-        error = job.future.exception()
+        error = job.error()
         if isinstance(error, Cancelled):
             yield {**idle, status: texts.ended(job.id, texts.note("Cancelled"))}
         elif error is not None:

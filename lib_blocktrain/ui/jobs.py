@@ -31,6 +31,11 @@ class Still:
 
 
 @dataclass(frozen=True)
+class Cancelling:
+    """Cancel was pressed, and the step that is being done goes on to its end."""
+
+
+@dataclass(frozen=True)
 class Step:
     """Progress of one part of the work; ``seconds`` since the work began."""
 
@@ -57,11 +62,18 @@ class Job:
         self._cancelled = threading.Event()
         self._began = time.monotonic()
         self._last = 0.0
-        self.future: Future = Future()
+        self.future: Future[None] = Future()
+        self.future.add_done_callback(lambda _: self._reports.put(_DONE))
 
     def cancel(self) -> None:
-        """Ask it to end; it does so before the next step."""
-        self._cancelled.set()
+        """End at once if it waits for the host's queue; else before the next step."""
+        if not (self.future.cancel() or self.future.done()):
+            self._cancelled.set()
+            self.report(Cancelling())  # in the stream of the work's own words: after them the page hears no other
+
+    def error(self) -> BaseException | None:
+        """What it ended in, once ``reports`` has come to its end: None, Cancelled, or what the work raised."""
+        return Cancelled("cancelled") if self.future.cancelled() else self.future.exception()
 
     def report(self, report: object) -> None:
         """Say something to the page."""
@@ -85,14 +97,17 @@ class Job:
             raise Cancelled("cancelled")
 
     def run(self, host: Host) -> None:
-        """Do the work; what it raises lies in ``future``."""
+        """Do the work; what it raises lies in ``future``, and is no error here."""
+        self.report(Waiting())
         try:
-            self.report(Waiting())
             with host.queued():
-                self.check()
+                if not self.future.set_running_or_notify_cancel():
+                    return
                 self._work(self)
-        finally:
-            self._reports.put(_DONE)
+        except BaseException as error:  # noqa: BLE001 - as an executor does: whoever waits for the future hears of it
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(None)
 
     def reports(self) -> Iterator[object]:
         """What the work says, until it ends."""
@@ -118,16 +133,15 @@ class Jobs:
         """Begin, or wait in the host's queue."""
         job = Job(work)
         self._running[job.id] = job
-        job.future = self._threads.submit(job.run, self._host)
         job.future.add_done_callback(lambda _: self._running.pop(job.id, None))
+        self._threads.submit(job.run, self._host)
         return job
 
-    def cancel(self, job_id: str) -> bool:
-        """Cancel a job; False if it has ended already."""
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job; nothing if it has ended already. Its own reports tell the page."""
         job = self._running.get(job_id)
         if job is not None:
             job.cancel()
-        return job is not None
 
     def close(self) -> None:
         """Cancel everything and wait for it."""

@@ -16,7 +16,7 @@ from lib_blocktrain.ui.desk import Desk, mix_of, refusing
 from lib_blocktrain.ui.drawing import WEIGHTED, Arm, Drawn, Settings, Studio, comparison, grid, with_seed
 from lib_blocktrain.ui.file_names import checked_name
 from lib_blocktrain.ui.following import followed
-from lib_blocktrain.ui.jobs import Job, Jobs, Step, Still, Waiting
+from lib_blocktrain.ui.jobs import Cancelling, Job, Jobs, Step, Still, Waiting
 from lib_blocktrain.ui.properties import Changes, Properties, Values
 
 KEPT_RESULTS = 8
@@ -48,9 +48,8 @@ class Preview:
 
     def cancel(self, values: Values) -> Changes:
         """Stop the drawing that this page has begun; what is drawn already stays."""
-        if not self.jobs.cancel(values["job"] or ""):
-            return {"status": texts.note("Nothing is being drawn")}
-        return {"status": texts.note("Cancelling …")}
+        self.jobs.cancel(values["job"] or "")
+        return {}
 
     def _compared(self, values: Values) -> list[Arm]:
         return comparison(mix_of(values), self.host.model().architecture)
@@ -91,6 +90,8 @@ class Preview:
                 yield {"status": texts.progress(report)}
             elif isinstance(report, Waiting):
                 yield {"status": texts.note(self._waiting())}
+            elif isinstance(report, Cancelling):
+                yield {"status": texts.note("Cancelling …")}
             elif isinstance(report, Still):
                 yield {}
         ending = texts.ended(job.id, _ending(job, settings, arms, drawn))
@@ -180,9 +181,8 @@ class Preview:
 
     def cancel_bake(self, values: Values) -> Changes:
         """Stop before anything is written."""
-        if not self.jobs.cancel(values["bake_job"] or ""):
-            return {"bake_status": texts.note("Nothing is being baked")}
-        return {"bake_status": texts.note("Cancelling …")}
+        self.jobs.cancel(values["bake_job"] or "")
+        return {}
 
 
 def _enabled(yes: bool) -> Properties:
@@ -190,7 +190,7 @@ def _enabled(yes: bool) -> Properties:
 
 
 def _ending(job: Job, settings: Settings, arms: Sequence[Arm], drawn: dict[int, Drawn]) -> str:
-    error = job.future.exception()
+    error = job.error()
     if isinstance(error, Cancelled):
         return texts.note(f"Cancelled: {len(drawn)} of {len(arms)} pictures drawn")
     if error is not None:

@@ -106,12 +106,12 @@ class PreviewPlace:
         on(w["draw"].click, preview.compare, asked, w.some(*DRAWN), queued=True)
         asked = w.some(*MIX, *SETTINGS, "grid_presets")
         on(w["draw_grid"].click, preview.compare_presets, asked, w.some(*DRAWN), queued=True)
-        on(w["cancel"].click, preview.cancel, w.some("job"), w.some("status"))
+        on(w["cancel"].click, preview.cancel, w.some("job"), {})
         on(w["save_pictures"].click, preview.save, w.some("job"), w.some("status"))
         _on_upload(w, "png_file", preview.load, (), (*SHOWN, *SETTINGS, "search", "status"))
         baked = w.some("loras", "search", "bake_status", "bake_replace", "bake_job", "bake_cancel")
         on(w["bake"].click, preview.bake, w.some(*MIX, "bake_name", "bake_replace"), baked, queued=True)
-        on(w["bake_cancel"].click, preview.cancel_bake, w.some("bake_job"), w.some("bake_status"))
+        on(w["bake_cancel"].click, preview.cancel_bake, w.some("bake_job"), {})
 
 
 def _loras(w: Widgets) -> None:

@@ -56,9 +56,8 @@ class Probing:
 
     def cancel(self, values: Values) -> Changes:
         """Stop the probe that this page has begun."""
-        if not self.analysing.jobs.cancel(values["probe_job"] or ""):
-            return {"probe_status": texts.note("Nothing is being probed")}
-        return {"probe_status": texts.note("Cancelling …")}
+        self.analysing.jobs.cancel(values["probe_job"] or "")
+        return {}
 
     def _ended(self, job: Job, result: Result) -> Changes:
         changes = dict(self.analysing.keep(job.id, result))

@@ -101,9 +101,8 @@ def test_cancel(analysing, asking, host):
         going = probing.start(asking.values)
         asking.take(next(going))
         asking.take(probing.cancel(asking.values))
-    asking.run(going)
+        asking.run(going)
     assert "Cancelled" in asking.values["probe_status"]
-    assert "Nothing is being probed" in probing.cancel(asking.values)["probe_status"]
 
 
 def test_only_a_probe_suggests(analysing, asking):
