@@ -84,10 +84,10 @@ class AnalysePlace:
         drawn = w.some("analyse_job", "analyse_status", "analyse_cancel", "analyse_drawing", "analyse_kind")
         painting = on(w["analyse_draw"].click, with_files(analysing.draw), asked, drawn, queued=True)
         kinds = w.some("analyse_word", "analyse_box", "analyse_mask", "analyse_drawn")
-        for event in (w["analyse_kind"].input, painting.then):
-            on(event, _kind_shown, w.some("analyse_kind"), kinds)
+        on(painting.then, _kind_shown, w.some("analyse_kind"), kinds)
+        on(w["analyse_kind"].input, _kind_shown, w.some("analyse_kind"), kinds, latest=True)
         other = w.some("analyse_against_word", "analyse_against_box", "analyse_against_mask")
-        on(w["analyse_against"].input, _against_shown, w.some("analyse_against"), other)
+        on(w["analyse_against"].input, _against_shown, w.some("analyse_against"), other, latest=True)
         on(w["analyse_cancel"].click, analysing.cancel, w.some("analyse_job"), {})
         on(w["analyse_refresh"].click, analysing.refresh, w.some("analyse_lora"), w.some("analyse_lora"))
         asked = w.some("probe_folder", "probe_class", "probe_pictures", "probe_convolutions")
@@ -95,7 +95,7 @@ class AnalysePlace:
         probed = on(w["probe"].click, self.probing.start, asked, found, queued=True)
         on(probed.then, analysing.weigh, w.some(*RULE), weighed)
         for event in (w["analyse_rule"].input, w["analyse_amount"].input):
-            on(event, analysing.weigh, w.some(*RULE), weighed)
+            on(event, analysing.weigh, w.some(*RULE), weighed, latest=True)
         on(w["probe_cancel"].click, self.probing.cancel, w.some("probe_job"), {})
         self._wire_using(w)
 
@@ -105,7 +105,7 @@ class AnalysePlace:
 
     def _wire_using(self, w: Widgets) -> None:
         analysing, ruled = self.analysing, w.some(*RULE)
-        sliders = w.some(*SHOWN, "search", "places", "analyse_message")
+        sliders = w.some(*SHOWN, "search", "places", "status", "analyse_message")
         on(w["analyse_sliders"].click, analysing.to_sliders, w.some(*RULE, *MIX), sliders)
         named = w.some(*RULE, "analyse_preset", "analyse_replace")
         menus = w.some("analyse_message", "analyse_replace", "preset", "grid_presets", "train_preset")

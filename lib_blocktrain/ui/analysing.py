@@ -211,7 +211,8 @@ class Analysing:
         result, weights = self._weights(values)
         mix = mix_of(values)
         line = weights.to_line(with_architecture=True)
-        places = {"places": Properties(selected="Preview"), "analyse_message": ""}
+        said = texts.brought(result.lora or mix.active)
+        places = {"places": Properties(selected="Preview"), "status": said, "analyse_message": ""}
         if not result.lora:  # a probe's: for whichever LoRA is weighed
             return {**self.desk.remixed(mix.with_shown(self.desk.slot(line, mix.shown.strength))), **places}
         strength = mix.slots[result.lora].strength if result.lora in mix.slots else 1.0

@@ -80,7 +80,7 @@ class PreviewPlace:
         desk, sharing = self.desk, Sharing(self.desk)
         listed = ("loras", "lora_message")
         found = w.some(*MIX, "search")
-        on(w["search"].input, desk.find, found, w.some(*listed))
+        on(w["search"].input, desk.find, found, w.some(*listed), latest=True)
         looked = on(w["refresh"].click, desk.refresh, found, w.some(*SHOWN, *PRESETS))
         on(looked.then, desk.meet_model, w.some(*MIX), w.some(*SHOWN, *PRESETS, *MODEL))
         on(w["loras"].input, desk.choose, found, w.some(*SHOWN))
@@ -88,7 +88,7 @@ class PreviewPlace:
 
         weighed = w.some(*MIX, "preset_message", "preset_name", "understood")
         on(w["preset"].input, desk.use_preset, w.some(*MIX, "preset"), weighed)
-        on(w["paste"].input, sharing.explain, w.some("paste", "mix"), w.some("understood", "apply"))
+        on(w["paste"].input, sharing.explain, w.some("paste", "mix"), w.some("understood", "apply"), latest=True)
         on(w["apply"].click, sharing.apply, w.some(*MIX, "paste", "preset_name"), weighed)
 
         named = w.some(*MIX, "preset", "preset_name", "preset_replace", "paste")

@@ -72,7 +72,7 @@ class RunsPlace:
         filled = on(w["runs_again"].click, watching.again, w.some("runs_chosen"), form)
         estimated = w.some("train_understood", "train_estimate")
         on(filled.then, self.training.weigh, w.some(*NAMES, "train_rest"), estimated)
-        shown = w.some(*SHOWN, "search", "places", "runs_message")
+        shown = w.some(*SHOWN, "search", "places", "status", "runs_message")
         on(w["runs_preview"].click, watching.preview, w.some("runs_chosen", "runs_file"), shown)
 
     def opened_by(self, blocks: gr.Blocks, w: Widgets) -> None:

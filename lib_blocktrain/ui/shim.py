@@ -25,8 +25,13 @@ def on(
     *,
     js: str | None = None,
     queued: bool = False,
+    latest: bool = False,
 ):
-    """Tie a function of named values to an event; ``queued`` is for what takes long: the rest answers meanwhile."""
+    """Tie a function of named values to an event; ``queued`` is for what takes long: the rest answers meanwhile.
+
+    While an answer is on its way, gradio hears the event no more: of a word that is typed it would answer the first
+    letter. ``latest`` is for such events: the last values are answered too. The function must bear to be asked twice.
+    """
     if function is None:
         wrapped = None
     elif inspect.isgeneratorfunction(function):
@@ -36,15 +41,14 @@ def on(
     options: dict[str, object] = {("js" if GRADIO_4 else "_js"): js} if js else {}
     if GRADIO_4 and queued:
         options |= {"concurrency_limit": None, "trigger_mode": "multiple"}  # the host's own lock lets one at a time in
-    return event(
-        fn=wrapped,
-        inputs=list(inputs.values()),
-        outputs=list(outputs.values()),
-        queue=queued,
-        show_progress="hidden",
-        api_name=False,  # the page's own events, no API for others
-        **options,
-    )
+    if GRADIO_4 and latest:
+        options["trigger_mode"] = "always_last"
+    options |= {"inputs": list(inputs.values()), "outputs": list(outputs.values()), "queue": queued}
+    options |= {"show_progress": "hidden", "api_name": False}  # the page's own events, no API for others
+    tied = event(fn=wrapped, **options)
+    if latest and not GRADIO_4:
+        tied.then(fn=wrapped, **options)  # with the values of that moment
+    return tied
 
 
 def _single(function: Callable, inputs: Sequence[str], outputs: Sequence[str]) -> Callable:

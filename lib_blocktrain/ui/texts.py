@@ -43,6 +43,11 @@ def failure(text: str) -> str:
     return f'<p class="blocktrain-failure" role="alert">{escape(text)}</p>'
 
 
+def brought(lora: str | None) -> str:
+    """What Preview says when weights or a LoRA were brought from another place: its pictures are older than they."""
+    return note(f"{lora} and its weights are on the sliders: press Preview to draw with them" if lora else "")
+
+
 def ended(job_id: str, html: str) -> str:
     """What a job came to, in a mark by which the page tells one end from the next."""
     return f'<div data-ended="{escape(job_id, quote=True)}">{html}</div>'

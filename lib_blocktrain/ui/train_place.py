@@ -110,7 +110,7 @@ class TrainPlace:
         training, asked = self.training, w.some(*FORM)
         estimated = w.some("train_understood", "train_estimate")
         for path in COSTLY:
-            on(w[Field(path, "", "").name].input, training.weigh, asked, estimated)
+            on(w[Field(path, "", "").name].input, training.weigh, asked, estimated, latest=True)
         filled = w.some(*FORM, "train_dataset", "train_loaded")
         loads = [
             on(w["train_ready"].input, training.load_ready, w.some("train_ready"), filled),

@@ -209,7 +209,8 @@ class Watching:
         ]
         if not found:
             raise ValueError(f"{name} is not in {folder} any more")
-        return {**self.desk.mixed({found[0]: Slot()}), "places": Properties(selected="Preview")}
+        place = {"places": Properties(selected="Preview"), "status": texts.brought(found[0])}
+        return {**self.desk.mixed({found[0]: Slot()}), **place}
 
     def _published(self, run: Run) -> str:
         status = self.runner.status(run)

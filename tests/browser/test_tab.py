@@ -114,6 +114,22 @@ def test_a_bad_string_is_explained_at_the_character(opened):
     assert opened.page.locator(opened.button("apply")).is_disabled()
 
 
+def test_what_is_typed_without_a_pause_is_answered_to_its_end(opened):
+    """While an answer is on its way, gradio hears no further key."""
+    box = opened.page.locator("#blocktrain_paste textarea")
+    box.press_sequentially("MINE:OUT=1,IN04-IN08=0.25,M00=oops")
+    opened.wait("understood", "'oops': expected a number")
+    box.press("ControlOrMeta+a")
+    box.press_sequentially("OUT=1,IN04-IN08=0.25,M00=0.5")
+    opened.wait("understood", "M00 = 0.5")
+    search = opened.page.locator("#blocktrain_search textarea, #blocktrain_search input").first
+    search.press_sequentially("no such file")
+    opened.wait("lora_message", "No LoRA fits the search")
+    search.press("ControlOrMeta+a")
+    search.press("Delete")
+    opened.page.wait_for_function("() => !document.querySelector('#blocktrain_lora_message').innerText.trim()")
+
+
 def test_cancel(opened):
     opened.type("steps", 150)
     opened.click("draw")

@@ -72,6 +72,7 @@ def test_to_sliders_preset_training_and_files(analysing, asking, host, desk):
 
     asking.take(analysing.to_sliders(asking.values))
     assert asking.properties["places"]["selected"] == "Preview"
+    assert "thing and its weights are on the sliders: press Preview" in asking.values["status"]
     assert asking.values["mix"]["active"] == "thing"
     assert {block for block, value in asking.weights().items() if value} == {"BASE", *two}
 

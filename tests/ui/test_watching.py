@@ -121,6 +121,7 @@ def test_preview_it(run, watching, opened, host, library):
     assert opened.properties["runs_preview"]["interactive"] is True
     told = opened.take(watching.preview(opened.values))
     assert told["places"] == {"selected": "Preview"}
+    assert "robot-out and its weights are on the sliders: press Preview" in told["status"]
     assert opened.values["loras"] == ["robot-out"]
     assert set(opened.weights().values()) == {1.0}
     (host.lora_dirs[0] / "robot-out.safetensors").unlink()
