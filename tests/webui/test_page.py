@@ -111,6 +111,21 @@ def test_xyz_plot_of_three_presets_and_two_blocks(page, weighed):
     assert np.array_equal(grid[-64:, -64:], weighed.pixels(TAG.replace(":1>", ":1:bw=*=1,IN04=0>")))
 
 
+def test_typed_without_a_pause_and_cancelled_in_the_tab(page):
+    page.ours()
+    paste = page.page.locator("#blocktrain_paste textarea")
+    paste.fill("")
+    paste.press_sequentially("MINE:OUT=1,IN04-IN08=0.25,M00=oops")
+    page.wait("understood", "'oops': expected a number")
+    paste.fill("")
+    page.type("steps", 150)
+    page.click("draw")
+    page.wait("status", "step")
+    page.click("cancel")
+    page.wait("status", "Cancelled: 0 of ")
+    page.type("steps", 20)
+
+
 STATE = "document.querySelector('#blocktrain_runs_head [data-state]')?.dataset.state"
 
 
