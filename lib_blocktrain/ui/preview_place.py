@@ -30,7 +30,7 @@ SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", 
 PRESETS = ("preset", "grid_presets", "preset_cards", "preset_problems", "preset_message", "preset_replace")
 DRAWN = ("job", "pictures", "status", "cancel")
 MODEL = ("model_line", "width", "height")
-COPY = "(line) => { window.blocktrain && window.blocktrain.copy(line); }"
+COPY = "(line) => { window.blocktrain && window.blocktrain.share(line); }"
 DOWNLOAD = "(text) => { text && window.blocktrain && window.blocktrain.download(text, 'blocktrain-presets.txt'); }"
 IN_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("IN"))
 OUT_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("OUT"))

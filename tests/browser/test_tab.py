@@ -82,6 +82,12 @@ def test_a_preset_goes_to_another_browser(opened, second):
     opened.page.wait_for_function("async () => (await navigator.clipboard.readText()).startsWith('FACE of mine:')")
     line = opened.page.evaluate("navigator.clipboard.readText()")
     assert line == opened.box("line")
+    older = opened.page.locator("#blocktrain_line label[data-older]")
+    assert older.count() == 0
+    opened.drag("OUT05", 0.5)
+    older.wait_for()
+    opened.drag("OUT05", 0.35)
+    older.wait_for(state="detached")
 
     second.page.locator("#blocktrain_paste textarea").fill(line)
     second.wait("understood", "Understood as 26 values “FACE of mine” for SD1")
