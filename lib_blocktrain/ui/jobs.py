@@ -69,7 +69,7 @@ class Job:
         """End at once if it waits for the host's queue; else before the next step."""
         if not (self.future.cancel() or self.future.done()):
             self._cancelled.set()
-            self.report(Cancelling())  # in the stream of the work's own words: after them the page hears no other
+            self.report(Cancelling())  # an answer beside these reports could reach the page after the last of them
 
     def error(self) -> BaseException | None:
         """What it ended in, once ``reports`` has come to its end: None, Cancelled, or what the work raised."""
