@@ -7,8 +7,19 @@ from collections.abc import Callable, Iterator
 from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.runner import explained
 from lib_blocktrain.ui import analyse_texts, texts
-from lib_blocktrain.ui.jobs import Cancelling, Job, Jobs, Step, Still, Waiting
+from lib_blocktrain.ui.jobs import Cancelling, Job, Jobs, Step, Waiting
 from lib_blocktrain.ui.properties import Changes, Properties
+
+WAITING = "Waiting for the model …"
+
+
+def told(report: object, status: str, progress: Callable[[Step], str], waiting: str = WAITING) -> Changes:
+    """What a job's report of its way changes in the line ``status``; nothing for one that only says that it goes on."""
+    if isinstance(report, Step):
+        return {status: progress(report)}
+    if isinstance(report, Waiting):
+        return {status: texts.note(waiting)}
+    return {status: texts.note("Cancelling …")} if isinstance(report, Cancelling) else {}
 
 
 def followed(jobs: Jobs, place: str, work: Callable[[Job], None], ended: Callable[[Job], Changes]) -> Iterator[Changes]:
@@ -21,14 +32,7 @@ def followed(jobs: Jobs, place: str, work: Callable[[Job], None], ended: Callabl
     try:
         yield {f"{place}_job": job.id, status: texts.note("Starting …"), cancel: Properties(interactive=True)}
         for report in job.reports():
-            if isinstance(report, Step):
-                yield {status: analyse_texts.progress(report)}
-            elif isinstance(report, Waiting):
-                yield {status: texts.note("Waiting for the model …")}
-            elif isinstance(report, Cancelling):
-                yield {status: texts.note("Cancelling …")}
-            elif isinstance(report, Still):
-                yield {}
+            yield told(report, status, analyse_texts.progress)
         idle = {cancel: Properties(interactive=False)}
         error = job.error()
         if isinstance(error, Cancelled):

@@ -15,8 +15,8 @@ from lib_blocktrain.ui import texts
 from lib_blocktrain.ui.desk import Desk, mix_of, refusing
 from lib_blocktrain.ui.drawing import WEIGHTED, Arm, Drawn, Settings, Studio, comparison, grid, with_seed
 from lib_blocktrain.ui.file_names import checked_name
-from lib_blocktrain.ui.following import followed
-from lib_blocktrain.ui.jobs import Cancelling, Job, Jobs, Step, Still, Waiting
+from lib_blocktrain.ui.following import WAITING, followed, told
+from lib_blocktrain.ui.jobs import Job, Jobs
 from lib_blocktrain.ui.properties import Changes, Properties, Values
 
 KEPT_RESULTS = 8
@@ -86,24 +86,14 @@ class Preview:
             if isinstance(report, Drawn):
                 drawn[report.number] = report
                 yield {"pictures": texts.pictures(arms, drawn, size)}
-            elif isinstance(report, Step):
-                yield {"status": texts.progress(report)}
-            elif isinstance(report, Waiting):
-                yield {"status": texts.note(self._waiting())}
-            elif isinstance(report, Cancelling):
-                yield {"status": texts.note("Cancelling …")}
-            elif isinstance(report, Still):
-                yield {}
+            else:
+                yield told(report, "status", texts.progress, self._waiting())
         ending = texts.ended(job.id, _ending(job, settings, arms, drawn))
         yield {"status": ending, "cancel": _enabled(False)}
 
     def _waiting(self) -> str:
         name = self._trained()
-        return (
-            f"Waiting for the model: {name} is trained on it; Pause in Runs frees it"
-            if name
-            else "Waiting for the model …"
-        )
+        return f"Waiting for the model: {name} is trained on it; Pause in Runs frees it" if name else WAITING
 
     def _keep(self, job_id: str, drawn: dict[int, Drawn]) -> None:
         self._results[job_id] = drawn
