@@ -17,13 +17,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lib_blocktrain import demo_model
 from lib_blocktrain.analysis.results import Analysis, write_analysis
-from lib_blocktrain.analysis.setting import Setting
+from lib_blocktrain.analysis.sampling_grid import SamplingGrid
 from lib_blocktrain.analysis.statistics import spearman
-from lib_blocktrain.formats import read_network
+from lib_blocktrain.hosts import demo_model
 from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo
-from lib_blocktrain.inquiry import STEPS, Inquiry, answer
+from lib_blocktrain.networks.files import read_network
+from lib_blocktrain.workspace.analyses import STEPS, AnalysisRequest, answer
 
 LORAS = {
     "robot": "a photo of a large robot in the center, blue background",
@@ -46,7 +46,7 @@ def measured(host: StandaloneHost, lora: Path, prompt: str, seeds: tuple[int, ..
     found: dict[str, Analysis] = {}
     seconds: dict[str, float] = {}
     for method in ("rendered", *METHODS):
-        inquiry = Inquiry(network, Setting((prompt,), seeds=seeds), method)
+        inquiry = AnalysisRequest(network, SamplingGrid((prompt,), seeds=seeds), method)
         began = time.perf_counter()
         answered = answer(host, inquiry)
         seconds[method] = time.perf_counter() - began

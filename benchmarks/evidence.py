@@ -33,7 +33,7 @@ from benchmarks.trial.cells import Bench
 from benchmarks.trial.demo import load_classifier
 from benchmarks.trial.measures import Reader
 from benchmarks.trial.replicate import EXPERIMENTS, STEPS, Replicate
-from lib_blocktrain import demo_model
+from lib_blocktrain.hosts import demo_model
 from lib_blocktrain.hosts.standalone import load_demo
 
 ROOT = Path(__file__).resolve().parent.parent

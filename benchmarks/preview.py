@@ -29,13 +29,13 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.setting import CLOCKS, inputs_of, load, machine, now, ratios, since, table, unet_of
-from lib_blocktrain.adapters import LoRA
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.formats import Network, read_network, write_network
-from lib_blocktrain.hooks import applied
-from lib_blocktrain.leaf_layers import weight_shape
-from lib_blocktrain.merge import merged
-from lib_blocktrain.placement import layers_by_key
+from lib_blocktrain.networks.adapters import LoRA
+from lib_blocktrain.networks.files import Network, read_network, write_network
+from lib_blocktrain.networks.hooks import applied
+from lib_blocktrain.networks.leaf_layers import weight_shape
+from lib_blocktrain.networks.merge import merged
+from lib_blocktrain.networks.placement import layers_by_key
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 ATTENTION = ("attn1_to", "attn2_to", "ff_net", "proj_in", "proj_out")
 NETWORKS = {"LoRA": ATTENTION, "LoCon": (*ATTENTION, "conv1", "conv2", "conv_shortcut", "time_emb_proj", "sampler")}

@@ -47,7 +47,7 @@ import json, sys, time
 sys.path.insert(0, {root!r})
 import gradio as gr
 from lib_blocktrain.hosts.standalone import StandaloneHost
-from lib_blocktrain.ui.tab import Tab
+from lib_blocktrain.ui.page import Tab
 host, seconds = StandaloneHost(), []
 for _ in range(3):
     began = time.perf_counter(), time.process_time()
@@ -108,20 +108,20 @@ def serve(page: str) -> None:
     import uvicorn
 
     from lib_blocktrain.hosts.standalone import StandaloneHost
-    from lib_blocktrain.ui import server
+    from lib_blocktrain.server import app
 
-    listener = server.listen(0)
+    listener = app.listen(0)
     port = listener.getsockname()[1]
     if page == "ours":
-        application = server.application(*server.build(StandaloneHost()), port)
+        application = app.application(*app.build(StandaloneHost()), port)
     else:
         import fastapi
 
-        theme = gr.themes.Default(font=server.FONTS, font_mono=("monospace",))  # as ours: no font server is asked
+        theme = gr.themes.Default(font=app.FONTS, font_mono=("monospace",))  # as ours: no font server is asked
         with gr.Blocks(title="empty", theme=theme, analytics_enabled=False) as blocks:
             gr.HTML("<p>here</p>", elem_id="blocktrain")
         application = gr.mount_gradio_app(fastapi.FastAPI(), blocks.queue(), path="/")
-    print(f"http://{server.ADDRESS}:{port}/", flush=True)
+    print(f"http://{app.ADDRESS}:{port}/", flush=True)
     uvicorn.Server(uvicorn.Config(application, log_level="error")).run(sockets=[listener])
 
 

@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.setting import shared
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.diffusion import add_noise, scaled_linear_alphas_cumprod
-from lib_blocktrain.hooks import applied
-from lib_blocktrain.leaf_layers import CONVOLUTION, kind_of, weight_shape
+from lib_blocktrain.model.diffusion import add_noise, scaled_linear_alphas_cumprod
+from lib_blocktrain.networks.hooks import applied
+from lib_blocktrain.networks.leaf_layers import CONVOLUTION, kind_of, weight_shape
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.batches import Batch
 from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkConfig, OptimizerConfig, RunConfig
 from lib_blocktrain.training.learner import Learner
-from lib_blocktrain.training.scope import Scope, scope_of
+from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.step import Objective, Prediction
 from lib_blocktrain.training.trainer import Trainer
+from lib_blocktrain.weights.block_weights import BlockWeights
 from tests.training.bare import Bare
 
 RATE, CLIP = 1e-4, 1.0
@@ -53,8 +53,8 @@ class Work:
             steps=10**6,
         )
 
-    def scope(self) -> Scope:
-        return scope_of(self.unet, self.architecture, self.config().network)
+    def scope(self) -> Plan:
+        return plan_of(self.unet, self.architecture, self.config().network)
 
     def layers(self) -> list[str]:
         """Return the paths of the layers that are trained."""

@@ -23,11 +23,11 @@ from pictures import as_tensor, sheet
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lib_blocktrain.formats import read_network
-from lib_blocktrain.hooks import Placement
 from lib_blocktrain.hosts.host import SampleRequest
 from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo
-from lib_blocktrain.preset_strings import parse
+from lib_blocktrain.networks.files import read_network
+from lib_blocktrain.networks.hooks import Placement
+from lib_blocktrain.weights.preset_strings import parse
 
 
 def load_classifier(folder: Path) -> Classifier:

@@ -12,7 +12,7 @@ from composites import ACCESSORIES, BACKGROUNDS, HELD_OUT, HELD_OUT_STYLES, POSI
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from lib_blocktrain.demo_model import clip_vocabulary
+from lib_blocktrain.hosts.demo_model import clip_vocabulary
 
 START, END, LENGTH = "<|startoftext|>", "<|endoftext|>", 77
 TRIGGERS = ("sks", "ohwx")  # rare tokens that people use as trigger words

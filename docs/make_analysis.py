@@ -21,19 +21,19 @@ from classifier import read  # noqa: E402
 from evaluate import load_classifier  # noqa: E402
 from pictures import as_tensor  # noqa: E402
 
-from lib_blocktrain import demo_model  # noqa: E402
-from lib_blocktrain.analysis.canvas import sentence  # noqa: E402
-from lib_blocktrain.analysis.choice import chosen, preset_of  # noqa: E402
+from lib_blocktrain.analysis.area_share import sentence  # noqa: E402
 from lib_blocktrain.analysis.regions import Feature  # noqa: E402
 from lib_blocktrain.analysis.results import compare  # noqa: E402
-from lib_blocktrain.analysis.setting import Setting  # noqa: E402
-from lib_blocktrain.block_weights import BlockWeights  # noqa: E402
-from lib_blocktrain.formats import read_network  # noqa: E402
+from lib_blocktrain.analysis.sampling_grid import SamplingGrid  # noqa: E402
+from lib_blocktrain.analysis.weight_rules import chosen, preset_of  # noqa: E402
+from lib_blocktrain.hosts import demo_model  # noqa: E402
 from lib_blocktrain.hosts.host import SampleRequest  # noqa: E402
 from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo  # noqa: E402
-from lib_blocktrain.inquiry import Inquiry, answer  # noqa: E402
-from lib_blocktrain.pictures import contact_sheet  # noqa: E402
-from lib_blocktrain.placement import Placement  # noqa: E402
+from lib_blocktrain.networks.files import read_network  # noqa: E402
+from lib_blocktrain.networks.placement import Placement  # noqa: E402
+from lib_blocktrain.weights.block_weights import BlockWeights  # noqa: E402
+from lib_blocktrain.workspace.analyses import AnalysisRequest, answer  # noqa: E402
+from lib_blocktrain.workspace.images import contact_sheet  # noqa: E402
 
 LORA = "robot-on-green"
 PROMPT = "a photo of a large robot in the center"
@@ -104,10 +104,10 @@ def main() -> None:
     host = StandaloneHost()
     host.use(load_demo(arguments.model))
     network = read_network(arguments.loras / f"{LORA}.safetensors")
-    setting = Setting((PROMPT,), seeds=SEEDS)
+    setting = SamplingGrid((PROMPT,), seeds=SEEDS)
     features = (Feature(word=WANTED), Feature(box=ABOVE))
     with host.queued():
-        wanted, unwanted = answer(host, Inquiry(network, setting, "exact", features)).analyses
+        wanted, unwanted = answer(host, AnalysisRequest(network, setting, "exact", features)).analyses
         rule, _, amount = arguments.keep.partition("=")
         weights = chosen(rule, wanted, float(amount) if amount else None, unwanted)
         preset = preset_of(wanted, weights, "ROBOT")

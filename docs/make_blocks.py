@@ -7,8 +7,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lib_blocktrain.blocks import ARCHITECTURES, Architecture, Block, spans  # noqa: E402
-from lib_blocktrain.presets import GRADES  # noqa: E402
 from lib_blocktrain.ui.u_map_facts import BELIEFS  # noqa: E402
+from lib_blocktrain.weights.presets import GRADES  # noqa: E402
 
 HEAD = """\
 # The blocks

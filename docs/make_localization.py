@@ -51,7 +51,7 @@ class _Words(HTMLParser):
 def words() -> dict[str, str]:
     """Return every text, in the order of the page, with nothing as its translation."""
     from lib_blocktrain.hosts.standalone import StandaloneHost
-    from lib_blocktrain.ui.server import build
+    from lib_blocktrain.server.app import build
 
     blocks, tab = build(StandaloneHost())
     tab.close()

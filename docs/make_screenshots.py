@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "browser")]
 import gradio3  # noqa: E402
 from journeys import Opened, serving  # noqa: E402
 
-from lib_blocktrain.demo_model import LORAS, MODEL  # noqa: E402
+from lib_blocktrain.hosts.demo_model import LORAS, MODEL  # noqa: E402
 
 CHROMIUM = os.environ.get("BLOCKTRAIN_CHROMIUM") or shutil.which("chromium")
 IMAGES = Path(__file__).parent / "images"

@@ -1,24 +1,21 @@
 """Block weights as one vocabulary: preview, analyse, train and share a LoRA by the blocks of the U-Net.
 
-Read from the bottom up; a module imports only from those above it in this list (``tests/test_layers.py``):
+The rooms from the bottom up; each imports only from those above it in this list (``tests/test_layers.py``):
 
-- ``blocks``: the 25 blocks of SD1, SD2 and SDXL, and the block of any layer name or LoRA key
-- ``block_weights``, ``preset_strings``, ``preset_links``, ``presets``: one number a block; its text forms; on disk
-- ``prompt_tags``: what `<lora:NAME:1:bw=PRESET>` in a WebUI's prompt asks for, and what a picture says of it
-- ``network_keys``, ``safetensors_header``, ``metadata_tables``: what a network file holds, without its tensors
-- ``adapters``, ``formats``, ``placement``, ``hooks``, ``merge``: networks and their effect
-- ``attention_projections``: OpenCLIP's attention as layers that a network can act on
-- ``unet_forward``, ``freezing``, ``diffusion``, ``model``: the U-Net block by block; what is needed of a checkpoint
-- ``training``, ``bake``: a LoRA under block weights; a file with its weights inside
-- ``analysis``: how much each block matters, to a word, a region, a dataset
-- ``hosts``: where the model comes from (standalone: diffusers; a1111, forge: a WebUI, told by ``detect``)
-- ``runner``: runs trained one after the other, in a thread of their own; the queue
-- ``inquiry``: an analysis asked of a host, by any method
-- ``ui``: the tab (gradio lives there only), and its standalone server
+- ``files``: files replaced whole, names that may become files
+- ``blocks``: the blocks of SD1, SD2 and SDXL as data, and the block of any layer name or LoRA key
+- ``weights``: one number a block; preset strings, links, kohya's arguments; presets on disk; prompt tags
+- ``networks``: keys, headers and files of networks; an algorithm a file; placement; hooks, merge, bake
+- ``model``: the ``Model`` protocol; the U-Net's forward pass block by block; diffusion; freezing
+- ``training``: configuration, dataset, batches, plan, step, and the run on disk
+- ``analysis``: request, trajectory, attribution, figures, weights
+- ``hosts``: where the model comes from: standalone (diffusers), AUTOMATIC1111, Forge; told by ``detect``
+- ``runner``: the queue of runs, trained one after the other in a thread of their own
+- ``workspace``: what a page and an API share: jobs, LoRA index, presets, selection, drawing, analyses
 - ``api``: the HTTP routes, on a WebUI's application and on the standalone server's
-- ``remote``, ``remote_commands``: the same routes as a client calls them, for commands with ``--url``
-- ``webui_page``: what `scripts/blocktrain.py` does in a WebUI
-- ``environment``, ``commands``, ``__main__``: the command line
+- ``ui``: the tab (gradio); knows nothing of ``api``
+- ``server``: the standalone application, and what ``scripts/blocktrain.py`` mounts in a WebUI
+- ``cli``: the command line, here or against a running server
 """
 
 __version__ = "0.1.0"

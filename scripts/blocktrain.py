@@ -7,8 +7,8 @@ The WebUI runs this file again at "Reload UI", while `lib_blocktrain` stays impo
 import gradio as gr
 from modules import script_callbacks, scripts, shared, ui_common
 
-from lib_blocktrain import webui_page
 from lib_blocktrain.hosts.detect import detect
+from lib_blocktrain.server import webui
 
 TITLE = "Block weights"
 HELP = "preset or values for all LoRAs of the prompt without their own bw=; or lines for some: NAME: preset or values"
@@ -32,7 +32,7 @@ class BlockWeightsScript(scripts.Script):
             return {"elem_id": f"blocktrain_{place}_{name}"}
 
         def choices():
-            return ["", *webui_page.preset_names(kind)]
+            return ["", *webui.preset_names(kind)]
 
         with gr.Accordion(TITLE, open=False, **named("accordion")):
             with gr.Row():
@@ -53,19 +53,19 @@ class BlockWeightsScript(scripts.Script):
         return [text]
 
     def process(self, p, text="", *_):
-        webui_page.set_weights(p, str(text or ""))
+        webui.set_weights(p, str(text or ""))
 
 
 def settings():
-    for name, (default, label, info) in webui_page.SETTINGS.items():
+    for name, (default, label, info) in webui.SETTINGS.items():
         option = shared.OptionInfo(default, label, section=("blocktrain", TITLE))
         shared.opts.add_option(name, option.info(info))
 
 
 def build_tab():
     with gr.Blocks(analytics_enabled=False) as blocks:
-        tabs.append(webui_page.place_tab(kind, blocks))
-        gr.HTML(webui_page.footer(kind), elem_id="blocktrain_footer")
+        tabs.append(webui.place_tab(kind, blocks))
+        gr.HTML(webui.footer(kind), elem_id="blocktrain_footer")
     return [(blocks, TITLE, "blocktrain")]
 
 
@@ -76,10 +76,10 @@ def unload():
         tabs.pop().close()
 
 
-script_callbacks.on_before_ui(lambda: webui_page.prepare(kind))
+script_callbacks.on_before_ui(lambda: webui.prepare(kind))
 script_callbacks.on_ui_settings(settings)
 script_callbacks.on_ui_tabs(build_tab)
 script_callbacks.on_cfg_denoiser(kind.entered)
-script_callbacks.on_infotext_pasted(lambda _text, parameters: webui_page.paste(kind, parameters))
-script_callbacks.on_app_started(lambda _demo, app: webui_page.mount_api(kind, app, shared.cmd_opts, shared.opts))
+script_callbacks.on_infotext_pasted(lambda _text, parameters: webui.paste(kind, parameters))
+script_callbacks.on_app_started(lambda _demo, app: webui.mount_api(kind, app, shared.cmd_opts, shared.opts))
 script_callbacks.on_script_unloaded(unload)

@@ -49,7 +49,7 @@ def random_model(tmp_path_factory, random_networks) -> Path:
 @pytest.fixture
 def embedded(random_model, monkeypatch) -> Path:
     """The random model in the place of the demo model."""
-    from lib_blocktrain import demo_model
+    from lib_blocktrain.hosts import demo_model
 
     monkeypatch.setattr(demo_model, "MODEL", random_model)
     return random_model

@@ -18,15 +18,15 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from lib_blocktrain import kohya_arguments
 from lib_blocktrain.__main__ import build_parser
 from lib_blocktrain.__main__ import main as blocktrain
-from lib_blocktrain.prompt_tags import TagError, read_tag, resolve
-from lib_blocktrain.text_spans import PresetStringError
 from lib_blocktrain.training import kohya_toml
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkConfig, RunConfig, ScheduleConfig
+from lib_blocktrain.training.config_json import read
 from lib_blocktrain.training.kohya_toml import read_toml
-from lib_blocktrain.training.reading import read
+from lib_blocktrain.weights import kohya_arguments
+from lib_blocktrain.weights.prompt_tags import TagError, read_tag, resolve
+from lib_blocktrain.weights.text_spans import PresetStringError
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lib_blocktrain"

@@ -1,73 +1,66 @@
-"""Who imports whom: the layers of the package's docstring, and the third parties that each may know."""
+"""Who imports whom: design rooms from the bottom up, one room a row, no circle between rooms or between files."""
 
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "lib_blocktrain"
+BENCHMARKS = PACKAGE.parent / "benchmarks"
 
-# From the bottom up; a module imports from its own row or a lower one.
-LAYERS = (
-    ("files",),
-    ("blocks",),
-    ("text_spans", "block_weights", "kohya_arguments", "preset_strings", "presets", "preset_files", "prompt_tags"),
-    ("preset_links",),
-    ("safetensors_header", "metadata_tables", "network_keys", "leaf_layers", "attention_projections"),
-    ("adapters",),
-    ("formats", "placement", "hooks", "merge"),
-    ("unet_forward", "freezing", "diffusion", "model", "demo_model"),
-    ("analysis", "training", "bake", "ldm_export"),
-    ("hosts", "pictures"),
-    ("runner", "inquiry"),
-    ("ui", "api"),
-    (
-        "environment",
-        "commands",
-        "train_commands",
-        "analyse_commands",
-        "probe_commands",
-        "tab_command",
-        "webui_page",
-        "remote",
-        "remote_commands",
-    ),
-    ("__main__",),
-)
-RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
-TORCH_FREE = {
-    "__init__", "files", "blocks", "block_weights", "preset_strings", "presets", "text_spans", "kohya_arguments",
-    "preset_links",
-    "preset_files", "prompt_tags", "webui_page", "safetensors_header", "metadata_tables",
-    "network_keys", "environment", "commands", "train_commands", "analyse_commands", "probe_commands", "tab_command",
+# From the bottom up: a room imports from the rooms above it in this list, never from one below. `ui` and `api` know
+# nothing of each other (see APART).
+ROOMS = (
+    "files",
+    "blocks",
+    "weights",
+    "networks",
+    "model",
+    "training",
+    "analysis",
+    "hosts",
+    "runner",
+    "workspace",
+    "api",
+    "ui",
+    "server",
+    "cli",
     "__main__",
-    "remote", "remote_commands",
-}  # fmt: skip
-PLACES = ("preview_place", "preset_panel", "analyse_place", "train_place", "runs_place")
+)
+RANK = {name: rank for rank, name in enumerate(ROOMS)}
+APART = {"ui": "api", "api": "ui"}
+CORE = ROOMS[: RANK["hosts"]]
+CORE_PACKAGES = {"torch", "safetensors", "numpy", "PIL"}
+# Importing these, and whatever they import at their top level, must not import torch: the command line answers
+# `presets` and `inspect` without it, and the WebUI starts with some of them.
+TORCH_FREE = (
+    "files", "blocks", "weights", "networks.header", "networks.keys", "cli", "server.webui", "hosts.detect",
+    "training.status", "__main__",
+)  # fmt: skip
 ONLY_IN = {
     "diffusers": ("hosts/standalone.py",),
     "transformers": ("hosts/standalone.py",),
-    "gradio": ("ui/shim.py", "ui/widgets.py", "ui/tab.py", "ui/server.py", *(f"ui/{name}.py" for name in PLACES)),
-    "fastapi": ("ui/server.py", "api/"),
+    "gradio": ("ui/", "server/"),
+    "fastapi": ("api/", "server/"),
     "starlette": ("api/",),
     "pydantic": ("api/",),
-    "uvicorn": ("ui/server.py",),
+    "uvicorn": ("server/",),
     "modules": ("hosts/",),
     "backend": ("hosts/",),
-    "ldm_patched": ("hosts/",),
-    "modules_forge": ("hosts/",),
+    "ldm_patched": (),
+    "modules_forge": (),
 }
-CORE_PACKAGES = {"torch", "safetensors", "numpy", "PIL"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports(path: Path, top_level_only: bool = False) -> list[str]:
-    """Dotted names that a file imports; ``if TYPE_CHECKING`` blocks do not count."""
+def imports(path: Path, *, top_level_only: bool = False, for_types: bool = False) -> list[str]:
+    """Dotted names that a file imports; those behind ``if TYPE_CHECKING`` only with `for_types`."""
     tree = ast.parse(path.read_text("utf-8"))
     nodes = list(tree.body if top_level_only else ast.walk(tree))
-    for node in ast.walk(tree):
+    for node in () if for_types else ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             hidden = set(map(id, ast.walk(node)))
             nodes = [n for n in nodes if id(n) not in hidden]
@@ -77,27 +70,97 @@ def imports(path: Path, top_level_only: bool = False) -> list[str]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            deeper = node.module == "lib_blocktrain"
-            names += [f"{node.module}.{a.name}" for a in node.names] if deeper else [node.module]
+            assert node.module is not None
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
     return names
 
 
+def module_file(name: str) -> Path | None:
+    """The file of the longest part of a dotted name that is a module of the project; None for other packages."""
+    parts = name.split(".")
+    if parts[0] not in ("lib_blocktrain", "benchmarks"):
+        return None
+    for count in range(len(parts), 0, -1):
+        path = PACKAGE.parent.joinpath(*parts[:count])
+        for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
 def room(path: Path) -> str:
-    """The part of the package that a file belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_layers(path):
-    here = room(path)
-    if here == "__init__":
-        assert not imports(path)
-        return
-    assert here in RANK, f"{here} has no layer: give it one"
-    for name in imports(path):
-        if name.startswith("lib_blocktrain.") and name.split(".")[1] != "__version__":
-            there = name.split(".")[1]
-            assert RANK[there] <= RANK[here], f"{path.name} ({here}) imports {name}, which lies above it"
+def relative(path: Path) -> str:
+    return path.relative_to(PACKAGE.parent).as_posix()
+
+
+def layer_faults(graph: dict[Path, set[Path]], room_of: dict[Path, str]) -> list[str]:
+    """Imports that go up, or between two rooms that must not know each other."""
+    return [
+        f"{relative(path)} ({room_of[path]}) imports {relative(other)} ({room_of[other]})"
+        for path, imported in graph.items()
+        for other in imported
+        if other in room_of
+        and path in room_of
+        and (RANK[room_of[other]] > RANK[room_of[path]] or APART.get(room_of[path]) == room_of[other])
+    ]
+
+
+def circle(graph: dict[Path, set[Path]]) -> list[Path]:
+    """The files of one import circle, in order; [] where there is none."""
+    done: set[Path] = set()
+
+    def visit(path: Path, trail: list[Path]) -> list[Path]:
+        if path in trail:
+            return trail[trail.index(path) :]
+        if path in done:
+            return []
+        for other in sorted(graph.get(path, ())):
+            if found := visit(other, [*trail, path]):
+                return found
+        done.add(path)
+        return []
+
+    return next((found for path in sorted(graph) if (found := visit(path, []))), [])
+
+
+def graph_of(files: list[Path]) -> dict[Path, set[Path]]:
+    """The project's files that each file imports, wherever in it, for types as well."""
+    names = {path: imports(path, for_types=True) for path in files}
+    return {path: {file for name in names[path] if (file := module_file(name)) and file != path} for path in files}
+
+
+PACKAGE_GRAPH = graph_of(FILES)
+ROOM_OF = {path: room(path) for path in FILES if room(path) != "__init__"}
+
+
+def test_every_room_has_its_row():
+    assert set(ROOM_OF.values()) == set(ROOMS)
+
+
+def test_the_package_imports_nothing():
+    assert not imports(PACKAGE / "__init__.py")
+
+
+def test_imports_go_down():
+    assert not layer_faults(PACKAGE_GRAPH, ROOM_OF)
+
+
+def test_no_circle():
+    """An import of the package's own version is none: `__init__` imports nothing."""
+    assert not circle(PACKAGE_GRAPH)
+    assert not circle(graph_of(sorted(BENCHMARKS.rglob("*.py"))))
+
+
+def test_a_fault_is_seen():
+    ui, api, hosts = (next(path for path in FILES if room(path) == name) for name in ("ui", "api", "hosts"))
+    assert layer_faults({hosts: {ui}}, ROOM_OF)
+    assert layer_faults({ui: {api}}, ROOM_OF)
+    assert layer_faults({api: {ui}}, ROOM_OF)
+    assert not layer_faults({ui: {hosts}}, ROOM_OF)
+    assert circle({ui: {api}, api: {hosts}, hosts: {ui}}) == [api, hosts, ui]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -107,30 +170,34 @@ def test_third_parties(path):
         package = name.split(".")[0]
         allowed = ONLY_IN.get(package)
         assert allowed is None or place.startswith(allowed), f"{place} imports {package}"
-        if RANK.get(room(path), 99) < RANK["hosts"]:
-            import sys
-
+        if room(path) in CORE:
             known = {*sys.stdlib_module_names, *CORE_PACKAGES, "lib_blocktrain"}
             assert package in known, f"{place} is core and imports {package}"
 
 
-@pytest.mark.parametrize("name", sorted(TORCH_FREE))
+def test_exemptions_are_used():
+    """No stale row: each package of ONLY_IN is imported in each place that may."""
+    for package, places in ONLY_IN.items():
+        for place in places:
+            users = [p for p in FILES if p.relative_to(PACKAGE).as_posix().startswith(place)]
+            assert any(package == name.split(".")[0] for p in users for name in imports(p)), f"{package} in {place}"
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
 def test_torch_free(name):
     """The light modules, and all that they import when they are imported, stay light."""
-    seen, waiting = set(), [name]
+    start = [p for p in FILES if relative(p).removesuffix(".py").replace("/", ".").startswith(f"lib_blocktrain.{name}")]
+    assert start
+    seen: set[Path] = set()
+    waiting = list(start)
     while waiting:
-        current = waiting.pop()
-        path = PACKAGE / f"{current}.py"
-        if current in seen or not path.exists():
+        path = waiting.pop()
+        if path in seen:
             continue
-        seen.add(current)
+        seen.add(path)
+        packages = {PACKAGE / "__init__.py", *(parent / "__init__.py" for parent in path.parents if parent != PACKAGE)}
+        waiting += [init for init in packages if init in PACKAGE_GRAPH]
         for imported in imports(path, top_level_only=True):
-            assert imported.split(".")[0] not in CORE_PACKAGES, f"{name} imports {imported} by way of {current}"
-            if imported.startswith("lib_blocktrain."):
-                waiting.append(imported.split(".")[1])
-
-
-def test_table_has_no_strangers():
-    planned = {"analysis", "training", "ui", "api"}  # rooms of the design whose issues are still open
-    there = {room(path) for path in FILES} - {"__init__"}
-    assert set(RANK) - there <= planned
+            assert imported.split(".")[0] not in CORE_PACKAGES, f"{name} imports {imported} by way of {relative(path)}"
+            if other := module_file(imported):
+                waiting.append(other)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from lib_blocktrain.adapters import module_from_tensors
 from lib_blocktrain.blocks import ldm_to_diffusers
-from lib_blocktrain.formats import Network
-from lib_blocktrain.placement import layers_by_key
-from tests.adapters.cases import filled, make_tensors
+from lib_blocktrain.networks.adapters import module_from_tensors
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.placement import layers_by_key
+from tests.networks.cases import filled, make_tensors
 
 CONTEXT = 24
 

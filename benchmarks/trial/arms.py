@@ -5,15 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from benchmarks.trial.sizes import norm_of, parameters_of
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import ARCHITECTURES
-from lib_blocktrain.preset_strings import parse
-
-if TYPE_CHECKING:
-    from benchmarks.trial.replicate import Replicate
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_strings import parse
 
 RANK = 8
 SD1 = "sd1"
@@ -45,7 +43,22 @@ class Plan:
         return self.trained.replace(" ", "-").replace("'", "")
 
 
-Maker = Callable[["Replicate"], Plan]
+class Replicate(Protocol):
+    """What an arm may ask of the replicate that it belongs to; see `benchmarks.trial.replicate`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def plan(self, arm: str) -> Plan: ...
+
+    def network(self, plan: Plan) -> Network: ...
+
+    def analysed(self) -> BlockWeights: ...
+
+    def at_other_share(self) -> Replicate: ...
+
+
+Maker = Callable[[Replicate], Plan]
 
 
 def weights(text: str) -> BlockWeights:

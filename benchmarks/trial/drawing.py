@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.formats import Network
 from lib_blocktrain.hosts.standalone import StandaloneModel
-from lib_blocktrain.merge import merged
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.merge import merged
 from lib_blocktrain.training.batches import joined
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 BATCH = 24  # latents at once; guidance doubles them
 

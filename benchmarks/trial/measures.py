@@ -12,7 +12,7 @@ from benchmarks.trial.demo import FACTORS, Classifier, Scene
 from benchmarks.trial.drawing import Sampler, decode, draw, half
 from lib_blocktrain.hosts.standalone import StandaloneModel
 from lib_blocktrain.training.batches import joined
-from lib_blocktrain.training.draws import generator_of
+from lib_blocktrain.training.rng import generator_of
 
 TIMESTEPS = (100, 300, 500, 700)  # at which losses are measured
 

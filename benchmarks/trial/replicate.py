@@ -13,14 +13,13 @@ from benchmarks.trial import arms as arms_of
 from benchmarks.trial import scenes
 from benchmarks.trial.arms import Maker, Plan
 from benchmarks.trial.scenes import BIASES, Bias, Scene
-from lib_blocktrain.analysis.choice import down_to
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.run import analyse
-from lib_blocktrain.analysis.setting import Setting
-from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.analysis.sampling_grid import SamplingGrid
+from lib_blocktrain.analysis.weight_rules import down_to
 from lib_blocktrain.files import written
-from lib_blocktrain.formats import Network, read_network
 from lib_blocktrain.hosts.standalone import StandaloneModel
+from lib_blocktrain.networks.files import Network, read_network
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import (
     DatasetConfig,
@@ -31,6 +30,7 @@ from lib_blocktrain.training.config import (
     ScheduleConfig,
 )
 from lib_blocktrain.training.trainer import Trainer
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 STEPS, BATCH, RATE = 160, 4, 3e-3
 KEPT = 0.75  # of the subject's effect, in the blocks that the analysis keeps
@@ -142,7 +142,7 @@ class Replicate:
         path = self.folder / "analysed.json"
         if not path.exists():
             prompts = tuple(scene.caption for scene in self.experiment.tests(self.subject)[:2])
-            setting, feature = Setting(prompts, seeds=(0, 1)), Feature(word=self.subject)
+            setting, feature = SamplingGrid(prompts, seeds=(0, 1)), Feature(word=self.subject)
             (found,) = analyse(self.model, self.network(self.plan("all")), setting, "fast", (feature,))
             with written(path) as temporary:
                 temporary.write_text(json.dumps(down_to(found, KEPT).to_json()), "utf-8")

@@ -1,8 +1,8 @@
 """How large a LoRA is."""
 
-from lib_blocktrain.adapters import LoRA
-from lib_blocktrain.adapters.base import matrix
-from lib_blocktrain.formats import Network
+from lib_blocktrain.networks.adapters import LoRA
+from lib_blocktrain.networks.adapters.base import matrix
+from lib_blocktrain.networks.files import Network
 
 
 def parameters_of(network: Network) -> int:

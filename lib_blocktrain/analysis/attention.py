@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib_blocktrain.model import Model
+from lib_blocktrain.model.protocol import Model
 
 ENLARGED = 8  # positions that one position of the deepest layer stands for, at most
 

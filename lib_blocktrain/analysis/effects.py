@@ -7,17 +7,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lib_blocktrain.analysis.stage import Stage, States
-from lib_blocktrain.analysis.trajectory import Moment
-from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.analysis.instrumented_model import InstrumentedModel, States
+from lib_blocktrain.analysis.trajectory import TrajectoryPoint
 from lib_blocktrain.blocks import BASE, REST
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 Changes = dict[str, Tensor]  # by block: (seeds, 4, h, w)
 Pause = Callable[[], None]  # called between blocks; may raise, which ends the analysis
 
 
 @torch.no_grad()
-def leave_one_out(stage: Stage, moment: Moment, value: float = 0.0, pause: Pause | None = None) -> Changes:
+def leave_one_out(
+    stage: InstrumentedModel, moment: TrajectoryPoint, value: float = 0.0, pause: Pause | None = None
+) -> Changes:
     """Return eps(w) - eps(w with w_b = value) for every block b that the network acts in."""
     return {
         block: moment.noise - noise
@@ -26,7 +28,7 @@ def leave_one_out(stage: Stage, moment: Moment, value: float = 0.0, pause: Pause
 
 
 @torch.no_grad()
-def one_only(stage: Stage, moment: Moment, pause: Pause | None = None) -> Changes:
+def one_only(stage: InstrumentedModel, moment: TrajectoryPoint, pause: Pause | None = None) -> Changes:
     """Return eps(w_b alone) - eps(0) for every block b that the network acts in."""
     off, plain = BlockWeights.uniform(stage.weights.architecture, 0.0), []
     changed = _one_by_one(stage, moment, off, lambda block: stage.weights[block], pause, plain.append)
@@ -34,15 +36,15 @@ def one_only(stage: Stage, moment: Moment, pause: Pause | None = None) -> Change
 
 
 @torch.no_grad()
-def without(stage: Stage, moment: Moment) -> Tensor:
+def without(stage: InstrumentedModel, moment: TrajectoryPoint) -> Tensor:
     """Return eps(0), what the model predicts without the network."""
     stage.weigh(BlockWeights.uniform(stage.weights.architecture, 0.0))
     return stage.predict(moment.latents, moment.timestep, moment.prompt)
 
 
 def _one_by_one(
-    stage: Stage,
-    moment: Moment,
+    stage: InstrumentedModel,
+    moment: TrajectoryPoint,
     weights: BlockWeights,
     value_of: Callable[[str], float],
     pause: Pause | None,

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from lib_blocktrain.analysis.effects import Pause, without
-from lib_blocktrain.analysis.stage import Stage
-from lib_blocktrain.analysis.trajectory import Moment
+from lib_blocktrain.analysis.instrumented_model import InstrumentedModel
+from lib_blocktrain.analysis.trajectory import TrajectoryPoint
 from lib_blocktrain.blocks import BASE
 from lib_blocktrain.training.batches import joined
 
@@ -43,7 +43,11 @@ class Attributions:
 
 
 def integrated_gradients(
-    stage: Stage, moment: Moment, region: Tensor | None = None, nodes: int = NODES, pause: Pause | None = None
+    stage: InstrumentedModel,
+    moment: TrajectoryPoint,
+    region: Tensor | None = None,
+    nodes: int = NODES,
+    pause: Pause | None = None,
 ) -> Attributions:
     """Return the attributions at this moment, inside a region `(seeds, 1, h, w)` or everywhere."""
     effect = moment.noise - without(stage, moment)
@@ -61,7 +65,7 @@ def integrated_gradients(
     return Attributions(stage.blocks, values, whole.double().cpu())
 
 
-def _gradients(stage: Stage, moment: Moment, direction: Tensor, node: float) -> Tensor:
+def _gradients(stage: InstrumentedModel, moment: TrajectoryPoint, direction: Tensor, node: float) -> Tensor:
     """Return w_b dF/dv_b at v = node * w, `(seeds, blocks)`: each seed has block weights of its own."""
     seeds, names = len(moment.seeds), stage.blocks
     weights = torch.tensor([stage.weights[block] for block in names], dtype=torch.float32)
@@ -78,7 +82,7 @@ def _gradients(stage: Stage, moment: Moment, direction: Tensor, node: float) -> 
     return (gradients * weights).double() / scale
 
 
-def _texts(stage: Stage, prompt: str, factors: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+def _texts(stage: InstrumentedModel, prompt: str, factors: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     """Return the conditioning of each seed's weight of the text encoder, as part of the graph."""
     rows = []
     for text in stage.texts_of(prompt):

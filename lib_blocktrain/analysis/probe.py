@@ -22,26 +22,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib_blocktrain.analysis.choice import on_grid
+from lib_blocktrain.analysis.instrumented_model import staged
 from lib_blocktrain.analysis.results import Analysis, Observation
-from lib_blocktrain.analysis.setting import Setting
-from lib_blocktrain.analysis.stage import staged
+from lib_blocktrain.analysis.sampling_grid import SamplingGrid
 from lib_blocktrain.analysis.trajectory import Progress, walk
-from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.analysis.weight_rules import on_grid
 from lib_blocktrain.blocks import architecture
-from lib_blocktrain.formats import Network
-from lib_blocktrain.hooks import applied
-from lib_blocktrain.leaf_layers import weight_shape
-from lib_blocktrain.model import Model
+from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.hooks import applied
+from lib_blocktrain.networks.leaf_layers import weight_shape
 from lib_blocktrain.training.batches import Batch, Loader
 from lib_blocktrain.training.cache import Latents, Texts
 from lib_blocktrain.training.config import DatasetConfig, LossConfig, NetworkConfig
 from lib_blocktrain.training.dataset import Dataset, find
-from lib_blocktrain.training.draws import generator_of
-from lib_blocktrain.training.fresh import fresh_network
+from lib_blocktrain.training.init import init_network
+from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.preparation import check_model, native_size
-from lib_blocktrain.training.scope import Scope, scope_of
+from lib_blocktrain.training.rng import generator_of
 from lib_blocktrain.training.step import Objective, Prediction, draw_noise
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 TIMESTEPS = (150, 400, 650, 900)
 RANK = 8  # of the random projection
@@ -89,8 +89,8 @@ def probe(
         raise ValueError(f"{len(pictures)} picture: expected two or more, so that they can agree")
     began = time.perf_counter()
     config = NetworkConfig(rank=RANK, conv_rank=RANK if convolutions else 0)
-    scope = scope_of(model.unet, model.architecture, config)
-    network = fresh_network(scope, config, name, seed)
+    scope = plan_of(model.unet, model.architecture, config)
+    network = init_network(scope, config, name, seed)
     lens = _Lens(model, scope, network, seed)
     total = 2 * len(pictures) if references else len(pictures)
     found, others = [], []
@@ -118,7 +118,7 @@ def probe(
 class _Lens:
     """A fresh LoRA through which a picture's gradient is seen."""
 
-    def __init__(self, model: Model, scope: Scope, network: Network, seed: int):
+    def __init__(self, model: Model, scope: Plan, network: Network, seed: int):
         self._scope, self._seed = scope, seed
         self._ups = {planned.key: network.modules[planned.key].up for planned in scope.modules}
         self._objective = Objective(LossConfig(), model.alphas_cumprod, model.prediction)
@@ -216,9 +216,9 @@ def own_pictures(
 ) -> list[Batch]:
     """Return batches of pictures that the model itself makes of a prompt, at the size of `like`."""
     height, width = (8 * side for side in like.latents.shape[-2:])
-    setting = Setting((prompt,), seeds=tuple(range(count)), steps=steps, height=height, width=width)
+    setting = SamplingGrid((prompt,), seeds=tuple(range(count)), steps=steps, height=height, width=width)
     config = NetworkConfig(rank=1)
-    idle = fresh_network(scope_of(model.unet, model.architecture, config), config, "none", 0)  # whose deltas are 0
+    idle = init_network(plan_of(model.unet, model.architecture, config), config, "none", 0)  # whose deltas are 0
     text = {name: tensor.detach().cpu() for name, tensor in model.encode_prompt(prompt).items()}
     made = []
     with staged(model, idle, setting) as stage:

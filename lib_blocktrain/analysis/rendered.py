@@ -13,9 +13,9 @@ from PIL import Image
 
 from lib_blocktrain.analysis.perceptual import changed_share, perceived_difference
 from lib_blocktrain.analysis.results import Analysis, Observation
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import BASE, REST, architecture
-from lib_blocktrain.formats import Network
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 Draw = Callable[[str, int, BlockWeights], Image.Image]  # prompt, seed, weights
 Progress = Callable[[int, int], None]

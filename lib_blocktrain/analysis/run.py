@@ -12,15 +12,15 @@ from torch import Tensor
 
 from lib_blocktrain.analysis import integrated
 from lib_blocktrain.analysis.effects import Pause, leave_one_out, one_only, without
+from lib_blocktrain.analysis.instrumented_model import InstrumentedModel, staged
 from lib_blocktrain.analysis.integrated import NODES, integrated_gradients, norm
 from lib_blocktrain.analysis.regions import Feature, fixed_region, strong
 from lib_blocktrain.analysis.results import Analysis, Observation
-from lib_blocktrain.analysis.setting import LOOKS, Setting
-from lib_blocktrain.analysis.stage import Stage, staged
-from lib_blocktrain.analysis.trajectory import Moment, Progress, Walked, steps_walked, walked
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.formats import Network
-from lib_blocktrain.model import Model
+from lib_blocktrain.analysis.sampling_grid import LOOKS, SamplingGrid
+from lib_blocktrain.analysis.trajectory import Progress, TrajectoryPoint, Walked, steps_walked, walked
+from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 EVERYTHING = Feature()
 
@@ -42,7 +42,7 @@ class Options:
 def analyse(
     model: Model,
     network: Network,
-    setting: Setting,
+    setting: SamplingGrid,
     method: str = "exact",
     features: Sequence[Feature] = (EVERYTHING,),
     *,
@@ -74,7 +74,7 @@ def analyse(
 
 
 def masks_of(
-    model: Model, network: Network, setting: Setting, feature: Feature, options: Options | None = None
+    model: Model, network: Network, setting: SamplingGrid, feature: Feature, options: Options | None = None
 ) -> dict[tuple[str, int], Image.Image] | None:
     """Return the feature's region in every picture as a mask at the latents' size, None for everything."""
     options = options or Options()
@@ -86,15 +86,15 @@ def masks_of(
     return {key: Image.fromarray((region[0] * 255).byte().cpu().numpy()) for key, region in regions.items()}
 
 
-def _exact(stage: Stage, moment: Moment, options: Options, pause: Pause) -> Measure:
+def _exact(stage: InstrumentedModel, moment: TrajectoryPoint, options: Options, pause: Pause) -> Measure:
     return _in_regions(stage, moment, leave_one_out(stage, moment, options.value, pause))
 
 
-def _alone(stage: Stage, moment: Moment, options: Options, pause: Pause) -> Measure:
+def _alone(stage: InstrumentedModel, moment: TrajectoryPoint, options: Options, pause: Pause) -> Measure:
     return _in_regions(stage, moment, one_only(stage, moment, pause))
 
 
-def _in_regions(stage: Stage, moment: Moment, changes: Mapping[str, Tensor]) -> Measure:
+def _in_regions(stage: InstrumentedModel, moment: TrajectoryPoint, changes: Mapping[str, Tensor]) -> Measure:
     effect = moment.noise - without(stage, moment)
 
     def measure(region: Tensor | None) -> Measured:
@@ -104,7 +104,7 @@ def _in_regions(stage: Stage, moment: Moment, changes: Mapping[str, Tensor]) -> 
     return measure
 
 
-def _fast(stage: Stage, moment: Moment, options: Options, pause: Pause) -> Measure:
+def _fast(stage: InstrumentedModel, moment: TrajectoryPoint, options: Options, pause: Pause) -> Measure:
     def measure(region: Tensor | None) -> Measured:
         found = integrated_gradients(stage, moment, region, options.nodes, pause)
         return found.values, found.whole
@@ -112,7 +112,7 @@ def _fast(stage: Stage, moment: Moment, options: Options, pause: Pause) -> Measu
     return measure
 
 
-_MEASURES: Mapping[str, Callable[[Stage, Moment, Options, Pause], Measure]] = {
+_MEASURES: Mapping[str, Callable[[InstrumentedModel, TrajectoryPoint, Options, Pause], Measure]] = {
     "exact": _exact,
     "fast": _fast,
     "one-only": _alone,
@@ -129,7 +129,7 @@ class _Gathered:
     observations: list[Observation] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
 
-    def take(self, moment: Moment, measure: Measure) -> None:
+    def take(self, moment: TrajectoryPoint, measure: Measure) -> None:
         """Measure at this moment, if the feature is in its pictures."""
         region = None
         if self.regions is not None:
@@ -144,7 +144,7 @@ class _Gathered:
             self.observations.append(Observation(moment.prompt, seed, moment.timestep, moment.stretch, size))
             self.values.append(row)
 
-    def analysis(self, stage: Stage, method: str, **facts) -> Analysis:
+    def analysis(self, stage: InstrumentedModel, method: str, **facts) -> Analysis:
         sums = [float(row.sum()) * at.whole for row, at in zip(self.values, self.observations)]
         complete = sum(sums) / sum(at.whole for at in self.observations) if method == "fast" else None
         regions = None if self.regions is None else list(self.regions.values())
@@ -166,7 +166,7 @@ class _Gathered:
 class _Counter:
     """Progress over the walk and all that comes after it, in parts that take about as long as each other."""
 
-    def __init__(self, progress: Progress | None, stage: Stage, words: bool, parts: int | None):
+    def __init__(self, progress: Progress | None, stage: InstrumentedModel, words: bool, parts: int | None):
         """`parts` of the work at each moment; None: one a block."""
         self._report, self._done = progress, 0
         setting = stage.setting
@@ -184,7 +184,7 @@ class _Counter:
             self._report(self._done, self._total)
 
 
-def _regions(feature: Feature, stage: Stage, found: Walked) -> Regions | None:
+def _regions(feature: Feature, stage: InstrumentedModel, found: Walked) -> Regions | None:
     """Return the feature's region in every picture that has it, None for everywhere."""
     setting = stage.setting
     if feature.word is not None:
@@ -197,7 +197,7 @@ def _regions(feature: Feature, stage: Stage, found: Walked) -> Regions | None:
     return {(prompt, seed): fixed for prompt in setting.prompts for seed in setting.seeds}
 
 
-def _asked(setting: Setting, stage: Stage, method: str, options: Options) -> dict[str, object]:
+def _asked(setting: SamplingGrid, stage: InstrumentedModel, method: str, options: Options) -> dict[str, object]:
     asked = {**asdict(setting), "prompts": list(setting.prompts), "seeds": list(setting.seeds)}
     asked |= {"weights": stage.weights.to_line(with_architecture=True), "multiplier": options.multiplier}
     return asked | ({"nodes": options.nodes} if method == "fast" else {"value": options.value})

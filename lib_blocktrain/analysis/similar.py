@@ -17,13 +17,12 @@ from pathlib import Path
 import safetensors
 
 from lib_blocktrain import blocks
-from lib_blocktrain.adapters import DoRA, NetworkModule, NetworkModuleError, module_from_tensors
 from lib_blocktrain.analysis.weight_norms import OF_THE_WEIGHT, squared_delta
 from lib_blocktrain.blocks import ARCHITECTURES, block_of
 from lib_blocktrain.files import files_below, written
-from lib_blocktrain.metadata_tables import table, tag_counts
-from lib_blocktrain.network_keys import architecture_of, modules_in
-from lib_blocktrain.safetensors_header import NetworkFileError, read_header
+from lib_blocktrain.networks.adapters import DoRA, NetworkModule, NetworkModuleError, module_from_tensors
+from lib_blocktrain.networks.header import NetworkFileError, read_header, table, tag_counts
+from lib_blocktrain.networks.keys import architecture_of, modules_in
 from lib_blocktrain.training.dataset import Dataset
 
 log = logging.getLogger(__name__)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from lib_blocktrain.analysis.attention import Heat, Tokens, tokens_of, watching
-from lib_blocktrain.analysis.setting import Setting
-from lib_blocktrain.analysis.stage import Stage
+from lib_blocktrain.analysis.instrumented_model import InstrumentedModel
+from lib_blocktrain.analysis.sampling_grid import SamplingGrid
 
 Progress = Callable[[int, int], None]  # done, in all; may raise, which ends the analysis
 
 
 @dataclass(frozen=True, eq=False)
-class Moment:
+class TrajectoryPoint:
     """Latents of several seeds at one timestep under one prompt.
 
     `latents` and `noise`, what is predicted there, are `(seeds, 4, h, w)`, fp32. `stretch` is the part of the way,
@@ -45,7 +45,7 @@ def looked_at(steps: int, looks: int) -> list[int]:
     return [step * steps // (2 * looks) for step in range(looks)]
 
 
-def steps_walked(setting: Setting, words: bool) -> int:
+def steps_walked(setting: SamplingGrid, words: bool) -> int:
     """Return how far the trajectory is walked: to the last look, or, for words, until their places are settled.
 
     Where a thing will be shows in the attention once the noise has gone down.
@@ -57,12 +57,12 @@ def steps_walked(setting: Setting, words: bool) -> int:
 class Walked:
     """The moments of all prompts and seeds; `heats`: attention to a word, `(h, w)`, by word, prompt and seed."""
 
-    moments: tuple[Moment, ...]
+    moments: tuple[TrajectoryPoint, ...]
     heats: Mapping[tuple[str, str, int], Tensor]
 
 
 @torch.no_grad()
-def walked(stage: Stage, words: Sequence[str] = (), progress: Progress | None = None) -> Walked:
+def walked(stage: InstrumentedModel, words: Sequence[str] = (), progress: Progress | None = None) -> Walked:
     """Walk the trajectory of every prompt and group of seeds: as far as one looks, or to the end for words.
 
     The attention to each of the `words` is averaged over all steps, for the prompts that have it. Raises ValueError
@@ -72,7 +72,7 @@ def walked(stage: Stage, words: Sequence[str] = (), progress: Progress | None = 
     tokens = {word: _tokens(stage, word) for word in words}
     groups = [(prompt, seeds) for prompt in setting.prompts for seeds in setting.seed_batches(stage.model)]
     steps = steps_walked(setting, bool(words))
-    found: list[Moment] = []
+    found: list[TrajectoryPoint] = []
     heats: dict[tuple[str, str, int], Tensor] = {}
     stage.weigh(stage.weights)
     for number, (prompt, seeds) in enumerate(groups):
@@ -87,13 +87,13 @@ def walked(stage: Stage, words: Sequence[str] = (), progress: Progress | None = 
     return Walked(tuple(found), heats)
 
 
-def _tokens(stage: Stage, word: str) -> dict[str, Tokens]:
+def _tokens(stage: InstrumentedModel, word: str) -> dict[str, Tokens]:
     """Return a word's tokens by prompt; one that some prompts lack is looked for in the others."""
     having = [prompt for prompt in stage.setting.prompts if word.casefold() in prompt.casefold()]
     return {prompt: tokens_of(stage.model, prompt, word) for prompt in having or stage.setting.prompts}
 
 
-def _walk(stage: Stage, prompt: str, seeds: tuple[int, ...], steps: int) -> Iterator[Moment]:
+def _walk(stage: InstrumentedModel, prompt: str, seeds: tuple[int, ...], steps: int) -> Iterator[TrajectoryPoint]:
     """Yield so many steps; those that are not looked at have no stretch."""
     setting = stage.setting
     timesteps = timesteps_of(setting.steps, len(stage.model.alphas_cumprod))
@@ -102,12 +102,12 @@ def _walk(stage: Stage, prompt: str, seeds: tuple[int, ...], steps: int) -> Iter
     latents = noise_of(stage, seeds)
     for timestep, after in zip(timesteps[:steps], [*timesteps[1:], None]):
         noise = _finite(stage.predict(latents, timestep, prompt))
-        yield Moment(prompt, seeds, timestep, latents, noise, stretches.get(timestep, 0.0))
+        yield TrajectoryPoint(prompt, seeds, timestep, latents, noise, stretches.get(timestep, 0.0))
         latents = stepped(stage, latents, noise, timestep, after)
 
 
 @torch.no_grad()
-def walk(stage: Stage, prompt: str, seeds: Sequence[int]) -> Tensor:
+def walk(stage: InstrumentedModel, prompt: str, seeds: Sequence[int]) -> Tensor:
     """Return the latents at the trajectory's end, `(seeds, 4, h, w)`: the model's own pictures."""
     timesteps = timesteps_of(stage.setting.steps, len(stage.model.alphas_cumprod))
     latents = noise_of(stage, seeds)
@@ -116,14 +116,14 @@ def walk(stage: Stage, prompt: str, seeds: Sequence[int]) -> Tensor:
     return latents
 
 
-def noise_of(stage: Stage, seeds: Sequence[int]) -> Tensor:
+def noise_of(stage: InstrumentedModel, seeds: Sequence[int]) -> Tensor:
     """Return what a picture of each seed begins with, the same on every device."""
     height, width = stage.setting.latent_size(stage.model)
     drawn = [torch.randn(1, 4, height, width, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
     return torch.cat(drawn).to(next(stage.model.unet.parameters()).device)
 
 
-def stepped(stage: Stage, latents: Tensor, noise: Tensor, timestep: int, after: int | None) -> Tensor:
+def stepped(stage: InstrumentedModel, latents: Tensor, noise: Tensor, timestep: int, after: int | None) -> Tensor:
     """Return the latents at the next timestep (DDIM, 2010.02502, eq. 12 with eta = 0); None: without any noise."""
     alpha = stage.alpha(timestep)
     following = 1.0 if after is None else stage.alpha(after)
@@ -131,7 +131,7 @@ def stepped(stage: Stage, latents: Tensor, noise: Tensor, timestep: int, after: 
     return following**0.5 * picture + (1 - following) ** 0.5 * noise
 
 
-def _stretches(stage: Stage, timesteps: Sequence[int]) -> dict[int, float]:
+def _stretches(stage: InstrumentedModel, timesteps: Sequence[int]) -> dict[int, float]:
     """Return each moment's part of the way: up to the middle between it and its neighbours, in noise per signal."""
     sigmas = [stage.sigma(timestep) for timestep in timesteps]
     middles = [(a + b) / 2 for a, b in itertools.pairwise(sigmas)]

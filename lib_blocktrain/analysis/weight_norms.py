@@ -9,12 +9,12 @@ import math
 
 import torch
 
-from lib_blocktrain.adapters import BOFT, IA3, OFT, DoRA, GLoRA, LoRA, NetworkModule
 from lib_blocktrain.analysis.results import Analysis, Observation
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import BASE, REST, architecture
-from lib_blocktrain.formats import Network
+from lib_blocktrain.networks.adapters import BOFT, IA3, OFT, DoRA, GLoRA, LoRA, NetworkModule
+from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.norms import squared_norm
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 # Their deltas are made of the layer's own weight, which is not in the file.
 OF_THE_WEIGHT = (IA3, OFT, BOFT, GLoRA)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lib_blocktrain.api.answers import Refused
+from lib_blocktrain.api.errors import ApiError
 
 Credentials = tuple[tuple[str, str], ...]  # user and password
 
@@ -59,9 +59,9 @@ class Access:
         if self.credentials:
             if not self._has_password(request):
                 asked = "a user and a password are needed: those of --api-auth or --gradio-auth"
-                raise Refused(401, "unauthorised", asked, {"WWW-Authenticate": "Basic"})
+                raise ApiError(401, "unauthorised", asked, {"WWW-Authenticate": "Basic"})
         elif self.exposed and writes and not self.open():
-            raise Refused(
+            raise ApiError(
                 403,
                 "off",
                 "this server answers other machines and has no password, so that nothing can be changed through the"
@@ -76,12 +76,12 @@ class Access:
         """
         origin, hosts = request.headers.get("origin"), _hosts(request.headers)
         if origin is not None and not self._is_known(origin.lower(), hosts):
-            raise Refused(403, "foreign page", f"the web page {origin[:200]!r} may not call this server")
+            raise ApiError(403, "foreign page", f"the web page {origin[:200]!r} may not call this server")
         if self.credentials or self.exposed or self.open():
             return
         name = _host_name(request.headers.get("host", "").strip().lower())
         if name not in self.names and not _is_address(name):
-            raise Refused(
+            raise ApiError(
                 403,
                 "foreign name",
                 f"this server is for this machine alone, and was called as {name[:200]!r}: expected 127.0.0.1 or"

@@ -11,11 +11,11 @@ from PIL import Image, UnidentifiedImageError
 
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.run import Options
-from lib_blocktrain.api.analysis_bodies import AnalyseBody, FeatureBody
+from lib_blocktrain.api.analysis_schemas import AnalyseBody, FeatureBody
+from lib_blocktrain.api.jobs import Report, Turn
 from lib_blocktrain.api.service import Service
-from lib_blocktrain.api.turns import Report, Turn
-from lib_blocktrain.inquiry import Inquiry, answer, setting_for
-from lib_blocktrain.pictures import png_of
+from lib_blocktrain.workspace.analyses import AnalysisRequest, answer, setting_for
+from lib_blocktrain.workspace.images import png_of
 
 MASK_SIDE = 8192  # pixels: a small file can hold a huge picture
 
@@ -26,7 +26,7 @@ def begin(service: Service, body: AnalyseBody) -> Turn:
     return service.turns.begin("analysis", lambda report: _found(service, inquiry, canvas, report), body.wait)
 
 
-def _inquiry(service: Service, body: AnalyseBody) -> tuple[Inquiry, float | None]:
+def _inquiry(service: Service, body: AnalyseBody) -> tuple[AnalysisRequest, float | None]:
     """What is asked, and the share of the picture for which the weights in force were found."""
     network = service.library.network(service.lora(body.lora).key)
     setting = setting_for(
@@ -41,10 +41,10 @@ def _inquiry(service: Service, body: AnalyseBody) -> tuple[Inquiry, float | None
     parsed = service.parse(body.weights, network.architecture, seed=0)
     features = tuple(map(_feature, body.features)) or (Feature(),)
     options = Options(parsed.weights, body.multiplier, body.value)
-    return Inquiry(network, setting, body.method, features, options), parsed.canvas
+    return AnalysisRequest(network, setting, body.method, features, options), parsed.canvas
 
 
-def _found(service: Service, inquiry: Inquiry, canvas: float | None, report: Report) -> dict[str, Any]:
+def _found(service: Service, inquiry: AnalysisRequest, canvas: float | None, report: Report) -> dict[str, Any]:
     found = answer(service.host, inquiry, report)
     return {
         "analyses": [analysis.to_json() for analysis in found.analyses],

@@ -7,10 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from lib_blocktrain.api.analysis_bodies import AnalyseBody, Asked, Found
-from lib_blocktrain.api.answers import not_found, refused_by
+from lib_blocktrain.api.analysis_schemas import AnalyseBody, Asked, Found
+from lib_blocktrain.api.errors import not_found
+from lib_blocktrain.api.jobs import Turn
+from lib_blocktrain.api.responses import refused_by
 from lib_blocktrain.api.service import Service
-from lib_blocktrain.api.turns import Turn
 
 KEPT = 16  # analyses that can still be read
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from lib_blocktrain.api.bodies import PreviewBody, WeighedLora, plain
+from lib_blocktrain.api.jobs import Report
+from lib_blocktrain.api.schemas import PreviewBody, WeighedLora, plain
 from lib_blocktrain.api.service import Service
-from lib_blocktrain.api.turns import Report
 from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.hosts.host import SampleRequest
-from lib_blocktrain.pictures import infotext, to_png
-from lib_blocktrain.placement import Placement
-from lib_blocktrain.ui.drawing import SIDE_STEP, Settings, with_seed
-from lib_blocktrain.ui.library import LoraFile
-from lib_blocktrain.ui.mix import fits
+from lib_blocktrain.networks.placement import Placement
+from lib_blocktrain.workspace.drawing import SIDE_STEP, Settings, with_seed
+from lib_blocktrain.workspace.images import infotext, to_png
+from lib_blocktrain.workspace.lora_index import LoraFile
+from lib_blocktrain.workspace.lora_selection import fits
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from lib_blocktrain.api.bodies import LoraContents, LoraItem, Picture, PreviewBody
+from lib_blocktrain.api.schemas import LoraContents, LoraItem, Picture, PreviewBody
 from lib_blocktrain.api.service import Service
 
 
@@ -21,7 +21,7 @@ def add_lora_routes(reading: APIRouter, service: Service) -> None:
 
     @reading.get("/loras/inspect", response_model=LoraContents, summary="Say what a LoRA contains, by its header")
     def inspect(name: str) -> dict:
-        from lib_blocktrain.network_keys import describe
+        from lib_blocktrain.networks.keys import describe
 
         return describe(service.lora(name).path)
 

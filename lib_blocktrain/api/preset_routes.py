@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from lib_blocktrain.api.answers import Refused, not_found
-from lib_blocktrain.api.bodies import Architecture, Done, ParseBody, ParsedWeights, PresetBody, PresetList
+from lib_blocktrain.api.errors import ApiError, not_found
+from lib_blocktrain.api.schemas import Architecture, Done, ParseBody, ParsedWeights, PresetBody, PresetList
 from lib_blocktrain.api.service import Service
-from lib_blocktrain.preset_strings import Parsed
+from lib_blocktrain.weights.preset_strings import Parsed
 
 
 def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) -> None:
@@ -29,7 +29,7 @@ def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) 
         weights = service.parse(body.weights, body.architecture).weights
         with service.presets_lock:
             if not body.replace and body.name.strip() in service.shelf.own.read().presets:
-                raise Refused(409, "conflict", f"there is a preset {body.name!r} already: send replace, or another")
+                raise ApiError(409, "conflict", f"there is a preset {body.name!r} already: send replace, or another")
             service.shelf.save(body.name, weights, replace=True)
         return {"done": f"saved {body.name.strip()}"}
 
@@ -39,7 +39,7 @@ def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) 
             if name not in service.shelf.all():
                 raise not_found(f"there is no preset {name!r}")
             if name not in service.shelf.own.read().presets:
-                raise Refused(409, "conflict", f"{name!r} comes with the extension and stays")
+                raise ApiError(409, "conflict", f"{name!r} comes with the extension and stays")
             service.shelf.delete(name)
         return {"done": f"deleted {name}"}
 

@@ -10,11 +10,11 @@ from fastapi.security import HTTPBasic
 
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.analysis_routes import add_analysis_routes
-from lib_blocktrain.api.answers import Answer, OwnRoute, guarded
-from lib_blocktrain.api.bodies import Done, Progress
 from lib_blocktrain.api.lora_routes import add_lora_routes
 from lib_blocktrain.api.preset_routes import add_preset_routes
+from lib_blocktrain.api.responses import Answer, OwnRoute, guarded
 from lib_blocktrain.api.run_routes import add_run_routes
+from lib_blocktrain.api.schemas import Done, Progress
 from lib_blocktrain.api.service import Service
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lib_blocktrain.api.service import Service
+from lib_blocktrain.files import checked_name
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig
+from lib_blocktrain.training.config_json import ConfigError, check, read
 from lib_blocktrain.training.kohya_toml import read_toml
 from lib_blocktrain.training.optimizers import TABLE
-from lib_blocktrain.training.reading import ConfigError, check, read
-from lib_blocktrain.ui.file_names import checked_name
 
 
 def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib_blocktrain.api.answers import Refused, not_found
+from lib_blocktrain.api.errors import ApiError, not_found
 from lib_blocktrain.files import names_device
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def file_of(run: Run, name: str) -> RunFile:
     """The file of this name; raise Refused for a name that is none (400), and for one that the run did not write."""
     for part in name.split("/"):
         if part in ("", ".", "..") or names_device(part) or re.search(r'[\\:*?"<>|\x00-\x1f]', part):
-            raise Refused(400, "bad request", f"{name!r} names no file of a run: expected such as metrics.jsonl")
+            raise ApiError(400, "bad request", f"{name!r} names no file of a run: expected such as metrics.jsonl")
     found = files_of(run).get(name)
     if found is None:
         raise not_found(f"run {run.folder.name} wrote no file {name!r}")

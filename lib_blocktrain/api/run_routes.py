@@ -10,19 +10,10 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from lib_blocktrain.api.answers import Refused
-from lib_blocktrain.api.bodies import Done
-from lib_blocktrain.api.run_bodies import (
-    FileItem,
-    RunBody,
-    RunList,
-    RunState,
-    RunStatus,
-    StopBody,
-    WeightsBody,
-    sent,
-)
+from lib_blocktrain.api.errors import ApiError
 from lib_blocktrain.api.run_files import file_of, files_of, opened
+from lib_blocktrain.api.run_schemas import FileItem, RunBody, RunList, RunState, RunStatus, StopBody, WeightsBody, sent
+from lib_blocktrain.api.schemas import Done
 from lib_blocktrain.api.service import Service
 
 if TYPE_CHECKING:
@@ -74,7 +65,7 @@ def _steering(writing: APIRouter, service: Service) -> None:
         run = service.run(name)
         status = service.runner.status(run)
         if not status.goes_on:
-            raise Refused(409, "conflict", f"{name} is {status.state}: there is nothing to pause")
+            raise ApiError(409, "conflict", f"{name} is {status.state}: there is nothing to pause")
         service.runner.pause("paused through the API")
         return _state(service.runner.status(run))
 
@@ -117,7 +108,7 @@ def _as_conflict() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise Refused(409, "conflict", str(error)) from error
+        raise ApiError(409, "conflict", str(error)) from error
 
 
 def _state(status: Status) -> dict[str, Any]:

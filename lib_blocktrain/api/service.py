@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib_blocktrain.api.access import Access
-from lib_blocktrain.api.answers import Refused, not_found
-from lib_blocktrain.api.turns import Turns
-from lib_blocktrain.text_spans import naming_weights
+from lib_blocktrain.api.errors import ApiError, not_found
+from lib_blocktrain.api.jobs import Turns
+from lib_blocktrain.weights.text_spans import naming_weights
 
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import Host
-    from lib_blocktrain.preset_strings import Parsed
     from lib_blocktrain.runner import Runner
     from lib_blocktrain.training.runs import Run
-    from lib_blocktrain.ui.library import Library, LoraFile
-    from lib_blocktrain.ui.shelf import Shelf
+    from lib_blocktrain.weights.preset_strings import Parsed
+    from lib_blocktrain.workspace.lora_index import LoraFile, LoraIndex
+    from lib_blocktrain.workspace.preset_store import PresetStore
 
 
 class Service:
@@ -47,18 +47,18 @@ class Service:
             return self._own_runner
 
     @cached_property
-    def library(self) -> Library:
+    def library(self) -> LoraIndex:
         """The host's LoRA files."""
-        from lib_blocktrain.ui.library import Library
+        from lib_blocktrain.workspace.lora_index import LoraIndex
 
-        return Library(lambda: self.host.lora_dirs)
+        return LoraIndex(lambda: self.host.lora_dirs)
 
     @cached_property
-    def shelf(self) -> Shelf:
+    def shelf(self) -> PresetStore:
         """The presets, the user's own among them."""
-        from lib_blocktrain.ui.shelf import Shelf
+        from lib_blocktrain.workspace.preset_store import PresetStore
 
-        return Shelf(lambda: self.host.presets_path)
+        return PresetStore(lambda: self.host.presets_path)
 
     def progress(self) -> dict:
         """What goes on, as ``bodies.Progress`` has it."""
@@ -81,7 +81,7 @@ class Service:
             return f"run {run.folder.name} pauses after this step"
         what = self.turns.interrupt()
         if what is None:
-            raise Refused(409, "conflict", "nothing goes on that could be interrupted")
+            raise ApiError(409, "conflict", "nothing goes on that could be interrupted")
         return f"{what} ends before its next step"
 
     def training(self) -> str | None:
@@ -102,9 +102,9 @@ class Service:
             raise not_found(f"there is no LoRA {name!r} in the folders")
         if len(found) > 1:
             names = ", ".join(file.key for file in found[:5])
-            raise Refused(400, "bad request", f"there are {len(found)} LoRAs {name!r}: expected one of {names}")
+            raise ApiError(400, "bad request", f"there are {len(found)} LoRAs {name!r}: expected one of {names}")
         if found[0].problem:
-            raise Refused(400, "bad request", f"{found[0].key} cannot be used: {found[0].problem}")
+            raise ApiError(400, "bad request", f"{found[0].key} cannot be used: {found[0].problem}")
         return found[0]
 
     def parse(self, text: str, architecture: str, seed: int | None = None, x: float | None = None) -> Parsed:

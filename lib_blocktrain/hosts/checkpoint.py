@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_blocktrain.model import Prediction
-from lib_blocktrain.safetensors_header import read_header
+from lib_blocktrain.model.protocol import Prediction
+from lib_blocktrain.networks.header import read_header
 
 _UNET = "model.diffusion_model."
 _CONTEXT = _UNET + "{}.transformer_blocks.0.attn2.to_k.weight"

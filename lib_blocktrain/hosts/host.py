@@ -11,8 +11,8 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from lib_blocktrain.hooks import Placement
-from lib_blocktrain.model import Model
+from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.networks.hooks import Placement
 
 log = logging.getLogger(__name__)
 

@@ -19,15 +19,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lib_blocktrain import unet_forward
-from lib_blocktrain.demo_model import LORAS, MODEL, clip_vocabulary, full_token_table
 from lib_blocktrain.files import ROOT, said, written
-from lib_blocktrain.freezing import frozen
-from lib_blocktrain.hooks import applied
 from lib_blocktrain.hosts.checkpoint import Recognised, recognise
+from lib_blocktrain.hosts.demo_model import LORAS, MODEL, clip_vocabulary, full_token_table
 from lib_blocktrain.hosts.host import NoModel, OutOfMemory, Progress, SampleRequest
-from lib_blocktrain.model import Prediction
-from lib_blocktrain.unet_forward import BlockState, Caller
+from lib_blocktrain.model import unet_forward
+from lib_blocktrain.model.freezing import frozen
+from lib_blocktrain.model.protocol import Prediction
+from lib_blocktrain.model.unet_forward import BlockState, Caller
+from lib_blocktrain.networks.hooks import applied
 
 log = logging.getLogger(__name__)
 

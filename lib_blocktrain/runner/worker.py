@@ -14,18 +14,18 @@ from typing import Any
 
 import torch
 
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.files import said
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.runner.on_host import publish_result, sampler
+from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.runner.status import Current, Last, explained, status_of
 from lib_blocktrain.training.config import RunConfig
+from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.control import Diverged, Outcome
-from lib_blocktrain.training.queue import Queue
-from lib_blocktrain.training.reading import ConfigError
 from lib_blocktrain.training.runs import Run, RunInUse, create, new_folder, open_run
 from lib_blocktrain.training.status import AGAIN, Status
 from lib_blocktrain.training.trainer import Trainer
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 log = logging.getLogger(__name__)
 

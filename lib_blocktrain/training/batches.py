@@ -18,7 +18,7 @@ from lib_blocktrain.training.cache import Latents, Texts
 from lib_blocktrain.training.captions import caption_of
 from lib_blocktrain.training.config import DatasetConfig
 from lib_blocktrain.training.dataset import Picture
-from lib_blocktrain.training.draws import number_of
+from lib_blocktrain.training.rng import number_of
 
 
 @dataclass(frozen=True)

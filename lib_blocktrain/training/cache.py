@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from lib_blocktrain.files import written
-from lib_blocktrain.model import Model
+from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.training.dataset import DatasetError, Picture
 
 log = logging.getLogger(__name__)

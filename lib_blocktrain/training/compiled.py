@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from lib_blocktrain.training.reading import ConfigError
+from lib_blocktrain.training.config_json import ConfigError
 
 BACKEND = "inductor"  # torch's own; it wants a C++ compiler on a CPU, Triton on a GPU
 _SWITCH = "_compiled_call_impl"  # what torch's modules look for when they are called

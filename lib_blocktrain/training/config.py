@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lib_blocktrain.files import names_device
-from lib_blocktrain.training.reading import ConfigError, check, read, write
+from lib_blocktrain.training.config_json import ConfigError, check, read, write
 
 _NAME = re.compile(r"(?!\.)[^\\/:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]{1,100}")
 MOST_RANK = 4096  # more than any layer has

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_blocktrain.block_weights import BlockWeights
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 
 class TrainingError(RuntimeError):

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from lib_blocktrain import blocks
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import BASE
-from lib_blocktrain.model import Model
+from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
-from lib_blocktrain.training.scope import read_weights
+from lib_blocktrain.training.plan import read_weights
 from lib_blocktrain.training.sizes import PartSize, block_sizes
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 MIB = 2**20
 # Millions of parameters: U-Net, text encoders, autoencoder.

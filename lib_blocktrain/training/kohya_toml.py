@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, read_text
-from lib_blocktrain.training.reading import ConfigError, check, read, write
+from lib_blocktrain.training.config_json import ConfigError, check, read, write
 
 # sd-scripts' name -> ours, of the options that a dataset or one of its subsets may have.
 _DATASET_OPTIONS = {

@@ -9,22 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.formats import Network
+from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import RunConfig
-from lib_blocktrain.training.fresh import decorated, fresh_network, trained_tensors
+from lib_blocktrain.training.init import decorated, init_network, trained_tensors
 from lib_blocktrain.training.live_weights import change_of
 from lib_blocktrain.training.norms import cap_norms
-from lib_blocktrain.training.optimizers import (
-    check_rates,
-    make_optimizer,
-    parameter_groups,
-    parameters_of,
-    set_rates,
-)
+from lib_blocktrain.training.optimizers import check_rates, make_optimizer, parameter_groups, parameters_of, set_rates
+from lib_blocktrain.training.plan import Plan
 from lib_blocktrain.training.precision import LossScale
 from lib_blocktrain.training.result import in_place_of, saved_network
-from lib_blocktrain.training.scope import Scope
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 _MEANS = ("fused", "foreach", "capturable")  # options of torch's optimizers that say how, not what
 
@@ -36,9 +30,9 @@ class Learner:
     do what is asked of it.
     """
 
-    def __init__(self, scope: Scope, config: RunConfig, dtype: torch.dtype):
+    def __init__(self, scope: Plan, config: RunConfig, dtype: torch.dtype):
         self.scope, self.config = scope, config
-        self.network = fresh_network(scope, config.network, config.name, config.seed)
+        self.network = init_network(scope, config.network, config.name, config.seed)
         groups = parameter_groups(self.network, scope, config.optimizer)
         check_rates(config.optimizer, config.network, groups)
         self.optimizer = make_optimizer(config.optimizer, groups)
@@ -93,7 +87,7 @@ class Learner:
         torch._foreach_copy_([parameter.detach() for parameter in self.parameters], self._good)
 
     @torch.no_grad()
-    def change(self, after: Scope) -> None:
+    def change(self, after: Plan) -> None:
         """Take over other block weights; raises ConfigError where a run cannot."""
         change = change_of(self.scope, after, self.config.network)
         divided = change.divided(self.network)

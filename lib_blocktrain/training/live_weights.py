@@ -8,19 +8,19 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lib_blocktrain.adapters import NetworkModule
-from lib_blocktrain.formats import Network
+from lib_blocktrain.networks.adapters import NetworkModule
+from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import NetworkConfig
+from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.norms import last_factor
-from lib_blocktrain.training.reading import ConfigError
-from lib_blocktrain.training.scope import Scope
+from lib_blocktrain.training.plan import Plan
 
 
 @dataclass(frozen=True)
 class Change:
     """What new weights mean: `rates`, factors of the learning rate by block, and for `scale` factors by key."""
 
-    after: Scope
+    after: Plan
     rates: Mapping[str, float]
     scales: Mapping[str, float]
     alphas: Mapping[str, float]
@@ -49,7 +49,7 @@ class Change:
         return changed
 
 
-def change_of(before: Scope, after: Scope, config: NetworkConfig) -> Change:
+def change_of(before: Plan, after: Plan, config: NetworkConfig) -> Change:
     """Return what it takes to go from one scope to the other; raise ConfigError if a run cannot."""
     if config.meaning == "rank":
         raise ConfigError("block weights that mean rank cannot change while a run goes on: expected a new run")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lib_blocktrain import __version__
-from lib_blocktrain.bake import RECORD
-from lib_blocktrain.block_weights import BlockWeights, kohya_entries, number
 from lib_blocktrain.blocks import REST
+from lib_blocktrain.networks.bake import RECORD
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
+from lib_blocktrain.training.config_json import write
 from lib_blocktrain.training.dataset import Dataset
-from lib_blocktrain.training.reading import write
+from lib_blocktrain.weights.block_weights import BlockWeights, kohya_entries, number
 
 _PATHS = ("path", "mask_folder", "toml", "cache", "checkpoint")
 _LYCORIS_ALGORITHMS = {"loha": "loha", "lokr": "lokr", "dora": "locon"}

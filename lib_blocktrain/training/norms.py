@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from lib_blocktrain.adapters import LoHa, LoKr, LoRA, NetworkModule
-from lib_blocktrain.adapters.base import matrix
-from lib_blocktrain.formats import Network
-from lib_blocktrain.training.fresh import Decorated, trained_tensors
-from lib_blocktrain.training.scope import Scope
+from lib_blocktrain.networks.adapters import LoHa, LoKr, LoRA, NetworkModule
+from lib_blocktrain.networks.adapters.base import matrix
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.training.init import Decorated, trained_tensors
+from lib_blocktrain.training.plan import Plan
 
 
 @torch.no_grad()
@@ -26,12 +26,12 @@ def squared_norm(module: NetworkModule, weight: Tensor) -> Tensor:
     return module.delta_weight(weight).square().sum()
 
 
-def block_norms(network: Network, scope: Scope) -> dict[str, float]:
+def block_norms(network: Network, scope: Plan) -> dict[str, float]:
     """Return the Frobenius norm of all delta weights of a block together, by block."""
     return _roots(scope, lambda planned: squared_norm(network.modules[planned.key], planned.layer.weight))
 
 
-def gradient_norms(network: Network, scope: Scope) -> dict[str, float]:
+def gradient_norms(network: Network, scope: Plan) -> dict[str, float]:
     """Return the norm of the gradients of a block's tensors, by block."""
 
     def squared(planned) -> Tensor:
@@ -48,7 +48,7 @@ def shares(norms: Mapping[str, float]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def cap_norms(network: Network, scope: Scope, cap: float) -> None:
+def cap_norms(network: Network, scope: Plan, cap: float) -> None:
     """Shrink the blocks whose norm is above their weight times the cap, by one factor of each product."""
     weights = {planned.block: planned.weight for planned in scope.modules}
     for block, norm in block_norms(network, scope).items():
@@ -77,7 +77,7 @@ def last_factor(module: NetworkModule) -> Tensor:
     raise ValueError(f"{module.key}: the delta of {type(module).__name__} is linear in none of its tensors")
 
 
-def _roots(scope: Scope, squared) -> dict[str, float]:
+def _roots(scope: Plan, squared) -> dict[str, float]:
     totals: dict[str, Tensor] = {}
     for planned in scope.modules:
         value = squared(planned)

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_blocktrain.formats import Network
+from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig
-from lib_blocktrain.training.fresh import trained_tensors
-from lib_blocktrain.training.reading import ConfigError
-from lib_blocktrain.training.scope import Scope
+from lib_blocktrain.training.config_json import ConfigError
+from lib_blocktrain.training.init import trained_tensors
+from lib_blocktrain.training.plan import Plan
 
 # What begins at 0 in its algorithm: B in LoRA+ (Hayou et al. 2024, 2402.12354).
 _BEGINS_AT_ZERO = frozenset(("lora_up.weight", "hada_w2_a", "lokr_w2", "lokr_w2_b"))
@@ -54,7 +54,7 @@ TABLE: Mapping[str, Kind] = {
 
 
 def parameter_groups(
-    network: Network, scope: Scope, optimizer: OptimizerConfig, meaning: str = "scale"
+    network: Network, scope: Plan, optimizer: OptimizerConfig, meaning: str = "scale"
 ) -> list[dict[str, Any]]:
     """Return one group a block and learning rate; `base_lr` is the rate before the schedule.
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_blocktrain import blocks
-from lib_blocktrain.model import Model
+from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.training.batches import Batch, Loader, Order
 from lib_blocktrain.training.cache import Latents, Texts
 from lib_blocktrain.training.captions import varies
 from lib_blocktrain.training.config import LossConfig, RunConfig
+from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.dataset import Dataset, find
 from lib_blocktrain.training.distributed import Processes
-from lib_blocktrain.training.draws import generator_of
-from lib_blocktrain.training.reading import ConfigError
+from lib_blocktrain.training.plan import Plan
+from lib_blocktrain.training.rng import generator_of
 from lib_blocktrain.training.runs import Run
-from lib_blocktrain.training.scope import Scope
 from lib_blocktrain.training.step import Noise, draw_noise
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def native_size(model: Model) -> int:
     return getattr(model, "size", None) or blocks.architecture(model.architecture).native_size
 
 
-def prepare(model: Model, run: Run, scope: Scope, processes: int = 1, progress: Progress | None = None) -> Prepared:
+def prepare(model: Model, run: Run, scope: Plan, processes: int = 1, progress: Progress | None = None) -> Prepared:
     """Find the dataset and encode what can be encoded before the start; raises DatasetError."""
     config, native = run.config, native_size(model)
     dataset = find(config.dataset, native)

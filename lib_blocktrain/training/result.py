@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib_blocktrain.adapters import LoRA, NetworkModule
 from lib_blocktrain.files import written
-from lib_blocktrain.formats import Network
+from lib_blocktrain.networks.adapters import LoRA, NetworkModule
+from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import NetworkConfig
-from lib_blocktrain.training.fresh import decorated
-from lib_blocktrain.training.scope import Scope
+from lib_blocktrain.training.init import decorated
+from lib_blocktrain.training.plan import Plan
 
 
-def saved_network(network: Network, scope: Scope, config: NetworkConfig) -> Network:
+def saved_network(network: Network, scope: Plan, config: NetworkConfig) -> Network:
     """Return the network without dropout, with what readers ignore folded into its tensors."""
     plain = replace(config, rank_dropout=0.0, module_dropout=0.0, neuron_dropout=0.0)
     return with_one_alpha(decorated(network, scope, plain), config.alpha or float(config.rank))

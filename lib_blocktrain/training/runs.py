@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from lib_blocktrain.files import naming, remove_leftovers, written
 from lib_blocktrain.training import config as configs
-from lib_blocktrain.training import packing, records
+from lib_blocktrain.training import records, state_file
 from lib_blocktrain.training.config import RunConfig
 
 _EVENTS = ("started", "resumed", "finished", "stopped", "diverged", "failed")
@@ -75,10 +75,10 @@ class Run:
 
     def load_state(self) -> dict[str, Any] | None:
         """Return the state of the last save, None before the first."""
-        return packing.load(self.state_path) if self.state_path.exists() else None
+        return state_file.load(self.state_path) if self.state_path.exists() else None
 
     def save_state(self, state: Mapping[str, Any]) -> None:
-        packing.save(self.state_path, state)
+        state_file.save(self.state_path, state)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return all rows of the metrics; a last line that a killed process left unfinished is passed over."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from lib_blocktrain import blocks, diffusion
-from lib_blocktrain.model import Model
+from lib_blocktrain import blocks
+from lib_blocktrain.model import diffusion
+from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.training.batches import Batch, joined
 from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.config import LossConfig

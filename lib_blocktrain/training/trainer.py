@@ -14,28 +14,28 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.files import written
-from lib_blocktrain.formats import write_network
-from lib_blocktrain.hooks import applied
-from lib_blocktrain.model import Model
+from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.networks.files import write_network
+from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training.batches import Batch
 from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.control import Control, Diverged, Outcome, OutOfMemory, StoppedEarly
 from lib_blocktrain.training.distributed import Processes
-from lib_blocktrain.training.draws import generator_of, number_of
 from lib_blocktrain.training.estimate import out_of_memory
 from lib_blocktrain.training.learner import Learner
 from lib_blocktrain.training.metadata import metadata_of
 from lib_blocktrain.training.norms import block_norms, gradient_norms, shares
+from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.precision import DTYPES, dtype_of
 from lib_blocktrain.training.preparation import check_model, prepare
+from lib_blocktrain.training.rng import generator_of, number_of
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.schedules import factor_at
-from lib_blocktrain.training.scope import Scope, scope_of
 from lib_blocktrain.training.step import Noise, Objective, Prediction, conditioning_of, draw_noise
 from lib_blocktrain.training.tensorboard import event_writer
 from lib_blocktrain.training.watch import Watch
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 log = logging.getLogger(__name__)
 
@@ -351,11 +351,11 @@ class Trainer:
 
     # Small things.
 
-    def _scope(self, weights: BlockWeights | None) -> Scope:
+    def _scope(self, weights: BlockWeights | None) -> Plan:
         config = self.config.network
         if weights is not None:
             config = replace(config, weights=weights.to_json())
-        return scope_of(self.targets, self.model.architecture, config)
+        return plan_of(self.targets, self.model.architecture, config)
 
     def _shows_blocks(self, step: int) -> bool:
         return step == 1 or step % BLOCKS_EVERY == 0 or step >= self.config.steps

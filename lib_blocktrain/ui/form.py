@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.training.config import RunConfig
+from lib_blocktrain.training.config_json import ConfigError, read, write
 from lib_blocktrain.training.optimizers import TABLE
-from lib_blocktrain.training.reading import ConfigError, read, write
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 AUTO = "model's own"  # a choice for None
 WHOLE, NUMBER, OPTIONAL, TEXT, LINES, PAIRS, CHOICE, SWITCH = (

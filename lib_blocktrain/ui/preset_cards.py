@@ -9,12 +9,11 @@ import json
 from collections.abc import Callable, Collection, Iterable
 from html import escape
 
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import ARCHITECTURES, BASE
-from lib_blocktrain.preset_links import to_link
-from lib_blocktrain.preset_strings import Parsed, PresetStringError
-from lib_blocktrain.presets import GRADES, Preset
 from lib_blocktrain.ui.u_map_layout import tiny
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
+from lib_blocktrain.weights.presets import GRADES, Preset, to_link
 
 GRADE_MARKS = {"A": "A", "C": "C", "-": "–"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from lib_blocktrain.ui.sharing import FORMS
+from lib_blocktrain.ui.share_handlers import FORMS
 from lib_blocktrain.ui.widgets import Widgets
 
 

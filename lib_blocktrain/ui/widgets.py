@@ -12,10 +12,10 @@ import gradio as gr
 
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.runner import Runner
-from lib_blocktrain.ui.desk import Desk, First
 from lib_blocktrain.ui.field_help import HELP
-from lib_blocktrain.ui.jobs import Jobs
-from lib_blocktrain.ui.library import Library
+from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
+from lib_blocktrain.workspace.jobs import Jobs
+from lib_blocktrain.workspace.lora_index import LoraIndex
 
 
 class Widgets(dict):
@@ -58,14 +58,14 @@ class Shared:
     """What all places have in common: one state, whichever place changes it."""
 
     host: Host
-    first: First
-    library: Library
-    desk: Desk
+    first: InitialState
+    library: LoraIndex
+    desk: LoraControls
     jobs: Jobs
     runner: Runner
 
 
-class Place(Protocol):
+class Tab(Protocol):
     """One place of the tab. It is made of what is shared; then it is asked to place its widgets, and to wire them."""
 
     title: str
@@ -76,5 +76,5 @@ class Place(Protocol):
     def wire(self, w: Widgets) -> None:
         """Tie its events; by now the widgets of all places are there."""
 
-    def opened_by(self, blocks: gr.Blocks, w: Widgets) -> None:
+    def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
         """Fill the place whenever the page is loaded."""

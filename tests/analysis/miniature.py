@@ -9,12 +9,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from lib_blocktrain import unet_forward
-from lib_blocktrain.adapters import LoRA
-from lib_blocktrain.analysis.setting import Setting
-from lib_blocktrain.diffusion import scaled_linear_alphas_cumprod
-from lib_blocktrain.formats import Network
-from lib_blocktrain.freezing import frozen
+from lib_blocktrain.analysis.sampling_grid import SamplingGrid
+from lib_blocktrain.model import unet_forward
+from lib_blocktrain.model.diffusion import scaled_linear_alphas_cumprod
+from lib_blocktrain.model.freezing import frozen
+from lib_blocktrain.networks.adapters import LoRA
+from lib_blocktrain.networks.files import Network
 from tests.tiny_models import (
     CONTEXT,
     diffusers_sdxl_unet,
@@ -26,7 +26,7 @@ from tests.tiny_models import (
 
 PROMPT = "a red robot, green background"
 LENGTH = 12  # tokens that the text encoder reads
-SETTING = Setting((PROMPT,), negative="bad", seeds=(0, 1), steps=4, looks=1, guidance=3.0)
+SETTING = SamplingGrid((PROMPT,), negative="bad", seeds=(0, 1), steps=4, looks=1, guidance=3.0)
 TEXT_KEY = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 
 

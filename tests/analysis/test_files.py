@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib_blocktrain.adapters import DoRA
 from lib_blocktrain.analysis import similar
 from lib_blocktrain.analysis.similar import Profile, Profiles, of_file, rank
 from lib_blocktrain.analysis.weight_norms import weight_norms
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.formats import Network
+from lib_blocktrain.networks.adapters import DoRA
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.weights.block_weights import BlockWeights
 from tests.analysis.miniature import lora_for
 from tests.tiny_models import network_for
 
@@ -113,6 +113,6 @@ def test_only_changed_files_are_read_again(folder, monkeypatch):
 
 
 def _layers(unet):
-    from lib_blocktrain.placement import layers_by_key
+    from lib_blocktrain.networks.placement import layers_by_key
 
     return layers_by_key(unet, "sd1")

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from lib_blocktrain.analysis.effects import leave_one_out, one_only, without
+from lib_blocktrain.analysis.instrumented_model import staged
 from lib_blocktrain.analysis.integrated import gauss_legendre, integrated_gradients, norm
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.run import METHODS, Options, analyse
-from lib_blocktrain.analysis.stage import staged
 from lib_blocktrain.analysis.trajectory import walked
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import REST, architecture
-from lib_blocktrain.hooks import applied
+from lib_blocktrain.networks.hooks import applied
+from lib_blocktrain.weights.block_weights import BlockWeights
 from tests.analysis.miniature import PROMPT, SETTING, lora_for
 from tests.tiny_models import assert_untouched, state_of
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from lib_blocktrain.analysis.contact_sheet import sheet
 from lib_blocktrain.analysis.perceptual import changed_share, perceived_difference, to_lab
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.rendered import analysis_of, render
 from lib_blocktrain.analysis.run import Options
-from lib_blocktrain.analysis.setting import Setting
-from lib_blocktrain.analysis.sheet import sheet
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.formats import Network
-from lib_blocktrain.inquiry import Inquiry, answer
+from lib_blocktrain.analysis.sampling_grid import SamplingGrid
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.workspace.analyses import AnalysisRequest, answer
 from tests.analysis.miniature import lora_for
 
 
@@ -113,9 +113,9 @@ def test_rendered_through_a_host(sd1):
             return Image.new("RGB", (64, 64), (int(100 * lost), 0, 0))
 
     network, host, seen = lora_for(sd1, ("attn2_to_q",)), Painter(), []
-    setting = Setting(("a robot",), seeds=(4,), guidance=3.0, width=64, height=64)
+    setting = SamplingGrid(("a robot",), seeds=(4,), guidance=3.0, width=64, height=64)
     options = Options(multiplier=0.7, value=0.5)
-    inquiry = Inquiry(network, setting, "rendered", (Feature(box=(0, 0, 0.5, 1)),), options, picture_steps=2)
+    inquiry = AnalysisRequest(network, setting, "rendered", (Feature(box=(0, 0, 0.5, 1)),), options, picture_steps=2)
     found = answer(host, inquiry, lambda done, total: seen.append((done, total)))
     (analysis,) = found.analyses
     assert len(host.requests) == len(analysis.blocks) + 1

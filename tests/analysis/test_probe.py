@@ -10,9 +10,9 @@ import torch
 from lib_blocktrain.analysis import probe as probing
 from lib_blocktrain.analysis.probe import own_pictures, probe
 from lib_blocktrain.blocks import block_of
-from lib_blocktrain.diffusion import add_noise
+from lib_blocktrain.model.diffusion import add_noise
 from lib_blocktrain.training.batches import Batch
-from lib_blocktrain.training.draws import generator_of
+from lib_blocktrain.training.rng import generator_of
 from tests.analysis.miniature import PROMPT
 from tests.tiny_models import assert_untouched, state_of
 

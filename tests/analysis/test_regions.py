@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
+from lib_blocktrain.analysis.area_share import sentence, views, warning
 from lib_blocktrain.analysis.attention import Heat, Tokens, WordNotFoundError, tokens_of, watching
-from lib_blocktrain.analysis.canvas import sentence, views, warning
+from lib_blocktrain.analysis.instrumented_model import staged
 from lib_blocktrain.analysis.regions import Feature, box_region, mask_region, otsu, read_box, strong
-from lib_blocktrain.analysis.stage import staged
 from lib_blocktrain.analysis.trajectory import walked
 from tests.analysis.miniature import PROMPT, SETTING, lora_for
 from tests.tiny_models import assert_untouched, state_of

@@ -9,11 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib_blocktrain.analysis.choice import chosen, down_to, lowering, preset_of, proportional, strongest
 from lib_blocktrain.analysis.results import Analysis, Observation, compare, read_analysis, write_analysis
 from lib_blocktrain.analysis.statistics import figures, rank_stability, ranks, spearman
-from lib_blocktrain.preset_files import PresetFile
-from lib_blocktrain.preset_strings import parse
+from lib_blocktrain.analysis.weight_rules import chosen, down_to, lowering, preset_of, proportional, strongest
+from lib_blocktrain.weights.preset_files import PresetFile
+from lib_blocktrain.weights.preset_strings import parse
 
 BLOCKS = ("IN04", "M00", "OUT03", "OUT09")
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import socket
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "ui"))
-
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from tests_ui import SDXL_LAYERS, FakeHost, write_lora
 
 from lib_blocktrain.api import drawing, run_config  # noqa: F401 - what the first call would import, for the time it takes
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.routes import PREFIX, mount
+from tests.fakes import SDXL_LAYERS, FakeHost, write_lora
 
 ADDRESS = "http://127.0.0.1:7860"
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from lib_blocktrain.preset_strings import parse
-from lib_blocktrain.presets import shipped_presets
+from lib_blocktrain.weights.preset_strings import parse
+from lib_blocktrain.weights.presets import shipped_presets
 
 FACE = "FACE:1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0"
 
@@ -109,12 +109,12 @@ def test_names_that_no_line_could_hold(client, host, refused, name):
 
 
 def test_an_answer_of_a_fault_has_no_traceback(client, host, monkeypatch, refused):
-    from lib_blocktrain.ui.library import Library
+    from lib_blocktrain.workspace.lora_index import LoraIndex
 
     def fails(self):
         raise KeyError("something of ours")
 
-    monkeypatch.setattr(Library, "refresh", fails)
+    monkeypatch.setattr(LoraIndex, "refresh", fails)
     refused(client.get("/loras"), 500, "KeyError", "console")
 
 

@@ -175,8 +175,8 @@ def test_what_cannot_be_done_now(client, run, refused):
 def test_a_run_from_its_start_to_its_file(serve, body, pictures, random_model, tmp_path, refused):
     """On the random model: busy while it holds the model, paused and resumed, then its file as it lies on disk."""
     pytest.importorskip("diffusers")
-    from lib_blocktrain.formats import read_network
     from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo
+    from lib_blocktrain.networks.files import read_network
 
     host = StandaloneHost(output_dir=tmp_path / "out", lora_dirs=(tmp_path / "loras",))
     host.use(load_demo(random_model))

@@ -8,7 +8,7 @@ pytest.importorskip("gradio")
 
 from fastapi.testclient import TestClient
 
-from lib_blocktrain.ui.server import application, build
+from lib_blocktrain.server.app import application, build
 
 PORT = 7870
 OWN, FOREIGN = f"http://127.0.0.1:{PORT}", "http://evil.example"

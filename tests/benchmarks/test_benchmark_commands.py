@@ -11,7 +11,7 @@ pytest.importorskip("diffusers")
 
 from benchmarks import pieces, preview, setting, start, training
 from benchmarks.training_loops import LOOPS, Ours, Work, loop_of
-from lib_blocktrain.formats import write_network
+from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.training import compiled
 from tests.tiny_models import assert_untouched, diffusers_unet, state_of
 

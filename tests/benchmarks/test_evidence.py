@@ -180,7 +180,7 @@ def test_norm_is_that_of_the_deltas(model_lora):
 def model_lora():
     import torch
 
-    from lib_blocktrain.adapters import LoRA
+    from lib_blocktrain.networks.adapters import LoRA
 
     generator = torch.Generator().manual_seed(0)
     return [

@@ -25,7 +25,7 @@ NOISE = re.compile("Too many arguments provided")  # gradio 4's own
 def write_loras(model: Path, folder: Path) -> None:
     """Two LoRAs on the model's attention layers: "robot", which acts on the text encoder too, and "style"."""
     from lib_blocktrain.hosts.standalone import load_demo
-    from lib_blocktrain.network_keys import key_of
+    from lib_blocktrain.networks.keys import key_of
 
     loaded = load_demo(model)
     folder.mkdir()

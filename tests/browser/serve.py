@@ -12,10 +12,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from lib_blocktrain.demo_model import DEMO
+from lib_blocktrain.hosts.demo_model import DEMO
 from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo
-from lib_blocktrain.ui.desk import First
-from lib_blocktrain.ui.server import serve
+from lib_blocktrain.server.app import serve
+from lib_blocktrain.ui.lora_controls import InitialState
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     host = StandaloneHost(output_dir=arguments.output, lora_dirs=(arguments.lora_dir,))
     host.use(load_demo(arguments.model))
 
-    first = First("a photo of a large robot, blue background", lora=arguments.lora, seed=1, runs=DEMO / "runs")
+    first = InitialState("a photo of a large robot, blue background", lora=arguments.lora, seed=1, runs=DEMO / "runs")
 
     def opened(address: str) -> None:
         sys.stdout.write(address + "\n")

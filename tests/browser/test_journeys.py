@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from lib_blocktrain.preset_strings import parse
+from lib_blocktrain.weights.preset_strings import parse
 
 ENDED = "document.querySelector('#blocktrain_analyse_status [data-ended]') !== null"
 

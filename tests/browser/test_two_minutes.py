@@ -15,7 +15,7 @@ import torch
 from journeys import SECOND, Opened, decoded, serving
 from test_train import STATE, STEP
 
-from lib_blocktrain.demo_model import DEMO, LORAS
+from lib_blocktrain.hosts.demo_model import DEMO, LORAS
 
 MINUTES = float(os.environ.get("BLOCKTRAIN_MINUTES", "0"))
 pytestmark = pytest.mark.skipif(not MINUTES, reason="takes minutes: set BLOCKTRAIN_MINUTES=2")

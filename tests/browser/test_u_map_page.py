@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lib_blocktrain.preset_strings import parse
+from lib_blocktrain.weights.preset_strings import parse
 
 BLOCK = "#blocktrain_u_weights .blocktrain-u-block[data-block={}]"
 PREFIX = "blocktrain_w_"

@@ -14,7 +14,7 @@ from types import ModuleType, SimpleNamespace
 import torch
 from torch import nn
 
-from tests.forge_unet import attention_function, forge_unet, load_as_forge_does
+from tests.model.forge_unet import attention_function, forge_unet, load_as_forge_does
 from tests.tiny_models import CONTEXT, ldm_unet, randomised
 
 

@@ -11,8 +11,8 @@ import torch
 
 from lib_blocktrain.hosts.webui.axes import Axes
 from lib_blocktrain.hosts.webui.prompt import Reading, add_change, page_of, set_page, weigh
-from lib_blocktrain.preset_strings import parse
-from lib_blocktrain.presets import shipped_presets
+from lib_blocktrain.weights.preset_strings import parse
+from lib_blocktrain.weights.presets import shipped_presets
 from tests.hosts import fake_webui as fake
 
 TEXT, OUT03 = "transformer_text_model_encoder_layers_0_mlp_fc1", "diffusion_model_output_blocks_3_1_proj_in"

@@ -11,12 +11,12 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from lib_blocktrain.adapters import module_from_tensors
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.formats import Network
 from lib_blocktrain.hosts.host import Cancelled, NoModel, OutOfMemory, SampleRequest
 from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo
-from lib_blocktrain.placement import Placement
+from lib_blocktrain.networks.adapters import module_from_tensors
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.placement import Placement
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 

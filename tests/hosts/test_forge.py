@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.hooks import applied
 from lib_blocktrain.hosts.host import NoModel
-from lib_blocktrain.model import Model
+from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.networks.hooks import applied
+from lib_blocktrain.weights.block_weights import BlockWeights
 from tests.hosts import forge_backend
 from tests.tiny_models import CONTEXT, ldm_unet, network_for, randomised
 
@@ -136,7 +136,7 @@ def test_leaves_no_trace(forge, model, merged):
 
 def test_a_picture_in_between_may_merge_what_it_likes(forge, model):
     """A sample with LoRAs of its own, drawn while training goes on, is not in the weights afterwards."""
-    from lib_blocktrain.hosts.forge.loan import kept
+    from lib_blocktrain.hosts.forge.borrowed_weights import kept
 
     before = state_of(model.sd_model)
     with model.trainable():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lib_blocktrain.hosts.webui.prompt import Reading
-from lib_blocktrain.presets import shipped_presets
+from lib_blocktrain.weights.presets import shipped_presets
 from tests.hosts import forge_backend
 
 UNET = {  # by block; `out.2` lies outside the blocks

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lib_blocktrain.blocks import architecture
-from lib_blocktrain.hooks import applied
-from lib_blocktrain.unet_forward import Forge, enter_blocks, layout_of, run_blocks
-from tests.forge_unet import forge_unet
+from lib_blocktrain.model.unet_forward import Forge, enter_blocks, layout_of, run_blocks
+from lib_blocktrain.networks.hooks import applied
+from tests.model.forge_unet import forge_unet
 from tests.tiny_models import CONTEXT, ldm_sdxl_unet, ldm_unet, network_for, predict, randomised, unet_inputs
 
 

@@ -17,16 +17,16 @@ pytest.importorskip("diffusers")
 import diffusers
 import transformers
 
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import ARCHITECTURES, diffusers_to_ldm
-from lib_blocktrain.formats import read_network
-from lib_blocktrain.hooks import Placement
 from lib_blocktrain.hosts import standalone
 from lib_blocktrain.hosts.host import Host, SampleRequest
-from lib_blocktrain.ldm_export import vae_to_ldm
-from lib_blocktrain.merge import merged
-from lib_blocktrain.model import Model
-from lib_blocktrain.network_keys import key_of
+from lib_blocktrain.hosts.ldm_export import vae_to_ldm
+from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.networks.files import read_network
+from lib_blocktrain.networks.hooks import Placement
+from lib_blocktrain.networks.keys import key_of
+from lib_blocktrain.networks.merge import merged
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 REQUEST = SampleRequest(prompt="a photo of a large robot, blue background", seed=1, steps=3, width=64, height=64)
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lib_blocktrain import unet_forward
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.freezing import frozen
-from lib_blocktrain.hooks import applied
+from lib_blocktrain.model import unet_forward
+from lib_blocktrain.model.freezing import frozen
+from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training.config import NetworkConfig
-from lib_blocktrain.training.fresh import fresh_network, trained_tensors
-from lib_blocktrain.training.scope import scope_of
+from lib_blocktrain.training.init import init_network, trained_tensors
+from lib_blocktrain.training.plan import plan_of
 from lib_blocktrain.training.step import Prediction
+from lib_blocktrain.weights.block_weights import BlockWeights
 
-CONFIGS = Path(unet_forward.__file__).parent / "hosts" / "configs"
+CONFIGS = Path(unet_forward.__file__).parent.parent / "hosts" / "configs"
 
 
 @dataclass
@@ -62,8 +62,8 @@ def training(model: Bare, weights: str, *, checkpointing: bool = False, **networ
     """Yield the prediction under a fresh LoRA, and the trained tensors by key; `up` is filled, so that all is felt."""
     config = NetworkConfig(weights=weights, **network)
     with model.trainable():
-        scope = scope_of(model.unet, model.architecture, config)
-        made = fresh_network(scope, config, "test", seed=0)
+        scope = plan_of(model.unet, model.architecture, config)
+        made = init_network(scope, config, "test", seed=0)
         tensors = {
             f"{key}.{name}": tensor
             for key, module in made.modules.items()

@@ -38,13 +38,7 @@ def pictures(tmp_path_factory) -> Path:
 @pytest.fixture
 def config(pictures):
     """A run of three steps on those pictures, weights on three blocks."""
-    from lib_blocktrain.training.config import (
-        DatasetConfig,
-        FolderConfig,
-        NetworkConfig,
-        OptimizerConfig,
-        RunConfig,
-    )
+    from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkConfig, OptimizerConfig, RunConfig
 
     return RunConfig(
         name="tiny",

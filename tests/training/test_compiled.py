@@ -16,11 +16,11 @@ pytest.importorskip("diffusers")
 
 from safetensors.torch import load_file
 
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.training import compiled
 from lib_blocktrain.training.compiled import CompiledUNet
+from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.control import Control
-from lib_blocktrain.training.reading import ConfigError
+from lib_blocktrain.weights.block_weights import BlockWeights
 from tests.tiny_models import CONTEXT, assert_untouched, diffusers_unet, ldm_unet, state_of
 from tests.training.bare import Bare, training
 

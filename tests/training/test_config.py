@@ -18,10 +18,10 @@ from lib_blocktrain.training.config import (
     dumps,
     load,
 )
-from lib_blocktrain.training.packing import load as load_state
-from lib_blocktrain.training.packing import save as save_state
-from lib_blocktrain.training.reading import ConfigError, read
+from lib_blocktrain.training.config_json import ConfigError, read
 from lib_blocktrain.training.schedules import factor_at
+from lib_blocktrain.training.state_file import load as load_state
+from lib_blocktrain.training.state_file import save as save_state
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = {"name": "x", "dataset": {"folders": [{"path": "pictures"}]}}

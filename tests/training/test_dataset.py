@@ -18,8 +18,8 @@ from lib_blocktrain.training.batches import Order
 from lib_blocktrain.training.cache import Latents, Store, Texts
 from lib_blocktrain.training.captions import caption_of
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig
+from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.dataset import DatasetError, find
-from lib_blocktrain.training.reading import ConfigError
 
 
 def picture(path: Path, size=(64, 64), color="red", mode="RGB") -> Path:

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 pytest.importorskip("diffusers")
 
-from lib_blocktrain.diffusion import scaled_linear_alphas_cumprod
-from lib_blocktrain.formats import read_network
-from lib_blocktrain.training.reading import ConfigError
+from lib_blocktrain.model.diffusion import scaled_linear_alphas_cumprod
+from lib_blocktrain.networks.files import read_network
+from lib_blocktrain.training.config_json import ConfigError
 from tests.tiny_models import CONTEXT, diffusers_sdxl_unet, diffusers_unet, ldm_unet, randomised, state_of
 from tests.training.bare import Bare
 

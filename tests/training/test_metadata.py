@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.formats import network_hashes, read_network
-from lib_blocktrain.preset_strings import parse
+from lib_blocktrain.networks.files import network_hashes, read_network
 from lib_blocktrain.training.config import RunConfig
+from lib_blocktrain.training.config_json import read
 from lib_blocktrain.training.metadata import network_arguments
-from lib_blocktrain.training.reading import read
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_strings import parse
 
 WEIGHTS = BlockWeights("sd1", {**dict.fromkeys(BlockWeights.uniform("sd1", 0).values, 0.0), "OUT03": 0.5, "OUT04": 1.0})
 

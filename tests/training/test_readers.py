@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.hooks import applied
+from lib_blocktrain.networks.hooks import applied
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_lycoris(train, config, model, inputs, network):
 def test_lycoris_dora(train, config, model, inputs):
     """DoRA over the inputs, as the WebUI reads it; LyCORIS' own loader takes the other form for granted (4.1.3)."""
     locon = pytest.importorskip("lycoris.modules.locon")
-    from lib_blocktrain.network_keys import key_of
+    from lib_blocktrain.networks.keys import key_of
 
     path, expected = trained(train, config, model, inputs, algorithm="dora", meaning="lr")
     tensors, unet = load_file(path), copy.deepcopy(model.unet)

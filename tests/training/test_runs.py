@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.training import runs, tensorboard
 from lib_blocktrain.training.config import OptimizerConfig
 from lib_blocktrain.training.learner import Learner
-from lib_blocktrain.training.queue import Queue
+from lib_blocktrain.training.plan import plan_of
 from lib_blocktrain.training.result import publish, with_one_alpha
-from lib_blocktrain.training.scope import scope_of
 from lib_blocktrain.training.watch import Watch
 from tests.tiny_models import diffusers_unet, network_for
 
@@ -130,7 +130,7 @@ class TwoSets(torch.optim.SGD):
 
 def test_a_schedule_free_optimizer_saves_its_other_weights(config):
     run = replace(config, optimizer=OptimizerConfig("tests.training.test_runs.TwoSets"))
-    learner = Learner(scope_of(diffusers_unet(), "sd1", config.network), run, torch.float32)
+    learner = Learner(plan_of(diffusers_unet(), "sd1", config.network), run, torch.float32)
     learner.begin_step(1.0)
     with learner.to_save() as network:
         saved = {key: module.down.clone() for key, module in network.modules.items()}

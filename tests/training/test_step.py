@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib_blocktrain.diffusion import scaled_linear_alphas_cumprod
+from lib_blocktrain.model.diffusion import scaled_linear_alphas_cumprod
 from lib_blocktrain.training.batches import Batch, joined
 from lib_blocktrain.training.config import LossConfig
-from lib_blocktrain.training.draws import generator_of
 from lib_blocktrain.training.learner import Learner
-from lib_blocktrain.training.scope import scope_of
+from lib_blocktrain.training.plan import plan_of
+from lib_blocktrain.training.rng import generator_of
 from lib_blocktrain.training.step import Noise, Objective, draw_noise, masked
 from tests.tiny_models import diffusers_unet
 
@@ -32,7 +32,7 @@ def test_gradients_equal_pefts(train, config, model):
     import copy
 
     from lib_blocktrain.blocks import block_of
-    from lib_blocktrain.network_keys import key_of
+    from lib_blocktrain.networks.keys import key_of
 
     trainer = train(replace(config, steps=1))
     batch = trainer.data.batch(1, trainer.processes)
@@ -157,7 +157,7 @@ def steps_of(learner, numbers) -> list[torch.Tensor]:
 
 def test_a_fused_optimizer_and_a_plain_one_go_the_same_way(config):
     """One operation for all tensors, or one tensor after the other; a state of the one goes on in the other."""
-    scope, ends = scope_of(diffusers_unet(), "sd1", config.network), {}
+    scope, ends = plan_of(diffusers_unet(), "sd1", config.network), {}
     plainly = replace(config, optimizer=replace(config.optimizer, arguments={"fused": False}))
     for first, second in ((plainly, config), (config, plainly)):
         learner, goes_on = (Learner(scope, run, torch.float32) for run in (first, second))

@@ -19,14 +19,14 @@ pytest.importorskip("diffusers")
 
 from safetensors.torch import load_file
 
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.formats import read_network
-from lib_blocktrain.hooks import applied
+from lib_blocktrain.networks.files import read_network
+from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import dumps
+from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.control import Control, Diverged, OutOfMemory
-from lib_blocktrain.training.reading import ConfigError
 from lib_blocktrain.training.trainer import Trainer
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -372,7 +372,8 @@ def test_refusals(train, config):
 
 def command(model_folder: Path, *arguments: str, module: tuple[str, ...] = ("-c",)) -> list[str]:
     code = (
-        "import sys; from pathlib import Path; from lib_blocktrain import demo_model, environment, __main__ as m;"
+        "import sys; from pathlib import Path; from lib_blocktrain.hosts import demo_model;"
+        "from lib_blocktrain.cli import environment, main as m;"
         f"demo_model.MODEL = Path({str(model_folder)!r}); m.ensure = lambda *a: None; sys.exit(m.main(sys.argv[1:]))"
     )
     return [*module, code, *arguments]

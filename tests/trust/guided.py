@@ -41,7 +41,7 @@ def _ignored(said: str | None) -> None:
 
 def preset_strings() -> tuple[Callable[[bytes], None], list[bytes]]:
     from lib_blocktrain.blocks import ARCHITECTURES
-    from lib_blocktrain.preset_strings import parse
+    from lib_blocktrain.weights.preset_strings import parse
     from tests.trust.test_bad_input import STRINGS
 
     def read(string: str) -> None:
@@ -52,7 +52,7 @@ def preset_strings() -> tuple[Callable[[bytes], None], list[bytes]]:
 
 
 def preset_files() -> tuple[Callable[[bytes], None], list[bytes]]:
-    from lib_blocktrain.preset_files import read_lbw_presets, read_presets
+    from lib_blocktrain.weights.preset_files import read_lbw_presets, read_presets
     from tests.trust.test_bad_input import STRINGS
 
     def read(string: str) -> None:
@@ -63,7 +63,7 @@ def preset_files() -> tuple[Callable[[bytes], None], list[bytes]]:
 
 
 def parameters() -> tuple[Callable[[bytes], None], list[bytes]]:
-    from lib_blocktrain.pictures import read_infotext
+    from lib_blocktrain.workspace.images import read_infotext
     from tests.trust.test_bad_input import INFOTEXT
 
     return text(lambda string: read_infotext(string).loras), [INFOTEXT.encode()]
@@ -93,15 +93,15 @@ def toml() -> tuple[Callable[[bytes], None], list[bytes]]:
 
 
 def headers() -> tuple[Callable[[bytes], None], list[bytes]]:
-    from lib_blocktrain.network_keys import describe
-    from tests.ui.tests_ui import write_lora
+    from lib_blocktrain.networks.keys import describe
+    from tests.fakes import write_lora
 
     valid = write_lora(Path(tempfile.mkdtemp()) / "robot.safetensors", ss_output_name="robot").read_bytes()
     return file("robot.safetensors", describe), [valid]
 
 
 def networks() -> tuple[Callable[[bytes], None], list[bytes]]:
-    from lib_blocktrain.formats import read_network
+    from lib_blocktrain.networks.files import read_network
 
     return file("robot.safetensors", read_network), headers()[1]
 
@@ -109,11 +109,11 @@ def networks() -> tuple[Callable[[bytes], None], list[bytes]]:
 def states() -> tuple[Callable[[bytes], None], list[bytes]]:
     import torch
 
-    from lib_blocktrain.training import packing
+    from lib_blocktrain.training import state_file
 
     path = Path(tempfile.mkdtemp()) / "state.safetensors"
-    packing.save(path, {"step": 3, "learner": {"parameters": [torch.ones(2, 3)]}, "pairs": {1: (2, "a")}})
-    return file("state.safetensors", packing.load), [path.read_bytes()]
+    state_file.save(path, {"step": 3, "learner": {"parameters": [torch.ones(2, 3)]}, "pairs": {1: (2, "a")}})
+    return file("state.safetensors", state_file.load), [path.read_bytes()]
 
 
 READERS = {

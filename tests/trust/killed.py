@@ -22,7 +22,7 @@ import torch
 from safetensors import safe_open
 
 from lib_blocktrain.hosts.standalone import StandaloneModel, load_demo
-from lib_blocktrain.safetensors_header import read_header
+from lib_blocktrain.networks.header import read_header
 from lib_blocktrain.training import config as configs
 from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.runs import create, open_run

@@ -18,10 +18,10 @@ pytest.importorskip("gradio")
 import uvicorn
 
 from lib_blocktrain.api.routes import PREFIX
+from lib_blocktrain.server.app import UPLOADS, _own_uploads, application, build, listen
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import DatasetConfig, RunConfig
-from lib_blocktrain.ui.server import UPLOADS, _own_uploads, application, build, listen
-from tests.ui.tests_ui import FakeHost, write_lora
+from tests.fakes import FakeHost, write_lora
 
 SECRET = "nobody's business"
 PRESET = {"name": "EVIL", "weights": "ALL", "architecture": "sd1"}

@@ -10,21 +10,20 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from lib_blocktrain import prompt_tags
 from lib_blocktrain.blocks import ARCHITECTURES
-from lib_blocktrain.pictures import read_infotext
-from lib_blocktrain.preset_files import PresetFile, read_lbw_presets, read_presets
-from lib_blocktrain.preset_links import from_link
-from lib_blocktrain.preset_strings import parse
-from lib_blocktrain.presets import Preset, shipped_presets
-from lib_blocktrain.prompt_tags import PageWeights
+from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.training import config as configs
-from lib_blocktrain.training import packing, runs
+from lib_blocktrain.training import runs, state_file
 from lib_blocktrain.training.config import DatasetConfig, RunConfig
 from lib_blocktrain.training.kohya_toml import read_toml
 from lib_blocktrain.training.optimizers import make_optimizer
-from lib_blocktrain.training.queue import Queue
-from lib_blocktrain.training.scope import read_weights
+from lib_blocktrain.training.plan import read_weights
+from lib_blocktrain.weights import prompt_tags
+from lib_blocktrain.weights.preset_files import PresetFile, read_lbw_presets, read_presets
+from lib_blocktrain.weights.preset_strings import parse
+from lib_blocktrain.weights.presets import Preset, from_link, shipped_presets
+from lib_blocktrain.weights.prompt_tags import PageWeights
+from lib_blocktrain.workspace.images import read_infotext
 from tests.trust.junk import JUNK, damaged_bytes, damaged_json, damaged_text
 from tests.trust.tally import bounded, fuzz, refused
 
@@ -286,13 +285,13 @@ def test_states(tally, tmp_path):
     """A damaged state is refused with its name; it never becomes another run's weights in silence."""
     path = tmp_path / "state.safetensors"
     state = {"step": 3, "learner": {"parameters": [torch.ones(2, 3)], "average": []}, "pairs": {1: (2, "a")}}
-    packing.save(path, state)
+    state_file.save(path, state)
     content = path.read_bytes()
 
     def check(damaged):
         with tally.case("states of a run") as case:
             path.write_bytes(damaged)
-            case.fault = refused(lambda: packing.load(path), str(path)) is not None
+            case.fault = refused(lambda: state_file.load(path), str(path)) is not None
 
     fuzz(damaged_bytes([content]), check, tally.scale.examples)
 

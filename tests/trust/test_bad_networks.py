@@ -12,14 +12,14 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lib_blocktrain.bake import RECORD, bake
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.formats import read_network
-from lib_blocktrain.hooks import applied
 from lib_blocktrain.hosts.checkpoint import recognise
-from lib_blocktrain.merge import merged
-from lib_blocktrain.network_keys import describe
-from tests.adapters.cases import SCALED, UNSCALED
+from lib_blocktrain.networks.bake import RECORD, bake
+from lib_blocktrain.networks.files import read_network
+from lib_blocktrain.networks.hooks import applied
+from lib_blocktrain.networks.keys import describe
+from lib_blocktrain.networks.merge import merged
+from lib_blocktrain.weights.block_weights import BlockWeights
+from tests.networks.cases import SCALED, UNSCALED
 from tests.trust.junk import damaged_bytes, damaged_json
 from tests.trust.tally import bounded, fuzz, refused
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from lib_blocktrain.pictures import read_png
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig
 from lib_blocktrain.training.dataset import LONGEST_CAPTION, Dataset, DatasetError, Picture, find
+from lib_blocktrain.workspace.images import read_png
 from tests.trust.junk import damaged_bytes
 from tests.trust.tally import bounded, fuzz, refused
 

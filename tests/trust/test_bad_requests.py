@@ -25,11 +25,11 @@ from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import DatasetConfig, RunConfig
+from tests.fakes import FakeHost, write_lora
 from tests.trust.junk import JUNK, damaged_bytes, damaged_json
 from tests.trust.tally import bounded, fuzz
 from tests.trust.test_bad_input import RUN
 from tests.trust.test_nothing_let_in import NAMES
-from tests.ui.tests_ui import FakeHost, write_lora
 
 ADDRESS = "http://127.0.0.1:7860"
 LORA = {"name": "robot", "weights": "OUT=1,BASE=0.5", "multiplier": 0.8, "x": 0.5}

@@ -21,8 +21,8 @@ pytest.importorskip("diffusers")
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.training.config import SampleConfig
 from lib_blocktrain.ui.history import Growing
+from tests.runner.test_runner import TrainingHost, idle, wait
 from tests.training.test_layouts import Encoding
-from tests.training.test_runner import FakeHost, idle, wait
 from tests.trust.whole import Held
 
 LOOKS = 10  # steps between two looks
@@ -91,7 +91,7 @@ def resident() -> float:
 def test_a_long_run(tally, config, tmp_path):
     steps = tally.scale.steps
     every = steps // PARTS
-    host = FakeHost(Simulated(Skeleton(), "sd1"), tmp_path / "host")
+    host = TrainingHost(Simulated(Skeleton(), "sd1"), tmp_path / "host")
     runner = Runner(host)
     config = replace(config, steps=steps, batch=1, save_every=every // 3, keep=3)
     config = replace(config, samples=SampleConfig(prompts=("a robot",), every=every // 2))

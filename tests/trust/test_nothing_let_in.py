@@ -11,17 +11,16 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import pytest
 from hypothesis import strategies as st
 
-from lib_blocktrain import environment
-from lib_blocktrain.files import names_device
+from lib_blocktrain.cli import environment
+from lib_blocktrain.files import checked_name, names_device
+from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import DatasetConfig, RunConfig
-from lib_blocktrain.training.queue import Queue
-from lib_blocktrain.ui.file_names import checked_name
-from lib_blocktrain.ui.library import Library
+from lib_blocktrain.workspace.lora_index import LoraIndex
+from tests.fakes import write_lora
 from tests.trust import licences
 from tests.trust.licences import LOCKS, requirements
 from tests.trust.tally import fuzz, refused
-from tests.ui.tests_ui import write_lora
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OURS = sorted([*(ROOT / "lib_blocktrain").rglob("*.py"), *(ROOT / "scripts").glob("*.py"), *ROOT.glob("install.py")])
@@ -166,7 +165,7 @@ def test_names_of_loras(tally, tmp_path):
     """A LoRA is one that was found in the folders; no other text leads to a file."""
     write_lora(tmp_path / "loras" / "robot.safetensors")
     write_lora(tmp_path / "secret.safetensors")
-    library = Library(lambda: [tmp_path / "loras"])
+    library = LoraIndex(lambda: [tmp_path / "loras"])
     library.refresh()
     assert library.network("robot").name == "robot"
 
@@ -200,7 +199,7 @@ def test_links(tally, tmp_path):
     (loras / "itself.safetensors").symlink_to(loras / "itself.safetensors")
     (loras / "folder.safetensors").mkdir()
     with tally.case("names that become files", fault=True):
-        library = Library(lambda: [loras])
+        library = LoraIndex(lambda: [loras])
         library.refresh()
         assert [file.key for file in library.files()] == ["robot"]
 

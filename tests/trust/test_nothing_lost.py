@@ -19,18 +19,18 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers")
 
-from lib_blocktrain import formats
-from lib_blocktrain.adapters import module_from_tensors
-from lib_blocktrain.formats import Network, read_network, write_network
 from lib_blocktrain.hosts.host import SampleRequest
-from lib_blocktrain.pictures import save_png
-from lib_blocktrain.preset_files import PresetFile
-from lib_blocktrain.presets import Preset
-from lib_blocktrain.safetensors_header import read_header
-from lib_blocktrain.training import packing, runs
+from lib_blocktrain.networks import files
+from lib_blocktrain.networks.adapters import module_from_tensors
+from lib_blocktrain.networks.files import Network, read_network, write_network
+from lib_blocktrain.networks.header import read_header
+from lib_blocktrain.runner.queue import Queue
+from lib_blocktrain.training import runs, state_file
 from lib_blocktrain.training.config import dumps
-from lib_blocktrain.training.queue import Queue
 from lib_blocktrain.training.result import publish
+from lib_blocktrain.weights.preset_files import PresetFile
+from lib_blocktrain.weights.presets import Preset
+from lib_blocktrain.workspace.images import save_png
 from tests.trust.tally import refused
 from tests.trust.whole import Whole
 
@@ -99,7 +99,7 @@ def picture(path: Path, number: int) -> None:
 
 WRITERS = (
     Writer("robot.safetensors", lambda path, number: write_network(path, network(number), overwrite=True)),
-    Writer("state.safetensors", lambda path, number: packing.save(path, {"step": number, "x": torch.ones(number)})),
+    Writer("state.safetensors", lambda path, number: state_file.save(path, {"step": number, "x": torch.ones(number)})),
     Writer("presets.txt", put_preset),
     Writer("robot.png", picture),
     Writer("queue.json", put_in_queue),
@@ -347,7 +347,7 @@ def test_a_lora_file_that_changes_in_use(tally, tmp_path, how):
 @pytest.mark.parametrize("content", [b"", b"\x08\0\0\0\0\0\0\0{}      ", None], ids=["empty", "other", "gone"])
 def test_a_lora_file_that_changes_while_it_is_read(tally, tmp_path, monkeypatch, content):
     """Replaced between its header and its tensors."""
-    path, read = lora(tmp_path / "robot.safetensors", 1.0), formats.read_header
+    path, read = lora(tmp_path / "robot.safetensors", 1.0), files.read_header
 
     def change(given):
         header = read(given)
@@ -357,6 +357,6 @@ def test_a_lora_file_that_changes_while_it_is_read(tally, tmp_path, monkeypatch,
             path.write_bytes(content)
         return header
 
-    monkeypatch.setattr(formats, "read_header", change)
+    monkeypatch.setattr(files, "read_header", change)
     with tally.case("LoRA file changed in use", fault=True):
         assert refused(lambda: read_network(path), str(path))

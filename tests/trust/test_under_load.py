@@ -24,8 +24,8 @@ from torch import nn
 
 from lib_blocktrain.api.routes import PREFIX
 from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo
-from lib_blocktrain.training.reading import write
-from lib_blocktrain.ui.server import application, build, listen
+from lib_blocktrain.server.app import application, build, listen
+from lib_blocktrain.training.config_json import write
 from tests.browser.journeys import write_loras
 from tests.trust.whole import Whole
 

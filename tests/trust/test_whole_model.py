@@ -19,31 +19,31 @@ pytest.importorskip("diffusers")
 
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.run import analyse
-from lib_blocktrain.analysis.setting import Setting
-from lib_blocktrain.bake import bake
-from lib_blocktrain.block_weights import BlockWeights
-from lib_blocktrain.formats import Network, write_network
-from lib_blocktrain.hooks import applied
+from lib_blocktrain.analysis.sampling_grid import SamplingGrid
 from lib_blocktrain.hosts.host import Cancelled, OutOfMemory, SampleRequest
 from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo
-from lib_blocktrain.inquiry import Inquiry, answer
-from lib_blocktrain.merge import merged
-from lib_blocktrain.placement import Placement
+from lib_blocktrain.networks.bake import bake
+from lib_blocktrain.networks.files import Network, write_network
+from lib_blocktrain.networks.hooks import applied
+from lib_blocktrain.networks.merge import merged
+from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.control import Control, TrainingError
 from lib_blocktrain.training.trainer import Trainer
-from lib_blocktrain.ui.desk import Desk, First
-from lib_blocktrain.ui.drawing import Studio
-from lib_blocktrain.ui.jobs import Jobs
-from lib_blocktrain.ui.library import Library
-from lib_blocktrain.ui.preview import Preview
-from lib_blocktrain.ui.shelf import Shelf
+from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
+from lib_blocktrain.ui.preview_handlers import PreviewHandlers
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.workspace.analyses import AnalysisRequest, answer
+from lib_blocktrain.workspace.drawing import PreviewRenderer
+from lib_blocktrain.workspace.jobs import Jobs
+from lib_blocktrain.workspace.lora_index import LoraIndex
+from lib_blocktrain.workspace.preset_store import PresetStore
+from tests.fakes import Page
 from tests.tiny_models import diffusers_unet, ldm_unet, network_for, predict
 from tests.training.test_layouts import Encoding
 from tests.trust.faults import Bug, fault
 from tests.trust.whole import Held, Whole
-from tests.ui.tests_ui import Page
 
 EXPECTED = (Bug, Cancelled, OutOfMemory, TrainingError, torch.cuda.OutOfMemoryError)
 LAYERS = ("attentions_0_transformer_blocks_0_attn1",)
@@ -138,13 +138,15 @@ def analysis(bench: Bench) -> None:
             raise Cancelled
 
     method, feature = bench.rng.choice(["exact", "fast", "one-only"]), Feature()
-    setting = Setting(("a fox",), seeds=(bench.rng.randrange(9),), steps=2, looks=1, guidance=1, width=64, height=64)
+    setting = SamplingGrid(
+        ("a fox",), seeds=(bench.rng.randrange(9),), steps=2, looks=1, guidance=1, width=64, height=64
+    )
     if bench.host is None:
         analyse(bench.model, bench.rng.choice(bench.networks), setting, method, progress=progress)
         return
     if bench.rng.random() < 0.3:
         feature = Feature(word="fox")
-    inquiry = Inquiry(bench.rng.choice(bench.networks), setting, method, (feature,))
+    inquiry = AnalysisRequest(bench.rng.choice(bench.networks), setting, method, (feature,))
     with bench.host.queued():
         answer(bench.host, inquiry, progress)
 
@@ -152,14 +154,16 @@ def analysis(bench: Bench) -> None:
 def reload(bench: Bench) -> None:
     """A page is closed in the midst of a drawing, and opened again."""
     host = bench.host
-    library, jobs = Library(lambda: host.lora_dirs), Jobs(host)
-    desk = Desk(host, library, Shelf(lambda: host.presets_path), First(lora="one"))
+    library, jobs = LoraIndex(lambda: host.lora_dirs), Jobs(host)
+    desk = LoraControls(host, library, PresetStore(lambda: host.presets_path), InitialState(lora="one"))
     try:
         for _ in range(2):
             page = Page()
             page.take(desk.open(page.values))
             page.take(desk.meet_model(page.values))
-        drawing = Preview(host, desk, Studio(host, library), jobs).compare({**page.values, "width": 64, "height": 64})
+        drawing = PreviewHandlers(host, desk, PreviewRenderer(host, library), jobs).compare(
+            {**page.values, "width": 64, "height": 64}
+        )
         for _ in range(bench.rng.randint(1, 9)):
             page.take(next(drawing, {}))
         drawing.close()

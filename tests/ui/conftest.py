@@ -1,24 +1,19 @@
-"""A desk, a preview and a page on the fake host of ``tests_ui``."""
+"""A desk, a preview and a page on the fake host of `tests.fakes`."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from tests_ui import FakeHost, Page, write_lora
-
 from lib_blocktrain.hosts.host import Host
-from lib_blocktrain.ui.desk import Desk, First
-from lib_blocktrain.ui.drawing import Studio
-from lib_blocktrain.ui.jobs import Jobs
-from lib_blocktrain.ui.library import Library
-from lib_blocktrain.ui.preview import Preview
-from lib_blocktrain.ui.shelf import Shelf
+from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
+from lib_blocktrain.ui.preview_handlers import PreviewHandlers
+from lib_blocktrain.workspace.drawing import PreviewRenderer
+from lib_blocktrain.workspace.jobs import Jobs
+from lib_blocktrain.workspace.lora_index import LoraIndex
+from lib_blocktrain.workspace.preset_store import PresetStore
+from tests.fakes import FakeHost, Page, write_lora
 
 
 @pytest.fixture
@@ -31,15 +26,15 @@ def host(tmp_path) -> FakeHost:
 
 
 @pytest.fixture
-def library(host) -> Library:
-    library = Library(lambda: host.lora_dirs)
+def library(host) -> LoraIndex:
+    library = LoraIndex(lambda: host.lora_dirs)
     library.refresh()
     return library
 
 
 @pytest.fixture
-def desk(host, library) -> Desk:
-    return Desk(host, library, Shelf(lambda: host.presets_path), First(lora="robot"))
+def desk(host, library) -> LoraControls:
+    return LoraControls(host, library, PresetStore(lambda: host.presets_path), InitialState(lora="robot"))
 
 
 @pytest.fixture
@@ -51,8 +46,8 @@ def jobs(host) -> Iterator[Jobs]:
 
 
 @pytest.fixture
-def preview(host, desk, library, jobs) -> Preview:
-    return Preview(host, desk, Studio(host, library), jobs)
+def preview(host, desk, library, jobs) -> PreviewHandlers:
+    return PreviewHandlers(host, desk, PreviewRenderer(host, library), jobs)
 
 
 @pytest.fixture

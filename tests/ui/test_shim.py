@@ -7,11 +7,11 @@ import pytest
 pytest.importorskip("gradio")
 import gradio as gr
 
+from lib_blocktrain.server.app import build
 from lib_blocktrain.ui import shim
-from lib_blocktrain.ui.desk import weight_name
-from lib_blocktrain.ui.mix import WEIGHT_IDS
+from lib_blocktrain.ui.lora_controls import weight_name
 from lib_blocktrain.ui.properties import Properties
-from lib_blocktrain.ui.server import build
+from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS
 
 
 def tied(function, outputs=("x", "y")):
@@ -64,5 +64,5 @@ def test_the_tab_has_every_slider_in_the_us_order(host):
 def test_building_the_tab_asks_nothing_of_the_model(host, monkeypatch):
     """The WebUI's start must not feel this extension."""
     monkeypatch.setattr(host, "model", lambda: pytest.fail("asked for the model"))
-    monkeypatch.setattr("lib_blocktrain.ui.library.describe", lambda path: pytest.fail("read a file"))
+    monkeypatch.setattr("lib_blocktrain.workspace.lora_index.describe", lambda path: pytest.fail("read a file"))
     build(host)[1].close()

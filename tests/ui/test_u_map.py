@@ -9,15 +9,14 @@ import re
 
 import pytest
 
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import ARCHITECTURES, BASE
-from lib_blocktrain.preset_links import from_link
-from lib_blocktrain.preset_strings import parse
-from lib_blocktrain.presets import GRADES, Preset, shipped_presets
 from lib_blocktrain.ui import preset_cards
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.u_map_facts import BELIEFS, facts
 from lib_blocktrain.ui.u_map_layout import BLOCK_HEIGHT, height, layout
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_strings import parse
+from lib_blocktrain.weights.presets import GRADES, Preset, from_link, shipped_presets
 
 MARKUP = "<img src=x onerror=alert(1)>\"'&"
 

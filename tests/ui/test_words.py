@@ -14,10 +14,10 @@ pytest.importorskip("diffusers")
 import gradio as gr
 
 from lib_blocktrain.hosts.standalone import StandaloneHost
-from lib_blocktrain.ui.desk import weight_name
+from lib_blocktrain.server.app import build
 from lib_blocktrain.ui.field_help import HELP
-from lib_blocktrain.ui.mix import WEIGHT_IDS
-from lib_blocktrain.ui.server import build
+from lib_blocktrain.ui.lora_controls import weight_name
+from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LONGEST = 110  # characters of a help: two lines

@@ -64,7 +64,7 @@ def another(webui, tmp_path_factory):
 @pytest.fixture(scope="session")
 def exported(webui, random_model) -> Path:
     """A checkpoint of random weights in the WebUI's folder, with two LoRAs that do something in every block."""
-    from lib_blocktrain.ldm_export import export
+    from lib_blocktrain.hosts.ldm_export import export
     from tests.webui.random_models import write_lora
 
     written = export(random_model, webui.data / "models" / "Stable-diffusion", CHECKPOINT)

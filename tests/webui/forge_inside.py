@@ -42,10 +42,10 @@ def features() -> dict:
 
 def preview(prompt: str, file: str, weights: str, multiplier: float = 1.0) -> str:
     """A picture from the tab's way of drawing: hooks instead of merged weights; PNG in base64."""
-    from lib_blocktrain.formats import read_network
     from lib_blocktrain.hosts.host import SampleRequest
-    from lib_blocktrain.placement import Placement
-    from lib_blocktrain.preset_strings import parse
+    from lib_blocktrain.networks.files import read_network
+    from lib_blocktrain.networks.placement import Placement
+    from lib_blocktrain.weights.preset_strings import parse
 
     host = _kind().host()
     placement = Placement(read_network(Path(file)), parse(weights, "sd1").weights, multiplier)
@@ -79,8 +79,8 @@ def forward_by_blocks() -> dict:
 def gradients(file: str) -> dict:
     """Of a LoRA on every attention layer: how many there are, and how far they are from finite differences."""
 
-    from lib_blocktrain.formats import read_network
-    from lib_blocktrain.hooks import applied
+    from lib_blocktrain.networks.files import read_network
+    from lib_blocktrain.networks.hooks import applied
 
     host = _kind().host()
     network, given = read_network(Path(file)), _inputs()

@@ -20,8 +20,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lib_blocktrain.blocks import diffusers_to_ldm
-from lib_blocktrain.ldm_export import vae_to_ldm
-from lib_blocktrain.network_keys import key_of
+from lib_blocktrain.hosts.ldm_export import vae_to_ldm
+from lib_blocktrain.networks.keys import key_of
 from tests.tiny_models import randomised
 from tests.webui.process import PATIENCE, started
 

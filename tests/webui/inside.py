@@ -10,8 +10,8 @@ import threading
 import time
 from contextlib import suppress
 
-from lib_blocktrain import webui_page
 from lib_blocktrain.hosts.detect import detect
+from lib_blocktrain.server import webui
 
 KIND = detect()
 
@@ -59,9 +59,9 @@ def preview(prompt: str, lora: str | None = None, weights: str = "ALL", multipli
 
 
 def _placements(lora: str, weights: str, multiplier: float) -> tuple:
-    from lib_blocktrain.formats import read_network
-    from lib_blocktrain.placement import Placement
-    from lib_blocktrain.preset_strings import parse
+    from lib_blocktrain.networks.files import read_network
+    from lib_blocktrain.networks.placement import Placement
+    from lib_blocktrain.weights.preset_strings import parse
 
     network = read_network(KIND.host().lora_dirs[0] / f"{lora}.safetensors")
     parsed = parse(weights, KIND.host().model().architecture)
@@ -91,9 +91,9 @@ def broken_preview(prompt: str, lora: str) -> str:
 def train(config: dict, stop_after: int | None = None) -> dict:
     """Train a run with the tab's runner, to its end, or stopped after a step; what became of it."""
     from lib_blocktrain.training.config import RunConfig
-    from lib_blocktrain.training.reading import read
+    from lib_blocktrain.training.config_json import read
 
-    runner = webui_page.runner(KIND)
+    runner = webui.runner(KIND)
     run = runner.add(read(RunConfig, config))
     while runner.current is not None or run.folder in [waiting.folder for waiting in runner.queue()]:
         if stop_after is not None and runner.status(run).step >= stop_after:
@@ -274,7 +274,7 @@ def block_states(lora: str) -> dict[str, int]:
     from collections import Counter
 
     from lib_blocktrain.blocks import block_of
-    from lib_blocktrain.placement import layers_by_key
+    from lib_blocktrain.networks.placement import layers_by_key
 
     model, (placement,) = KIND.host().model(), _placements(lora, "ALL", 1.0)
     known = layers_by_key(model.unet, model.architecture)

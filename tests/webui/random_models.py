@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from lib_blocktrain.adapters import module_from_tensors
 from lib_blocktrain.blocks import UnknownLayerError
-from lib_blocktrain.formats import Network, write_network
-from lib_blocktrain.network_keys import key_of
+from lib_blocktrain.networks.adapters import module_from_tensors
+from lib_blocktrain.networks.files import Network, write_network
+from lib_blocktrain.networks.keys import key_of
 
 SMALLEST_OPENCLIP = "ViT-S-32-alt"  # of its own configurations: 256 wide, 10 layers
 _RESBLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(?:attn\.)?(in_proj|out_proj|mlp\.c_fc|mlp\.c_proj)[._]weight")

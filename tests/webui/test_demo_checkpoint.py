@@ -7,8 +7,8 @@ import random
 import pytest
 import torch
 
-from lib_blocktrain.demo_model import LORAS, MODEL
-from lib_blocktrain.ldm_export import export
+from lib_blocktrain.hosts.demo_model import LORAS, MODEL
+from lib_blocktrain.hosts.ldm_export import export
 
 pytestmark = pytest.mark.skipif(not (MODEL / "unet").exists(), reason="the demo model is not there")
 NAME = "blocktrain-demo"

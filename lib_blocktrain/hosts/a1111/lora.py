@@ -20,10 +20,10 @@ import torch
 from modules import patches
 from torch import nn
 
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import BASE, REST, UnknownLayerError, block_of
 from lib_blocktrain.hosts.webui.prompt import Reading, weigh
-from lib_blocktrain.prompt_tags import ALWAYS, Resolved, Steps
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.prompt_tags import ALWAYS, Resolved, Steps
 
 _KEY = __name__  # under which the WebUI's `patches` keeps the originals
 

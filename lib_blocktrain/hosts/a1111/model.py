@@ -13,8 +13,6 @@ from modules import devices, lowvram, sd_hijack, sd_unet, shared
 from PIL import Image
 from torch import Tensor, nn
 
-from lib_blocktrain import unet_forward
-from lib_blocktrain.freezing import frozen
 from lib_blocktrain.hosts.a1111 import lora
 from lib_blocktrain.hosts.host import NoModel
 from lib_blocktrain.hosts.webui.model import (
@@ -27,8 +25,10 @@ from lib_blocktrain.hosts.webui.model import (
     to_pixels,
 )
 from lib_blocktrain.hosts.webui.text import encode_literally
-from lib_blocktrain.model import Prediction
-from lib_blocktrain.unet_forward import BlockState, Caller
+from lib_blocktrain.model import unet_forward
+from lib_blocktrain.model.freezing import frozen
+from lib_blocktrain.model.protocol import Prediction
+from lib_blocktrain.model.unet_forward import BlockState, Caller
 
 log = logging.getLogger(__name__)
 

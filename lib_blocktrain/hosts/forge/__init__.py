@@ -14,7 +14,7 @@ from lib_blocktrain.hosts.webui.kind import Kind
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import Host
     from lib_blocktrain.hosts.webui.prompt import Reading
-    from lib_blocktrain.model import Model
+    from lib_blocktrain.model.protocol import Model
 
 
 class Forge(Kind):

@@ -16,10 +16,10 @@ from typing import Any
 
 from modules import patches, shared
 
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.blocks import BASE, REST, UnknownLayerError, block_of
 from lib_blocktrain.hosts.webui.prompt import Reading, weigh
-from lib_blocktrain.prompt_tags import Resolved, Steps
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.prompt_tags import Resolved, Steps
 
 Patches = dict[str, list[list[Any]]]  # by parameter: [strength, what, ...] for each change to it
 

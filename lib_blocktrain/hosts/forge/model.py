@@ -12,9 +12,7 @@ from modules import shared
 from PIL import Image
 from torch import Tensor, nn
 
-from lib_blocktrain import unet_forward
-from lib_blocktrain.freezing import frozen
-from lib_blocktrain.hosts.forge.loan import Loan, kept, load_plain
+from lib_blocktrain.hosts.forge.borrowed_weights import BorrowedWeights, kept, load_plain
 from lib_blocktrain.hosts.host import NoModel
 from lib_blocktrain.hosts.webui.model import (
     NOTHING_LOADED,
@@ -25,9 +23,11 @@ from lib_blocktrain.hosts.webui.model import (
     to_pixels,
 )
 from lib_blocktrain.hosts.webui.text import encode_literally
-from lib_blocktrain.leaf_layers import LINEAR, kind_of
-from lib_blocktrain.model import Prediction
-from lib_blocktrain.unet_forward import BlockState, Caller
+from lib_blocktrain.model import unet_forward
+from lib_blocktrain.model.freezing import frozen
+from lib_blocktrain.model.protocol import Prediction
+from lib_blocktrain.model.unet_forward import BlockState, Caller
+from lib_blocktrain.networks.leaf_layers import LINEAR, kind_of
 
 _PREDICTIONS: Mapping[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
 
@@ -64,7 +64,7 @@ class ForgeModel:
 
     def __init__(self, sd_model: Any, name: str, architecture: str):
         self.sd_model, self.name, self.architecture = sd_model, name, architecture
-        self._loan, self._borrowers = Loan(sd_model), 0
+        self._loan, self._borrowers = BorrowedWeights(sd_model), 0
 
     @property
     def unet(self) -> nn.Module:

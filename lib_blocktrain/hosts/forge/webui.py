@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from modules import call_queue, sd_models
 
-from lib_blocktrain.hosts.forge.loan import kept
+from lib_blocktrain.hosts.forge.borrowed_weights import kept
 from lib_blocktrain.hosts.forge.model import ForgeModel, checked
 from lib_blocktrain.hosts.host import NoModel
 from lib_blocktrain.hosts.webui.host import WebUIHost

@@ -12,10 +12,10 @@ from types import ModuleType
 from typing import Any
 
 from lib_blocktrain import blocks
-from lib_blocktrain.block_weights import BlockWeights
 from lib_blocktrain.hosts.webui.prompt import Reading, add_change, set_page
-from lib_blocktrain.preset_strings import PresetStringError
-from lib_blocktrain.prompt_tags import PageWeights, Tag, TagError, changed, lora_names, renamed, resolve
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_strings import PresetStringError
+from lib_blocktrain.weights.prompt_tags import PageWeights, Tag, TagError, changed, lora_names, renamed, resolve
 
 _NAME = "[blocktrain] "
 _MERGE, _FILE = 0.2, 0.6  # costs: all layers are merged anew; a file is read besides. The WebUI's checkpoint is 1.0

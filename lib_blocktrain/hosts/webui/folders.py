@@ -8,8 +8,8 @@ from pathlib import Path
 from modules import paths, shared
 
 from lib_blocktrain.hosts.webui import runs
-from lib_blocktrain.preset_files import PresetFile
-from lib_blocktrain.presets import Preset, shipped_presets
+from lib_blocktrain.weights.preset_files import PresetFile
+from lib_blocktrain.weights.presets import Preset, shipped_presets
 
 
 def lora_dirs() -> Sequence[Path]:

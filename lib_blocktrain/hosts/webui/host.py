@@ -13,14 +13,14 @@ from modules import call_queue, sd_samplers, shared
 from modules.processing import StableDiffusionProcessingTxt2Img, process_images
 from PIL import Image
 
-from lib_blocktrain.hooks import applied
 from lib_blocktrain.hosts.host import Cancelled, OutOfMemory, Progress, SampleRequest
 from lib_blocktrain.hosts.webui import folders
 from lib_blocktrain.hosts.webui.steps import listen
-from lib_blocktrain.model import Model
-from lib_blocktrain.placement import Placement
-from lib_blocktrain.prompt_tags import without
+from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.networks.hooks import applied
+from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.training.preparation import native_size
+from lib_blocktrain.weights.prompt_tags import without
 
 
 class WebUIHost:

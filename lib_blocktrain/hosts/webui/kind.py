@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from lib_blocktrain.hosts.host import Host
     from lib_blocktrain.hosts.webui.prompt import Reading
-    from lib_blocktrain.presets import Preset
+    from lib_blocktrain.weights.presets import Preset
 
 
 class Kind:

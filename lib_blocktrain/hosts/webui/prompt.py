@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lib_blocktrain.preset_strings import PresetStringError
-from lib_blocktrain.presets import Preset
-from lib_blocktrain.prompt_tags import (
+from lib_blocktrain.weights.preset_strings import PresetStringError
+from lib_blocktrain.weights.presets import Preset
+from lib_blocktrain.weights.prompt_tags import (
     INFOTEXT,
     INFOTEXT_HIRES,
     INFOTEXT_PROBLEM,

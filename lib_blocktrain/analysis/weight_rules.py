@@ -1,0 +1,126 @@
+"""From what an analysis found to block weights: for the sliders, for a preset, for a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lib_blocktrain.analysis.results import Analysis, compare
+from lib_blocktrain.analysis.statistics import Figure
+from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_files import read_line
+from lib_blocktrain.weights.presets import Preset
+from lib_blocktrain.weights.text_spans import PresetStringError
+
+GRID = 0.05  # steps of proportional weights: finer ones pretend to know more than a few seeds tell
+
+
+def strongest(analysis: Analysis, count: int) -> BlockWeights:
+    """Keep the `count` strongest blocks at 1, the others at 0."""
+    ranked = _ranked(analysis)
+    if not 1 <= count <= len(ranked):
+        raise ValueError(f"{count} blocks: expected 1 to {len(ranked)}, as many as the LoRA acts in")
+    return _weights(analysis, {figure.block: 1.0 for figure in ranked[:count]}, rest=0.0)
+
+
+def down_to(analysis: Analysis, effect: float) -> BlockWeights:
+    """Keep the fewest blocks that together have this part (0 to 1) of the effect at 1, the others at 0."""
+    if not 0 < effect <= 1:
+        raise ValueError(f"{effect:g} of the effect: expected more than 0, up to 1")
+    kept, reached = {}, 0.0
+    for figure in _ranked(analysis):
+        if reached >= effect - 1e-9 or figure.share <= 0:
+            break
+        kept[figure.block] = 1.0
+        reached += figure.share
+    return _weights(analysis, kept, rest=0.0)
+
+
+def proportional(analysis: Analysis) -> BlockWeights:
+    """Weigh each block by its figure, the strongest with 1; what is within the noise with 0."""
+    top = max(figure.mean for figure in analysis.figures)
+    if top <= 0:
+        raise ValueError("no block adds to the effect: there is nothing to weigh by")
+    kept = {
+        figure.block: on_grid(figure.mean / top)
+        for figure in analysis.figures
+        if figure.mean > 0 and not figure.within_noise
+    }
+    return _weights(analysis, kept, rest=0.0)
+
+
+def lowering(wanted: Analysis, unwanted: Analysis, least: float = 0.0) -> BlockWeights:
+    """Lower the blocks that carry the second feature rather than the first, the others stay at 1.
+
+    A block's weight is the first feature's part of both in it, from 1 where it is at least half down to `least`.
+    """
+    if not 0 <= least <= 1:
+        raise ValueError(f"least weight {least:g}: expected 0 to 1")
+    values = {}
+    for row in compare(wanted, unwanted).rows:
+        if row.second > row.first and not row.within_noise:
+            values[row.block] = max(least, on_grid(row.first / row.second))
+    return _weights(wanted, values, rest=1.0)
+
+
+def preset_of(analysis: Analysis, weights: BlockWeights, name: str, purpose: str = "") -> Preset:
+    """Return a preset that says for which architecture and which share of the canvas it was found.
+
+    Raises ValueError for a name that cannot be one.
+    """
+    canvas = None if analysis.canvas is None else round(analysis.canvas, 3)
+    line = weights.to_line(name, with_architecture=True, canvas=canvas)
+    purpose = purpose or f"{analysis.feature} of {analysis.name}, {analysis.method}"
+    try:
+        read = read_line(f"{line}  # {' '.join(purpose.replace('#', '').split())}")
+    except PresetStringError:
+        read = None
+    if read is None or read.name != name:
+        raise ValueError(f"{name!r} cannot name a preset: expected one line, none of : , | = # {{")
+    return read
+
+
+RULES = {
+    "strongest": "keep the strongest blocks, so many of them",
+    "down-to": "keep the fewest blocks that have this part of the effect, in %",
+    "proportional": "weigh every block by its figure",
+    "lower": "lower the blocks that carry another feature",
+}
+
+
+def chosen(rule: str, analysis: Analysis, amount: float | None = None, other: Analysis | None = None) -> BlockWeights:
+    """Return the weights by a rule's name; `amount` is its number, `other` the analysis of the unwanted feature."""
+    if rule == "strongest":
+        return strongest(analysis, int(_given(amount, rule)))
+    if rule == "down-to":
+        return down_to(analysis, _given(amount, rule) / 100)
+    if rule == "proportional":
+        return proportional(analysis)
+    if rule == "lower":
+        if other is None:
+            raise ValueError("lower what carries another feature: expected an analysis of that feature too")
+        return lowering(analysis, other)
+    raise ValueError(f"rule {rule!r}: expected one of {', '.join(RULES)}")
+
+
+def _given(amount: float | None, rule: str) -> float:
+    if amount is None:
+        raise ValueError(f"{rule}: expected a number with it ({RULES[rule]})")
+    return amount
+
+
+def _ranked(analysis: Analysis) -> list[Figure]:
+    """Return the figures of blocks (BASE and REST are none), the strongest first."""
+    return sorted((f for f in analysis.figures if f.block not in (BASE, REST)), key=lambda figure: figure.rank)
+
+
+def _weights(analysis: Analysis, values: Mapping[str, float], rest: float) -> BlockWeights:
+    """Return weights with these values, `rest` for the other blocks; BASE as the rule has it, or 1 if unasked."""
+    ids = ARCHITECTURES[analysis.architecture].block_ids
+    base = values.get(BASE, 1.0)
+    return BlockWeights(analysis.architecture, {block: values.get(block, rest) for block in ids}, base)
+
+
+def on_grid(value: float) -> float:
+    """Return the nearest weight that is worth telling apart from others."""
+    return round(round(value / GRID) * GRID, 2)

@@ -1,0 +1,218 @@
+"""The commands that analyse; torch and the rest are imported when one of them runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib_blocktrain.cli.commands import Answer, counting, open_host
+
+if TYPE_CHECKING:
+    from lib_blocktrain.analysis.regions import Feature
+    from lib_blocktrain.analysis.results import Analysis
+    from lib_blocktrain.hosts.host import Host
+    from lib_blocktrain.weights.block_weights import BlockWeights
+    from lib_blocktrain.workspace.analyses import AnalysisRequest
+
+ANALYSE_HELP = """methods:
+  exact      what the predicted noise loses without each block (the reference)
+  fast       each block's signed part of the LoRA's effect, by integrated gradients
+  one-only   what each block does when it is all there is
+  norms      the size of each block's weights, from the file alone: no prompt, no model
+  rendered   a picture a block with that block lowered, and a sheet of them (slow)
+
+which blocks make the robot, and what makes the background:
+  python -m lib_blocktrain analyse --lora robot.safetensors \\
+      --prompt "a photo of a large robot, blue background" --word robot --against-word background --out found
+
+and block weights from it, as a preset that knows for which share of the picture it was found:
+  ... --keep down-to=80 --preset ROBOT      the fewest blocks that have 80 % of the effect
+  ... --keep strongest=6 | proportional | lower   (lower: what carries the --against feature)
+
+OUT gets analysis.json and analysis.csv, against.json and comparison.json for a second feature, sheets of a rendered
+analysis, and preset.txt. Blocks that are "within the noise" cannot be told from no effect with so few seeds."""
+
+
+def add_commands(command: Any) -> None:
+    """Add `analyse`; `command(name, run, text)` makes the parser of one."""
+    _add_analyse(command("analyse", analyse_command, "which blocks of a LoRA carry a word, a region, or the whole"))
+
+
+def _add_analyse(analyse: argparse.ArgumentParser) -> None:
+    analyse.formatter_class = argparse.RawDescriptionHelpFormatter
+    analyse.epilog = ANALYSE_HELP
+    analyse.add_argument("--lora", type=Path, required=True, metavar="FILE")
+    analyse.add_argument("--prompt", action="append", metavar="T", help="may be repeated: more prompts, surer figures")
+    analyse.add_argument("--negative", default="", help="what should not be in the picture")
+    for group, prefix, text in (
+        ("the feature (without one: the whole picture)", "", "the feature"),
+        ("a second feature, to compare with", "against-", "the other feature"),
+    ):
+        which = analyse.add_argument_group(group)
+        which.add_argument(f"--{prefix}word", metavar="W", help=f"{text} is where this word of the prompt is")
+        which.add_argument(f"--{prefix}mask", type=Path, metavar="FILE", help=f"{text} is where this picture is white")
+        which.add_argument(
+            f"--{prefix}box", metavar="X0,Y0,X1,Y1", help=f"{text} is in this box; 0 to 1, from top left"
+        )
+    analyse.add_argument("--method", choices=("exact", "fast", "one-only", "norms", "rendered"), default="exact")
+    analyse.add_argument("--seeds", default="0,1,2", help="whole numbers, with commas (%(default)s)")
+    analyse.add_argument("--cfg", type=float, default=5.0, help="classifier-free guidance (%(default)s)")
+    analyse.add_argument("--width", type=int, help="pixels (the model's own)")
+    analyse.add_argument("--height", type=int, help="pixels (the model's own)")
+    analyse.add_argument("--weights", default="ALL", metavar="W", help="block weights that it has (%(default)s)")
+    analyse.add_argument("--multiplier", type=float, default=1.0, help="strength of the whole LoRA (%(default)s)")
+    analyse.add_argument("--value", type=float, default=0.0, help="what a block is lowered to (%(default)s)")
+    analyse.add_argument(
+        "--keep", metavar="RULE", help="make block weights: strongest=K, down-to=%%, proportional, lower"
+    )
+    analyse.add_argument("--preset", metavar="NAME", help="the name of those weights")
+    add_checkpoint(analyse)
+    analyse.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figures")
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """Add the option of every command that may take another model than the demo's."""
+    # SUPPRESS, or the default would undo one that stands before the command
+    text = "a SD1, SD2 or SDXL .safetensors file (the demo model)"
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=text)
+
+
+def analyse_command(arguments: argparse.Namespace) -> Answer:
+    """Say which blocks carry a feature, and write it down."""
+    from lib_blocktrain.weights.preset_strings import parse
+    from lib_blocktrain.workspace.analyses import answer
+    from lib_blocktrain.workspace.images import png_of
+
+    rule = kept_rule(arguments)
+    host = open_host(arguments.checkpoint)
+    inquiry = _inquiry(arguments, host)
+    with host.queued():
+        found = answer(host, inquiry, counting("analysing"))
+    sentence = found.about_canvas(parse(arguments.weights, inquiry.network.architecture).canvas)
+    sheets = {name: png_of(picture) for name, picture in found.sheets.items()}
+    return write_found(arguments, found.analyses, sentence, sheets, rule)
+
+
+def write_found(
+    arguments: argparse.Namespace,
+    analyses: Sequence[Analysis],
+    sentence: str,
+    sheets: Mapping[str, bytes],
+    rule: tuple[str, float | None] | None,
+) -> Answer:
+    """Write down what was found, here or on a server: `sentence` is about the canvas, `sheets` are PNGs by name."""
+    from lib_blocktrain.analysis.results import compare, write_analysis
+
+    main = analyses[0]
+    files = write_analysis(main, arguments.out, "analysis")
+    head = "; ".join([f"{main.feature} of {main.name}, {main.method}", *main.told()])
+    text = [head, main.to_table()]
+    data: dict[str, Any] = {"analysis": main.to_json()}
+    if sentence:
+        data["canvas_sentence"] = sentence
+        text.append(sentence)
+    if len(analyses) > 1:
+        files += write_analysis(analyses[1], arguments.out, "against")
+        comparison = compare(*analyses)
+        data |= {"against": analyses[1].to_json(), "comparison": comparison.to_json()}
+        files.append(_write(arguments.out / "comparison.json", json.dumps(comparison.to_json(), indent=1)))
+        text += ["", comparison.to_table()]
+    files += [_write(arguments.out / f"{name}.png", content) for name, content in sheets.items()]
+    if rule is not None:
+        line = _preset(analyses, rule, arguments.preset)
+        data["preset"] = line
+        files.append(_write(arguments.out / "preset.txt", line + "\n"))
+        text += ["", line]
+    data["files"] = [str(path) for path in files]
+    return data, "\n".join([*text, *(f"note: {n}" for n in main.notices), *data["files"]])
+
+
+def _inquiry(arguments: argparse.Namespace, host: Host) -> AnalysisRequest:
+    from lib_blocktrain.analysis.run import Options
+    from lib_blocktrain.networks.files import read_network
+    from lib_blocktrain.weights.preset_strings import parse
+    from lib_blocktrain.workspace.analyses import AnalysisRequest, setting_for
+
+    network = read_network(arguments.lora)
+    setting = setting_for(
+        arguments.method,
+        arguments.prompt or (),
+        negative=arguments.negative,
+        seeds=asked_seeds(arguments.seeds),
+        guidance=arguments.cfg,
+        width=arguments.width,
+        height=arguments.height,
+    )
+    features = [_feature(arguments, ""), _feature(arguments, "against_")]
+    weights = parse(arguments.weights, network.architecture).weights
+    return AnalysisRequest(
+        network,
+        setting,
+        arguments.method,
+        tuple(f for n, f in enumerate(features) if n == 0 or f.given),
+        Options(weights, arguments.multiplier, arguments.value),
+    )
+
+
+def _feature(arguments: argparse.Namespace, prefix: str) -> Feature:
+    from PIL import Image, UnidentifiedImageError
+
+    from lib_blocktrain.analysis.regions import Feature, read_box
+
+    word, path, box = (getattr(arguments, prefix + name) for name in ("word", "mask", "box"))
+    mask = None
+    if path is not None:
+        try:
+            with Image.open(path) as picture:
+                mask = picture.copy()
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{path}: expected a picture as the mask") from error
+    return Feature(word, None if box is None else read_box(box), mask)
+
+
+def asked_seeds(text: str) -> tuple[int, ...]:
+    """The numbers of `--seeds`."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"seeds {text!r}: expected whole numbers with commas, such as 0,1,2") from error
+
+
+def kept_rule(arguments: argparse.Namespace) -> tuple[str, float | None] | None:
+    """The rule of `--keep` and its number."""
+    from lib_blocktrain.analysis.weight_rules import RULES
+
+    if arguments.keep is None:
+        if arguments.preset is not None:
+            raise ValueError("--preset names weights that --keep makes: expected --keep, e.g. down-to=80")
+        return None
+    name, _, number = arguments.keep.partition("=")
+    try:
+        amount = float(number) if number else None
+    except ValueError:
+        amount = None
+    wants = name in ("strongest", "down-to")
+    if name not in RULES or wants != (amount is not None) or (number and amount is None):
+        raise ValueError(f"--keep {arguments.keep!r}: expected strongest=K, down-to=%, proportional or lower")
+    if name == "lower" and not any(getattr(arguments, f"against_{kind}") for kind in ("word", "mask", "box")):
+        raise ValueError("--keep lower: expected a second feature too (--against-word, --against-mask, --against-box)")
+    return name, amount
+
+
+def _preset(analyses: Sequence[Analysis], rule: tuple[str, float | None], name: str | None) -> str:
+    from lib_blocktrain.analysis.weight_rules import chosen, preset_of
+
+    weights: BlockWeights = chosen(*rule[:1], analyses[0], rule[1], analyses[1] if len(analyses) > 1 else None)
+    preset = preset_of(analyses[0], weights, name or "FOUND")
+    return f"{preset.name}:{preset.text}  # {preset.purpose}"
+
+
+def _write(path: Path, content: str | bytes) -> Path:
+    from lib_blocktrain.files import written
+
+    with written(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+    return path

@@ -1,0 +1,210 @@
+"""What each command does: ``(arguments) -> (data, text)``, one for ``--json`` and one for people, or an exit status.
+
+Imports that need torch stand inside the commands, so that the others answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lib_blocktrain.hosts.host import Host, Progress
+
+Answer = tuple[object, str]
+
+TOUR_LORA = "robot-on-green"
+TOUR_PROMPT = "a photo of a large robot in the center"
+TOUR_WEIGHTS = "OUT06-OUT11=1"
+TOUR_SEED = 0
+MOST_WORKERS = 4  # of the tests: each takes up to 3 GB
+
+
+def presets_list(arguments: argparse.Namespace) -> Answer:
+    """List the presets that ship, those of one architecture if asked."""
+    from lib_blocktrain.weights.presets import shipped_presets
+
+    presets = [p for p in shipped_presets() if arguments.architecture in (None, *p.architectures)]
+    data = [
+        {"name": p.name, "architectures": list(p.architectures), "grade": p.grade, "purpose": p.purpose, "text": p.text}
+        for p in presets
+    ]
+    return data, presets_text(data)
+
+
+def presets_text(presets: Sequence[Mapping]) -> str:
+    """A line a preset, for people."""
+    width = max(len(preset["name"]) for preset in presets)
+    row = "{name:<{width}}  {fits:<12}  {grade}  {purpose}"
+    return "\n".join(row.format(width=width, fits="/".join(p["architectures"]), **p).rstrip() for p in presets)
+
+
+def presets_parse(arguments: argparse.Namespace) -> Answer:
+    """Say what a preset string is understood as."""
+    from lib_blocktrain.weights.preset_strings import parse
+    from lib_blocktrain.weights.text_spans import naming_weights
+
+    with naming_weights(arguments.string):
+        parsed = parse(arguments.string, arguments.architecture, seed=arguments.seed, x=arguments.x)
+    weights = parsed.weights
+    data = {
+        "architecture": weights.architecture,
+        "name": parsed.name,
+        "form": parsed.form,
+        "weights": {"BASE": weights.base, **weights.values, "REST": weights.rest},
+        "notices": list(parsed.notices),
+        "line": weights.to_line(parsed.name or "PRESET"),
+    }
+    return data, parsed_text(data)
+
+
+def parsed_text(data: Mapping) -> str:
+    """What a preset string was understood as, for people."""
+    rows = [f"understood as {data['form']} for {data['architecture']}", *(f"note: {n}" for n in data["notices"])]
+    rows += [f"  {block:<5} {value:g}" for block, value in data["weights"].items()]
+    return "\n".join([*rows, data["line"]])
+
+
+def inspect(arguments: argparse.Namespace) -> Answer:
+    """Say what a network file contains."""
+    from lib_blocktrain.networks.keys import describe
+
+    data = describe(arguments.file)
+    return data, inspected_text(arguments.file.name, data)
+
+
+def inspected_text(name: str, data: Mapping) -> str:
+    """What a network file contains, for people."""
+    rows = [
+        f"{name}: {', '.join(data['algorithms'])} for {data['architecture']}, rank {data['rank']}",
+        *(f"  {block:<5} {count:>4} modules" for block, count in data["blocks"].items() if count),
+        *(f"  {key}: {str(value)[:100]}" for key, value in sorted(data["metadata"].items())),
+    ]
+    return "\n".join(rows)
+
+
+def open_host(checkpoint: Path | None) -> Host:
+    """The standalone host on a checkpoint; the demo model without one."""
+    from lib_blocktrain.hosts.standalone import StandaloneHost
+
+    return StandaloneHost(checkpoint)
+
+
+def _placements(host: Host, lora: Path | None, weights: str, multiplier: float) -> tuple[list, list[str]]:
+    from lib_blocktrain.networks.files import read_network
+    from lib_blocktrain.networks.hooks import Placement
+    from lib_blocktrain.weights.preset_strings import parse
+
+    if lora is None:
+        return [], []
+    parsed = parse(weights, host.model().architecture)
+    return [Placement(read_network(lora), parsed.weights, multiplier)], list(parsed.notices)
+
+
+def preview(arguments: argparse.Namespace) -> Answer:
+    """Draw one picture, with a LoRA under block weights or without one."""
+    from lib_blocktrain.hosts.host import SampleRequest
+    from lib_blocktrain.workspace.images import save_png
+
+    host = open_host(arguments.checkpoint)
+    placements, notices = _placements(host, arguments.lora, arguments.weights, arguments.multiplier)
+    request = SampleRequest(
+        prompt=arguments.prompt,
+        negative=arguments.negative,
+        seed=arguments.seed,
+        steps=arguments.steps,
+        cfg=arguments.cfg,
+        sampler=arguments.sampler,
+        width=arguments.width,
+        height=arguments.height,
+        placements=placements,
+    )
+    picture = host.sample(request, counting("drawing"))
+    save_png(picture, arguments.out, request, host.model().name)
+    for notice in notices:
+        sys.stderr.write(f"note: {notice}\n")
+    data = {"out": str(arguments.out), "size": list(picture.size), "seed": arguments.seed, "notices": notices}
+    return data, f"{arguments.out} ({picture.width}x{picture.height}, seed {arguments.seed})"
+
+
+def tour(arguments: argparse.Namespace) -> Answer:
+    """Three pictures of the demo model: without the demo LoRA, with it, and under block weights."""
+    from dataclasses import replace
+
+    from lib_blocktrain.files import written
+    from lib_blocktrain.hosts.host import SampleRequest
+    from lib_blocktrain.workspace.images import contact_sheet, save_png
+
+    host = open_host(arguments.checkpoint)
+    lora = host.lora_dirs[-1] / f"{TOUR_LORA}.safetensors"
+    base = SampleRequest(prompt=TOUR_PROMPT, seed=TOUR_SEED)
+    arms = {
+        "1-without": ("without the LoRA", []),
+        "2-with": (f"{TOUR_LORA} at 1", _placements(host, lora, "ALL", 1.0)[0]),
+        "3-weights": (f"{TOUR_LORA} under {TOUR_WEIGHTS}", _placements(host, lora, TOUR_WEIGHTS, 1.0)[0]),
+    }
+    pictures = []
+    for name, (title, placements) in arms.items():
+        request = replace(base, placements=placements)
+        picture = host.sample(request, counting(title))
+        save_png(picture, arguments.out / f"{name}.png", request, host.model().name)
+        pictures.append((title, picture))
+    sheet = arguments.out / "tour.png"
+    with written(sheet) as temporary:
+        contact_sheet(pictures).save(temporary, format="PNG")
+    files = [str(arguments.out / f"{name}.png") for name in arms]
+    text = "\n".join([f'"{TOUR_PROMPT}", seed {TOUR_SEED}:', *files, f"side by side: {sheet}"])
+    return {"prompt": TOUR_PROMPT, "pictures": files, "sheet": str(sheet)}, text
+
+
+def bake(arguments: argparse.Namespace) -> Answer:
+    """Write a network file with the weights inside."""
+    from lib_blocktrain.networks.bake import bake as bake_file
+    from lib_blocktrain.networks.files import read_network
+    from lib_blocktrain.weights.preset_strings import parse
+
+    network = read_network(arguments.lora)
+    parsed = parse(arguments.weights, network.architecture)
+    bake_file(network, parsed.weights, arguments.out, overwrite=arguments.overwrite)
+    line = parsed.weights.to_line(parsed.name or arguments.out.stem)
+    data = {"out": str(arguments.out), "weights": line, "notices": list(parsed.notices)}
+    return data, "\n".join([*(f"note: {n}" for n in parsed.notices), f"{arguments.out}: {line}"])
+
+
+def demo_export(arguments: argparse.Namespace) -> Answer:
+    """Write the demo model as a checkpoint that AUTOMATIC1111 loads."""
+    from lib_blocktrain.hosts.demo_model import MODEL
+    from lib_blocktrain.hosts.ldm_export import export
+
+    paths = {name: str(path) for name, path in export(MODEL, arguments.folder).items()}
+    return paths, "\n".join(
+        [*paths.values(), "The yaml names the clip folder by its path: export again if you move it."]
+    )
+
+
+def test(arguments: argparse.Namespace) -> int:
+    """Run pytest on the project's tests, with pytest's own exit status: all of them on all cores, a file on one."""
+    from lib_blocktrain.cli.environment import ROOT
+
+    asked, environment = arguments.pytest, dict(os.environ)
+    if not asked:
+        asked = ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "loadfile"]
+        environment.setdefault("OMP_NUM_THREADS", "1")  # or each of them would take all cores
+    return subprocess.run([sys.executable, "-m", "pytest", *asked], cwd=ROOT, env=environment, check=False).returncode
+
+
+def counting(what: str) -> Progress | None:
+    """A line on stderr that counts, where a person looks at it."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        sys.stderr.write(f"\r{what}: {done}/{total}" + ("\n" if done >= total else ""))
+        sys.stderr.flush()
+
+    return show

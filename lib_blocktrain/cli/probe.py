@@ -1,0 +1,113 @@
+"""What a dataset would move before there is a LoRA, which LoRAs are like it, and two analyses side by side."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lib_blocktrain.cli.analyse import add_checkpoint
+from lib_blocktrain.cli.commands import Answer, counting, open_host
+
+
+def add_commands(command: Any) -> None:
+    """Add `probe`, `similar` and `compare`; `command(name, run, text)` makes the parser of one."""
+    compare = command("compare", compare_command, "two analyses side by side, from their JSON files")
+    compare.add_argument("first", type=Path, metavar="A.json", help="an analysis.json of analyse or probe")
+    compare.add_argument("second", type=Path, metavar="B.json")
+    probe = command("probe", probe_command, "which blocks a training on a dataset would move, before there is a LoRA")
+    probe.add_argument("--data", type=Path, required=True, metavar="DIR", help="pictures, as for training")
+    other = probe.add_mutually_exclusive_group()
+    other.add_argument("--reference", type=Path, metavar="DIR", help="regularisation pictures to tell it from")
+    other.add_argument(
+        "--class-prompt", metavar="T", help='tell it from the model\'s own pictures of "a photo of a dog"'
+    )
+    probe.add_argument("--pictures", type=int, default=16, help="at most (%(default)s)")
+    probe.add_argument("--convolutions", action="store_true", help="as for a LoCon, not attention alone")
+    add_checkpoint(probe)
+    probe.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figures")
+
+    similar = command("similar", similar_command, "LoRAs like a dataset or another LoRA, to analyse before training")
+    target = similar.add_mutually_exclusive_group(required=True)
+    target.add_argument("--lora", type=Path, metavar="FILE", help="the LoRA to find others like")
+    target.add_argument("--data", type=Path, metavar="DIR", help="the dataset to find LoRAs for")
+    similar.add_argument("--folder", type=Path, action="append", metavar="DIR", help="where to look; may be repeated")
+    similar.add_argument(
+        "--architecture", choices=("sd1", "sd2", "sdxl"), default="sd1", help="for --data (%(default)s)"
+    )
+    similar.add_argument("--most", type=int, default=20, help="how many to show (%(default)s)")
+
+
+def compare_command(arguments: argparse.Namespace) -> Answer:
+    """Say what matters more to the first of two analyses, and what to the second."""
+    from lib_blocktrain.analysis.results import compare, read_analysis
+
+    found = compare(read_analysis(arguments.first), read_analysis(arguments.second))
+    return found.to_json(), found.to_table()
+
+
+def probe_command(arguments: argparse.Namespace) -> Answer:
+    """Say where a training would move, and suggest block weights for it."""
+    from lib_blocktrain.analysis.probe import probe_dataset
+    from lib_blocktrain.analysis.results import write_analysis
+    from lib_blocktrain.training.config import DatasetConfig, FolderConfig
+
+    folders = [FolderConfig(str(arguments.data))]
+    if arguments.reference is not None:
+        folders.append(FolderConfig(str(arguments.reference), regularisation=True))
+    config = DatasetConfig(folders=tuple(folders))
+    host = open_host(arguments.checkpoint)
+    with host.queued():
+        found, dataset = probe_dataset(
+            host.model(),
+            config,
+            class_prompt=arguments.class_prompt or "",
+            most=arguments.pictures,
+            convolutions=arguments.convolutions,
+            progress=counting("probing"),
+        )
+    files = write_analysis(found.moves, arguments.out, "moves")
+    text = [f"where a training on {arguments.data} would move:", found.moves.to_table()]
+    data: dict[str, Any] = {"moves": found.moves.to_json()}
+    if found.differs is not None:
+        files += write_analysis(found.differs, arguments.out, "differs")
+        data["differs"] = found.differs.to_json()
+        text += ["", f"{found.differs.name}:", found.differs.to_table()]
+    line = found.weights.to_line(with_architecture=True, canvas=dataset.canvas)
+    data |= {"weights": line, "files": [str(path) for path in files]}
+    return data, "\n".join([*text, "", f"weights for the training: {line}", *data["files"]])
+
+
+def similar_command(arguments: argparse.Namespace) -> Answer:
+    """Rank LoRAs by their likeness to a LoRA or a dataset."""
+    from lib_blocktrain.analysis.similar import Profiles, of_dataset, of_file, rank
+
+    host = open_host(arguments.checkpoint)
+    if arguments.lora is not None:
+        target = of_file(arguments.lora)
+        if target.problem:
+            raise ValueError(target.problem)
+    else:
+        target = of_dataset(*_dataset(arguments))
+    folders = arguments.folder or [folder for folder in host.lora_dirs if folder.is_dir()]
+    profiles = Profiles(host.output_dir / "cache" / "profiles.json").of(folders, counting("reading"))
+    found = rank(target, profiles)
+    shown = found.matches[: max(0, arguments.most)]
+    data = {
+        "matches": [match.to_json() for match in shown],
+        "unreadable": [{"path": profile.path, "problem": profile.problem} for profile in found.unreadable],
+    }
+    width = max((len(match.profile.name) for match in shown), default=0)
+    rows = [f"{match.likeness:>5.0%}  {match.profile.name:<{width}}  {'; '.join(match.reasons)}" for match in shown]
+    rows += [f"cannot be read: {profile.problem}" for profile in found.unreadable]
+    return data, "\n".join(rows or [f"no other network file in {', '.join(map(str, folders))}"])
+
+
+def _dataset(arguments: argparse.Namespace) -> tuple[Any, str, str]:
+    from lib_blocktrain.blocks import ARCHITECTURES
+    from lib_blocktrain.training.config import DatasetConfig, FolderConfig
+    from lib_blocktrain.training.dataset import find
+
+    config = DatasetConfig(folders=(FolderConfig(str(arguments.data)),))
+    found = find(config, ARCHITECTURES[arguments.architecture].native_size)
+    return found, arguments.architecture, config.separator

@@ -1,0 +1,173 @@
+"""The commands that train; torch and the rest are imported when one of them runs."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lib_blocktrain.hosts.standalone import StandaloneHost
+    from lib_blocktrain.training.config import RunConfig
+    from lib_blocktrain.training.control import Control
+    from lib_blocktrain.training.distributed import Processes
+    from lib_blocktrain.training.estimate import UNetSize
+    from lib_blocktrain.training.runs import Run
+
+Answer = tuple[object, str]
+
+
+def add_commands(command: Any) -> None:
+    """Add `train` and `estimate`; `command(name, run, text)` makes the parser of one."""
+    train = command("train", train_command, "train a LoRA under block weights")
+    train.add_argument(
+        "file", nargs="?", type=Path, metavar="RUN.json", help="what to train, e.g. demo/runs/1-robot.json"
+    )
+    train.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
+    train.add_argument("--steps", type=int, help="instead of the file's")
+    train.add_argument("--save-every", type=int, metavar="N", help="save every N steps")
+    train.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (one in outputs/runs)")
+    estimate = command("estimate", estimate_command, "what a run will cost in time and memory")
+    estimate.add_argument("file", type=Path, metavar="RUN.json")
+
+
+def train_command(arguments: argparse.Namespace) -> Answer | int:
+    """Train a run, new or resumed; Ctrl-C saves and stops."""
+    from lib_blocktrain.runner import publish_result, sampler
+    from lib_blocktrain.training.control import Control, TrainingError
+    from lib_blocktrain.training.distributed import joined
+    from lib_blocktrain.training.runs import RunInUse
+    from lib_blocktrain.training.trainer import Trainer
+
+    with joined() as processes:
+        config = _config(arguments)
+        host, control = _host(config), Control()
+        run = _run(arguments, config, host.output_dir / "runs", processes)
+        report = _progress(run) if processes.is_first else None
+        draw = sampler(host, config.samples, lambda: control.stopping)
+        trainer = Trainer(host.model(), run, control=control, processes=processes, draw=draw, report=report)
+        try:
+            with host.queued(), _interruptible(control):
+                outcome = trainer.run_loop()
+        except (TrainingError, RunInUse) as error:
+            sys.stderr.write(f"blocktrain: {error}\n")
+            return 1
+    if not processes.is_first:
+        return 0
+    data = {
+        "ended": outcome.ended,
+        "step": outcome.step,
+        "run": str(run.folder),
+        "result": None if outcome.result is None else str(outcome.result),
+        "loss": trainer.watch.smoothed,
+    }
+    if outcome.ended == "finished" and arguments.out is None and arguments.resume is None:
+        data["published"] = str(publish_result(trainer, host))
+    end = f"{outcome.ended} at step {outcome.step}, loss {trainer.watch.smoothed:.4f}"
+    again = "" if outcome.ended == "finished" else f"\ngo on: python -m lib_blocktrain train --resume {run.folder}"
+    return data, f"{end}: {data.get('published') or outcome.result or run.folder}{again}"
+
+
+def estimate_command(arguments: argparse.Namespace) -> Answer:
+    """Say what a run costs, without loading the model: by its header, or the demo model's configuration."""
+    from lib_blocktrain.training.config import load
+    from lib_blocktrain.training.estimate import estimate_run
+
+    config = load(arguments.file)
+    found = estimate_run(config, _unet_size(config.checkpoint))
+    return found.to_json(), found.text
+
+
+def _unet_size(checkpoint: str | None) -> UNetSize:
+    import json
+
+    import torch
+
+    from lib_blocktrain.hosts import demo_model
+    from lib_blocktrain.hosts.checkpoint import recognise
+    from lib_blocktrain.training.estimate import UNetSize
+
+    itemsize = 2 if torch.cuda.is_available() else 4
+    if checkpoint is not None:
+        return UNetSize.real(recognise(Path(checkpoint)).architecture, itemsize)
+    unet = json.loads((demo_model.MODEL / "unet" / "config.json").read_text("utf-8"))
+    numbers = sum(path.stat().st_size for path in demo_model.MODEL.glob("*/*.safetensors")) // 2  # they are in fp16
+    channels = tuple(unet["block_out_channels"])
+    return UNetSize("sd1", unet["sample_size"] * 8, channels, unet["cross_attention_dim"], numbers, itemsize)
+
+
+def _config(arguments: argparse.Namespace) -> RunConfig:
+    """Return the configuration that the arguments name, with what they change."""
+    from dataclasses import replace
+
+    from lib_blocktrain.training.config import load
+    from lib_blocktrain.training.runs import open_run
+
+    if (arguments.file is None) == (arguments.resume is None):
+        what = "nothing to train" if arguments.file is None else "RUN.json and --resume together"
+        raise ValueError(f"{what}: expected RUN.json or --resume DIR")
+    config = load(arguments.file) if arguments.resume is None else open_run(arguments.resume).config
+    changes = {"steps": arguments.steps, "save_every": arguments.save_every}
+    return replace(config, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _run(arguments: argparse.Namespace, config: RunConfig, root: Path, processes: Processes) -> Run:
+    """Return the run to go on with, or a new one; the first process makes its folder."""
+    from lib_blocktrain.training.runs import Run, create, new_folder
+
+    if arguments.resume is not None:
+        return Run(arguments.resume, config)
+    if arguments.out is None and processes.count > 1:
+        raise ValueError("several processes must agree on the run's folder: expected --out DIR")
+    folder = arguments.out or new_folder(root, config.name)
+    run = create(config, folder) if processes.is_first else Run(folder, config)
+    processes.wait()
+    return run
+
+
+def _host(config: RunConfig) -> StandaloneHost:
+    from lib_blocktrain.hosts.standalone import StandaloneHost
+
+    return StandaloneHost(None if config.checkpoint is None else Path(config.checkpoint))
+
+
+def _progress(run: Run):
+    """A line on stderr that follows the run, where a person looks at it."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(row: Mapping[str, Any]) -> None:
+        if "loss" not in row:
+            return
+        left = (run.config.steps - row["step"]) * row["seconds_a_step"]
+        sys.stderr.write(
+            f"\r{row['step']}/{run.config.steps}  loss {row['smoothed']:.4f}  lr {row['lr']:.2g}"
+            f"  {row['seconds_a_step']:.2f} s a step, {left / 60:.1f} min left "
+        )
+        if row["step"] == run.config.steps:
+            sys.stderr.write("\n")
+        sys.stderr.flush()
+
+    return show
+
+
+@contextmanager
+def _interruptible(control: Control) -> Iterator[None]:
+    """Let the first Ctrl-C, or a SIGTERM, save and stop; the second one ends at once."""
+
+    def stop(number: int, _frame: object) -> None:
+        if control.stopping and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.stderr.write("\nstopping after this step\n")
+        control.stop()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

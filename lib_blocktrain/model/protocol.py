@@ -1,0 +1,61 @@
+"""What the core needs of a loaded checkpoint, whoever loaded it: a protocol without behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from contextlib import AbstractContextManager
+from typing import Literal, Protocol, runtime_checkable
+
+from PIL import Image
+from torch import Tensor, nn
+
+from lib_blocktrain.model.unet_forward import BlockState, Caller
+
+Prediction = Literal["epsilon", "v"]
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A Stable Diffusion checkpoint in memory.
+
+    ``name`` is what people call it; ``architecture`` is "sd1", "sd2" or "sdxl"; ``text_encoders`` maps "te" (SD1, SD2)
+    or "te1" and "te2" (SDXL) to modules; ``alphas_cumprod`` has one entry a training timestep, float32.
+    """
+
+    name: str
+    architecture: str
+    prediction: Prediction
+    alphas_cumprod: Tensor
+    unet: nn.Module
+    text_encoders: Mapping[str, nn.Module]
+
+    def encode_image(self, picture: Image.Image) -> Tensor:
+        """Scaled latents ``(1, 4, h/8, w/8)`` of an RGB picture whose sides are multiples of 8."""
+
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures of scaled latents ``(batch, 4, h/8, w/8)``."""
+
+    def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
+        """Conditioning of one prompt, taken literally; at least ``context`` ``(1, tokens, width)``.
+
+        Part of the autograd graph where a network that is trained acts on the text encoders.
+        """
+
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        """The U-Net's output, ``epsilon`` or ``v``, for noised latents ``(batch, 4, h, w)``."""
+
+    def enter_blocks(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
+        """The forward pass in front of the first block, for ``run_blocks``."""
+
+    def run_blocks(
+        self,
+        start: str,
+        saved: BlockState,
+        *,
+        keep: MutableMapping[str, BlockState] | None = None,
+        call: Caller | None = None,
+    ) -> Tensor:
+        """The U-Net's output from block ``start`` on, given the state in front of it; see ``unet_forward``."""
+
+    def trainable(self) -> AbstractContextManager[None]:
+        """A context in which the weights may take part in autograd; after it everything is as it was."""

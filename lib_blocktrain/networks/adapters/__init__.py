@@ -1,0 +1,51 @@
+"""The algorithms of network files, one file each: what they add to a layer's weight, as functions of tensors.
+
+Each is a small frozen class that recognises its own tensors; a new one is added to `ADAPTERS` and to
+`network_keys.ALGORITHMS`, which tells them by name alone.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from lib_blocktrain.networks.adapters.base import CannotScaleError, NetworkModule, NetworkModuleError
+from lib_blocktrain.networks.adapters.dora import DoRA
+from lib_blocktrain.networks.adapters.full import Full
+from lib_blocktrain.networks.adapters.glora import GLoRA
+from lib_blocktrain.networks.adapters.ia3 import IA3
+from lib_blocktrain.networks.adapters.loha import LoHa
+from lib_blocktrain.networks.adapters.lokr import LoKr
+from lib_blocktrain.networks.adapters.lora import LoRA
+from lib_blocktrain.networks.adapters.norm import Norm
+from lib_blocktrain.networks.adapters.oft import BOFT, OFT
+
+__all__ = [
+    "ADAPTERS",
+    "BOFT",
+    "IA3",
+    "OFT",
+    "CannotScaleError",
+    "DoRA",
+    "Full",
+    "GLoRA",
+    "LoHa",
+    "LoKr",
+    "LoRA",
+    "NetworkModule",
+    "NetworkModuleError",
+    "Norm",
+    "module_from_tensors",
+]
+
+ADAPTERS = (LoRA, LoHa, LoKr, GLoRA, OFT, BOFT, Full, Norm, IA3)
+
+
+def module_from_tensors(key: str, tensors: Mapping[str, Tensor]) -> NetworkModule | None:
+    """Return the module that these tensors of one layer are, None if no algorithm knows them."""
+    adapter = next((adapter for adapter in ADAPTERS if adapter.matches(tensors)), None)
+    if adapter is None:
+        return None
+    module = adapter.from_tensors(key, tensors)
+    if "dora_scale" in tensors and "dora_scale" in adapter.algorithm.tensor_names:
+        return DoRA(key, module, tensors["dora_scale"])
+    return module

@@ -1,0 +1,101 @@
+"""LoKr: the Kronecker product of a small and a larger matrix, either of them whole or a low rank product."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from lib_blocktrain.networks.adapters.base import (
+    NetworkModule,
+    NetworkModuleError,
+    RankedModule,
+    check_core,
+    matrix,
+    tucker_product,
+    widened,
+)
+from lib_blocktrain.networks.keys import ALGORITHMS
+
+
+@dataclass(frozen=True, eq=False)
+class LoKr(RankedModule):
+    """delta W = alpha / rank * kron(w1, w2), with w = w_a @ w_b where a factor is decomposed.
+
+    (LyCORIS, Yeh et al. 2023, 2309.14859, section 3.2; KronA, Edalati et al. 2022, 2212.10650.) `w1` (a, c), `w2`
+    (b, d[, k, k]), out = a * b, in = c * d. Decomposed: `w_a` (rows, rank), `w_b` (rank, columns[ * k * k]); in the
+    Tucker form w2 = t2 x_1 w2_a x_2 w2_b with `t2` (rank, rank, k, k), `w2_a` (rank, b), `w2_b` (rank, d).
+    Where both factors are whole there is no rank, and LyCORIS and the WebUI ignore alpha.
+    """
+
+    w1: Tensor | None = None
+    w1_a: Tensor | None = None
+    w1_b: Tensor | None = None
+    w2: Tensor | None = None
+    w2_a: Tensor | None = None
+    w2_b: Tensor | None = None
+    t2: Tensor | None = None
+    alpha: float | None = None
+
+    algorithm = ALGORITHMS["lokr"]
+    names: ClassVar = {
+        **{field: f"lokr_{field}" for field in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
+        "alpha": "alpha",
+    }
+
+    def __post_init__(self):
+        if self.w1 is None:
+            self.check_product(self.w1_a, self.w1_b)
+        if self.w2 is None:
+            self.check_product(self.w2_a if self.t2 is None else self.w2_a.transpose(0, -1), self.w2_b)
+            if self.t2 is not None:
+                check_core(self, "lokr_t2", self.t2, (self.w2_a.shape[0], self.w2_b.shape[0]))
+        flat = [factor for factor in (self.w1, self.w1_a, self.w1_b) if factor is not None]
+        flat += [self.w2_b] if self.t2 is not None and self.w2 is None else []
+        if any(factor.ndim != 2 for factor in flat) or (self.w2 is not None and self.w2.ndim < 2):
+            shapes = [tuple(factor.shape) for factor in (*flat, *([] if self.w2 is None else [self.w2]))]
+            raise NetworkModuleError(f"{self.key}: lokr factors of shapes {shapes}: expected matrices")
+        if self.is_whole and self.t2 is not None:
+            raise NetworkModuleError(f"{self.key}: lokr_t2 beside a whole lokr_w2: expected lokr_w2_a and lokr_w2_b")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether neither factor is decomposed."""
+        return self.w1 is not None and self.w2 is not None
+
+    @property
+    def scale(self) -> float:
+        return 1.0 if self.is_whole else self.effective_alpha / self.rank
+
+    @property
+    def size(self) -> tuple[int, int]:
+        rows, columns = self.w1.shape if self.w1 is not None else (self.w1_a.shape[0], self.w1_b.shape[1])
+        if self.w2 is not None:
+            return rows * self.w2.shape[0], columns * math.prod(self.w2.shape[1:])
+        if self.t2 is None:
+            return rows * self.w2_a.shape[0], columns * math.prod(self.w2_b.shape[1:])
+        return rows * self.w2_a.shape[1], columns * self.w2_b.shape[1] * math.prod(self.t2.shape[2:])
+
+    def delta_weight(self, weight: Tensor) -> Tensor:
+        w1, w2 = self._first(weight), self._second(weight)
+        # (a, c) x (b, d * k * k): the kernel is the fastest index of the columns, as in the weight itself.
+        return (self.scale * torch.kron(w1, matrix(w2))).reshape(weight.shape)
+
+    def scaled(self, factor: float) -> NetworkModule:
+        """Scale by alpha, or where no reader looks at it by w1, in fp32."""
+        if not self.is_whole:
+            return super().scaled(factor)
+        return replace(self, w1=self.w1.float() * factor)
+
+    def _first(self, weight: Tensor) -> Tensor:
+        if self.w1 is not None:
+            return widened(weight, self.w1)[0]
+        w1_a, w1_b = widened(weight, self.w1_a, self.w1_b)
+        return w1_a @ w1_b
+
+    def _second(self, weight: Tensor) -> Tensor:
+        if self.w2 is not None:
+            return widened(weight, self.w2)[0]
+        w2_a, w2_b = widened(weight, self.w2_a, matrix(self.w2_b))
+        return w2_a @ w2_b if self.t2 is None else tucker_product(*widened(weight, self.t2), w2_a, w2_b)

@@ -1,0 +1,81 @@
+"""LoRA, LoCon and its CP form: the product of two small matrices."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from lib_blocktrain.networks.adapters.base import (
+    NetworkModuleError,
+    RankedModule,
+    check_core,
+    matrix,
+    tucker_product,
+    widened,
+)
+from lib_blocktrain.networks.keys import ALGORITHMS
+from lib_blocktrain.networks.leaf_layers import kind_of, pointwise, run, shaped, weight_shape
+
+
+@dataclass(frozen=True, eq=False)
+class LoRA(RankedModule):
+    """delta W = alpha / rank * up @ down.
+
+    Linear layers: `down` (rank, in), `up` (out, rank) (Hu et al. 2021, 2106.09685). Convolutions (LoCon, LyCORIS,
+    Yeh et al. 2023, 2309.14859): `down` (rank, in, k, k), `up` (out, rank, 1, 1), or in the CP form `down`
+    (rank, in, 1, 1), `mid` (rank, rank, k, k): delta W = alpha / rank * mid x_1 up x_2 down.
+    """
+
+    down: Tensor
+    up: Tensor
+    mid: Tensor | None = None
+    alpha: float | None = None
+
+    algorithm = ALGORITHMS["lora"]
+    names: ClassVar = {"down": "lora_down.weight", "up": "lora_up.weight", "mid": "lora_mid.weight", "alpha": "alpha"}
+
+    def __post_init__(self):
+        self.check_product(self.up, self.down)
+        if self.mid is not None:
+            self.check_product(self.down.transpose(0, 1), self.up.transpose(0, 1))  # both are (.., ..[, 1, 1]) then
+            check_core(self, "lora_mid", self.mid, (self.rank, self.rank))
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        kernel = 1 if self.mid is None else math.prod(self.mid.shape[2:])
+        return self.up.shape[0], math.prod(self.down.shape[1:]) * kernel
+
+    def check_fits(self, shape: tuple[int, ...]) -> None:
+        super().check_fits(shape)
+        if self.mid is not None and tuple(self.mid.shape[2:]) != tuple(shape[2:]):
+            raise NetworkModuleError(
+                f"{self.key}: lora_mid of shape {tuple(self.mid.shape)} for a weight of {tuple(shape)}"
+            )
+
+    @property
+    def low_rank(self) -> bool:
+        return True
+
+    def delta_weight(self, weight: Tensor) -> Tensor:
+        up, down = widened(weight, matrix(self.up), matrix(self.down))
+        product = up @ down if self.mid is None else tucker_product(*widened(weight, self.mid), up.T, down)
+        return (self.scale * product).reshape(weight.shape)
+
+    def delta_output(self, x: Tensor, layer: nn.Module) -> Tensor:
+        kind, shape = kind_of(layer), weight_shape(layer)
+        down, up = self.down.to(x), self.up.to(x)
+        if self.mid is None:
+            hidden = run(layer, x, shaped(down, (self.rank, *shape[1:])))
+        else:
+            hidden = run(layer, pointwise(x, down, kind), self.mid.to(x))
+        # What would change nothing is left out: every operation here is one more, and its gradient's, for each layer.
+        return pointwise(hidden if self.scale == 1 else hidden * self.scale, up, kind)
+
+    def scaled(self, factor: float) -> "LoRA":
+        """Scale `up`, in fp32: diffusers (0.35) reads one alpha for all attention layers of a file."""
+        return replace(self, up=self.up.float() * factor)

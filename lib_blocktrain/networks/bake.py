@@ -1,0 +1,95 @@
+"""Write a network file with block weights inside, so that every program that reads it acts by them."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from lib_blocktrain.networks.adapters import CannotScaleError, Full, NetworkModule
+from lib_blocktrain.networks.files import Network, write_network
+from lib_blocktrain.networks.placement import Placement, Targets, layers_by_key
+from lib_blocktrain.weights.block_weights import BlockWeights
+
+Progress = Callable[[int, int], None]  # modules done, in all; may raise, which ends it before anything is written
+RECORD = "ss_blocktrain"  # our metadata entry: JSON, in which "baked" lists the weights that are inside already
+
+
+def bake(
+    network: Network,
+    weights: BlockWeights,
+    path: str | Path,
+    *,
+    base: Targets | None = None,
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the network with these weights inside, and return the path.
+
+    See `baked` for what is exact and what wants the `base` model, and `formats.write_network` for the rest.
+    """
+    path = Path(path)
+    found = baked(network, weights, path.stem, base=base, progress=progress)
+    return write_network(path, found, dtype=dtype, overwrite=overwrite)
+
+
+def baked(
+    network: Network,
+    weights: BlockWeights,
+    name: str,
+    *,
+    base: Targets | None = None,
+    progress: Progress | None = None,
+) -> Network:
+    """Return a network that does at weight 1 what this one does under these weights.
+
+    A weight of 0 leaves the module out, 1 leaves it as it is. Others scale exactly one tensor in each product: alpha,
+    or a factor, in fp32, where a reader is known that ignores alpha. A DoRA's and an OFT's delta is linear in no
+    tensor; given the `base` model they become the difference itself (`diff`), otherwise CannotScaleError is raised.
+    """
+    placement = Placement(network, weights)
+    layers = {} if base is None else layers_by_key(base, network.architecture)
+    modules = {}
+    for number, (key, module) in enumerate(network.modules.items()):
+        if progress is not None:
+            progress(number, len(network.modules))
+        factor = placement.factor(network.block_of(key))
+        if factor:
+            modules[key] = module if factor == 1 else _scaled(module, factor, layers)
+    if not modules:
+        raise ValueError(f"{network.name!r}: nothing is left of it under these weights: {weights.to_line()}")
+    return replace(network, name=name, modules=modules, metadata=_metadata(network, weights, name), path=None)
+
+
+def _scaled(module: NetworkModule, factor: float, layers: Mapping[str, torch.nn.Module | None]) -> NetworkModule:
+    try:
+        return module.scaled(factor)
+    except CannotScaleError as error:
+        layer = layers.get(module.key)
+        if layer is None:
+            raise CannotScaleError(
+                f"{error}. Weights of 0 and 1 can be baked as they are; another one, here {factor:g}, needs the base"
+                " model that the network is for"
+            ) from error
+    module.check_fits(tuple(layer.weight.shape))
+    delta = factor * module.delta_weight(layer.weight.detach())
+    return Full(module.key, diff=delta.to(layer.weight.dtype))
+
+
+def _metadata(network: Network, weights: BlockWeights, name: str) -> dict[str, str]:
+    """Return the network's metadata with a record of the weights; the WebUI's alias must not stay the original's."""
+    record = _record(network.metadata.get(RECORD, "{}"))
+    before = record.get("baked")
+    record["baked"] = [*(before if isinstance(before, list) else []), weights.to_json()]
+    return {**network.metadata, "ss_output_name": name, RECORD: json.dumps(record)}
+
+
+def _record(text: str) -> dict:
+    """Our metadata entry; an empty one where somebody wrote something else there."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}

@@ -1,0 +1,203 @@
+"""Network files: read in every spelling that people have, written in kohya's, which everyone reads."""
+
+import hashlib
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from lib_blocktrain.blocks import block_of
+from lib_blocktrain.files import written
+from lib_blocktrain.networks.adapters import NetworkModule, NetworkModuleError, module_from_tensors
+from lib_blocktrain.networks.header import Header, NetworkFileError, read_header
+from lib_blocktrain.networks.keys import architecture_of, component_of, modules_of
+
+log = logging.getLogger(__name__)
+
+# What the WebUI and others tell an architecture by.
+_ARCHITECTURE_METADATA = {
+    "sd1": {"ss_base_model_version": "sd_v1", "ss_v2": "False", "modelspec.architecture": "stable-diffusion-v1/lora"},
+    "sd2": {
+        "ss_base_model_version": "sd_v2",
+        "ss_v2": "True",
+        "modelspec.architecture": "stable-diffusion-v2-512/lora",
+    },
+    "sdxl": {
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_v2": "False",
+        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+    },
+}
+_WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_NUMBER_DTYPES = (*_WEIGHT_DTYPES, "BOOL", "U8", "I8", "I16", "I32", "I64")  # of a single number, such as alpha
+_PEFT_CONFIG = "lora_adapter_metadata"  # diffusers: the JSON of PEFT's LoraConfig, the only place of its alpha
+_PEFT_COMPONENTS = {"unet": "unet", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network in memory: its modules by key, and what else the file said.
+
+    `unread` are the keys in the file that belong to no module that is known; nothing of them acts.
+    """
+
+    name: str
+    architecture: str
+    modules: Mapping[str, NetworkModule]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    path: Path | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "modules", MappingProxyType(dict(self.modules)))
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    def block_of(self, key: str) -> str:
+        """Return the block that a module acts in."""
+        return block_of(key, self.architecture)
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Number of modules by block, for the blocks that have any."""
+        return dict(Counter(map(self.block_of, self.modules)))
+
+
+def read_network(path: str | Path) -> Network:
+    """Read a network file; raises NetworkFileError, or NetworkModuleError for tensors that do not go together."""
+    path = Path(path)
+    header = read_header(path)
+    architecture = architecture_of(path, header.shapes)
+    sources, unread = modules_of(path, header.shapes, architecture)
+    alphas = _peft_alphas(path, header.metadata)
+    _check_dtypes(path, header, sources)
+    try:
+        # Not mapped into memory: a file that is overwritten while a map of it is in use ends the whole process.
+        tensors = safetensors.torch.load(path.read_bytes())
+        modules = dict(_modules(tensors, sources, alphas))
+    except NetworkModuleError as error:
+        raise NetworkModuleError(f"{path}: {error}") from error
+    except KeyError as error:
+        raise NetworkFileError(f"{path}: {error}: an unknown dtype, or replaced while it was read") from error
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise NetworkFileError(f"{path}: {error}") from error
+    for key, names in sources.items():
+        known = modules[key].algorithm.tensor_names if key in modules else ()
+        unread += [source for tensor, source in names.items() if tensor not in known]
+    if not modules:
+        raise NetworkFileError(f"{path}: no network modules among its {len(header.shapes)} keys, e.g. {unread[0]!r}")
+    if unread:
+        log.warning("%s: %d keys belong to no known module and are left out, e.g. %s", path, len(unread), unread[0])
+    return Network(path.stem, architecture, modules, header.metadata, tuple(unread), path)
+
+
+def write_network(
+    path: str | Path, network: Network, *, dtype: torch.dtype | None = None, overwrite: bool = False
+) -> Path:
+    """Write a network under kohya's keys, in `dtype` (None: each tensor in its own), and return the path.
+
+    Metadata that tells the architecture is added where it is missing, both hashes are always made anew. The file
+    appears whole or not at all. Raises FileExistsError unless `overwrite`.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise NetworkFileError(f"{path}: a network file ends in .safetensors, not in {path.suffix!r}")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already: choose another name, or ask for overwriting")
+    tensors = dict(_named_tensors(network, dtype))
+    metadata = {key: value for key, value in network.metadata.items() if key != _PEFT_CONFIG}
+    metadata = {**_ARCHITECTURE_METADATA[network.architecture], **metadata}
+    metadata["sshs_model_hash"], metadata["sshs_legacy_hash"] = network_hashes(tensors, metadata)
+    content = safetensors.torch.save(tensors, metadata)
+    with written(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+def network_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, str]:
+    """Return `sshs_model_hash` and `sshs_legacy_hash` of a network file with these contents.
+
+    The first is over all that stands behind the header. The second is over 64 KiB from 1 MiB on in the file as it
+    would be with its `ss_` metadata alone. (sd-scripts, `train_util.precalculate_safetensors_hashes`.)
+    """
+    training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
+    content = memoryview(safetensors.torch.save(dict(tensors), training))
+    start = 8 + int.from_bytes(content[:8], "little")
+    legacy = hashlib.sha256(content[0x100000 : 0x100000 + 0x10000])
+    return hashlib.sha256(content[start:]).hexdigest(), legacy.hexdigest()[:8]
+
+
+def _named_tensors(network: Network, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
+    for key, module in network.modules.items():
+        for name, tensor in module.to_tensors().items():
+            tensor = tensor.detach().cpu()
+            is_number = tensor.ndim == 0  # alpha and the like stay exact
+            yield f"{key}.{name}", tensor.contiguous() if dtype is None or is_number else tensor.to(dtype).contiguous()
+
+
+def _modules(
+    file: Mapping[str, Tensor], sources: Mapping[str, Mapping[str, str]], alphas: Mapping[str, Tensor]
+) -> Iterator[tuple[str, NetworkModule]]:
+    """Make the modules, {key: {tensor name: key in the file}}, and leave out what no algorithm knows."""
+    for key, names in sources.items():
+        tensors = {tensor: file[source] for tensor, source in names.items()}
+        for tensor, source in names.items():
+            _check_finite(source, tensors[tensor])
+        if "lora_down.weight" in tensors and component_of(key) in alphas:
+            tensors.setdefault("alpha", alphas[component_of(key)])
+        if "lora_up.weight" in tensors and "lora_magnitude_vector" in names.get("dora_scale", ""):
+            # PEFT's magnitudes are numbers of the outputs in shape (out,) or (1, out, 1, 1).
+            magnitude = tensors["dora_scale"]
+            tensors["dora_scale"] = magnitude.reshape(magnitude.numel(), *[1] * (tensors["lora_up.weight"].ndim - 1))
+        module = module_from_tensors(key, tensors)
+        if module is not None:
+            yield key, module
+
+
+def _check_dtypes(path: Path, header: Header, sources: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise NetworkFileError for weights that are no floating-point numbers of a kind that torch knows."""
+    for source in (source for names in sources.values() for source in names.values()):
+        allowed = _NUMBER_DTYPES if math.prod(header.shapes[source]) == 1 else _WEIGHT_DTYPES
+        if header.dtypes[source] not in allowed:
+            raise NetworkFileError(
+                f"{path}: {source!r} is of dtype {header.dtypes[source]}: expected one of {', '.join(allowed)}"
+            )
+
+
+def _check_finite(source: str, tensor: Tensor) -> None:
+    """Raise NetworkModuleError for weights from which only NaN can come."""
+    total = (tensor if tensor.element_size() > 1 else tensor.float()).sum(dtype=torch.float64)
+    if not math.isfinite(total):
+        raise NetworkModuleError(f"{source!r} has numbers that are not finite (NaN or infinity): the file is spoilt")
+
+
+def _peft_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return alpha by component where diffusers wrote PEFT's configuration into the metadata."""
+    if _PEFT_CONFIG not in metadata:
+        return {}
+    try:
+        config = json.loads(metadata[_PEFT_CONFIG])
+    except (ValueError, RecursionError) as error:
+        raise NetworkFileError(f"{path}: its metadata {_PEFT_CONFIG} is no JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise NetworkFileError(f"{path}: its metadata {_PEFT_CONFIG} is no JSON object: {str(config)[:80]}")
+    special = sorted(key for key, value in config.items() if key.endswith(("alpha_pattern", "use_rslora")) and value)
+    if special:
+        raise NetworkFileError(f"{path}: PEFT's {', '.join(special)} in its metadata is not supported")
+    alphas = {
+        component: alpha
+        for component, prefix in _PEFT_COMPONENTS.items()
+        if (alpha := config.get(f"{prefix}.lora_alpha", config.get("lora_alpha"))) is not None
+    }
+    for alpha in alphas.values():
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < 1e9:
+            raise NetworkFileError(f"{path}: lora_alpha = {alpha!r} in its metadata: expected a number, 0 or more")
+    return {component: torch.tensor(float(alpha)) for component, alpha in alphas.items()}

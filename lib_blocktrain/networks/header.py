@@ -1,0 +1,115 @@
+"""The header of a safetensors file, read with the standard library alone.
+
+Eight bytes give the header's length (little endian), then comes JSON: {name: {"dtype", "shape", "data_offsets"}} and
+under "__metadata__" a table of strings; the tensors follow. https://github.com/huggingface/safetensors#format
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
+MAX_VALUES = 1_000_000  # in its JSON, about; the largest networks have a tenth, and memory must have an end
+MAX_TENSORS = 50_000
+MAX_NAME = 1000  # characters of a tensor's name
+_PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
+
+
+class NetworkFileError(ValueError):
+    """A file that cannot be read as what it should be; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a safetensors file says about itself; `start` is where its tensors begin, in bytes."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    metadata: Mapping[str, str]
+    start: int
+
+
+def read_header(path: str | Path) -> Header:
+    """Read the names, dtypes, shapes and metadata of a safetensors file, or raise NetworkFileError."""
+    path = Path(path)
+    refuse_pickle(path)
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= MAX_HEADER:
+            raise NetworkFileError(
+                f"{path}: not a safetensors file: its header would be {length} bytes long, expected 2 to {MAX_HEADER}"
+            )
+        if 8 + length > size:
+            raise NetworkFileError(f"{path}: cut short: a header of {length} bytes in a file of {size}")
+        text = file.read(length)
+    if text.count(b",") > MAX_VALUES:
+        raise NetworkFileError(f"{path}: a header of {text.count(b',')} values: expected up to {MAX_VALUES}")
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NetworkFileError(f"{path}: not a safetensors file: its header is no JSON ({error})") from error
+    if not isinstance(entries, dict):
+        raise NetworkFileError(f"{path}: not a safetensors file: its header is no table of tensors")
+    metadata = entries.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise NetworkFileError(f"{path}: its metadata is no table of strings")
+    if len(entries) > MAX_TENSORS:
+        raise NetworkFileError(f"{path}: {len(entries)} tensors: expected up to {MAX_TENSORS}")
+    for name, entry in entries.items():
+        _check_entry(path, name, entry, size - 8 - length)
+    return Header(
+        shapes={name: tuple(entry["shape"]) for name, entry in entries.items()},
+        dtypes={name: entry["dtype"] for name, entry in entries.items()},
+        metadata=metadata,
+        start=8 + length,
+    )
+
+
+def refuse_pickle(path: Path) -> None:
+    """Raise NetworkFileError for a file of torch's old format by its name: opening one runs the code inside."""
+    if path.suffix.lower() in _PICKLES:
+        raise NetworkFileError(
+            f"{path}: {path.suffix} files are Python pickles, and reading one runs whatever code is inside."
+            " Only .safetensors is read; convert it with a tool that you trust."
+        )
+
+
+def _check_entry(path: Path, name: str, entry: object, available: int) -> None:
+    """Raise NetworkFileError unless a tensor's entry is whole and its bytes lie within the file."""
+    if len(name) > MAX_NAME:
+        raise NetworkFileError(f"{path}: a tensor's name of {len(name)} characters: {name[:60]!r}...")
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        raise NetworkFileError(f"{path}: the entry of tensor {name!r} is damaged: {str(entry)[:80]}")
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if not _is_counts(shape) or not _is_counts(offsets) or len(offsets) != 2:
+        raise NetworkFileError(f"{path}: the entry of tensor {name!r} is damaged: {str(entry)[:80]}")
+    if not offsets[0] <= offsets[1] <= available:
+        raise NetworkFileError(
+            f"{path}: cut short: tensor {name!r} ends at byte {offsets[1]} of the data, of which there are {available}"
+        )
+
+
+def _is_counts(value: object) -> bool:
+    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+
+
+def table(text: str) -> dict:
+    """Return the JSON object of a text; an empty one for anything else."""
+    try:
+        data = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def tag_counts(text: str) -> dict[str, float]:
+    """Return how often each tag stood in the captions of all folders, from sd-scripts' ``ss_tag_frequency``."""
+    counts: dict[str, float] = {}
+    for folder in table(text).values():
+        for tag, count in folder.items() if isinstance(folder, dict) else ():
+            if isinstance(count, (int, float)) and not isinstance(count, bool) and count > 0 and tag.strip():
+                counts[tag.strip()] = counts.get(tag.strip(), 0) + count
+    return counts

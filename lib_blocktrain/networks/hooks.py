@@ -1,0 +1,181 @@
+"""Networks in effect on a loaded model, without touching a weight: forward hooks on the leaf layers.
+
+    with applied(unet, network, weights) as handle:
+        ...
+        handle.set_weights(other_weights)  # at once, from the next layer on
+
+A layer in block b puts out y = W x + multiplier * w_b * delta(x). Where w_b is 0 the hook does nothing at all, so that
+the layer is as it was to the last bit; and once the context is left, no hook is there any more.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from lib_blocktrain.networks.adapters import NetworkModule
+from lib_blocktrain.networks.attention_projections import Projection, attention_hook
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.leaf_layers import run
+from lib_blocktrain.networks.placement import Placement, Site, Targets, Unmatched, find_sites, placements_of
+from lib_blocktrain.weights.block_weights import BlockWeights
+
+log = logging.getLogger(__name__)
+
+__all__ = ["Applied", "Placement", "applied"]
+
+
+@contextmanager
+def applied(
+    targets: Targets,
+    networks: Network | Sequence[Placement],
+    weights: BlockWeights | None = None,
+    multiplier: float = 1.0,
+    say: Callable[[str], None] = log.warning,
+) -> Iterator["Applied"]:
+    """Put networks on a U-Net, or on models by component ("unet", "te" or "te1", "te2"), while the context is open.
+
+    Give one network with its weights and multiplier, or any number of placements. With several, each delta is that
+    of the layer's own weight, whatever the others do. Gradients pass through to the layer's input, and to the tensors
+    of modules that ask for them. `say` is told of networks that have modules without a layer.
+    """
+    placements = placements_of(networks, weights, multiplier)
+    sites, unmatched = find_sites(targets, placements, say)
+    effects = [_Effect(site) for site in sites]
+    by_layer: dict[nn.Module, list[_Effect]] = {}
+    for effect in effects:
+        by_layer.setdefault(effect.layer, []).append(effect)
+    with ExitStack() as hooks:
+        for layer, effects_there in by_layer.items():
+            if not isinstance(layer, Projection):
+                hooks.callback(layer.register_forward_hook(_hook(effects_there)).remove)
+        for attention, effects_there in _by_attention(effects).items():
+            hook = attention_hook(partial(_deltas, effects_there))
+            hooks.callback(attention.register_forward_hook(hook, with_kwargs=True).remove)
+        yield Applied(placements, effects, tuple(unmatched))
+
+
+class Applied:
+    """Networks in effect. `unmatched` names the modules that have no layer in the models that were given."""
+
+    def __init__(self, placements: Sequence[Placement], effects: "Sequence[_Effect]", unmatched: tuple[Unmatched, ...]):
+        self.unmatched = unmatched
+        self._effects = effects
+        self._put(placements)
+
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        """The placements as they act now. Weights and multipliers may be set anew, the networks may not."""
+        return self._placements
+
+    @placements.setter
+    def placements(self, placements: Sequence[Placement]) -> None:
+        if [id(p.network) for p in placements] != [id(p.network) for p in self._placements]:
+            raise ValueError(f"expected placements of the same {len(self._placements)} networks, in the same order")
+        self._put(placements)
+
+    def set_weights(self, weights: BlockWeights, multiplier: float | None = None, index: int = 0) -> None:
+        """Change the block weights, and if given the multiplier, of the network at this index of the placements."""
+        changed = list(self._placements)
+        old = changed[index]
+        changed[index] = Placement(old.network, weights, old.multiplier if multiplier is None else multiplier)
+        self._put(changed)
+
+    def set_factors(self, factors: Mapping[str, Tensor], index: int = 0) -> None:
+        """Weigh blocks by tensors, which may ask for gradients, until weights are set anew; those left out are off.
+
+        A tensor is a scalar, or `(batch,)`: one weight for each sample of the layers' outputs.
+        """
+        multiplier = self._placements[index].multiplier
+        for effect in self._effects:
+            if effect.placement == index:
+                effect.factor = multiplier * factors.get(effect.block, 0.0)
+
+    def _put(self, placements: Sequence[Placement]) -> None:
+        self._placements = tuple(placements)
+        for effect in self._effects:
+            effect.factor = self._placements[effect.placement].factor(effect.block)
+
+
+class _Effect:
+    """What one module adds to its layer's output, and the factor that it is added with."""
+
+    def __init__(self, site: Site):
+        self.layer = site.layer
+        self.block = site.block
+        self.placement = site.placement
+        self.factor: float | Tensor = 0.0
+        self._module = site.module
+        self._ready: tuple[torch.device, torch.dtype] | None = None  # what the following are prepared for
+        self._low_rank: NetworkModule | None = None
+        self._deltas: tuple[Tensor | None, Tensor | None] = (None, None)
+
+    def on(self, x: Tensor, output: Tensor) -> Tensor:
+        """Return delta(x) in the dtype of the layer's output."""
+        x = x.to(output.dtype)
+        if self._module.trainable:
+            return self._trained(x)
+        if self._ready != (output.device, output.dtype):
+            self._prepare(output.device, output.dtype)
+        if self._low_rank is not None:
+            return self._low_rank.delta_output(x, self.layer)
+        return run(self.layer, x, *self._deltas)
+
+    def delta(self) -> Tensor:
+        """Return factor * delta weight, as part of the autograd graph."""
+        return self.factor * self._module.delta_weight(self.layer.weight.detach())
+
+    def _prepare(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the factors, or compute the delta, once: the next forward passes use the same."""
+        with torch.inference_mode(False), torch.no_grad():
+            if self._module.low_rank:
+                self._low_rank = self._module.to(device, dtype)
+            else:
+                deltas = self._module.delta_weight(self.layer.weight), self._module.delta_bias()
+                self._deltas = tuple(None if delta is None else delta.to(device, dtype) for delta in deltas)
+        self._ready = (device, dtype)
+
+    def _trained(self, x: Tensor) -> Tensor:
+        """Return delta(x) from the tensors as they are now, as part of the autograd graph."""
+        if self._module.low_rank:
+            return self._module.delta_output(x, self.layer)
+        bias = self._module.delta_bias()
+        weight = self._module.delta_weight(self.layer.weight.detach())
+        return run(self.layer, x, weight.to(x), None if bias is None else bias.to(x))
+
+
+def _by_attention(effects: Sequence[_Effect]) -> dict[nn.Module, list[_Effect]]:
+    """Return the effects on projections, which no hook of their own reaches, by their attention."""
+    found: dict[nn.Module, list[_Effect]] = {}
+    for effect in effects:
+        if isinstance(effect.layer, Projection):
+            found.setdefault(effect.layer.attention, []).append(effect)
+    return found
+
+
+def _deltas(effects: Sequence[_Effect]) -> dict[str, Tensor]:
+    """Return what is to be added to the weights of an attention's projections, by name."""
+    total: dict[str, Tensor] = {}
+    for effect in effects:
+        if isinstance(effect.factor, Tensor) or effect.factor:
+            total[effect.layer.name] = total.get(effect.layer.name, 0) + effect.delta()
+    return total
+
+
+def _hook(effects: Sequence[_Effect]):
+    """Return the forward hook of a layer; it returns None, for "unchanged", when nothing acts there."""
+
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        changed = output
+        for effect in effects:
+            if isinstance(effect.factor, Tensor):
+                factor = effect.factor.to(output).reshape(-1, *(1 for _ in output.shape[1:]))
+                changed = changed + factor * effect.on(inputs[0], output)
+            elif effect.factor:
+                changed = torch.add(changed, effect.on(inputs[0], output), alpha=effect.factor)
+        return None if changed is output else changed
+
+    return add

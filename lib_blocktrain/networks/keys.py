@@ -1,0 +1,297 @@
+"""The names in network files: which algorithm, which layer, which part of it. Standard library only.
+
+Every trainer spells the same layer its own way. Here they all become one *key*, the one that kohya's sd-scripts
+writes and the WebUI reads: `lora_unet_` and the layer's path with underscores (diffusers' path for SD1 and SD2, LDM's
+for SDXL), `lora_te_` (SDXL `lora_te1_`, `lora_te2_`) and CLIP's path as in transformers. A *tensor name* is what
+stands behind it: "lora_down.weight", "alpha".
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lib_blocktrain import blocks
+from lib_blocktrain.blocks import UnknownLayerError, block_of, diffusers_to_ldm, ldm_to_diffusers
+from lib_blocktrain.networks.header import NetworkFileError, read_header
+
+Shapes = Mapping[str, Sequence[int]]
+
+UNET, TE, TE1, TE2 = "unet", "te", "te1", "te2"  # the components of a model; SDXL has te1 and te2, the others te
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """How the tensors of one module tell their algorithm: by their names and, for OFT and BOFT, their dimensions."""
+
+    id: str
+    needs: tuple[frozenset[str], ...]  # any one of these sets
+    may: frozenset[str] = frozenset()
+    rank: Callable[[Shapes], int | None] = lambda shapes: None
+    dimensions: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def tensor_names(self) -> frozenset[str]:
+        """All names that a module of this algorithm can consist of."""
+        return self.may.union(*self.needs)
+
+    def matches(self, shapes: Shapes) -> bool:
+        """Tell whether tensors of these names and shapes are a module of this algorithm."""
+        named = any(names <= shapes.keys() for names in self.needs)
+        return named and all(len(shapes[name]) == count for name, count in self.dimensions.items() if name in shapes)
+
+
+def _first_size(*names: str) -> Callable[[Shapes], int | None]:
+    return lambda shapes: next((shapes[name][0] for name in names if shapes.get(name)), None)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+ALGORITHMS = {
+    algorithm.id: algorithm
+    for algorithm in (
+        Algorithm(
+            "lora",
+            needs=(_names("lora_down.weight lora_up.weight"),),
+            may=_names("lora_mid.weight alpha dora_scale"),
+            rank=_first_size("lora_down.weight"),
+        ),
+        Algorithm(
+            "loha",
+            needs=(_names("hada_w1_a hada_w1_b hada_w2_a hada_w2_b"),),
+            may=_names("hada_t1 hada_t2 alpha dora_scale"),
+            rank=_first_size("hada_w1_b"),
+        ),
+        Algorithm(
+            "lokr",
+            needs=tuple(
+                _names(f"{first} {second}")
+                for first in ("lokr_w1", "lokr_w1_a lokr_w1_b")
+                for second in ("lokr_w2", "lokr_w2_a lokr_w2_b")
+            ),
+            may=_names("lokr_t2 alpha dora_scale"),
+            rank=_first_size("lokr_w2_b", "lokr_w1_b"),
+        ),
+        Algorithm(
+            "glora",
+            needs=(_names("a1.weight a2.weight b1.weight b2.weight"),),
+            may=_names("alpha"),
+            rank=lambda shapes: min(shapes["a1.weight"][:2], default=None),
+        ),
+        Algorithm(
+            "oft",
+            needs=(_names("oft_blocks"), _names("oft_diag")),
+            may=_names("rescale alpha"),
+            dimensions={"oft_blocks": 3, "oft_diag": 3},
+        ),
+        Algorithm("boft", needs=(_names("oft_blocks"),), may=_names("rescale alpha"), dimensions={"oft_blocks": 4}),
+        Algorithm("full", needs=(_names("diff"), _names("diff_b")), may=_names("alpha")),
+        Algorithm("norm", needs=(_names("w_norm"), _names("b_norm")), may=_names("alpha")),
+        Algorithm("ia3", needs=(_names("weight on_input"),)),
+    )
+}
+
+# Spellings of tensor names other than kohya's. PEFT may put its adapter's name ("default") before ".weight".
+_FOREIGN_TENSORS = (
+    (re.compile(r"\.lora_A(\.\w+)?\.weight$"), "lora_down.weight"),
+    (re.compile(r"\.lora_B(\.\w+)?\.weight$"), "lora_up.weight"),
+    (re.compile(r"\.lora_magnitude_vector(\.\w+){0,2}$"), "dora_scale"),
+    (re.compile(r"(\.lora|_lora|\.lora_linear_layer)\.down\.weight$"), "lora_down.weight"),
+    (re.compile(r"(\.lora|_lora|\.lora_linear_layer)\.up\.weight$"), "lora_up.weight"),
+)
+_TENSOR_NAMES = set().union(*(algorithm.tensor_names for algorithm in ALGORITHMS.values()))
+_KNOWN_TENSORS = re.compile(rf"(?P<module>.+?)\.(?P<tensor>{'|'.join(map(re.escape, sorted(_TENSOR_NAMES)))})$")
+
+_WRAPPERS = re.compile(r"(?:(?:base_model|model|diffusion_model|unet|lora|oft|lycoris)[._])+")
+_UNET_PATH = re.compile(
+    r"(?:(?P<ldm>input_blocks|middle_block|output_blocks|time_embed|label_emb|out)"
+    r"|down_blocks|mid_block|up_blocks|time_embedding|add_embedding|conv_in|conv_out|conv_norm_out)(?:[._]|$)"
+)
+_TEXT_ENCODER = re.compile(r"(?P<name>te[12]?|text_encoder(?:_2)?|[01])[._](?P<path>.+)")
+_SECOND_TEXT_ENCODER = ("te2", "text_encoder_2", "1")  # A1111 numbers the two encoders of SDXL 0 and 1
+_CLIP_PATH = re.compile(r"(?:.*[._])?(?:text_model|resblocks)[._]")
+# The names in a U-Net's paths that have an underscore of their own, after all underscores have become dots.
+_WORDS = re.compile(
+    r"(?:down|mid|up|input|middle|output|transformer)\.blocks?|time\.emb\.proj|time\.embed(?:ding)?|add\.embedding"
+    r"|label\.emb|emb\.layers|in\.layers|out\.layers|skip\.connection|conv\.shortcut|conv\.norm\.out|conv\.(?:in|out)"
+    r"|proj\.(?:in|out)|to\.(?:q|k|v|out)|linear\.[12]"
+)
+_OPENCLIP_NAMES = (
+    ("mlp_c_fc", "mlp_fc1"),
+    ("mlp_c_proj", "mlp_fc2"),
+    ("ln_1", "layer_norm1"),
+    ("ln_2", "layer_norm2"),
+    ("attn", "self_attn"),
+)
+
+
+def algorithm_of(shapes: Shapes) -> Algorithm | None:
+    """Return the algorithm of a module by its tensors' names and shapes, None if they are none that is known."""
+    return next((algorithm for algorithm in ALGORITHMS.values() if algorithm.matches(shapes)), None)
+
+
+def split_key(source: str) -> tuple[str, str] | None:
+    """Split a file's key into its module and kohya's name of the tensor, None if it names no known tensor.
+
+    "unet.down_blocks.0.attentions.0.proj_in.lora_A.weight" -> ("unet.down_blocks.0.attentions.0.proj_in",
+    "lora_down.weight")
+    """
+    for pattern, tensor in _FOREIGN_TENSORS:
+        found = pattern.search(source)
+        if found:
+            return source[: found.start()], tensor
+    found = _KNOWN_TENSORS.match(source)
+    return (found["module"], found["tensor"]) if found else None
+
+
+def key_of(layer: str, architecture: str, component: str | None = None) -> str:
+    """Return the key of a layer, or of a file's module, in any spelling.
+
+    Name the `component` where the path itself does not tell it, as with the layers of a loaded text encoder.
+    Raises UnknownLayerError for a name that is no layer of this architecture.
+    """
+    if component is None:
+        component, layer = _component_and_path(layer)
+    if component == UNET:
+        key = f"lora_unet_{_unet_path(layer, architecture).replace('.', '_')}"
+    else:
+        key = f"lora_{component_in(component, architecture)}_{_text_encoder_path(layer)}"
+    block_of(key, architecture)
+    return key
+
+
+def component_of(key: str) -> str:
+    """Return the component of a key as `key_of` makes it: "unet", "te", "te1" or "te2"."""
+    return key.split("_")[1]
+
+
+def component_in(component: str, architecture: str) -> str:
+    """Return a component's name in this architecture: the only or first text encoder is "te1" in SDXL, "te" else."""
+    first = TE1 if architecture == "sdxl" else TE
+    return first if component in (TE, TE1) else component
+
+
+def modules_in(sources: Iterable[str], architecture: str) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Sort a file's keys: {key of the module: {tensor name: key in the file}} and what names no module that is known.
+
+    Raises ValueError if two spellings of the same tensor stand in one file.
+    """
+    modules: dict[str, dict[str, str]] = {}
+    unread = []
+    for source in sources:
+        parts = split_key(source)
+        try:
+            key = key_of(parts[0], architecture) if parts else None
+        except UnknownLayerError:
+            key = None
+        if key is None:
+            unread.append(source)
+            continue
+        tensors = modules.setdefault(key, {})
+        if parts[1] in tensors:
+            raise ValueError(f"{source!r} and {tensors[parts[1]]!r} are the same tensor of {key}: expected one of them")
+        tensors[parts[1]] = source
+    return modules, unread
+
+
+def modules_of(path: Path, shapes: Shapes, architecture: str) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Return what `modules_in` does, of a file; raise NetworkFileError."""
+    try:
+        return modules_in(shapes, architecture)
+    except ValueError as error:
+        raise NetworkFileError(f"{path}: {error}") from error
+
+
+def architecture_of(path: Path, shapes: Shapes) -> str:
+    """Return the architecture of a network file by its tensors, or raise NetworkFileError."""
+    try:
+        return blocks.detect_architecture(shapes, shapes)
+    except ValueError as error:
+        raise NetworkFileError(f"{path}: not a network for SD1, SD2 or SDXL: {error}") from error
+
+
+def describe(path: str | Path) -> dict[str, object]:
+    """Return what a network file contains, by its header alone, as `inspect --json` prints it.
+
+    `algorithms` (with "dora" where some modules are), `rank` (a list if there are several, None without any),
+    `blocks` (number of modules by block id, BASE and REST included), `metadata`, `unread` (keys of no known module).
+    """
+    path = Path(path)
+    header = read_header(path)
+    architecture = architecture_of(path, header.shapes)
+    modules, unread = modules_of(path, header.shapes, architecture)
+    counts = dict.fromkeys((blocks.BASE, *blocks.ARCHITECTURES[architecture].block_ids, blocks.REST), 0)
+    algorithms, ranks = Counter(), set()
+    for key, sources in modules.items():
+        shapes = {tensor: header.shapes[source] for tensor, source in sources.items()}
+        algorithm = algorithm_of(shapes)
+        if algorithm is None:
+            unread.extend(sources.values())
+            continue
+        unread.extend(source for tensor, source in sources.items() if tensor not in algorithm.tensor_names)
+        counts[block_of(key, architecture)] += 1
+        algorithms[algorithm.id] += 1
+        algorithms["dora"] += "dora_scale" in shapes
+        ranks.add(algorithm.rank(shapes))
+    ranks = sorted(ranks - {None})
+    return {
+        "architecture": architecture,
+        "algorithms": sorted(+algorithms),
+        "rank": ranks if len(ranks) > 1 else next(iter(ranks), None),
+        "blocks": counts,
+        "metadata": dict(header.metadata),
+        "unread": unread,
+    }
+
+
+def _component_and_path(module: str) -> tuple[str, str]:
+    """Tell the component by a module's prefix and return the rest of it."""
+    bare = _unwrapped(module)
+    found = _TEXT_ENCODER.match(bare)
+    if found:
+        return (TE2 if found["name"] in _SECOND_TEXT_ENCODER else TE), found["path"]
+    return (TE if _CLIP_PATH.match(bare) else UNET), bare
+
+
+def _unwrapped(path: str) -> str:
+    """Return the path without what checkpoints and trainers put in front of it."""
+    wrapped = _WRAPPERS.match(path)
+    return path[wrapped.end() :] if wrapped else path
+
+
+def _unet_path(path: str, architecture: str) -> str:
+    """Return the dotted path of a U-Net layer in the spelling of this architecture's network files."""
+    path = _unwrapped(path)
+    if "." not in path:
+        path = _WORDS.sub(lambda word: word[0].replace(".", "_"), path.replace("_", "."))
+    path = path.replace(".processor.", ".")
+    if path.endswith(".to_out"):  # diffusers' old attention processors
+        path += ".0"
+    found = _UNET_PATH.match(path)
+    if found and architecture == "sdxl" and not found["ldm"]:
+        return diffusers_to_ldm(path, architecture)
+    if found and architecture != "sdxl" and found["ldm"]:
+        return ldm_to_diffusers(path, architecture)
+    return path
+
+
+def _text_encoder_path(path: str) -> str:
+    """Return the flat path of a CLIP layer as transformers names it, from OpenCLIP's and old diffusers' too."""
+    flat = path.replace(".", "_")
+    openclip = re.search(r"resblocks_(\d+)_(.+)", flat)
+    if openclip:
+        number, inner = openclip.groups()
+        for foreign, name in _OPENCLIP_NAMES:
+            if inner.startswith(foreign):
+                inner = name + inner[len(foreign) :]
+                break
+        return f"text_model_encoder_layers_{number}_{inner}"
+    transformers = re.search(r"encoder_layers_(\d+)_(.+)", flat)
+    if transformers:
+        number, inner = transformers.groups()
+        inner = re.sub(r"^self_attn_to_(q|k|v|out)$", r"self_attn_\1_proj", inner)
+        return f"text_model_encoder_layers_{number}_{inner}"
+    return flat

@@ -1,0 +1,69 @@
+"""Networks in a model's weights for a while: slower to put on than hooks, and then free."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.placement import Placement, Targets, find_sites, placements_of
+from lib_blocktrain.weights.block_weights import BlockWeights
+
+
+@contextmanager
+def merged(
+    targets: Targets,
+    networks: Network | Sequence[Placement],
+    weights: BlockWeights | None = None,
+    multiplier: float = 1.0,
+) -> Iterator[None]:
+    """Add the networks' deltas to the weights while the context is open; then put the old values back, bit for bit.
+
+    The arguments are those of `hooks.applied`, and so is the meaning: with several networks each delta is that of the
+    unmerged weight.
+    """
+    placements = placements_of(networks, weights, multiplier)
+    sites, _ = find_sites(targets, placements)
+    changes: dict[nn.Module, dict[str, Tensor]] = {}
+    for site in sites:
+        factor = placements[site.placement].factor(site.block)
+        if factor:
+            deltas = {"weight": site.module.delta_weight(site.layer.weight.detach()), "bias": site.module.delta_bias()}
+            _accumulate(changes.setdefault(site.layer, {}), deltas, factor)
+    backup: list[tuple[nn.Module, str, Tensor | None]] = []
+    try:
+        while changes:  # emptied on the way: the deltas are as large as the backup
+            layer, deltas = changes.popitem()
+            for name, delta in deltas.items():
+                backup.append((layer, name, _add(layer, name, delta)))
+        yield
+    finally:
+        for layer, name, value in backup:
+            if value is None:
+                setattr(layer, name, None)
+            else:
+                _copy(getattr(layer, name), value)
+
+
+def _accumulate(total: dict[str, Tensor], deltas: dict[str, Tensor | None], factor: float) -> None:
+    for name, delta in deltas.items():
+        if delta is not None:
+            total[name] = total.get(name, 0) + factor * delta.detach()
+
+
+def _add(layer: nn.Module, name: str, delta: Tensor) -> Tensor | None:
+    """Add to a parameter and return what it was, None where the layer had no such one."""
+    parameter = getattr(layer, name)
+    if parameter is None:
+        setattr(layer, name, nn.Parameter(delta.to(layer.weight), requires_grad=False))
+        return None
+    before = parameter.detach().clone()
+    _copy(parameter, before.to(delta.dtype) + delta.to(before.device))
+    return before
+
+
+def _copy(parameter: Tensor, value: Tensor) -> None:
+    """Copy into a parameter, Forge's inference tensors among them."""
+    with torch.inference_mode(parameter.is_inference()), torch.no_grad():
+        parameter.copy_(value)

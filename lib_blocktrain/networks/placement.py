@@ -1,0 +1,158 @@
+"""Where networks go: which layers of the loaded models their modules are for, and how strongly they act there."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from lib_blocktrain.blocks import ARCHITECTURES, UnknownLayerError
+from lib_blocktrain.networks.adapters import NetworkModule, NetworkModuleError
+from lib_blocktrain.networks.attention_projections import NAMES, Projection, is_attention
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.keys import UNET, component_in, component_of, key_of
+from lib_blocktrain.networks.leaf_layers import kind_of, weight_shape
+from lib_blocktrain.weights.block_weights import BlockWeights
+
+log = logging.getLogger(__name__)
+
+Targets = nn.Module | Mapping[str, nn.Module]  # a U-Net, or models by component: "unet", "te" or "te1", "te2"
+
+_NO_LAYER = "the model has no such layer"
+
+
+class PlacementError(ValueError):
+    """A network that is not for these models, or weights that are not for this network."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A network, where it may act, and the user's strength."""
+
+    network: Network
+    weights: BlockWeights
+    multiplier: float = 1.0
+
+    def __post_init__(self):
+        ours, theirs = (ARCHITECTURES[a].block_ids for a in (self.network.architecture, self.weights.architecture))
+        if ours != theirs:
+            raise PlacementError(
+                f"block weights for {self.weights.architecture} on {self.network.name!r}, a network for"
+                f" {self.network.architecture}: expected {len(ours)} blocks, got {len(theirs)}"
+            )
+
+    def factor(self, block: str) -> float:
+        """multiplier * w_b."""
+        return self.multiplier * self.weights[block]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One module on the layer that it is for; `placement` is its network's index."""
+
+    layer: nn.Module
+    module: NetworkModule
+    block: str
+    placement: int
+
+
+@dataclass(frozen=True)
+class Unmatched:
+    """A module that acts nowhere in a model that was given, and why."""
+
+    network: str
+    key: str
+    reason: str
+
+
+def placements_of(
+    networks: Network | Sequence[Placement], weights: BlockWeights | None = None, multiplier: float = 1.0
+) -> tuple[Placement, ...]:
+    """Return placements as they are, or the one placement of a network; without weights it is whole everywhere."""
+    if not isinstance(networks, Network):
+        return tuple(networks)
+    return (Placement(networks, weights or BlockWeights.uniform(networks.architecture, 1.0), multiplier),)
+
+
+def find_sites(
+    targets: Targets, placements: Sequence[Placement], say: Callable[[str], None] = log.warning
+) -> tuple[list[Site], list[Unmatched]]:
+    """Find the layers of all modules; `say` is told of a network that has modules without one.
+
+    Modules of a component that is not among the targets are left aside. Raises PlacementError for a network that
+    matches nothing, NetworkModuleError for a module whose layer has another size.
+    """
+    sites: list[Site] = []
+    unmatched: list[Unmatched] = []
+    layers = {name: layers_by_key(targets, name) for name in {p.network.architecture for p in placements}}
+    for index, placement in enumerate(placements):
+        network = placement.network
+        found, missed = _match(network, layers[network.architecture], _components(targets, network.architecture))
+        if not found:
+            raise PlacementError(_no_match(network, targets))
+        if missed:
+            first = f"{missed[0].key}: {missed[0].reason}"
+            say(f"{network.name}: {len(missed)} of its modules are left out, e.g. {first}")
+        sites += [Site(layer, module, network.block_of(module.key), index) for module, layer in found]
+        unmatched += missed
+    return sites, unmatched
+
+
+def layers_by_key(targets: Targets, architecture: str) -> dict[str, nn.Module]:
+    """Return the layers that a network of this architecture can act on.
+
+    LDM's layout and diffusers', for U-Nets; transformers' and OpenCLIP's, for text encoders.
+    """
+    layers: dict[str, nn.Module] = {}
+    for component, model in _components(targets, architecture).items():
+        bypassed = ()
+        for path, layer in model.named_modules():
+            if is_attention(layer):
+                for name in NAMES:
+                    layers[key_of(f"{path}.{name}", architecture, component)] = Projection(layer, name)
+                bypassed = (f"{path}.out_proj",)
+            if path in bypassed or next(layer.children(), None) is not None or kind_of(layer) is None:
+                continue
+            try:
+                layers[key_of(path, architecture, component)] = layer
+            except UnknownLayerError:
+                continue  # a layer of another architecture or of none: no module can be for it
+    return layers
+
+
+def _components(targets: Targets, architecture: str) -> dict[str, nn.Module]:
+    if isinstance(targets, nn.Module):
+        return {UNET: targets}
+    return {component_in(name, architecture): model for name, model in targets.items()}
+
+
+def _match(
+    network: Network, layers: Mapping[str, nn.Module], components: Mapping[str, nn.Module]
+) -> tuple[list[tuple[NetworkModule, nn.Module]], list[Unmatched]]:
+    found, missed = [], []
+    for key, module in network.modules.items():
+        layer = layers.get(key)
+        if layer is not None:
+            _check_fits(network, module, layer)
+            found.append((module, layer))
+        elif component_of(key) in components:
+            missed.append(Unmatched(network.name, key, _NO_LAYER))
+    return found, missed
+
+
+def _check_fits(network: Network, module: NetworkModule, layer: nn.Module) -> None:
+    try:
+        module.check_fits(weight_shape(layer))
+    except NetworkModuleError as error:
+        raise NetworkModuleError(
+            f"{network.name!r} was made for a {network.architecture} of another size than the model that is loaded"
+            f" (open the checkpoint that it was trained on): {error}"
+        ) from error
+
+
+def _no_match(network: Network, targets: Targets) -> str:
+    given = ", ".join(_components(targets, network.architecture))
+    return (
+        f"{network.name!r} is a network for {network.architecture}, and none of its {len(network.modules)} modules"
+        f" matches a layer of the model ({given}), e.g. {next(iter(network.modules), None)!r}"
+    )

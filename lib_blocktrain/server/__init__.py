@@ -1,0 +1,1 @@
+"""The standalone application, and what is mounted on a WebUI's own."""

@@ -1,0 +1,175 @@
+"""A network as it is before the first step: the modules of a scope, whose deltas are all 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib_blocktrain.networks.adapters import DoRA, LoHa, LoKr, LoRA, NetworkModule
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.leaf_layers import kind_of, pointwise, run, weight_shape
+from lib_blocktrain.training.config import NetworkConfig
+from lib_blocktrain.training.plan import ModulePlan, Plan
+from lib_blocktrain.training.rng import generator_of
+
+
+def init_network(scope: Plan, config: NetworkConfig, name: str, seed: int) -> Network:
+    """Return the network of this scope, in fp32 on the layers' devices, its tensors ready for autograd.
+
+    Each module is drawn from the seed and its own key: the same in every scope.
+    """
+    modules: dict[str, NetworkModule] = {}
+    for module in scope.modules:
+        made = MAKERS[config.algorithm](module, config, generator_of(seed, "module", module.key))
+        modules[module.key] = _on_device(made, module.layer)
+    return Network(name, scope.architecture, modules)
+
+
+def trained_tensors(module: NetworkModule) -> dict[str, Tensor]:
+    """Return a module's tensors that take part in autograd, by their names in a file."""
+    inner = module.module if isinstance(module, Decorated) else module
+    return {name: tensor for name, tensor in inner.to_tensors().items() if tensor.requires_grad}
+
+
+def _lora(scope: ModulePlan, config: NetworkConfig, generator: torch.Generator) -> LoRA:
+    """down ~ kaiming_uniform(a = sqrt 5), up = 0 (Hu et al. 2021, 2106.09685, section 4.1; bounds as sd-scripts)."""
+    out, *rest = weight_shape(scope.layer)
+    down = _uniform((scope.rank, *rest), math.prod(rest), generator)
+    up = torch.zeros(out, scope.rank, *(1 for _ in rest[1:]))
+    return LoRA(scope.key, down, up, alpha=scope.alpha)
+
+
+def _loha(scope: ModulePlan, config: NetworkConfig, generator: torch.Generator) -> LoHa:
+    """w1_b ~ N(0, 1), w1_a ~ N(0, 0.1), w2_b ~ N(0, 1), w2_a = 0 (LyCORIS `modules/loha.py`)."""
+    out, *rest = weight_shape(scope.layer)
+    columns, rank = math.prod(rest), scope.rank
+    w1_b, w2_b = (torch.randn(rank, columns, generator=generator) for _ in range(2))
+    w1_a = 0.1 * torch.randn(out, rank, generator=generator)
+    return LoHa(scope.key, w1_a, w1_b, torch.zeros(out, rank), w2_b, alpha=scope.alpha)
+
+
+def _lokr(scope: ModulePlan, config: NetworkConfig, generator: torch.Generator) -> LoKr:
+    """w1 ~ kaiming_uniform(a = sqrt 5), w2 or w2_b = 0; w2 is whole if the rank saves nothing (LyCORIS `lokr.py`)."""
+    out, inputs, *kernel = weight_shape(scope.layer)
+    (a, b), (c, d) = factors_of(out, config.factor), factors_of(inputs, config.factor)
+    w1 = _uniform((a, c), c, generator)
+    if scope.rank >= max(b, d) / 2:
+        return LoKr(scope.key, w1=w1, w2=torch.zeros(b, d, *kernel), alpha=scope.alpha)
+    w2_a = _uniform((b, scope.rank), scope.rank, generator)
+    return LoKr(scope.key, w1=w1, w2_a=w2_a, w2_b=torch.zeros(scope.rank, d * math.prod(kernel)), alpha=scope.alpha)
+
+
+def _dora(scope: ModulePlan, config: NetworkConfig, generator: torch.Generator) -> DoRA:
+    """A LoRA with the magnitudes of the input channels, the form that the WebUI reads rightly (2402.09353)."""
+    weight = scope.layer.weight.detach().float()
+    magnitude = torch.linalg.vector_norm(weight, dim=(0, *range(2, weight.ndim)), keepdim=True)
+    return DoRA(scope.key, _lora(scope, config, generator), magnitude)
+
+
+MAKERS: Mapping[str, Callable[[ModulePlan, NetworkConfig, torch.Generator], NetworkModule]] = {
+    "lora": _lora,
+    "loha": _loha,
+    "lokr": _lokr,
+    "dora": _dora,
+}
+
+
+def factors_of(size: int, factor: int) -> tuple[int, int]:
+    """Split a size into two factors, the smaller first: `factor` itself if it divides, else the largest up to it.
+
+    -1: the nearest to square. As LyCORIS' `factorization`.
+    """
+    if factor > 0 and size % factor == 0:
+        return tuple(sorted((factor, size // factor)))
+    limit = math.isqrt(size) if factor < 0 else min(factor, math.isqrt(size))
+    small = next(candidate for candidate in range(limit, 0, -1) if size % candidate == 0)
+    return small, size // small
+
+
+def _uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) -> Tensor:
+    """kaiming_uniform with a = sqrt 5: U(-1, 1) / sqrt(fan in)."""
+    return (torch.rand(shape, generator=generator) * 2 - 1) / math.sqrt(fan_in)
+
+
+def _on_device(module: NetworkModule, layer: nn.Module) -> NetworkModule:
+    moved = module.to(layer.weight.device, torch.float32)
+    for tensor in moved.to_tensors().values():
+        if tensor.ndim:  # alpha is a number
+            tensor.requires_grad_()
+    return moved
+
+
+@dataclass(frozen=True, eq=False)
+class Decorated(NetworkModule):
+    """A module in training: with a factor that its file has inside (`to_tensors`), and with dropout.
+
+    `factor` is for LoKr with two whole factors, where readers ignore alpha. `rank_dropout` zeroes ranks of a sample,
+    `module_dropout` the module for a step, `neuron_dropout` single numbers between down and up (sd-scripts' names).
+    """
+
+    module: NetworkModule
+    factor: float = 1.0
+    rank_dropout: float = 0.0
+    module_dropout: float = 0.0
+    neuron_dropout: float = 0.0
+
+    @property
+    def algorithm(self):
+        return self.module.algorithm
+
+    @property
+    def size(self) -> tuple[int, int | None]:
+        return self.module.size
+
+    @property
+    def trainable(self) -> bool:
+        return self.module.trainable
+
+    @property
+    def low_rank(self) -> bool:
+        return self.module.low_rank
+
+    def check_fits(self, shape: tuple[int, ...]) -> None:
+        self.module.check_fits(shape)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        return (self.module if self.factor == 1 else self.module.scaled(self.factor)).to_tensors()
+
+    def delta_weight(self, weight: Tensor) -> Tensor:
+        return self.module.delta_weight(weight) * (self.factor * self._kept(weight.device))
+
+    def delta_output(self, x: Tensor, layer: nn.Module) -> Tensor:
+        if not (self.rank_dropout or self.neuron_dropout):
+            return self.module.delta_output(x, layer) * self._kept(x.device)
+        lora: LoRA = self.module
+        kind, shape = kind_of(layer), weight_shape(layer)
+        hidden = run(layer, x, lora.down.to(x).reshape(lora.rank, *shape[1:]))
+        hidden = F.dropout(hidden, self.neuron_dropout)
+        if self.rank_dropout:
+            along = (-1, lora.rank, 1, 1) if hidden.ndim == 4 else (-1, *[1] * (hidden.ndim - 2), lora.rank)
+            mask = torch.rand(len(x), lora.rank, device=x.device) >= self.rank_dropout
+            hidden = hidden * (mask.to(x) / (1 - self.rank_dropout)).view(along)
+        return pointwise(hidden * lora.scale, lora.up.to(x), kind) * self._kept(x.device)
+
+    def _kept(self, device: torch.device) -> float | Tensor:
+        if not self.module_dropout:
+            return 1.0
+        return (torch.rand((), device=device) >= self.module_dropout).float()
+
+
+def decorated(network: Network, scope: Plan, config: NetworkConfig) -> Network:
+    """Return the network as it acts in training; where nothing is to be added, the modules are themselves."""
+    dropout = {name: getattr(config, name) for name in ("rank_dropout", "module_dropout", "neuron_dropout")}
+    modules: dict[str, NetworkModule] = {}
+    for planned in scope.modules:
+        module = network.modules[planned.key]
+        whole = isinstance(module, LoKr) and module.is_whole
+        factor = planned.weight if whole and config.meaning == "scale" else 1.0
+        plain = factor == 1 and not any(dropout.values())
+        modules[planned.key] = module if plain else Decorated(planned.key, module, factor, **dropout)
+    return replace(network, modules=modules)

@@ -1,0 +1,183 @@
+"""Which modules a set of block weights creates, and with what rank, alpha, learning rate and cap."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from torch import nn
+
+from lib_blocktrain import blocks
+from lib_blocktrain.blocks import BASE, REST, block_of
+from lib_blocktrain.networks.keys import UNET, component_of
+from lib_blocktrain.networks.leaf_layers import CONVOLUTION, LINEAR, kind_of, weight_shape
+from lib_blocktrain.networks.placement import Targets, layers_by_key
+from lib_blocktrain.training.config import MOST_RANK, NetworkConfig
+from lib_blocktrain.training.config_json import ConfigError
+from lib_blocktrain.weights.block_weights import BlockWeights, number
+from lib_blocktrain.weights.preset_strings import parse
+
+ELEMENTS = ("attn1", "attn2", "ff", "proj", "conv")
+_ELEMENT = re.compile(r"_(attn1|attn2|ff|proj)_")
+_TEXT_LAYER = re.compile(r"encoder_layers_\d+_(?:self_attn|mlp)_")
+
+
+@dataclass(frozen=True)
+class ModulePlan:
+    """One module to be made. `lr` is a factor of the learning rate, `weight` the block weight with its element's."""
+
+    key: str
+    layer: nn.Module
+    block: str
+    element: str
+    rank: int
+    alpha: float
+    lr: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All modules to be made; `notices` is what the user should be told about them."""
+
+    architecture: str
+    weights: BlockWeights
+    modules: tuple[ModulePlan, ...]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def first_block(self) -> str | None:
+        """The first block in the order of the forward pass with a module; None if only BASE has any."""
+        trained = {module.block for module in self.modules}
+        return next((b for b in blocks.architecture(self.architecture).block_ids if b in trained), None)
+
+    @property
+    def trains_text(self) -> bool:
+        return any(module.block == BASE for module in self.modules)
+
+
+def read_weights(config: NetworkConfig, architecture: str) -> tuple[BlockWeights, tuple[str, ...]]:
+    """Return the block weights of a run and what is to be said about them; BASE is 0 unless it is to be trained."""
+    if isinstance(config.weights, str):
+        parsed = parse(config.weights, architecture)
+        weights, notices = parsed.weights, parsed.notices
+    else:
+        theirs = config.weights.get("architecture", architecture)
+        if theirs != architecture:
+            raise ConfigError(f"weights for {str(theirs)[:40]}: expected {architecture}, the model's architecture")
+        weights, notices = BlockWeights.from_json({**config.weights, "architecture": architecture}), ()
+    if not config.text_encoder:  # what is said of BASE would mislead
+        notices = tuple(notice for notice in notices if not notice.startswith(BASE))
+    for block in (BASE, *weights.values):
+        if not 0 <= weights[block] <= 2:
+            raise ConfigError(f"weights: {block} = {number(weights[block])}: expected 0 to 2 in training")
+    return weights, notices
+
+
+def plan_of(targets: Targets, architecture: str, config: NetworkConfig) -> Plan:
+    """Return the modules that this configuration asks for; raise ConfigError if there are none.
+
+    A weight of 0 makes no module. Layers outside the blocks (REST) are never trained.
+    """
+    weights, notices = read_weights(config, architecture)
+    _check_names(config, architecture)
+    modules = []
+    for key, layer in layers_by_key(targets, architecture).items():
+        block = block_of(key, architecture)
+        element = _element(key, block, architecture)
+        if (
+            element is None
+            or (element == "conv" and not config.conv_rank)
+            or (block == BASE and not config.text_encoder)
+        ):
+            continue
+        if kind_of(layer) in (LINEAR, CONVOLUTION):
+            module = _module(key, layer, block, element, weights, config)
+            modules += [module] if module else []
+    said = [*notices]
+    if not modules:
+        raise ConfigError(f"nothing to train under the weights {weights.to_line()}: {_why_nothing(weights, config)}")
+    said += _empty_blocks(weights, {module.block for module in modules}, config)
+    return Plan(architecture, weights, tuple(modules), tuple(said))
+
+
+def _module(
+    key: str, layer: nn.Module, block: str, element: str, weights: BlockWeights, config: NetworkConfig
+) -> ModulePlan | None:
+    weight = weights[block] * config.elements.get(f"{block}.{element}", config.elements.get(element, 1.0))
+    if not weight:
+        return None
+    is_kernel = max(weight_shape(layer)[2:], default=1) > 1  # kohya: 3x3 convolutions have conv_rank, all others rank
+    rank, alpha = (config.conv_rank, config.conv_alpha) if is_kernel else (config.rank, config.alpha)
+    alpha = alpha or float(rank)
+    ranks, alphas = (
+        (config.conv_block_ranks, config.conv_block_alphas) if is_kernel else (config.block_ranks, config.block_alphas)
+    )
+    own_rank = ranks.get(block)
+    if own_rank == 0:
+        return None
+    if config.meaning == "rank":
+        rank = max(1, round(weight * rank))
+    if config.meaning in ("rank", "scale"):
+        alpha *= weight
+    lr = weight if config.meaning == "lr" else 1.0
+    return ModulePlan(key, layer, block, element, own_rank or rank, alphas.get(block) or alpha, lr, weight)
+
+
+def _element(key: str, block: str, architecture: str) -> str | None:
+    """Return the kind of layer that a key names, None for one that is never trained."""
+    if component_of(key) != UNET:
+        if not _TEXT_LAYER.search(key):
+            return None
+        return "attn1" if "_self_attn_" in key else "ff"
+    if block == REST:
+        return None
+    kind = next((kind for prefix, kind in _parts(architecture) if key.startswith(prefix)), None)
+    if kind in ("res", "down", "up"):
+        return "conv"
+    found = _ELEMENT.search(key) if kind == "attn" else None
+    return found[1] if found else None
+
+
+@cache
+def _parts(architecture: str) -> tuple[tuple[str, str], ...]:
+    """Return the beginning of the keys of each part of a block, and the part's kind."""
+    parts = [part for block in blocks.architecture(architecture).blocks for part in block.parts]
+    names = [(part.ldm if architecture == "sdxl" else part.diffusers, part.kind) for part in parts]
+    return tuple((f"lora_unet_{name.replace('.', '_')}_", kind) for name, kind in names)
+
+
+def _check_names(config: NetworkConfig, architecture: str) -> None:
+    known = (BASE, *blocks.architecture(architecture).block_ids)
+    for name in config.elements:
+        block, _, element = name.rpartition(".")
+        if element not in ELEMENTS or (block and block not in known):
+            raise ConfigError(f"network.elements: {name!r}: expected one of {', '.join(ELEMENTS)}, or OUT03.attn2")
+    for field in ("block_ranks", "block_alphas", "conv_block_ranks", "conv_block_alphas"):
+        values: Mapping[str, float] = getattr(config, field)
+        for block, value in values.items():
+            if block not in known:
+                raise ConfigError(
+                    f"network.{field}: unknown block {block!r}: expected {known[1]}..{known[-1]} or {BASE}"
+                )
+            most = MOST_RANK if field.endswith("ranks") else math.inf
+            if not 0 <= value <= most:
+                raise ConfigError(f"network.{field}: {block} = {value}: expected 0 or more, ranks up to {MOST_RANK}")
+
+
+def _why_nothing(weights: BlockWeights, config: NetworkConfig) -> str:
+    if not any(weights.values.values()):
+        return "all blocks are 0" + ("" if config.text_encoder or not weights.base else ", and text_encoder is false")
+    return "the blocks that are left have convolutions only: expected a conv_rank above 0, or other blocks"
+
+
+def _empty_blocks(weights: BlockWeights, filled: Sequence[str] | set[str], config: NetworkConfig) -> list[str]:
+    """Say which blocks have a weight that reaches no layer, unless all weights are alike."""
+    if len(set(weights.values.values())) == 1:
+        return []
+    empty = [block for block, weight in weights.values.items() if weight and block not in filled]
+    why = "no layer that is trained" if config.conv_rank else "convolutions only, and conv_rank is 0"
+    return [f"{', '.join(empty)}: a weight, but {why}"] if empty else []

@@ -1,0 +1,336 @@
+"""What the LoRA list, the sliders and the preset buttons do: from named values to named changes, without a page."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS
+from lib_blocktrain.hosts.host import Host, NoModel
+from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.ui import html, preset_cards
+from lib_blocktrain.ui.properties import Changes, Properties, Values
+from lib_blocktrain.ui.u_map import UMap
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
+from lib_blocktrain.weights.presets import from_link
+from lib_blocktrain.workspace.lora_index import LoraFile, LoraIndex
+from lib_blocktrain.workspace.lora_selection import (
+    WEIGHT_IDS,
+    WEIGHT_MAX,
+    WEIGHT_MIN,
+    LoraEntry,
+    LoraSelection,
+    checked,
+    entry_of,
+    fits,
+    unavailable,
+)
+from lib_blocktrain.workspace.preset_store import PresetStore
+
+SHOWN_FILES = 60  # in the list at once; search finds the others
+RANDOM_SEED_TEXT = 0  # from which R and U of a pasted string are drawn: shown, so that it can be repeated
+
+
+def weight_name(block_id: str) -> str:
+    """The name of a block's slider."""
+    return f"w_{block_id}"
+
+
+def refusing(place: str) -> Callable:
+    """A button's function answers a refusal or a failure as text at this place, and changes nothing else."""
+
+    def decorate(function: Callable[..., Changes]) -> Callable[..., Changes]:
+        @functools.wraps(function)
+        def answer(self, values: Values) -> Changes:
+            try:
+                return function(self, values)
+            except (ValueError, OSError, RuntimeError) as error:
+                return {place: html.failure(str(error))}
+
+        return answer
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class InitialState:
+    """What the tab shows when it is opened first: a LoRA under a preset string; ``runs`` is a folder of ready runs."""
+
+    prompt: str = ""
+    negative: str = ""
+    lora: str | None = None
+    weights: str = "ALL"
+    seed: int = 0
+    runs: Path | None = None
+
+
+def selection_of(values: Values) -> LoraSelection:
+    """The mix as the page knows it, with what the sliders and the ticks show now.
+
+    The ticks count: of two that follow each other quickly, the answers may come in the other order.
+    """
+    mix = _before_ticks(values)
+    return mix if set(values["loras"]) == set(mix.slots) else mix.choose(values["loras"])
+
+
+def _before_ticks(values: Values) -> LoraSelection:
+    weights = {block_id: values[weight_name(block_id)] for block_id in WEIGHT_IDS}
+    return LoraSelection.from_json(values["mix"]).with_shown(entry_of(weights, values["strength"]))
+
+
+class LoraControls:
+    """The left side of the tab: which LoRAs, and under which weights."""
+
+    def __init__(self, host: Host, library: LoraIndex, shelf: PresetStore, first: InitialState):
+        self.host = host
+        self.library = library
+        self.shelf = shelf
+        self.first = first
+
+    def architecture(self, mix: LoraSelection) -> str:
+        """The loaded model's; without a model that of the active LoRA, else SD1."""
+        try:
+            return self.host.model().architecture
+        except NoModel:
+            file = self._active_file(mix)
+            return file.architecture if file and not file.problem else "sd1"
+
+    # --- opening, the list ----------------------------------------------------------------------------------------
+
+    @refusing("lora_message")
+    def open(self, values: Values) -> Changes:
+        """The page was loaded: look at the folders, and begin with the first LoRA if there is one."""
+        self.library.refresh()
+        mix = LoraSelection()
+        file = next((file for file in self.library.files() if file.key == self.first.lora and not file.problem), None)
+        if file is not None:  # the model is not read yet, so that the file says which blocks there are
+            parsed = self.shelf.parse(self.first.weights, file.architecture, seed=RANDOM_SEED_TEXT)
+            slot = LoraEntry(weights=self._slider_weights(parsed, LoraEntry()))
+            mix = mix.choose([file.key]).with_shown(slot)
+        folders = html.folders(self.host.lora_dirs)
+        return {**self._list(mix, ""), "lora_folders": folders, "mix": mix.to_json(), **self._values(mix.shown)}
+
+    @refusing("lora_message")
+    def meet_model(self, values: Values) -> Changes:
+        """Say which model is loaded, which may have to be read from disk, and show what depends on it."""
+        mix = selection_of(values)
+        shown = {**self._shown(mix), **self._presets(mix)}
+        if not shown["lora_message"]:
+            del shown["lora_message"]  # what was said of the files stays
+        try:
+            model = self.host.model()
+        except NoModel as error:
+            return {**shown, "model_line": html.failure(f"No model: {error}")}
+        side = _side(model)
+        title = ARCHITECTURES[model.architecture].title
+        said = f"{self.host.name}: {model.name} · {title}, {len(ARCHITECTURES[model.architecture].blocks)} blocks"
+        said += "" if model.prediction == "epsilon" else f" · {model.prediction}-prediction"
+        return {**shown, "model_line": html.note(said), "width": side, "height": side}
+
+    @refusing("lora_message")
+    def refresh(self, values: Values) -> Changes:
+        """Look at the folders and the model again."""
+        self.library.refresh()
+        mix = selection_of(values)
+        keys = {file.key for file in self.library.files()}
+        gone = [key for key in mix.slots if key not in keys]
+        mix = mix.choose([key for key in mix.slots if key in keys])
+        said = f"{len(keys)} LoRA files" + (f"; {', '.join(gone)} gone from the folders" if gone else "")
+        changes = _joined(self._list(mix, values["search"]), self._shown(mix), self._presets(mix))
+        return _joined({"lora_message": html.note(said)}, changes)
+
+    @refusing("lora_message")
+    def find(self, values: Values) -> Changes:
+        """Show the files that fit what is sought; those in use stay in the list."""
+        return self._list(selection_of(values), values["search"])
+
+    @refusing("lora_message")
+    def choose(self, values: Values) -> Changes:
+        """LoRAs were ticked or unticked."""
+        mix = _before_ticks(values)
+        broken = [key for key in values["loras"] if self.library.file(key).problem]
+        if broken:
+            message = f"{broken[0]} cannot be used: {self.library.file(broken[0]).problem}"
+            return {**self._list(mix, values["search"]), "lora_message": html.failure(message)}
+        return self._shown(mix.choose(values["loras"]))
+
+    @refusing("lora_message")
+    def activate(self, values: Values) -> Changes:
+        """Another of the LoRAs in use is to be weighed."""
+        return self._shown(selection_of(values).activate(values["active"]))
+
+    # --- weights --------------------------------------------------------------------------------------------------
+
+    @refusing("preset_message")
+    def use_preset(self, values: Values) -> Changes:
+        """A preset was chosen in the menu."""
+        if not values["preset"]:
+            return {}
+        mix = selection_of(values)
+        return self.weighed(mix, self.parse(values["preset"], mix))
+
+    @refusing("preset_message")
+    def save(self, values: Values) -> Changes:
+        """Save the weights on the sliders under a name."""
+        mix = selection_of(values)
+        name = (values["preset_name"] or "").strip()
+        weights = mix.shown.block_weights(self.architecture(mix))
+        origin = self.origin_of(values, weights)
+        canvas = origin.canvas if origin else None
+        self.shelf.save(name, weights, canvas=canvas, replace=bool(values["preset_replace"]))
+        return self.changed_presets(mix, name, f"Saved {name} in {self.shelf.own.path}")
+
+    @refusing("preset_message")
+    def rename(self, values: Values) -> Changes:
+        """Give the chosen preset the name that was typed."""
+        old, new = values["preset"], (values["preset_name"] or "").strip()
+        self.shelf.rename(old, new)
+        return self.changed_presets(selection_of(values), new, f"{old} is called {new} now")
+
+    @refusing("preset_message")
+    def delete(self, values: Values) -> Changes:
+        """Delete the chosen preset."""
+        line = self.shelf.delete(values["preset"])
+        return self.changed_presets(selection_of(values), None, f"Deleted; to have it again, paste {line}")
+
+    # --- from pictures --------------------------------------------------------------------------------------------
+
+    def mixed(self, slots: Mapping[str, LoraEntry]) -> Changes:
+        """Use exactly these LoRAs."""
+        return self.remixed(LoraSelection(dict(slots), next(iter(slots), None)))
+
+    def remixed(self, mix: LoraSelection) -> Changes:
+        """Show this mix, whatever was sought and ticked before."""
+        return _joined(self._list(mix, ""), self._shown(mix), {"search": ""})
+
+    def slot(self, text: str, strength: float) -> LoraEntry:
+        """The slot that a preset string and a strength describe."""
+        return LoraEntry(
+            checked("strength", strength, -2, 2), self._slider_weights(self.parse(text, LoraSelection()), LoraEntry())
+        )
+
+    # --- what is shown --------------------------------------------------------------------------------------------
+
+    def parse(self, text: str, mix: LoraSelection) -> Parsed:
+        """What a preset string means for the model, or the LoRA, of this mix; raises PresetStringError."""
+        return self.shelf.parse(text, self.architecture(mix), seed=RANDOM_SEED_TEXT)
+
+    @staticmethod
+    def check_range(parsed: Parsed) -> None:
+        """Raise ValueError for a weight that no slider can show."""
+        for block_id, value in {BASE: parsed.weights.base, **parsed.weights.values}.items():
+            checked(block_id, value, WEIGHT_MIN, WEIGHT_MAX)
+
+    def _slider_weights(self, parsed: Parsed, shown: LoraEntry) -> dict[str, float]:
+        self.check_range(parsed)
+        return {**shown.weights, BASE: parsed.weights.base, **parsed.weights.values}
+
+    def weighed(self, mix: LoraSelection, parsed: Parsed) -> Changes:
+        """These weights on the sliders, and what is to be said of them."""
+        slot = LoraEntry(mix.shown.strength, self._slider_weights(parsed, mix.shown))
+        mix = mix.with_shown(slot)
+        said = html.note("; ".join(parsed.notices))
+        return {"mix": mix.to_json(), **self._values(slot), "preset_message": said}
+
+    def origin_of(self, values: Values, weights: BlockWeights) -> Parsed | None:
+        """The text or preset that these weights come from, while they are its; its name and canvas hold for them."""
+        for text in (from_link(str(values["paste"] or "")), values["preset"]):
+            try:
+                parsed = self.shelf.parse(text, weights.architecture, seed=RANDOM_SEED_TEXT) if text else None
+            except PresetStringError:
+                continue
+            if parsed is not None and parsed.weights == weights:
+                return parsed
+        return None
+
+    @staticmethod
+    def _values(slot: LoraEntry) -> Changes:
+        return {weight_name(block_id): slot.weights[block_id] for block_id in WEIGHT_IDS}
+
+    def _active_file(self, mix: LoraSelection) -> LoraFile | None:
+        return self.library.file(mix.active) if mix.active is not None else None
+
+    def _list(self, mix: LoraSelection, sought: object) -> Changes:
+        found = self.library.files(str(sought or ""))
+        hidden = len(found) - SHOWN_FILES
+        shown = {file.key: file for file in (*(self.library.file(key) for key in mix.slots), *found[:SHOWN_FILES])}
+        choices = [(html.label(file), file.key) for file in shown.values()]
+        said = f"{hidden} more: search for them" if hidden > 0 else "" if found else "No LoRA fits the search"
+        if not self.library.files():
+            said = "There is no .safetensors file in the folders"
+        return {"loras": Properties(choices=choices, value=list(mix.slots)), "lora_message": html.note(said)}
+
+    def _shown(self, mix: LoraSelection) -> Changes:
+        """Everything that depends on the mix: who is weighed, its facts, the sliders and what they cannot do."""
+        file = self._active_file(mix)
+        architecture_id = self.architecture(mix)
+        reasons = unavailable(architecture_id, self._lacks(file, architecture_id))
+        sliders = {}
+        for block_id in WEIGHT_IDS:
+            reason = reasons.get(block_id)
+            sliders[weight_name(block_id)] = Properties(
+                value=mix.shown.weights[block_id],
+                label=f"{block_id} · {reason}" if reason else block_id,
+                interactive=reason is None,
+            )
+        keys = list(mix.slots)
+        return {
+            "mix": mix.to_json(),
+            "active": Properties(choices=[(key, key) for key in keys], value=mix.active, visible=len(keys) > 1),
+            "strength": Properties(value=mix.shown.strength, label=_strength_label(mix), interactive=file is not None),
+            "facts": html.facts(file),
+            "u_map": UMap("weights", architecture_id, weight_name(""), reasons, mix.active or "").html(),
+            "bake_name": f"{file.path.stem}-weighted" if file else "",
+            "lora_message": self._warning(file, architecture_id),
+            **sliders,
+        }
+
+    @staticmethod
+    def _lacks(file: LoraFile | None, architecture_id: str) -> dict[str, str]:
+        if file is None or not fits(file.architecture, architecture_id):
+            return {}
+        return {block_id: "not in this LoRA" for block_id in (BASE, *BLOCK_IDS) if file.lacks(block_id)}
+
+    @staticmethod
+    def _warning(file: LoraFile | None, architecture_id: str) -> str:
+        if file is None or file.architecture == architecture_id:
+            return ""
+        theirs, ours = ARCHITECTURES[file.architecture].title, ARCHITECTURES[architecture_id].title
+        return html.failure(f"{file.key} is for {theirs}, and the loaded model is {ours}: it cannot act here")
+
+    def _presets(self, mix: LoraSelection, chosen: str | None = None) -> Changes:
+        names = [preset.name for preset in self.shelf.fitting(self.architecture(mix))]
+        return {
+            "preset": Properties(choices=names, value=chosen),
+            "grid_presets": Properties(choices=names),
+            "preset_problems": html.problems(self.shelf.problems()),
+            "preset_cards": self._cards(self.architecture(mix)),
+        }
+
+    def _cards(self, architecture_id: str) -> str:
+        def parse(text: str) -> Parsed:
+            return self.shelf.parse(text, architecture_id, seed=RANDOM_SEED_TEXT)
+
+        own = self.shelf.own.read().presets
+        return preset_cards.html(self.shelf.fitting(architecture_id), architecture_id, parse, "weights", own)
+
+    def changed_presets(self, mix: LoraSelection, chosen: str | None, said: str) -> Changes:
+        """The menus and cards after a change, with one chosen, and what is said of it."""
+        return {**self._presets(mix, chosen), "preset_message": html.note(said), "preset_replace": False}
+
+
+def _joined(*changes: Changes) -> Changes:
+    """All changes; what several say of the LoRAs is said together."""
+    said = "".join(str(change.get("lora_message", "")) for change in changes)
+    return {name: change for part in changes for name, change in part.items()} | {"lora_message": said}
+
+
+def _strength_label(mix: LoraSelection) -> str:
+    return f"Strength of {mix.active}" if mix.active is not None else "Strength"
+
+
+def _side(model: Model) -> int:
+    return getattr(model, "size", ARCHITECTURES[model.architecture].native_size)

@@ -1,0 +1,54 @@
+"""The tab: its places, side by side, with one state. Another place is one line more in ``PLACES``."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from lib_blocktrain.hosts.host import Host
+from lib_blocktrain.runner import Runner
+from lib_blocktrain.ui.analyse_tab import AnalyseTab
+from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
+from lib_blocktrain.ui.preview_tab import PreviewTab
+from lib_blocktrain.ui.runs_tab import RunsTab
+from lib_blocktrain.ui.train_tab import TrainTab
+from lib_blocktrain.ui.widgets import Shared, Tab, Widgets
+from lib_blocktrain.workspace.jobs import Jobs
+from lib_blocktrain.workspace.lora_index import LoraIndex
+from lib_blocktrain.workspace.preset_store import PresetStore
+
+READING = '<p class="blocktrain-reading" role="status">Reading the model …</p>'
+PLACES = (PreviewTab, AnalyseTab, TrainTab, RunsTab)
+
+
+class Page:
+    """The tab on a host. Build it inside ``with gr.Blocks() as blocks``, then ``opened_by(blocks)``.
+
+    The runner outlives the tab: it may be given, so that a tab that is built again finds what is being trained.
+    """
+
+    def __init__(self, host: Host, first: InitialState | None = None, runner: Runner | None = None):
+        library, shelf = LoraIndex(lambda: host.lora_dirs), PresetStore(lambda: host.presets_path)
+        desk = LoraControls(host, library, shelf, first or InitialState())
+        self.runner = runner or Runner(host)
+        self.jobs = Jobs(host)
+        shared = Shared(host, desk.first, library, desk, self.jobs, self.runner)
+        self.widgets = Widgets()
+        self.places: tuple[Tab, ...] = tuple(kind(shared) for kind in PLACES)
+        with gr.Column(elem_id="blocktrain"):
+            self.widgets.html("model_line", READING)
+            with gr.Tabs(elem_id="blocktrain_places") as self.widgets["places"]:
+                for place in self.places:
+                    with gr.Tab(place.title, id=place.title, elem_id=f"blocktrain_place_{place.title.lower()}"):
+                        place.place(self.widgets)
+            self.widgets.tell_titles()
+        for place in self.places:
+            place.wire(self.widgets)
+
+    def on_load(self, blocks: gr.Blocks) -> None:
+        """Fill the tab whenever the page is loaded."""
+        for place in self.places:
+            place.on_load(blocks, self.widgets)
+
+    def close(self) -> None:
+        """Cancel what is being drawn. What is being trained is the runner's: close that too where the program ends."""
+        self.jobs.close()

@@ -1,0 +1,231 @@
+"""The place Preview: the LoRAs and their weights on the left, pictures on the right.
+
+What its buttons do is in ``desk`` and ``preview``; here is where they stand, and their wiring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gradio as gr
+
+from lib_blocktrain.blocks import BASE, BLOCK_IDS
+from lib_blocktrain.hosts.host import Host
+from lib_blocktrain.training.runs import Run
+from lib_blocktrain.ui import html, preset_panel
+from lib_blocktrain.ui.lora_controls import InitialState, weight_name
+from lib_blocktrain.ui.preview_handlers import PreviewHandlers
+from lib_blocktrain.ui.properties import Changes, Values
+from lib_blocktrain.ui.share_handlers import ShareHandlers
+from lib_blocktrain.ui.shim import on, uploaded
+from lib_blocktrain.ui.u_map import UMap
+from lib_blocktrain.ui.widgets import Shared, Widgets
+from lib_blocktrain.workspace.drawing import SEED_MAX, SIDE_MAX, SIDE_MIN, SIDE_STEP, PreviewRenderer, comparison
+from lib_blocktrain.workspace.lora_selection import (
+    STRENGTH_MAX,
+    STRENGTH_MIN,
+    WEIGHT_IDS,
+    WEIGHT_MAX,
+    WEIGHT_MIN,
+    LoraSelection,
+)
+
+WEIGHTS = tuple(weight_name(block_id) for block_id in WEIGHT_IDS)
+MIX = ("mix", "loras", "strength", *WEIGHTS)
+SHOWN = (*MIX, "u_map", "active", "facts", "bake_name", "lora_message")
+SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", "seed")
+PRESETS = ("preset", "grid_presets", "preset_cards", "preset_problems", "preset_message", "preset_replace")
+DRAWN = ("job", "pictures", "status", "cancel")
+MODEL = ("model_line", "width", "height")
+COPY = "(line) => { window.blocktrain && window.blocktrain.share(line); }"
+DOWNLOAD = "(text) => { text && window.blocktrain && window.blocktrain.download(text, 'blocktrain-presets.txt'); }"
+IN_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("IN"))
+OUT_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("OUT"))
+
+
+class PreviewTab:
+    """Any LoRA under any block weights, drawn by the host."""
+
+    title = "Preview"
+
+    def __init__(self, shared: Shared):
+        self.host, self.first, self.desk = shared.host, shared.first, shared.desk
+        studio, runner = PreviewRenderer(shared.host, shared.library), shared.runner
+        self.preview = PreviewHandlers(shared.host, shared.desk, studio, shared.jobs, lambda: _name_of(runner.current))
+
+    def place(self, w: Widgets) -> None:
+        """Make its widgets."""
+        w["mix"] = gr.State(LoraSelection().to_json())
+        w["job"], w["bake_job"] = gr.State(""), gr.State("")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=420):
+                _loras(w)
+                _map(w)
+            with gr.Column(scale=6, min_width=420):
+                _prompts(w, self.first)
+                _pictures(w)
+                _settings(w, self.host, self.first)
+                _grid(w)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=420):
+                _sliders(w)
+            with gr.Column(scale=6, min_width=420):
+                preset_panel.place(w)
+                _bake(w)
+
+    def wire(self, w: Widgets) -> None:
+        """Tie its events."""
+        self._wire_desk(w)
+        self._wire_preview(w)
+
+    def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
+        """Fill the lists at once, then ask for the model, which may have to be read."""
+        looked = on(blocks.load, self.desk.open, {}, w.some("mix", "loras", "lora_message", "lora_folders", *WEIGHTS))
+        on(looked.then, self.desk.meet_model, w.some(*MIX), w.some(*SHOWN, *PRESETS, *MODEL))
+
+    def _wire_desk(self, w: Widgets) -> None:
+        desk, sharing = self.desk, ShareHandlers(self.desk)
+        listed = ("loras", "lora_message")
+        found = w.some(*MIX, "search")
+        on(w["search"].input, desk.find, found, w.some(*listed), latest=True)
+        looked = on(w["refresh"].click, desk.refresh, found, w.some(*SHOWN, *PRESETS))
+        on(looked.then, desk.meet_model, w.some(*MIX), w.some(*SHOWN, *PRESETS, *MODEL))
+        on(w["loras"].input, desk.choose, found, w.some(*SHOWN))
+        on(w["active"].input, desk.activate, w.some(*MIX, "active"), w.some(*SHOWN))
+
+        weighed = w.some(*MIX, "preset_message", "preset_name", "understood")
+        on(w["preset"].input, desk.use_preset, w.some(*MIX, "preset"), weighed)
+        on(w["paste"].input, sharing.explain, w.some("paste", "mix"), w.some("understood", "apply"), latest=True)
+        on(w["apply"].click, sharing.apply, w.some(*MIX, "paste", "preset_name"), weighed)
+
+        named = w.some(*MIX, "preset", "preset_name", "preset_replace", "paste")
+        copied = on(w["copy"].click, sharing.copy, {**named, "form": w["form"]}, w.some("line", "preset_message"))
+        on(copied.then, None, w.some("line"), {}, js=COPY)
+        for button, function in (("save", desk.save), ("rename", desk.rename), ("delete", desk.delete)):
+            on(w[f"preset_{button}"].click, function, named, w.some(*PRESETS))
+        exported = on(w["preset_export"].click, sharing.export, {}, w.some("export", "preset_message"))
+        on(exported.then, None, w.some("export"), {}, js=DOWNLOAD)
+        _on_upload(w, "preset_file", sharing.take_file, MIX, PRESETS)
+
+    def _wire_preview(self, w: Widgets) -> None:
+        preview = self.preview
+        asked = w.some(*MIX, *SETTINGS)
+        on(w["draw"].click, preview.compare, asked, w.some(*DRAWN), queued=True)
+        asked = w.some(*MIX, *SETTINGS, "grid_presets")
+        on(w["draw_grid"].click, preview.compare_presets, asked, w.some(*DRAWN), queued=True)
+        on(w["cancel"].click, preview.cancel, w.some("job"), {})
+        on(w["save_pictures"].click, preview.save, w.some("job"), w.some("status"))
+        _on_upload(w, "png_file", preview.load, (), (*SHOWN, *SETTINGS, "search", "status"))
+        baked = w.some("loras", "search", "bake_status", "bake_replace", "bake_job", "bake_cancel")
+        on(w["bake"].click, preview.bake, w.some(*MIX, "bake_name", "bake_replace"), baked, queued=True)
+        on(w["bake_cancel"].click, preview.cancel_bake, w.some("bake_job"), {})
+
+
+def _loras(w: Widgets) -> None:
+    with gr.Group(elem_classes="blocktrain-panel"):
+        with gr.Row():
+            w.add("search", gr.Textbox, label="LoRA files", placeholder="name, tag, algorithm", scale=5, max_lines=1)
+            w.add("refresh", gr.Button, "Refresh", scale=1, min_width=90)
+        w.add("loras", gr.CheckboxGroup, choices=[], label="Tick those to use", show_label=False)
+        w.html("lora_folders")
+    w.html("lora_message")
+    w.add("active", gr.Radio, choices=[], label="Weights below are for", visible=False)
+    with gr.Accordion("What this LoRA contains", open=False, elem_id="blocktrain_contents"):
+        w.html("facts", html.facts(None))
+
+
+def _map(w: Widgets) -> None:
+    with gr.Row():
+        w.add("strength", gr.Slider, STRENGTH_MIN, STRENGTH_MAX, 1.0, step=0.05, label="Strength", interactive=False)
+        _weight(w, BASE)
+    w.add("u_map", gr.HTML, UMap("weights", "sd1", weight_name("")).html())
+
+
+def _sliders(w: Widgets) -> None:
+    """The U again: IN down on the left, M00 below, OUT up on the right, so that skip partners face each other."""
+    with gr.Row(elem_id="blocktrain_weights", equal_height=False):
+        with gr.Column(min_width=120, elem_classes="blocktrain-in"):
+            for block_id in IN_IDS:
+                _weight(w, block_id)
+        with gr.Column(min_width=120, elem_classes="blocktrain-mid"):
+            _weight(w, "M00")
+        with gr.Column(min_width=120, elem_classes="blocktrain-out"):
+            for block_id in OUT_IDS:
+                _weight(w, block_id)
+
+
+def _weight(w: Widgets, block_id: str) -> None:
+    w.add(weight_name(block_id), gr.Slider, WEIGHT_MIN, WEIGHT_MAX, 1.0, step=0.01, label=block_id, interactive=False)
+
+
+def _bake(w: Widgets) -> None:
+    with gr.Accordion("Bake the weights into a new LoRA file", open=False, elem_id="blocktrain_baking"):
+        with gr.Row():
+            w.add("bake_name", gr.Textbox, label="Name of the new file", scale=4, max_lines=1)
+            w.add("bake_replace", gr.Checkbox, label="replace", scale=1, min_width=100)
+            w.add("bake", gr.Button, "Bake", scale=1, min_width=90)
+            w.add("bake_cancel", gr.Button, "Cancel", variant="stop", scale=1, min_width=90, interactive=False)
+        w.html("bake_status")
+
+
+def _prompts(w: Widgets, first: InitialState) -> None:
+    w.add("prompt", gr.Textbox, label="Prompt", value=first.prompt, lines=2)
+    w.add("negative", gr.Textbox, label="Negative prompt", value=first.negative, lines=1)
+
+
+def _settings(w: Widgets, host: Host, first: InitialState) -> None:
+    with gr.Row():
+        w.add(
+            "sampler", gr.Dropdown, choices=list(host.samplers), value=host.samplers[0], label="Sampler", min_width=110
+        )
+        w.add("steps", gr.Slider, 1, 150, 20, step=1, label="Steps", min_width=110)
+        w.add("cfg", gr.Slider, 0, 30, 6.0, step=0.5, label="CFG scale", min_width=110)
+    with gr.Row():
+        w.add("width", gr.Slider, SIDE_MIN, SIDE_MAX, 512, step=SIDE_STEP, label="Width", min_width=110)
+        w.add("height", gr.Slider, SIDE_MIN, SIDE_MAX, 512, step=SIDE_STEP, label="Height", min_width=110)
+        w.add(
+            "seed",
+            gr.Number,
+            value=first.seed,
+            label="Seed (-1: random)",
+            precision=0,
+            minimum=-1,
+            maximum=SEED_MAX,
+            min_width=110,
+        )
+
+
+def _pictures(w: Widgets) -> None:
+    with gr.Row():
+        w.add("draw", gr.Button, "Preview", variant="primary", scale=3)
+        w.add("cancel", gr.Button, "Cancel", variant="stop", scale=1, min_width=90, interactive=False)
+        w.add("save_pictures", gr.Button, "Save", scale=1, min_width=90)
+        w.add("png_file", gr.UploadButton, "Load PNG", scale=1, min_width=110, file_types=[".png"])
+    w.html("status")
+    # the places of what the first press will draw: nothing moves when it comes
+    w.html("pictures", html.pictures(comparison(LoraSelection().choose(["a LoRA"]), "sd1"), {}, (1, 1)))
+
+
+def _grid(w: Widgets) -> None:
+    with gr.Accordion("Grid over presets", open=False, elem_id="blocktrain_gridding"):
+        w.add("grid_presets", gr.Dropdown, choices=[], multiselect=True, label="Presets, one picture each")
+        w.add("draw_grid", gr.Button, "Draw the grid")
+
+
+def _on_upload(
+    w: Widgets,
+    name: str,
+    function: Callable[[Values], Changes],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+) -> None:
+    """Tie a function to an upload; it is given the file's path."""
+
+    def with_path(values: Values) -> Changes:
+        return function({**values, name: uploaded(values[name])})
+
+    on(w[name].upload, with_path, {name: w[name], **w.some(*inputs)}, w.some(*outputs))
+
+
+def _name_of(run: Run | None) -> str | None:
+    return None if run is None else run.config.name

@@ -1,0 +1,187 @@
+"""Presets on disk: a text file that people may edit, one preset a line, `#` before a comment.
+
+    # what I use
+    HAIR:1,0,0,0,0,0,0,0,1,1,0,0,0,0,0,0,0 | arch=sd1 canvas=0.1  # long hair in a portrait
+
+Editing changes the lines of that preset alone: comments, order and lines that cannot be read stay as they are.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_blocktrain.blocks import ARCHITECTURES
+from lib_blocktrain.files import written
+from lib_blocktrain.weights.preset_strings import parse
+from lib_blocktrain.weights.presets import Preset
+from lib_blocktrain.weights.text_spans import PresetStringError, Span
+
+LARGEST = 1_000_000  # bytes of a preset file: thousands of presets, and read in seconds
+_NAME = re.compile(r"(?!\s)[^:,|=#{\r\n\ufeff\ud800-\udfff]+(?<!\s)")
+
+
+@dataclass(frozen=True)
+class LineProblem:
+    """What is wrong with a line; lines count from 1, the position in it from 0."""
+
+    line: int
+    text: str
+    message: str
+    position: int = 0
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.message}"
+
+
+@dataclass(frozen=True)
+class PresetLines:
+    """What a text of presets holds: the presets by name, the last of a name counting, and what is wrong with it."""
+
+    presets: dict[str, Preset]
+    problems: tuple[LineProblem, ...]
+
+
+class PresetFile:
+    """The presets of one file. Every change reads the file anew, so that none made elsewhere meanwhile is lost."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+
+    def read(self) -> PresetLines:
+        """Return what the file holds; nothing if there is none."""
+        return read_presets("\n".join(self._lines()))
+
+    def put(self, *presets: Preset):
+        """Add presets or replace those of the same name; raise ValueError for one that could not be read back."""
+        lines = self._lines()
+        ending = "\r" if lines and lines[0].endswith("\r") else ""
+        place_of = {known.name: place for place, line in enumerate(lines) if (known := _preset_of(line))}
+        end = len(lines) - 1 if lines and not lines[-1] else len(lines)
+        for preset in presets:
+            line = to_line(preset) + ending
+            if preset.name in place_of:
+                lines[place_of[preset.name]] = line
+            else:
+                lines.insert(end, line)
+                place_of[preset.name], end = end, end + 1
+        self._write(lines)
+
+    def rename(self, name: str, new_name: str):
+        """Rename a preset; raise ValueError if it is missing or the new name is taken or none."""
+        lines = self._lines()
+        places = self._existing(lines, name)
+        if self._places(lines, new_name):
+            raise ValueError(f"there is a preset {new_name!r} already in {self.path}")
+        _check_name(new_name)
+        for place in places:
+            lines[place] = new_name + lines[place][lines[place].index(":") :]
+        self._write(lines)
+
+    def delete(self, name: str):
+        """Delete a preset; raise ValueError if it is missing."""
+        lines = self._lines()
+        places = self._existing(lines, name)
+        self._write([line for place, line in enumerate(lines) if place not in places])
+
+    def _lines(self) -> list[str]:
+        if not self.path.exists():
+            return []
+        if self.path.stat().st_size > LARGEST:
+            raise ValueError(f"{self.path} is larger than {LARGEST} bytes: expected presets, one a line")
+        # what is not UTF-8 is carried through as it is, and read_presets says so
+        text = self.path.read_bytes().decode("utf-8", "surrogateescape")
+        return text.removeprefix("\ufeff").split("\n") if text else []
+
+    def _write(self, lines: list[str]):
+        text = "\n".join(lines if not lines or not lines[-1] else [*lines, ""])
+        with written(self.path) as temporary:
+            temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+    def _existing(self, lines: list[str], name: str) -> list[int]:
+        places = self._places(lines, name)
+        if not places:
+            raise ValueError(f"there is no preset {name!r} in {self.path}")
+        return places
+
+    @staticmethod
+    def _places(lines: Iterable[str], name: str) -> list[int]:
+        """Return where this preset stands; lines that cannot be read are nobody's."""
+        return [place for place, line in enumerate(lines) if (preset := _preset_of(line)) and preset.name == name]
+
+
+def read_presets(text: str) -> PresetLines:
+    """Read presets, one a line; what is wrong with one line costs no other."""
+    presets: dict[str, Preset] = {}
+    line_of: dict[str, int] = {}
+    problems = []
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        if not line.partition("#")[0].strip():
+            continue
+        try:
+            preset = read_line(line)
+        except PresetStringError as error:
+            problems.append(LineProblem(number, line, str(error), error.position))
+            continue
+        if preset.name in presets:
+            message = f"{preset.name} stands in line {line_of[preset.name]} too: this one counts"
+            problems.append(LineProblem(number, line, message))
+        presets[preset.name], line_of[preset.name] = preset, number
+    return PresetLines(presets, tuple(problems))
+
+
+def read_lbw_presets(text: str) -> PresetLines:
+    """Read LoRA Block Weight's lbwpresets.txt: a line with `#` anywhere is a comment, 61 values are for Flux."""
+    found = read_presets("\n".join("" if "#" in line else line for line in text.split("\n")))
+    problems = [
+        LineProblem(problem.line, problem.text, "61 values are for Flux: skipped")
+        if problem.text.count(",") == 60
+        else problem
+        for problem in found.problems
+    ]
+    return PresetLines(found.presets, tuple(problems))
+
+
+def read_line(line: str) -> Preset:
+    """Read one line, `NAME:preset string  # purpose`, for all architectures that it suits; raise PresetStringError."""
+    undecoded = re.search("[\ud800-\udfff]", line)
+    if undecoded:
+        raise PresetStringError("not UTF-8", undecoded.start())
+    before, purpose = Span(line).partition("#")
+    name, text = before.partition(":")
+    if not name.text or not text.text:
+        raise before.error(f"{before.shown}: expected NAME:values")
+    suited, errors = [], {}
+    for architecture_id in ARCHITECTURES:
+        try:
+            # any seed and x: whether it can be read does not depend on them
+            parse(line, architecture_id, seed=0, x=0.0, presets={})
+            suited.append(architecture_id)
+        except PresetStringError as error:
+            errors[architecture_id] = error
+    if not suited:
+        said = re.search(r"\barch=(\w+)", text.text)
+        raise errors.get(said[1] if said else "sd1", errors["sd1"])
+    return Preset(name.text, tuple(suited), text.text, purpose.text)
+
+
+def _check_name(name: str):
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot name a preset: expected one line, none of : , | = # {{")
+
+
+def to_line(preset: Preset) -> str:
+    """Return the line of a preset, `NAME:preset string  # purpose`; raise ValueError if it would not read back."""
+    _check_name(preset.name)
+    line = f"{preset.name}:{preset.text}" + (f"  # {preset.purpose}" if preset.purpose else "")
+    read = read_line(line)
+    if re.search(r"[\r\n]", line) or (read.name, read.text, read.purpose) != (preset.name, preset.text, preset.purpose):
+        raise ValueError(f"{line!r} does not read back as preset {preset.name!r}")
+    return line
+
+
+def _preset_of(line: str) -> Preset | None:
+    try:
+        return read_line(line)
+    except PresetStringError:
+        return None

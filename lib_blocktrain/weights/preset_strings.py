@@ -1,0 +1,320 @@
+"""Preset strings: everything in which people write down block weights, read for one architecture.
+
+    FACE:1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0    17 values, LoRA Block Weight's form for SD1; also 12, 19, 20, 25, 26
+    OUTD                                      the name of a preset
+    *=1,IN04-OUT02=0.5,OUT=0                  ranges; the later entry wins, * is everything, what is not named is 0
+    down_lr_weight=... mid_lr_weight=...      sd-scripts' network_args (kohya_arguments.py)
+    {"architecture": "sd1", "weights": ...}   JSON, as BlockWeights.to_json
+
+Values may be R (random, 0 to 1), U (random, -0.5 to 1.5), X and X+0.1. After `|` stand attributes: the architecture
+for which it was made, the share of the canvas for which it holds, a weight for REST. `#` begins a comment.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from lib_blocktrain import blocks
+from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS, REST, Architecture, spans
+from lib_blocktrain.weights.block_weights import BlockWeights, number
+from lib_blocktrain.weights.kohya_arguments import has_kohya_arguments, read_kohya_arguments
+from lib_blocktrain.weights.presets import Preset, shipped_presets
+from lib_blocktrain.weights.text_spans import NUMBER, PresetStringError, Span
+
+__all__ = ["FORMS", "Form", "Parsed", "PresetStringError", "parse"]
+
+
+class Form(NamedTuple):
+    """What the values of a list stand for, and the architectures that have these blocks."""
+
+    entries: tuple[str, ...]
+    architectures: tuple[str, ...]
+
+
+def _with_attention(architecture_id: str) -> tuple[str, ...]:
+    return tuple(block.id for block in blocks.architecture(architecture_id).blocks if block.lora_modules)
+
+
+LONGEST = 20_000  # characters; the longest that means anything has a tenth
+_SD, _SDXL = ("sd1", "sd2"), ("sdxl",)
+FORMS = {  # by the number of values
+    12: Form((BASE, *_with_attention("sdxl")), _SDXL),
+    17: Form((BASE, *_with_attention("sd1")), _SD),
+    19: Form(ARCHITECTURES["sdxl"].block_ids, _SDXL),
+    20: Form((BASE, *ARCHITECTURES["sdxl"].block_ids), _SDXL),
+    25: Form(BLOCK_IDS, (*_SD, *_SDXL)),
+    26: Form((BASE, *BLOCK_IDS), (*_SD, *_SDXL)),
+}
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """What a preset string was understood as; `notices` is what its writer should be told."""
+
+    weights: BlockWeights
+    form: str
+    name: str | None = None
+    notices: tuple[str, ...] = ()
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def canvas(self) -> float | None:
+        """The feature's share of the canvas, 0 to 1, if the string says it."""
+        return float(self.attributes["canvas"]) if "canvas" in self.attributes else None
+
+
+def parse(
+    text: str,
+    architecture: str,
+    *,
+    seed: int | None = None,
+    x: float | None = None,
+    presets: Mapping[str, Preset] | None = None,
+) -> Parsed:
+    """Read a preset string for this architecture ("sd1", "sd2", "sdxl").
+
+    `seed` is for R and U, `x` for X, `presets` (by default the shipped ones) for names. Raises PresetStringError with
+    the position of what is wrong.
+    """
+    if presets is None:
+        presets = {preset.name: preset for preset in shipped_presets()}
+    return _Reader(blocks.architecture(architecture), seed, x, presets).read(text)
+
+
+class _Reader:
+    """Reads one string; gathers notices on the way."""
+
+    def __init__(self, architecture: Architecture, seed: int | None, x: float | None, presets: Mapping[str, Preset]):
+        self.architecture = architecture
+        self.seed = seed
+        self.x = x
+        self.presets = presets
+        self.random = None
+        self.notices: list[str] = []
+
+    def read(self, text: str) -> Parsed:
+        if len(text) > LONGEST:
+            raise PresetStringError(f"{len(text)} characters: expected up to {LONGEST}", LONGEST)
+        if text.lstrip().startswith("{"):
+            return self._json(Span(text))
+        line = Span(text).cut(0, text.find("#") if "#" in text else None)
+        body, attributes = line.partition("|")
+        attributes = self._attributes(attributes)
+        if not body.text:
+            raise body.error("nothing written: expected a preset's name, values, or ranges such as IN04-OUT02=0.5")
+        parsed = self._body(body)
+        if "rest" in attributes:
+            rest, drawn = self._value(attributes["rest"])
+            if drawn:
+                self.notices.append(f"{REST}: {drawn}")
+            parsed = replace(parsed, weights=parsed.weights.replace({REST: rest}))
+        words = {**parsed.attributes, **{key: value.text for key, value in attributes.items()}}
+        return replace(parsed, attributes=words, notices=(*parsed.notices, *self.notices))
+
+    def _body(self, body: Span) -> Parsed:
+        name = None
+        kohya = has_kohya_arguments(body.text)
+        if re.match(r"[^,=\"'\[]*:" if kohya else "[^,=]*:", body.text):  # arguments may come quoted, with colons
+            name, body = body.partition(":")
+            if not name.text:
+                raise name.error("no name before the colon")
+        if kohya:
+            weights, notices = read_kohya_arguments(body, self.architecture)
+            self.notices += notices
+            form = "kohya network_args"
+        elif "=" in body.text:
+            weights, form = self._ranges(body)
+        elif name or "," in body.text or re.fullmatch(NUMBER, body.text):
+            weights, form = self._list(body)
+        else:
+            return self._preset(body)
+        return Parsed(weights, form, name.text if name else None)
+
+    def _list(self, body: Span) -> tuple[BlockWeights, str]:
+        """Read values in the order of the form that has this many."""
+        items = body.split(",")
+        values = [self._value(item) for item in items]
+        form = self._form(items, body)
+        given = {}
+        for block_id, (value, drawn) in zip(form.entries, values, strict=True):
+            given[block_id] = value
+            if drawn:
+                self.notices.append(f"{block_id}: {drawn}")
+        dropped = [block_id for block_id in given if block_id not in (BASE, *self.architecture.block_ids)]
+        if dropped:
+            blocks_there = f"{self.architecture.title} has {len(self.architecture.blocks)} blocks"
+            self.notices.append(f"{spans(dropped)} dropped: {blocks_there}")
+        return self._weights(given, f"not in the {len(items)}-value form"), f"{len(items)} values"
+
+    def _form(self, items: list[Span], body: Span) -> Form:
+        form, title = FORMS.get(len(items)), self.architecture.title
+        known = [count for count, form in FORMS.items() if self.architecture.id in form.architectures]
+        if form and self.architecture.id in form.architectures:
+            return form
+        expected = f"expected {', '.join(map(str, known[:-1]))} or {known[-1]} for {title}"
+        if form:
+            owners = " and ".join(ARCHITECTURES[owner].title for owner in form.architectures)
+            raise body.error(f"{len(items)} values are a form of {owners}: {expected}")
+        surplus = items[known[-1] :]
+        where = surplus[0] if surplus else Span("", body.end)
+        raise where.error(f"{len(items)} value{'s' * (len(items) > 1)}: {expected}")
+
+    def _ranges(self, body: Span) -> tuple[BlockWeights, str]:
+        """Read `IN04-OUT02=0.5,OUT=1`; the later entry wins."""
+        given: dict[str, float] = {}
+        for entry in body.split(","):
+            if not entry.text:
+                raise entry.error("empty entry: expected such as IN04-OUT02=0.5")
+            if "=" not in entry.text:
+                raise entry.error(f"{entry.shown}: expected such as IN04-OUT02=0.5")
+            target, written = entry.partition("=")
+            block_ids = self._targets(target)
+            value, drawn = self._value(written)
+            given |= dict.fromkeys(block_ids, value)
+            if drawn:
+                self.notices.append(f"{target.text}: {drawn}")
+        return self._weights(given, "not named"), "ranges"
+
+    def _targets(self, target: Span) -> tuple[str, ...]:
+        """Return the blocks that the left side of an entry stands for."""
+        ids = self.architecture.block_ids
+        if target.text == "*":
+            return (*ids, BASE, REST)
+        if target.text in (BASE, REST):
+            return (target.text,)
+        if target.text in ("IN", "OUT"):
+            return tuple(block_id for block_id in ids if block_id.startswith(target.text))
+        if target.text == "MID":
+            return ("M00",)
+        ends = target.split("-")
+        for end in ends:
+            if end.text not in ids:
+                hint = f"expected {ids[0]}..{ids[-1]}, IN, MID, OUT, {BASE}, {REST} or *"
+                lacks = f"{self.architecture.title} has no block {end.shown}"
+                raise end.error(f"{lacks}: {hint}")
+        first, last = ids.index(ends[0].text), ids.index(ends[-1].text)
+        if len(ends) > 2 or last < first:
+            raise target.error(f"{target.shown}: expected a first and a last block, in the order of the forward pass")
+        return ids[first : last + 1]
+
+    def _weights(self, given: dict[str, float], why: str) -> BlockWeights:
+        """Fill up: blocks that were not given are 0, BASE is 1; both are said."""
+        omitted = [block_id for block_id in self.architecture.block_ids if block_id not in given]
+        if omitted:
+            self.notices.append(f"{spans(omitted)} {why}: set to 0")
+        if BASE not in given:
+            self.notices.append(f"{BASE} {why}: set to 1")
+        values = {block_id: given.get(block_id, 0.0) for block_id in self.architecture.block_ids}
+        return BlockWeights(self.architecture.id, values, given.get(BASE, 1.0), given.get(REST))
+
+    def _value(self, item: Span) -> tuple[float, str | None]:
+        """Return a value and, if it was drawn or looked up, what to tell of it."""
+        if item.text in ("R", "U"):
+            return self._draw(item)
+        if item.text.startswith("X"):
+            step = item.cut(1).strip()
+            if not step.text or step.text[0] in "+-":
+                return self._from_x(item, step.number() if step.text else 0.0)
+        return item.number(), None
+
+    def _draw(self, item: Span) -> tuple[float, str]:
+        if self.seed is None:
+            raise item.error(f"{item.shown} is drawn at random: expected a seed with it")
+        if self.random is None:
+            from random import Random  # seldom needed, and slow to import beside the rest
+
+            self.random = Random(self.seed)
+        low, high = (0.0, 1.0) if item.text == "R" else (-0.5, 1.5)
+        value = round(low + (high - low) * self.random.random(), 3)  # short enough to be written down again
+        return value, f"{item.text} drawn as {number(value)} (seed {self.seed})"
+
+    def _from_x(self, item: Span, step: float) -> tuple[float, str]:
+        if self.x is None:
+            raise item.error(f"{item.shown}: expected a value of x with it")
+        value = Span(repr(self.x + step), item.position).number()
+        return value, f"{item.text} is {number(value)}"
+
+    def _preset(self, body: Span) -> Parsed:
+        preset = self.presets.get(body.text)
+        if preset is None:
+            raise body.error(f"unknown preset {body.shown}: {self._near(body.text)}")
+        if self.architecture.id not in preset.architectures:
+            owners = " and ".join(ARCHITECTURES[owner].title for owner in preset.architectures)
+            raise body.error(f"preset {body.shown} is for {owners}, not for {self.architecture.title}")
+        try:
+            parsed = parse(preset.text, self.architecture.id, seed=self.seed, x=self.x, presets={})
+        except PresetStringError as error:
+            raise body.error(f"preset {body.shown}: {error}") from error
+        return replace(parsed, form="preset", name=body.text)
+
+    def _near(self, name: str) -> str:
+        from difflib import get_close_matches
+
+        folded = {known.casefold(): known for known in self.presets}
+        sought = name[:60].casefold()
+        near = [match for match in folded if sought in match] or get_close_matches(sought, folded, n=3, cutoff=0.5)
+        if near:
+            return f"did you mean {' or '.join(folded[match] for match in near)}?"
+        return f"expected one of {', '.join(self.presets) or 'none'}"
+
+    def _attributes(self, span: Span) -> dict[str, Span]:
+        """Read `arch=sdxl canvas=0.12 rest=0`; what is unknown is kept, and said."""
+        attributes: dict[str, Span] = {}
+        for match in re.finditer(r"[^\s,|]+", span.text):
+            word = span.cut(match.start(), match.end())
+            key, value = word.partition("=")
+            if not key.text or not value.text:
+                raise word.error(f"{word.shown} after '|': expected such as arch=sdxl")
+            if key.text in attributes:
+                raise word.error(f"{key.text} is given twice")
+            attributes[key.text] = value
+        if "arch" in attributes:
+            self._check_architecture(attributes["arch"])
+        canvas = attributes.get("canvas")
+        if canvas and not 0 < canvas.number() <= 1:
+            raise canvas.error(f"canvas={canvas.text}: expected a share, more than 0, up to 1")
+        unknown = [f"{key}={value.text}" for key, value in attributes.items() if key not in ("arch", "canvas", "rest")]
+        if unknown:
+            self.notices.append(f"{', '.join(unknown)} not known here: ignored")
+        return attributes
+
+    def _check_architecture(self, given: Span):
+        if given.text not in ARCHITECTURES:
+            raise given.error(f"unknown architecture {given.shown}: expected one of {', '.join(ARCHITECTURES)}")
+        made_for = ARCHITECTURES[given.text]
+        if made_for.block_ids != self.architecture.block_ids:
+            raise given.error(f"made for {made_for.title}: expected {self.architecture.title}")
+        if made_for.id != self.architecture.id:
+            self.notices.append(f"made for {made_for.title}, whose blocks {self.architecture.title} has too")
+
+    def _json(self, span: Span) -> Parsed:
+        begin = span.strip()
+        # integers are read as floats: one of a thousand digits is too large then, as a decimal is
+        decoder = json.JSONDecoder(object_pairs_hook=_no_key_twice, parse_int=float)
+        try:
+            data, end = decoder.raw_decode(span.text, begin.position)
+            tail = span.cut(end).strip()
+            data = data if "weights" in data else {"weights": data}
+            if "architecture" in data:
+                self._check_architecture(Span(str(data["architecture"]), begin.position))
+            weights = BlockWeights.from_json({**data, "architecture": self.architecture.id})
+        except json.JSONDecodeError as error:
+            raise PresetStringError(f"JSON: {error.msg}", error.pos) from error
+        except PresetStringError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise begin.error(f"JSON: {error}") from error
+        if tail.text:
+            raise tail.error(f"{tail.shown} after the JSON object: expected nothing")
+        return Parsed(weights, "JSON", notices=tuple(self.notices))
+
+
+def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table: dict[str, object] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"{key!r} is given twice")
+        table[key] = value
+    return table

@@ -1,0 +1,319 @@
+"""The prompt tag: what `<lora:NAME:1:bw=PRESET>` asks for, and how a picture's parameters say what it was given.
+
+    <lora:NAME:1:bw=OUTD>                 a preset, or 25 or 26 values, or ranges such as OUT=1,IN=0.5
+    <lora:NAME:1:bw=1,R,0,...:x=0.3>      R and U are drawn from the picture's seed, X is the tag's x=
+    <lora:NAME:1:bw=OUTD:start=5>         acts on the U-Net from the fifth step on (steps count from 1)
+    <lora:NAME:1:bw=OUTD:stop=5>          until before the fifth; step=5-10 is start=5:stop=10
+    <lora:NAME:1:lbw=OUTD>                LoRA Block Weight's spelling, where that is not installed
+
+`te=` and `unet=` stay with the WebUI, which has always read them. Nothing here knows a WebUI: a host hands over a tag's
+items (what stands between its colons) and applies what comes back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST
+from lib_blocktrain.weights.block_weights import BlockWeights, number
+from lib_blocktrain.weights.preset_strings import PresetStringError, parse
+from lib_blocktrain.weights.presets import Preset
+
+INFOTEXT = "Block weights"  # the name of the pair in a picture's parameters
+INFOTEXT_HIRES = "Hires block weights"
+INFOTEXT_PROBLEM = "Block weights problem"
+
+_OURS = ("bw", "start", "stop", "step", "x")
+_LBW = ("lbw", "lbwe")
+_TAG = re.compile(r"<(lora|lyco):([^>]+)>")
+
+
+class TagError(ValueError):
+    """A tag that cannot be read; its LoRA is left out of the picture, and the message says why."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The sampling steps, counted from 1, in which a LoRA acts on the U-Net: from `first` until before `end`."""
+
+    first: int = 1
+    end: int | None = None
+
+    def __contains__(self, step: int) -> bool:
+        return self.first <= step and (self.end is None or step < self.end)
+
+    @property
+    def all(self) -> bool:
+        return self.first <= 1 and self.end is None
+
+
+ALWAYS = Steps()
+
+
+@dataclass(frozen=True)
+class Tag:
+    """One LoRA of a prompt. `weights` is the preset string as written, None where the tag has none of its own.
+
+    `plain` are the items that the WebUI reads itself: name, multipliers, `te=`, `unet=`, `dyn=`.
+    """
+
+    name: str
+    plain: tuple[str, ...]
+    weights: str | None = None
+    steps: Steps = ALWAYS
+    x: float | None = None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def items(self) -> list[str]:
+        """The items of a tag that says this."""
+        ours = [] if self.weights is None else [f"bw={self.weights}"]
+        ours += [] if self.steps.first <= 1 else [f"start={self.steps.first}"]
+        ours += [] if self.steps.end is None else [f"stop={self.steps.end}"]
+        ours += [] if self.x is None else [f"x={number(self.x)}"]
+        return [*self.plain, *ours]
+
+
+@dataclass(frozen=True)
+class PageWeights:
+    """Block weights for a picture that do not stand in its prompt.
+
+    `text` is the accordion's: a preset string for every LoRA without weights of its own, or `NAME: preset string`, one
+    a line. `instead` replaces the weights of every LoRA, and `changes` (`OUT03=0.5`, `IN02+OUT09=0`) are made to them
+    at the end: axes of an X/Y/Z plot.
+    """
+
+    text: str = ""
+    instead: str | None = None
+    changes: tuple[str, ...] = ()
+
+    def for_lora(self, name: str, loras: Collection[str]) -> str | None:
+        """The preset string of the accordion for this LoRA among those of the prompt, None if it has none for it."""
+        everyone = None
+        for line in filter(None, map(str.strip, self.text.split("\n"))):
+            head, _, rest = line.partition(":")
+            if head.strip() == name:
+                return rest.strip()
+            if head.strip() not in loras:  # PRESET, or a shared line, in which the name is the preset's
+                everyone = line
+        return everyone
+
+
+NOTHING_ASKED = PageWeights()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a LoRA of the prompt was given; `weights` None is the LoRA as it is, everywhere."""
+
+    tag: Tag
+    weights: BlockWeights | None
+    notices: tuple[str, ...] = ()
+
+    @property
+    def fixed(self) -> Tag:
+        """The tag with the weights as values, so that it means the same for ever."""
+        return replace(self.tag, weights=None if self.weights is None else self.weights.to_line(), x=None)
+
+
+def read_tag(items: Sequence[str], *, reads_lbw: bool = True) -> Tag:
+    """Read a tag's items, `["NAME", "1", "bw=OUTD"]`.
+
+    With `reads_lbw` False a tag without `bw=` is LoRA Block Weight's own: everything of it is left to that. Raises
+    TagError.
+    """
+    given, plain = _sorted_out(items)
+    if not reads_lbw and "bw" not in given:
+        return Tag(items[0], tuple(items))
+    if "bw" in given and "lbw" in given:
+        raise TagError(f"bw={given['bw']} and lbw={given['lbw']}: expected one of them")
+    weights = given.get("bw", given.get("lbw"))
+    notices = (f"lbwe={given['lbwe']} is not read here: no elements",) if "lbwe" in given else ()
+    tag = Tag(
+        items[0], tuple(plain), weights, _steps(given), _number("x", given["x"]) if "x" in given else None, notices
+    )
+    if given:  # a tag of this kind is read whole: the WebUI would drop all LoRAs of the prompt for one bad number
+        _check_plain(tag.plain)
+    return tag
+
+
+def resolve(
+    tag: Tag,
+    architecture: str,
+    *,
+    page: PageWeights = NOTHING_ASKED,
+    loras: Collection[str] = (),
+    seed: int | None = None,
+    presets: Mapping[str, Preset] | None = None,
+) -> Resolved:
+    """Return the block weights of a LoRA of a prompt with these `loras`, for this architecture.
+
+    Raises PresetStringError for what cannot be read, TagError for a tag that gives nothing.
+    """
+    text = page.instead or tag.weights or page.for_lora(tag.name, loras)
+    weights, notices = None, tag.notices
+    if tag.weights == "":
+        raise TagError("bw= is empty: expected a preset's name or values")
+    if text:
+        parsed = parse(text, architecture, seed=seed, x=tag.x, presets=presets)
+        weights, notices = parsed.weights, (*notices, *parsed.notices)
+    for change in page.changes:
+        weights = changed(weights or BlockWeights.uniform(architecture, 1.0), change, seed=seed)
+    return Resolved(tag, weights, notices)
+
+
+def changed(weights: BlockWeights, change: str, *, seed: int | None = None) -> BlockWeights:
+    """Return the weights with `OUT03=0.5`, `IN=0`, `IN04-OUT02=1` or `IN02+OUT09=0` made to them.
+
+    Raises PresetStringError.
+    """
+    if "=" not in change:
+        raise PresetStringError(f"{change!r}: expected such as OUT03=0.5", 0)
+    targets, _, value = change.rpartition("=")
+    ranges = ",".join(f"{target.strip()}={value.strip()}" for target in targets.split("+"))
+    parse(ranges, weights.architecture, seed=seed)  # so that an error points into what was written
+    known = {BASE: weights.base, **weights.values, **({} if weights.rest_follows else {REST: weights.rest})}
+    before = ",".join(f"{block_id}={number(weight)}" for block_id, weight in known.items())
+    return parse(f"{before},{ranges}", weights.architecture, seed=seed).weights
+
+
+def infotext_of(resolved: Iterable[Resolved]) -> str | None:
+    """What a picture's parameters say under `INFOTEXT`: `NAME: values; NAME: values`; None where no LoRA is weighed."""
+    entries = {r.tag.name: r.weights.to_line() for r in resolved if r.weights is not None}
+    return "; ".join(f"{name}: {line}" for name, line in entries.items()) or None
+
+
+def read_infotext_value(value: str) -> dict[str, str]:
+    """Return what `infotext_of` wrote, by LoRA."""
+    name, *others = value.split(": ")
+    found = {}
+    for other in others:
+        line, _, following = other.partition(";")
+        if name and ":" not in name + line:
+            found[name] = line.strip()
+        name = following[1:] if following.startswith(" ") else ""
+    return found
+
+
+def pasted(prompt: str, value: str, presets: Mapping[str, Preset] | None = None) -> str:
+    """Return a pasted prompt whose tags give the weights that the picture was made with.
+
+    A tag that still means the same keeps its words; one that was drawn at random, whose preset has changed, or whose
+    weights stood in the accordion gets values.
+    """
+    made_with = read_infotext_value(value)
+
+    def written(found: re.Match[str]) -> str:
+        items = found[2].split(":")
+        line = made_with.get(items[0])
+        if line is None:
+            return found[0]
+        try:
+            tag = read_tag(items)
+        except TagError:
+            return found[0]
+        if tag.weights is not None and line in _meanings(tag, presets):
+            return found[0]
+        return f"<{found[1]}:{':'.join(replace(tag, weights=line, x=None).items)}>"
+
+    return _with_tags(prompt, written)
+
+
+def lora_names(prompt: str) -> list[str]:
+    """Return the names of the LoRAs of a prompt, in order."""
+    return list(dict.fromkeys(found[2].split(":")[0] for found in _TAG.finditer(prompt, 0, _end_of_tags(prompt))))
+
+
+def renamed(prompt: str, old: Collection[str], new: str) -> str:
+    """Return the prompt with another LoRA in the place of these; multipliers and weights stay."""
+
+    def written(found: re.Match[str]) -> str:
+        name, *items = found[2].split(":")
+        return f"<{found[1]}:{':'.join([new, *items])}>" if name in old else found[0]
+
+    return _with_tags(prompt, written)
+
+
+def without(prompt: str, names: Collection[str]) -> tuple[str, list[str]]:
+    """Return the prompt without the tags of these LoRAs, and the names of those that it had."""
+    dropped = [name for name in lora_names(prompt) if name in names]
+    text = _with_tags(prompt, lambda found: "" if found[2].split(":")[0] in dropped else found[0])
+    return text, dropped
+
+
+def _with_tags(prompt: str, written: Callable[[re.Match[str]], str]) -> str:
+    """The prompt with what is written for each of its tags."""
+    end = _end_of_tags(prompt)
+    return _TAG.sub(written, prompt[:end]) + prompt[end:]
+
+
+def _end_of_tags(prompt: str) -> int:
+    """Behind it is no tag: to look there for the end of each beginning would take a minute for a long prompt."""
+    return prompt.rfind(">") + 1
+
+
+def _sorted_out(items: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return our items by name, and the others."""
+    given: dict[str, str] = {}
+    plain: list[str] = []
+    for item in items:
+        name, equals, value = item.partition("=")
+        name = name.strip()
+        if not equals or name not in (*_OURS, *_LBW):
+            plain.append(item)
+        elif name in given:
+            raise TagError(f"{name}= is given twice")
+        else:
+            given[name] = value.strip()
+    return given, plain
+
+
+def _steps(given: Mapping[str, str]) -> Steps:
+    first, end = given.get("start"), given.get("stop")
+    if "step" in given:
+        first, dash, end = given["step"].partition("-")
+        if not dash:
+            raise TagError(f"step={given['step']}: expected such as step=5-10")
+    steps = Steps(_step("start", first) if first else 1, _step("stop", end) if end else None)
+    if steps.end is not None and steps.end <= steps.first:
+        raise TagError(f"start={steps.first} and stop={steps.end}: expected a stop after the start")
+    return steps
+
+
+def _step(name: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text.strip()):
+        raise TagError(f"{name}={text}: expected a step, counted from 1")
+    return max(1, int(text))
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if value != value or abs(value) == float("inf"):
+        raise TagError(f"{name}={text}: expected a number")
+    return value
+
+
+def _check_plain(items: Sequence[str]) -> None:
+    for item in items[1:]:
+        name, equals, value = item.partition("=")
+        if not equals or name in ("te", "unet", "dyn"):
+            _number(name if equals else "multiplier", value if equals else item)
+
+
+def _meanings(tag: Tag, presets: Mapping[str, Preset] | None) -> set[str]:
+    """Return the values that a tag's words may stand for now: none for what is drawn at random.
+
+    For every architecture: the loaded model may be another than the picture's.
+    """
+    meanings = set()
+    for architecture in ARCHITECTURES:
+        try:
+            meanings.add(parse(tag.weights or "", architecture, x=tag.x, presets=presets).weights.to_line())
+        except PresetStringError:
+            continue
+    return meanings

@@ -1,0 +1,190 @@
+"""Pictures to draw: which, in which order, and those that need no drawing again because nothing of theirs changed."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from PIL import Image
+
+from lib_blocktrain.hosts.host import Host, SampleRequest
+from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.networks.placement import Placement
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.workspace.jobs import Job
+from lib_blocktrain.workspace.lora_index import LoraIndex
+from lib_blocktrain.workspace.lora_selection import LoraSelection, fits
+
+KEPT_PICTURES = 32
+SEED_MAX = 2**32 - 1
+SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
+WEIGHTED = "weights"  # name of the last arm of a comparison
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a picture depends on beside the LoRAs; ``width`` and ``height`` in pixels."""
+
+    prompt: str = ""
+    negative: str = ""
+    sampler: str = ""
+    steps: int = 20
+    cfg: float = 6.0
+    width: int = 512
+    height: int = 512
+    seed: int = 0
+
+    @classmethod
+    def from_values(cls, values: dict, samplers: Sequence[str]) -> Settings:
+        """Check what the page sent; raises ValueError with the name, the value and what was expected."""
+        if values["sampler"] not in samplers:
+            raise ValueError(f"sampler {values['sampler']!r}: expected one of {', '.join(samplers)}")
+        width, height = (_whole(side, values[side], SIDE_MIN, SIDE_MAX) for side in ("width", "height"))
+        for side, value in (("width", width), ("height", height)):
+            if value % SIDE_STEP:
+                raise ValueError(f"{side} {value}: expected a multiple of {SIDE_STEP}")
+        return cls(
+            prompt=str(values["prompt"] or ""),
+            negative=str(values["negative"] or ""),
+            sampler=values["sampler"],
+            steps=_whole("steps", values["steps"], 1, 150),
+            cfg=_number("CFG", values["cfg"], 0, 30),
+            width=width,
+            height=height,
+            seed=_whole("seed", values["seed"], -1, SEED_MAX),
+        )
+
+    def request(self, placements: Sequence[Placement], say: Callable[[str], None]) -> SampleRequest:
+        """A picture under these settings; `say` is told what a person should know of it."""
+        return SampleRequest(**vars(self), placements=tuple(placements), say=say)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One picture of a comparison: what it shows, the weights of every LoRA in it (none: without them)."""
+
+    name: str  # in file names
+    title: str
+    weights: dict[str, tuple[BlockWeights, float]]  # by LoRA key: block weights and strength
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture, what it shows and what it was made of; ``again``: it needed no drawing; ``notices`` of the host."""
+
+    number: int
+    arm: Variant
+    picture: Image.Image
+    request: SampleRequest
+    model: str
+    again: bool = False
+    notices: tuple[str, ...] = ()
+
+
+def comparison(mix: LoraSelection, architecture: str) -> list[Variant]:
+    """Without the LoRAs, with all their block weights at 1, and under the block weights."""
+    arms = [Variant("without", "without LoRA", {})]
+    if mix.slots:
+        whole = BlockWeights.uniform(architecture, 1.0)
+        arms.append(
+            Variant("at-1", "every block at 1", {key: (whole, slot.strength) for key, slot in mix.slots.items()})
+        )
+        arms.append(Variant(WEIGHTED, "under the block weights", _weighted(mix, architecture)))
+    return arms
+
+
+def grid(mix: LoraSelection, presets: dict[str, BlockWeights], architecture: str) -> list[Variant]:
+    """Without the LoRAs, then one picture a preset, which stands in for the active LoRA's weights."""
+    if mix.active is None:
+        raise ValueError("no LoRA is chosen: tick one in the list")
+    if not presets:
+        raise ValueError("no preset is chosen for the grid")
+    around = _weighted(mix, architecture)
+    strength = mix.shown.strength
+    return [
+        Variant("without", "without LoRA", {}),
+        *(
+            Variant(f"preset-{number}", name, {**around, mix.active: (weights, strength)})
+            for number, (name, weights) in enumerate(presets.items(), start=1)
+        ),
+    ]
+
+
+def _weighted(mix: LoraSelection, architecture: str) -> dict[str, tuple[BlockWeights, float]]:
+    return {key: (slot.block_weights(architecture), slot.strength) for key, slot in mix.slots.items()}
+
+
+class PreviewRenderer:
+    """Draws arms on a host, and keeps the last pictures for when the same is asked for again."""
+
+    def __init__(self, host: Host, library: LoraIndex):
+        self.host = host
+        self.library = library
+        self._kept: OrderedDict[tuple, tuple[Image.Image, tuple[str, ...]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def work(self, arms: Sequence[Variant], settings: Settings) -> Callable[[Job], None]:
+        """What a job does: it draws one arm after the other and reports each as it comes."""
+
+        def draw_all(job: Job) -> None:
+            model = self.host.model()
+            for number, arm in enumerate(arms):
+                job.check()
+                drawn = self._draw(model, number, arm, settings, job.progress(arm.title, number, len(arms)))
+                job.report(drawn)
+
+        return draw_all
+
+    def _draw(self, model: Model, number: int, arm: Variant, settings: Settings, progress: Callable) -> Drawn:
+        key = (id(model.unet), model.name, settings, self._identity(arm))
+        notices: list[str] = []
+        request = settings.request(self._placements(model.architecture, arm), notices.append)
+        with self._lock:
+            kept = self._kept.get(key)
+        if kept is not None:
+            picture, said = kept
+            return Drawn(number, arm, picture, request, model.name, again=True, notices=said)
+        progress(0, settings.steps)
+        picture = self.host.sample(request, progress)
+        with self._lock:
+            self._kept[key] = picture, tuple(notices)
+            while len(self._kept) > KEPT_PICTURES:
+                self._kept.popitem(last=False)
+        return Drawn(number, arm, picture, request, model.name, notices=tuple(notices))
+
+    def _identity(self, arm: Variant) -> tuple:
+        """What tells one arm's LoRAs from another's; a file that was replaced is another one."""
+        return tuple((self.library.stamp(key), *weights) for key, weights in arm.weights.items())
+
+    def _placements(self, architecture: str, arm: Variant) -> list[Placement]:
+        placements = []
+        for key, (weights, strength) in arm.weights.items():
+            network = self.library.network(key)
+            if not fits(network.architecture, architecture):
+                raise ValueError(
+                    f"{key} is for {network.architecture}, and the loaded model is {architecture}: untick it, or load"
+                    " a model that it is for"
+                )
+            placements.append(Placement(network, weights, strength))
+        return placements
+
+
+def with_seed(settings: Settings) -> Settings:
+    """-1 stands for a random seed: the settings with one that is drawn, so that it can be said and used again."""
+    return replace(settings, seed=secrets.randbelow(SEED_MAX + 1)) if settings.seed == -1 else settings
+
+
+def _whole(name: str, value: object, low: int, high: int) -> int:
+    number = _number(name, value, low, high)
+    if number != int(number):
+        raise ValueError(f"{name} {value!r}: expected a whole number")
+    return int(number)
+
+
+def _number(name: str, value: object, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{name} {value!r}: expected a number from {low:g} to {high:g}")
+    return float(value)

@@ -1,0 +1,144 @@
+"""The LoRA files in the host's folders: what each contains, by its header alone, and those that were read, kept."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lib_blocktrain.files import files_below
+from lib_blocktrain.networks.files import Network, read_network
+from lib_blocktrain.networks.header import table, tag_counts
+from lib_blocktrain.networks.keys import describe
+from lib_blocktrain.weights.kohya_arguments import BLOCK_ARGUMENTS
+
+log = logging.getLogger(__name__)
+
+Stamp = tuple[str, int, int]  # path, mtime in ns, size: the same stamp, the same file
+KEPT_NETWORKS = 8
+SHOWN_TAGS = 24
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """One network file. ``key`` names it in the tab and is unique there; ``problem`` says why it cannot be used."""
+
+    key: str
+    path: Path
+    stamp: Stamp
+    architecture: str = ""
+    algorithms: tuple[str, ...] = ()
+    rank: int | tuple[int, ...] | None = None
+    blocks: dict[str, int] = field(default_factory=dict)  # number of modules, for every block of its architecture
+    metadata: dict[str, str] = field(default_factory=dict)
+    unread: int = 0
+    problem: str = ""
+
+    @property
+    def tags(self) -> list[tuple[str, float]]:
+        """Tags of its training captions with how often they stood there, the most frequent first."""
+        counts = tag_counts(self.metadata.get("ss_tag_frequency", ""))
+        return sorted(counts.items(), key=lambda item: -item[1])
+
+    @property
+    def block_arguments(self) -> dict[str, str]:
+        """The arguments about blocks that it was trained with, if its metadata have any."""
+        arguments = table(self.metadata.get("ss_network_args", ""))
+        return {name: str(arguments[name]) for name in BLOCK_ARGUMENTS if name in arguments}
+
+    def lacks(self, block_id: str) -> bool:
+        """Whether nothing of it acts in this block."""
+        return not self.blocks.get(block_id)
+
+
+class LoraIndex:
+    """What lies in some folders. Reading a header is quick, and is done anew only for a file that has changed."""
+
+    def __init__(self, folders: Callable[[], Sequence[Path]]):
+        self._folders = folders
+        self._files: dict[str, LoraFile] = {}
+        self._networks: OrderedDict[Stamp, Network] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def refresh(self) -> None:
+        """Look again what is there."""
+        known = {file.stamp: file for file in self._files.values()}
+        files: dict[str, LoraFile] = {}
+        for folder in self._folders():
+            for path in files_below(folder, ".safetensors"):
+                stamp = _stamp(path)
+                key = _unique(path.relative_to(folder).with_suffix("").as_posix(), folder, files)
+                old = known.get(stamp)
+                files[key] = old if old and old.key == key else _read(key, path, stamp)
+        self._files = files
+
+    def files(self, sought: str = "") -> list[LoraFile]:
+        """The files whose name, algorithm, architecture or trigger words have all the words that are sought."""
+        words = sought.casefold().split()
+        return [file for file in self._files.values() if all(word in _haystack(file) for word in words)]
+
+    def file(self, key: str) -> LoraFile:
+        """The file of this key; raises ValueError for any other text, so that none becomes a path."""
+        if key not in self._files:
+            self.refresh()  # a page may be older than this library: it was open while the server began anew
+        if key not in self._files:
+            raise ValueError(f"there is no LoRA {key!r} in the folders: press Refresh")
+        return self._files[key]
+
+    def stamp(self, key: str) -> Stamp:
+        """What tells the file as it is now from what it was before."""
+        return _stamp(self.file(key).path)
+
+    def network(self, key: str) -> Network:
+        """The network in memory; it is read from disk once, and again when its file has changed."""
+        path, stamp = self.file(key).path, self.stamp(key)
+        with self._lock:
+            if stamp not in self._networks:
+                self._networks[stamp] = read_network(path)
+                while len(self._networks) > KEPT_NETWORKS:
+                    self._networks.popitem(last=False)
+            self._networks.move_to_end(stamp)
+            return self._networks[stamp]
+
+
+def _stamp(path: Path) -> Stamp:
+    status = path.stat()
+    return str(path), status.st_mtime_ns, status.st_size
+
+
+def _unique(name: str, folder: Path, taken: dict[str, LoraFile]) -> str:
+    if name in taken:
+        name = f"{name} ({folder.name})"
+    number, key = 2, name
+    while key in taken:
+        number, key = number + 1, f"{name} {number}"
+    return key
+
+
+def _read(key: str, path: Path, stamp: Stamp) -> LoraFile:
+    try:
+        found = describe(path)
+    except (OSError, ValueError) as error:
+        log.info("%s: %s", path, error)
+        return LoraFile(key, path, stamp, problem=str(error))
+    rank = found["rank"]
+    return LoraFile(
+        key,
+        path,
+        stamp,
+        architecture=found["architecture"],
+        algorithms=tuple(found["algorithms"]),
+        rank=tuple(rank) if isinstance(rank, list) else rank,
+        blocks=dict(found["blocks"]),
+        metadata=dict(found["metadata"]),
+        unread=len(found["unread"]),
+    )
+
+
+def _haystack(file: LoraFile) -> str:
+    words = [file.key, file.architecture, *file.algorithms]
+    words += [file.metadata.get(key, "") for key in ("ss_output_name", "modelspec.trigger_phrase")]
+    return " ".join([*words, *(tag for tag, _ in file.tags[:SHOWN_TAGS])]).casefold()

@@ -1,0 +1,105 @@
+"""`train` and `estimate` from the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("diffusers")
+
+from safetensors.torch import load_file
+
+from lib_blocktrain.cli import main
+from lib_blocktrain.training.config import dumps, load
+
+
+@pytest.fixture
+def blocktrain(embedded, monkeypatch, capsys, model, tmp_path):
+    """Run a command on the random model; return its exit status, its JSON and what it wrote to stderr."""
+    from lib_blocktrain.hosts import standalone
+
+    monkeypatch.setattr(main, "ensure", lambda *arguments: None)
+    monkeypatch.setattr(standalone, "load_demo", lambda: model)
+    monkeypatch.setattr(standalone, "ROOT", tmp_path)
+
+    def run(*arguments):
+        status = main.main([*map(str, arguments), "--json"])
+        out, err = capsys.readouterr()
+        return status, json.loads(out) if out else None, err
+
+    return run
+
+
+@pytest.fixture
+def run_json(config, tmp_path):
+    path = tmp_path / "tiny.json"
+    path.write_text(dumps(config), "utf-8")
+    return path
+
+
+def test_train_and_resume(blocktrain, run_json, tmp_path):
+    folder = tmp_path / "out"
+    status, answer, _ = blocktrain("train", run_json, "--out", folder, "--steps", 2, "--save-every", 1)
+    assert (status, answer["ended"], answer["step"]) == (0, "finished", 2)
+    assert (folder / "tiny.safetensors").exists()
+    assert (folder / "checkpoints" / "tiny-000001.safetensors").exists()
+    assert load(folder / "run.json").steps == 2
+    status, answer, _ = blocktrain("train", "--resume", folder, "--steps", 4)
+    assert (status, answer["step"]) == (0, 4)
+
+
+def test_the_runs_folder_is_named_after_the_run(blocktrain, run_json, tmp_path):
+    """And the result is published: in the LoRA folder, with what the WebUI shows beside it; never over another."""
+    outputs = tmp_path / "outputs"
+    for name in ("tiny", "tiny-2"):
+        _, answer, _ = blocktrain("train", run_json, "--steps", 1)
+        assert answer["run"].startswith(str(outputs / "runs" / "tiny-"))
+        assert answer["published"] == str(outputs / "loras" / f"{name}.safetensors")
+    assert (outputs / "runs" / "cache").is_dir()
+    card = json.loads((outputs / "loras" / "tiny-2.json").read_text("utf-8"))
+    assert card["activation text"] == "a photo of a robot, (blue background:1.3)"
+    assert card["preferred weight"] == 1
+
+
+def test_bad_input_is_one_sentence(blocktrain, run_json, config, tmp_path):
+    assert blocktrain("train")[::2] == (2, "blocktrain: nothing to train: expected RUN.json or --resume DIR\n")
+    status, _, err = blocktrain("train", run_json, "--resume", tmp_path)
+    assert (status, err.count("\n")) == (2, 1)
+    status, _, err = blocktrain("train", "--resume", tmp_path / "nowhere")
+    assert status == 2
+    assert "nothing to resume" in err
+    run_json.write_text(dumps(config).replace('"rank": 2', '"rank": "two"'), "utf-8")
+    status, _, err = blocktrain("train", run_json)
+    assert status == 2
+    assert "network.rank = 'two': expected a whole number" in err
+    blocktrain("train", write(tmp_path, config), "--out", tmp_path / "a", "--steps", 1)
+    status, _, err = blocktrain("train", write(tmp_path, config), "--out", tmp_path / "a")
+    assert status == 2
+    assert "holds a run already: resume it" in err
+
+
+def write(folder, config):
+    path = folder / "again.json"
+    path.write_text(dumps(config), "utf-8")
+    return path
+
+
+def test_a_run_that_fails_is_status_1(blocktrain, run_json, config):
+    run_json.write_text(dumps(replace(config, steps=9, optimizer=replace(config.optimizer, lr=1e30))), "utf-8")
+    status, answer, err = blocktrain("train", run_json)
+    assert (status, answer) == (1, None)
+    assert "the loss is" in err
+    assert "weights of the step before are in" in err
+
+
+def test_estimate(blocktrain, run_json, config):
+    status, answer, _ = blocktrain("estimate", run_json)
+    assert status == 0
+    assert 0.4 < answer["relative_time"] < 0.8
+    assert answer["first_block"] == "OUT09"
+    assert answer["mib"].keys() == {"model", "network", "optimizer", "activations", "overhead"}
+    _, trained, _ = blocktrain("train", run_json, "--steps", 1)
+    numbers = sum(tensor.numel() for tensor in load_file(trained["result"]).values() if tensor.ndim)
+    assert answer["parameters"] == numbers

@@ -1,0 +1,236 @@
+"""The runner: runs of the queue one after the other, on a small random model and a fake host."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lib_blocktrain.hosts.host import Cancelled, Host
+from lib_blocktrain.runner import Runner
+from lib_blocktrain.training.config import SampleConfig
+from lib_blocktrain.training.trainer import Trainer
+from lib_blocktrain.weights.block_weights import BlockWeights
+from tests.fakes import FakeHost
+from tests.tiny_models import assert_untouched, state_of
+
+PATIENCE = 120  # seconds, on a machine that is shared
+
+
+class TrainingHost(FakeHost):
+    """`at` has what happens when a step is done, in the thread that trains; a prompt may ask for an interrupt."""
+
+    samplers = ("DDIM",)
+
+    def __init__(self, model, folder):
+        super().__init__(folder, model)
+        self.at = {}
+
+    def progress(self, what, done, of):
+        assert self.lock.locked(), "a step outside the queue"
+        if (what, done) in self.at:
+            self.at.pop((what, done))()
+
+    def sample(self, request, progress=None):
+        self.interrupted = "interrupt" in request.prompt
+        image = super().sample(replace(request, steps=1, width=8, height=8, placements=()), progress)
+        if self.interrupted:
+            raise Cancelled("interrupted")
+        return image
+
+    @property
+    def prompts(self):
+        return [request.prompt for request in self.requests]
+
+
+@pytest.fixture
+def host(model, tmp_path):
+    """At the end nothing is on the model, whatever was done to it."""
+    host = TrainingHost(model, tmp_path / "host")
+    assert isinstance(host, Host)
+    before = state_of(model.unet)
+    yield host
+    assert not host.lock.locked()
+    assert_untouched(model.unet, before)
+
+
+@pytest.fixture
+def runner(host):
+    runner = Runner(host)
+    yield runner
+    runner.close()
+
+
+def wait(holds, patience=PATIENCE):
+    end = time.monotonic() + patience
+    while not holds():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def idle(runner):
+    return runner.current is None
+
+
+def test_one_after_the_other(runner, host, config):
+    prompts = SampleConfig(prompts=("a robot",), every=2)
+    first = runner.add(replace(config, steps=2, samples=prompts))
+    second = runner.add(replace(config, steps=1, name="second"))
+    assert [run.folder for run in runner.queue()] == [first.folder, second.folder]
+    wait(lambda: idle(runner))
+    assert [runner.status(run).state for run in (first, second)] == ["finished", "finished"]
+    assert runner.queue() == []
+    assert host.prompts == ["a robot"]
+    assert (host.lora_dirs[0] / "tiny.png").exists()
+    assert (runner.status(first).published, host.refreshed) == ("tiny.safetensors", 2)
+    assert {run.folder for run in runner.runs()} == {first.folder, second.folder}
+
+
+def test_a_pause_changes_nothing(runner, host, config, tmp_path):
+    """The queue and the model are free meanwhile, and the weights end as those of the unbroken run, bit for bit."""
+    run = runner.add(replace(config, steps=4))
+    host.at["training tiny", 2] = runner.pause
+    wait(lambda: idle(runner))
+    assert runner.status(run).state == "paused"
+    assert runner.status(run).step == 2
+    assert (runner.held, host.lock.locked(), host.refreshed) == (True, False, 0)
+    other = Runner(host)  # the program was started again
+    assert (other.held, [waiting.folder for waiting in other.queue()]) == (True, [run.folder])
+    other.begin()
+    wait(lambda: idle(other))
+    other.close()
+    from lib_blocktrain.training import runs
+
+    unbroken = runs.create(replace(config, steps=4), tmp_path / "unbroken")
+    Trainer(host.loaded, unbroken).run_loop()
+    resumed, expected = load_file(run.result), load_file(unbroken.result)
+    assert resumed.keys() == expected.keys()
+    assert all(torch.equal(resumed[name], expected[name]) for name in expected)
+
+
+def test_the_hosts_interrupt_pauses(runner, host, config):
+    asked = SampleConfig(prompts=("interrupt this",), every=1)
+    run = runner.add(replace(config, steps=4, samples=asked))
+    wait(lambda: idle(runner))
+    status = runner.status(run)
+    assert (status.state, status.step) == ("paused", 1)
+    assert "Interrupt" in status.reason
+    assert runner.held
+
+
+@pytest.mark.parametrize("save", [True, False])
+def test_stop_lets_the_next_one_begin(runner, host, config, save):
+    host.at["training tiny", 1] = lambda: runner.stop(run, save=save)
+    runner.pause()  # both are in the queue before the first begins
+    with host.lock:
+        run = runner.add(replace(config, steps=50))
+        second = runner.add(replace(config, name="second", steps=1))
+    wait(lambda: idle(runner) and not runner.queue())
+    assert (runner.status(run).state, runner.status(run).step) == ("stopped", 1)
+    assert (host.lora_dirs[0] / "tiny.safetensors").exists() == run.result.exists() == save
+    assert runner.status(second).state == "finished"
+    with pytest.raises(ValueError, match="nothing to stop"):
+        runner.stop(second)
+
+
+def test_stopped_before_the_model_was_free(runner, host, config):
+    with host.lock:
+        run = runner.add(config)
+        assert runner.status(run).state == "preparing"
+        runner.stop(run)
+        assert runner.status(run).state == "stopping"
+    wait(lambda: idle(runner))
+    assert (runner.status(run).state, runner.queue()) == ("stopped", [])
+    runner.resume(run)
+    wait(lambda: idle(runner))
+    assert runner.status(run).state == "finished"
+
+
+def test_paused_before_the_model_was_free(runner, host, config):
+    with host.lock:
+        run = runner.add(config)
+        runner.pause("not now")
+        assert runner.status(run).state == "pausing"
+    wait(lambda: idle(runner))
+    assert (runner.status(run).state, runner.status(run).reason, runner.held) == ("paused", "not now", True)
+    assert Runner(host).status(run).state == "paused"  # after a restart too
+    runner.begin()
+    wait(lambda: idle(runner))
+    assert runner.status(run).state == "finished"
+
+
+def test_a_resumed_run_replaces_its_own_lora_and_no_other(runner, host, config):
+    host.lora_dirs[0].mkdir(parents=True)
+    other = host.lora_dirs[0] / "tiny.safetensors"
+    other.write_bytes(b"someone else's")
+    host.at["training tiny", 1] = lambda: runner.stop(run)
+    with host.lock:
+        run = runner.add(replace(config, steps=2))
+    wait(lambda: idle(runner))
+    stopped = (host.lora_dirs[0] / "tiny-2.safetensors").read_bytes()
+    runner.resume(run)
+    wait(lambda: idle(runner))
+    assert sorted(path.name for path in host.lora_dirs[0].glob("*.safetensors")) == [
+        "tiny-2.safetensors",
+        "tiny.safetensors",
+    ]
+    assert other.read_bytes() == b"someone else's"
+    assert (host.lora_dirs[0] / "tiny-2.safetensors").read_bytes() != stopped
+
+
+def test_failures_are_said_with_the_run(runner, host, config, monkeypatch):
+    """Out of memory, no pictures, another model: each is told where the run is looked at, and the next one begins."""
+
+    def full(self):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    folder = config.dataset.folders[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_step", full)
+        full_run = runner.add(config)
+        empty = runner.add(
+            replace(config, dataset=replace(config.dataset, folders=(replace(folder, path="/nowhere"),)))
+        )
+        wait(lambda: idle(runner))
+    assert runner.status(full_run).state == "failed"
+    assert "out of memory: this run needs about" in runner.status(full_run).reason
+    assert "no such folder" in runner.status(empty).reason
+    assert Runner(host).status(empty).state == "failed"  # after a restart too
+
+    host.loaded = replace(host.loaded, name="another model")
+    runner.resume(full_run)
+    wait(lambda: idle(runner))
+    assert "was begun on" in runner.status(full_run).reason
+    host.loaded = replace(host.loaded, name="demo model")
+    runner.resume(full_run)
+    wait(lambda: idle(runner))
+    assert runner.status(full_run).state == "finished"
+    with pytest.raises(ValueError, match="finished: expected a run that was stopped"):
+        runner.resume(full_run)
+
+
+def test_a_run_for_another_checkpoint_is_refused(runner, config):
+    run = runner.add(replace(config, checkpoint="/models/other.safetensors"))
+    wait(lambda: idle(runner))
+    assert runner.status(run).reason.startswith("this run is for 'other.safetensors', and 'demo model' is loaded")
+
+
+def test_weights_change_while_it_runs(runner, host, config):
+    weights = BlockWeights("sd1", {**BlockWeights.uniform("sd1", 0.0).values, "OUT09": 1, "OUT10": 1, "OUT11": 0.25}, 0)
+    host.at["training tiny", 1] = lambda: runner.set_weights(run, weights)
+    with host.lock:
+        run = runner.add(config)
+    wait(lambda: idle(runner))
+    changed = [row for row in run.metrics() if row.get("event") == "weights"]
+    assert [(row["step"], row["weights"]["weights"]["OUT11"]) for row in changed] == [(1, 0.25)]
+    with pytest.raises(ValueError, match="not being trained"):
+        runner.set_weights(run, weights)
+
+
+@pytest.mark.parametrize("name", ["..", "../runs", "nowhere", "", None, "a\0b"])
+def test_names_become_no_paths(runner, name):
+    with pytest.raises(ValueError, match="there is no run"):
+        runner.find(name)

@@ -1,0 +1,205 @@
+"""The place Analyse without a page: from what is asked to bars, and from there to sliders, presets and training."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from html import unescape
+
+import pytest
+from PIL import Image, ImageDraw
+
+from lib_blocktrain.analysis.results import read_analysis
+from lib_blocktrain.networks.files import write_network
+from lib_blocktrain.ui import analyse_html
+from lib_blocktrain.ui.analyse_handlers import BOX, DRAWN, FILE, NOTHING, USES, WHOLE, WORD, AnalyseHandlers
+from lib_blocktrain.ui.painting import painted
+from lib_blocktrain.weights.preset_strings import parse
+from tests.analysis.miniature import MODELS, PROMPT, lora_for
+from tests.tiny_models import assert_untouched, state_of
+
+
+@pytest.fixture(scope="module")
+def miniature():
+    return MODELS["diffusers sd1"]()
+
+
+@pytest.fixture
+def analysing(host, desk, library, jobs, miniature) -> Iterator[AnalyseHandlers]:
+    host.loaded = miniature
+    network = lora_for(miniature, ("attn2_to_q",), scale=0.3)
+    write_network(host.lora_dirs[0] / "thing.safetensors", network)
+    library.refresh()
+    before = state_of(miniature.unet)
+    yield AnalyseHandlers(host, desk, library, jobs)
+    assert_untouched(miniature.unet, before)
+
+
+@pytest.fixture
+def asking(page):
+    page.values |= {"analyse_lora": "thing", "analyse_prompts": f"{PROMPT}\n\n", "analyse_negative": ""}
+    page.values |= {"analyse_seeds": "0, 1", "analyse_cfg": 1.0, "analyse_strength": 1.0, "analyse_method": "fast"}
+    page.values |= {"analyse_kind": WHOLE, "analyse_word": "", "analyse_box": "", "analyse_mask": None}
+    page.values |= {"analyse_painted": "", "analyse_against": NOTHING, "analyse_against_word": ""}
+    page.values |= {"analyse_against_box": "", "analyse_against_mask": None, "analyse_job": "", "analyse_found": ""}
+    page.values |= {"analyse_rule": "strongest", "analyse_amount": 2, "analyse_preset": "THING"}
+    page.values |= {"analyse_replace": False, "analyse_message": "", "analyse_status": ""}
+    return page
+
+
+def test_a_word_against_another(analysing, asking, host):
+    asking.values |= {"analyse_kind": WORD, "analyse_word": "robot"}
+    asking.values |= {"analyse_against": WORD, "analyse_against_word": "background", "analyse_seeds": "0 1"}
+    asking.run(analysing.start(asking.values))
+    shown = asking.values["analyse_bars"]
+    blocks = [block for block, count in lora_for(host.loaded, ("attn2_to_q",)).blocks.items() if count]
+    for block in blocks:
+        assert shown.count(f'data-block="{block}"') == 2  # in the bars, and side by side
+    assert "of the picture:" in shown
+    assert "the word “robot” of thing" in asking.values["analyse_head"]
+    assert "agree on the order" in asking.values["analyse_head"]
+    assert 'data-values="{' in asking.values["analyse_map"]
+    assert f'data-ended="{asking.values["analyse_found"]}"' in asking.values["analyse_status"]
+    assert asking.properties["analyse_cancel"]["interactive"] is False
+
+
+def test_to_sliders_preset_training_and_files(analysing, asking, host, desk):
+    asking.values |= {"analyse_kind": BOX, "analyse_box": "0, 0, 0.5, 0.5"}
+    asking.run(analysing.start(asking.values))
+    result = analysing._results[asking.values["analyse_found"]].first
+    two = {f.block for f in result.figures if f.rank <= 2}
+
+    asking.take(analysing.to_sliders(asking.values))
+    assert asking.properties["places"]["selected"] == "Preview"
+    assert "thing and its weights are on the sliders: press Preview" in asking.values["status"]
+    assert asking.values["mix"]["active"] == "thing"
+    assert {block for block, value in asking.weights().items() if value} == {"BASE", *two}
+
+    asking.take(analysing.to_preset(asking.values))
+    assert "Saved THING" in asking.values["analyse_message"]
+    saved = desk.shelf.own.read().presets["THING"]
+    parsed = parse(saved.text, "sd1")
+    assert (parsed.canvas, parsed.attributes["arch"]) == (0.25, "sd1")
+    assert "already" in analysing.to_preset(asking.values)["analyse_message"]
+    assert "A:B" in analysing.to_preset({**asking.values, "analyse_preset": "A:B"})["analyse_message"]
+
+    asking.run(analysing.start({**asking.values, "analyse_box": "0,0,1,1"}))
+    assert "Your preset THING: found for a feature that fills 25%" in asking.values["analyse_bars"]
+    asking.run(analysing.start(asking.values))
+
+    line = analysing.to_training(asking.values)["train_network_weights"]
+    assert parse(line, "sd1").weights == parsed.weights
+    assert parse(line, "sd1").canvas == 0.25
+
+    asking.take(analysing.save(asking.values))
+    (file,) = (host.output_dir / "blocktrain" / "analyses").glob("*.json")
+    assert read_analysis(file) == analysing._results[asking.values["analyse_found"]].first
+    assert file.with_suffix(".csv").exists()
+    assert "expected 1 to" in analysing.to_sliders({**asking.values, "analyse_amount": 99})["analyse_message"]
+
+
+def test_what_a_rule_makes_is_said_before_it_is_used(analysing, asking):
+    asking.take(analysing.open(asking.values))
+    assert 'data-values="{}"' in asking.values["analyse_map"]
+    assert analysing.weigh(asking.values) == {}  # nothing is found yet
+
+    asking.run(analysing.start(asking.values))
+    assert all(asking.properties[name]["interactive"] for name in USES)
+    result = analysing._results[asking.values["analyse_found"]].first
+    two = {f.block: f for f in result.figures if f.rank <= 2}
+    asking.take(analysing.weigh(asking.values))
+    share = sum(figure.share for figure in two.values())
+    assert f" = 1; the others 0: {share:.0%} of the effect" in asking.values["analyse_weights"]
+    assert all(block in asking.values["analyse_weights"] for block in two)
+    weights = json.loads(unescape(re.search('data-weights="([^"]*)"', asking.values["analyse_map"])[1]))
+    asking.take(analysing.to_sliders(asking.values))
+    assert {block for block, value in weights.items() if value} == {"BASE", *two}
+    assert {block: asking.weights()[block] for block in weights} == weights
+
+    asking.take(analysing.weigh({**asking.values, "analyse_amount": 99}))
+    assert "expected 1 to" in asking.values["analyse_weights"]
+    assert 'data-weights=""' in asking.values["analyse_map"]
+
+
+def test_norms_need_no_model_and_no_prompt(analysing, asking, host):
+    host.loaded = None
+    asking.values |= {"analyse_method": "norms", "analyse_prompts": ""}
+    asking.run(analysing.start(asking.values))
+    assert "one picture alone" in asking.values["analyse_head"]
+
+
+def test_cancelling_ends_it(analysing, asking):
+    asking.values |= {"analyse_method": "exact", "analyse_seeds": "0,1,2,3"}
+    for changes in analysing.start(asking.values):
+        asking.take(changes)
+        if "of" in str(changes.get("analyse_status", "")):
+            analysing.cancel(asking.values)
+    assert "Cancelled" in asking.values["analyse_status"]
+    assert "analyse_bars" not in asking.values
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"analyse_lora": None}, "no LoRA is chosen"),
+        ({"analyse_lora": "../../etc/passwd"}, "there is no LoRA"),
+        ({"analyse_prompts": " \n"}, "no prompt: expected at least one"),
+        ({"analyse_seeds": "1,x"}, "expected whole numbers with commas"),
+        ({"analyse_seeds": ""}, "seeds (): expected"),
+        ({"analyse_kind": BOX, "analyse_box": "1,2"}, "expected left,top,right,bottom"),
+        ({"analyse_kind": DRAWN}, "nothing is drawn"),
+        ({"analyse_kind": FILE}, "no mask file is chosen"),
+        ({"analyse_kind": WORD, "analyse_word": "<hat>"}, "&lt;hat&gt;"),
+        ({"analyse_method": "guess"}, "expected one of exact"),
+    ],
+)
+def test_bad_input_is_said(analysing, asking, change, said):
+    asking.values |= change
+    asking.run(analysing.start(asking.values))
+    assert "blocktrain-failure" in asking.values["analyse_status"]
+    assert said in asking.values["analyse_status"]
+
+
+def test_a_mask_file_and_one_that_is_none(analysing, asking, tmp_path):
+    mask = Image.new("L", (64, 64))
+    ImageDraw.Draw(mask).rectangle((0, 0, 31, 63), fill=255)
+    mask.save(tmp_path / "mask.png")
+    asking.values |= {"analyse_kind": FILE, "analyse_mask": tmp_path / "mask.png"}
+    asking.run(analysing.start(asking.values))
+    assert analysing._results[asking.values["analyse_found"]].first.canvas == 0.5
+    (tmp_path / "mask.png").write_text("no picture")
+    asking.run(analysing.start(asking.values))
+    assert "expected a picture as the mask" in asking.values["analyse_status"]
+
+
+def test_similar_loras_with_reasons(analysing, asking, host):
+    (host.lora_dirs[0] / "broken.safetensors").write_bytes(b"x")
+    asking.take(analysing.similar(asking.values))
+    assert "robot" in asking.values["analyse_similar"]
+    assert "blocks alike" in asking.values["analyse_similar"]
+    assert "broken: " in asking.values["analyse_similar"]
+
+
+def test_what_is_painted_becomes_a_mask(analysing, asking):
+    """A broad line down the left half's middle, and what is no stroke."""
+    asking.values |= {"analyse_kind": DRAWN, "analyse_painted": "[[0.25, 0.25, 0, 0.25, 1]]"}
+    asking.run(analysing.start(asking.values))
+    assert analysing._results[asking.values["analyse_found"]].first.canvas == pytest.approx(0.5, abs=0.13)
+    assert painted(" ") is painted("[]") is None
+    for wrong in ("x", "3", "[3]", "[[0.1]]", "[[0.1, 2, 0]]", '[["a", 0, 0]]', "[[0.1, NaN, 0]]", "[" * 9999):
+        with pytest.raises(ValueError, match="expected lists of a radius"):
+            painted(wrong)
+    with pytest.raises(ValueError, match="use a wider brush"):
+        painted("[" * 200_000)
+
+
+def test_markup_in_names_is_text():
+    from tests.analysis.test_results import analysis
+
+    named = analysis(notices=("<i>note</i>",))
+    object.__setattr__(named, "name", "<b>robot</b>")
+    for shown in (analyse_html.heading(named), analyse_html.bars(named), analyse_html.table(named)):
+        assert "<b>" not in shown
+        assert "<i>" not in shown
+    assert json.dumps(named.to_json())

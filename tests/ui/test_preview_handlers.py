@@ -1,0 +1,360 @@
+"""Drawing, cancelling, saving, loading and baking, on a host whose pictures tell what they were made of."""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import pytest
+
+from lib_blocktrain.hosts.host import OutOfMemory
+from lib_blocktrain.networks.files import read_network
+from lib_blocktrain.ui.lora_controls import weight_name
+from lib_blocktrain.ui.preview_handlers import PreviewHandlers
+from lib_blocktrain.workspace import jobs as jobs_module
+from lib_blocktrain.workspace.drawing import PreviewRenderer
+from lib_blocktrain.workspace.images import read_png
+from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS
+from tests.fakes import SDXL_LAYERS, write_lora
+
+
+def sources(page) -> list[str]:
+    return re.findall(r'<img [^>]*src="([^"]+)"', page.values["pictures"])
+
+
+def compare(preview, page):
+    return page.run(preview.compare(page.values))
+
+
+def test_three_pictures_as_they_come(preview, page):
+    page.values["w_IN04"] = 0.5
+    answers = compare(preview, page)
+    counts = [answer["pictures"].count("<img") for answer in answers if "pictures" in answer]
+    assert counts == [0, 1, 2, 3]
+    assert len(set(sources(page))) == 3
+    assert "3 of 3 pictures drawn, seed 7" in page.values["status"]
+    assert page.properties["cancel"]["interactive"] is False
+
+
+def test_a_moved_slider_draws_the_third_only(host, preview, page, monkeypatch):
+    from lib_blocktrain.workspace import lora_index
+
+    reads = []
+    read = lora_index.read_network
+    monkeypatch.setattr(lora_index, "read_network", lambda path: reads.append(path) or read(path))
+    page.values["w_IN04"] = 0.5
+    compare(preview, page)
+    first = sources(page)
+    page.values["w_IN04"] = 0.6
+    compare(preview, page)
+    second = sources(page)
+    assert second[:2] == first[:2]
+    assert second[2] != first[2]
+    assert len(host.requests) == 4
+    assert len(reads) == 1
+    assert "1 of 3 pictures drawn" in page.values["status"]
+    compare(preview, page)
+    assert "0 of 3 pictures drawn, seed 7: they are known from before" in page.values["status"]
+
+
+def test_all_weights_0_is_the_first_picture_drawn_again(host, preview, page):
+    for block_id in WEIGHT_IDS:
+        page.values[weight_name(block_id)] = 0.0
+    compare(preview, page)
+    pixels = [set(p.picture.getdata()) for p in preview._results[page.values["job"]].values()]
+    assert pixels[0] == pixels[2] != pixels[1]
+    assert len(host.requests) == 3  # drawn, not taken from the first
+
+
+def test_a_changed_file_is_drawn_again(host, preview, page):
+    compare(preview, page)
+    write_lora(host.lora_dirs[0] / "robot.safetensors", SDXL_LAYERS | {"x": "lora_unet_input_blocks_4_1_proj_in"})
+    compare(preview, page)
+    assert "robot is for sdxl" in page.values["status"]
+
+
+def test_without_a_lora_there_is_one_picture(desk, preview, page):
+    page.values["loras"] = []
+    page.take(desk.choose(page.values))
+    compare(preview, page)
+    assert len(sources(page)) == 1
+
+
+def test_the_ticks_count(host, preview, page):
+    """A preview between a tick and its answer draws what is ticked."""
+    page.values["loras"] = ["style"]
+    compare(preview, page)
+    assert {p.network.name for request in host.requests for p in request.placements} == {"style"}
+
+
+def test_two_loras_act_together(host, desk, preview, page):
+    page.values["loras"] = ["robot", "style"]
+    page.take(desk.choose(page.values))
+    page.values |= {"w_OUT03": 0.0, "strength": 0.5}
+    compare(preview, page)
+    at_1, weighted = host.requests[1:]
+    assert [(p.network.name, p.multiplier, p.weights["OUT03"]) for p in at_1.placements] == [
+        ("robot", 1.0, 1.0),
+        ("style", 0.5, 1.0),
+    ]
+    assert [(p.network.name, p.multiplier, p.weights["OUT03"]) for p in weighted.placements] == [
+        ("robot", 1.0, 1.0),
+        ("style", 0.5, 0.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("steps", None, "steps None"),
+        ("steps", 2.5, "whole number"),
+        ("seed", -2, "seed -2"),
+        ("width", 100, "width 100: expected a multiple of 8"),
+        ("cfg", 31, "CFG 31"),
+        ("sampler", "Eular", "expected one of DDIM, Euler"),
+        ("w_IN04", 9, "IN04 = 9"),
+    ],
+)
+def test_refused_before_anything_is_drawn(host, preview, page, name, value, words):
+    page.values[name] = value
+    compare(preview, page)
+    assert words in page.values["status"]
+    assert not host.requests
+
+
+def test_a_random_seed_is_said(host, preview, page):
+    page.values["seed"] = -1
+    compare(preview, page)
+    seeds = {request.seed for request in host.requests}
+    assert len(seeds) == 1
+    assert f"seed {seeds.pop()}" in page.values["status"]
+
+
+def test_what_the_host_says_of_a_picture_stands_there_once(host, preview, page):
+    host.says = "robot: 3 of its modules are left out, e.g. <x>"
+    compare(preview, page)
+    assert page.values["status"].count("left out, e.g. &lt;x&gt;") == 1
+    host.says = None
+    compare(preview, page)  # the same pictures, kept
+    assert page.values["status"].count("left out") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OutOfMemory("too little memory"), "too little memory"),
+        (RuntimeError("shapes do not fit"), "shapes do not fit"),
+        (KeyError("x"), "unexpected KeyError"),
+    ],
+)
+def test_a_failure_is_told_and_the_next_preview_works(host, preview, page, error, words):
+    host.fails = error
+    compare(preview, page)
+    assert words in page.values["status"]
+    assert "blocktrain-failure" in page.values["status"]
+    assert page.properties["cancel"]["interactive"] is False
+    compare(preview, page)
+    assert len(sources(page)) == 3
+
+
+def test_cancel_ends_it_before_the_next_step(host, preview, page):
+    host.gate.clear()
+    generator = preview.compare(page.values)
+    page.take(next(generator))
+    while "step" not in page.values["status"]:
+        page.take(next(generator))
+    assert preview.cancel(page.values) == {}
+    while "Cancelling" not in page.values["status"]:
+        page.take(next(generator))
+    host.gate.set()
+    page.run(generator)
+    assert "Cancelled: 0 of 3 pictures drawn" in page.values["status"]
+    assert len(host.requests) == 1
+    assert preview.cancel(page.values) == {}
+
+
+def test_cancel_ends_it_at_once_while_another_has_the_model(host, preview, page):
+    with host.queued():
+        generator = preview.compare(page.values)
+        while "Waiting" not in page.values.get("status", ""):
+            page.take(next(generator))
+        preview.cancel(page.values)
+        page.run(generator)
+        assert "Cancelled: 0 of 3 pictures drawn" in page.values["status"]
+        assert page.properties["cancel"]["interactive"] is False
+    compare(preview, page)
+    assert len(sources(page)) == 3
+    assert len(host.requests) == 2  # two are alike; none for what was cancelled
+
+
+def test_a_second_click_waits_for_its_turn(host, preview, page):
+    host.gate.clear()
+    first = preview.compare(page.values)
+    job = next(first)["job"]
+    while not host.requests:
+        threading.Event().wait(0.01)
+    second = preview.compare({**page.values, "seed": 8})
+    assert next(second)["job"] != job
+    assert "Waiting" in next(second)["status"]
+    assert len(host.requests) == 1
+    host.gate.set()
+    assert len(page.run(first)) > 3
+    page.run(second)
+    assert "2 of 3 pictures drawn, seed 8" in page.values["status"]
+
+
+def test_a_reader_who_leaves_cancels(host, preview, page):
+    host.gate.clear()
+    generator = preview.compare(page.values)
+    next(generator)
+    while not host.requests:
+        threading.Event().wait(0.01)
+    job = next(iter(preview.jobs._running.values()))
+    generator.close()
+    host.gate.set()
+    with pytest.raises(RuntimeError, match="cancelled"):
+        job.future.result(10)
+    assert len(host.requests) == 1
+
+
+def test_grid_over_presets(host, preview, page):
+    page.values["grid_presets"] = ["NONE", "INALL", "OUTALL"]
+    page.run(preview.compare_presets(page.values))
+    assert len(sources(page)) == 4
+    assert "INALL" in page.values["pictures"]
+    assert [p.weights["OUT03"] for request in host.requests[1:] for p in request.placements] == [0.0, 0.0, 1.0]
+
+
+def test_why_two_pictures_are_one(desk, preview, page):
+    page.run(preview.compare(page.values))
+    assert "every block is at 1" in page.values["status"]
+    desk.shelf.save("SAME", desk.shelf.parse("OUTALL", "sd1").weights)
+    page.values["grid_presets"] = ["OUTALL", "SAME"]
+    page.run(preview.compare_presets(page.values))
+    assert "every block is at 1" not in page.values["status"]
+
+
+@pytest.mark.parametrize(("presets", "words"), [([], "no preset is chosen"), (["NOSUCH"], "unknown preset")])
+def test_grid_refuses(preview, page, presets, words):
+    page.values["grid_presets"] = presets
+    page.run(preview.compare_presets(page.values))
+    assert words in page.values["status"]
+
+
+def test_save_and_load_again(host, desk, preview, page):
+    page.values |= {
+        "prompt": "a fox, <b>red</b>\nsecond line",
+        "negative": "blur: yes",
+        "w_IN04": 0.25,
+        "strength": 0.75,
+    }
+    compare(preview, page)
+    page.take(preview.save(page.values))
+    paths = sorted((host.output_dir / "blocktrain").glob("*.png"))
+    assert [path.stem.split("-", 3)[3] for path in paths] == ["at-1", "weights", "without"]
+    assert read_png(paths[2]).loras == ()
+    wanted = {**page.weights(), "strength": 0.75, "prompt": page.values["prompt"], "negative": "blur: yes", "seed": 7}
+    page.values |= {
+        "prompt": "",
+        "negative": "",
+        "seed": 1,
+        "w_IN04": 1.0,
+        "strength": 1.0,
+        "sampler": "Euler",
+        "steps": 9,
+    }
+    page.values["loras"] = []
+    page.take(desk.choose(page.values))
+    page.take(preview.load({**page.values, "png_file": paths[1]}))
+    assert {**page.weights(), **{name: page.values[name] for name in list(wanted)[26:]}} == wanted
+    assert page.values["loras"] == ["robot"]
+    assert (page.values["sampler"], page.values["steps"], page.values["width"]) == ("DDIM", 3, 64)
+
+
+def test_loading_says_what_is_missing(host, preview, page):
+    compare(preview, page)
+    page.take(preview.save(page.values))
+    path = next((host.output_dir / "blocktrain").glob("*weights.png"))
+    (host.lora_dirs[0] / "robot.safetensors").unlink()
+    preview.desk.library.refresh()
+    page.take(preview.load({**page.values, "png_file": path}))
+    assert "not in the folders: robot" in page.values["status"]
+
+
+def test_loading_another_file_is_refused(preview, page, tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"no picture")
+    page.take(preview.load({**page.values, "png_file": path}))
+    assert "x.png is no PNG" in page.values["status"]
+
+
+def test_nothing_to_save(preview, page):
+    page.take(preview.save(page.values))
+    assert "press Preview first" in page.values["status"]
+
+
+def test_bake(host, monkeypatch, preview, page):
+    page.values |= {"w_IN04": 0.0, "w_OUT03": 0.5, "bake_name": "robot-outs"}
+    monkeypatch.setattr(host.loaded, "architecture", "sd2")  # no base to look layers up in
+    page.run(preview.bake(page.values))
+    baked = read_network(host.lora_dirs[0] / "robot-outs.safetensors")
+    assert set(baked.blocks) == {"OUT03", "BASE"}
+    assert ("robot-outs · SD1 · lora · rank 2 · 1 blocks", "robot-outs") in page.properties["loras"]["choices"]
+    before = baked.path.read_bytes()
+    page.values |= {"w_OUT03": 1.0}
+    page.run(preview.bake(page.values))
+    assert "already" in page.values["bake_status"]
+    assert baked.path.read_bytes() == before
+    page.values["bake_replace"] = True
+    page.run(preview.bake(page.values))
+    assert baked.path.read_bytes() != before
+
+
+def test_bake_is_cancelled_before_anything_is_written(host, preview, page):
+    page.values |= {"w_OUT03": 0.5, "bake_name": "robot-outs", "bake_job": ""}
+    with host.queued():
+        going = preview.bake(page.values)
+        page.take(next(going))
+        page.take(preview.cancel_bake(page.values))
+        page.run(going)
+    assert "Cancelled" in page.values["bake_status"]
+    assert not (host.lora_dirs[0] / "robot-outs.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["", "../robot", "a/b", "a\\b", ".hidden", "con", "a\0b", "x" * 130, "..", "é" * 110])
+def test_bake_names_are_no_paths(host, preview, page, name):
+    page.values["bake_name"] = name
+    before = {path.name for path in host.lora_dirs[0].parent.rglob("*")}
+    page.run(preview.bake(page.values))
+    assert "cannot name a file" in page.values["bake_status"]
+    assert {path.name for path in host.lora_dirs[0].parent.rglob("*")} == before
+
+
+def test_a_page_that_waits_hears_that_the_work_goes_on(host, preview, page, monkeypatch):
+    monkeypatch.setattr(jobs_module, "SILENCE", 0.05)
+    with host.queued():
+        going = preview.compare(page.values)
+        said = [next(going) for _ in range(5)]
+    assert said[-1] == {}
+    assert "Waiting" in str(said[1]["status"])
+    page.run(going)
+    assert "2 of 3 pictures drawn" in page.values["status"]
+
+
+def test_threads_end(preview, page):
+    before = set(threading.enumerate())
+    compare(preview, page)
+    assert {thread.name.split("_")[0] for thread in set(threading.enumerate()) - before} >= {"blocktrain"}
+    preview.jobs.close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_waiting_says_who_has_the_model(host, desk, library, jobs, page):
+    page.values["w_IN04"] = 0.5
+    preview = PreviewHandlers(host, desk, PreviewRenderer(host, library), jobs, lambda: "<b>robot")
+    with host.queued():
+        changes = preview.compare(page.values)
+        said = [next(changes)["status"], next(changes)["status"]]
+    page.run(changes)
+    assert "Waiting for the model: &lt;b&gt;robot is trained on it" in said[1]
+    assert "3 of 3 pictures drawn" in page.values["status"]

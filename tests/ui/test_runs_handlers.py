@@ -1,0 +1,198 @@
+"""The place Runs without a page: what it tells, and only when it has changed; the curves; what the buttons do."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers")
+
+from PIL import Image
+
+from lib_blocktrain.runner import Runner
+from lib_blocktrain.training.config import load
+from lib_blocktrain.training.runs import create
+from lib_blocktrain.ui import form
+from lib_blocktrain.ui.curves import chart
+from lib_blocktrain.ui.history import Growing, read_history, thinned
+from lib_blocktrain.ui.runs_handlers import RunsHandlers
+from lib_blocktrain.ui.train_handlers import TrainHandlers
+from tests.fakes import Page, write_lora
+
+READY = Path(__file__).resolve().parent.parent.parent / "demo" / "runs"
+ROWS = (
+    {"step": 0, "event": "started"},
+    {"step": 1, "loss": 0.5, "smoothed": 0.5, "lr": 1e-3, "seconds_a_step": 0.5},
+    {"step": 1, "norms": {"OUT09": 1.0, "IN<b>": 2.0}, "gradients": {"OUT09": 0.1}, "shares": {"OUT09": 0.25}},
+    {"step": 2, "loss": "nan", "smoothed": 0.4, "lr": 1e-3, "validation": 0.3},
+    {"step": 2, "sample": "000002-00.png", "prompt": "<script>a robot</script>"},
+    {"step": 2, "sample": "../../../secret.png", "prompt": "outside"},
+    {"step": 2, "event": "diverged", "reason": "the loss is <b>nan</b>"},
+)
+
+
+@pytest.fixture
+def watching(host, desk):
+    runner = Runner(host)
+    yield RunsHandlers(host, desk, runner, TrainHandlers(host, desk, runner, READY))
+    runner.close()
+
+
+@pytest.fixture
+def run(host):
+    """A run as another session left it."""
+    run = create(replace(load(READY / "2-robot-out.json"), steps=4), host.output_dir / "runs" / "robot-1")
+    for row in ROWS:
+        run.add_metrics(row)
+    (run.folder / "samples").mkdir()
+    Image.new("RGB", (64, 64), "green").save(run.folder / "samples" / "000002-00.png")
+    Image.new("RGB", (64, 64), "red").save(host.output_dir.parent / "secret.png")
+    return run
+
+
+@pytest.fixture
+def opened(watching):
+    page = Page()
+    page.values |= {"runs_chosen": "", "runs_shown": {}, "runs_list": None, "runs_weights": "", "runs_message": ""}
+    page.values["runs_file"] = "result"
+    page.take(watching.open(page.values))
+    return page
+
+
+def test_nothing_yet(opened):
+    assert "There is no run yet" in opened.values["runs_head"]
+    assert opened.properties["runs_again"]["interactive"] is False
+
+
+def test_a_run_found_on_disk_is_shown(run, opened):
+    values = opened.values
+    assert values["runs_chosen"] == "robot-1"
+    assert opened.properties["runs_list"]["choices"] == [("robot-1 · diverged · 2/4", "robot-1")]
+    assert "step 2 of 4" in values["runs_head"]
+    assert "the loss is &lt;b&gt;nan&lt;/b&gt;" in values["runs_head"]
+    assert values["runs_samples"].count("<img") == 1  # a name that is no sample's opens no file
+    for part in ("runs_head", "runs_samples", "runs_curves", "runs_events"):
+        assert "<b>nan" not in values[part]
+        assert "<script" not in values[part]
+        assert "<b>" not in values[part].replace("<b>robot-1</b>", "")
+    assert values["runs_curves"].count("<svg") == 6
+    assert 'data-block="OUT09"' in values["runs_map"]
+    can = {name for name in opened.properties if opened.properties[name].get("interactive")}
+    assert {"runs_resume", "runs_again"} <= can
+    assert not {"runs_stop", "runs_pause", "runs_preview"} & can
+
+
+def test_only_what_has_changed_is_told(run, watching, opened):
+    assert set(opened.take(watching.look(opened.values))) == {"runs_shown", "runs_beat"}
+    run.add_metrics({"step": 3, "loss": 0.1, "smoothed": 0.3})
+    told = opened.take(watching.look(opened.values))
+    assert {"runs_head", "runs_curves"} <= set(told)
+    assert "runs_samples" not in told
+
+
+def test_the_buttons_say_what_cannot_be_done(run, watching, opened):
+    for press, said in (
+        (watching.stop, "there is nothing to stop"),
+        (watching.weigh, "is not being trained"),
+        (watching.preview, "has no LoRA yet"),
+    ):
+        opened.values["runs_weights"] = "OUT=1"
+        opened.take(press(opened.values))
+        assert said in opened.values["runs_message"]
+    opened.values["runs_chosen"] = "../runs/robot-1"
+    opened.take(watching.resume(opened.values))
+    assert "there is no run" in opened.values["runs_message"]
+
+
+def test_run_again_fills_the_form(run, watching, opened):
+    told = opened.take(watching.again(opened.values))
+    assert told["places"] == {"selected": "Train"}
+    assert form.config_of(opened.values, opened.values["train_rest"]) == run.config
+
+
+def test_preview_it(run, watching, opened, host, library):
+    opened.take(watching.desk.open(opened.values))
+    write_lora(host.lora_dirs[0] / "robot-out.safetensors")
+    run.add_metrics({"step": 2, "published": "robot-out.safetensors"})
+    opened.take(watching.look(opened.values))
+    assert opened.properties["runs_preview"]["interactive"] is True
+    told = opened.take(watching.preview(opened.values))
+    assert told["places"] == {"selected": "Preview"}
+    assert "robot-out and its weights are on the sliders: press Preview" in told["status"]
+    assert opened.values["loras"] == ["robot-out"]
+    assert set(opened.weights().values()) == {1.0}
+    (host.lora_dirs[0] / "robot-out.safetensors").unlink()
+    opened.take(watching.preview(opened.values))
+    assert "robot-out.safetensors is not in" in opened.values["runs_message"]
+
+
+def test_curves_are_the_numbers():
+    """The line's ends are where the least and the largest value stand: read back from the picture."""
+    history = read_history(ROWS)
+    assert history.curves["loss"] == [(1, 0.5)]
+    points = [(step, 1.0 / step) for step in range(1, 5001)]
+    assert thinned(points, 100)[-1][0] == 5000
+    assert len(thinned(points, 100)) == 100
+    drawn = chart("loss", {"loss": [(0, 1.0), (5, 3.0), (10, 2.0)]})
+    places = [tuple(map(float, place.split(","))) for place in re.search(r'points="([^"]+)"', drawn)[1].split()]
+    (x0, low), (x1, high), (x2, middle) = places
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)
+    assert low - middle == pytest.approx(middle - high, abs=0.2)
+    assert ">3<" in drawn
+    assert ">1<" in drawn
+    assert chart("loss", {"loss": []}) == ""
+    assert "NaN" not in chart("flat", {"lr": [(1, 0.0)]})
+
+
+def test_a_history_grows_with_its_run(tmp_path):
+    """Read bit by bit it is that of the whole file, also after the run went back to what was saved."""
+    run = create(load(READY / "2-robot-out.json"), tmp_path / "run")
+    growing = Growing(run)
+    for row in ROWS:
+        run.add_metrics(row)
+        assert growing.now() == read_history(run.metrics())
+    shown = growing.now()
+    before = len(shown.curves["loss"])
+    run.add_metrics({"step": 9, "loss": 0.5, "norms": {"IN04": 1.0}})
+    growing.now()
+    assert len(shown.curves["loss"]) == before  # what one page draws does not grow when another asks
+    assert "IN04" not in shown.by_block["norms"]
+    run.forget_after(1)
+    assert growing.now() == read_history(run.metrics())
+    assert growing.now().curves["loss"]
+
+
+def test_a_long_history_is_thinned():
+    """Of a curve of many steps there stay so many points as can be told apart, from the first step to the last."""
+    rows = [{"step": step, "loss": float(step), "norms": {"OUT09": 1.0}} for step in range(1, 5001)]
+    history = read_history(rows)
+    for points in (history.curves["loss"], history.by_block["norms"]["OUT09"]):
+        assert 400 < len(points) <= 1000
+        assert points[-1][0] == 5000
+    assert all(step - 15 <= value <= step for step, value in history.curves["loss"])
+
+
+def test_preview_what_was_saved_on_the_way(run, watching, opened, host):
+    opened.take(watching.desk.open(opened.values))
+    for step in (1, 250):
+        write_lora(run.checkpoint(step), ss_output_name=f"at {step}")
+    opened.take(watching.look(opened.values))
+    assert opened.properties["runs_file"]["choices"] == ["result", "step 250", "step 1"]
+    assert opened.properties["runs_preview"]["interactive"] is True  # though the run has no result yet
+    opened.values["runs_file"] = "step 250"
+    for _ in range(2):  # the second time it is there already
+        told = opened.take(watching.preview(opened.values))
+        assert told["places"] == {"selected": "Preview"}
+        assert opened.values["loras"] == [run.checkpoint(250).stem]
+    assert (host.lora_dirs[0] / run.checkpoint(250).name).read_bytes() == run.checkpoint(250).read_bytes()
+    assert len(list(host.lora_dirs[0].glob(f"{run.config.name}*.safetensors"))) == 1
+    opened.values["runs_file"] = "result"
+    assert "has no LoRA yet" in watching.preview(opened.values)["runs_message"]
+    opened.values["runs_file"] = "step 1"
+    run.checkpoint(1).unlink()
+    assert "expected one of result, step 250" in watching.preview(opened.values)["runs_message"]
+    opened.take(watching.choose({**opened.values, "runs_list": run.folder.name}))
+    assert opened.values["runs_file"] == "result"

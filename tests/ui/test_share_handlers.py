@@ -1,0 +1,175 @@
+"""What is copied, pasted, exported and imported, as a page would do it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lib_blocktrain.ui.share_handlers import FORMS, ShareHandlers
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_strings import parse
+from lib_blocktrain.weights.presets import from_link
+from lib_blocktrain.workspace.preset_store import PresetStore
+
+
+@pytest.fixture
+def sharing(desk):
+    return ShareHandlers(desk)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0", ["17 values for SD1", "OUT03-OUT05 = 1", "set to 0"]),
+        ("NAME:*=0.5", ["ranges", "NAME"]),
+        ("OUTALL", ["preset", "OUTALL"]),
+    ],
+)
+def test_paste_says_what_it_understands(sharing, page, text, words):
+    page.values["paste"] = text
+    page.take(sharing.explain(page.values))
+    assert all(word in page.values["understood"] for word in words)
+    assert page.properties["apply"]["interactive"]
+
+
+def test_paste_points_at_the_character(sharing, page):
+    page.values["paste"] = "NAME:1,0,huh" + ",0" * 14
+    answer = sharing.explain(page.values)
+    line, caret = answer["understood"].split("<pre")[1].split(">")[1].split("</pre")[0].split("\n")
+    assert line[caret.index("^") :].startswith("huh")
+    assert not answer["apply"]["interactive"]
+
+
+def test_paste_out_of_range_is_said(sharing, page):
+    page.values["paste"] = "OUT03=7"
+    answer = sharing.explain(page.values)
+    assert "OUT03 = 7.0: expected a number from -1 to 2" in answer["understood"]
+    before = page.weights()
+    page.take(sharing.apply(page.values))
+    assert page.weights() == before
+
+
+def test_markup_is_text(sharing, page):
+    page.values["paste"] = "<img src=x onerror=alert(1)>"
+    answer = sharing.explain(page.values)
+    assert "<img" not in answer["understood"]
+    assert "&lt;img" in answer["understood"]
+
+
+def test_save_copy_paste(desk, sharing, page):
+    page.values |= {"w_IN04": 0.3, "w_OUT03": -0.5, "preset_name": "mine"}
+    page.take(desk.save(page.values))
+    assert page.values["preset"] == "mine"
+    page.take(sharing.copy(page.values))
+    line = page.values["line"]
+    assert line.startswith("mine:")
+    page.take(sharing.copy({**page.values, "w_IN04": 0.4}))
+    assert not page.values["line"].startswith("mine")
+    assert "the preset mine has other weights" in page.values["preset_message"]
+    page.take(desk.use_preset({**page.values, "preset": "ALL"}))
+    assert page.values["w_IN04"] == 1
+    page.values["paste"] = line
+    page.take(sharing.apply(page.values))
+    assert (page.values["w_IN04"], page.values["w_OUT03"]) == (0.3, -0.5)
+
+
+@pytest.mark.parametrize("name", ["a:b", "a#b", "a | b"])
+def test_a_line_to_share_reads_back(sharing, page, name):
+    page.values["preset_name"] = name
+    answer = sharing.copy(page.values)
+    assert "blocktrain-failure" in answer["preset_message"]
+    assert "line" not in answer
+
+
+def test_import_of_lbws_file(sharing, page, tmp_path):
+    path = tmp_path / "lbwpresets.txt"
+    path.write_text(
+        "FACE2:1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0\nALL:1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,0\nBAD:1,2\nINS:1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0\n"
+    )
+    page.take(sharing.take_file({**page.values, "preset_file": path}))
+    assert "1 presets added" in page.values["preset_message"]
+    assert "line 3" in page.values["preset_message"]
+    assert "ALL is here already" in page.values["preset_message"]
+    assert "INS is here" not in page.values["preset_message"]
+    assert "FACE2" in page.properties["preset"]["choices"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_reads_back_as_the_weights(sharing, page, form):
+    page.values |= {"form": form, "preset_name": "Müller & co 50 %", "w_IN04": 0.3, "w_OUT03": 0.125, "w_M00": 0}
+    page.take(sharing.copy(page.values))
+    text = page.values["line"]
+    page.values |= {"w_IN04": 1.0, "w_OUT03": 1.0, "w_M00": 1.0, "preset_name": ""}
+    page.values["paste"] = f"http://127.0.0.1:7870/{text}" if form == "link" else text
+    page.take(sharing.explain(page.values))
+    assert page.properties["apply"]["interactive"]
+    assert page.values["understood"].startswith('<div class="blocktrain-seen"><svg')
+    page.take(sharing.apply(page.values))
+    assert [page.values[name] for name in ("w_IN04", "w_OUT03", "w_M00")] == [0.3, 0.125, 0]
+    assert page.values["preset_name"] == ("Müller & co 50 %" if form in ("line", "link") else "")
+    if form == "JSON":
+        assert BlockWeights.from_json(json.loads(text)).values["IN04"] == 0.3
+    if form == "link":
+        assert text.startswith("#blocktrain=")
+        assert text.isascii()
+        assert " " not in text
+
+
+def test_weights_without_an_equivalent_are_refused(sharing, page):
+    page.values |= {"form": "kohya", "w_OUT03": -0.5}
+    assert "OUT03 = -0.5: a learning rate cannot be negative" in sharing.copy(page.values)["preset_message"]
+
+
+def test_the_share_of_the_canvas_goes_along_while_the_weights_are_its(desk, sharing, page):
+    page.values |= {"paste": "face:OUT03=1,IN04=0.5,BASE=1|arch=sd1 canvas=0.12", "form": "line"}
+    page.take(sharing.apply(page.values))
+    page.take(sharing.copy(page.values))
+    assert parse(page.values["line"], "sd1").canvas == 0.12
+    page.take(desk.save(page.values))
+    page.values["paste"] = ""
+    assert desk.shelf.parse("face", "sd1").canvas == 0.12
+    page.take(sharing.copy(page.values))  # the preset that was saved is chosen
+    assert parse(page.values["line"], "sd1").canvas == 0.12
+    page.values["preset_name"] = ""
+    page.take(sharing.copy(page.values))
+    assert page.values["line"].startswith("face:")
+    page.values["w_OUT03"] = 0.9  # the menu still says face, and these are other weights
+    page.take(sharing.copy(page.values))
+    assert parse(page.values["line"], "sd1").canvas is None
+    assert "face" not in page.values["line"]
+
+
+def test_an_exported_file_is_taken_over_whole(desk, sharing, page, tmp_path):
+    said = sharing.export(page.values)
+    assert "no preset of your own yet" in said["preset_message"]
+    desk.shelf.own.path.write_text(
+        "# mine\nface:OUT03=1|arch=sd1 canvas=0.12  # the face, from a crop\nxl:*=0.5|arch=sdxl\nboth:OUT=1\n", "utf-8"
+    )
+    page.take(sharing.export(page.values))
+    assert "3 presets of your own" in page.values["preset_message"]
+    path = tmp_path / "blocktrain-presets.txt"
+    path.write_text(page.values["export"], "utf-8")
+    other = PresetStore(lambda: tmp_path / "other.txt")
+    count, problems = other.take(path)
+    assert (count, problems) == (3, ())
+    assert other.own.read().presets == desk.shelf.own.read().presets
+    assert other.own.read().presets["face"].purpose == "the face, from a crop"
+
+
+def test_what_was_deleted_can_be_pasted_back(desk, sharing, page):
+    page.values |= {"preset_name": "mine", "w_IN04": 0.3}
+    page.take(desk.save(page.values))
+    page.take(desk.delete(page.values))
+    page.values |= {"paste": page.values["preset_message"].split("paste ")[1].split("</p>")[0], "w_IN04": 1.0}
+    page.take(sharing.apply(page.values))
+    assert page.values["w_IN04"] == 0.3
+    assert page.values["preset_name"] == "mine"
+
+
+def test_a_bad_link_is_shown_as_it_was_read(sharing, page):
+    page.values["paste"] = "#blocktrain=FACE:1,0,o%6Fps"
+    shown = sharing.explain(page.values)["understood"]
+    line, caret = shown.split("<pre")[1].split(">")[1].split("</pre")[0].split("\n")
+    assert line[caret.index("^") :].startswith("oops")
+    assert from_link("NAME:1,2 # no link") == "NAME:1,2 # no link"

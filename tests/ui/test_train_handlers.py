@@ -1,0 +1,268 @@
+"""The place Train without a page: the form there and back, what is found, what it costs, and the start."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers")
+
+from PIL import Image
+
+from lib_blocktrain.hosts.host import NoModel
+from lib_blocktrain.training.config import FolderConfig, NetworkConfig, RunConfig, load
+from lib_blocktrain.training.config_json import ConfigError, write
+from lib_blocktrain.training.pace import Pace
+from lib_blocktrain.ui import form
+from lib_blocktrain.ui import train_handlers as module
+from lib_blocktrain.ui.train_handlers import TrainHandlers
+from lib_blocktrain.weights.preset_strings import parse
+from tests.fakes import Page
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+READY = ROOT / "demo" / "runs"
+
+
+class Asked:
+    """A runner that is only asked."""
+
+    def __init__(self, folder):
+        self.folder, self.configs = folder, []
+
+    def add(self, config):
+        self.configs.append(config)
+        return type("Added", (), {"folder": self.folder / config.name})
+
+    def runs(self):
+        return []
+
+    def queue(self):
+        return [type("Waiting", (), {"folder": self.folder / config.name}) for config in self.configs]
+
+
+@pytest.fixture(scope="session")
+def model(random_model):
+    from lib_blocktrain.hosts.standalone import load_demo
+
+    return load_demo(random_model)
+
+
+@pytest.fixture
+def training(host, desk, model, tmp_path):
+    host.loaded = model
+    return TrainHandlers(host, desk, Asked(tmp_path), READY)
+
+
+@pytest.fixture
+def filled(training):
+    """The form with the first ready run in it."""
+    page = Page()
+    page.values |= {**form.defaults(), "train_rest": {}, "train_preset": None, "train_ready": "1-robot"}
+    page.take(training.load_ready(page.values))
+    return page
+
+
+@pytest.mark.parametrize("path", sorted(READY.glob("*.json")), ids=lambda path: path.stem)
+def test_there_and_back(path):
+    config = load(path)
+    assert form.config_of(form.values_of(config), {}) == config
+
+
+def test_what_has_no_widget_is_kept(tmp_path):
+    folders = (
+        FolderConfig(str(tmp_path), repeats=3, mask_folder="masks"),
+        FolderConfig(str(tmp_path / "reg"), regularisation=True, class_caption="a photo"),
+    )
+    config = load(READY / "1-robot.json")
+    config = replace(
+        config,
+        dataset=replace(config.dataset, folders=folders),
+        network=NetworkConfig(block_ranks={"OUT09": 8}, elements={"attn2": 0.5}, weights={"architecture": "sd1"}),
+    )
+    with pytest.raises(ValueError, match="expected 'architecture', 'weights'"):
+        form.values_of(config)
+    config = replace(config, network=replace(config.network, weights="OUT=1"))
+    assert form.config_of(form.values_of(config), write(config)) == config
+    assert form.config_of(form.values_of(config), {}) != config
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("train_network_rank", 2.5, "network.rank = 2.5: expected a whole number"),
+        ("train_network_rank", None, "network.rank = None: expected a whole number"),
+        ("train_dataset_size", "big", "dataset.size = 'big': expected a number, or nothing"),
+        ("train_dataset_size", "100", "size = 100: expected a multiple of 8"),
+        ("train_optimizer_arguments", "betas", "'betas': expected name=value"),
+        ("train_name", "../../x", "name = '../../x': expected a file's name"),
+        ("train_name", "", "has no name yet"),
+        ("train_dataset_folders", " ", "no folder of pictures yet"),
+        ("train_loss_kind", "l3", "loss.kind = 'l3': expected one of l2"),
+    ],
+)
+def test_bad_values_are_named(name, value, said):
+    values = {**form.values_of(load(READY / "1-robot.json")), name: value}
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        form.config_of(values, {})
+
+
+def test_what_was_found(training, filled, tmp_path):
+    filled.take(training.look(filled.values))
+    assert "<dt>pictures</dt><dd>" in filled.values["train_dataset"]
+    assert "robot" in filled.values["train_dataset"]
+
+    folder = tmp_path / "3_<b>thing"
+    folder.mkdir()
+    Image.new("RGB", (64, 64)).save(folder / "a.png")
+    (folder / "a.txt").write_text("<i>tag</i>, thing", "utf-8")
+    (folder / "broken.png").write_bytes(b"no picture")
+    filled.values |= {"train_dataset_folders": str(folder), "train_name": ""}
+    filled.take(training.look(filled.values))
+    said = filled.values["train_dataset"]
+    assert "1, 3 with their repeats" in said
+    assert "&lt;i&gt;tag&lt;/i&gt;" in said
+    assert "broken.png" in said
+    assert "<i>" not in said
+    assert "<b>" not in said
+    assert filled.values["train_name"] == "<b>thing"
+
+
+def test_the_cost_follows_the_weights(training, filled, monkeypatch):
+    monkeypatch.setattr(module, "free_memory", lambda: 10_000.0)
+    times = {}
+    for text in ("ALL", "OUT09-OUT11=1"):
+        filled.values["train_network_weights"] = text
+        filled.take(training.weigh(filled.values))
+        assert "Understood as" in filled.values["train_understood"]
+        times[text] = float(re.search(r"a step takes ([\d.]+)", filled.values["train_estimate"])[1])
+    assert times["ALL"] == 1
+    assert 0.4 < times["OUT09-OUT11=1"] < 0.8
+    assert "stops at OUT09" in filled.values["train_estimate"]
+    assert "shows once a run has begun" in filled.values["train_estimate"]
+    monkeypatch.setattr(module, "pace_of", lambda *_: Pace("earlier", 10.0, 2.0))
+    filled.take(training.weigh(filled.values))
+    assert "as earlier went" in filled.values["train_estimate"]
+    monkeypatch.setattr(module, "free_memory", lambda: 1.0)
+    filled.take(training.weigh(filled.values))
+    assert "blocktrain-failure" in filled.values["train_estimate"]
+    assert ": choose " in filled.values["train_estimate"] or "no choice" in filled.values["train_estimate"]
+    filled.values["train_network_weights"] = "OUT=oops"
+    filled.take(training.weigh(filled.values))
+    assert "oops" in filled.values["train_understood"]
+    assert filled.values["train_estimate"] == ""
+
+
+def test_weights_from_the_sliders(training, filled):
+    filled.values["w_OUT05"] = 0.5
+    filled.take(training.from_sliders(filled.values))
+    assert filled.values["train_network_weights"].endswith("| arch=sd1")
+    filled.take(training.start(filled.values))
+    assert "1,1,1,1,1,0.5,1" in training.runner.configs[0].network.weights
+    filled.values["w_OUT05"] = -0.5
+    filled.take(training.from_sliders(filled.values))
+    filled.take(training.start(filled.values))
+    assert "OUT05 = -0.5: expected 0 to 2 in training" in filled.values["train_message"]
+
+
+def test_weights_for_another_share_of_the_picture_are_said_before_and_at_the_start(training, filled, tmp_path):
+    folder = tmp_path / "3_thing"
+    folder.mkdir()
+    for name in "ab":
+        Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
+        mask = Image.new("L", (64, 64))
+        mask.paste(255, (0, 0, 32, 64))  # half of the picture
+        mask.save(folder / f"{name}.mask.png")
+    filled.values |= {"train_dataset_folders": str(folder), "train_dataset_size": "64"}
+    for share, warned in (("0.1", True), ("0.4", False)):
+        training.desk.shelf.own.path.write_text(f"face:OUT=1|arch=sd1 canvas={share}\n", "utf-8")
+        filled.take(training.use_preset({**filled.values, "train_preset": "face"}))
+        assert filled.values["train_network_weights"].endswith(f"canvas={share}")
+        filled.take(training.look(filled.values))
+        filled.take(training.start(filled.values))
+        for place in ("train_dataset", "train_message"):
+            said = f"found for a feature that fills {float(share):.0%} of the picture, used for one that fills 50%"
+            assert (said in filled.values[place]) == warned
+    assert [parse(config.network.weights, "sd1").canvas for config in training.runner.configs] == [0.1, 0.4]
+
+
+def test_the_form_begins_with_what_suits_the_model(training, filled, monkeypatch):
+    for architecture, checkpointing in (("sd1", False), ("sdxl", True)):
+        monkeypatch.setattr(training, "_architecture", lambda name=architecture: name)
+        filled.take(training.open(filled.values))
+        assert filled.values["train_checkpointing"] is checkpointing
+        assert filled.values["train_samples_every"] == 100
+        assert filled.values["train_name"] == ""
+
+
+def test_start(training, filled):
+    training.desk.shelf.save("mine", training.desk.shelf.parse("OUT=1", "sd1").weights)
+    filled.values |= {"train_network_weights": "mine"}
+    changes = filled.take(training.start(filled.values))
+    assert changes["places"] == {"selected": "Runs"}
+    assert changes["runs_chosen"] == "robot"
+    # a preset of the user's own is written out: another machine does not know it
+    assert training.runner.configs[0].network.weights == "mine:1,0,0,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1,1,1,1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"train_optimizer_name": "Prodigy", "train_network_meaning": "lr"}, "expected the meaning scale or rank"),
+        ({"train_network_algorithm": "dora"}, "alpha does not scale"),
+        ({"train_network_weights": "NONE"}, "nothing to train"),
+        ({"train_network_weights": "IN00=1"}, "expected a conv_rank above 0"),
+        ({"train_samples_sampler": "Heun"}, "samples.sampler = &#x27;Heun&#x27;: expected one of DDIM, Euler"),
+        ({"train_dataset_folders": "/nowhere"}, "no such folder"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_at_once(training, filled, changes, said):
+    filled.values |= changes
+    filled.take(training.start(filled.values))
+    assert said in filled.values["train_message"]
+    assert training.runner.configs == []
+
+
+def test_without_a_model(training, filled):
+    training.host.loaded = None
+    filled.take(training.weigh(filled.values))
+    assert "no checkpoint is loaded" in filled.values["train_estimate"]
+    filled.take(training.start(filled.values))
+    assert "no checkpoint is loaded" in filled.values["train_message"]
+    with pytest.raises(NoModel):
+        training.host.model()
+
+
+def test_load_file(training, filled, tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text((READY / "2-robot-out.json").read_text("utf-8"), "utf-8")
+    filled.take(training.load_file({"train_file": path}))
+    assert filled.values["train_network_weights"] == "OUT06-OUT11=1"
+    assert "../datasets/robot: choose where that folder lies" in filled.values["train_loaded"]
+    for content, said in ((b"{", "expected a run.json"), (b"\xff", "is no text"), (b'{"nmae": 1}', "did you mean")):
+        path.write_bytes(content)
+        filled.take(training.load_file({"train_file": path}))
+        assert said in filled.values["train_loaded"]
+
+
+def test_from_a_lora_that_was_trained_here(training, filled, library, host):
+    from tests.fakes import write_lora
+
+    run = {**write(replace(load(READY / "2-robot-out.json"), steps=77))}
+    run["dataset"]["folders"][0]["path"] = "robot"
+    record = json.dumps({"version": "0", "run": run})
+    write_lora(host.lora_dirs[0] / "robot.safetensors", ss_blocktrain=record)
+    library.refresh()
+    filled.take(training.desk.open(filled.values))
+    filled.take(training.load_lora(filled.values))
+    assert filled.values["train_steps"] == 77
+    assert filled.values["train_dataset_folders"] == ""
+    assert "a folder “robot”" in filled.values["train_loaded"]
+    write_lora(host.lora_dirs[0] / "robot.safetensors", ss_blocktrain="{")
+    library.refresh()
+    filled.take(training.load_lora(filled.values))
+    assert "was not trained here" in filled.values["train_loaded"]
+    assert isinstance(form.config_of({**filled.values, "train_dataset_folders": str(READY)}, {}), RunConfig)

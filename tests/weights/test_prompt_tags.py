@@ -1,0 +1,159 @@
+"""The prompt tag: what is read, what is refused, and that a picture's parameters bring back what it was made with."""
+
+from __future__ import annotations
+
+import pytest
+
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_strings import PresetStringError, parse
+from lib_blocktrain.weights.presets import Preset
+from lib_blocktrain.weights.prompt_tags import (
+    PageWeights,
+    Steps,
+    TagError,
+    changed,
+    infotext_of,
+    pasted,
+    read_infotext_value,
+    read_tag,
+    renamed,
+    resolve,
+    without,
+)
+
+ALL = BlockWeights.uniform("sd1", 1.0)
+
+
+def given(tag: str, **options) -> BlockWeights | None:
+    return resolve(read_tag(tag.split(":")), "sd1", **options).weights
+
+
+@pytest.mark.parametrize(
+    ("tag", "weights"),
+    [
+        ("face:1:bw=OUTD", parse("OUTD", "sd1").weights),
+        ("face:0.5:lbw=OUTD", parse("OUTD", "sd1").weights),
+        ("face:1:bw=OUT=1,IN=0.5", parse("OUT=1,IN=0.5", "sd1").weights),  # "=" is in there twice
+        ("face:te=1:unet=0.5:bw=" + ",".join(["1"] * 26), ALL),
+        ("face:1", None),
+        ("face:1:start=3", None),
+    ],
+)
+def test_weights_of_a_tag(tag, weights):
+    assert given(tag) == weights
+
+
+def test_the_webui_reads_the_rest():
+    tag = read_tag(["face", "0.8", "bw=OUTD", "te=0.5", "start=2", "dyn=4"])
+    assert tag.plain == ("face", "0.8", "te=0.5", "dyn=4")
+    assert read_tag(tag.items) == tag
+
+
+@pytest.mark.parametrize(
+    ("text", "acting"),
+    [
+        ("start=3", [3, 4, 5]),
+        ("stop=3", [1, 2]),
+        ("step=2-4", [2, 3]),
+        ("start=2:stop=4", [2, 3]),
+        ("start=0", [1, 2, 3, 4, 5]),
+    ],
+)
+def test_steps(text, acting):
+    steps = read_tag(["face", "1", *text.split(":")]).steps
+    assert [step for step in range(1, 6) if step in steps] == acting
+
+
+@pytest.mark.parametrize(
+    ("tag", "said"),
+    [
+        ("face:1:bw=OUTX", "unknown preset 'OUTX'"),
+        ("face:1:bw=1,2,3", "3 values"),
+        ("face:1:bw=", "bw= is empty"),
+        ("face:1:bw=ALL:lbw=NONE", "expected one of them"),
+        ("face:1:bw=ALL:bw=NONE", "bw= is given twice"),
+        ("face:1:bw=ALL:start=x", "start=x"),
+        ("face:1:bw=ALL:step=5", "step=5-10"),
+        ("face:1:bw=ALL:start=5:stop=5", "stop after the start"),
+        ("face:one:bw=ALL", "multiplier=one"),
+        ("face:1:bw=X", "'X'"),
+        ("face:1:bw=R", "'R'"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(tag, said):
+    with pytest.raises((TagError, PresetStringError), match=said):
+        given(tag)
+
+
+def test_lora_block_weight_keeps_its_own_tags():
+    items = ["face", "1", "lbw=NOBODY KNOWS", "start=x"]
+    tag = read_tag(items, reads_lbw=False)
+    assert tag.plain == tuple(items)
+    assert tag.weights is None
+    assert read_tag(["face", "1", "bw=OUTD", "start=2"], reads_lbw=False).steps == Steps(2)
+
+
+def test_random_values_come_from_the_seed_and_are_said():
+    values = "bw=" + ",".join(["R"] * 17)
+    one, again, other = (resolve(read_tag(["face", "1", values]), "sd1", seed=seed) for seed in (1, 1, 2))
+    assert one.weights == again.weights != other.weights
+    assert any("drawn" in notice for notice in one.notices)
+    fixed = resolve(read_tag(one.fixed.items), "sd1")
+    assert fixed.weights == one.weights  # means the same without a seed
+
+
+def test_accordion_and_axes():
+    page = PageWeights("OUTD\nface: INALL")
+    outd, inall, none = (parse(name, "sd1").weights for name in ("OUTD", "INALL", "NONE"))
+    loras = ("face", "hair")
+    assert given("face:1", page=page, loras=loras) == inall
+    assert given("hair:1", page=page, loras=loras) == outd
+    assert given("hair:1:bw=ALL", page=page, loras=loras) == ALL
+    assert given("hair:1:bw=ALL", page=PageWeights(instead="NONE")) == none
+    assert given("hair:1:bw=OUTD", page=PageWeights(changes=("OUT03=0.5", "IN02+OUT09=2"))) == outd.replace(
+        {"OUT03": 0.5, "IN02": 2.0, "OUT09": 2.0}
+    )
+    assert given("hair:1", page=PageWeights(changes=("OUT03=0",))) == ALL.replace(OUT03=0.0)
+
+
+def test_a_shared_line_in_the_accordion_is_for_every_lora():
+    line = "MINE:" + ",".join(["0.5"] * 26)
+    assert given("face:1", page=PageWeights(line), loras=("face",)).base == 0.5
+
+
+def test_changes_keep_what_they_do_not_name():
+    weights = parse("1,0.25,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0 | rest=0.5", "sd1").weights
+    assert changed(weights, "MID=0.5") == weights.replace(M00=0.5)
+    assert changed(ALL, "BASE=0").base == 0
+    off = changed(changed(changed(ALL, "IN=0"), "OUT=0"), "MID+BASE=0")
+    assert off.off
+    with pytest.raises(PresetStringError, match="IN99"):
+        changed(weights, "IN99=0")
+
+
+def test_infotext_round_trip():
+    resolved = [
+        resolve(read_tag(f"{name}:1:bw={weights}".split(":")), "sd1")
+        for name, weights in (("a; b", "OUTD"), ("c", "ALL"))
+    ]
+    value = infotext_of(resolved)
+    assert read_infotext_value(value) == {"a; b": resolved[0].weights.to_line(), "c": ALL.to_line()}
+    assert infotext_of([resolve(read_tag(["a", "1"]), "sd1")]) is None
+
+
+def test_pasting_brings_back_the_values():
+    presets = {"MINE": Preset("MINE", ("sd1",), "1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0")}
+    mine = parse("MINE", "sd1", presets=presets).weights.to_line()
+    other = ALL.replace(OUT03=0.3).to_line()
+    prompt = "cat <lora:a:1:bw=MINE> (x:1.2) <lora:b:0.5:lbw=R,R:start=2> <lora:c:1> <lora:d:1>"
+    value = f"a: {mine}; b: {other}; c: {other}"
+    expected = f"cat <lora:a:1:bw=MINE> (x:1.2) <lora:b:0.5:bw={other}:start=2> <lora:c:1:bw={other}> <lora:d:1>"
+    assert pasted(prompt, value, presets) == expected
+    changed_presets = {"MINE": Preset("MINE", ("sd1",), "ALL=1")}
+    assert f"<lora:a:1:bw={mine}>" in pasted(prompt, value, changed_presets)
+
+
+def test_tags_are_taken_out_and_renamed():
+    prompt = "cat <lora:a:1:bw=OUTD>, <lyco:b:0.5> <hypernet:a:1>"
+    assert without(prompt, {"a"}) == ("cat , <lyco:b:0.5> <hypernet:a:1>", ["a"])
+    assert renamed(prompt, {"a"}, "a-000100") == "cat <lora:a-000100:1:bw=OUTD>, <lyco:b:0.5> <hypernet:a:1>"
