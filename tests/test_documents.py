@@ -18,8 +18,8 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from lib_blocktrain.__main__ import build_parser
-from lib_blocktrain.__main__ import main as blocktrain
+from lib_blocktrain.cli.main import build_parser
+from lib_blocktrain.cli.main import main as blocktrain
 from lib_blocktrain.training import kohya_toml
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkConfig, RunConfig, ScheduleConfig
 from lib_blocktrain.training.config_json import read

@@ -29,12 +29,12 @@ OURS = sorted([*(ROOT / "lib_blocktrain").rglob("*.py"), *(ROOT / "scripts").glo
 MODULES = {
     **dict.fromkeys(("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml", "code"), ()),
     **dict.fromkeys(("requests", "httpx", "aiohttp", "ftplib", "smtplib", "telnetlib", "ctypes"), ()),
-    "urllib.request": ("remote.py",),  # asks the API whose address its user gave
-    "subprocess": ("environment.py", "commands.py", "install.py"),
-    "socket": ("ui/server.py", "api/access.py"),
-    "webbrowser": ("ui/server.py", "tab_command.py"),
+    "urllib.request": ("cli/remote.py",),  # asks the API whose address its user gave
+    "subprocess": ("cli/environment.py", "cli/commands.py", "install.py"),
+    "socket": ("server/app.py", "api/access.py"),
+    "webbrowser": ("server/app.py", "cli/page.py"),
     "importlib": (
-        *("environment.py", "training/kohya_toml.py", "training/optimizers.py", "training/tensorboard.py"),
+        *("cli/environment.py", "training/kohya_toml.py", "training/optimizers.py", "training/tensorboard.py"),
         *("hosts/detect.py", "hosts/forge/", "hosts/webui/", "install.py"),
     ),
 }
@@ -63,7 +63,7 @@ def _call_findings(node: ast.Call, place: str) -> Iterator[str]:
     called = ast.unparse(node.func)
     runs_code = called in CALLS or called in METHODS or re.match(r"os\.(exec|spawn)", called)
     # The environment begins the same command anew, in the interpreter that it has just made.
-    if runs_code and (called, place) != ("os.execve", "environment.py"):
+    if runs_code and (called, place) != ("os.execve", "cli/environment.py"):
         yield f"calls {called}"
     for keyword in node.keywords:
         if keyword.arg in ("shell", "allow_pickle", "trust_remote_code") and ast.unparse(keyword.value) != "False":
