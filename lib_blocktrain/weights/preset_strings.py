@@ -38,6 +38,7 @@ def _with_attention(architecture_id: str) -> tuple[str, ...]:
 
 
 LONGEST = 20_000  # characters; the longest that means anything has a tenth
+RANDOM_RANGES = {"R": (0.0, 1.0), "U": (-0.5, 1.5)}
 _SD, _SDXL = ("sd1", "sd2"), ("sdxl",)
 FORMS = {  # by the number of values
     12: Form((BASE, *_with_attention("sdxl")), _SDXL),
@@ -83,6 +84,17 @@ def parse(
     return _Reader(blocks.architecture(architecture), seed, x, presets).read(text)
 
 
+def has_name(text: str) -> bool:
+    """Whether a preset string begins with a name, `NAME:`."""
+    kohya = has_kohya_arguments(text)  # may come quoted, as JSON or TOML, with colons between the quotes
+    return re.match(r"[^,=\"'\[]*:" if kohya else "[^,=]*:", text) is not None
+
+
+def has_random_values(text: str) -> bool:
+    """Whether a preset string holds R or U, for which values are drawn."""
+    return any(word in RANDOM_RANGES for word in re.split(r"[\s,=|]+", text))
+
+
 class _Reader:
     """Reads one string; gathers notices on the way."""
 
@@ -115,12 +127,11 @@ class _Reader:
 
     def _body(self, body: Span) -> Parsed:
         name = None
-        kohya = has_kohya_arguments(body.text)
-        if re.match(r"[^,=\"'\[]*:" if kohya else "[^,=]*:", body.text):  # arguments may come quoted, with colons
+        if has_name(body.text):
             name, body = body.partition(":")
             if not name.text:
                 raise name.error("no name before the colon")
-        if kohya:
+        if has_kohya_arguments(body.text):
             weights, notices = read_kohya_arguments(body, self.architecture)
             self.notices += notices
             form = "kohya network_args"
@@ -211,7 +222,7 @@ class _Reader:
 
     def _value(self, item: Span) -> tuple[float, str | None]:
         """Return a value and, if it was drawn or looked up, what to tell of it."""
-        if item.text in ("R", "U"):
+        if item.text in RANDOM_RANGES:
             return self._draw(item)
         if item.text.startswith("X"):
             step = item.cut(1).strip()
@@ -226,7 +237,7 @@ class _Reader:
             from random import Random  # seldom needed, and slow to import beside the rest
 
             self.random = Random(self.seed)
-        low, high = (0.0, 1.0) if item.text == "R" else (-0.5, 1.5)
+        low, high = RANDOM_RANGES[item.text]
         value = round(low + (high - low) * self.random.random(), 3)  # short enough to be written down again
         return value, f"{item.text} drawn as {number(value)} (seed {self.seed})"
 

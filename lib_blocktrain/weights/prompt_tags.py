@@ -12,13 +12,14 @@ items (what stands between its colons) and applies what comes back.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST
 from lib_blocktrain.weights.block_weights import BlockWeights, number
-from lib_blocktrain.weights.preset_strings import PresetStringError, parse
+from lib_blocktrain.weights.preset_strings import PresetStringError, has_name, has_random_values, parse
 from lib_blocktrain.weights.presets import Preset
 
 INFOTEXT = "Block weights"  # the name of the pair in a picture's parameters
@@ -28,6 +29,7 @@ INFOTEXT_PROBLEM = "Block weights problem"
 _OURS = ("bw", "start", "stop", "step", "x")
 _LBW = ("lbw", "lbwe")
 _TAG = re.compile(r"<(lora|lyco):([^>]+)>")
+_INFOTEXT_PAIR = re.compile(rf'\b{INFOTEXT}: ("(?:[^"\\]|\\.)*"|[^,\n]*)')
 
 
 class TagError(ValueError):
@@ -219,6 +221,60 @@ def pasted(prompt: str, value: str, presets: Mapping[str, Preset] | None = None)
         return f"<{found[1]}:{':'.join(replace(tag, weights=line, x=None).items)}>"
 
     return _with_tags(prompt, written)
+
+
+def write_weights(prompt: str, text: str) -> str:
+    """Return the prompt with the accordion's weights written into its tags.
+
+    `text` is a preset string for every LoRA, or `NAME: preset string`, one a line. Tags for which it has none stay as
+    they are, and so do those into which it cannot be written: a colon would end the item.
+    """
+    page, names = PageWeights(text), lora_names(prompt)
+
+    def new_tag(found: re.Match[str]) -> str:
+        name, *items = found[2].split(":")
+        weights = page.for_lora(name, names)
+        if weights and has_name(weights):
+            weights = weights.partition(":")[2].strip()
+        if weights is None or re.search("[:>]", weights):
+            return found[0]
+        kept = [item for item in items if not _holds_weights(item)]
+        return f"<{found[1]}:{':'.join([name, *kept, f'bw={weights}'])}>"
+
+    return _with_tags(prompt, new_tag)
+
+
+def fix_random_weights(prompt: str, infotext: str) -> str:
+    """Return the prompt with the values that a picture was made with in the place of weights that hold R or U.
+
+    `infotext` are the picture's parameters as the WebUI writes them. Without this, another seed draws other values.
+    """
+    made_with = read_infotext_value(_infotext_value(infotext))
+
+    def new_tag(found: re.Match[str]) -> str:
+        name, *items = found[2].split(":")
+        index = next((i for i, item in enumerate(items) if _holds_weights(item)), None)
+        if name not in made_with or index is None or not has_random_values(items[index]):
+            return found[0]
+        items[index] = f"bw={made_with[name]}"
+        return f"<{found[1]}:{':'.join([name, *items])}>"
+
+    return _with_tags(prompt, new_tag)
+
+
+def _infotext_value(infotext: str) -> str:
+    """Return the value of INFOTEXT in a picture's parameters, "" if there is none; the WebUI quotes it as JSON."""
+    found = _INFOTEXT_PAIR.search(infotext)
+    if found is None or not found[1].startswith('"'):
+        return found[1] if found else ""
+    try:
+        return json.loads(found[1])
+    except ValueError:  # not quoted by the WebUI
+        return ""
+
+
+def _holds_weights(item: str) -> bool:
+    return item.partition("=")[0].strip() in ("bw", "lbw")
 
 
 def lora_names(prompt: str) -> list[str]:

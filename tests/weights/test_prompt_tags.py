@@ -12,6 +12,7 @@ from lib_blocktrain.weights.prompt_tags import (
     Steps,
     TagError,
     changed,
+    fix_random_weights,
     infotext_of,
     pasted,
     read_infotext_value,
@@ -19,6 +20,7 @@ from lib_blocktrain.weights.prompt_tags import (
     renamed,
     resolve,
     without,
+    write_weights,
 )
 
 ALL = BlockWeights.uniform("sd1", 1.0)
@@ -157,3 +159,54 @@ def test_tags_are_taken_out_and_renamed():
     prompt = "cat <lora:a:1:bw=OUTD>, <lyco:b:0.5> <hypernet:a:1>"
     assert without(prompt, {"a"}) == ("cat , <lyco:b:0.5> <hypernet:a:1>", ["a"])
     assert renamed(prompt, {"a"}, "a-000100") == "cat <lora:a-000100:1:bw=OUTD>, <lyco:b:0.5> <hypernet:a:1>"
+
+
+VALUES = ",".join(["0.5"] * 26)
+
+
+@pytest.mark.parametrize(
+    ("tags", "text", "written"),
+    [
+        ("<lora:face:1>, <lyco:hair:0.5>", "OUTD", "<lora:face:1:bw=OUTD>, <lyco:hair:0.5:bw=OUTD>"),
+        ("<lora:face:1> <lora:hair:1>", "hair: OUTD", "<lora:face:1> <lora:hair:1:bw=OUTD>"),
+        ("<lora:face:1> <lora:hair:1>", "OUTD\n\n face : INALL \n", "<lora:face:1:bw=INALL> <lora:hair:1:bw=OUTD>"),
+        ("<lora:face:1:bw=ALL:start=2>", "OUTD", "<lora:face:1:start=2:bw=OUTD>"),
+        ("<lora:face:1:lbw=ALL:te=0.5>", "OUTD", "<lora:face:1:te=0.5:bw=OUTD>"),
+        ("<lora:face:1>", f"MINE:{VALUES}", f"<lora:face:1:bw={VALUES}>"),
+        ("<lora:face:1>", f"face: MINE:{VALUES}", f"<lora:face:1:bw={VALUES}>"),
+        ("<lora:face:1>", "IN=0.5,OUT=1 | rest=0", "<lora:face:1:bw=IN=0.5,OUT=1 | rest=0>"),
+        ("<lora:face:1:bw=ALL>", " \n", "<lora:face:1:bw=ALL>"),
+        ("<lora:face:1>", '{"weights": {"IN00": 1}}', "<lora:face:1>"),  # has colons
+        ("<hypernet:face:1>", "OUTD", "<hypernet:face:1>"),
+    ],
+)
+def test_the_accordions_weights_are_written_into_the_tags(tags, text, written):
+    assert write_weights(f"cat (x:1.2) {tags} dog", text) == f"cat (x:1.2) {written} dog"
+
+
+RANDOM = ",".join(["R", *["1"] * 25])
+
+
+@pytest.mark.parametrize(
+    ("tags", "fixed"),
+    [
+        (f"<lora:face:1:bw={RANDOM}:start=2>", f"<lora:face:1:bw={VALUES}:start=2>"),
+        ("<lyco:face:1:lbw=OUT=U>", f"<lyco:face:1:bw={VALUES}>"),
+        (
+            f"<lora:face:1:bw={RANDOM}> <lora:hair:1:bw={RANDOM}>",
+            f"<lora:face:1:bw={VALUES}> <lora:hair:1:bw={RANDOM}>",
+        ),
+        ("<lora:face:1:bw=OUTD>", "<lora:face:1:bw=OUTD>"),  # holds letters, but is no random value
+        ("<lora:face:1>", "<lora:face:1>"),
+    ],
+)
+def test_random_values_are_fixed_by_the_parameters_of_the_picture(tags, fixed):
+    quoted = f'cat\nSteps: 20, Hires block weights: "face: 9", Block weights: "face: {VALUES}", Version: v1'
+    assert fix_random_weights(f"cat {tags}", quoted) == f"cat {fixed}"
+
+
+def test_parameters_that_name_no_values_fix_nothing():
+    prompt = "<lora:face:1:bw=R>"
+    assert fix_random_weights(prompt, "Block weights: face: OUTD, Steps: 20") == "<lora:face:1:bw=OUTD>"  # not quoted
+    for infotext in ("", "cat\nSteps: 20", 'Block weights: "face: \\x"', "Block weights problem: face: none"):
+        assert fix_random_weights(prompt, infotext) == prompt
