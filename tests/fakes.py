@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from lib_blocktrain.hosts.host import NoModel
 from lib_blocktrain.ui.lora_controls import weight_name
-from lib_blocktrain.ui.properties import Properties
+from lib_blocktrain.ui.values import Properties
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraSelection
 
 SD1_LAYERS = {
@@ -43,7 +43,8 @@ class FakeModel:
     architecture: str = "sd1"
     name: str = "fake"
     prediction: str = "epsilon"
-    size: int = 128
+    native_size: int = 128
+    in_channels: int = 4
     unet: object = field(default_factory=object)
     text_encoders: dict = field(default_factory=dict)
 
@@ -110,7 +111,7 @@ class Page:
     def __init__(self):
         self.values = {weight_name(block_id): 1.0 for block_id in WEIGHT_IDS}
         self.values |= {
-            "mix": LoraSelection().to_json(),
+            "selection": LoraSelection().to_json(),
             "strength": 1.0,
             "search": "",
             "loras": [],

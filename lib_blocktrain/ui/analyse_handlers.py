@@ -21,11 +21,11 @@ from lib_blocktrain.files import written
 from lib_blocktrain.hosts.host import Host, SampleRequest
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.ui import analyse_html, html
-from lib_blocktrain.ui.job_stream import followed
-from lib_blocktrain.ui.lora_controls import RANDOM_SEED_TEXT, LoraControls, refusing, selection_of
+from lib_blocktrain.ui.job_stream import stream_job
+from lib_blocktrain.ui.lora_controls import RANDOM_SEED_TEXT, LoraControls, error_to, selection_of
 from lib_blocktrain.ui.painting import painted
-from lib_blocktrain.ui.properties import Changes, Properties, Values
 from lib_blocktrain.ui.u_map import UMap
+from lib_blocktrain.ui.values import Changes, Properties, Values
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.workspace.analyses import AnalysisRequest, AnalysisResult, answer, setting_for
 from lib_blocktrain.workspace.jobs import Job, Jobs
@@ -75,23 +75,23 @@ class Result:
 class AnalyseHandlers:
     """What Analyse, Cancel, the rules and Save do."""
 
-    def __init__(self, host: Host, desk: LoraControls, library: LoraIndex, jobs: Jobs):
-        self.host, self.desk, self.library, self.jobs = host, desk, library, jobs
+    def __init__(self, host: Host, controls: LoraControls, lora_index: LoraIndex, jobs: Jobs):
+        self.host, self.controls, self.lora_index, self.jobs = host, controls, lora_index, jobs
         self._results: OrderedDict[str, Result] = OrderedDict()
 
     def refresh(self, values: Values) -> Changes:
         """Look again which LoRAs there are, and fill the menu."""
-        self.library.refresh()
-        keys = [file.key for file in self.library.files() if not file.problem]
+        self.lora_index.refresh()
+        keys = [file.key for file in self.lora_index.files() if not file.problem]
         chosen_before = values.get("analyse_lora")
-        first = self.desk.first.lora if self.desk.first.lora in keys else keys[0] if keys else None
+        first = self.controls.first.lora if self.controls.first.lora in keys else keys[0] if keys else None
         return {"analyse_lora": Properties(choices=keys, value=chosen_before if chosen_before in keys else first)}
 
     def open(self, values: Values) -> Changes:
         """The page was loaded: the menu, and the map that the answer will colour."""
         menu = self.refresh(values)
         key = menu["analyse_lora"]["value"]
-        architecture_id = self.library.file(key).architecture if key else "sd1"
+        architecture_id = self.lora_index.file(key).architecture if key else "sd1"
         return {**menu, "analyse_map": UMap("analyse", architecture_id, values={}).html()}
 
     # --- the analysis ---------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class AnalyseHandlers:
         def work(job: Job) -> None:
             found.append(answer(self.host, inquiry, job.progress("Analysing", 0, 1)))
 
-        yield from followed(self.jobs, "analyse", work, lambda job: self.keep(job.id, Result(key, found[0])))
+        yield from stream_job(self.jobs, "analyse", work, lambda job: self.keep(job.id, Result(key, found[0])))
 
     def draw(self, values: Values) -> Iterator[Changes]:
         """Draw the picture that a region is to be drawn on."""
@@ -139,7 +139,7 @@ class AnalyseHandlers:
         def shown(_: Job) -> Changes:
             return {"analyse_drawing": analyse_html.to_paint_on(pictures[0]), **said}
 
-        yield from followed(self.jobs, "analyse", work, shown)
+        yield from stream_job(self.jobs, "analyse", work, shown)
 
     def cancel(self, values: Values) -> Changes:
         """Stop the analysis that this page has begun."""
@@ -150,7 +150,7 @@ class AnalyseHandlers:
         key = values["analyse_lora"]
         if not key:
             raise ValueError("no LoRA is chosen: choose one in the menu")
-        file = self.library.file(key)
+        file = self.lora_index.file(key)
         prompts = tuple(dict.fromkeys(line.strip() for line in str(values["analyse_prompts"] or "").splitlines()))
         prompts = tuple(prompt for prompt in prompts if prompt)
         method = values["analyse_method"]
@@ -166,7 +166,7 @@ class AnalyseHandlers:
         features = [_feature(values, ""), _feature(values, "_against")] if method != "norms" else [Feature()]
         given = tuple(f for n, f in enumerate(features) if n == 0 or f.given)
         options = Options(multiplier=float(values["analyse_strength"]))
-        return file.key, AnalysisRequest(self.library.network(key), setting, method, given, options)
+        return file.key, AnalysisRequest(self.lora_index.network(key), setting, method, given, options)
 
     def keep(self, job_id: str, result: Result) -> Changes:
         """Keep what was found for the buttons that use it, and show it."""
@@ -181,10 +181,10 @@ class AnalyseHandlers:
     def _elsewhere(self, found: Analysis) -> str:
         """Say which of the user's presets were found for another share of the picture than this feature's."""
         said = []
-        for preset in self.desk.shelf.own.read().presets.values():
+        for preset in self.controls.presets.own.read().presets.values():
             if found.canvas is None or found.architecture not in preset.architectures or "canvas=" not in preset.text:
                 continue
-            share = self.desk.shelf.parse(preset.text, found.architecture, seed=RANDOM_SEED_TEXT).canvas
+            share = self.controls.presets.parse(preset.text, found.architecture, seed=RANDOM_SEED_TEXT).canvas
             warned = warning(share, found.canvas)
             said += [html.note(f"Your preset {preset.name}: {warned}")] if warned else []
         return "".join(said)
@@ -205,33 +205,36 @@ class AnalyseHandlers:
             "analyse_weights": analyse_html.weights(result.first, weights),
         }
 
-    @refusing("analyse_message")
+    @error_to("analyse_message")
     def to_sliders(self, values: Values) -> Changes:
         """Put the weights of a rule on the sliders of Preview, for the LoRA that was analysed."""
         result, weights = self._weights(values)
-        mix = selection_of(values)
+        selection = selection_of(values)
         line = weights.to_line(with_architecture=True)
-        said = html.brought(result.lora or mix.active)
-        places = {"places": Properties(selected="Preview"), "status": said, "analyse_message": ""}
+        said = html.brought(result.lora or selection.active)
+        places = {"tabs": Properties(selected="Preview"), "status": said, "analyse_message": ""}
         if not result.lora:  # a probe's: for whichever LoRA is weighed
-            return {**self.desk.remixed(mix.with_shown(self.desk.slot(line, mix.shown.strength))), **places}
-        strength = mix.slots[result.lora].strength if result.lora in mix.slots else 1.0
-        slot = self.desk.slot(line, strength)
-        others = {key: kept for key, kept in mix.slots.items() if key != result.lora}
-        shown = self.desk.mixed({result.lora: LoraEntry(slot.strength, slot.weights), **others})
+            return {
+                **self.controls.show(selection.with_shown(self.controls.entry(line, selection.shown.strength))),
+                **places,
+            }
+        strength = selection.entries[result.lora].strength if result.lora in selection.entries else 1.0
+        entry = self.controls.entry(line, strength)
+        others = {key: kept for key, kept in selection.entries.items() if key != result.lora}
+        shown = self.controls.use_exactly({result.lora: LoraEntry(entry.strength, entry.weights), **others})
         return {**shown, **places}
 
-    @refusing("analyse_message")
+    @error_to("analyse_message")
     def to_preset(self, values: Values) -> Changes:
         """Save the weights of a rule under a name, with the architecture and the share they were found for."""
         result, weights = self._weights(values)
         name = str(values["analyse_preset"] or "").strip()
         preset = preset_of(result.first, weights, name)
-        own = self.desk.shelf.own
+        own = self.controls.presets.own
         if name in own.read().presets and not values["analyse_replace"]:
             raise ValueError(f"there is a preset {name!r} already: choose another name, or tick “replace”")
         own.put(preset)
-        names = [p.name for p in self.desk.shelf.fitting(result.first.architecture)]
+        names = [p.name for p in self.controls.presets.fitting(result.first.architecture)]
         return {
             "analyse_message": html.note(f"Saved {name}: {preset.text}"),
             "analyse_replace": False,
@@ -240,15 +243,15 @@ class AnalyseHandlers:
             "train_preset": Properties(choices=names),
         }
 
-    @refusing("analyse_message")
+    @error_to("analyse_message")
     def to_training(self, values: Values) -> Changes:
         """Put the weights of a rule into the training form."""
         result, weights = self._weights(values)
         line = weights.to_line(with_architecture=True, canvas=result.first.canvas)
-        places = {"places": Properties(selected="Train"), "analyse_message": ""}
+        places = {"tabs": Properties(selected="Train"), "analyse_message": ""}
         return {"train_network_weights": line, **places}
 
-    @refusing("analyse_message")
+    @error_to("analyse_message")
     def save(self, values: Values) -> Changes:
         """Write JSON, CSV and sheets to the host's output folder."""
         result = self._result(values)
@@ -266,12 +269,12 @@ class AnalyseHandlers:
             paths.append(path)
         return {"analyse_message": html.note(f"Saved in {folder}: {', '.join(path.name for path in paths)}")}
 
-    @refusing("analyse_message")
+    @error_to("analyse_message")
     def similar(self, values: Values) -> Changes:
         """Rank the other LoRAs by their likeness to the chosen one."""
         if not values["analyse_lora"]:
             raise ValueError("no LoRA is chosen: choose one in the menu")
-        target = of_file(self.library.file(values["analyse_lora"]).path)
+        target = of_file(self.lora_index.file(values["analyse_lora"]).path)
         if target.problem:
             raise ValueError(target.problem)
         profiles = Profiles(self.host.output_dir / "cache" / "profiles.json")

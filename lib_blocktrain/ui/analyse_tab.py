@@ -19,12 +19,12 @@ from lib_blocktrain.ui.analyse_handlers import (
     WORD,
     AnalyseHandlers,
 )
-from lib_blocktrain.ui.preview_tab import MIX, SHOWN
+from lib_blocktrain.ui.preview_tab import SELECTION, SHOWN
 from lib_blocktrain.ui.probe_handlers import ProbeHandlers
-from lib_blocktrain.ui.properties import Changes, Properties, Values
 from lib_blocktrain.ui.shim import on, uploaded
 from lib_blocktrain.ui.train_handlers import TrainHandlers
 from lib_blocktrain.ui.train_tab import FORM
+from lib_blocktrain.ui.values import Changes, Properties, Values
 from lib_blocktrain.ui.widgets import Shared, Widgets
 from lib_blocktrain.workspace.analyses import ALL_METHODS
 
@@ -48,11 +48,11 @@ class AnalyseTab:
 
     def __init__(self, shared: Shared):
         self.first = shared.first
-        self.analysing = AnalyseHandlers(shared.host, shared.desk, shared.library, shared.jobs)
+        self.analysing = AnalyseHandlers(shared.host, shared.controls, shared.lora_index, shared.jobs)
         self.probing = ProbeHandlers(self.analysing)
-        self.training = TrainHandlers(shared.host, shared.desk, shared.runner)
+        self.training = TrainHandlers(shared.host, shared.controls, shared.runner)
 
-    def place(self, w: Widgets) -> None:
+    def build(self, w: Widgets) -> None:
         """Make its widgets."""
         w["analyse_job"], w["analyse_found"], w["probe_job"] = gr.State(""), gr.State(""), gr.State("")
         with gr.Row(equal_height=False):
@@ -77,45 +77,45 @@ class AnalyseTab:
     def wire(self, w: Widgets) -> None:
         """Tie its events."""
         analysing = self.analysing
-        asked = w.some(*ASKED)
-        weighed = w.some("analyse_map", "analyse_weights")
-        answered = on(w["analyse"].click, with_files(analysing.start), asked, w.some(*FOUND, *RESULT), queued=True)
-        on(answered.then, analysing.weigh, w.some(*RULE), weighed)
-        drawn = w.some("analyse_job", "analyse_status", "analyse_cancel", "analyse_drawing", "analyse_kind")
+        asked = w.pick(*ASKED)
+        weighed = w.pick("analyse_map", "analyse_weights")
+        answered = on(w["analyse"].click, with_files(analysing.start), asked, w.pick(*FOUND, *RESULT), queued=True)
+        on(answered.then, analysing.weigh, w.pick(*RULE), weighed)
+        drawn = w.pick("analyse_job", "analyse_status", "analyse_cancel", "analyse_drawing", "analyse_kind")
         painting = on(w["analyse_draw"].click, with_files(analysing.draw), asked, drawn, queued=True)
-        kinds = w.some("analyse_word", "analyse_box", "analyse_mask", "analyse_drawn")
-        on(painting.then, _kind_shown, w.some("analyse_kind"), kinds)
-        on(w["analyse_kind"].input, _kind_shown, w.some("analyse_kind"), kinds, latest=True)
-        other = w.some("analyse_against_word", "analyse_against_box", "analyse_against_mask")
-        on(w["analyse_against"].input, _against_shown, w.some("analyse_against"), other, latest=True)
-        on(w["analyse_cancel"].click, analysing.cancel, w.some("analyse_job"), {})
-        on(w["analyse_refresh"].click, analysing.refresh, w.some("analyse_lora"), w.some("analyse_lora"))
-        asked = w.some("probe_folder", "probe_class", "probe_pictures", "probe_convolutions")
-        found = w.some("probe_job", "probe_status", "probe_cancel", "analyse_found", *RESULT, "analyse_rule")
+        kinds = w.pick("analyse_word", "analyse_box", "analyse_mask", "analyse_drawn")
+        on(painting.then, _kind_shown, w.pick("analyse_kind"), kinds)
+        on(w["analyse_kind"].input, _kind_shown, w.pick("analyse_kind"), kinds, latest=True)
+        other = w.pick("analyse_against_word", "analyse_against_box", "analyse_against_mask")
+        on(w["analyse_against"].input, _against_shown, w.pick("analyse_against"), other, latest=True)
+        on(w["analyse_cancel"].click, analysing.cancel, w.pick("analyse_job"), {})
+        on(w["analyse_refresh"].click, analysing.refresh, w.pick("analyse_lora"), w.pick("analyse_lora"))
+        asked = w.pick("probe_folder", "probe_class", "probe_pictures", "probe_convolutions")
+        found = w.pick("probe_job", "probe_status", "probe_cancel", "analyse_found", *RESULT, "analyse_rule")
         probed = on(w["probe"].click, self.probing.start, asked, found, queued=True)
-        on(probed.then, analysing.weigh, w.some(*RULE), weighed)
+        on(probed.then, analysing.weigh, w.pick(*RULE), weighed)
         for event in (w["analyse_rule"].input, w["analyse_amount"].input):
-            on(event, analysing.weigh, w.some(*RULE), weighed, latest=True)
-        on(w["probe_cancel"].click, self.probing.cancel, w.some("probe_job"), {})
+            on(event, analysing.weigh, w.pick(*RULE), weighed, latest=True)
+        on(w["probe_cancel"].click, self.probing.cancel, w.pick("probe_job"), {})
         self._wire_using(w)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
         """Fill the menu of LoRAs, and lay the map out."""
-        on(blocks.load, self.analysing.open, w.some("analyse_lora"), w.some("analyse_lora", "analyse_map"))
+        on(blocks.load, self.analysing.open, w.pick("analyse_lora"), w.pick("analyse_lora", "analyse_map"))
 
     def _wire_using(self, w: Widgets) -> None:
-        analysing, ruled = self.analysing, w.some(*RULE)
-        sliders = w.some(*SHOWN, "search", "places", "status", "analyse_message")
-        on(w["analyse_sliders"].click, analysing.to_sliders, w.some(*RULE, *MIX), sliders)
-        named = w.some(*RULE, "analyse_preset", "analyse_replace")
-        menus = w.some("analyse_message", "analyse_replace", "preset", "grid_presets", "train_preset")
+        analysing, ruled = self.analysing, w.pick(*RULE)
+        sliders = w.pick(*SHOWN, "search", "tabs", "status", "analyse_message")
+        on(w["analyse_sliders"].click, analysing.to_sliders, w.pick(*RULE, *SELECTION), sliders)
+        named = w.pick(*RULE, "analyse_preset", "analyse_replace")
+        menus = w.pick("analyse_message", "analyse_replace", "preset", "grid_presets", "train_preset")
         on(w["analyse_save_preset"].click, analysing.to_preset, named, menus)
-        form = w.some("train_network_weights", "places", "analyse_message")
+        form = w.pick("train_network_weights", "tabs", "analyse_message")
         filled = on(w["analyse_train"].click, analysing.to_training, ruled, form)
-        on(filled.then, self.training.weigh, w.some(*FORM), w.some("train_understood", "train_estimate"))
-        on(w["analyse_save"].click, analysing.save, w.some("analyse_found"), w.some("analyse_message"))
-        similar = w.some("analyse_similar", "analyse_message")
-        on(w["analyse_find"].click, analysing.similar, w.some("analyse_lora"), similar, queued=True)
+        on(filled.then, self.training.weigh, w.pick(*FORM), w.pick("train_understood", "train_estimate"))
+        on(w["analyse_save"].click, analysing.save, w.pick("analyse_found"), w.pick("analyse_message"))
+        similar = w.pick("analyse_similar", "analyse_message")
+        on(w["analyse_find"].click, analysing.similar, w.pick("analyse_lora"), similar, queued=True)
 
     def _asking(self, w: Widgets) -> None:
         with gr.Row():

@@ -13,7 +13,7 @@ from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST, Architecture, spans
 from lib_blocktrain.weights.block_weights import number
 from lib_blocktrain.weights.preset_files import LineProblem
 from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
-from lib_blocktrain.workspace.drawing import Drawn, Variant
+from lib_blocktrain.workspace.drawing import Rendered, Variant
 from lib_blocktrain.workspace.images import png_of, to_png
 from lib_blocktrain.workspace.jobs import Step
 from lib_blocktrain.workspace.lora_index import SHOWN_TAGS, LoraFile
@@ -170,29 +170,29 @@ def bar(step: Step, words: str) -> str:
     )
 
 
-def pictures(arms: Sequence[Variant], drawn: Mapping[int, Drawn], size: tuple[int, int]) -> str:
+def pictures(variants: Sequence[Variant], drawn: Mapping[int, Rendered], size: tuple[int, int]) -> str:
     """The pictures of a comparison side by side; those that are still to come have their place already."""
     figures = []
-    for place, arm in enumerate(arms):
+    for place, variant in enumerate(variants):
         found = drawn.get(place)
         if found is None:
             ratio = f"{size[0]} / {size[1]}"
             inner = f'<div class="blocktrain-empty" style="aspect-ratio: {ratio}"></div>'
         else:
-            inner = _image(found, small=len(arms) >= MANY)
+            inner = _image(found, small=len(variants) >= MANY)
         figures.append(
-            f'<figure data-arm="{arm.name}">{inner}<figcaption>{escape(arm.title)}{_again(found)}</figcaption></figure>'
+            f'<figure data-arm="{variant.name}">{inner}<figcaption>{escape(variant.title)}{_again(found)}</figcaption></figure>'
         )
-    kind = "blocktrain-pictures blocktrain-grid" if len(arms) >= MANY else "blocktrain-pictures"
+    kind = "blocktrain-pictures blocktrain-grid" if len(variants) >= MANY else "blocktrain-pictures"
     return f'<div class="{kind}">{"".join(figures)}</div>'
 
 
-def _again(drawn: Drawn | None) -> str:
+def _again(drawn: Rendered | None) -> str:
     return " <small>(the same)</small>" if drawn and drawn.again else ""
 
 
-def _image(drawn: Drawn, small: bool) -> str:
-    alt = escape(f"{drawn.arm.title}: {drawn.request.prompt}, seed {drawn.request.seed}", quote=True)
+def _image(drawn: Rendered, small: bool) -> str:
+    alt = escape(f"{drawn.variant.title}: {drawn.request.prompt}, seed {drawn.request.seed}", quote=True)
     if small and max(drawn.picture.size) > LARGE:
         reduced = drawn.picture.copy()
         reduced.thumbnail((LARGE, LARGE), Image.LANCZOS)

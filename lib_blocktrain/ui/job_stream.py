@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.runner import explained
 from lib_blocktrain.ui import analyse_html, html
-from lib_blocktrain.ui.properties import Changes, Properties
+from lib_blocktrain.ui.values import Changes, Properties
 from lib_blocktrain.workspace.jobs import Cancelling, Job, Jobs, Step, Waiting
 
 WAITING = "Waiting for the model …"
 
 
-def told(report: object, status: str, progress: Callable[[Step], str], waiting: str = WAITING) -> Changes:
+def status_update(report: object, status: str, progress: Callable[[Step], str], waiting: str = WAITING) -> Changes:
     """What a job's report of its way changes in the line ``status``; nothing for one that only says that it goes on."""
     if isinstance(report, Step):
         return {status: progress(report)}
@@ -22,7 +22,9 @@ def told(report: object, status: str, progress: Callable[[Step], str], waiting: 
     return {status: html.note("Cancelling …")} if isinstance(report, Cancelling) else {}
 
 
-def followed(jobs: Jobs, place: str, work: Callable[[Job], None], ended: Callable[[Job], Changes]) -> Iterator[Changes]:
+def stream_job(
+    jobs: Jobs, place: str, work: Callable[[Job], None], ended: Callable[[Job], Changes]
+) -> Iterator[Changes]:
     """Do this work as a job; its id, state and Cancel are the widgets PLACE_job, PLACE_status and PLACE_cancel.
 
     `ended` says what changes when it has come to its end; it is not asked after a failure or a Cancel.
@@ -32,7 +34,7 @@ def followed(jobs: Jobs, place: str, work: Callable[[Job], None], ended: Callabl
     try:
         yield {f"{place}_job": job.id, status: html.note("Starting …"), cancel: Properties(interactive=True)}
         for report in job.reports():
-            yield told(report, status, analyse_html.progress)
+            yield status_update(report, status, analyse_html.progress)
         idle = {cancel: Properties(interactive=False)}
         error = job.error()
         if isinstance(error, Cancelled):

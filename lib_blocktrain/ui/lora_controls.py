@@ -9,10 +9,9 @@ from pathlib import Path
 
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS
 from lib_blocktrain.hosts.host import Host, NoModel
-from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.ui import html, preset_cards
-from lib_blocktrain.ui.properties import Changes, Properties, Values
 from lib_blocktrain.ui.u_map import UMap
+from lib_blocktrain.ui.values import Changes, Properties, Values
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
 from lib_blocktrain.weights.presets import from_link
@@ -39,7 +38,7 @@ def weight_name(block_id: str) -> str:
     return f"w_{block_id}"
 
 
-def refusing(place: str) -> Callable:
+def error_to(place: str) -> Callable:
     """A button's function answers a refusal or a failure as text at this place, and changes nothing else."""
 
     def decorate(function: Callable[..., Changes]) -> Callable[..., Changes]:
@@ -72,141 +71,148 @@ def selection_of(values: Values) -> LoraSelection:
 
     The ticks count: of two that follow each other quickly, the answers may come in the other order.
     """
-    mix = _before_ticks(values)
-    return mix if set(values["loras"]) == set(mix.slots) else mix.choose(values["loras"])
+    selection = _before_ticks(values)
+    return selection if set(values["loras"]) == set(selection.entries) else selection.choose(values["loras"])
 
 
 def _before_ticks(values: Values) -> LoraSelection:
     weights = {block_id: values[weight_name(block_id)] for block_id in WEIGHT_IDS}
-    return LoraSelection.from_json(values["mix"]).with_shown(entry_of(weights, values["strength"]))
+    return LoraSelection.from_json(values["selection"]).with_shown(entry_of(weights, values["strength"]))
 
 
 class LoraControls:
     """The left side of the tab: which LoRAs, and under which weights."""
 
-    def __init__(self, host: Host, library: LoraIndex, shelf: PresetStore, first: InitialState):
+    def __init__(self, host: Host, lora_index: LoraIndex, presets: PresetStore, first: InitialState):
         self.host = host
-        self.library = library
-        self.shelf = shelf
+        self.lora_index = lora_index
+        self.presets = presets
         self.first = first
 
-    def architecture(self, mix: LoraSelection) -> str:
+    def architecture(self, selection: LoraSelection) -> str:
         """The loaded model's; without a model that of the active LoRA, else SD1."""
         try:
             return self.host.model().architecture
         except NoModel:
-            file = self._active_file(mix)
+            file = self._active_file(selection)
             return file.architecture if file and not file.problem else "sd1"
 
     # --- opening, the list ----------------------------------------------------------------------------------------
 
-    @refusing("lora_message")
+    @error_to("lora_message")
     def open(self, values: Values) -> Changes:
         """The page was loaded: look at the folders, and begin with the first LoRA if there is one."""
-        self.library.refresh()
-        mix = LoraSelection()
-        file = next((file for file in self.library.files() if file.key == self.first.lora and not file.problem), None)
+        self.lora_index.refresh()
+        selection = LoraSelection()
+        file = next(
+            (file for file in self.lora_index.files() if file.key == self.first.lora and not file.problem), None
+        )
         if file is not None:  # the model is not read yet, so that the file says which blocks there are
-            parsed = self.shelf.parse(self.first.weights, file.architecture, seed=RANDOM_SEED_TEXT)
-            slot = LoraEntry(weights=self._slider_weights(parsed, LoraEntry()))
-            mix = mix.choose([file.key]).with_shown(slot)
+            parsed = self.presets.parse(self.first.weights, file.architecture, seed=RANDOM_SEED_TEXT)
+            entry = LoraEntry(weights=self._slider_weights(parsed, LoraEntry()))
+            selection = selection.choose([file.key]).with_shown(entry)
         folders = html.folders(self.host.lora_dirs)
-        return {**self._list(mix, ""), "lora_folders": folders, "mix": mix.to_json(), **self._values(mix.shown)}
+        return {
+            **self._list(selection, ""),
+            "lora_folders": folders,
+            "selection": selection.to_json(),
+            **self._values(selection.shown),
+        }
 
-    @refusing("lora_message")
+    @error_to("lora_message")
     def meet_model(self, values: Values) -> Changes:
         """Say which model is loaded, which may have to be read from disk, and show what depends on it."""
-        mix = selection_of(values)
-        shown = {**self._shown(mix), **self._presets(mix)}
+        selection = selection_of(values)
+        shown = {**self._shown(selection), **self._presets(selection)}
         if not shown["lora_message"]:
             del shown["lora_message"]  # what was said of the files stays
         try:
             model = self.host.model()
         except NoModel as error:
             return {**shown, "model_line": html.failure(f"No model: {error}")}
-        side = _side(model)
+        side = model.native_size
         title = ARCHITECTURES[model.architecture].title
         said = f"{self.host.name}: {model.name} · {title}, {len(ARCHITECTURES[model.architecture].blocks)} blocks"
         said += "" if model.prediction == "epsilon" else f" · {model.prediction}-prediction"
         return {**shown, "model_line": html.note(said), "width": side, "height": side}
 
-    @refusing("lora_message")
+    @error_to("lora_message")
     def refresh(self, values: Values) -> Changes:
         """Look at the folders and the model again."""
-        self.library.refresh()
-        mix = selection_of(values)
-        keys = {file.key for file in self.library.files()}
-        gone = [key for key in mix.slots if key not in keys]
-        mix = mix.choose([key for key in mix.slots if key in keys])
+        self.lora_index.refresh()
+        selection = selection_of(values)
+        keys = {file.key for file in self.lora_index.files()}
+        gone = [key for key in selection.entries if key not in keys]
+        selection = selection.choose([key for key in selection.entries if key in keys])
         said = f"{len(keys)} LoRA files" + (f"; {', '.join(gone)} gone from the folders" if gone else "")
-        changes = _joined(self._list(mix, values["search"]), self._shown(mix), self._presets(mix))
+        changes = _joined(self._list(selection, values["search"]), self._shown(selection), self._presets(selection))
         return _joined({"lora_message": html.note(said)}, changes)
 
-    @refusing("lora_message")
+    @error_to("lora_message")
     def find(self, values: Values) -> Changes:
         """Show the files that fit what is sought; those in use stay in the list."""
         return self._list(selection_of(values), values["search"])
 
-    @refusing("lora_message")
+    @error_to("lora_message")
     def choose(self, values: Values) -> Changes:
         """LoRAs were ticked or unticked."""
-        mix = _before_ticks(values)
-        broken = [key for key in values["loras"] if self.library.file(key).problem]
+        selection = _before_ticks(values)
+        broken = [key for key in values["loras"] if self.lora_index.file(key).problem]
         if broken:
-            message = f"{broken[0]} cannot be used: {self.library.file(broken[0]).problem}"
-            return {**self._list(mix, values["search"]), "lora_message": html.failure(message)}
-        return self._shown(mix.choose(values["loras"]))
+            message = f"{broken[0]} cannot be used: {self.lora_index.file(broken[0]).problem}"
+            return {**self._list(selection, values["search"]), "lora_message": html.failure(message)}
+        return self._shown(selection.choose(values["loras"]))
 
-    @refusing("lora_message")
+    @error_to("lora_message")
     def activate(self, values: Values) -> Changes:
         """Another of the LoRAs in use is to be weighed."""
         return self._shown(selection_of(values).activate(values["active"]))
 
     # --- weights --------------------------------------------------------------------------------------------------
 
-    @refusing("preset_message")
+    @error_to("preset_message")
     def use_preset(self, values: Values) -> Changes:
         """A preset was chosen in the menu."""
         if not values["preset"]:
             return {}
-        mix = selection_of(values)
-        return self.weighed(mix, self.parse(values["preset"], mix))
+        selection = selection_of(values)
+        return self.weighed(selection, self.parse(values["preset"], selection))
 
-    @refusing("preset_message")
+    @error_to("preset_message")
     def save(self, values: Values) -> Changes:
         """Save the weights on the sliders under a name."""
-        mix = selection_of(values)
+        selection = selection_of(values)
         name = (values["preset_name"] or "").strip()
-        weights = mix.shown.block_weights(self.architecture(mix))
+        weights = selection.shown.block_weights(self.architecture(selection))
         origin = self.origin_of(values, weights)
         canvas = origin.canvas if origin else None
-        self.shelf.save(name, weights, canvas=canvas, replace=bool(values["preset_replace"]))
-        return self.changed_presets(mix, name, f"Saved {name} in {self.shelf.own.path}")
+        self.presets.save(name, weights, canvas=canvas, replace=bool(values["preset_replace"]))
+        return self.changed_presets(selection, name, f"Saved {name} in {self.presets.own.path}")
 
-    @refusing("preset_message")
+    @error_to("preset_message")
     def rename(self, values: Values) -> Changes:
         """Give the chosen preset the name that was typed."""
         old, new = values["preset"], (values["preset_name"] or "").strip()
-        self.shelf.rename(old, new)
+        self.presets.rename(old, new)
         return self.changed_presets(selection_of(values), new, f"{old} is called {new} now")
 
-    @refusing("preset_message")
+    @error_to("preset_message")
     def delete(self, values: Values) -> Changes:
         """Delete the chosen preset."""
-        line = self.shelf.delete(values["preset"])
+        line = self.presets.delete(values["preset"])
         return self.changed_presets(selection_of(values), None, f"Deleted; to have it again, paste {line}")
 
     # --- from pictures --------------------------------------------------------------------------------------------
 
-    def mixed(self, slots: Mapping[str, LoraEntry]) -> Changes:
+    def use_exactly(self, entries: Mapping[str, LoraEntry]) -> Changes:
         """Use exactly these LoRAs."""
-        return self.remixed(LoraSelection(dict(slots), next(iter(slots), None)))
+        return self.show(LoraSelection(dict(entries), next(iter(entries), None)))
 
-    def remixed(self, mix: LoraSelection) -> Changes:
+    def show(self, selection: LoraSelection) -> Changes:
         """Show this mix, whatever was sought and ticked before."""
-        return _joined(self._list(mix, ""), self._shown(mix), {"search": ""})
+        return _joined(self._list(selection, ""), self._shown(selection), {"search": ""})
 
-    def slot(self, text: str, strength: float) -> LoraEntry:
+    def entry(self, text: str, strength: float) -> LoraEntry:
         """The slot that a preset string and a strength describe."""
         return LoraEntry(
             checked("strength", strength, -2, 2), self._slider_weights(self.parse(text, LoraSelection()), LoraEntry())
@@ -214,9 +220,9 @@ class LoraControls:
 
     # --- what is shown --------------------------------------------------------------------------------------------
 
-    def parse(self, text: str, mix: LoraSelection) -> Parsed:
+    def parse(self, text: str, selection: LoraSelection) -> Parsed:
         """What a preset string means for the model, or the LoRA, of this mix; raises PresetStringError."""
-        return self.shelf.parse(text, self.architecture(mix), seed=RANDOM_SEED_TEXT)
+        return self.presets.parse(text, self.architecture(selection), seed=RANDOM_SEED_TEXT)
 
     @staticmethod
     def check_range(parsed: Parsed) -> None:
@@ -228,18 +234,18 @@ class LoraControls:
         self.check_range(parsed)
         return {**shown.weights, BASE: parsed.weights.base, **parsed.weights.values}
 
-    def weighed(self, mix: LoraSelection, parsed: Parsed) -> Changes:
+    def weighed(self, selection: LoraSelection, parsed: Parsed) -> Changes:
         """These weights on the sliders, and what is to be said of them."""
-        slot = LoraEntry(mix.shown.strength, self._slider_weights(parsed, mix.shown))
-        mix = mix.with_shown(slot)
+        entry = LoraEntry(selection.shown.strength, self._slider_weights(parsed, selection.shown))
+        selection = selection.with_shown(entry)
         said = html.note("; ".join(parsed.notices))
-        return {"mix": mix.to_json(), **self._values(slot), "preset_message": said}
+        return {"selection": selection.to_json(), **self._values(entry), "preset_message": said}
 
     def origin_of(self, values: Values, weights: BlockWeights) -> Parsed | None:
         """The text or preset that these weights come from, while they are its; its name and canvas hold for them."""
         for text in (from_link(str(values["paste"] or "")), values["preset"]):
             try:
-                parsed = self.shelf.parse(text, weights.architecture, seed=RANDOM_SEED_TEXT) if text else None
+                parsed = self.presets.parse(text, weights.architecture, seed=RANDOM_SEED_TEXT) if text else None
             except PresetStringError:
                 continue
             if parsed is not None and parsed.weights == weights:
@@ -247,42 +253,46 @@ class LoraControls:
         return None
 
     @staticmethod
-    def _values(slot: LoraEntry) -> Changes:
-        return {weight_name(block_id): slot.weights[block_id] for block_id in WEIGHT_IDS}
+    def _values(entry: LoraEntry) -> Changes:
+        return {weight_name(block_id): entry.weights[block_id] for block_id in WEIGHT_IDS}
 
-    def _active_file(self, mix: LoraSelection) -> LoraFile | None:
-        return self.library.file(mix.active) if mix.active is not None else None
+    def _active_file(self, selection: LoraSelection) -> LoraFile | None:
+        return self.lora_index.file(selection.active) if selection.active is not None else None
 
-    def _list(self, mix: LoraSelection, sought: object) -> Changes:
-        found = self.library.files(str(sought or ""))
+    def _list(self, selection: LoraSelection, sought: object) -> Changes:
+        found = self.lora_index.files(str(sought or ""))
         hidden = len(found) - SHOWN_FILES
-        shown = {file.key: file for file in (*(self.library.file(key) for key in mix.slots), *found[:SHOWN_FILES])}
+        shown = {
+            file.key: file for file in (*(self.lora_index.file(key) for key in selection.entries), *found[:SHOWN_FILES])
+        }
         choices = [(html.label(file), file.key) for file in shown.values()]
         said = f"{hidden} more: search for them" if hidden > 0 else "" if found else "No LoRA fits the search"
-        if not self.library.files():
+        if not self.lora_index.files():
             said = "There is no .safetensors file in the folders"
-        return {"loras": Properties(choices=choices, value=list(mix.slots)), "lora_message": html.note(said)}
+        return {"loras": Properties(choices=choices, value=list(selection.entries)), "lora_message": html.note(said)}
 
-    def _shown(self, mix: LoraSelection) -> Changes:
+    def _shown(self, selection: LoraSelection) -> Changes:
         """Everything that depends on the mix: who is weighed, its facts, the sliders and what they cannot do."""
-        file = self._active_file(mix)
-        architecture_id = self.architecture(mix)
+        file = self._active_file(selection)
+        architecture_id = self.architecture(selection)
         reasons = unavailable(architecture_id, self._lacks(file, architecture_id))
         sliders = {}
         for block_id in WEIGHT_IDS:
             reason = reasons.get(block_id)
             sliders[weight_name(block_id)] = Properties(
-                value=mix.shown.weights[block_id],
+                value=selection.shown.weights[block_id],
                 label=f"{block_id} · {reason}" if reason else block_id,
                 interactive=reason is None,
             )
-        keys = list(mix.slots)
+        keys = list(selection.entries)
         return {
-            "mix": mix.to_json(),
-            "active": Properties(choices=[(key, key) for key in keys], value=mix.active, visible=len(keys) > 1),
-            "strength": Properties(value=mix.shown.strength, label=_strength_label(mix), interactive=file is not None),
+            "selection": selection.to_json(),
+            "active": Properties(choices=[(key, key) for key in keys], value=selection.active, visible=len(keys) > 1),
+            "strength": Properties(
+                value=selection.shown.strength, label=_strength_label(selection), interactive=file is not None
+            ),
             "facts": html.facts(file),
-            "u_map": UMap("weights", architecture_id, weight_name(""), reasons, mix.active or "").html(),
+            "u_map": UMap("weights", architecture_id, weight_name(""), reasons, selection.active or "").html(),
             "bake_name": f"{file.path.stem}-weighted" if file else "",
             "lora_message": self._warning(file, architecture_id),
             **sliders,
@@ -301,25 +311,25 @@ class LoraControls:
         theirs, ours = ARCHITECTURES[file.architecture].title, ARCHITECTURES[architecture_id].title
         return html.failure(f"{file.key} is for {theirs}, and the loaded model is {ours}: it cannot act here")
 
-    def _presets(self, mix: LoraSelection, chosen: str | None = None) -> Changes:
-        names = [preset.name for preset in self.shelf.fitting(self.architecture(mix))]
+    def _presets(self, selection: LoraSelection, chosen: str | None = None) -> Changes:
+        names = [preset.name for preset in self.presets.fitting(self.architecture(selection))]
         return {
             "preset": Properties(choices=names, value=chosen),
             "grid_presets": Properties(choices=names),
-            "preset_problems": html.problems(self.shelf.problems()),
-            "preset_cards": self._cards(self.architecture(mix)),
+            "preset_problems": html.problems(self.presets.problems()),
+            "preset_cards": self._cards(self.architecture(selection)),
         }
 
     def _cards(self, architecture_id: str) -> str:
         def parse(text: str) -> Parsed:
-            return self.shelf.parse(text, architecture_id, seed=RANDOM_SEED_TEXT)
+            return self.presets.parse(text, architecture_id, seed=RANDOM_SEED_TEXT)
 
-        own = self.shelf.own.read().presets
-        return preset_cards.html(self.shelf.fitting(architecture_id), architecture_id, parse, "weights", own)
+        own = self.presets.own.read().presets
+        return preset_cards.html(self.presets.fitting(architecture_id), architecture_id, parse, "weights", own)
 
-    def changed_presets(self, mix: LoraSelection, chosen: str | None, said: str) -> Changes:
+    def changed_presets(self, selection: LoraSelection, chosen: str | None, said: str) -> Changes:
         """The menus and cards after a change, with one chosen, and what is said of it."""
-        return {**self._presets(mix, chosen), "preset_message": html.note(said), "preset_replace": False}
+        return {**self._presets(selection, chosen), "preset_message": html.note(said), "preset_replace": False}
 
 
 def _joined(*changes: Changes) -> Changes:
@@ -328,9 +338,5 @@ def _joined(*changes: Changes) -> Changes:
     return {name: change for part in changes for name, change in part.items()} | {"lora_message": said}
 
 
-def _strength_label(mix: LoraSelection) -> str:
-    return f"Strength of {mix.active}" if mix.active is not None else "Strength"
-
-
-def _side(model: Model) -> int:
-    return getattr(model, "size", ARCHITECTURES[model.architecture].native_size)
+def _strength_label(selection: LoraSelection) -> str:
+    return f"Strength of {selection.active}" if selection.active is not None else "Strength"

@@ -17,7 +17,7 @@ from lib_blocktrain.workspace.lora_index import LoraIndex
 from lib_blocktrain.workspace.preset_store import PresetStore
 
 READING = '<p class="blocktrain-reading" role="status">Reading the model …</p>'
-PLACES = (PreviewTab, AnalyseTab, TrainTab, RunsTab)
+TABS = (PreviewTab, AnalyseTab, TrainTab, RunsTab)
 
 
 class Page:
@@ -27,27 +27,27 @@ class Page:
     """
 
     def __init__(self, host: Host, first: InitialState | None = None, runner: Runner | None = None):
-        library, shelf = LoraIndex(lambda: host.lora_dirs), PresetStore(lambda: host.presets_path)
-        desk = LoraControls(host, library, shelf, first or InitialState())
+        lora_index, presets = LoraIndex(lambda: host.lora_dirs), PresetStore(lambda: host.presets_path)
+        controls = LoraControls(host, lora_index, presets, first or InitialState())
         self.runner = runner or Runner(host)
         self.jobs = Jobs(host)
-        shared = Shared(host, desk.first, library, desk, self.jobs, self.runner)
+        shared = Shared(host, controls.first, lora_index, controls, self.jobs, self.runner)
         self.widgets = Widgets()
-        self.places: tuple[Tab, ...] = tuple(kind(shared) for kind in PLACES)
+        self.tabs: tuple[Tab, ...] = tuple(kind(shared) for kind in TABS)
         with gr.Column(elem_id="blocktrain"):
             self.widgets.html("model_line", READING)
-            with gr.Tabs(elem_id="blocktrain_places") as self.widgets["places"]:
-                for place in self.places:
-                    with gr.Tab(place.title, id=place.title, elem_id=f"blocktrain_place_{place.title.lower()}"):
-                        place.place(self.widgets)
+            with gr.Tabs(elem_id="blocktrain_places") as self.widgets["tabs"]:
+                for tab in self.tabs:
+                    with gr.Tab(tab.title, id=tab.title, elem_id=f"blocktrain_place_{tab.title.lower()}"):
+                        tab.build(self.widgets)
             self.widgets.tell_titles()
-        for place in self.places:
-            place.wire(self.widgets)
+        for tab in self.tabs:
+            tab.wire(self.widgets)
 
     def on_load(self, blocks: gr.Blocks) -> None:
         """Fill the tab whenever the page is loaded."""
-        for place in self.places:
-            place.on_load(blocks, self.widgets)
+        for tab in self.tabs:
+            tab.on_load(blocks, self.widgets)
 
     def close(self) -> None:
         """Cancel what is being drawn. What is being trained is the runner's: close that too where the program ends."""

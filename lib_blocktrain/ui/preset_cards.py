@@ -63,12 +63,12 @@ def _card(preset: Preset, architecture_id: str, parse: Callable[[str], Parsed], 
     marks += [f"<span>{ARCHITECTURES[known].title}</span>" for known in preset.architectures]
     marks += [f"<span>{parsed.canvas:.0%} of the canvas</span>"] if parsed.canvas is not None else []
     said = escape("; ".join([*filter(None, [preset.source]), *parsed.notices]), quote=True)
-    told = f' title="{said}"' if said else ""
+    title = f' title="{said}"' if said else ""
     return (
         f'<li class="blocktrain-card" data-words="{escape(words, quote=True)}" data-grade="{preset.grade}" '
         f'data-weights="{escape(json.dumps(weights), quote=True)}">'
         f"{card_map(parsed.weights, preset.name)}"
-        f'<b{told}>{escape(preset.name)}</b><div class="blocktrain-card-marks">{"".join(marks)}</div>'
+        f'<b{title}>{escape(preset.name)}</b><div class="blocktrain-card-marks">{"".join(marks)}</div>'
         f"<p>{escape(preset.purpose)}</p>"
         f'<div class="blocktrain-card-tools">{_use(preset.name)}{_copies(preset.name, parsed)}</div></li>'
     )

@@ -8,7 +8,7 @@ from lib_blocktrain.ui.share_handlers import FORMS
 from lib_blocktrain.ui.widgets import Widgets
 
 
-def place(w: Widgets) -> None:
+def build(w: Widgets) -> None:
     """Make the widgets."""
     with gr.Group(elem_classes="blocktrain-panel"):
         with gr.Row():

@@ -12,13 +12,13 @@ from lib_blocktrain.hosts.host import Cancelled, Host
 from lib_blocktrain.networks.bake import bake
 from lib_blocktrain.runner import explained
 from lib_blocktrain.ui import html
-from lib_blocktrain.ui.job_stream import WAITING, followed, told
-from lib_blocktrain.ui.lora_controls import LoraControls, refusing, selection_of
-from lib_blocktrain.ui.properties import Changes, Properties, Values
+from lib_blocktrain.ui.job_stream import WAITING, status_update, stream_job
+from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
+from lib_blocktrain.ui.values import Changes, Properties, Values
 from lib_blocktrain.workspace.drawing import (
     WEIGHTED,
-    Drawn,
     PreviewRenderer,
+    Rendered,
     Settings,
     Variant,
     comparison,
@@ -38,17 +38,17 @@ class PreviewHandlers:
     def __init__(
         self,
         host: Host,
-        desk: LoraControls,
-        studio: PreviewRenderer,
+        controls: LoraControls,
+        renderer: PreviewRenderer,
         jobs: Jobs,
         trained: Callable[[], str | None] = lambda: None,
     ):
         self.host = host
-        self.desk = desk
-        self.studio = studio
+        self.controls = controls
+        self.renderer = renderer
         self.jobs = jobs
         self._trained = trained  # the name of the run that has the model now
-        self._results: OrderedDict[str, dict[int, Drawn]] = OrderedDict()
+        self._results: OrderedDict[str, dict[int, Rendered]] = OrderedDict()
 
     # --- drawing --------------------------------------------------------------------------------------------------
 
@@ -73,50 +73,50 @@ class PreviewHandlers:
         if len(names) > MOST_PRESETS:
             raise ValueError(f"{len(names)} presets: expected up to {MOST_PRESETS} in one grid")
         architecture = self.host.model().architecture
-        weights = {name: self.desk.shelf.parse(name, architecture, seed=0).weights for name in names}
+        weights = {name: self.controls.presets.parse(name, architecture, seed=0).weights for name in names}
         return grid(selection_of(values), weights, architecture)
 
-    def _drawing(self, values: Values, arms_of: Callable[[Values], list[Variant]]) -> Iterator[Changes]:
+    def _drawing(self, values: Values, variants_of: Callable[[Values], list[Variant]]) -> Iterator[Changes]:
         try:
             settings = with_seed(Settings.from_values(values, self.host.samplers))
-            arms = arms_of(values)
+            variants = variants_of(values)
         except (ValueError, OSError) as error:
             yield {"status": html.failure(str(error))}
             return
-        job = self.jobs.start(self.studio.work(arms, settings))
+        job = self.jobs.start(self.renderer.work(variants, settings))
         try:
-            yield from self._followed(job, arms, settings)
+            yield from self._followed(job, variants, settings)
         finally:
             job.cancel()  # of a page that was closed: nobody waits for its pictures
 
-    def _followed(self, job: Job, arms: Sequence[Variant], settings: Settings) -> Iterator[Changes]:
+    def _followed(self, job: Job, variants: Sequence[Variant], settings: Settings) -> Iterator[Changes]:
         """What the page shows while a job goes on."""
-        drawn: dict[int, Drawn] = {}
+        drawn: dict[int, Rendered] = {}
         self._keep(job.id, drawn)
         size = settings.width, settings.height
-        empty = html.pictures(arms, drawn, size)
+        empty = html.pictures(variants, drawn, size)
         yield {"job": job.id, "pictures": empty, "status": html.note("Starting …"), "cancel": _enabled(True)}
         for report in job.reports():
-            if isinstance(report, Drawn):
+            if isinstance(report, Rendered):
                 drawn[report.number] = report
-                yield {"pictures": html.pictures(arms, drawn, size)}
+                yield {"pictures": html.pictures(variants, drawn, size)}
             else:
-                yield told(report, "status", html.progress, self._waiting())
-        ending = html.ended(job.id, _ending(job, settings, arms, drawn))
+                yield status_update(report, "status", html.progress, self._waiting())
+        ending = html.ended(job.id, _ending(job, settings, variants, drawn))
         yield {"status": ending, "cancel": _enabled(False)}
 
     def _waiting(self) -> str:
         name = self._trained()
         return f"Waiting for the model: {name} is trained on it; Pause in Runs frees it" if name else WAITING
 
-    def _keep(self, job_id: str, drawn: dict[int, Drawn]) -> None:
+    def _keep(self, job_id: str, drawn: dict[int, Rendered]) -> None:
         self._results[job_id] = drawn
         while len(self._results) > KEPT_RESULTS:
             self._results.popitem(last=False)
 
     # --- pictures on disk -----------------------------------------------------------------------------------------
 
-    @refusing("status")
+    @error_to("status")
     def save(self, values: Values) -> Changes:
         """Write the last pictures to the host's output folder, with their parameters inside."""
         drawn = self._results.get(values["job"] or "")
@@ -125,12 +125,12 @@ class PreviewHandlers:
         folder = self.host.output_dir / "blocktrain"
         now, names = time.strftime("%Y%m%d-%H%M%S"), []
         for picture in drawn.values():
-            path = _free(folder, f"{now}-{picture.request.seed}-{picture.arm.name}")
+            path = _free(folder, f"{now}-{picture.request.seed}-{picture.variant.name}")
             save_png(picture.picture, path, picture.request, picture.model)
             names.append(path.name)
         return {"status": html.note(f"Saved in {folder}: {', '.join(names)}")}
 
-    @refusing("status")
+    @error_to("status")
     def load(self, values: Values) -> Changes:
         """Take prompt, settings, LoRAs and weights out of a picture's parameters."""
         path: Path | None = values["png_file"]
@@ -138,36 +138,36 @@ class PreviewHandlers:
             return {}
         found = read_png(path)
         changes, said = _settings_in(found, self.host.samplers)
-        slots, missing = self._slots_in(found)
-        if slots or found.loras:
-            changes = {**changes, **self.desk.mixed(slots)}
+        entries, missing = self._entries_in(found)
+        if entries or found.loras:
+            changes = {**changes, **self.controls.use_exactly(entries)}
         if missing:
             said.append(f"not in the folders: {', '.join(missing)}")
         return {**changes, "status": html.note("; ".join(["Parameters loaded", *said]))}
 
-    def _slots_in(self, found: Parameters) -> tuple[dict, list[str]]:
-        files = {file.path.stem: file.key for file in self.desk.library.files()}
+    def _entries_in(self, found: Parameters) -> tuple[dict, list[str]]:
+        files = {file.path.stem: file.key for file in self.controls.lora_index.files()}
         there = [lora for lora in found.loras if lora.name in files]
-        slots = {files[lora.name]: self.desk.slot(lora.weights, lora.multiplier) for lora in there}
-        return slots, [lora.name for lora in found.loras if lora.name not in files]
+        entries = {files[lora.name]: self.controls.entry(lora.weights, lora.multiplier) for lora in there}
+        return entries, [lora.name for lora in found.loras if lora.name not in files]
 
     # --- baking ---------------------------------------------------------------------------------------------------
 
     def bake(self, values: Values) -> Iterator[Changes]:
         """Write the active LoRA, the weights inside, to the first LoRA folder: with progress, in the host's queue."""
         try:
-            mix = selection_of(values)
-            if mix.active is None:
+            selection = selection_of(values)
+            if selection.active is None:
                 raise ValueError("no LoRA is chosen: tick one in the list")
             name, replace = checked_name(values["bake_name"]), bool(values["bake_replace"])
             path = self.host.lora_dirs[0] / f"{name}.safetensors"
             if path.exists() and not replace:
                 raise FileExistsError(f"there is a {path.name} already: choose another name, or tick “replace”")
-            network = self.desk.library.network(mix.active)
+            network = self.controls.lora_index.network(selection.active)
         except (ValueError, OSError) as error:
             yield {"bake_status": html.failure(str(error))}
             return
-        weights = mix.shown.block_weights(network.architecture)
+        weights = selection.shown.block_weights(network.architecture)
 
         def work(job: Job) -> None:
             model = self.host.model()
@@ -176,12 +176,12 @@ class PreviewHandlers:
             bake(network, weights, path, base=base, overwrite=replace, progress=progress)
 
         def ended(_: Job) -> Changes:
-            self.desk.library.refresh()
-            listed = self.desk.find({**values, "search": ""})
-            said = html.note(f"Wrote {path}: at strength 1 it does what {mix.active} does under these weights")
+            self.controls.lora_index.refresh()
+            listed = self.controls.find({**values, "search": ""})
+            said = html.note(f"Wrote {path}: at strength 1 it does what {selection.active} does under these weights")
             return {"loras": listed["loras"], "search": "", "bake_status": said, "bake_replace": False}
 
-        yield from followed(self.jobs, "bake", work, ended)
+        yield from stream_job(self.jobs, "bake", work, ended)
 
     def cancel_bake(self, values: Values) -> Changes:
         """Stop before anything is written."""
@@ -193,19 +193,19 @@ def _enabled(yes: bool) -> Properties:
     return Properties(interactive=yes)
 
 
-def _ending(job: Job, settings: Settings, arms: Sequence[Variant], drawn: dict[int, Drawn]) -> str:
+def _ending(job: Job, settings: Settings, variants: Sequence[Variant], drawn: dict[int, Rendered]) -> str:
     error = job.error()
     if isinstance(error, Cancelled):
-        return html.note(f"Cancelled: {len(drawn)} of {len(arms)} pictures drawn")
+        return html.note(f"Cancelled: {len(drawn)} of {len(variants)} pictures drawn")
     if error is not None:
         return html.failure(explained(error))
     fresh = sum(not picture.again for picture in drawn.values())
-    said = f"{fresh} of {len(arms)} pictures drawn, seed {settings.seed}"
-    if arms[-1].name == WEIGHTED and arms[-1].weights == arms[-2].weights:
+    said = f"{fresh} of {len(variants)} pictures drawn, seed {settings.seed}"
+    if variants[-1].name == WEIGHTED and variants[-1].weights == variants[-2].weights:
         said += "; every block is at 1, so that the last two are one: move a block, and press Preview again"
     elif not fresh:
         said += ": they are known from before, and nothing has changed"
-    elif fresh < len(arms):
+    elif fresh < len(variants):
         said += "; nothing else has changed"
     notices = dict.fromkeys(notice for picture in drawn.values() for notice in picture.notices)
     return "".join(html.note(text) for text in (said, *notices))

@@ -15,10 +15,10 @@ from lib_blocktrain.training.runs import Run
 from lib_blocktrain.ui import html, preset_panel
 from lib_blocktrain.ui.lora_controls import InitialState, weight_name
 from lib_blocktrain.ui.preview_handlers import PreviewHandlers
-from lib_blocktrain.ui.properties import Changes, Values
 from lib_blocktrain.ui.share_handlers import ShareHandlers
 from lib_blocktrain.ui.shim import on, uploaded
 from lib_blocktrain.ui.u_map import UMap
+from lib_blocktrain.ui.values import Changes, Values
 from lib_blocktrain.ui.widgets import Shared, Widgets
 from lib_blocktrain.workspace.drawing import SEED_MAX, SIDE_MAX, SIDE_MIN, SIDE_STEP, PreviewRenderer, comparison
 from lib_blocktrain.workspace.lora_selection import (
@@ -31,8 +31,8 @@ from lib_blocktrain.workspace.lora_selection import (
 )
 
 WEIGHTS = tuple(weight_name(block_id) for block_id in WEIGHT_IDS)
-MIX = ("mix", "loras", "strength", *WEIGHTS)
-SHOWN = (*MIX, "u_map", "active", "facts", "bake_name", "lora_message")
+SELECTION = ("selection", "loras", "strength", *WEIGHTS)
+SHOWN = (*SELECTION, "u_map", "active", "facts", "bake_name", "lora_message")
 SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", "seed")
 PRESETS = ("preset", "grid_presets", "preset_cards", "preset_problems", "preset_message", "preset_replace")
 DRAWN = ("job", "pictures", "status", "cancel")
@@ -49,13 +49,15 @@ class PreviewTab:
     title = "Preview"
 
     def __init__(self, shared: Shared):
-        self.host, self.first, self.desk = shared.host, shared.first, shared.desk
-        studio, runner = PreviewRenderer(shared.host, shared.library), shared.runner
-        self.preview = PreviewHandlers(shared.host, shared.desk, studio, shared.jobs, lambda: _name_of(runner.current))
+        self.host, self.first, self.controls = shared.host, shared.first, shared.controls
+        renderer, runner = PreviewRenderer(shared.host, shared.lora_index), shared.runner
+        self.preview = PreviewHandlers(
+            shared.host, shared.controls, renderer, shared.jobs, lambda: _name_of(runner.current)
+        )
 
-    def place(self, w: Widgets) -> None:
+    def build(self, w: Widgets) -> None:
         """Make its widgets."""
-        w["mix"] = gr.State(LoraSelection().to_json())
+        w["selection"] = gr.State(LoraSelection().to_json())
         w["job"], w["bake_job"] = gr.State(""), gr.State("")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=420):
@@ -70,55 +72,57 @@ class PreviewTab:
             with gr.Column(scale=5, min_width=420):
                 _sliders(w)
             with gr.Column(scale=6, min_width=420):
-                preset_panel.place(w)
+                preset_panel.build(w)
                 _bake(w)
 
     def wire(self, w: Widgets) -> None:
         """Tie its events."""
-        self._wire_desk(w)
+        self._wire_controls(w)
         self._wire_preview(w)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
         """Fill the lists at once, then ask for the model, which may have to be read."""
-        looked = on(blocks.load, self.desk.open, {}, w.some("mix", "loras", "lora_message", "lora_folders", *WEIGHTS))
-        on(looked.then, self.desk.meet_model, w.some(*MIX), w.some(*SHOWN, *PRESETS, *MODEL))
+        looked = on(
+            blocks.load, self.controls.open, {}, w.pick("selection", "loras", "lora_message", "lora_folders", *WEIGHTS)
+        )
+        on(looked.then, self.controls.meet_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS, *MODEL))
 
-    def _wire_desk(self, w: Widgets) -> None:
-        desk, sharing = self.desk, ShareHandlers(self.desk)
+    def _wire_controls(self, w: Widgets) -> None:
+        controls, sharing = self.controls, ShareHandlers(self.controls)
         listed = ("loras", "lora_message")
-        found = w.some(*MIX, "search")
-        on(w["search"].input, desk.find, found, w.some(*listed), latest=True)
-        looked = on(w["refresh"].click, desk.refresh, found, w.some(*SHOWN, *PRESETS))
-        on(looked.then, desk.meet_model, w.some(*MIX), w.some(*SHOWN, *PRESETS, *MODEL))
-        on(w["loras"].input, desk.choose, found, w.some(*SHOWN))
-        on(w["active"].input, desk.activate, w.some(*MIX, "active"), w.some(*SHOWN))
+        found = w.pick(*SELECTION, "search")
+        on(w["search"].input, controls.find, found, w.pick(*listed), latest=True)
+        looked = on(w["refresh"].click, controls.refresh, found, w.pick(*SHOWN, *PRESETS))
+        on(looked.then, controls.meet_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS, *MODEL))
+        on(w["loras"].input, controls.choose, found, w.pick(*SHOWN))
+        on(w["active"].input, controls.activate, w.pick(*SELECTION, "active"), w.pick(*SHOWN))
 
-        weighed = w.some(*MIX, "preset_message", "preset_name", "understood")
-        on(w["preset"].input, desk.use_preset, w.some(*MIX, "preset"), weighed)
-        on(w["paste"].input, sharing.explain, w.some("paste", "mix"), w.some("understood", "apply"), latest=True)
-        on(w["apply"].click, sharing.apply, w.some(*MIX, "paste", "preset_name"), weighed)
+        weighed = w.pick(*SELECTION, "preset_message", "preset_name", "understood")
+        on(w["preset"].input, controls.use_preset, w.pick(*SELECTION, "preset"), weighed)
+        on(w["paste"].input, sharing.explain, w.pick("paste", "selection"), w.pick("understood", "apply"), latest=True)
+        on(w["apply"].click, sharing.apply, w.pick(*SELECTION, "paste", "preset_name"), weighed)
 
-        named = w.some(*MIX, "preset", "preset_name", "preset_replace", "paste")
-        copied = on(w["copy"].click, sharing.copy, {**named, "form": w["form"]}, w.some("line", "preset_message"))
-        on(copied.then, None, w.some("line"), {}, js=COPY)
-        for button, function in (("save", desk.save), ("rename", desk.rename), ("delete", desk.delete)):
-            on(w[f"preset_{button}"].click, function, named, w.some(*PRESETS))
-        exported = on(w["preset_export"].click, sharing.export, {}, w.some("export", "preset_message"))
-        on(exported.then, None, w.some("export"), {}, js=DOWNLOAD)
-        _on_upload(w, "preset_file", sharing.take_file, MIX, PRESETS)
+        named = w.pick(*SELECTION, "preset", "preset_name", "preset_replace", "paste")
+        copied = on(w["copy"].click, sharing.copy, {**named, "form": w["form"]}, w.pick("line", "preset_message"))
+        on(copied.then, None, w.pick("line"), {}, js=COPY)
+        for button, function in (("save", controls.save), ("rename", controls.rename), ("delete", controls.delete)):
+            on(w[f"preset_{button}"].click, function, named, w.pick(*PRESETS))
+        exported = on(w["preset_export"].click, sharing.export, {}, w.pick("export", "preset_message"))
+        on(exported.then, None, w.pick("export"), {}, js=DOWNLOAD)
+        _on_upload(w, "preset_file", sharing.take_file, SELECTION, PRESETS)
 
     def _wire_preview(self, w: Widgets) -> None:
         preview = self.preview
-        asked = w.some(*MIX, *SETTINGS)
-        on(w["draw"].click, preview.compare, asked, w.some(*DRAWN), queued=True)
-        asked = w.some(*MIX, *SETTINGS, "grid_presets")
-        on(w["draw_grid"].click, preview.compare_presets, asked, w.some(*DRAWN), queued=True)
-        on(w["cancel"].click, preview.cancel, w.some("job"), {})
-        on(w["save_pictures"].click, preview.save, w.some("job"), w.some("status"))
+        asked = w.pick(*SELECTION, *SETTINGS)
+        on(w["draw"].click, preview.compare, asked, w.pick(*DRAWN), queued=True)
+        asked = w.pick(*SELECTION, *SETTINGS, "grid_presets")
+        on(w["draw_grid"].click, preview.compare_presets, asked, w.pick(*DRAWN), queued=True)
+        on(w["cancel"].click, preview.cancel, w.pick("job"), {})
+        on(w["save_pictures"].click, preview.save, w.pick("job"), w.pick("status"))
         _on_upload(w, "png_file", preview.load, (), (*SHOWN, *SETTINGS, "search", "status"))
-        baked = w.some("loras", "search", "bake_status", "bake_replace", "bake_job", "bake_cancel")
-        on(w["bake"].click, preview.bake, w.some(*MIX, "bake_name", "bake_replace"), baked, queued=True)
-        on(w["bake_cancel"].click, preview.cancel_bake, w.some("bake_job"), {})
+        baked = w.pick("loras", "search", "bake_status", "bake_replace", "bake_job", "bake_cancel")
+        on(w["bake"].click, preview.bake, w.pick(*SELECTION, "bake_name", "bake_replace"), baked, queued=True)
+        on(w["bake_cancel"].click, preview.cancel_bake, w.pick("bake_job"), {})
 
 
 def _loras(w: Widgets) -> None:
@@ -224,7 +228,7 @@ def _on_upload(
     def with_path(values: Values) -> Changes:
         return function({**values, name: uploaded(values[name])})
 
-    on(w[name].upload, with_path, {name: w[name], **w.some(*inputs)}, w.some(*outputs))
+    on(w[name].upload, with_path, {name: w[name], **w.pick(*inputs)}, w.pick(*outputs))
 
 
 def _name_of(run: Run | None) -> str | None:

@@ -11,8 +11,8 @@ from lib_blocktrain.training.config import DatasetConfig, FolderConfig
 from lib_blocktrain.training.dataset import DatasetError
 from lib_blocktrain.ui import analyse_html, html
 from lib_blocktrain.ui.analyse_handlers import RULE_LABELS, SUGGESTED, AnalyseHandlers, Result
-from lib_blocktrain.ui.job_stream import followed
-from lib_blocktrain.ui.properties import Changes, Values
+from lib_blocktrain.ui.job_stream import stream_job
+from lib_blocktrain.ui.values import Changes, Values
 from lib_blocktrain.workspace.analyses import AnalysisResult
 from lib_blocktrain.workspace.jobs import Job
 
@@ -52,7 +52,7 @@ class ProbeHandlers:
             answered = AnalysisResult(analyses[:1], latent=(height // 8, width // 8))
             found.append(Result("", answered, suggested, analyses[1:]))
 
-        yield from followed(self.analysing.jobs, "probe", work, lambda job: self._ended(job, found[0]))
+        yield from stream_job(self.analysing.jobs, "probe", work, lambda job: self._ended(job, found[0]))
 
     def cancel(self, values: Values) -> Changes:
         """Stop the probe that this page has begun."""

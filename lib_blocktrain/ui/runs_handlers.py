@@ -20,10 +20,10 @@ from lib_blocktrain.training.result import publish
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.ui import html, runs_html
 from lib_blocktrain.ui.history import Growing, History
-from lib_blocktrain.ui.lora_controls import RANDOM_SEED_TEXT, LoraControls, refusing, selection_of
-from lib_blocktrain.ui.properties import Changes, Properties, Values
+from lib_blocktrain.ui.lora_controls import RANDOM_SEED_TEXT, LoraControls, error_to, selection_of
 from lib_blocktrain.ui.train_handlers import TrainHandlers
 from lib_blocktrain.ui.u_map import UMap
+from lib_blocktrain.ui.values import Changes, Properties, Values
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.workspace.lora_selection import LoraEntry
 
@@ -38,8 +38,8 @@ BUTTONS = ("stop_save", "stop", "pause", "resume", "again", "preview", "weigh")
 class RunsHandlers:
     """The runs of the host: what they learn, and the buttons that steer them."""
 
-    def __init__(self, host: Host, desk: LoraControls, runner: Runner, training: TrainHandlers):
-        self.host, self.desk, self.runner, self.training = host, desk, runner, training
+    def __init__(self, host: Host, controls: LoraControls, runner: Runner, training: TrainHandlers):
+        self.host, self.controls, self.runner, self.training = host, controls, runner, training
         self._histories: OrderedDict[Path, Growing] = OrderedDict()
 
     # --- looking --------------------------------------------------------------------------------------------------
@@ -138,43 +138,43 @@ class RunsHandlers:
 
     # --- steering -------------------------------------------------------------------------------------------------
 
-    @refusing("runs_message")
+    @error_to("runs_message")
     def stop(self, values: Values) -> Changes:
         """End the chosen run; what was saved last stays."""
         return self._told(values, lambda run: self.runner.stop(run, save=False), "Told {} to stop after this step")
 
-    @refusing("runs_message")
+    @error_to("runs_message")
     def stop_and_save(self, values: Values) -> Changes:
         """Save the chosen run and end it."""
         return self._told(values, self.runner.stop, "Told {} to save and stop after this step")
 
-    @refusing("runs_message")
+    @error_to("runs_message")
     def pause(self, values: Values) -> Changes:
         """Save the run that is trained, give the model back, and hold the queue."""
         return self._told(values, lambda run: self.runner.pause(), "{} pauses after this step, and frees the model")
 
-    @refusing("runs_message")
+    @error_to("runs_message")
     def resume(self, values: Values) -> Changes:
         """Go on with the chosen run, from what was saved last."""
         return self._told(values, self.runner.resume, "{} goes on when its turn comes")
 
-    @refusing("runs_message")
+    @error_to("runs_message")
     def begin(self, values: Values) -> Changes:
         """Go on with what waits."""
         self.runner.begin()
         return {**self.look(values), "runs_message": html.note("The queue goes on")}
 
-    @refusing("runs_message")
+    @error_to("runs_message")
     def weigh(self, values: Values) -> Changes:
         """Change the block weights of the run that is trained."""
         run = self._named(values)
         architecture = self.host.model().architecture
-        parsed = self.desk.shelf.parse(str(values["runs_weights"] or ""), architecture, seed=RANDOM_SEED_TEXT)
+        parsed = self.controls.presets.parse(str(values["runs_weights"] or ""), architecture, seed=RANDOM_SEED_TEXT)
         self.runner.set_weights(run, parsed.weights)
         said = "; ".join([f"{parsed.form}: from the next step on", *parsed.notices])
         return {"runs_message": html.note(said)}
 
-    @refusing("runs_message")
+    @error_to("runs_message")
     def from_sliders(self, values: Values) -> Changes:
         """Take the weights that the sliders of Preview show."""
         weights: BlockWeights = selection_of(values).shown.block_weights(self.host.model().architecture)
@@ -182,16 +182,16 @@ class RunsHandlers:
 
     # --- going elsewhere ------------------------------------------------------------------------------------------
 
-    @refusing("runs_message")
+    @error_to("runs_message")
     def again(self, values: Values) -> Changes:
         """Put the chosen run into the form of Train."""
         run = self._named(values)
         return {
             **self.training.filled(run.config, f"The run {run.folder.name}, ready to be started again"),
-            "places": Properties(selected="Train"),
+            "tabs": Properties(selected="Train"),
         }
 
-    @refusing("runs_message")
+    @error_to("runs_message")
     def preview(self, values: Values) -> Changes:
         """Use the run's LoRA, and nothing else, in Preview; it opens at 1, since its weights are inside.
 
@@ -201,16 +201,16 @@ class RunsHandlers:
         name = (
             self._published(run) if values["runs_file"] in (None, "", RESULT) else self._put(run, values["runs_file"])
         )
-        self.desk.library.refresh()
+        self.controls.lora_index.refresh()
         found = [
             file.key
-            for file in self.desk.library.files()
+            for file in self.controls.lora_index.files()
             if file.path.name == name and file.path.parent.resolve() == folder
         ]
         if not found:
             raise ValueError(f"{name} is not in {folder} any more")
-        place = {"places": Properties(selected="Preview"), "status": html.brought(found[0])}
-        return {**self.desk.mixed({found[0]: LoraEntry()}), **place}
+        place = {"tabs": Properties(selected="Preview"), "status": html.brought(found[0])}
+        return {**self.controls.use_exactly({found[0]: LoraEntry()}), **place}
 
     def _published(self, run: Run) -> str:
         status = self.runner.status(run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gradio as gr
 
 from lib_blocktrain.ui.form import NAMES
-from lib_blocktrain.ui.preview_tab import MIX, SHOWN
+from lib_blocktrain.ui.preview_tab import SELECTION, SHOWN
 from lib_blocktrain.ui.runs_handlers import BUTTONS, PARTS, RESULT, RunsHandlers
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.train_handlers import TrainHandlers
@@ -21,10 +21,10 @@ class RunsTab:
     title = "Runs"
 
     def __init__(self, shared: Shared):
-        training = TrainHandlers(shared.host, shared.desk, shared.runner, shared.first.runs)
-        self.watching, self.training = RunsHandlers(shared.host, shared.desk, shared.runner, training), training
+        training = TrainHandlers(shared.host, shared.controls, shared.runner, shared.first.runs)
+        self.watching, self.training = RunsHandlers(shared.host, shared.controls, shared.runner, training), training
 
-    def place(self, w: Widgets) -> None:
+    def build(self, w: Widgets) -> None:
         """Make its widgets."""
         w["runs_chosen"], w["runs_shown"] = gr.State(""), gr.State({})
         with gr.Row(equal_height=False):
@@ -58,23 +58,23 @@ class RunsTab:
 
     def wire(self, w: Widgets) -> None:
         """Tie its events."""
-        watching, asked, told = self.watching, w.some(*ASKED), w.some(*TOLD, "runs_message")
-        on(w["runs_tick"].click, watching.look, asked, w.some(*TOLD))
-        chosen = w.some(*TOLD, "runs_message", "runs_weights")
-        on(w["runs_list"].input, watching.choose, w.some(*ASKED, "runs_list"), chosen)
-        on(w["runs_begin"].click, watching.begin, asked, told)
+        watching, asked, outputs = self.watching, w.pick(*ASKED), w.pick(*TOLD, "runs_message")
+        on(w["runs_tick"].click, watching.look, asked, w.pick(*TOLD))
+        chosen = w.pick(*TOLD, "runs_message", "runs_weights")
+        on(w["runs_list"].input, watching.choose, w.pick(*ASKED, "runs_list"), chosen)
+        on(w["runs_begin"].click, watching.begin, asked, outputs)
         tells = {"stop_save": watching.stop_and_save, "stop": watching.stop, "pause": watching.pause}
         for name, function in {**tells, "resume": watching.resume}.items():
-            on(w[f"runs_{name}"].click, function, asked, told)
-        on(w["runs_sliders"].click, watching.from_sliders, w.some(*MIX), w.some("runs_weights", "runs_message"))
-        on(w["runs_weigh"].click, watching.weigh, w.some("runs_chosen", "runs_weights"), w.some("runs_message"))
-        form = w.some(*NAMES, "train_rest", "train_dataset", "train_loaded", "places", "runs_message")
-        filled = on(w["runs_again"].click, watching.again, w.some("runs_chosen"), form)
-        estimated = w.some("train_understood", "train_estimate")
-        on(filled.then, self.training.weigh, w.some(*NAMES, "train_rest"), estimated)
-        shown = w.some(*SHOWN, "search", "places", "status", "runs_message")
-        on(w["runs_preview"].click, watching.preview, w.some("runs_chosen", "runs_file"), shown)
+            on(w[f"runs_{name}"].click, function, asked, outputs)
+        on(w["runs_sliders"].click, watching.from_sliders, w.pick(*SELECTION), w.pick("runs_weights", "runs_message"))
+        on(w["runs_weigh"].click, watching.weigh, w.pick("runs_chosen", "runs_weights"), w.pick("runs_message"))
+        form = w.pick(*NAMES, "train_rest", "train_dataset", "train_loaded", "tabs", "runs_message")
+        filled = on(w["runs_again"].click, watching.again, w.pick("runs_chosen"), form)
+        estimated = w.pick("train_understood", "train_estimate")
+        on(filled.then, self.training.weigh, w.pick(*NAMES, "train_rest"), estimated)
+        shown = w.pick(*SHOWN, "search", "tabs", "status", "runs_message")
+        on(w["runs_preview"].click, watching.preview, w.pick("runs_chosen", "runs_file"), shown)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
         """Show the run that goes on, or the newest."""
-        on(blocks.load, self.watching.open, w.some(*ASKED), w.some(*TOLD))
+        on(blocks.load, self.watching.open, w.pick(*ASKED), w.pick(*TOLD))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from lib_blocktrain.ui import html
-from lib_blocktrain.ui.lora_controls import RANDOM_SEED_TEXT, LoraControls, refusing, selection_of
+from lib_blocktrain.ui.lora_controls import RANDOM_SEED_TEXT, LoraControls, error_to, selection_of
 from lib_blocktrain.ui.preset_cards import card_map
-from lib_blocktrain.ui.properties import Changes, Properties, Values
+from lib_blocktrain.ui.values import Changes, Properties, Values
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_files import read_line
 from lib_blocktrain.weights.preset_strings import PresetStringError
@@ -35,8 +35,8 @@ def written(weights: BlockWeights, name: str | None, form: str, canvas: float | 
 class ShareHandlers:
     """What Copy, Use these weights, Export and Import do."""
 
-    def __init__(self, desk: LoraControls):
-        self.desk = desk
+    def __init__(self, controls: LoraControls):
+        self.controls = controls
 
     def explain(self, values: Values) -> Changes:
         """Something was typed or pasted: say at once what it is understood as."""
@@ -44,8 +44,8 @@ class ShareHandlers:
         if not text.strip():
             return {"understood": "", "apply": Properties(interactive=False)}
         try:
-            parsed = self.desk.parse(text, LoraSelection.from_json(values["mix"]))
-            self.desk.check_range(parsed)
+            parsed = self.controls.parse(text, LoraSelection.from_json(values["selection"]))
+            self.controls.check_range(parsed)
         except PresetStringError as error:
             return {"understood": html.not_understood(text, error), "apply": Properties(interactive=False)}
         except ValueError as error:
@@ -54,21 +54,21 @@ class ShareHandlers:
         body = f'<div class="blocktrain-seen">{seen}{html.understood(parsed)}</div>'
         return {"understood": body, "apply": Properties(interactive=True)}
 
-    @refusing("understood")
+    @error_to("understood")
     def apply(self, values: Values) -> Changes:
         """Put what was pasted on the sliders."""
-        mix = selection_of(values)
-        parsed = self.desk.parse(from_link(values["paste"] or ""), mix)
-        return {**self.desk.weighed(mix, parsed), "preset_name": parsed.name or values["preset_name"] or ""}
+        selection = selection_of(values)
+        parsed = self.controls.parse(from_link(values["paste"] or ""), selection)
+        return {**self.controls.weighed(selection, parsed), "preset_name": parsed.name or values["preset_name"] or ""}
 
-    @refusing("preset_message")
+    @error_to("preset_message")
     def copy(self, values: Values) -> Changes:
         """The weights on the sliders as a text that others can paste."""
         if values["form"] not in FORMS:
             raise ValueError(f"form {values['form']!r}: expected one of {', '.join(FORMS)}")
-        mix = selection_of(values)
-        weights = mix.shown.block_weights(self.desk.architecture(mix))
-        origin = self.desk.origin_of(values, weights)
+        selection = selection_of(values)
+        weights = selection.shown.block_weights(self.controls.architecture(selection))
+        origin = self.controls.origin_of(values, weights)
         name, said = str(values["preset_name"] or "").strip(), COPIED
         if name and self._is_another(name, weights):
             name, said = "", f"{COPIED}; without a name, since the preset {name} has other weights"
@@ -79,22 +79,22 @@ class ShareHandlers:
 
     def _is_another(self, name: str, weights: BlockWeights) -> bool:
         """Whether a preset of this name has other weights."""
-        shelf, of = self.desk.shelf, weights.architecture
-        texts_of = {preset.name: preset.text for preset in shelf.fitting(of)}
-        return name in texts_of and shelf.parse(texts_of[name], of, seed=RANDOM_SEED_TEXT).weights != weights
+        presets, of = self.controls.presets, weights.architecture
+        texts_of = {preset.name: preset.text for preset in presets.fitting(of)}
+        return name in texts_of and presets.parse(texts_of[name], of, seed=RANDOM_SEED_TEXT).weights != weights
 
-    @refusing("preset_message")
+    @error_to("preset_message")
     def export(self, values: Values) -> Changes:
         """The person's own presets as the text of a file."""
-        text, count = self.desk.shelf.exported()
+        text, count = self.controls.presets.exported()
         said = f"{count} preset{'s' if count > 1 else ''} of your own in blocktrain-presets.txt, among your downloads"
         return {"export": text, "preset_message": html.note(said)}
 
-    @refusing("preset_message")
+    @error_to("preset_message")
     def take_file(self, values: Values) -> Changes:
         """Take over the presets of a file: an exported one, or LoRA Block Weight's."""
         if values["preset_file"] is None:
             return {}
-        count, problems = self.desk.shelf.take(values["preset_file"])
-        changes = self.desk.changed_presets(selection_of(values), None, f"{count} presets added")
+        count, problems = self.controls.presets.take(values["preset_file"])
+        changes = self.controls.changed_presets(selection_of(values), None, f"{count} presets added")
         return {**changes, "preset_message": changes["preset_message"] + html.problems(problems)}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from lib_blocktrain.ui.properties import Changes, Properties, Values
+from lib_blocktrain.ui.values import Changes, Properties, Values
 
 GRADIO_4 = int(gr.__version__.split(".")[0]) >= 4
 

@@ -22,10 +22,10 @@ from lib_blocktrain.training.estimate import estimate, free_memory, size_of_mode
 from lib_blocktrain.training.optimizers import check_rates
 from lib_blocktrain.training.pace import pace_of
 from lib_blocktrain.training.plan import Plan, plan_of, read_weights
-from lib_blocktrain.training.preparation import check_model, native_size
+from lib_blocktrain.training.preparation import check_model
 from lib_blocktrain.ui import form, html, train_html
-from lib_blocktrain.ui.lora_controls import RANDOM_SEED_TEXT, LoraControls, refusing, selection_of
-from lib_blocktrain.ui.properties import Changes, Properties, Values
+from lib_blocktrain.ui.lora_controls import RANDOM_SEED_TEXT, LoraControls, error_to, selection_of
+from lib_blocktrain.ui.values import Changes, Properties, Values
 from lib_blocktrain.weights.preset_strings import PresetStringError
 
 WEIGHTS, FOLDERS = "train_network_weights", "train_dataset_folders"
@@ -35,8 +35,8 @@ FILE_LIMIT = 1_000_000  # bytes of a run.json
 class TrainHandlers:
     """The form, what it costs, and the start."""
 
-    def __init__(self, host: Host, desk: LoraControls, runner: Runner, ready: Path | None = None):
-        self.host, self.desk, self.runner = host, desk, runner
+    def __init__(self, host: Host, controls: LoraControls, runner: Runner, ready: Path | None = None):
+        self.host, self.controls, self.runner = host, controls, runner
         self._ready = ready  # the folder of runs that come with this checkout
 
     # --- opening and loading --------------------------------------------------------------------------------------
@@ -46,18 +46,18 @@ class TrainHandlers:
         files = sorted(self._ready.glob("*.json")) if self._ready is not None else []
         return {path.stem: path for path in files}
 
-    @refusing("train_message")
+    @error_to("train_message")
     def open(self, values: Values) -> Changes:
         """The page was loaded: the menus, and what suits a first LoRA on the model that is loaded."""
         names, architecture = list(self.ready_runs()), self._architecture()
-        presets = [preset.name for preset in self.desk.shelf.fitting(architecture)]
+        presets = [preset.name for preset in self.controls.presets.fitting(architecture)]
         return {
             **form.defaults(architecture),
             "train_ready": Properties(choices=names, value=None, visible=bool(names)),
             "train_preset": Properties(choices=presets, value=None),
         }
 
-    @refusing("train_loaded")
+    @error_to("train_loaded")
     def load_ready(self, values: Values) -> Changes:
         """One of the ready runs was chosen."""
         name = values["train_ready"]
@@ -68,7 +68,7 @@ class TrainHandlers:
         config = load(self.ready_runs()[name])
         return self.filled(config, config.description)
 
-    @refusing("train_loaded")
+    @error_to("train_loaded")
     def load_file(self, values: Values) -> Changes:
         """A run.json was uploaded; the paths in it must be whole, since where it lay is not known."""
         path: Path | None = values["train_file"]
@@ -88,15 +88,15 @@ class TrainHandlers:
             said += f"; {', '.join(loose)}: choose where that folder lies"
         return self.filled(config, said)
 
-    @refusing("train_loaded")
+    @error_to("train_loaded")
     def load_lora(self, values: Values) -> Changes:
         """Take the run out of the metadata of the LoRA that is chosen in Preview; its folders are not in there."""
-        mix = selection_of(values)
-        if mix.active is None:
+        selection = selection_of(values)
+        if selection.active is None:
             raise ValueError("no LoRA is chosen in Preview: tick one there that was trained here")
-        config = _recorded(self.desk.library.file(mix.active).metadata, mix.active)
+        config = _recorded(self.controls.lora_index.file(selection.active).metadata, selection.active)
         names = ", ".join(folder.path for folder in config.dataset.folders)
-        said = f"The run of {mix.active}; its pictures lay in a folder “{names}”: choose where that is now"
+        said = f"The run of {selection.active}; its pictures lay in a folder “{names}”: choose where that is now"
         return {**self.filled(config, said), "train_dataset_folders": ""}
 
     def filled(self, config: RunConfig, said: str = "") -> Changes:
@@ -111,7 +111,7 @@ class TrainHandlers:
 
     # --- while it is filled ---------------------------------------------------------------------------------------
 
-    @refusing("train_dataset")
+    @error_to("train_dataset")
     def look(self, values: Values) -> Changes:
         """Say what is found in the dataset's folders, and whether the weights hold for such pictures."""
         config = form.config_of({**values, "train_name": values["train_name"] or "draft"}, values["train_rest"])
@@ -126,7 +126,7 @@ class TrainHandlers:
         """Say what the weights are understood as, and what a run under them costs."""
         text = str(values[WEIGHTS] or "")
         try:
-            parsed = self.desk.shelf.parse(text, self._architecture(), seed=RANDOM_SEED_TEXT)
+            parsed = self.controls.presets.parse(text, self._architecture(), seed=RANDOM_SEED_TEXT)
         except PresetStringError as error:
             return {"train_understood": html.not_understood(text, error), "train_estimate": ""}
         if not values["train_network_text_encoder"]:  # what is said of BASE would mislead
@@ -139,24 +139,24 @@ class TrainHandlers:
         except (ValueError, OSError, RuntimeError) as error:
             return {**said, "train_estimate": html.failure(str(error))}
 
-    @refusing("train_understood")
+    @error_to("train_understood")
     def from_sliders(self, values: Values) -> Changes:
         """Take the weights that the sliders of Preview show."""
-        mix = selection_of(values)
-        weights = mix.shown.block_weights(self._architecture())
+        selection = selection_of(values)
+        weights = selection.shown.block_weights(self._architecture())
         return {WEIGHTS: weights.to_line(with_architecture=True)}
 
-    @refusing("train_understood")
+    @error_to("train_understood")
     def use_preset(self, values: Values) -> Changes:
         """Take the weights of a preset."""
         if not values["train_preset"]:
             return {}
-        parsed = self.desk.shelf.parse(values["train_preset"], self._architecture(), seed=RANDOM_SEED_TEXT)
+        parsed = self.controls.presets.parse(values["train_preset"], self._architecture(), seed=RANDOM_SEED_TEXT)
         return {WEIGHTS: parsed.weights.to_line(parsed.name, with_architecture=True, canvas=parsed.canvas)}
 
     # --- the start ------------------------------------------------------------------------------------------------
 
-    @refusing("train_message")
+    @error_to("train_message")
     def start(self, values: Values) -> Changes:
         """Check what can be checked now, and put the run into the queue."""
         config = self._canonical(form.config_of(values, values["train_rest"]))
@@ -167,23 +167,23 @@ class TrainHandlers:
         check_model(model)
         scope = plan_of({"unet": model.unet, **model.text_encoders}, model.architecture, config.network)
         check_rates(config.optimizer, config.network, [{"base_lr": rate} for rate in _rates(config, scope)])
-        warned = self._for_another_share(config, find(config.dataset, native_size(model)))
+        warned = self._for_another_share(config, find(config.dataset, model.native_size))
         run = self.runner.add(config)
         before = [waiting.folder.name for waiting in self.runner.queue()].index(run.folder.name)
         said = f"{run.folder.name} is in the queue" + (f", behind {before} others" if before else "")
         return {
             "train_message": html.note(f"{said}: the place Runs shows it") + warned,
             "runs_chosen": run.folder.name,
-            "places": Properties(selected="Runs"),
+            "tabs": Properties(selected="Runs"),
         }
 
-    @refusing("train_message")
+    @error_to("train_message")
     def to_probe(self, values: Values) -> Changes:
         """Ask in Analyse which blocks these pictures would move."""
         folders = str(values[FOLDERS] or "").strip()
         if not folders:
             raise ValueError("there is no folder of pictures yet: expected one in “Folder of pictures”")
-        return {"probe_folder": folders, "places": Properties(selected="Analyse"), "train_message": ""}
+        return {"probe_folder": folders, "tabs": Properties(selected="Analyse"), "train_message": ""}
 
     # --- small things ---------------------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class TrainHandlers:
 
     def _native(self) -> int:
         try:
-            return native_size(self.host.model())
+            return self.host.model().native_size
         except NoModel:
             return 512
 
@@ -203,7 +203,7 @@ class TrainHandlers:
         """The run with its weights as values: a preset may be the user's own, and may change later."""
         if not isinstance(config.network.weights, str):
             return config
-        parsed = self.desk.shelf.parse(config.network.weights, self._architecture(), seed=RANDOM_SEED_TEXT)
+        parsed = self.controls.presets.parse(config.network.weights, self._architecture(), seed=RANDOM_SEED_TEXT)
         network = replace(config.network, weights=parsed.weights.to_line(parsed.name, canvas=parsed.canvas))
         read_weights(network, self._architecture())  # says which are out of range
         return replace(config, network=network)
@@ -212,7 +212,7 @@ class TrainHandlers:
         """What is to be said where the weights hold for another share of the picture than the masks let through."""
         if not isinstance(config.network.weights, str):
             return ""
-        parsed = self.desk.shelf.parse(config.network.weights, self._architecture(), seed=RANDOM_SEED_TEXT)
+        parsed = self.controls.presets.parse(config.network.weights, self._architecture(), seed=RANDOM_SEED_TEXT)
         warned = warning(parsed.canvas, dataset.canvas)
         return html.failure(f"These weights were {warned}") if warned else ""
 

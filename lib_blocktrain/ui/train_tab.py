@@ -6,10 +6,10 @@ import gradio as gr
 
 from lib_blocktrain.ui import form
 from lib_blocktrain.ui.form import CHOICE, GROUPS, LINES, MAIN, NAMES, PAIRS, SWITCH, TEXT, UNFOLDED, Field
-from lib_blocktrain.ui.preview_tab import MIX
-from lib_blocktrain.ui.properties import Changes, Values
+from lib_blocktrain.ui.preview_tab import SELECTION
 from lib_blocktrain.ui.shim import on, uploaded
 from lib_blocktrain.ui.train_handlers import FOLDERS, WEIGHTS, TrainHandlers
+from lib_blocktrain.ui.values import Changes, Values
 from lib_blocktrain.ui.widgets import Shared, Widgets
 
 # The entries on which the estimate depends.
@@ -30,9 +30,9 @@ class TrainTab:
 
     def __init__(self, shared: Shared):
         self.host = shared.host
-        self.training = TrainHandlers(shared.host, shared.desk, shared.runner, shared.first.runs)
+        self.training = TrainHandlers(shared.host, shared.controls, shared.runner, shared.first.runs)
 
-    def place(self, w: Widgets) -> None:
+    def build(self, w: Widgets) -> None:
         """Make its widgets."""
         w["train_rest"] = gr.State({})
         self.values = form.defaults()
@@ -107,40 +107,42 @@ class TrainTab:
 
     def wire(self, w: Widgets) -> None:
         """Tie its events."""
-        training, asked = self.training, w.some(*FORM)
-        estimated = w.some("train_understood", "train_estimate")
+        training, asked = self.training, w.pick(*FORM)
+        estimated = w.pick("train_understood", "train_estimate")
         for path in COSTLY:
             on(w[Field(path, "", "").name].input, training.weigh, asked, estimated, latest=True)
-        filled = w.some(*FORM, "train_dataset", "train_loaded")
+        filled = w.pick(*FORM, "train_dataset", "train_loaded")
         loads = [
-            on(w["train_ready"].input, training.load_ready, w.some("train_ready"), filled),
-            on(w["train_file"].upload, self._load_file, w.some("train_file"), filled),
-            on(w["train_lora"].click, training.load_lora, w.some(*MIX), filled),
-            on(w["train_sliders"].click, training.from_sliders, w.some(*MIX), w.some(WEIGHTS, "train_understood")),
+            on(w["train_ready"].input, training.load_ready, w.pick("train_ready"), filled),
+            on(w["train_file"].upload, self._load_file, w.pick("train_file"), filled),
+            on(w["train_lora"].click, training.load_lora, w.pick(*SELECTION), filled),
+            on(
+                w["train_sliders"].click, training.from_sliders, w.pick(*SELECTION), w.pick(WEIGHTS, "train_understood")
+            ),
             on(
                 w["train_preset"].input,
                 training.use_preset,
-                w.some("train_preset"),
-                w.some(WEIGHTS, "train_understood"),
+                w.pick("train_preset"),
+                w.pick(WEIGHTS, "train_understood"),
             ),
         ]
         for loaded in loads:
             on(loaded.then, training.weigh, asked, estimated)
-        found = w.some("train_dataset", "train_name")
+        found = w.pick("train_dataset", "train_name")
         on(w["train_look"].click, training.look, asked, found, queued=True)
         on(
             w["train_probe"].click,
             training.to_probe,
-            w.some(FOLDERS),
-            w.some("probe_folder", "places", "train_message"),
+            w.pick(FOLDERS),
+            w.pick("probe_folder", "tabs", "train_message"),
         )
-        started = w.some("train_message", "runs_chosen", "places")
+        started = w.pick("train_message", "runs_chosen", "tabs")
         on(w["train_start"].click, training.start, asked, started, queued=True)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
         """Fill the menus, then say what the form as it stands would cost."""
-        looked = on(blocks.load, self.training.open, {}, w.some(*NAMES, "train_ready", "train_preset", "train_message"))
-        on(looked.then, self.training.weigh, w.some(*FORM), w.some("train_understood", "train_estimate"))
+        looked = on(blocks.load, self.training.open, {}, w.pick(*NAMES, "train_ready", "train_preset", "train_message"))
+        on(looked.then, self.training.weigh, w.pick(*FORM), w.pick("train_understood", "train_estimate"))
 
     def _load_file(self, values: Values) -> Changes:
         return self.training.load_file({"train_file": uploaded(values["train_file"])})

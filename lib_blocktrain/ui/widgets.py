@@ -28,7 +28,7 @@ class Widgets(dict):
         super().__init__()
         self.titles: dict[str, str] = {}
 
-    def some(self, *names: str) -> dict[str, gr.components.Component]:
+    def pick(self, *names: str) -> dict[str, gr.components.Component]:
         """Those of these names, in this order."""
         return {name: self[name] for name in names}
 
@@ -59,8 +59,8 @@ class Shared:
 
     host: Host
     first: InitialState
-    library: LoraIndex
-    desk: LoraControls
+    lora_index: LoraIndex
+    controls: LoraControls
     jobs: Jobs
     runner: Runner
 
@@ -70,7 +70,7 @@ class Tab(Protocol):
 
     title: str
 
-    def place(self, w: Widgets) -> None:
+    def build(self, w: Widgets) -> None:
         """Make its widgets in the surrounding container; their names begin with the place's own word."""
 
     def wire(self, w: Widgets) -> None:

@@ -72,11 +72,11 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Rendered:
     """A picture, what it shows and what it was made of; ``again``: it needed no drawing; ``notices`` of the host."""
 
     number: int
-    arm: Variant
+    variant: Variant
     picture: Image.Image
     request: SampleRequest
     model: str
@@ -84,85 +84,87 @@ class Drawn:
     notices: tuple[str, ...] = ()
 
 
-def comparison(mix: LoraSelection, architecture: str) -> list[Variant]:
+def comparison(selection: LoraSelection, architecture: str) -> list[Variant]:
     """Without the LoRAs, with all their block weights at 1, and under the block weights."""
-    arms = [Variant("without", "without LoRA", {})]
-    if mix.slots:
+    variants = [Variant("without", "without LoRA", {})]
+    if selection.entries:
         whole = BlockWeights.uniform(architecture, 1.0)
-        arms.append(
-            Variant("at-1", "every block at 1", {key: (whole, slot.strength) for key, slot in mix.slots.items()})
+        variants.append(
+            Variant(
+                "at-1", "every block at 1", {key: (whole, entry.strength) for key, entry in selection.entries.items()}
+            )
         )
-        arms.append(Variant(WEIGHTED, "under the block weights", _weighted(mix, architecture)))
-    return arms
+        variants.append(Variant(WEIGHTED, "under the block weights", _weighted(selection, architecture)))
+    return variants
 
 
-def grid(mix: LoraSelection, presets: dict[str, BlockWeights], architecture: str) -> list[Variant]:
+def grid(selection: LoraSelection, presets: dict[str, BlockWeights], architecture: str) -> list[Variant]:
     """Without the LoRAs, then one picture a preset, which stands in for the active LoRA's weights."""
-    if mix.active is None:
+    if selection.active is None:
         raise ValueError("no LoRA is chosen: tick one in the list")
     if not presets:
         raise ValueError("no preset is chosen for the grid")
-    around = _weighted(mix, architecture)
-    strength = mix.shown.strength
+    around = _weighted(selection, architecture)
+    strength = selection.shown.strength
     return [
         Variant("without", "without LoRA", {}),
         *(
-            Variant(f"preset-{number}", name, {**around, mix.active: (weights, strength)})
+            Variant(f"preset-{number}", name, {**around, selection.active: (weights, strength)})
             for number, (name, weights) in enumerate(presets.items(), start=1)
         ),
     ]
 
 
-def _weighted(mix: LoraSelection, architecture: str) -> dict[str, tuple[BlockWeights, float]]:
-    return {key: (slot.block_weights(architecture), slot.strength) for key, slot in mix.slots.items()}
+def _weighted(selection: LoraSelection, architecture: str) -> dict[str, tuple[BlockWeights, float]]:
+    return {key: (entry.block_weights(architecture), entry.strength) for key, entry in selection.entries.items()}
 
 
 class PreviewRenderer:
     """Draws arms on a host, and keeps the last pictures for when the same is asked for again."""
 
-    def __init__(self, host: Host, library: LoraIndex):
+    def __init__(self, host: Host, lora_index: LoraIndex):
         self.host = host
-        self.library = library
+        self.lora_index = lora_index
         self._kept: OrderedDict[tuple, tuple[Image.Image, tuple[str, ...]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def work(self, arms: Sequence[Variant], settings: Settings) -> Callable[[Job], None]:
+    def work(self, variants: Sequence[Variant], settings: Settings) -> Callable[[Job], None]:
         """What a job does: it draws one arm after the other and reports each as it comes."""
 
         def draw_all(job: Job) -> None:
             model = self.host.model()
-            for number, arm in enumerate(arms):
+            for number, variant in enumerate(variants):
                 job.check()
-                drawn = self._draw(model, number, arm, settings, job.progress(arm.title, number, len(arms)))
+                drawn = self._draw(model, number, variant, settings, job.progress(variant.title, number, len(variants)))
                 job.report(drawn)
 
         return draw_all
 
-    def _draw(self, model: Model, number: int, arm: Variant, settings: Settings, progress: Callable) -> Drawn:
-        key = (id(model.unet), model.name, settings, self._identity(arm))
+    def _draw(self, model: Model, number: int, variant: Variant, settings: Settings, progress: Callable) -> Rendered:
+        key = (id(model.unet), model.name, settings, self._identity(variant))
         notices: list[str] = []
-        request = settings.request(self._placements(model.architecture, arm), notices.append)
+        request = settings.request(self._placements(model.architecture, variant), notices.append)
         with self._lock:
             kept = self._kept.get(key)
         if kept is not None:
             picture, said = kept
-            return Drawn(number, arm, picture, request, model.name, again=True, notices=said)
+            return Rendered(number, variant, picture, request, model.name, again=True, notices=said)
         progress(0, settings.steps)
         picture = self.host.sample(request, progress)
         with self._lock:
             self._kept[key] = picture, tuple(notices)
             while len(self._kept) > KEPT_PICTURES:
                 self._kept.popitem(last=False)
-        return Drawn(number, arm, picture, request, model.name, notices=tuple(notices))
+        return Rendered(number, variant, picture, request, model.name, notices=tuple(notices))
 
-    def _identity(self, arm: Variant) -> tuple:
+    def _identity(self, variant: Variant) -> tuple:
         """What tells one arm's LoRAs from another's; a file that was replaced is another one."""
-        return tuple((self.library.stamp(key), *weights) for key, weights in arm.weights.items())
+        return tuple((self.lora_index.stamp(key), *weights) for key, weights in variant.weights.items())
 
-    def _placements(self, architecture: str, arm: Variant) -> list[Placement]:
+    def _placements(self, architecture: str, variant: Variant) -> list[Placement]:
         placements = []
-        for key, (weights, strength) in arm.weights.items():
-            network = self.library.network(key)
+        for key, (weights, strength) in variant.weights.items():
+            network = self.lora_index.network(key)
             if not fits(network.architecture, architecture):
                 raise ValueError(
                     f"{key} is for {network.architecture}, and the loaded model is {architecture}: untick it, or load"

@@ -33,38 +33,38 @@ class LoraEntry:
 class LoraSelection:
     """The LoRAs in use by key, in order; ``spare`` are the weights that the sliders show while there is none."""
 
-    slots: Mapping[str, LoraEntry] = field(default_factory=dict)
+    entries: Mapping[str, LoraEntry] = field(default_factory=dict)
     active: str | None = None
     spare: LoraEntry = field(default_factory=LoraEntry)
 
     @property
     def shown(self) -> LoraEntry:
         """What the sliders show."""
-        return self.slots[self.active] if self.active is not None else self.spare
+        return self.entries[self.active] if self.active is not None else self.spare
 
-    def with_shown(self, slot: LoraEntry) -> LoraSelection:
+    def with_shown(self, entry: LoraEntry) -> LoraSelection:
         """The mix after a person has moved the sliders."""
         if self.active is None:
-            return replace(self, spare=slot)
-        return replace(self, slots={**self.slots, self.active: slot})
+            return replace(self, spare=entry)
+        return replace(self, entries={**self.entries, self.active: entry})
 
     def choose(self, keys: Sequence[str]) -> LoraSelection:
         """Use these LoRAs. One that is new begins with the weights that the sliders show, and becomes active."""
-        new = [key for key in keys if key not in self.slots]
+        new = [key for key in keys if key not in self.entries]
         beginning = replace(self.shown, strength=1.0)
-        slots = {key: self.slots.get(key, beginning) for key in keys}
-        active = new[-1] if new else self.active if self.active in slots else next(iter(slots), None)
-        return LoraSelection(slots, active, self.shown if active is None else self.spare)
+        entries = {key: self.entries.get(key, beginning) for key in keys}
+        active = new[-1] if new else self.active if self.active in entries else next(iter(entries), None)
+        return LoraSelection(entries, active, self.shown if active is None else self.spare)
 
     def activate(self, key: str) -> LoraSelection:
         """Show the weights of this LoRA, which must be in use."""
-        if key not in self.slots:
-            raise ValueError(f"{key!r} is not in use: expected one of {list(self.slots)}")
+        if key not in self.entries:
+            raise ValueError(f"{key!r} is not in use: expected one of {list(self.entries)}")
         return replace(self, active=key)
 
     def to_json(self) -> dict:
         return {
-            "slots": {key: _plain(slot) for key, slot in self.slots.items()},
+            "entries": {key: _plain(entry) for key, entry in self.entries.items()},
             "active": self.active,
             "spare": _plain(self.spare),
         }
@@ -72,12 +72,12 @@ class LoraSelection:
     @classmethod
     def from_json(cls, data: Mapping) -> LoraSelection:
         """Return the mix that `to_json` wrote."""
-        slots = {key: LoraEntry(entry["strength"], entry["weights"]) for key, entry in data["slots"].items()}
-        return cls(slots, data["active"], LoraEntry(data["spare"]["strength"], data["spare"]["weights"]))
+        entries = {key: LoraEntry(entry["strength"], entry["weights"]) for key, entry in data["entries"].items()}
+        return cls(entries, data["active"], LoraEntry(data["spare"]["strength"], data["spare"]["weights"]))
 
 
-def _plain(slot: LoraEntry) -> dict:
-    return {"strength": slot.strength, "weights": dict(slot.weights)}
+def _plain(entry: LoraEntry) -> dict:
+    return {"strength": entry.strength, "weights": dict(entry.weights)}
 
 
 def entry_of(values: Mapping[str, object], strength: object) -> LoraEntry:

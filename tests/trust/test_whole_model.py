@@ -154,14 +154,14 @@ def analysis(bench: Bench) -> None:
 def reload(bench: Bench) -> None:
     """A page is closed in the midst of a drawing, and opened again."""
     host = bench.host
-    library, jobs = LoraIndex(lambda: host.lora_dirs), Jobs(host)
-    desk = LoraControls(host, library, PresetStore(lambda: host.presets_path), InitialState(lora="one"))
+    lora_index, jobs = LoraIndex(lambda: host.lora_dirs), Jobs(host)
+    controls = LoraControls(host, lora_index, PresetStore(lambda: host.presets_path), InitialState(lora="one"))
     try:
         for _ in range(2):
             page = Page()
-            page.take(desk.open(page.values))
-            page.take(desk.meet_model(page.values))
-        drawing = PreviewHandlers(host, desk, PreviewRenderer(host, library), jobs).compare(
+            page.take(controls.open(page.values))
+            page.take(controls.meet_model(page.values))
+        drawing = PreviewHandlers(host, controls, PreviewRenderer(host, lora_index), jobs).compare(
             {**page.values, "width": 64, "height": 64}
         )
         for _ in range(bench.rng.randint(1, 9)):

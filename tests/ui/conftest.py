@@ -26,15 +26,15 @@ def host(tmp_path) -> FakeHost:
 
 
 @pytest.fixture
-def library(host) -> LoraIndex:
-    library = LoraIndex(lambda: host.lora_dirs)
-    library.refresh()
-    return library
+def lora_index(host) -> LoraIndex:
+    lora_index = LoraIndex(lambda: host.lora_dirs)
+    lora_index.refresh()
+    return lora_index
 
 
 @pytest.fixture
-def desk(host, library) -> LoraControls:
-    return LoraControls(host, library, PresetStore(lambda: host.presets_path), InitialState(lora="robot"))
+def controls(host, lora_index) -> LoraControls:
+    return LoraControls(host, lora_index, PresetStore(lambda: host.presets_path), InitialState(lora="robot"))
 
 
 @pytest.fixture
@@ -46,13 +46,13 @@ def jobs(host) -> Iterator[Jobs]:
 
 
 @pytest.fixture
-def preview(host, desk, library, jobs) -> PreviewHandlers:
-    return PreviewHandlers(host, desk, PreviewRenderer(host, library), jobs)
+def preview(host, controls, lora_index, jobs) -> PreviewHandlers:
+    return PreviewHandlers(host, controls, PreviewRenderer(host, lora_index), jobs)
 
 
 @pytest.fixture
-def page(desk) -> Page:
+def page(controls) -> Page:
     page = Page()
-    page.take(desk.open(page.values))
-    page.take({**desk.meet_model(page.values), "width": 64, "height": 64})  # less than the model's: quick
+    page.take(controls.open(page.values))
+    page.take({**controls.meet_model(page.values), "width": 64, "height": 64})  # less than the model's: quick
     return page

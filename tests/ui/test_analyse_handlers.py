@@ -26,13 +26,13 @@ def miniature():
 
 
 @pytest.fixture
-def analysing(host, desk, library, jobs, miniature) -> Iterator[AnalyseHandlers]:
+def analysing(host, controls, lora_index, jobs, miniature) -> Iterator[AnalyseHandlers]:
     host.loaded = miniature
     network = lora_for(miniature, ("attn2_to_q",), scale=0.3)
     write_network(host.lora_dirs[0] / "thing.safetensors", network)
-    library.refresh()
+    lora_index.refresh()
     before = state_of(miniature.unet)
-    yield AnalyseHandlers(host, desk, library, jobs)
+    yield AnalyseHandlers(host, controls, lora_index, jobs)
     assert_untouched(miniature.unet, before)
 
 
@@ -64,21 +64,21 @@ def test_a_word_against_another(analysing, asking, host):
     assert asking.properties["analyse_cancel"]["interactive"] is False
 
 
-def test_to_sliders_preset_training_and_files(analysing, asking, host, desk):
+def test_to_sliders_preset_training_and_files(analysing, asking, host, controls):
     asking.values |= {"analyse_kind": BOX, "analyse_box": "0, 0, 0.5, 0.5"}
     asking.run(analysing.start(asking.values))
     result = analysing._results[asking.values["analyse_found"]].first
     two = {f.block for f in result.figures if f.rank <= 2}
 
     asking.take(analysing.to_sliders(asking.values))
-    assert asking.properties["places"]["selected"] == "Preview"
+    assert asking.properties["tabs"]["selected"] == "Preview"
     assert "thing and its weights are on the sliders: press Preview" in asking.values["status"]
-    assert asking.values["mix"]["active"] == "thing"
+    assert asking.values["selection"]["active"] == "thing"
     assert {block for block, value in asking.weights().items() if value} == {"BASE", *two}
 
     asking.take(analysing.to_preset(asking.values))
     assert "Saved THING" in asking.values["analyse_message"]
-    saved = desk.shelf.own.read().presets["THING"]
+    saved = controls.presets.own.read().presets["THING"]
     parsed = parse(saved.text, "sd1")
     assert (parsed.canvas, parsed.attributes["arch"]) == (0.25, "sd1")
     assert "already" in analysing.to_preset(asking.values)["analyse_message"]

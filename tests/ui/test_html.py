@@ -14,15 +14,15 @@ from tests.fakes import write_lora
 MARKUP = '<img src=x onerror="alert(1)">'
 
 
-def test_metadata_are_text(host, library):
+def test_metadata_are_text(host, lora_index):
     write_lora(
         host.lora_dirs[0] / f"{MARKUP}.safetensors",
         **{"modelspec.trigger_phrase": MARKUP, "ss_output_name": MARKUP, "ss_sd_model_name": MARKUP},
         ss_tag_frequency='{"1_x": {"<b>bold</b>": 2}}',
         ss_network_args='{"up_lr_weight": "<i>1</i>"}',
     )
-    library.refresh()
-    shown = html.facts(library.file(MARKUP))
+    lora_index.refresh()
+    shown = html.facts(lora_index.file(MARKUP))
     assert set(re.findall(r"<(\w+)", shown)) == {"dl", "dt", "dd", "ul", "li", "small", "p", "code"}
     assert shown.count("&lt;img src=x onerror=&quot;alert(1)&quot;&gt;") == 3
 

@@ -11,9 +11,9 @@ from lib_blocktrain.workspace.preset_store import PresetStore
 from tests.fakes import SDXL_LAYERS, FakeModel, write_lora
 
 
-def choose(desk, page, *keys):
+def choose(controls, page, *keys):
     page.values["loras"] = list(keys)
-    return page.take(desk.choose(page.values))
+    return page.take(controls.choose(page.values))
 
 
 def test_opening_chooses_the_first_lora(page):
@@ -23,13 +23,13 @@ def test_opening_chooses_the_first_lora(page):
     assert "ALL" in page.properties["preset"]["choices"]
 
 
-def test_opening_begins_with_the_first_weights_before_the_model_is_read(host, library, page):
+def test_opening_begins_with_the_first_weights_before_the_model_is_read(host, lora_index, page):
     host.loaded = None
-    desk = LoraControls(
-        host, library, PresetStore(lambda: host.presets_path), InitialState(lora="style", weights="OUT03=0.5")
+    controls = LoraControls(
+        host, lora_index, PresetStore(lambda: host.presets_path), InitialState(lora="style", weights="OUT03=0.5")
     )
-    page.take(desk.open(page.values))
-    assert page.values["mix"]["active"] == "style"
+    page.take(controls.open(page.values))
+    assert page.values["selection"]["active"] == "style"
     assert {block: value for block, value in page.weights().items() if value} == {"BASE": 1.0, "OUT03": 0.5}
     assert str(host.lora_dirs[0]) in page.values["lora_folders"]
 
@@ -40,130 +40,130 @@ def test_what_the_lora_lacks_is_greyed_with_the_reason(page):
     assert page.properties["w_M00"]["label"] == "M00 · not in this LoRA"
 
 
-def test_what_the_model_lacks_is_greyed_with_the_reason(host, desk, page):
+def test_what_the_model_lacks_is_greyed_with_the_reason(host, controls, page):
     host.loaded = FakeModel("sdxl")
     write_lora(host.lora_dirs[0] / "xl.safetensors", SDXL_LAYERS)
-    page.take(desk.refresh(page.values))
-    choose(desk, page, "xl")
+    page.take(controls.refresh(page.values))
+    choose(controls, page, "xl")
     assert page.properties["w_IN11"]["label"] == "IN11 · not in SDXL"
     assert page.properties["w_OUT01"]["interactive"]
     assert all(weight_name(block_id) in page.properties for block_id in BLOCK_IDS)
 
 
-def test_a_lora_for_another_model_is_said(host, desk, page):
+def test_a_lora_for_another_model_is_said(host, controls, page):
     write_lora(host.lora_dirs[0] / "xl.safetensors", SDXL_LAYERS)
-    page.take(desk.refresh(page.values))
-    choose(desk, page, "xl")
+    page.take(controls.refresh(page.values))
+    choose(controls, page, "xl")
     assert "xl is for SDXL, and the loaded model is SD1" in page.values["lora_message"]
 
 
-def test_a_damaged_file_cannot_be_used(host, desk, page):
+def test_a_damaged_file_cannot_be_used(host, controls, page):
     (host.lora_dirs[0] / "bad.safetensors").write_bytes(b"not a network at all")
-    page.take(desk.refresh(page.values))
-    choose(desk, page, "robot", "bad")
+    page.take(controls.refresh(page.values))
+    choose(controls, page, "robot", "bad")
     assert page.values["loras"] == ["robot"]
     assert "bad cannot be used" in page.values["lora_message"]
 
 
-def test_values_survive_a_change_of_lora(desk, page):
+def test_values_survive_a_change_of_lora(controls, page):
     page.values["w_IN04"] = 0.25
-    choose(desk, page)
+    choose(controls, page)
     assert page.values["w_IN04"] == 0.25
-    choose(desk, page, "style")
+    choose(controls, page, "style")
     assert page.values["w_IN04"] == 0.25
 
 
-def test_each_lora_keeps_its_own(desk, page):
+def test_each_lora_keeps_its_own(controls, page):
     page.values |= {"w_OUT03": 0.5, "strength": 0.8}
-    choose(desk, page, "robot", "style")
+    choose(controls, page, "robot", "style")
     assert page.values["active"] == "style"
     assert page.properties["active"]["visible"]
     page.values |= {"w_OUT03": -1.0, "strength": 1.5}
     page.values["active"] = "robot"
-    page.take(desk.activate(page.values))
+    page.take(controls.activate(page.values))
     assert (page.values["w_OUT03"], page.values["strength"]) == (0.5, 0.8)
-    mix = LoraSelection.from_json(page.values["mix"])
-    assert mix.slots["style"].weights["OUT03"] == -1.0
-    assert mix.slots["style"].strength == 1.5
+    selection = LoraSelection.from_json(page.values["selection"])
+    assert selection.entries["style"].weights["OUT03"] == -1.0
+    assert selection.entries["style"].strength == 1.5
 
 
-def test_a_preset_sets_the_sliders(desk, page):
+def test_a_preset_sets_the_sliders(controls, page):
     page.values["preset"] = "OUTALL"
-    page.take(desk.use_preset(page.values))
+    page.take(controls.use_preset(page.values))
     assert page.values["w_OUT11"] == 1
     assert page.values["w_IN04"] == 0
     assert "set to 0" in page.values["preset_message"]
 
 
-def test_a_saved_preset_is_not_replaced_unasked(desk, page):
+def test_a_saved_preset_is_not_replaced_unasked(controls, page):
     page.values |= {"preset_name": "mine", "w_IN04": 0.3}
-    page.take(desk.save(page.values))
+    page.take(controls.save(page.values))
     page.values["w_IN04"] = 0.9
-    page.take(desk.save(page.values))
+    page.take(controls.save(page.values))
     assert "already" in page.values["preset_message"]
-    assert desk.shelf.parse("mine", "sd1").weights["IN04"] == 0.3
+    assert controls.presets.parse("mine", "sd1").weights["IN04"] == 0.3
     page.values["preset_replace"] = True
-    page.take(desk.save(page.values))
-    assert desk.shelf.parse("mine", "sd1").weights["IN04"] == 0.9
+    page.take(controls.save(page.values))
+    assert controls.presets.parse("mine", "sd1").weights["IN04"] == 0.9
     assert page.values["preset_replace"] is False
 
 
-def test_rename_and_delete(desk, page):
+def test_rename_and_delete(controls, page):
     page.values["preset_name"] = "mine"
-    page.take(desk.save(page.values))
+    page.take(controls.save(page.values))
     page.values["preset_name"] = "ours"
-    page.take(desk.rename(page.values))
+    page.take(controls.rename(page.values))
     assert page.values["preset"] == "ours"
-    page.take(desk.delete(page.values))
+    page.take(controls.delete(page.values))
     assert page.values["preset"] is None
     assert "ours" not in page.properties["preset"]["choices"]
 
 
 @pytest.mark.parametrize("button", ["rename", "delete"])
 @pytest.mark.parametrize(("preset", "word"), [("OUTALL", "comes with the extension"), (None, "no preset is chosen")])
-def test_shipped_presets_stay(desk, page, button, preset, word):
+def test_shipped_presets_stay(controls, page, button, preset, word):
     page.values |= {"preset": preset, "preset_name": "x"}
-    page.take(getattr(desk, button)(page.values))
+    page.take(getattr(controls, button)(page.values))
     assert word in page.values["preset_message"]
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a\nb", "a,b", "#a"])
-def test_names_that_no_preset_can_have(desk, page, name):
+def test_names_that_no_preset_can_have(controls, page, name):
     page.values["preset_name"] = name
-    page.take(desk.save(page.values))
+    page.take(controls.save(page.values))
     assert "blocktrain-failure" in page.values["preset_message"]
-    assert not desk.shelf.own.path.exists()
+    assert not controls.presets.own.path.exists()
 
 
-def test_without_a_model_weights_still_work(host, desk, page):
+def test_without_a_model_weights_still_work(host, controls, page):
     host.loaded = None
-    page.take(desk.use_preset({**page.values, "preset": "OUTALL"}))
+    page.take(controls.use_preset({**page.values, "preset": "OUTALL"}))
     assert page.values["w_OUT03"] == 1
     assert page.values["w_IN04"] == 0
-    assert "no checkpoint is loaded" in desk.meet_model(page.values)["model_line"]
+    assert "no checkpoint is loaded" in controls.meet_model(page.values)["model_line"]
 
 
-def test_the_models_size_is_taken(desk, page):
-    changes = desk.meet_model(page.values)
+def test_the_models_size_is_taken(controls, page):
+    changes = controls.meet_model(page.values)
     assert (changes["width"], changes["height"]) == (128, 128)
     assert "fake · SD1, 25 blocks" in changes["model_line"]
 
 
-def test_files_that_are_gone_are_said(host, desk, page):
+def test_files_that_are_gone_are_said(host, controls, page):
     (host.lora_dirs[0] / "robot.safetensors").unlink()
-    page.take(desk.refresh(page.values))
+    page.take(controls.refresh(page.values))
     assert "robot gone from the folders" in page.values["lora_message"]
     assert page.values["loras"] == []
 
 
 @pytest.mark.parametrize("value", [None, 3, "1", float("nan"), True])
-def test_sliders_from_a_browser_are_checked(desk, page, value):
+def test_sliders_from_a_browser_are_checked(controls, page, value):
     page.values["w_IN04"] = value
-    answer = desk.choose(page.values)
+    answer = controls.choose(page.values)
     assert "IN04 = " in answer["lora_message"]
-    assert "mix" not in answer
+    assert "selection" not in answer
 
 
 def test_a_mix_survives_the_page():
-    mix = LoraSelection().choose(["a", "b"]).with_shown(LoraEntry(0.5)).activate("a")
-    assert LoraSelection.from_json(mix.to_json()) == mix
+    selection = LoraSelection().choose(["a", "b"]).with_shown(LoraEntry(0.5)).activate("a")
+    assert LoraSelection.from_json(selection.to_json()) == selection

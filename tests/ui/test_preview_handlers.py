@@ -73,9 +73,9 @@ def test_a_changed_file_is_drawn_again(host, preview, page):
     assert "robot is for sdxl" in page.values["status"]
 
 
-def test_without_a_lora_there_is_one_picture(desk, preview, page):
+def test_without_a_lora_there_is_one_picture(controls, preview, page):
     page.values["loras"] = []
-    page.take(desk.choose(page.values))
+    page.take(controls.choose(page.values))
     compare(preview, page)
     assert len(sources(page)) == 1
 
@@ -87,9 +87,9 @@ def test_the_ticks_count(host, preview, page):
     assert {p.network.name for request in host.requests for p in request.placements} == {"style"}
 
 
-def test_two_loras_act_together(host, desk, preview, page):
+def test_two_loras_act_together(host, controls, preview, page):
     page.values["loras"] = ["robot", "style"]
-    page.take(desk.choose(page.values))
+    page.take(controls.choose(page.values))
     page.values |= {"w_OUT03": 0.0, "strength": 0.5}
     compare(preview, page)
     at_1, weighted = host.requests[1:]
@@ -225,10 +225,10 @@ def test_grid_over_presets(host, preview, page):
     assert [p.weights["OUT03"] for request in host.requests[1:] for p in request.placements] == [0.0, 0.0, 1.0]
 
 
-def test_why_two_pictures_are_one(desk, preview, page):
+def test_why_two_pictures_are_one(controls, preview, page):
     page.run(preview.compare(page.values))
     assert "every block is at 1" in page.values["status"]
-    desk.shelf.save("SAME", desk.shelf.parse("OUTALL", "sd1").weights)
+    controls.presets.save("SAME", controls.presets.parse("OUTALL", "sd1").weights)
     page.values["grid_presets"] = ["OUTALL", "SAME"]
     page.run(preview.compare_presets(page.values))
     assert "every block is at 1" not in page.values["status"]
@@ -241,7 +241,7 @@ def test_grid_refuses(preview, page, presets, words):
     assert words in page.values["status"]
 
 
-def test_save_and_load_again(host, desk, preview, page):
+def test_save_and_load_again(host, controls, preview, page):
     page.values |= {
         "prompt": "a fox, <b>red</b>\nsecond line",
         "negative": "blur: yes",
@@ -264,7 +264,7 @@ def test_save_and_load_again(host, desk, preview, page):
         "steps": 9,
     }
     page.values["loras"] = []
-    page.take(desk.choose(page.values))
+    page.take(controls.choose(page.values))
     page.take(preview.load({**page.values, "png_file": paths[1]}))
     assert {**page.weights(), **{name: page.values[name] for name in list(wanted)[26:]}} == wanted
     assert page.values["loras"] == ["robot"]
@@ -276,7 +276,7 @@ def test_loading_says_what_is_missing(host, preview, page):
     page.take(preview.save(page.values))
     path = next((host.output_dir / "blocktrain").glob("*weights.png"))
     (host.lora_dirs[0] / "robot.safetensors").unlink()
-    preview.desk.library.refresh()
+    preview.controls.lora_index.refresh()
     page.take(preview.load({**page.values, "png_file": path}))
     assert "not in the folders: robot" in page.values["status"]
 
@@ -349,9 +349,9 @@ def test_threads_end(preview, page):
     assert set(threading.enumerate()) <= before
 
 
-def test_waiting_says_who_has_the_model(host, desk, library, jobs, page):
+def test_waiting_says_who_has_the_model(host, controls, lora_index, jobs, page):
     page.values["w_IN04"] = 0.5
-    preview = PreviewHandlers(host, desk, PreviewRenderer(host, library), jobs, lambda: "<b>robot")
+    preview = PreviewHandlers(host, controls, PreviewRenderer(host, lora_index), jobs, lambda: "<b>robot")
     with host.queued():
         changes = preview.compare(page.values)
         said = [next(changes)["status"], next(changes)["status"]]

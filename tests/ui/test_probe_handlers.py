@@ -26,10 +26,10 @@ def model(random_model):
 
 
 @pytest.fixture
-def analysing(host, desk, library, jobs, model) -> Iterator[AnalyseHandlers]:
+def analysing(host, controls, lora_index, jobs, model) -> Iterator[AnalyseHandlers]:
     host.loaded = model
     before = state_of(model.unet)
-    yield AnalyseHandlers(host, desk, library, jobs)
+    yield AnalyseHandlers(host, controls, lora_index, jobs)
     assert_untouched(model.unet, before)
 
 
@@ -54,8 +54,8 @@ def test_from_pictures_to_the_training(analysing, asking, host):
     assert shown.count("<li data-block=") == 16  # the blocks with attention
     assert "5_&lt;b&gt;thing" in asking.values["analyse_head"]
     assert asking.values["analyse_rule"] == RULE_LABELS[SUGGESTED]
-    told = asking.take(analysing.to_training(asking.values))
-    assert told["places"] == {"selected": "Train"}
+    answer = asking.take(analysing.to_training(asking.values))
+    assert answer["tabs"] == {"selected": "Train"}
     suggested = parse(asking.values["train_network_weights"], "sd1").weights
     assert max(suggested.values.values()) == 1
     assert all(not suggested[block] for block in ("IN00", "IN03", "IN06", "IN09"))

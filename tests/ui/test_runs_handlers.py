@@ -35,9 +35,9 @@ ROWS = (
 
 
 @pytest.fixture
-def watching(host, desk):
+def watching(host, controls):
     runner = Runner(host)
-    yield RunsHandlers(host, desk, runner, TrainHandlers(host, desk, runner, READY))
+    yield RunsHandlers(host, controls, runner, TrainHandlers(host, controls, runner, READY))
     runner.close()
 
 
@@ -88,9 +88,9 @@ def test_a_run_found_on_disk_is_shown(run, opened):
 def test_only_what_has_changed_is_told(run, watching, opened):
     assert set(opened.take(watching.look(opened.values))) == {"runs_shown", "runs_beat"}
     run.add_metrics({"step": 3, "loss": 0.1, "smoothed": 0.3})
-    told = opened.take(watching.look(opened.values))
-    assert {"runs_head", "runs_curves"} <= set(told)
-    assert "runs_samples" not in told
+    answer = opened.take(watching.look(opened.values))
+    assert {"runs_head", "runs_curves"} <= set(answer)
+    assert "runs_samples" not in answer
 
 
 def test_the_buttons_say_what_cannot_be_done(run, watching, opened):
@@ -108,20 +108,20 @@ def test_the_buttons_say_what_cannot_be_done(run, watching, opened):
 
 
 def test_run_again_fills_the_form(run, watching, opened):
-    told = opened.take(watching.again(opened.values))
-    assert told["places"] == {"selected": "Train"}
+    answer = opened.take(watching.again(opened.values))
+    assert answer["tabs"] == {"selected": "Train"}
     assert form.config_of(opened.values, opened.values["train_rest"]) == run.config
 
 
-def test_preview_it(run, watching, opened, host, library):
-    opened.take(watching.desk.open(opened.values))
+def test_preview_it(run, watching, opened, host, lora_index):
+    opened.take(watching.controls.open(opened.values))
     write_lora(host.lora_dirs[0] / "robot-out.safetensors")
     run.add_metrics({"step": 2, "published": "robot-out.safetensors"})
     opened.take(watching.look(opened.values))
     assert opened.properties["runs_preview"]["interactive"] is True
-    told = opened.take(watching.preview(opened.values))
-    assert told["places"] == {"selected": "Preview"}
-    assert "robot-out and its weights are on the sliders: press Preview" in told["status"]
+    answer = opened.take(watching.preview(opened.values))
+    assert answer["tabs"] == {"selected": "Preview"}
+    assert "robot-out and its weights are on the sliders: press Preview" in answer["status"]
     assert opened.values["loras"] == ["robot-out"]
     assert set(opened.weights().values()) == {1.0}
     (host.lora_dirs[0] / "robot-out.safetensors").unlink()
@@ -176,7 +176,7 @@ def test_a_long_history_is_thinned():
 
 
 def test_preview_what_was_saved_on_the_way(run, watching, opened, host):
-    opened.take(watching.desk.open(opened.values))
+    opened.take(watching.controls.open(opened.values))
     for step in (1, 250):
         write_lora(run.checkpoint(step), ss_output_name=f"at {step}")
     opened.take(watching.look(opened.values))
@@ -184,8 +184,8 @@ def test_preview_what_was_saved_on_the_way(run, watching, opened, host):
     assert opened.properties["runs_preview"]["interactive"] is True  # though the run has no result yet
     opened.values["runs_file"] = "step 250"
     for _ in range(2):  # the second time it is there already
-        told = opened.take(watching.preview(opened.values))
-        assert told["places"] == {"selected": "Preview"}
+        answer = opened.take(watching.preview(opened.values))
+        assert answer["tabs"] == {"selected": "Preview"}
         assert opened.values["loras"] == [run.checkpoint(250).stem]
     assert (host.lora_dirs[0] / run.checkpoint(250).name).read_bytes() == run.checkpoint(250).read_bytes()
     assert len(list(host.lora_dirs[0].glob(f"{run.config.name}*.safetensors"))) == 1

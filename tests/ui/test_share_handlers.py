@@ -14,8 +14,8 @@ from lib_blocktrain.workspace.preset_store import PresetStore
 
 
 @pytest.fixture
-def sharing(desk):
-    return ShareHandlers(desk)
+def sharing(controls):
+    return ShareHandlers(controls)
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_markup_is_text(sharing, page):
     assert "&lt;img" in answer["understood"]
 
 
-def test_save_copy_paste(desk, sharing, page):
+def test_save_copy_paste(controls, sharing, page):
     page.values |= {"w_IN04": 0.3, "w_OUT03": -0.5, "preset_name": "mine"}
-    page.take(desk.save(page.values))
+    page.take(controls.save(page.values))
     assert page.values["preset"] == "mine"
     page.take(sharing.copy(page.values))
     line = page.values["line"]
@@ -67,7 +67,7 @@ def test_save_copy_paste(desk, sharing, page):
     page.take(sharing.copy({**page.values, "w_IN04": 0.4}))
     assert not page.values["line"].startswith("mine")
     assert "the preset mine has other weights" in page.values["preset_message"]
-    page.take(desk.use_preset({**page.values, "preset": "ALL"}))
+    page.take(controls.use_preset({**page.values, "preset": "ALL"}))
     assert page.values["w_IN04"] == 1
     page.values["paste"] = line
     page.take(sharing.apply(page.values))
@@ -121,14 +121,14 @@ def test_weights_without_an_equivalent_are_refused(sharing, page):
     assert "OUT03 = -0.5: a learning rate cannot be negative" in sharing.copy(page.values)["preset_message"]
 
 
-def test_the_share_of_the_canvas_goes_along_while_the_weights_are_its(desk, sharing, page):
+def test_the_share_of_the_canvas_goes_along_while_the_weights_are_its(controls, sharing, page):
     page.values |= {"paste": "face:OUT03=1,IN04=0.5,BASE=1|arch=sd1 canvas=0.12", "form": "line"}
     page.take(sharing.apply(page.values))
     page.take(sharing.copy(page.values))
     assert parse(page.values["line"], "sd1").canvas == 0.12
-    page.take(desk.save(page.values))
+    page.take(controls.save(page.values))
     page.values["paste"] = ""
-    assert desk.shelf.parse("face", "sd1").canvas == 0.12
+    assert controls.presets.parse("face", "sd1").canvas == 0.12
     page.take(sharing.copy(page.values))  # the preset that was saved is chosen
     assert parse(page.values["line"], "sd1").canvas == 0.12
     page.values["preset_name"] = ""
@@ -140,10 +140,10 @@ def test_the_share_of_the_canvas_goes_along_while_the_weights_are_its(desk, shar
     assert "face" not in page.values["line"]
 
 
-def test_an_exported_file_is_taken_over_whole(desk, sharing, page, tmp_path):
+def test_an_exported_file_is_taken_over_whole(controls, sharing, page, tmp_path):
     said = sharing.export(page.values)
     assert "no preset of your own yet" in said["preset_message"]
-    desk.shelf.own.path.write_text(
+    controls.presets.own.path.write_text(
         "# mine\nface:OUT03=1|arch=sd1 canvas=0.12  # the face, from a crop\nxl:*=0.5|arch=sdxl\nboth:OUT=1\n", "utf-8"
     )
     page.take(sharing.export(page.values))
@@ -153,14 +153,14 @@ def test_an_exported_file_is_taken_over_whole(desk, sharing, page, tmp_path):
     other = PresetStore(lambda: tmp_path / "other.txt")
     count, problems = other.take(path)
     assert (count, problems) == (3, ())
-    assert other.own.read().presets == desk.shelf.own.read().presets
+    assert other.own.read().presets == controls.presets.own.read().presets
     assert other.own.read().presets["face"].purpose == "the face, from a crop"
 
 
-def test_what_was_deleted_can_be_pasted_back(desk, sharing, page):
+def test_what_was_deleted_can_be_pasted_back(controls, sharing, page):
     page.values |= {"preset_name": "mine", "w_IN04": 0.3}
-    page.take(desk.save(page.values))
-    page.take(desk.delete(page.values))
+    page.take(controls.save(page.values))
+    page.take(controls.delete(page.values))
     page.values |= {"paste": page.values["preset_message"].split("paste ")[1].split("</p>")[0], "w_IN04": 1.0}
     page.take(sharing.apply(page.values))
     assert page.values["w_IN04"] == 0.3

@@ -10,7 +10,7 @@ import gradio as gr
 from lib_blocktrain.server.app import build
 from lib_blocktrain.ui import shim
 from lib_blocktrain.ui.lora_controls import weight_name
-from lib_blocktrain.ui.properties import Properties
+from lib_blocktrain.ui.values import Properties
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS
 
 

@@ -52,9 +52,9 @@ def model(random_model):
 
 
 @pytest.fixture
-def training(host, desk, model, tmp_path):
+def training(host, controls, model, tmp_path):
     host.loaded = model
-    return TrainHandlers(host, desk, Asked(tmp_path), READY)
+    return TrainHandlers(host, controls, Asked(tmp_path), READY)
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def test_weights_for_another_share_of_the_picture_are_said_before_and_at_the_sta
         mask.save(folder / f"{name}.mask.png")
     filled.values |= {"train_dataset_folders": str(folder), "train_dataset_size": "64"}
     for share, warned in (("0.1", True), ("0.4", False)):
-        training.desk.shelf.own.path.write_text(f"face:OUT=1|arch=sd1 canvas={share}\n", "utf-8")
+        training.controls.presets.own.path.write_text(f"face:OUT=1|arch=sd1 canvas={share}\n", "utf-8")
         filled.take(training.use_preset({**filled.values, "train_preset": "face"}))
         assert filled.values["train_network_weights"].endswith(f"canvas={share}")
         filled.take(training.look(filled.values))
@@ -199,10 +199,10 @@ def test_the_form_begins_with_what_suits_the_model(training, filled, monkeypatch
 
 
 def test_start(training, filled):
-    training.desk.shelf.save("mine", training.desk.shelf.parse("OUT=1", "sd1").weights)
+    training.controls.presets.save("mine", training.controls.presets.parse("OUT=1", "sd1").weights)
     filled.values |= {"train_network_weights": "mine"}
     changes = filled.take(training.start(filled.values))
-    assert changes["places"] == {"selected": "Runs"}
+    assert changes["tabs"] == {"selected": "Runs"}
     assert changes["runs_chosen"] == "robot"
     # a preset of the user's own is written out: another machine does not know it
     assert training.runner.configs[0].network.weights == "mine:1,0,0,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1,1,1,1"
@@ -248,21 +248,21 @@ def test_load_file(training, filled, tmp_path):
         assert said in filled.values["train_loaded"]
 
 
-def test_from_a_lora_that_was_trained_here(training, filled, library, host):
+def test_from_a_lora_that_was_trained_here(training, filled, lora_index, host):
     from tests.fakes import write_lora
 
     run = {**write(replace(load(READY / "2-robot-out.json"), steps=77))}
     run["dataset"]["folders"][0]["path"] = "robot"
     record = json.dumps({"version": "0", "run": run})
     write_lora(host.lora_dirs[0] / "robot.safetensors", ss_blocktrain=record)
-    library.refresh()
-    filled.take(training.desk.open(filled.values))
+    lora_index.refresh()
+    filled.take(training.controls.open(filled.values))
     filled.take(training.load_lora(filled.values))
     assert filled.values["train_steps"] == 77
     assert filled.values["train_dataset_folders"] == ""
     assert "a folder “robot”" in filled.values["train_loaded"]
     write_lora(host.lora_dirs[0] / "robot.safetensors", ss_blocktrain="{")
-    library.refresh()
+    lora_index.refresh()
     filled.take(training.load_lora(filled.values))
     assert "was not trained here" in filled.values["train_loaded"]
     assert isinstance(form.config_of({**filled.values, "train_dataset_folders": str(READY)}, {}), RunConfig)

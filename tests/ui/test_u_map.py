@@ -44,7 +44,7 @@ def test_what_is_believed_names_blocks_and_grades_that_there_are():
         assert belief.grade in set(GRADES) - {"-"}
         for architecture_id in belief.architectures:
             assert set(belief.blocks) <= set(ARCHITECTURES[architecture_id].block_ids)
-    told = " / ".join(facts("sd1", "OUT05"))
+    said = " / ".join(facts("sd1", "OUT05"))
     for words in (
         "res + attention + upsampling",
         "16 × 16 cells at 512 px",
@@ -52,7 +52,7 @@ def test_what_is_believed_names_blocks_and_grades_that_there_are():
         "skip partner IN06",
         "grade A: P+",
     ):
-        assert words in told
+        assert words in said
     assert "pose" not in " ".join(facts("sdxl", "OUT03"))  # a claim of SD1
 
 

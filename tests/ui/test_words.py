@@ -39,8 +39,8 @@ def test_every_widget_is_explained_in_one_line(widgets):
     assert asked - set(HELP) == set()
     assert set(HELP) - asked - hidden == set(), "help without a widget"
     assert {name: text for name, text in HELP.items() if len(text) > LONGEST} == {}
-    told = {name for name in asked if getattr(widgets[name], "info", None)} | set(widgets.titles)
-    assert told == asked
+    explained = {name for name in asked if getattr(widgets[name], "info", None)} | set(widgets.titles)
+    assert explained == asked
 
 
 def test_the_template_for_translators_has_all_words():

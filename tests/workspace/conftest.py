@@ -1,5 +1,5 @@
 """The fake host and what the page's tests keep on it."""
 
-from tests.ui.conftest import desk, host, jobs, library
+from tests.ui.conftest import controls, host, jobs, lora_index
 
-__all__ = ["desk", "host", "jobs", "library"]
+__all__ = ["controls", "host", "jobs", "lora_index"]

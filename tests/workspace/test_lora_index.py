@@ -12,7 +12,7 @@ from lib_blocktrain.workspace.lora_index import LoraIndex
 from tests.fakes import SDXL_LAYERS, write_lora
 
 
-def test_what_a_file_contains(host, library):
+def test_what_a_file_contains(host, lora_index):
     tags = {"10_robot": {"robot": 90, "metal ": 4}, "5_more": {"robot": 10}}
     arguments = {"up_lr_weight": "1,0,1", "conv_dim": "8"}
     write_lora(
@@ -20,8 +20,8 @@ def test_what_a_file_contains(host, library):
         ss_tag_frequency=json.dumps(tags),
         ss_network_args=json.dumps(arguments),
     )
-    library.refresh()
-    file = library.file("sub/trained")
+    lora_index.refresh()
+    file = lora_index.file("sub/trained")
     assert (file.architecture, file.algorithms, file.rank) == ("sd1", ("lora",), 2)
     assert {block for block, count in file.blocks.items() if count} == {"IN04", "OUT03", "BASE"}
     assert file.lacks("M00")
@@ -31,33 +31,33 @@ def test_what_a_file_contains(host, library):
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[1]", '{"a": 3}', '{"a": {"b": "c"}}', "[" * 5000])
-def test_strange_metadata_are_no_tags(host, library, text):
+def test_strange_metadata_are_no_tags(host, lora_index, text):
     write_lora(host.lora_dirs[0] / "odd.safetensors", ss_tag_frequency=text, ss_network_args=text)
-    library.refresh()
-    assert library.file("odd").tags == []
-    assert library.file("odd").block_arguments == {}
+    lora_index.refresh()
+    assert lora_index.file("odd").tags == []
+    assert lora_index.file("odd").block_arguments == {}
 
 
-def test_search(host, library):
+def test_search(host, lora_index):
     write_lora(host.lora_dirs[0] / "xl.safetensors", SDXL_LAYERS)
-    library.refresh()
-    assert [file.key for file in library.files("ROB")] == ["robot"]
-    assert [file.key for file in library.files("sdxl lora")] == ["xl"]
-    assert library.files("robot sdxl") == []
+    lora_index.refresh()
+    assert [file.key for file in lora_index.files("ROB")] == ["robot"]
+    assert [file.key for file in lora_index.files("sdxl lora")] == ["xl"]
+    assert lora_index.files("robot sdxl") == []
 
 
-def test_a_damaged_file_is_listed_with_its_problem(host, library):
+def test_a_damaged_file_is_listed_with_its_problem(host, lora_index):
     (host.lora_dirs[0] / "bad.safetensors").write_bytes(b"not a network at all")
-    library.refresh()
-    assert "header" in library.file("bad").problem
-    assert len(library.files()) == 3
+    lora_index.refresh()
+    assert "header" in lora_index.file("bad").problem
+    assert len(lora_index.files()) == 3
 
 
 def test_the_same_name_in_two_folders(host, tmp_path):
     write_lora(tmp_path / "more" / "robot.safetensors")
-    library = LoraIndex(lambda: (*host.lora_dirs, tmp_path / "more", tmp_path / "missing"))
-    library.refresh()
-    assert {file.key: file.path.parent.name for file in library.files()} == {
+    lora_index = LoraIndex(lambda: (*host.lora_dirs, tmp_path / "more", tmp_path / "missing"))
+    lora_index.refresh()
+    assert {file.key: file.path.parent.name for file in lora_index.files()} == {
         "robot": "loras",
         "style": "loras",
         "robot (more)": "more",
@@ -65,32 +65,32 @@ def test_the_same_name_in_two_folders(host, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["../robot", "/etc/passwd", "robot.safetensors", ""])
-def test_only_what_was_found_has_a_key(library, key):
+def test_only_what_was_found_has_a_key(lora_index, key):
     with pytest.raises(ValueError, match="no LoRA"):
-        library.file(key)
+        lora_index.file(key)
 
 
-def test_a_network_is_read_once_and_again_when_it_changed(host, library, monkeypatch):
+def test_a_network_is_read_once_and_again_when_it_changed(host, lora_index, monkeypatch):
     reads = []
     read = library_module.read_network
     monkeypatch.setattr(library_module, "read_network", lambda path: reads.append(path) or read(path))
-    first = library.network("robot")
-    assert library.network("robot") is first
+    first = lora_index.network("robot")
+    assert lora_index.network("robot") is first
     path = write_lora(host.lora_dirs[0] / "robot.safetensors", ss_output_name="another")
     os.utime(path, ns=(1, 1))
-    assert library.network("robot").metadata["ss_output_name"] == "another"
+    assert lora_index.network("robot").metadata["ss_output_name"] == "another"
     assert len(reads) == 2
 
 
-def test_headers_are_read_once(library, monkeypatch):
+def test_headers_are_read_once(lora_index, monkeypatch):
     monkeypatch.setattr(library_module, "describe", lambda path: pytest.fail(f"{path} read again"))
-    library.refresh()
-    assert len(library.files()) == 2
+    lora_index.refresh()
+    assert len(lora_index.files()) == 2
 
 
-def test_links_in_a_circle_and_into_nowhere(host, library):
+def test_links_in_a_circle_and_into_nowhere(host, lora_index):
     folder = host.lora_dirs[0]
     (folder / "again").symlink_to(folder, target_is_directory=True)
     (folder / "gone.safetensors").symlink_to(folder / "nowhere")
-    library.refresh()
-    assert [file.key for file in library.files()] == ["robot", "style"]
+    lora_index.refresh()
+    assert [file.key for file in lora_index.files()] == ["robot", "style"]
