@@ -53,7 +53,7 @@ def draw(model: StandaloneModel, prompts: Sequence[str], seeds: Sequence[int], s
 
 
 def _noise(model: StandaloneModel, seeds: Sequence[int]) -> Tensor:
-    side = model.size // 8
+    side = model.native_size // 8
     drawn = [torch.randn(4, side, side, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
     return torch.stack(drawn).to(model.unet.device)
 

@@ -140,10 +140,9 @@ def staged(
     The model is lent as for a training: the host's own networks are off it then, and its weights are where they can be
     computed with. Raises ValueError for a model that cannot be analysed, or a network that does nothing on it.
     """
-    first = model.unet.conv_in if hasattr(model.unet, "conv_in") else model.unet.input_blocks[0][0]
-    if first.in_channels != 4:
+    if model.in_channels != 4:
         raise ValueError(
-            f"the model's U-Net takes {first.in_channels} channels, that of an inpainting or editing model: expected a"
+            f"the model's U-Net takes {model.in_channels} channels, that of an inpainting or editing model: expected a"
             " text-to-image model (4 channels)"
         )
     weights = weights or BlockWeights.uniform(network.architecture, 1.0)

@@ -38,7 +38,7 @@ from lib_blocktrain.training.config import DatasetConfig, LossConfig, NetworkCon
 from lib_blocktrain.training.dataset import Dataset, find
 from lib_blocktrain.training.init import init_network
 from lib_blocktrain.training.plan import Plan, plan_of
-from lib_blocktrain.training.preparation import check_model, native_size
+from lib_blocktrain.training.preparation import check_model
 from lib_blocktrain.training.rng import generator_of
 from lib_blocktrain.training.step import Objective, Prediction, draw_noise
 from lib_blocktrain.weights.block_weights import BlockWeights
@@ -183,7 +183,7 @@ def probe_dataset(
     It is compared with the model's own pictures of `class_prompt`, else with regularisation pictures, if there are any.
     """
     check_model(model)
-    dataset = find(config, native_size(model))
+    dataset = find(config, model.native_size)
     pictures, references = batches_of(model, dataset, config, most)
     trained = [folder.path for folder in config.folders if not folder.regularisation]
     reference = next((Path(folder.path).name for folder in config.folders if folder.regularisation), "")

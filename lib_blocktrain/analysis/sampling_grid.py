@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lib_blocktrain import blocks
 from lib_blocktrain.model.protocol import Model
 
 STEPS = 10  # of the trajectory: half of a usual picture's, since only its early part is walked
@@ -56,7 +55,7 @@ class SamplingGrid:
 
     def latent_size(self, model: Model) -> tuple[int, int]:
         """Return height and width of the latents."""
-        native = getattr(model, "size", None) or blocks.architecture(model.architecture).native_size
+        native = model.native_size
         return (self.height or native) // 8, (self.width or native) // 8
 
     def seed_batches(self, model: Model) -> list[tuple[int, ...]]:

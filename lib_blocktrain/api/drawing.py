@@ -10,7 +10,6 @@ from PIL import Image
 from lib_blocktrain.api.jobs import Report
 from lib_blocktrain.api.schemas import PreviewBody, WeighedLora, plain
 from lib_blocktrain.api.service import Service
-from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.hosts.host import SampleRequest
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.workspace.drawing import SIDE_STEP, Settings, with_seed
@@ -61,7 +60,7 @@ def _drawn(
     service: Service, body: PreviewBody, settings: Settings, files: list[tuple[LoraFile, WeighedLora]], report: Report
 ) -> Drawn:
     model = service.host.model()
-    side = getattr(model, "size", ARCHITECTURES[model.architecture].native_size)
+    side = model.native_size
     placed = [_placed(service, model.architecture, file, lora, settings.seed) for file, lora in files]
     notices = [notice for _, said in placed for notice in said]
     sized = replace(settings, width=body.width or side, height=body.height or side)

@@ -69,9 +69,12 @@ class StandaloneModel:
         return self.pipeline.scheduler.alphas_cumprod
 
     @property
-    def size(self) -> int:
-        """The side, in pixels, of the pictures that the checkpoint was made for."""
+    def native_size(self) -> int:
         return self.pipeline.unet.config.sample_size * 8
+
+    @property
+    def in_channels(self) -> int:
+        return self.pipeline.unet.config.in_channels
 
     @torch.no_grad()
     def encode_image(self, picture: Image.Image) -> Tensor:
@@ -100,7 +103,7 @@ class StandaloneModel:
         encoded = [torch.cat([piece[0] for piece in pieces], dim=1), *pieces[0][1:]]
         if self.architecture != "sdxl":
             return {"context": encoded[0]}
-        side = float(self.size)
+        side = float(self.native_size)
         size = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=self.unet.device)  # original, crop, target
         return {"context": encoded[0], "pooled": encoded[2], "size": size}
 
@@ -219,7 +222,7 @@ def _pieces(tokenizer: transformers.CLIPTokenizer, text: str, limit: int = 75) -
 
 
 def _size(model: StandaloneModel, request: SampleRequest) -> str:
-    return f"{request.width or model.size}x{request.height or model.size}"
+    return f"{request.width or model.native_size}x{request.height or model.native_size}"
 
 
 def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | None) -> Image.Image:
@@ -235,9 +238,9 @@ def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | N
             progress(step + 1, request.steps)
         return tensors
 
-    width, height = request.width or model.size, request.height or model.size
+    width, height = request.width or model.native_size, request.height or model.native_size
     extra = {}
-    if model.unet.config.in_channels == 9:  # all masked: as from text alone
+    if model.in_channels == 9:  # all masked: as from text alone
         blank = Image.new("RGB", (width, height), (127, 127, 127))
         extra = {"image": blank, "mask_image": Image.new("L", (width, height), 255), "strength": 1.0}
     try:

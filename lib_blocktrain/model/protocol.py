@@ -16,18 +16,39 @@ Prediction = Literal["epsilon", "v"]
 
 @runtime_checkable
 class Model(Protocol):
-    """A Stable Diffusion checkpoint in memory.
+    """A Stable Diffusion checkpoint in memory."""
 
-    ``name`` is what people call it; ``architecture`` is "sd1", "sd2" or "sdxl"; ``text_encoders`` maps "te" (SD1, SD2)
-    or "te1" and "te2" (SDXL) to modules; ``alphas_cumprod`` has one entry a training timestep, float32.
-    """
+    @property
+    def name(self) -> str:
+        """What the user knows the checkpoint by."""
 
-    name: str
-    architecture: str
-    prediction: Prediction
-    alphas_cumprod: Tensor
-    unet: nn.Module
-    text_encoders: Mapping[str, nn.Module]
+    @property
+    def architecture(self) -> str:
+        """``sd1``, ``sd2`` or ``sdxl``."""
+
+    @property
+    def native_size(self) -> int:
+        """The side, in pixels, of the images that the checkpoint was trained on."""
+
+    @property
+    def in_channels(self) -> int:
+        """The channels of the U-Net's input: 4, or more for inpainting and editing models."""
+
+    @property
+    def prediction(self) -> Prediction:
+        """What the U-Net predicts."""
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """``(training timesteps,)``, float32."""
+
+    @property
+    def unet(self) -> nn.Module:
+        """The U-Net, in the layout of diffusers or of LDM."""
+
+    @property
+    def text_encoders(self) -> Mapping[str, nn.Module]:
+        """``te`` (SD1, SD2), or ``te1`` and ``te2`` (SDXL)."""
 
     def encode_image(self, picture: Image.Image) -> Tensor:
         """Scaled latents ``(1, 4, h/8, w/8)`` of an RGB picture whose sides are multiples of 8."""

@@ -141,8 +141,7 @@ def size_of_model(model: Model) -> UNetSize:
     parameters += (
         PARAMETERS[model.architecture][2] * 10**6 if channels[0] >= 320 else 0
     )  # the autoencoder of a real one
-    native = getattr(model, "size", None) or blocks.architecture(model.architecture).native_size
-    return UNetSize(model.architecture, native, channels, context, parameters, weight.element_size())
+    return UNetSize(model.architecture, model.native_size, channels, context, parameters, weight.element_size())
 
 
 def out_of_memory(config: RunConfig, model: Model) -> str:

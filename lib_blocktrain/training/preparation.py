@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_blocktrain import blocks
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.training.batches import Batch, Loader, Order
 from lib_blocktrain.training.cache import Latents, Texts
@@ -57,24 +56,17 @@ class Prepared:
 
 def check_model(model: Model) -> tuple[str, ...]:
     """Return what is to be said of training on this model; raise ConfigError if it cannot be trained on."""
-    unet = model.unet
-    first = unet.conv_in if hasattr(unet, "conv_in") else unet.input_blocks[0][0]
-    if first.in_channels != 4:
+    if model.in_channels != 4:
         raise ConfigError(
-            f"the model's U-Net takes {first.in_channels} channels: an inpainting or editing model cannot be trained on"
+            f"the model's U-Net takes {model.in_channels} channels: an inpainting or editing model cannot be trained on"
             " pictures and captions alone: expected a text-to-image model (4 channels)"
         )
     return ("a v-prediction model: the target is v",) if model.prediction == "v" else ()
 
 
-def native_size(model: Model) -> int:
-    """Return the side, in pixels, of the pictures that the model was made for."""
-    return getattr(model, "size", None) or blocks.architecture(model.architecture).native_size
-
-
 def prepare(model: Model, run: Run, scope: Plan, processes: int = 1, progress: Progress | None = None) -> Prepared:
     """Find the dataset and encode what can be encoded before the start; raises DatasetError."""
-    config, native = run.config, native_size(model)
+    config, native = run.config, model.native_size
     dataset = find(config.dataset, native)
     folder = Path(config.dataset.cache) if config.dataset.cache else run.folder.parent / "cache"
     latents = Latents(model, folder)

@@ -60,7 +60,8 @@ class Miniature:
     architecture: str = "sd1"
     name: str = "miniature"
     prediction: str = "epsilon"
-    size: int = 64
+    native_size: int = 64
+    in_channels: int = 4
     notices: tuple[str, ...] = ()
     text: Words = field(default_factory=Words)
     alphas_cumprod: Tensor = field(default_factory=scaled_linear_alphas_cumprod)

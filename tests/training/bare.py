@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lib_blocktrain import blocks
 from lib_blocktrain.model import unet_forward
 from lib_blocktrain.model.freezing import frozen
 from lib_blocktrain.networks.hooks import applied
@@ -30,6 +31,15 @@ class Bare:
     unet: nn.Module
     architecture: str
     text_encoders: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    @property
+    def native_size(self) -> int:
+        return blocks.architecture(self.architecture).native_size
+
+    @property
+    def in_channels(self) -> int:
+        first = self.unet.conv_in if hasattr(self.unet, "conv_in") else self.unet.input_blocks[0][0]
+        return first.in_channels
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         context = conditioning["context"]

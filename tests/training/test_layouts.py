@@ -23,7 +23,7 @@ class Encoding(Bare):
 
     alphas_cumprod = scaled_linear_alphas_cumprod()
     prediction = "epsilon"
-    size = 64
+    native_size = 64
 
     def encode_image(self, picture):
         pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32))[None, ::8, ::8].permute(0, 3, 1, 2)

@@ -13,6 +13,7 @@ from modules import devices, lowvram, sd_hijack, sd_unet, shared
 from PIL import Image
 from torch import Tensor, nn
 
+from lib_blocktrain import blocks
 from lib_blocktrain.hosts.a1111 import lora
 from lib_blocktrain.hosts.host import NoModel
 from lib_blocktrain.hosts.webui.model import (
@@ -67,6 +68,14 @@ class A1111Model:
     def text_encoders(self) -> Mapping[str, nn.Module]:
         names = ("te1", "te2") if self.architecture == "sdxl" else ("te",)
         return {name: _text_model(clip) for name, clip in zip(names, self._clips())}
+
+    @property
+    def native_size(self) -> int:
+        return blocks.architecture(self.architecture).native_size
+
+    @property
+    def in_channels(self) -> int:
+        return self.unet.input_blocks[0][0].in_channels
 
     @property
     def prediction(self) -> Prediction:

@@ -12,6 +12,7 @@ from modules import shared
 from PIL import Image
 from torch import Tensor, nn
 
+from lib_blocktrain import blocks
 from lib_blocktrain.hosts.forge.borrowed_weights import BorrowedWeights, kept, load_plain
 from lib_blocktrain.hosts.host import NoModel
 from lib_blocktrain.hosts.webui.model import (
@@ -74,6 +75,14 @@ class ForgeModel:
     def text_encoders(self) -> Mapping[str, nn.Module]:
         names = ("te1", "te2") if self.architecture == "sdxl" else ("te",)
         return {name: engine.text_encoder.transformer for name, engine in zip(names, self._engines())}
+
+    @property
+    def native_size(self) -> int:
+        return blocks.architecture(self.architecture).native_size
+
+    @property
+    def in_channels(self) -> int:
+        return self.unet.input_blocks[0][0].in_channels
 
     @property
     def prediction(self) -> Prediction:

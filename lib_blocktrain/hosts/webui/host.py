@@ -19,7 +19,6 @@ from lib_blocktrain.hosts.webui.steps import listen
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.networks.placement import Placement
-from lib_blocktrain.training.preparation import native_size
 from lib_blocktrain.weights.prompt_tags import without
 
 
@@ -94,7 +93,7 @@ class WebUIHost:
 
 def _sized(request: SampleRequest, model: Model) -> SampleRequest:
     """The request with the model's own side where it says none."""
-    side = native_size(model)
+    side = model.native_size
     return replace(request, width=request.width or side, height=request.height or side)
 
 
