@@ -14,14 +14,14 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³]|conin\$|cono
 
 
 @contextmanager
-def written(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on leaving without an error it is flushed and becomes ``path``.
 
     An OSError on the way (a full disk, a folder made read-only) names ``path``, whose old contents stay.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        with naming(path, temporary):
+        with path_in_errors(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with open(temporary, "rb+") as file:
@@ -33,7 +33,7 @@ def written(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+def path_in_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Let an OSError that names no file (a full disk does not), or the temporary one, name ``path``."""
     try:
         yield
@@ -44,7 +44,7 @@ def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what `written` left in a folder when its process was killed; nobody else may be writing there."""
+    """Remove what `atomic_write` left in a folder when its process was killed; nobody else may be writing there."""
     for leftover in folder.glob(".*.tmp"):
         with suppress(OSError):
             leftover.unlink()
@@ -63,12 +63,12 @@ def files_below(folder: Path, suffix: str) -> list[Path]:
     return sorted(found, key=lambda path: path.as_posix().casefold())
 
 
-def names_device(name: str) -> bool:
+def is_device_name(name: str) -> bool:
     """Whether Windows opens a device by this file name, in whatever folder: CON, nul.txt, COM1."""
     return _DEVICE.match(name) is not None
 
 
-def said(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """An error as a sentence; the system's own say the file first, and not their number."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
@@ -85,7 +85,7 @@ def checked_name(name: object) -> str:
     refused = _REFUSED.search(text)
     if refused:
         raise ValueError(f"{text!r} cannot name a file: {refused[0]!r} is not allowed")
-    if not text or text.startswith(".") or text.endswith((".", " ")) or names_device(text):
+    if not text or text.startswith(".") or text.endswith((".", " ")) or is_device_name(text):
         raise ValueError(f"{text!r} cannot name a file: expected a name such as robot-outs")
     if len(text) > LONGEST_NAME or len(text.encode()) > 200:
         raise ValueError(f"a name of {len(text)} characters cannot name a file: expected up to {LONGEST_NAME}")

@@ -17,7 +17,7 @@ from benchmarks.trial.measures import Read, Reader, loss_on
 from benchmarks.trial.replicate import Experiment, Replicate
 from benchmarks.trial.scenes import HELD_OUT, SEEDS
 from benchmarks.trial.sizes import norm_of, parameters_of
-from lib_blocktrain.files import written
+from lib_blocktrain.files import atomic_write
 
 TEST_SEEDS = tuple(range(100, 100 + SEEDS))
 OTHER_SEEDS = (7,)
@@ -128,7 +128,7 @@ def drift(read: Read, plain: Read, subject: str) -> dict[str, float]:
 
 
 def write(path: Path, cell: dict[str, Any]) -> None:
-    with written(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(cell, indent=1) + "\n", "utf-8")
 
 
@@ -150,7 +150,7 @@ def pack(work: Path, packed: Path) -> None:
         for moved, place in ((False, "cells"), (True, "moved"))
         for cell in read_all(work / place)
     ]
-    with written(packed) as temporary:
+    with atomic_write(packed) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 

@@ -17,7 +17,7 @@ from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.run import analyse
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid
 from lib_blocktrain.analysis.weight_rules import down_to
-from lib_blocktrain.files import written
+from lib_blocktrain.files import atomic_write
 from lib_blocktrain.hosts.standalone import StandaloneModel
 from lib_blocktrain.networks.files import Network, read_network
 from lib_blocktrain.training import runs
@@ -144,6 +144,6 @@ class Replicate:
             prompts = tuple(scene.caption for scene in self.experiment.tests(self.subject)[:2])
             setting, feature = SamplingGrid(prompts, seeds=(0, 1)), Feature(word=self.subject)
             (found,) = analyse(self.model, self.network(self.plan("all")), setting, "fast", (feature,))
-            with written(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(down_to(found, KEPT).to_json()), "utf-8")
         return BlockWeights.from_json(json.loads(path.read_text("utf-8")))

@@ -15,7 +15,7 @@ import numpy as np
 
 from lib_blocktrain import blocks
 from lib_blocktrain.analysis.statistics import Figure, figures, rank_stability, spearman
-from lib_blocktrain.files import written
+from lib_blocktrain.files import atomic_write
 
 FORMAT = "blocktrain-analysis-1"
 MEANINGS = {
@@ -223,7 +223,7 @@ def write_analysis(analysis: Analysis, folder: Path, stem: str) -> list[Path]:
     paths = []
     for suffix, text in texts.items():
         path = folder / f"{stem}.{suffix}"
-        with written(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(text, "utf-8")
         paths.append(path)
     return paths

@@ -19,7 +19,7 @@ import safetensors
 from lib_blocktrain import blocks
 from lib_blocktrain.analysis.weight_norms import OF_THE_WEIGHT, squared_delta
 from lib_blocktrain.blocks import ARCHITECTURES, block_of
-from lib_blocktrain.files import files_below, written
+from lib_blocktrain.files import atomic_write, files_below
 from lib_blocktrain.networks.adapters import DoRA, NetworkModule, NetworkModuleError, module_from_tensors
 from lib_blocktrain.networks.header import NetworkFileError, read_header, table, tag_counts
 from lib_blocktrain.networks.keys import architecture_of, modules_in
@@ -149,7 +149,7 @@ class Profiles:
 
     def _write(self, profiles: Mapping[str, Profile]) -> None:
         rows = [asdict(profile) for path, profile in profiles.items() if os.path.exists(path)]
-        with written(self.cache) as temporary:
+        with atomic_write(self.cache) as temporary:
             temporary.write_text(json.dumps({"format": FORMAT, "profiles": rows}), "utf-8")
 
 

@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.errors import ApiError
-from lib_blocktrain.files import said
+from lib_blocktrain.files import error_text
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +59,17 @@ def _of_work(error: BaseException) -> ApiError:
     if isinstance(error, Cancelled):
         return ApiError(409, "interrupted", "interrupted before it was done")
     if isinstance(error, NoModel):
-        return ApiError(409, "no model", said(error))
+        return ApiError(409, "no model", error_text(error))
     if isinstance(error, FileExistsError):
-        return ApiError(409, "conflict", said(error))
+        return ApiError(409, "conflict", error_text(error))
     if isinstance(error, FileNotFoundError):
-        return ApiError(404, "not found", said(error))
+        return ApiError(404, "not found", error_text(error))
     if isinstance(error, ValueError):
-        return ApiError(400, "bad request", said(error) or type(error).__name__)
+        return ApiError(400, "bad request", error_text(error) or type(error).__name__)
     if isinstance(error, (OutOfMemory, MemoryError)):
-        return ApiError(507, "out of memory", said(error) or "there is too little memory")
+        return ApiError(507, "out of memory", error_text(error) or "there is too little memory")
     if isinstance(error, OSError):
-        return ApiError(500, "failed", said(error))
+        return ApiError(500, "failed", error_text(error))
     log.error("the API failed", exc_info=error)
     return ApiError(
         500, "failed", f"unexpected {type(error).__name__}: {error} (the console has the details; please report it)"

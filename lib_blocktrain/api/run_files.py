@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib_blocktrain.api.errors import ApiError, not_found
-from lib_blocktrain.files import names_device
+from lib_blocktrain.files import is_device_name
 
 if TYPE_CHECKING:
     from lib_blocktrain.training.runs import Run
@@ -52,7 +52,7 @@ def files_of(run: Run) -> dict[str, RunFile]:
 def file_of(run: Run, name: str) -> RunFile:
     """The file of this name; raise Refused for a name that is none (400), and for one that the run did not write."""
     for part in name.split("/"):
-        if part in ("", ".", "..") or names_device(part) or re.search(r'[\\:*?"<>|\x00-\x1f]', part):
+        if part in ("", ".", "..") or is_device_name(part) or re.search(r'[\\:*?"<>|\x00-\x1f]', part):
             raise ApiError(400, "bad request", f"{name!r} names no file of a run: expected such as metrics.jsonl")
     found = files_of(run).get(name)
     if found is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.errors import ApiError, not_found
 from lib_blocktrain.api.jobs import Turns
-from lib_blocktrain.weights.text_spans import naming_weights
+from lib_blocktrain.weights.preset_strings import weights_in_errors
 
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import Host
@@ -109,7 +109,7 @@ class Service:
 
     def parse(self, text: str, architecture: str, seed: int | None = None, x: float | None = None) -> Parsed:
         """Read block weights that were sent; raise ValueError with the text that cannot be read: there may be many."""
-        with naming_weights(text):
+        with weights_in_errors(text):
             return self.shelf.parse(text, architecture, seed, x)
 
     def run(self, name: str) -> Run:

@@ -211,8 +211,8 @@ def _preset(analyses: Sequence[Analysis], rule: tuple[str, float | None], name: 
 
 
 def _write(path: Path, content: str | bytes) -> Path:
-    from lib_blocktrain.files import written
+    from lib_blocktrain.files import atomic_write
 
-    with written(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return path

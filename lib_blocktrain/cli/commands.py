@@ -46,10 +46,9 @@ def presets_text(presets: Sequence[Mapping]) -> str:
 
 def presets_parse(arguments: argparse.Namespace) -> Answer:
     """Say what a preset string is understood as."""
-    from lib_blocktrain.weights.preset_strings import parse
-    from lib_blocktrain.weights.text_spans import naming_weights
+    from lib_blocktrain.weights.preset_strings import parse, weights_in_errors
 
-    with naming_weights(arguments.string):
+    with weights_in_errors(arguments.string):
         parsed = parse(arguments.string, arguments.architecture, seed=arguments.seed, x=arguments.x)
     weights = parsed.weights
     data = {
@@ -136,7 +135,7 @@ def tour(arguments: argparse.Namespace) -> Answer:
     """Three pictures of the demo model: without the demo LoRA, with it, and under block weights."""
     from dataclasses import replace
 
-    from lib_blocktrain.files import written
+    from lib_blocktrain.files import atomic_write
     from lib_blocktrain.hosts.host import SampleRequest
     from lib_blocktrain.workspace.images import contact_sheet, save_png
 
@@ -155,7 +154,7 @@ def tour(arguments: argparse.Namespace) -> Answer:
         save_png(picture, arguments.out / f"{name}.png", request, host.model().name)
         pictures.append((title, picture))
     sheet = arguments.out / "tour.png"
-    with written(sheet) as temporary:
+    with atomic_write(sheet) as temporary:
         contact_sheet(pictures).save(temporary, format="PNG")
     files = [str(arguments.out / f"{name}.png") for name in arms]
     text = "\n".join([f'"{TOUR_PROMPT}", seed {TOUR_SEED}:', *files, f"side by side: {sheet}"])

@@ -17,7 +17,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from lib_blocktrain.files import ROOT, written
+from lib_blocktrain.files import ROOT, atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def _install(purpose: str, torch_build: str, index: str | None) -> None:
         _step(f"{name.removesuffix('.txt')} requirements")
         _pip("install", "--require-hashes", "--no-deps", "-r", str(ROOT / "requirements" / name))
     for done in {"run", "tab", purpose}:  # they share a lock
-        with written(VENV / f"blocktrain-{done}.stamp") as temporary:
+        with atomic_write(VENV / f"blocktrain-{done}.stamp") as temporary:
             temporary.write_text(_stamp(done), "utf-8")
     _step("done")
 

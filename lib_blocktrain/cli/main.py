@@ -11,7 +11,7 @@ from pathlib import Path
 from lib_blocktrain import __version__
 from lib_blocktrain.cli import analyse, commands, page, probe, remote_commands, train
 from lib_blocktrain.cli.environment import EnvironmentFailure, ensure
-from lib_blocktrain.files import said
+from lib_blocktrain.files import error_text
 
 REMOTE = {  # what a command does with --url
     commands.presets_list: remote_commands.presets_list,
@@ -176,5 +176,5 @@ def main(argv: list[str] | None = None) -> int:
 def _fail(error: BaseException, status: int, debug: bool) -> int:
     if debug:
         logging.getLogger(__name__).exception("failed")
-    sys.stderr.write(f"blocktrain: {' '.join(said(error).split())}\n")
+    sys.stderr.write(f"blocktrain: {' '.join(error_text(error).split())}\n")
     return status

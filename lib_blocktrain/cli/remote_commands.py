@@ -72,7 +72,7 @@ def inspect(arguments: argparse.Namespace, remote: Remote) -> Answer:
 
 def preview(arguments: argparse.Namespace, remote: Remote) -> Answer:
     """Have the server draw a picture, and write it down here."""
-    from lib_blocktrain.files import written
+    from lib_blocktrain.files import atomic_write
 
     _refuse(arguments, "checkpoint")
     if arguments.out.suffix.lower() != ".png":
@@ -82,7 +82,7 @@ def preview(arguments: argparse.Namespace, remote: Remote) -> Answer:
     body: dict[str, Any] = {name: getattr(arguments, name) for name in names}
     body["loras"] = [] if arguments.lora is None else [{"name": _lora(arguments.lora), **lora}]
     drawn = remote.post("/preview", body)
-    with written(arguments.out) as temporary:
+    with atomic_write(arguments.out) as temporary:
         temporary.write_bytes(base64.b64decode(drawn["image"]))
     for notice in drawn["notices"]:
         sys.stderr.write(f"note: {notice}\n")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lib_blocktrain.blocks import diffusers_to_ldm
-from lib_blocktrain.files import written
+from lib_blocktrain.files import atomic_write
 from lib_blocktrain.hosts.demo_model import clip_vocabulary, full_token_table
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -141,15 +141,15 @@ def export(folder: Path, out: Path, name: str = "blocktrain-demo") -> dict[str, 
     out.mkdir(parents=True, exist_ok=True)
     clip = (out / f"{name}-clip").resolve()
     tokenizer = [folder / "tokenizer" / file for file in ("merges.txt", "tokenizer_config.json")]
-    with written(clip / "vocab.json") as temporary:
+    with atomic_write(clip / "vocab.json") as temporary:
         temporary.write_text(json.dumps(clip_vocabulary(tokenizer[0])), "utf-8")
     for source in (folder / "text_encoder" / "config.json", *tokenizer):
-        with written(clip / source.name) as temporary:
+        with atomic_write(clip / source.name) as temporary:
             shutil.copyfile(source, temporary)
     checkpoint, yaml = out / f"{name}.safetensors", out / f"{name}.yaml"
-    with written(checkpoint) as temporary:
+    with atomic_write(checkpoint) as temporary:
         save_file(ldm_state(folder), temporary, {"format": "pt", "modelspec.title": "sd-webui-blocktrain demo model"})
-    with written(yaml) as temporary:
+    with atomic_write(yaml) as temporary:
         temporary.write_text(ldm_yaml(folder, clip), "utf-8")
     return {"checkpoint": checkpoint, "yaml": yaml, "clip": clip}
 

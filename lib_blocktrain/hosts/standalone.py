@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lib_blocktrain.files import ROOT, said, written
+from lib_blocktrain.files import ROOT, atomic_write, error_text
 from lib_blocktrain.hosts.checkpoint import Recognised, recognise
 from lib_blocktrain.hosts.demo_model import LORAS, MODEL, clip_vocabulary, full_token_table
 from lib_blocktrain.hosts.host import NoModel, OutOfMemory, Progress, SampleRequest
@@ -165,7 +165,7 @@ class StandaloneHost:
         try:
             model = load_demo() if self.checkpoint is None else load_checkpoint(self.checkpoint)
         except (OSError, ValueError) as error:
-            raise NoModel(said(error)) from error
+            raise NoModel(error_text(error)) from error
         for notice in model.notices:
             log.warning("%s: %s", model.name, notice)
         return model
@@ -321,7 +321,7 @@ def _tokenizer(pad: str = "<|endoftext|>") -> transformers.CLIPTokenizer:
     merges = MODEL / "tokenizer" / "merges.txt"
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.json"
-        with written(vocabulary) as temporary:
+        with atomic_write(vocabulary) as temporary:
             temporary.write_text(json.dumps(clip_vocabulary(merges)), "utf-8")
         return transformers.CLIPTokenizer(str(vocabulary), str(merges), pad_token=pad, model_max_length=77)
 

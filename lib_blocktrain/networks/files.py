@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lib_blocktrain.blocks import block_of
-from lib_blocktrain.files import written
+from lib_blocktrain.files import atomic_write
 from lib_blocktrain.networks.adapters import NetworkModule, NetworkModuleError, module_from_tensors
 from lib_blocktrain.networks.header import Header, NetworkFileError, read_header
 from lib_blocktrain.networks.keys import architecture_of, component_of, modules_of
@@ -117,7 +117,7 @@ def write_network(
     metadata = {**_ARCHITECTURE_METADATA[network.architecture], **metadata}
     metadata["sshs_model_hash"], metadata["sshs_legacy_hash"] = network_hashes(tensors, metadata)
     content = safetensors.torch.save(tensors, metadata)
-    with written(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
     return path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lib_blocktrain.files import written
+from lib_blocktrain.files import atomic_write
 from lib_blocktrain.training.runs import Run, open_run
 
 
@@ -57,5 +57,5 @@ class Queue:
         ]
 
     def _write(self, names: list[str]) -> None:
-        with written(self._path) as temporary:
+        with atomic_write(self._path) as temporary:
             temporary.write_text(json.dumps(names, indent=2) + "\n", "utf-8")

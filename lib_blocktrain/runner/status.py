@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from lib_blocktrain.files import said
+from lib_blocktrain.files import error_text
 from lib_blocktrain.training.control import Control
 from lib_blocktrain.training.records import Follower
 from lib_blocktrain.training.runs import Run
@@ -86,7 +86,7 @@ def explained(error: BaseException) -> str:
     """What went wrong, for the person who asked for it; what is no fault of theirs goes to the log whole."""
     if isinstance(error, (ValueError, OSError, RuntimeError, MemoryError)):
         log.info("failed", exc_info=error)
-        return said(error) or type(error).__name__
+        return error_text(error) or type(error).__name__
     log.error("failed", exc_info=error)
     return f"unexpected {type(error).__name__}: {error} (the console has the details; please report it)"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lib_blocktrain.files import said
+from lib_blocktrain.files import error_text
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.runner.on_host import publish_result, sampler
 from lib_blocktrain.runner.queue import Queue
@@ -94,7 +94,7 @@ class Runner:
             current = self._current if self._is_current(run) else None
             state = current.state if current else self._resting(run)
             reason = (current.pausing or "") if current else self._reasons.get(run.folder.name, "")
-        last = self._last.setdefault(run.folder.name, Last(run)).said()
+        last = self._last.setdefault(run.folder.name, Last(run)).error_text()
         status = status_of(run, last, state, current, reason)
         if current is None and state != "running elsewhere":  # that one may end without a word
             self._known[run.folder.name] = stamp, status
@@ -233,7 +233,7 @@ class Runner:
         try:
             run.add_metrics({"step": run.latest("step") or 0, **row})
         except OSError as error:
-            log.warning("%s: %s", run.metrics_path, said(error))
+            log.warning("%s: %s", run.metrics_path, error_text(error))
 
     def _note_published(self, run: Run, path: Path) -> None:
         self._note(run, {"published": path.name})

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lib_blocktrain.files import written
+from lib_blocktrain.files import atomic_write
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.training.dataset import DatasetError, Picture
 
@@ -60,7 +60,7 @@ class Store:
 
     def _write(self, key: str, tensors: Tensors) -> None:
         if self.folder is not None:
-            with written(self._path(key)) as temporary:
+            with atomic_write(self._path(key)) as temporary:
                 temporary.write_bytes(safetensors.torch.save(tensors))
 
     def _remember(self, key: str, tensors: Tensors) -> None:

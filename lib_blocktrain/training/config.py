@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lib_blocktrain.files import names_device
+from lib_blocktrain.files import is_device_name
 from lib_blocktrain.training.config_json import ConfigError, check, read, write
 
 _NAME = re.compile(r"(?!\.)[^\\/:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]{1,100}")
@@ -234,7 +234,7 @@ class RunConfig:
     def __post_init__(self):
         whole = _NAME.fullmatch(self.name) is not None and len(self.name.encode()) <= 200
         check(whole, "name", self.name, "a file's name: no slashes, not beginning with a dot, up to 100 characters")
-        usual = not self.name.endswith((".", " ")) and not names_device(self.name)
+        usual = not self.name.endswith((".", " ")) and not is_device_name(self.name)
         check(usual, "name", self.name, "a name without a dot or space at its end, and no device's (CON, NUL)")
         check(not (self.compile and self.checkpointing), "compile", True, "false with checkpointing, or that without")
         for name in ("steps", "batch"):

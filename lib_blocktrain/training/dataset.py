@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from lib_blocktrain.files import said
+from lib_blocktrain.files import error_text
 from lib_blocktrain.training.buckets import Fit, Size, fitting
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig
 
@@ -238,7 +238,7 @@ def _first_line(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise DatasetError(f"{file}: not UTF-8 at byte {error.start}: save the caption as UTF-8") from error
     except OSError as error:
-        raise DatasetError(said(error)) from error
+        raise DatasetError(error_text(error)) from error
     if len(content) > 4 * LONGEST_CAPTION or (lines and len(lines[0]) > LONGEST_CAPTION):
         raise DatasetError(f"{file}: a caption of more than {LONGEST_CAPTION} characters: expected a line of text")
     return lines[0].strip() if lines else ""
@@ -279,7 +279,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except DatasetError:
         raise
     except _UNREADABLE as error:
-        said_so = said(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        said_so = error_text(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise DatasetError(said_so if str(path) in said_so else f"{path}: {said_so}") from error
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib_blocktrain.files import written
+from lib_blocktrain.files import atomic_write
 from lib_blocktrain.networks.adapters import LoRA, NetworkModule
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import NetworkConfig
@@ -84,6 +84,6 @@ def publish(
     if picture is not None:
         contents[target.with_suffix(".png")] = picture.read_bytes()
     for path, content in contents.items():
-        with written(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
     return target

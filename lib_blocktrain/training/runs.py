@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from lib_blocktrain.files import naming, remove_leftovers, written
+from lib_blocktrain.files import atomic_write, path_in_errors, remove_leftovers
 from lib_blocktrain.training import config as configs
 from lib_blocktrain.training import records, state_file
 from lib_blocktrain.training.config import RunConfig
@@ -99,7 +99,7 @@ class Run:
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         """Append a row; what is not a finite number is written as text, so that any reader can read it."""
         text = json.dumps(_readable(row), ensure_ascii=False, allow_nan=False)
-        with naming(self.metrics_path), open(self.metrics_path, "ab+") as file:
+        with path_in_errors(self.metrics_path), open(self.metrics_path, "ab+") as file:
             if file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
                 text = "\n" + text  # a killed process left half a line: this one must not become its other half
             file.write(text.encode("utf-8", "replace") + b"\n")
@@ -109,7 +109,7 @@ class Run:
         if not self.metrics_path.exists():
             return
         kept = [row for row in records.rows(self.metrics_path) if records.step_of(row) <= step]
-        with written(self.metrics_path) as temporary:
+        with atomic_write(self.metrics_path) as temporary:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
             temporary.write_bytes(text.encode("utf-8", "replace"))
 
@@ -161,7 +161,7 @@ def create(config: RunConfig, folder: Path) -> Run:
     if (folder / "run.json").exists():
         raise FileExistsError(f"{folder} holds a run already: resume it, or choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with written(folder / "run.json") as temporary:
+    with atomic_write(folder / "run.json") as temporary:
         temporary.write_text(configs.dumps(config), "utf-8")
     return Run(folder, config)
 

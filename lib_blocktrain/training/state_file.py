@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lib_blocktrain.files import written
+from lib_blocktrain.files import atomic_write
 
 _TENSOR, _PAIRS, _TUPLE = "__tensor__", "__pairs__", "__tuple__"
 
@@ -22,7 +22,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_packed(state, "", tensors))
     content = safetensors.torch.save(tensors or {"nothing": torch.zeros(1)}, {"state": text})
-    with written(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 

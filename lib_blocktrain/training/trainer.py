@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lib_blocktrain.files import written
+from lib_blocktrain.files import atomic_write
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.networks.hooks import applied
@@ -316,7 +316,7 @@ class Trainer:
                 self.note({"sample": None, "prompt": prompt})
                 continue
             path = self.run.sample(self.step, number)
-            with written(path) as temporary:
+            with atomic_write(path) as temporary:
                 picture.save(temporary, format="PNG")
             self.note({"sample": path.name, "prompt": prompt})
 

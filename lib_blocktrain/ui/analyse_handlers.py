@@ -17,7 +17,7 @@ from lib_blocktrain.analysis.run import Options
 from lib_blocktrain.analysis.similar import Profiles, of_file, rank
 from lib_blocktrain.analysis.weight_rules import RULES, chosen, preset_of
 from lib_blocktrain.blocks import BASE
-from lib_blocktrain.files import written
+from lib_blocktrain.files import atomic_write
 from lib_blocktrain.hosts.host import Host, SampleRequest
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.ui import analyse_html, html
@@ -264,7 +264,7 @@ class AnalyseHandlers:
             paths += write_analysis(other, folder, f"{stem}-{number}")
         for name, picture in result.answered.sheets.items():
             path = folder / f"{stem}-{name}.png"
-            with written(path) as temporary:
+            with atomic_write(path) as temporary:
                 picture.save(temporary, format="PNG")
             paths.append(path)
         return {"analyse_message": html.note(f"Saved in {folder}: {', '.join(path.name for path in paths)}")}

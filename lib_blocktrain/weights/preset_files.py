@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_blocktrain.blocks import ARCHITECTURES
-from lib_blocktrain.files import written
+from lib_blocktrain.files import atomic_write
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.text_spans import PresetStringError, Span
@@ -95,7 +95,7 @@ class PresetFile:
 
     def _write(self, lines: list[str]):
         text = "\n".join(lines if not lines or not lines[-1] else [*lines, ""])
-        with written(self.path) as temporary:
+        with atomic_write(self.path) as temporary:
             temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
 
     def _existing(self, lines: list[str], name: str) -> list[int]:

@@ -12,7 +12,8 @@ for which it was made, the share of the canvas for which it holds, a weight for 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -82,6 +83,15 @@ def parse(
     if presets is None:
         presets = {preset.name: preset for preset in shipped_presets()}
     return _Reader(blocks.architecture(architecture), seed, x, presets).read(text)
+
+
+@contextmanager
+def weights_in_errors(text: str) -> Iterator[None]:
+    """Raise a PresetStringError as ValueError that quotes the weights: a request may hold several."""
+    try:
+        yield
+    except PresetStringError as error:
+        raise ValueError(f"weights {Span(text).shown}: {error}") from error
 
 
 def has_name(text: str) -> bool:

@@ -2,8 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 # Narrower than float(): no nan, inf or 1_000; and each digit fits one place only, so that long ones are read at once.
@@ -68,12 +66,3 @@ class Span(NamedTuple):
         if not math.isfinite(value):
             raise self.error(f"{self.shown} is too large: expected a finite number")
         return value
-
-
-@contextmanager
-def naming_weights(text: str) -> Iterator[None]:
-    """Raise what is wrong with these block weights as ValueError that quotes them: there may be many in a request."""
-    try:
-        yield
-    except PresetStringError as error:
-        raise ValueError(f"weights {Span(text).shown}: {error}") from error

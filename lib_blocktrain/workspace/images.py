@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from lib_blocktrain.files import written
+from lib_blocktrain.files import atomic_write
 
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import SampleRequest
@@ -120,7 +120,7 @@ def save_png(picture: Image.Image, path: Path, request: SampleRequest, model: st
     """Write the picture with its parameters in the text chunk that the WebUI reads."""
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: a name that ends in .png was expected")
-    with written(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(to_png(picture, request, model))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import SearchStrategy
 
-from lib_blocktrain.files import said
+from lib_blocktrain.files import error_text
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def refused(function: Callable[[], object], *named: str) -> str | None:
     try:
         function()
     except (ValueError, OSError) as error:
-        message = said(error)
+        message = error_text(error)
     else:
         return None
     assert message.strip(), "it says nothing"

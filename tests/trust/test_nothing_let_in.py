@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from lib_blocktrain.cli import environment
-from lib_blocktrain.files import checked_name, names_device
+from lib_blocktrain.files import checked_name, is_device_name
 from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import DatasetConfig, RunConfig
@@ -120,7 +120,7 @@ def check_name(name: str, root: Path) -> None:
         assert not path.is_absolute()
         assert not path.anchor
     assert name not in (".", "..")
-    assert not names_device(name)
+    assert not is_device_name(name)
     assert not name.endswith((".", " "))
     path = root / f"{name}.safetensors"
     assert path.resolve().parent == root.resolve()
