@@ -94,7 +94,7 @@ class Runner:
             current = self._current if self._is_current(run) else None
             state = current.state if current else self._resting(run)
             reason = (current.pausing or "") if current else self._reasons.get(run.folder.name, "")
-        last = self._last.setdefault(run.folder.name, Last(run)).error_text()
+        last = self._last.setdefault(run.folder.name, Last(run)).said()
         status = status_of(run, last, state, current, reason)
         if current is None and state != "running elsewhere":  # that one may end without a word
             self._known[run.folder.name] = stamp, status
