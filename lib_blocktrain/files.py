@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout
+INSTALLED = not (ROOT / "scripts" / "blocktrain.py").is_file()  # from a wheel: ROOT is site-packages
+DATA = Path(__file__).resolve().parent / "data" if INSTALLED else ROOT  # style.css, javascript/, demo/ (setup.py)
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³]|conin\$|conout\$) *(\.|$)", re.IGNORECASE)
 
 

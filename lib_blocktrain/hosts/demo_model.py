@@ -8,11 +8,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib_blocktrain.files import ROOT
+from lib_blocktrain.files import DATA
 
-DEMO = ROOT / "demo"
+DEMO = DATA / "demo"
 MODEL, LORAS = DEMO / "model", DEMO / "loras"
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
+
+
+def check_present(folder: Path = MODEL) -> None:
+    """Raise FileNotFoundError where the demo model is missing, as in a wheel that was built without it."""
+    if not (folder / "unet").is_dir():
+        raise FileNotFoundError(
+            f"the demo model is not in {folder}: give a checkpoint (--checkpoint FILE), or run this in a copy of the"
+            " repository, which has the demo model"
+        )
 
 
 def full_token_table(state: Mapping[str, Tensor], vocabulary: int) -> dict[str, Tensor]:

@@ -19,9 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lib_blocktrain.files import ROOT, atomic_write, error_text
+from lib_blocktrain.files import INSTALLED, ROOT, atomic_write, error_text
 from lib_blocktrain.hosts.checkpoint import Recognised, recognise
-from lib_blocktrain.hosts.demo_model import LORAS, MODEL, clip_vocabulary, full_token_table
+from lib_blocktrain.hosts.demo_model import LORAS, MODEL, check_present, clip_vocabulary, full_token_table
 from lib_blocktrain.hosts.host import NoModel, OutOfMemory, Progress, SampleRequest
 from lib_blocktrain.model import unet_forward
 from lib_blocktrain.model.freezing import frozen
@@ -143,7 +143,7 @@ class StandaloneHost:
         lora_dirs: Sequence[Path] = (),
     ):
         self.checkpoint = checkpoint
-        self.output_dir = output_dir or ROOT / "outputs"
+        self.output_dir = output_dir or (Path.cwd() if INSTALLED else ROOT) / "outputs"
         self.presets_path = self.output_dir / "presets.txt"
         self.samplers: Sequence[str] = tuple(SAMPLERS)
         # what is baked goes to the first: to outputs, never among the files of this checkout
@@ -292,10 +292,7 @@ def _finish(pipeline: diffusers.DiffusionPipeline) -> diffusers.DiffusionPipelin
 
 def load_demo(folder: Path = MODEL) -> StandaloneModel:
     """The embedded demo model: SD1's 25 blocks, narrow, for pictures of 128x128."""
-    if not (folder / "unet").exists():
-        raise FileNotFoundError(
-            f"the demo model is not in {folder}: make it with demo/build.py, or open a checkpoint with --checkpoint"
-        )
+    check_present(folder)
     pipeline = diffusers.StableDiffusionPipeline(
         unet=diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False),
         vae=diffusers.AutoencoderKL.from_pretrained(folder / "vae", low_cpu_mem_usage=False),

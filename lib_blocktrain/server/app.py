@@ -20,7 +20,7 @@ import uvicorn
 
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.routes import PREFIX, mount
-from lib_blocktrain.files import ROOT
+from lib_blocktrain.files import DATA
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.server.middleware import App, Bounded, LocalOnly, OwnContentOnly
 from lib_blocktrain.ui import shim
@@ -38,8 +38,8 @@ FONTS = ("system-ui", "sans-serif")  # gradio's own themes ask a font server
 def build(host: Host, first: InitialState | None = None) -> tuple[gr.Blocks, Page]:
     """The page on a host."""
     theme = gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace"))
-    css = (ROOT / "style.css").read_text("utf-8") + "footer { display: none !important; }"
-    script = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "javascript").glob("*.js")))
+    css = (DATA / "style.css").read_text("utf-8") + "footer { display: none !important; }"
+    script = "\n".join(path.read_text("utf-8") for path in sorted((DATA / "javascript").glob("*.js")))
     with gr.Blocks(title="blocktrain", theme=theme, css=css, analytics_enabled=False) as blocks:
         tab = Page(host, first)
         tab.on_load(blocks)
