@@ -1,7 +1,7 @@
-"""The standalone environment: ``.venv`` beside the package, made on first use from the locked requirements.
+"""The standalone environment: ``.venv`` in the checkout, made on first use from the locked requirements.
 
-Standard library only. Nothing is installed where the running interpreter already has what a command needs, and never
-inside a WebUI: there the host's own packages serve.
+Standard library only. Nothing is installed where the running interpreter already has what a command needs, never
+inside a WebUI (the host's own packages serve) and never where the package came from a wheel (pip's extras serve).
 """
 
 from __future__ import annotations
@@ -17,19 +17,23 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from lib_blocktrain.files import ROOT, atomic_write
+from lib_blocktrain.files import INSTALLED, ROOT, atomic_write
 
 log = logging.getLogger(__name__)
 
 VENV = ROOT / ".venv"
 TORCH = "torch==2.13.0"
-LOCKS = {"run": ("run.txt",), "tab": ("run.txt",), "test": ("run.txt", "test.txt")}
+LOCKS = {"core": ("run.txt",), "run": ("run.txt",), "tab": ("run.txt",), "test": ("run.txt", "test.txt")}
 # What tells that an interpreter is ready: distributions that the locks name and that the commands import.
+_CORE = ("torch", "numpy", "pillow", "safetensors")
+_RUN = (*_CORE, "diffusers", "transformers")
+_TAB = (*_RUN, "gradio")
 NEEDED = {
-    "run": ("torch", "numpy", "pillow", "safetensors", "diffusers", "transformers"),
-    "tab": ("gradio",),
+    "core": _CORE,
+    "run": _RUN,
+    "tab": _TAB,
     "test": (
-        "gradio",
+        *_TAB,
         "pytest",
         "pytest-xdist",
         "hypothesis",
@@ -38,6 +42,7 @@ NEEDED = {
         "stable-diffusion-sdkit",
         "einops",
         "ruff",
+        "mypy",
         "playwright",
     ),
 }
@@ -49,9 +54,8 @@ class EnvironmentFailure(RuntimeError):
 
 
 def missing(purpose: str) -> list[str]:
-    """Distributions that ``purpose`` ("run", "tab" or "test") needs and this interpreter lacks."""
-    names = NEEDED["run"] + (NEEDED[purpose] if purpose != "run" else ())
-    return [name for name in names if not _installed(name)]
+    """Distributions that ``purpose`` (a key of NEEDED) needs and this interpreter lacks."""
+    return [name for name in NEEDED[purpose] if not _installed(name)]
 
 
 def _installed(name: str) -> bool:
@@ -63,10 +67,18 @@ def _installed(name: str) -> bool:
 
 
 def ensure(purpose: str, argv: list[str], torch_build: str = "auto", index: str | None = None) -> None:
-    """Return when this interpreter can serve; otherwise make ``.venv`` and run ``argv`` again there (no return)."""
+    """Return when this interpreter can serve; otherwise make ``.venv`` and run ``argv`` again there (no return).
+
+    Raises EnvironmentFailure where that cannot be done, and where the package was installed from a wheel.
+    """
     lacking = missing(purpose)
     if not lacking:
         return
+    if INSTALLED:
+        extra = "" if purpose == "core" else "[standalone]"
+        raise EnvironmentFailure(
+            f"this Python ({sys.executable}) lacks {', '.join(lacking)}: pip install 'sd-webui-blocktrain{extra}'"
+        )
     python = _python(VENV)
     if Path(sys.executable) == python:
         _install(purpose, torch_build, index)
@@ -127,7 +139,7 @@ def _install(purpose: str, torch_build: str, index: str | None) -> None:
     for name in LOCKS[purpose]:
         _step(f"{name.removesuffix('.txt')} requirements")
         _pip("install", "--require-hashes", "--no-deps", "-r", str(ROOT / "requirements" / name))
-    for done in {"run", "tab", purpose}:  # they share a lock
+    for done in {"core", "run", "tab", purpose}:  # they share a lock
         with atomic_write(VENV / f"blocktrain-{done}.stamp") as temporary:
             temporary.write_text(_stamp(done), "utf-8")
     _step("done")
