@@ -14,7 +14,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lib_blocktrain.hosts.host import NoModel
-from lib_blocktrain.ui.lora_controls import weight_name
 from lib_blocktrain.ui.values import Properties
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraSelection
 
@@ -109,9 +108,9 @@ class Page:
     """What a browser holds: the widgets' values, changed by what events answer."""
 
     def __init__(self):
-        self.values = {weight_name(block_id): 1.0 for block_id in WEIGHT_IDS}
+        self.values = {"weights": dict.fromkeys(WEIGHT_IDS, 1.0)}
         self.values |= {
-            "selection": LoraSelection().to_json(),
+            "selection": LoraSelection(),
             "strength": 1.0,
             "search": "",
             "loras": [],
@@ -127,16 +126,23 @@ class Page:
 
     def take(self, changes) -> dict:
         """Change what an event's answer says; return the answer."""
-        for name, change in changes.items():
-            if isinstance(change, Properties):
-                self.properties.setdefault(name, {}).update(change)
-                change = change.get("value", self.values.get(name))
-            self.values[name] = change
+        self._take(changes, self.values, self.properties)
         return dict(changes)
+
+    def _take(self, changes, values: dict, properties: dict) -> None:
+        for name, change in changes.items():
+            if name == "weights":  # a group of widgets
+                values[name] = dict(values[name])
+                self._take(change, values[name], properties.setdefault(name, {}))
+                continue
+            if isinstance(change, Properties):
+                properties.setdefault(name, {}).update(change)
+                change = change.get("value", values.get(name))
+            values[name] = change
 
     def run(self, generator) -> list[dict]:
         """Take all that a generator yields."""
         return [self.take(changes) for changes in generator]
 
     def weights(self) -> dict[str, float]:
-        return {block_id: self.values[weight_name(block_id)] for block_id in WEIGHT_IDS}
+        return dict(self.values["weights"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import gradio as gr
 
 from lib_blocktrain.ui.analyse_handlers import (
@@ -21,7 +19,7 @@ from lib_blocktrain.ui.analyse_handlers import (
 )
 from lib_blocktrain.ui.preview_tab import SELECTION, SHOWN
 from lib_blocktrain.ui.probe_handlers import ProbeHandlers
-from lib_blocktrain.ui.shim import on, uploaded
+from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.train_handlers import TrainHandlers
 from lib_blocktrain.ui.train_tab import FORM
 from lib_blocktrain.ui.values import Changes, Properties, Values
@@ -37,7 +35,6 @@ FOUND = ("analyse_job", "analyse_found", "analyse_status", "analyse_cancel")
 RESULT = ("analyse_head", "analyse_map", "analyse_bars", "analyse_table", *USES)
 RULE = ("analyse_found", "analyse_rule", "analyse_amount")
 BEFORE = '<p class="blocktrain-reading">Press Analyse: the map shows what each block does; weights follow from it.</p>'
-FILES = ("analyse_mask", "analyse_against_mask")
 DESCRIBED = "\n".join(f"- **{name}**: {text}" for name, text in ALL_METHODS.items())
 
 
@@ -79,10 +76,10 @@ class AnalyseTab:
         analysing = self.analysing
         asked = w.pick(*ASKED)
         weighed = w.pick("analyse_map", "analyse_weights")
-        answered = on(w["analyse"].click, with_files(analysing.start), asked, w.pick(*FOUND, *RESULT), queued=True)
+        answered = on(w["analyse"].click, analysing.start, asked, w.pick(*FOUND, *RESULT), queued=True)
         on(answered.then, analysing.weigh, w.pick(*RULE), weighed)
         drawn = w.pick("analyse_job", "analyse_status", "analyse_cancel", "analyse_drawing", "analyse_kind")
-        painting = on(w["analyse_draw"].click, with_files(analysing.draw), asked, drawn, queued=True)
+        painting = on(w["analyse_draw"].click, analysing.draw, asked, drawn, queued=True)
         kinds = w.pick("analyse_word", "analyse_box", "analyse_mask", "analyse_drawn")
         on(painting.then, _kind_shown, w.pick("analyse_kind"), kinds)
         on(w["analyse_kind"].input, _kind_shown, w.pick("analyse_kind"), kinds, latest=True)
@@ -139,15 +136,6 @@ class AnalyseTab:
             )
         with gr.Accordion("What the methods do", open=False, elem_id="blocktrain_analyse_methods"):
             gr.Markdown(DESCRIBED)
-
-
-def with_files(function):
-    """A generator function of the values with their files as paths."""
-
-    def stream(values: Values) -> Iterator[Changes]:
-        yield from function({**values, **{name: uploaded(values[name]) for name in FILES}})
-
-    return stream
 
 
 def _feature(w: Widgets) -> None:

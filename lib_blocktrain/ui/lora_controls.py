@@ -6,12 +6,13 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.ui import html, preset_cards
 from lib_blocktrain.ui.u_map import UMap
-from lib_blocktrain.ui.values import Changes, Properties, Values
+from lib_blocktrain.ui.values import Changes, PreviewValues, Properties, SelectionValues
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
 from lib_blocktrain.weights.presets import from_link
@@ -33,23 +34,27 @@ SHOWN_FILES = 60  # in the list at once; search finds the others
 RANDOM_SEED_TEXT = 0  # from which R and U of a pasted string are drawn: shown, so that it can be repeated
 
 
+H = TypeVar("H")
+V = TypeVar("V")
+
+
 def weight_name(block_id: str) -> str:
     """The name of a block's slider."""
     return f"w_{block_id}"
 
 
-def error_to(place: str) -> Callable:
-    """A button's function answers a refusal or a failure as text at this place, and changes nothing else."""
+def error_to(name: str) -> Callable[[Callable[[H, V], Changes]], Callable[[H, V], Changes]]:
+    """Decorate a handler whose errors are shown as text in the widget of this name; nothing else changes then."""
 
-    def decorate(function: Callable[..., Changes]) -> Callable[..., Changes]:
-        @functools.wraps(function)
-        def answer(self, values: Values) -> Changes:
+    def decorate(handler: Callable[[H, V], Changes]) -> Callable[[H, V], Changes]:
+        @functools.wraps(handler)
+        def call(handlers: H, values: V) -> Changes:
             try:
-                return function(self, values)
+                return handler(handlers, values)
             except (ValueError, OSError, RuntimeError) as error:
-                return {place: html.failure(str(error))}
+                return {name: html.failure(str(error))}
 
-        return answer
+        return call
 
     return decorate
 
@@ -66,18 +71,17 @@ class InitialState:
     runs: Path | None = None
 
 
-def selection_of(values: Values) -> LoraSelection:
-    """The mix as the page knows it, with what the sliders and the ticks show now.
+def selection_of(values: SelectionValues) -> LoraSelection:
+    """The selection as the page knows it, with what the sliders and the ticks show now.
 
-    The ticks count: of two that follow each other quickly, the answers may come in the other order.
+    The ticks count: of two events in quick succession, the answers may arrive in the other order.
     """
     selection = _before_ticks(values)
     return selection if set(values["loras"]) == set(selection.entries) else selection.choose(values["loras"])
 
 
-def _before_ticks(values: Values) -> LoraSelection:
-    weights = {block_id: values[weight_name(block_id)] for block_id in WEIGHT_IDS}
-    return LoraSelection.from_json(values["selection"]).with_shown(entry_of(weights, values["strength"]))
+def _before_ticks(values: SelectionValues) -> LoraSelection:
+    return values["selection"].with_shown(entry_of(values["weights"], values["strength"]))
 
 
 class LoraControls:
@@ -100,7 +104,7 @@ class LoraControls:
     # --- opening, the list ----------------------------------------------------------------------------------------
 
     @error_to("lora_message")
-    def open(self, values: Values) -> Changes:
+    def open(self, values: PreviewValues) -> Changes:
         """The page was loaded: look at the folders, and begin with the first LoRA if there is one."""
         self.lora_index.refresh()
         selection = LoraSelection()
@@ -115,12 +119,12 @@ class LoraControls:
         return {
             **self._list(selection, ""),
             "lora_folders": folders,
-            "selection": selection.to_json(),
-            **self._values(selection.shown),
+            "selection": selection,
+            "weights": selection.shown.weights,
         }
 
     @error_to("lora_message")
-    def meet_model(self, values: Values) -> Changes:
+    def meet_model(self, values: PreviewValues) -> Changes:
         """Say which model is loaded, which may have to be read from disk, and show what depends on it."""
         selection = selection_of(values)
         shown = {**self._shown(selection), **self._presets(selection)}
@@ -137,7 +141,7 @@ class LoraControls:
         return {**shown, "model_line": html.note(said), "width": side, "height": side}
 
     @error_to("lora_message")
-    def refresh(self, values: Values) -> Changes:
+    def refresh(self, values: PreviewValues) -> Changes:
         """Look at the folders and the model again."""
         self.lora_index.refresh()
         selection = selection_of(values)
@@ -149,12 +153,12 @@ class LoraControls:
         return _joined({"lora_message": html.note(said)}, changes)
 
     @error_to("lora_message")
-    def find(self, values: Values) -> Changes:
+    def find(self, values: PreviewValues) -> Changes:
         """Show the files that fit what is sought; those in use stay in the list."""
         return self._list(selection_of(values), values["search"])
 
     @error_to("lora_message")
-    def choose(self, values: Values) -> Changes:
+    def choose(self, values: PreviewValues) -> Changes:
         """LoRAs were ticked or unticked."""
         selection = _before_ticks(values)
         broken = [key for key in values["loras"] if self.lora_index.file(key).problem]
@@ -164,14 +168,14 @@ class LoraControls:
         return self._shown(selection.choose(values["loras"]))
 
     @error_to("lora_message")
-    def activate(self, values: Values) -> Changes:
+    def activate(self, values: PreviewValues) -> Changes:
         """Another of the LoRAs in use is to be weighed."""
         return self._shown(selection_of(values).activate(values["active"]))
 
     # --- weights --------------------------------------------------------------------------------------------------
 
     @error_to("preset_message")
-    def use_preset(self, values: Values) -> Changes:
+    def use_preset(self, values: PreviewValues) -> Changes:
         """A preset was chosen in the menu."""
         if not values["preset"]:
             return {}
@@ -179,7 +183,7 @@ class LoraControls:
         return self.weighed(selection, self.parse(values["preset"], selection))
 
     @error_to("preset_message")
-    def save(self, values: Values) -> Changes:
+    def save(self, values: PreviewValues) -> Changes:
         """Save the weights on the sliders under a name."""
         selection = selection_of(values)
         name = (values["preset_name"] or "").strip()
@@ -190,14 +194,14 @@ class LoraControls:
         return self.changed_presets(selection, name, f"Saved {name} in {self.presets.own.path}")
 
     @error_to("preset_message")
-    def rename(self, values: Values) -> Changes:
+    def rename(self, values: PreviewValues) -> Changes:
         """Give the chosen preset the name that was typed."""
         old, new = values["preset"], (values["preset_name"] or "").strip()
         self.presets.rename(old, new)
         return self.changed_presets(selection_of(values), new, f"{old} is called {new} now")
 
     @error_to("preset_message")
-    def delete(self, values: Values) -> Changes:
+    def delete(self, values: PreviewValues) -> Changes:
         """Delete the chosen preset."""
         line = self.presets.delete(values["preset"])
         return self.changed_presets(selection_of(values), None, f"Deleted; to have it again, paste {line}")
@@ -239,9 +243,9 @@ class LoraControls:
         entry = LoraEntry(selection.shown.strength, self._slider_weights(parsed, selection.shown))
         selection = selection.with_shown(entry)
         said = html.note("; ".join(parsed.notices))
-        return {"selection": selection.to_json(), **self._values(entry), "preset_message": said}
+        return {"selection": selection, "weights": entry.weights, "preset_message": said}
 
-    def origin_of(self, values: Values, weights: BlockWeights) -> Parsed | None:
+    def origin_of(self, values: PreviewValues, weights: BlockWeights) -> Parsed | None:
         """The text or preset that these weights come from, while they are its; its name and canvas hold for them."""
         for text in (from_link(str(values["paste"] or "")), values["preset"]):
             try:
@@ -251,10 +255,6 @@ class LoraControls:
             if parsed is not None and parsed.weights == weights:
                 return parsed
         return None
-
-    @staticmethod
-    def _values(entry: LoraEntry) -> Changes:
-        return {weight_name(block_id): entry.weights[block_id] for block_id in WEIGHT_IDS}
 
     def _active_file(self, selection: LoraSelection) -> LoraFile | None:
         return self.lora_index.file(selection.active) if selection.active is not None else None
@@ -279,14 +279,14 @@ class LoraControls:
         sliders = {}
         for block_id in WEIGHT_IDS:
             reason = reasons.get(block_id)
-            sliders[weight_name(block_id)] = Properties(
+            sliders[block_id] = Properties(
                 value=selection.shown.weights[block_id],
                 label=f"{block_id} · {reason}" if reason else block_id,
                 interactive=reason is None,
             )
         keys = list(selection.entries)
         return {
-            "selection": selection.to_json(),
+            "selection": selection,
             "active": Properties(choices=[(key, key) for key in keys], value=selection.active, visible=len(keys) > 1),
             "strength": Properties(
                 value=selection.shown.strength, label=_strength_label(selection), interactive=file is not None
@@ -295,7 +295,7 @@ class LoraControls:
             "u_map": UMap("weights", architecture_id, weight_name(""), reasons, selection.active or "").html(),
             "bake_name": f"{file.path.stem}-weighted" if file else "",
             "lora_message": self._warning(file, architecture_id),
-            **sliders,
+            "weights": sliders,
         }
 
     @staticmethod

@@ -10,11 +10,11 @@ from pathlib import Path
 from lib_blocktrain.files import checked_name
 from lib_blocktrain.hosts.host import Cancelled, Host
 from lib_blocktrain.networks.bake import bake
-from lib_blocktrain.runner import explained
+from lib_blocktrain.runner import describe_error
 from lib_blocktrain.ui import html
 from lib_blocktrain.ui.job_stream import WAITING, status_update, stream_job
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
-from lib_blocktrain.ui.values import Changes, Properties, Values
+from lib_blocktrain.ui.values import Changes, PreviewValues, Properties
 from lib_blocktrain.workspace.drawing import (
     WEIGHTED,
     PreviewRenderer,
@@ -52,23 +52,23 @@ class PreviewHandlers:
 
     # --- drawing --------------------------------------------------------------------------------------------------
 
-    def compare(self, values: Values) -> Iterator[Changes]:
+    def compare(self, values: PreviewValues) -> Iterator[Changes]:
         """Draw the three pictures: without, at 1, under the block weights."""
         yield from self._drawing(values, self._compared)
 
-    def compare_presets(self, values: Values) -> Iterator[Changes]:
+    def compare_presets(self, values: PreviewValues) -> Iterator[Changes]:
         """Draw one picture a preset."""
         yield from self._drawing(values, self._presets)
 
-    def cancel(self, values: Values) -> Changes:
+    def cancel(self, values: PreviewValues) -> Changes:
         """Stop the drawing that this page has begun; what is drawn already stays."""
         self.jobs.cancel(values["job"] or "")
         return {}
 
-    def _compared(self, values: Values) -> list[Variant]:
+    def _compared(self, values: PreviewValues) -> list[Variant]:
         return comparison(selection_of(values), self.host.model().architecture)
 
-    def _presets(self, values: Values) -> list[Variant]:
+    def _presets(self, values: PreviewValues) -> list[Variant]:
         names = list(values["grid_presets"] or [])
         if len(names) > MOST_PRESETS:
             raise ValueError(f"{len(names)} presets: expected up to {MOST_PRESETS} in one grid")
@@ -76,7 +76,9 @@ class PreviewHandlers:
         weights = {name: self.controls.presets.parse(name, architecture, seed=0).weights for name in names}
         return grid(selection_of(values), weights, architecture)
 
-    def _drawing(self, values: Values, variants_of: Callable[[Values], list[Variant]]) -> Iterator[Changes]:
+    def _drawing(
+        self, values: PreviewValues, variants_of: Callable[[PreviewValues], list[Variant]]
+    ) -> Iterator[Changes]:
         try:
             settings = with_seed(Settings.from_values(values, self.host.samplers))
             variants = variants_of(values)
@@ -117,7 +119,7 @@ class PreviewHandlers:
     # --- pictures on disk -----------------------------------------------------------------------------------------
 
     @error_to("status")
-    def save(self, values: Values) -> Changes:
+    def save(self, values: PreviewValues) -> Changes:
         """Write the last pictures to the host's output folder, with their parameters inside."""
         drawn = self._results.get(values["job"] or "")
         if not drawn:
@@ -131,7 +133,7 @@ class PreviewHandlers:
         return {"status": html.note(f"Saved in {folder}: {', '.join(names)}")}
 
     @error_to("status")
-    def load(self, values: Values) -> Changes:
+    def load(self, values: PreviewValues) -> Changes:
         """Take prompt, settings, LoRAs and weights out of a picture's parameters."""
         path: Path | None = values["png_file"]
         if path is None:
@@ -153,7 +155,7 @@ class PreviewHandlers:
 
     # --- baking ---------------------------------------------------------------------------------------------------
 
-    def bake(self, values: Values) -> Iterator[Changes]:
+    def bake(self, values: PreviewValues) -> Iterator[Changes]:
         """Write the active LoRA, the weights inside, to the first LoRA folder: with progress, in the host's queue."""
         try:
             selection = selection_of(values)
@@ -183,7 +185,7 @@ class PreviewHandlers:
 
         yield from stream_job(self.jobs, "bake", work, ended)
 
-    def cancel_bake(self, values: Values) -> Changes:
+    def cancel_bake(self, values: PreviewValues) -> Changes:
         """Stop before anything is written."""
         self.jobs.cancel(values["bake_job"] or "")
         return {}
@@ -198,7 +200,7 @@ def _ending(job: Job, settings: Settings, variants: Sequence[Variant], drawn: di
     if isinstance(error, Cancelled):
         return html.note(f"Cancelled: {len(drawn)} of {len(variants)} pictures drawn")
     if error is not None:
-        return html.failure(explained(error))
+        return html.failure(describe_error(error))
     fresh = sum(not picture.again for picture in drawn.values())
     said = f"{fresh} of {len(variants)} pictures drawn, seed {settings.seed}"
     if variants[-1].name == WEIGHTED and variants[-1].weights == variants[-2].weights:

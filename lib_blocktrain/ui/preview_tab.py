@@ -5,8 +5,6 @@ What its buttons do is in ``desk`` and ``preview``; here is where they stand, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import gradio as gr
 
 from lib_blocktrain.blocks import BASE, BLOCK_IDS
@@ -16,9 +14,8 @@ from lib_blocktrain.ui import html, preset_panel
 from lib_blocktrain.ui.lora_controls import InitialState, weight_name
 from lib_blocktrain.ui.preview_handlers import PreviewHandlers
 from lib_blocktrain.ui.share_handlers import ShareHandlers
-from lib_blocktrain.ui.shim import on, uploaded
+from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.u_map import UMap
-from lib_blocktrain.ui.values import Changes, Values
 from lib_blocktrain.ui.widgets import Shared, Widgets
 from lib_blocktrain.workspace.drawing import SEED_MAX, SIDE_MAX, SIDE_MIN, SIDE_STEP, PreviewRenderer, comparison
 from lib_blocktrain.workspace.lora_selection import (
@@ -30,8 +27,7 @@ from lib_blocktrain.workspace.lora_selection import (
     LoraSelection,
 )
 
-WEIGHTS = tuple(weight_name(block_id) for block_id in WEIGHT_IDS)
-SELECTION = ("selection", "loras", "strength", *WEIGHTS)
+SELECTION = ("selection", "loras", "strength", "weights")
 SHOWN = (*SELECTION, "u_map", "active", "facts", "bake_name", "lora_message")
 SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", "seed")
 PRESETS = ("preset", "grid_presets", "preset_cards", "preset_problems", "preset_message", "preset_replace")
@@ -57,7 +53,7 @@ class PreviewTab:
 
     def build(self, w: Widgets) -> None:
         """Make its widgets."""
-        w["selection"] = gr.State(LoraSelection().to_json())
+        w["selection"] = gr.State(LoraSelection())
         w["job"], w["bake_job"] = gr.State(""), gr.State("")
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=420):
@@ -74,6 +70,7 @@ class PreviewTab:
             with gr.Column(scale=6, min_width=420):
                 preset_panel.build(w)
                 _bake(w)
+        w.groups["weights"] = {block_id: w[weight_name(block_id)] for block_id in WEIGHT_IDS}
 
     def wire(self, w: Widgets) -> None:
         """Tie its events."""
@@ -83,7 +80,7 @@ class PreviewTab:
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
         """Fill the lists at once, then ask for the model, which may have to be read."""
         looked = on(
-            blocks.load, self.controls.open, {}, w.pick("selection", "loras", "lora_message", "lora_folders", *WEIGHTS)
+            blocks.load, self.controls.open, {}, w.pick("selection", "loras", "lora_message", "lora_folders", "weights")
         )
         on(looked.then, self.controls.meet_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS, *MODEL))
 
@@ -109,7 +106,7 @@ class PreviewTab:
             on(w[f"preset_{button}"].click, function, named, w.pick(*PRESETS))
         exported = on(w["preset_export"].click, sharing.export, {}, w.pick("export", "preset_message"))
         on(exported.then, None, w.pick("export"), {}, js=DOWNLOAD)
-        _on_upload(w, "preset_file", sharing.take_file, SELECTION, PRESETS)
+        on(w["preset_file"].upload, sharing.take_file, w.pick("preset_file", *SELECTION), w.pick(*PRESETS))
 
     def _wire_preview(self, w: Widgets) -> None:
         preview = self.preview
@@ -119,7 +116,8 @@ class PreviewTab:
         on(w["draw_grid"].click, preview.compare_presets, asked, w.pick(*DRAWN), queued=True)
         on(w["cancel"].click, preview.cancel, w.pick("job"), {})
         on(w["save_pictures"].click, preview.save, w.pick("job"), w.pick("status"))
-        _on_upload(w, "png_file", preview.load, (), (*SHOWN, *SETTINGS, "search", "status"))
+        loaded = w.pick(*SHOWN, *SETTINGS, "search", "status")
+        on(w["png_file"].upload, preview.load, w.pick("png_file"), loaded)
         baked = w.pick("loras", "search", "bake_status", "bake_replace", "bake_job", "bake_cancel")
         on(w["bake"].click, preview.bake, w.pick(*SELECTION, "bake_name", "bake_replace"), baked, queued=True)
         on(w["bake_cancel"].click, preview.cancel_bake, w.pick("bake_job"), {})
@@ -214,21 +212,6 @@ def _grid(w: Widgets) -> None:
     with gr.Accordion("Grid over presets", open=False, elem_id="blocktrain_gridding"):
         w.add("grid_presets", gr.Dropdown, choices=[], multiselect=True, label="Presets, one picture each")
         w.add("draw_grid", gr.Button, "Draw the grid")
-
-
-def _on_upload(
-    w: Widgets,
-    name: str,
-    function: Callable[[Values], Changes],
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
-) -> None:
-    """Tie a function to an upload; it is given the file's path."""
-
-    def with_path(values: Values) -> Changes:
-        return function({**values, name: uploaded(values[name])})
-
-    on(w[name].upload, with_path, {name: w[name], **w.pick(*inputs)}, w.pick(*outputs))
 
 
 def _name_of(run: Run | None) -> str | None:

@@ -7,12 +7,11 @@ import json
 from lib_blocktrain.ui import html
 from lib_blocktrain.ui.lora_controls import RANDOM_SEED_TEXT, LoraControls, error_to, selection_of
 from lib_blocktrain.ui.preset_cards import card_map
-from lib_blocktrain.ui.values import Changes, Properties, Values
+from lib_blocktrain.ui.values import Changes, PreviewValues, Properties
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_files import read_line
 from lib_blocktrain.weights.preset_strings import PresetStringError
 from lib_blocktrain.weights.presets import from_link, to_link
-from lib_blocktrain.workspace.lora_selection import LoraSelection
 
 _, LINK, KOHYA, JSON = FORMS = ("line", "link", "kohya", "JSON")
 
@@ -38,13 +37,13 @@ class ShareHandlers:
     def __init__(self, controls: LoraControls):
         self.controls = controls
 
-    def explain(self, values: Values) -> Changes:
+    def explain(self, values: PreviewValues) -> Changes:
         """Something was typed or pasted: say at once what it is understood as."""
         text = from_link(values["paste"] or "")
         if not text.strip():
             return {"understood": "", "apply": Properties(interactive=False)}
         try:
-            parsed = self.controls.parse(text, LoraSelection.from_json(values["selection"]))
+            parsed = self.controls.parse(text, values["selection"])
             self.controls.check_range(parsed)
         except PresetStringError as error:
             return {"understood": html.not_understood(text, error), "apply": Properties(interactive=False)}
@@ -55,14 +54,14 @@ class ShareHandlers:
         return {"understood": body, "apply": Properties(interactive=True)}
 
     @error_to("understood")
-    def apply(self, values: Values) -> Changes:
+    def apply(self, values: PreviewValues) -> Changes:
         """Put what was pasted on the sliders."""
         selection = selection_of(values)
         parsed = self.controls.parse(from_link(values["paste"] or ""), selection)
         return {**self.controls.weighed(selection, parsed), "preset_name": parsed.name or values["preset_name"] or ""}
 
     @error_to("preset_message")
-    def copy(self, values: Values) -> Changes:
+    def copy(self, values: PreviewValues) -> Changes:
         """The weights on the sliders as a text that others can paste."""
         if values["form"] not in FORMS:
             raise ValueError(f"form {values['form']!r}: expected one of {', '.join(FORMS)}")
@@ -84,14 +83,14 @@ class ShareHandlers:
         return name in texts_of and presets.parse(texts_of[name], of, seed=RANDOM_SEED_TEXT).weights != weights
 
     @error_to("preset_message")
-    def export(self, values: Values) -> Changes:
+    def export(self, values: PreviewValues) -> Changes:
         """The person's own presets as the text of a file."""
         text, count = self.controls.presets.exported()
         said = f"{count} preset{'s' if count > 1 else ''} of your own in blocktrain-presets.txt, among your downloads"
         return {"export": text, "preset_message": html.note(said)}
 
     @error_to("preset_message")
-    def take_file(self, values: Values) -> Changes:
+    def take_file(self, values: PreviewValues) -> Changes:
         """Take over the presets of a file: an exported one, or LoRA Block Weight's."""
         if values["preset_file"] is None:
             return {}

@@ -1,91 +1,133 @@
-"""What gradio 3.41 and gradio 4.40 say differently, and events that speak of widgets by name.
+"""What gradio 3.41 and gradio 4.40 do differently, and events whose values and changes have names.
 
-An event's function takes one dictionary, {name: value}, and returns (or yields) one, {name: what changes}; a widget
-that is not in it stays as it is. So no function has a row of positional arguments that shifts when a widget is added.
+A handler takes one mapping, {name: value}, and returns (or yields) one, {name: change}; a widget that is not in it
+stays as it is. A name may also stand for a group of widgets: its value is then a mapping, and so is its change. So no
+handler has a row of positional arguments that shifts when a widget is added.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import gradio as gr
 
-from lib_blocktrain.ui.values import Changes, Properties, Values
+from lib_blocktrain.ui.values import Changes, Properties
 
 GRADIO_4 = int(gr.__version__.split(".")[0]) >= 4
 
+V = TypeVar("V", bound=Mapping[str, object])
+Handler = Callable[[V], Changes] | Callable[[V], Iterator[Changes]]
+Named = Mapping[str, gr.components.Component | Mapping[str, gr.components.Component]]
+
 
 def on(
-    event: Callable,
-    function: Callable[[Values], Changes | Iterator[Changes]] | None,
-    inputs: Mapping[str, gr.components.Component],
-    outputs: Mapping[str, gr.components.Component],
+    event: Callable[..., gr.events.Dependency],
+    handler: Handler[V] | None,
+    inputs: Named,
+    outputs: Named,
     *,
     js: str | None = None,
     queued: bool = False,
     latest: bool = False,
-):
-    """Tie a function of named values to an event; ``queued`` is for what takes long: the rest answers meanwhile.
+) -> gr.events.Dependency:
+    """Tie a handler to an event. ``queued`` is for handlers that take long: other events are answered meanwhile.
 
-    While an answer is on its way, gradio hears the event no more: of a word that is typed it would answer the first
-    letter. ``latest`` is for such events: the last values are answered too. The function must bear to be asked twice.
+    gradio drops an event while the answer to the one before is on its way, and so would answer only the first letter
+    of a typed word. With ``latest`` the last values are answered too; such a handler may be called twice for one event.
     """
-    if function is None:
-        wrapped = None
-    elif inspect.isgeneratorfunction(function):
-        wrapped = _stream(function, tuple(inputs), tuple(outputs))
+    call: Callable[..., object] | None
+    if handler is None:
+        call = None
+    elif inspect.isgeneratorfunction(handler):
+        call = _stream(handler, inputs, outputs)
     else:
-        wrapped = _single(function, tuple(inputs), tuple(outputs))
+        call = _single(handler, inputs, outputs)
     options: dict[str, object] = {("js" if GRADIO_4 else "_js"): js} if js else {}
     if GRADIO_4 and queued:
         options |= {"concurrency_limit": None, "trigger_mode": "multiple"}  # the host's own lock lets one at a time in
     if GRADIO_4 and latest:
         options["trigger_mode"] = "always_last"
-    options |= {"inputs": list(inputs.values()), "outputs": list(outputs.values()), "queue": queued}
+    options |= {"inputs": list(_flat(inputs)), "outputs": list(_flat(outputs)), "queue": queued}
     options |= {"show_progress": "hidden", "api_name": False}  # the page's own events, no API for others
-    tied = event(fn=wrapped, **options)
+    dependency = event(fn=call, **options)
     if latest and not GRADIO_4:
-        tied.then(fn=wrapped, **options)  # with the values of that moment
-    return tied
-
-
-def _single(function: Callable, inputs: Sequence[str], outputs: Sequence[str]) -> Callable:
-    def call(*values: object) -> object:
-        return _in_order(function(dict(zip(inputs, values))), outputs)
-
-    return call
-
-
-def _stream(function: Callable, inputs: Sequence[str], outputs: Sequence[str]) -> Callable:
-    def call(*values: object) -> Iterator[object]:
-        for changes in function(dict(zip(inputs, values))):
-            yield _in_order(changes, outputs)
-
-    return call
-
-
-def _in_order(changes: Changes, outputs: Sequence[str]) -> object:
-    """The changes as gradio wants them: one for every output, in order; a single one without a list."""
-    strange = set(changes) - set(outputs)
-    if strange:
-        raise KeyError(f"{sorted(strange)} among the changes: expected some of {list(outputs)}")
-    ordered = [_update(changes[name]) if name in changes else gr.update() for name in outputs]
-    return ordered[0] if len(ordered) == 1 else ordered
-
-
-def _update(change: object) -> object:
-    return gr.update(**change) if isinstance(change, Properties) else change
-
-
-def uploaded(value: object) -> Path | None:
-    """The file that an upload widget holds: gradio 3 hands over an open temporary file, gradio 4 its path."""
-    if value is None:
-        return None
-    return Path(getattr(value, "name", value))
+        dependency.then(fn=call, **options)  # with the values of that moment
+    return dependency
 
 
 def queue(blocks: gr.Blocks) -> gr.Blocks:
     """Let several events run at once."""
     return blocks.queue(default_concurrency_limit=16) if GRADIO_4 else blocks.queue(concurrency_count=16)
+
+
+def _single(
+    handler: Callable[..., Changes | Iterator[Changes]], inputs: Named, outputs: Named
+) -> Callable[..., object]:
+    def call(*values: object) -> object:
+        changes = handler(_by_name(inputs, values))
+        assert isinstance(changes, Mapping), f"{handler} returned {type(changes).__name__}: expected changes"
+        return _in_order(changes, outputs)
+
+    return call
+
+
+def _stream(
+    handler: Callable[..., Iterator[Changes]], inputs: Named, outputs: Named
+) -> Callable[..., Iterator[object]]:
+    def call(*values: object) -> Iterator[object]:
+        for changes in handler(_by_name(inputs, values)):
+            yield _in_order(changes, outputs)
+
+    return call
+
+
+def _flat(widgets: Named) -> Iterator[gr.components.Component]:
+    for widget in widgets.values():
+        yield from widget.values() if isinstance(widget, Mapping) else (widget,)
+
+
+def _by_name(widgets: Named, values: tuple[object, ...]) -> dict[str, object]:
+    """The values, which gradio gives in the order of `_flat`, by name."""
+    waiting = iter(values)
+    return {
+        name: {key: _value(member, next(waiting)) for key, member in widget.items()}
+        if isinstance(widget, Mapping)
+        else _value(widget, next(waiting))
+        for name, widget in widgets.items()
+    }
+
+
+def _value(widget: gr.components.Component, value: object) -> object:
+    """The value of one widget; an uploaded file as its path, where gradio 3 gives an open temporary file."""
+    if isinstance(widget, (gr.File, gr.UploadButton)) and value is not None:
+        return Path(getattr(value, "name", None) or str(value))
+    return value
+
+
+def _in_order(changes: Changes, outputs: Named) -> object:
+    """The changes as gradio wants them: one for every output, in order; a single one without a list."""
+    _check_names(changes, outputs)
+    ordered: list[object] = []
+    for name, widget in outputs.items():
+        if not isinstance(widget, Mapping):
+            ordered.append(_update(changes, name))
+            continue
+        members = changes.get(name, {})
+        assert isinstance(members, Mapping), f"{name} is a group of widgets: expected a mapping of changes"
+        _check_names(members, widget)
+        ordered += [_update(members, key) for key in widget]
+    return ordered[0] if len(ordered) == 1 else ordered
+
+
+def _check_names(changes: Changes, outputs: Mapping[str, object]) -> None:
+    strange = set(changes) - set(outputs)
+    if strange:
+        raise KeyError(f"{sorted(strange)} among the changes: expected some of {list(outputs)}")
+
+
+def _update(changes: Changes, name: str) -> object:
+    change = changes[name] if name in changes else Properties()
+    return gr.update(**change) if isinstance(change, Properties) else change

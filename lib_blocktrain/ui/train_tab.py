@@ -7,9 +7,8 @@ import gradio as gr
 from lib_blocktrain.ui import form
 from lib_blocktrain.ui.form import CHOICE, GROUPS, LINES, MAIN, NAMES, PAIRS, SWITCH, TEXT, UNFOLDED, Field
 from lib_blocktrain.ui.preview_tab import SELECTION
-from lib_blocktrain.ui.shim import on, uploaded
+from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.train_handlers import FOLDERS, WEIGHTS, TrainHandlers
-from lib_blocktrain.ui.values import Changes, Values
 from lib_blocktrain.ui.widgets import Shared, Widgets
 
 # The entries on which the estimate depends.
@@ -114,7 +113,7 @@ class TrainTab:
         filled = w.pick(*FORM, "train_dataset", "train_loaded")
         loads = [
             on(w["train_ready"].input, training.load_ready, w.pick("train_ready"), filled),
-            on(w["train_file"].upload, self._load_file, w.pick("train_file"), filled),
+            on(w["train_file"].upload, training.load_file, w.pick("train_file"), filled),
             on(w["train_lora"].click, training.load_lora, w.pick(*SELECTION), filled),
             on(
                 w["train_sliders"].click, training.from_sliders, w.pick(*SELECTION), w.pick(WEIGHTS, "train_understood")
@@ -143,6 +142,3 @@ class TrainTab:
         """Fill the menus, then say what the form as it stands would cost."""
         looked = on(blocks.load, self.training.open, {}, w.pick(*NAMES, "train_ready", "train_preset", "train_message"))
         on(looked.then, self.training.weigh, w.pick(*FORM), w.pick("train_understood", "train_estimate"))
-
-    def _load_file(self, values: Values) -> Changes:
-        return self.training.load_file({"train_file": uploaded(values["train_file"])})

@@ -1,12 +1,58 @@
-"""How events speak: from the widgets' values by name to what changes, by name."""
+"""What events pass around: a TypedDict of widget values for each tab, and the changes that a handler returns.
+
+`tests/ui/test_values.py` holds these keys against the widgets that the tabs tie to their handlers. The types are those
+that gradio's own page sends; a browser may send anything, so that a handler checks a value where it uses it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TypedDict
+
+from lib_blocktrain.workspace.lora_selection import LoraSelection
 
 Values = dict[str, object]
-Changes = Mapping[str, object]  # a widget's name to its new value, or to Properties
+Changes = Mapping[str, object]
+"""Widget name to its new value or `Properties`; for a group of widgets, a mapping of its own."""
+
+Number = float | int | None
+"""The value of a slider or number field; None where a number field is empty."""
 
 
-class Properties(dict):
-    """Properties of a widget that change: ``Properties(value=1, interactive=False)``."""
+class Properties(dict[str, object]):
+    """Properties of a widget to change: ``Properties(value=1, interactive=False)``."""
+
+
+class SelectionValues(TypedDict):
+    """The LoRAs in use, and the weights and the strength that the sliders show."""
+
+    selection: LoraSelection
+    loras: list[str]
+    strength: Number
+    weights: dict[str, Number]
+
+
+class PreviewValues(SelectionValues):
+    search: str | None
+    active: str | None
+    preset: str | None
+    preset_name: str | None
+    preset_replace: bool
+    preset_file: Path | None
+    form: str | None
+    paste: str | None
+    prompt: str | None
+    negative: str | None
+    sampler: str | None
+    steps: Number
+    cfg: Number
+    width: Number
+    height: Number
+    seed: Number
+    grid_presets: list[str] | None
+    job: str | None
+    png_file: Path | None
+    bake_name: str | None
+    bake_replace: bool
+    bake_job: str | None

@@ -1,4 +1,4 @@
-"""The tab's widgets by name, and what a place of the tab is."""
+"""The page's widgets by name, and the protocol of a tab."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from lib_blocktrain.workspace.jobs import Jobs
 from lib_blocktrain.workspace.lora_index import LoraIndex
 
 
-class Widgets(dict):
-    """The widgets of all places by name; each has ``blocktrain_NAME`` as its id in the page.
+class Widgets(dict[str, gr.components.Component]):
+    """The widgets of all tabs by name; each has ``blocktrain_NAME`` as its id in the page.
 
-    What `field_help` says of a widget stands at it; `titles` are those of buttons, which have no place for it.
+    Help from `field_help` is shown at the widget itself; buttons have no room for it, so that theirs is collected in
+    `titles`. `groups` are widgets that events read and change together, under one name.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.titles: dict[str, str] = {}
+        self.groups: dict[str, dict[str, gr.components.Component]] = {}
 
-    def pick(self, *names: str) -> dict[str, gr.components.Component]:
-        """Those of these names, in this order."""
-        return {name: self[name] for name in names}
+    def pick(self, *names: str) -> dict[str, gr.components.Component | dict[str, gr.components.Component]]:
+        """The widgets or groups of these names, in this order."""
+        return {name: self.groups[name] if name in self.groups else self[name] for name in names}
 
     def add(self, name: str, kind: type, *arguments: object, **options: object) -> gr.components.Component:
-        """Make a widget where the page stands now."""
+        """Make a widget in the container that is open."""
         if name in self:
             raise ValueError(f"there is a widget {name!r} already")
         if name in HELP and "info" in inspect.signature(kind).parameters:
@@ -44,7 +46,6 @@ class Widgets(dict):
         return self[name]
 
     def html(self, name: str, value: str = "") -> None:
-        """Make a place for what is said."""
         self.add(name, gr.HTML, value)
 
     def tell_titles(self) -> None:
@@ -55,7 +56,7 @@ class Widgets(dict):
 
 @dataclass(frozen=True)
 class Shared:
-    """What all places have in common: one state, whichever place changes it."""
+    """What the tabs of one page have in common."""
 
     host: Host
     first: InitialState
@@ -66,15 +67,16 @@ class Shared:
 
 
 class Tab(Protocol):
-    """One place of the tab. It is made of what is shared; then it is asked to place its widgets, and to wire them."""
+    """One tab of the page, made from `Shared`; `build` is called for all tabs, then `wire`, then `on_load`."""
 
-    title: str
+    @property
+    def title(self) -> str: ...
 
     def build(self, w: Widgets) -> None:
-        """Make its widgets in the surrounding container; their names begin with the place's own word."""
+        """Make the widgets in the container that is open; their names begin with the tab's own word."""
 
     def wire(self, w: Widgets) -> None:
-        """Tie its events; by now the widgets of all places are there."""
+        """Tie the events; the widgets of all tabs are there by now."""
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
-        """Fill the place whenever the page is loaded."""
+        """Tie what fills the tab whenever the page is loaded."""

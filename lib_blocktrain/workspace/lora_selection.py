@@ -62,23 +62,6 @@ class LoraSelection:
             raise ValueError(f"{key!r} is not in use: expected one of {list(self.entries)}")
         return replace(self, active=key)
 
-    def to_json(self) -> dict:
-        return {
-            "entries": {key: _plain(entry) for key, entry in self.entries.items()},
-            "active": self.active,
-            "spare": _plain(self.spare),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping) -> LoraSelection:
-        """Return the mix that `to_json` wrote."""
-        entries = {key: LoraEntry(entry["strength"], entry["weights"]) for key, entry in data["entries"].items()}
-        return cls(entries, data["active"], LoraEntry(data["spare"]["strength"], data["spare"]["weights"]))
-
-
-def _plain(entry: LoraEntry) -> dict:
-    return {"strength": entry.strength, "weights": dict(entry.weights)}
-
 
 def entry_of(values: Mapping[str, object], strength: object) -> LoraEntry:
     """The slot that sliders show: what was typed is checked, since a browser may send anything."""

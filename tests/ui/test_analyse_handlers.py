@@ -73,7 +73,7 @@ def test_to_sliders_preset_training_and_files(analysing, asking, host, controls)
     asking.take(analysing.to_sliders(asking.values))
     assert asking.properties["tabs"]["selected"] == "Preview"
     assert "thing and its weights are on the sliders: press Preview" in asking.values["status"]
-    assert asking.values["selection"]["active"] == "thing"
+    assert asking.values["selection"].active == "thing"
     assert {block for block, value in asking.weights().items() if value} == {"BASE", *two}
 
     asking.take(analysing.to_preset(asking.values))

@@ -9,7 +9,6 @@ import pytest
 
 from lib_blocktrain.hosts.host import OutOfMemory
 from lib_blocktrain.networks.files import read_network
-from lib_blocktrain.ui.lora_controls import weight_name
 from lib_blocktrain.ui.preview_handlers import PreviewHandlers
 from lib_blocktrain.workspace import jobs as jobs_module
 from lib_blocktrain.workspace.drawing import PreviewRenderer
@@ -27,7 +26,7 @@ def compare(preview, page):
 
 
 def test_three_pictures_as_they_come(preview, page):
-    page.values["w_IN04"] = 0.5
+    page.values["weights"]["IN04"] = 0.5
     answers = compare(preview, page)
     counts = [answer["pictures"].count("<img") for answer in answers if "pictures" in answer]
     assert counts == [0, 1, 2, 3]
@@ -42,10 +41,10 @@ def test_a_moved_slider_draws_the_third_only(host, preview, page, monkeypatch):
     reads = []
     read = lora_index.read_network
     monkeypatch.setattr(lora_index, "read_network", lambda path: reads.append(path) or read(path))
-    page.values["w_IN04"] = 0.5
+    page.values["weights"]["IN04"] = 0.5
     compare(preview, page)
     first = sources(page)
-    page.values["w_IN04"] = 0.6
+    page.values["weights"]["IN04"] = 0.6
     compare(preview, page)
     second = sources(page)
     assert second[:2] == first[:2]
@@ -59,7 +58,7 @@ def test_a_moved_slider_draws_the_third_only(host, preview, page, monkeypatch):
 
 def test_all_weights_0_is_the_first_picture_drawn_again(host, preview, page):
     for block_id in WEIGHT_IDS:
-        page.values[weight_name(block_id)] = 0.0
+        page.values["weights"][block_id] = 0.0
     compare(preview, page)
     pixels = [set(p.picture.getdata()) for p in preview._results[page.values["job"]].values()]
     assert pixels[0] == pixels[2] != pixels[1]
@@ -90,7 +89,8 @@ def test_the_ticks_count(host, preview, page):
 def test_two_loras_act_together(host, controls, preview, page):
     page.values["loras"] = ["robot", "style"]
     page.take(controls.choose(page.values))
-    page.values |= {"w_OUT03": 0.0, "strength": 0.5}
+    page.values |= {"strength": 0.5}
+    page.values["weights"] |= {"OUT03": 0.0}
     compare(preview, page)
     at_1, weighted = host.requests[1:]
     assert [(p.network.name, p.multiplier, p.weights["OUT03"]) for p in at_1.placements] == [
@@ -112,7 +112,7 @@ def test_two_loras_act_together(host, controls, preview, page):
         ("width", 100, "width 100: expected a multiple of 8"),
         ("cfg", 31, "CFG 31"),
         ("sampler", "Eular", "expected one of DDIM, Euler"),
-        ("w_IN04", 9, "IN04 = 9"),
+        ("weights", {**dict.fromkeys(WEIGHT_IDS, 1.0), "IN04": 9}, "IN04 = 9"),
     ],
 )
 def test_refused_before_anything_is_drawn(host, preview, page, name, value, words):
@@ -245,9 +245,9 @@ def test_save_and_load_again(host, controls, preview, page):
     page.values |= {
         "prompt": "a fox, <b>red</b>\nsecond line",
         "negative": "blur: yes",
-        "w_IN04": 0.25,
         "strength": 0.75,
     }
+    page.values["weights"]["IN04"] = 0.25
     compare(preview, page)
     page.take(preview.save(page.values))
     paths = sorted((host.output_dir / "blocktrain").glob("*.png"))
@@ -258,11 +258,11 @@ def test_save_and_load_again(host, controls, preview, page):
         "prompt": "",
         "negative": "",
         "seed": 1,
-        "w_IN04": 1.0,
         "strength": 1.0,
         "sampler": "Euler",
         "steps": 9,
     }
+    page.values["weights"]["IN04"] = 1.0
     page.values["loras"] = []
     page.take(controls.choose(page.values))
     page.take(preview.load({**page.values, "png_file": paths[1]}))
@@ -294,14 +294,15 @@ def test_nothing_to_save(preview, page):
 
 
 def test_bake(host, monkeypatch, preview, page):
-    page.values |= {"w_IN04": 0.0, "w_OUT03": 0.5, "bake_name": "robot-outs"}
+    page.values |= {"bake_name": "robot-outs"}
+    page.values["weights"] |= {"IN04": 0.0, "OUT03": 0.5}
     monkeypatch.setattr(host.loaded, "architecture", "sd2")  # no base to look layers up in
     page.run(preview.bake(page.values))
     baked = read_network(host.lora_dirs[0] / "robot-outs.safetensors")
     assert set(baked.blocks) == {"OUT03", "BASE"}
     assert ("robot-outs · SD1 · lora · rank 2 · 1 blocks", "robot-outs") in page.properties["loras"]["choices"]
     before = baked.path.read_bytes()
-    page.values |= {"w_OUT03": 1.0}
+    page.values["weights"] |= {"OUT03": 1.0}
     page.run(preview.bake(page.values))
     assert "already" in page.values["bake_status"]
     assert baked.path.read_bytes() == before
@@ -311,7 +312,8 @@ def test_bake(host, monkeypatch, preview, page):
 
 
 def test_bake_is_cancelled_before_anything_is_written(host, preview, page):
-    page.values |= {"w_OUT03": 0.5, "bake_name": "robot-outs", "bake_job": ""}
+    page.values |= {"bake_name": "robot-outs", "bake_job": ""}
+    page.values["weights"] |= {"OUT03": 0.5}
     with host.queued():
         going = preview.bake(page.values)
         page.take(next(going))
@@ -350,7 +352,7 @@ def test_threads_end(preview, page):
 
 
 def test_waiting_says_who_has_the_model(host, controls, lora_index, jobs, page):
-    page.values["w_IN04"] = 0.5
+    page.values["weights"]["IN04"] = 0.5
     preview = PreviewHandlers(host, controls, PreviewRenderer(host, lora_index), jobs, lambda: "<b>robot")
     with host.queued():
         changes = preview.compare(page.values)

@@ -62,7 +62,7 @@ def test_from_pictures_to_the_training(analysing, asking, host):
 
     asking.take(analysing.to_sliders(asking.values))
     assert asking.values["loras"] == ["robot"]  # the LoRA that is weighed stays
-    assert {b: asking.values[f"w_{b}"] for b in suggested.values} == dict(suggested.values)
+    assert {b: asking.values["weights"][b] for b in suggested.values} == dict(suggested.values)
     asking.take(analysing.save(asking.values))
     (path,) = (host.output_dir / "blocktrain" / "analyses").glob("*-dataset-probe.json")
     assert read_analysis(path).method == "probe"

@@ -58,20 +58,21 @@ def test_markup_is_text(sharing, page):
 
 
 def test_save_copy_paste(controls, sharing, page):
-    page.values |= {"w_IN04": 0.3, "w_OUT03": -0.5, "preset_name": "mine"}
+    page.values |= {"preset_name": "mine"}
+    page.values["weights"] |= {"IN04": 0.3, "OUT03": -0.5}
     page.take(controls.save(page.values))
     assert page.values["preset"] == "mine"
     page.take(sharing.copy(page.values))
     line = page.values["line"]
     assert line.startswith("mine:")
-    page.take(sharing.copy({**page.values, "w_IN04": 0.4}))
+    page.take(sharing.copy({**page.values, "weights": {**page.weights(), "IN04": 0.4}}))
     assert not page.values["line"].startswith("mine")
     assert "the preset mine has other weights" in page.values["preset_message"]
     page.take(controls.use_preset({**page.values, "preset": "ALL"}))
-    assert page.values["w_IN04"] == 1
+    assert page.values["weights"]["IN04"] == 1
     page.values["paste"] = line
     page.take(sharing.apply(page.values))
-    assert (page.values["w_IN04"], page.values["w_OUT03"]) == (0.3, -0.5)
+    assert (page.values["weights"]["IN04"], page.values["weights"]["OUT03"]) == (0.3, -0.5)
 
 
 @pytest.mark.parametrize("name", ["a:b", "a#b", "a | b"])
@@ -97,16 +98,18 @@ def test_import_of_lbws_file(sharing, page, tmp_path):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_reads_back_as_the_weights(sharing, page, form):
-    page.values |= {"form": form, "preset_name": "Müller & co 50 %", "w_IN04": 0.3, "w_OUT03": 0.125, "w_M00": 0}
+    page.values |= {"form": form, "preset_name": "Müller & co 50 %"}
+    page.values["weights"] |= {"IN04": 0.3, "OUT03": 0.125, "M00": 0}
     page.take(sharing.copy(page.values))
     text = page.values["line"]
-    page.values |= {"w_IN04": 1.0, "w_OUT03": 1.0, "w_M00": 1.0, "preset_name": ""}
+    page.values |= {"preset_name": ""}
+    page.values["weights"] |= {"IN04": 1.0, "OUT03": 1.0, "M00": 1.0}
     page.values["paste"] = f"http://127.0.0.1:7870/{text}" if form == "link" else text
     page.take(sharing.explain(page.values))
     assert page.properties["apply"]["interactive"]
     assert page.values["understood"].startswith('<div class="blocktrain-seen"><svg')
     page.take(sharing.apply(page.values))
-    assert [page.values[name] for name in ("w_IN04", "w_OUT03", "w_M00")] == [0.3, 0.125, 0]
+    assert [page.values["weights"][block_id] for block_id in ("IN04", "OUT03", "M00")] == [0.3, 0.125, 0]
     assert page.values["preset_name"] == ("Müller & co 50 %" if form in ("line", "link") else "")
     if form == "JSON":
         assert BlockWeights.from_json(json.loads(text)).values["IN04"] == 0.3
@@ -117,7 +120,8 @@ def test_every_form_reads_back_as_the_weights(sharing, page, form):
 
 
 def test_weights_without_an_equivalent_are_refused(sharing, page):
-    page.values |= {"form": "kohya", "w_OUT03": -0.5}
+    page.values |= {"form": "kohya"}
+    page.values["weights"] |= {"OUT03": -0.5}
     assert "OUT03 = -0.5: a learning rate cannot be negative" in sharing.copy(page.values)["preset_message"]
 
 
@@ -134,7 +138,7 @@ def test_the_share_of_the_canvas_goes_along_while_the_weights_are_its(controls, 
     page.values["preset_name"] = ""
     page.take(sharing.copy(page.values))
     assert page.values["line"].startswith("face:")
-    page.values["w_OUT03"] = 0.9  # the menu still says face, and these are other weights
+    page.values["weights"]["OUT03"] = 0.9  # the menu still says face, and these are other weights
     page.take(sharing.copy(page.values))
     assert parse(page.values["line"], "sd1").canvas is None
     assert "face" not in page.values["line"]
@@ -158,12 +162,14 @@ def test_an_exported_file_is_taken_over_whole(controls, sharing, page, tmp_path)
 
 
 def test_what_was_deleted_can_be_pasted_back(controls, sharing, page):
-    page.values |= {"preset_name": "mine", "w_IN04": 0.3}
+    page.values |= {"preset_name": "mine"}
+    page.values["weights"] |= {"IN04": 0.3}
     page.take(controls.save(page.values))
     page.take(controls.delete(page.values))
-    page.values |= {"paste": page.values["preset_message"].split("paste ")[1].split("</p>")[0], "w_IN04": 1.0}
+    page.values |= {"paste": page.values["preset_message"].split("paste ")[1].split("</p>")[0]}
+    page.values["weights"] |= {"IN04": 1.0}
     page.take(sharing.apply(page.values))
-    assert page.values["w_IN04"] == 0.3
+    assert page.values["weights"]["IN04"] == 0.3
     assert page.values["preset_name"] == "mine"
 
 

@@ -157,12 +157,12 @@ def test_the_cost_follows_the_weights(training, filled, monkeypatch):
 
 
 def test_weights_from_the_sliders(training, filled):
-    filled.values["w_OUT05"] = 0.5
+    filled.values["weights"]["OUT05"] = 0.5
     filled.take(training.from_sliders(filled.values))
     assert filled.values["train_network_weights"].endswith("| arch=sd1")
     filled.take(training.start(filled.values))
     assert "1,1,1,1,1,0.5,1" in training.runner.configs[0].network.weights
-    filled.values["w_OUT05"] = -0.5
+    filled.values["weights"]["OUT05"] = -0.5
     filled.take(training.from_sliders(filled.values))
     filled.take(training.start(filled.values))
     assert "OUT05 = -0.5: expected 0 to 2 in training" in filled.values["train_message"]

@@ -1,0 +1,38 @@
+"""The typed values of each tab against the widgets that the tab ties to its handlers."""
+
+from __future__ import annotations
+
+import typing
+from collections import defaultdict
+
+import pytest
+
+pytest.importorskip("gradio")
+
+from lib_blocktrain.server.app import build
+from lib_blocktrain.ui import analyse_tab, preview_tab, runs_tab, train_tab
+from lib_blocktrain.ui.values import PreviewValues
+
+TABS = (preview_tab, analyse_tab, train_tab, runs_tab)
+
+
+@pytest.fixture
+def given(host, monkeypatch) -> dict[type, set[str]]:
+    """Names of the inputs of all events, by the type that the handler's ``values`` have."""
+    names = defaultdict(set)
+
+    def record(event, handler, inputs, outputs, **options):
+        if handler is not None:
+            names[typing.get_type_hints(handler)["values"]] |= inputs.keys()
+        return tie(event, handler, inputs, outputs, **options)
+
+    tie = preview_tab.on
+    for module in TABS:
+        monkeypatch.setattr(module, "on", record)
+    build(host)[1].close()
+    return names
+
+
+@pytest.mark.parametrize("kind", [PreviewValues])
+def test_each_key_is_an_input_and_each_input_a_key(given, kind):
+    assert given[kind] == kind.__required_keys__ | kind.__optional_keys__
