@@ -32,7 +32,7 @@ from benchmarks.setting import CLOCKS, inputs_of, load, machine, now, ratios, si
 from lib_blocktrain.networks.adapters import LoRA
 from lib_blocktrain.networks.files import Network, read_network, write_network
 from lib_blocktrain.networks.hooks import applied
-from lib_blocktrain.networks.leaf_layers import weight_shape
+from lib_blocktrain.networks.layers import weight_shape
 from lib_blocktrain.networks.merge import merged
 from lib_blocktrain.networks.placement import layers_by_key
 from lib_blocktrain.weights.block_weights import BlockWeights

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.setting import shared
 from lib_blocktrain.model.diffusion import add_noise, scaled_linear_alphas_cumprod
 from lib_blocktrain.networks.hooks import applied
-from lib_blocktrain.networks.leaf_layers import CONVOLUTION, kind_of, weight_shape
+from lib_blocktrain.networks.layers import is_convolution, weight_shape
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.batches import Batch
 from lib_blocktrain.training.compiled import CompiledUNet
@@ -221,7 +221,7 @@ class Wrapped(nn.Module):
     def __init__(self, layer: nn.Module, rank: int):
         super().__init__()
         out, inner, *_ = weight_shape(layer)
-        if kind_of(layer) == CONVOLUTION:
+        if is_convolution(layer):
             shape = {"kernel_size": layer.kernel_size, "stride": layer.stride, "padding": layer.padding, "bias": False}
             self.down, self.up = nn.Conv2d(inner, rank, **shape), nn.Conv2d(rank, out, 1, bias=False)
         else:

@@ -31,7 +31,7 @@ from lib_blocktrain.blocks import architecture
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.hooks import applied
-from lib_blocktrain.networks.leaf_layers import weight_shape
+from lib_blocktrain.networks.layers import weight_shape
 from lib_blocktrain.training.batches import Batch, Loader
 from lib_blocktrain.training.cache import Latents, Texts
 from lib_blocktrain.training.config import DatasetConfig, LossConfig, NetworkConfig

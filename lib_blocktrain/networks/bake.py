@@ -9,6 +9,7 @@ import torch
 
 from lib_blocktrain.networks.adapters import CannotScaleError, Full, NetworkModule
 from lib_blocktrain.networks.files import Network, write_network
+from lib_blocktrain.networks.layers import weight_of
 from lib_blocktrain.networks.placement import Placement, Targets, layers_by_key
 from lib_blocktrain.weights.block_weights import BlockWeights
 
@@ -63,7 +64,7 @@ def baked(
     return replace(network, name=name, modules=modules, metadata=_metadata(network, weights, name), path=None)
 
 
-def _scaled(module: NetworkModule, factor: float, layers: Mapping[str, torch.nn.Module | None]) -> NetworkModule:
+def _scaled(module: NetworkModule, factor: float, layers: Mapping[str, torch.nn.Module]) -> NetworkModule:
     try:
         return module.scaled(factor)
     except CannotScaleError as error:
@@ -73,9 +74,9 @@ def _scaled(module: NetworkModule, factor: float, layers: Mapping[str, torch.nn.
                 f"{error}. Weights of 0 and 1 can be baked as they are; another one, here {factor:g}, needs the base"
                 " model that the network is for"
             ) from error
-    module.check_fits(tuple(layer.weight.shape))
-    delta = factor * module.delta_weight(layer.weight.detach())
-    return Full(module.key, diff=delta.to(layer.weight.dtype))
+    weight = weight_of(layer).detach()
+    module.check_fits(tuple(weight.shape))
+    return Full(module.key, diff=(factor * module.delta_weight(weight)).to(weight.dtype))
 
 
 def _metadata(network: Network, weights: BlockWeights, name: str) -> dict[str, str]:

@@ -57,7 +57,7 @@ class Network:
     unread: tuple[str, ...] = ()
     path: Path | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "modules", MappingProxyType(dict(self.modules)))
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
 

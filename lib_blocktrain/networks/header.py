@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 MAX_VALUES = 1_000_000  # in its JSON, about; the largest networks have a tenth, and memory must have an end
@@ -83,8 +84,8 @@ def _check_entry(path: Path, name: str, entry: object, available: int) -> None:
         raise NetworkFileError(f"{path}: a tensor's name of {len(name)} characters: {name[:60]!r}...")
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         raise NetworkFileError(f"{path}: the entry of tensor {name!r} is damaged: {str(entry)[:80]}")
-    shape, offsets = entry.get("shape"), entry.get("data_offsets")
-    if not _is_counts(shape) or not _is_counts(offsets) or len(offsets) != 2:
+    offsets = entry.get("data_offsets")
+    if not _is_counts(entry.get("shape")) or not _is_counts(offsets) or len(offsets) != 2:
         raise NetworkFileError(f"{path}: the entry of tensor {name!r} is damaged: {str(entry)[:80]}")
     if not offsets[0] <= offsets[1] <= available:
         raise NetworkFileError(
@@ -92,7 +93,7 @@ def _check_entry(path: Path, name: str, entry: object, available: int) -> None:
         )
 
 
-def _is_counts(value: object) -> bool:
+def _is_counts(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
 
 

@@ -16,10 +16,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from lib_blocktrain.networks.adapters import NetworkModule
-from lib_blocktrain.networks.attention_projections import Projection, attention_hook
 from lib_blocktrain.networks.files import Network
-from lib_blocktrain.networks.leaf_layers import run
+from lib_blocktrain.networks.layers import Projection, attention_hook, run, weight_of
 from lib_blocktrain.networks.placement import Placement, Site, Targets, Unmatched, find_sites, placements_of
 from lib_blocktrain.weights.block_weights import BlockWeights
 
@@ -49,11 +47,11 @@ def applied(
     for effect in effects:
         by_layer.setdefault(effect.layer, []).append(effect)
     with ExitStack() as hooks:
-        for layer, effects_there in by_layer.items():
+        for layer, layer_effects in by_layer.items():
             if not isinstance(layer, Projection):
-                hooks.callback(layer.register_forward_hook(_hook(effects_there)).remove)
-        for attention, effects_there in _by_attention(effects).items():
-            hook = attention_hook(partial(_deltas, effects_there))
+                hooks.callback(layer.register_forward_hook(_hook(layer_effects)).remove)
+        for attention, projection_effects in _by_attention(effects).items():
+            hook = attention_hook(partial(_deltas, projection_effects))
             hooks.callback(attention.register_forward_hook(hook, with_kwargs=True).remove)
         yield Applied(placements, effects, tuple(unmatched))
 
@@ -109,63 +107,60 @@ class _Effect:
         self.placement = site.placement
         self.factor: float | Tensor = 0.0
         self._module = site.module
-        self._ready: tuple[torch.device, torch.dtype] | None = None  # what the following are prepared for
-        self._low_rank: NetworkModule | None = None
-        self._deltas: tuple[Tensor | None, Tensor | None] = (None, None)
+        self._prepared: Callable[[Tensor], Tensor] = self._trained
+        self._prepared_for: tuple[torch.device, torch.dtype] | None = None
 
     def on(self, x: Tensor, output: Tensor) -> Tensor:
         """Return delta(x) in the dtype of the layer's output."""
         x = x.to(output.dtype)
         if self._module.trainable:
             return self._trained(x)
-        if self._ready != (output.device, output.dtype):
-            self._prepare(output.device, output.dtype)
-        if self._low_rank is not None:
-            return self._low_rank.delta_output(x, self.layer)
-        return run(self.layer, x, *self._deltas)
+        if self._prepared_for != (output.device, output.dtype):
+            self._prepared = self._prepare(output.device, output.dtype)
+            self._prepared_for = (output.device, output.dtype)
+        return self._prepared(x)
 
     def delta(self) -> Tensor:
         """Return factor * delta weight, as part of the autograd graph."""
-        return self.factor * self._module.delta_weight(self.layer.weight.detach())
+        return self.factor * self._module.delta_weight(weight_of(self.layer).detach())
 
-    def _prepare(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the factors, or compute the delta, once: the next forward passes use the same."""
+    def _prepare(self, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """Move the factors, or compute the delta, once for many forward passes; return delta(x)."""
         with torch.inference_mode(False), torch.no_grad():
             if self._module.low_rank:
-                self._low_rank = self._module.to(device, dtype)
-            else:
-                deltas = self._module.delta_weight(self.layer.weight), self._module.delta_bias()
-                self._deltas = tuple(None if delta is None else delta.to(device, dtype) for delta in deltas)
-        self._ready = (device, dtype)
+                return partial(self._module.to(device, dtype).delta_output, layer=self.layer)
+            weight, bias = self._module.delta_weight(weight_of(self.layer)), self._module.delta_bias()
+            bias = None if bias is None else bias.to(device, dtype)
+            return partial(run, self.layer, weight=weight.to(device, dtype), bias=bias)
 
     def _trained(self, x: Tensor) -> Tensor:
         """Return delta(x) from the tensors as they are now, as part of the autograd graph."""
         if self._module.low_rank:
             return self._module.delta_output(x, self.layer)
         bias = self._module.delta_bias()
-        weight = self._module.delta_weight(self.layer.weight.detach())
+        weight = self._module.delta_weight(weight_of(self.layer).detach())
         return run(self.layer, x, weight.to(x), None if bias is None else bias.to(x))
 
 
-def _by_attention(effects: Sequence[_Effect]) -> dict[nn.Module, list[_Effect]]:
-    """Return the effects on projections, which no hook of their own reaches, by their attention."""
-    found: dict[nn.Module, list[_Effect]] = {}
+def _by_attention(effects: Sequence[_Effect]) -> dict[nn.Module, list[tuple[str, _Effect]]]:
+    """Return the effects on projections, whose own hooks would never run, by their attention, with their names."""
+    found: dict[nn.Module, list[tuple[str, _Effect]]] = {}
     for effect in effects:
         if isinstance(effect.layer, Projection):
-            found.setdefault(effect.layer.attention, []).append(effect)
+            found.setdefault(effect.layer.attention, []).append((effect.layer.name, effect))
     return found
 
 
-def _deltas(effects: Sequence[_Effect]) -> dict[str, Tensor]:
-    """Return what is to be added to the weights of an attention's projections, by name."""
+def _deltas(effects: Sequence[tuple[str, _Effect]]) -> dict[str, Tensor]:
+    """Return what to add to the weights of an attention's projections, by name."""
     total: dict[str, Tensor] = {}
-    for effect in effects:
+    for name, effect in effects:
         if isinstance(effect.factor, Tensor) or effect.factor:
-            total[effect.layer.name] = total.get(effect.layer.name, 0) + effect.delta()
+            total[name] = total.get(name, 0) + effect.delta()
     return total
 
 
-def _hook(effects: Sequence[_Effect]):
+def _hook(effects: Sequence[_Effect]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
     """Return the forward hook of a layer; it returns None, for "unchanged", when nothing acts there."""
 
     def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:

@@ -182,18 +182,16 @@ def modules_in(sources: Iterable[str], architecture: str) -> tuple[dict[str, dic
     modules: dict[str, dict[str, str]] = {}
     unread = []
     for source in sources:
-        parts = split_key(source)
+        module, tensor = split_key(source) or ("", "")
         try:
-            key = key_of(parts[0], architecture) if parts else None
+            key = key_of(module, architecture)
         except UnknownLayerError:
-            key = None
-        if key is None:
             unread.append(source)
             continue
         tensors = modules.setdefault(key, {})
-        if parts[1] in tensors:
-            raise ValueError(f"{source!r} and {tensors[parts[1]]!r} are the same tensor of {key}: expected one of them")
-        tensors[parts[1]] = source
+        if tensor in tensors:
+            raise ValueError(f"{source!r} and {tensors[tensor]!r} are the same tensor of {key}: expected one of them")
+        tensors[tensor] = source
     return modules, unread
 
 
@@ -224,7 +222,8 @@ def describe(path: str | Path) -> dict[str, object]:
     architecture = architecture_of(path, header.shapes)
     modules, unread = modules_of(path, header.shapes, architecture)
     counts = dict.fromkeys((blocks.BASE, *blocks.ARCHITECTURES[architecture].block_ids, blocks.REST), 0)
-    algorithms, ranks = Counter(), set()
+    algorithms: Counter[str] = Counter()
+    ranks: set[int] = set()
     for key, sources in modules.items():
         shapes = {tensor: header.shapes[source] for tensor, source in sources.items()}
         algorithm = algorithm_of(shapes)
@@ -235,12 +234,12 @@ def describe(path: str | Path) -> dict[str, object]:
         counts[block_of(key, architecture)] += 1
         algorithms[algorithm.id] += 1
         algorithms["dora"] += "dora_scale" in shapes
-        ranks.add(algorithm.rank(shapes))
-    ranks = sorted(ranks - {None})
+        rank = algorithm.rank(shapes)
+        ranks |= set() if rank is None else {rank}
     return {
         "architecture": architecture,
         "algorithms": sorted(+algorithms),
-        "rank": ranks if len(ranks) > 1 else next(iter(ranks), None),
+        "rank": sorted(ranks) if len(ranks) > 1 else next(iter(ranks), None),
         "blocks": counts,
         "metadata": dict(header.metadata),
         "unread": unread,

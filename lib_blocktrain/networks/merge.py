@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.layers import weight_of
 from lib_blocktrain.networks.placement import Placement, Targets, find_sites, placements_of
 from lib_blocktrain.weights.block_weights import BlockWeights
 
@@ -29,8 +30,11 @@ def merged(
     for site in sites:
         factor = placements[site.placement].factor(site.block)
         if factor:
-            deltas = {"weight": site.module.delta_weight(site.layer.weight.detach()), "bias": site.module.delta_bias()}
-            _accumulate(changes.setdefault(site.layer, {}), deltas, factor)
+            weight = site.module.delta_weight(weight_of(site.layer).detach())
+            total = changes.setdefault(site.layer, {})
+            for name, delta in (("weight", weight), ("bias", site.module.delta_bias())):
+                if delta is not None:
+                    total[name] = total.get(name, 0) + factor * delta.detach()
     backup: list[tuple[nn.Module, str, Tensor | None]] = []
     try:
         while changes:  # emptied on the way: the deltas are as large as the backup
@@ -46,17 +50,11 @@ def merged(
                 _copy(getattr(layer, name), value)
 
 
-def _accumulate(total: dict[str, Tensor], deltas: dict[str, Tensor | None], factor: float) -> None:
-    for name, delta in deltas.items():
-        if delta is not None:
-            total[name] = total.get(name, 0) + factor * delta.detach()
-
-
 def _add(layer: nn.Module, name: str, delta: Tensor) -> Tensor | None:
     """Add to a parameter and return what it was, None where the layer had no such one."""
     parameter = getattr(layer, name)
     if parameter is None:
-        setattr(layer, name, nn.Parameter(delta.to(layer.weight), requires_grad=False))
+        setattr(layer, name, nn.Parameter(delta.to(weight_of(layer)), requires_grad=False))
         return None
     before = parameter.detach().clone()
     _copy(parameter, before.to(delta.dtype) + delta.to(before.device))

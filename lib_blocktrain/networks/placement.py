@@ -8,10 +8,9 @@ from torch import nn
 
 from lib_blocktrain.blocks import ARCHITECTURES, UnknownLayerError
 from lib_blocktrain.networks.adapters import NetworkModule, NetworkModuleError
-from lib_blocktrain.networks.attention_projections import NAMES, Projection, is_attention
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.keys import UNET, component_in, component_of, key_of
-from lib_blocktrain.networks.leaf_layers import kind_of, weight_shape
+from lib_blocktrain.networks.layers import PROJECTIONS, Projection, is_attention, is_target, weight_shape
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ class Placement:
     weights: BlockWeights
     multiplier: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         ours, theirs = (ARCHITECTURES[a].block_ids for a in (self.network.architecture, self.weights.architecture))
         if ours != theirs:
             raise PlacementError(
@@ -105,13 +104,13 @@ def layers_by_key(targets: Targets, architecture: str) -> dict[str, nn.Module]:
     """
     layers: dict[str, nn.Module] = {}
     for component, model in _components(targets, architecture).items():
-        bypassed = ()
+        bypassed: set[str] = set()  # of attentions, which never call them
         for path, layer in model.named_modules():
             if is_attention(layer):
-                for name in NAMES:
+                for name in PROJECTIONS:
                     layers[key_of(f"{path}.{name}", architecture, component)] = Projection(layer, name)
-                bypassed = (f"{path}.out_proj",)
-            if path in bypassed or next(layer.children(), None) is not None or kind_of(layer) is None:
+                bypassed.add(f"{path}.out_proj")
+            if path in bypassed or next(layer.children(), None) is not None or not is_target(layer):
                 continue
             try:
                 layers[key_of(path, architecture, component)] = layer

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lib_blocktrain.networks.adapters import DoRA, LoHa, LoKr, LoRA, NetworkModule
 from lib_blocktrain.networks.files import Network
-from lib_blocktrain.networks.leaf_layers import kind_of, pointwise, run, weight_shape
+from lib_blocktrain.networks.layers import pointwise, run, weight_shape
 from lib_blocktrain.training.config import NetworkConfig
 from lib_blocktrain.training.plan import ModulePlan, Plan
 from lib_blocktrain.training.rng import generator_of
@@ -147,14 +147,13 @@ class Decorated(NetworkModule):
         if not (self.rank_dropout or self.neuron_dropout):
             return self.module.delta_output(x, layer) * self._kept(x.device)
         lora: LoRA = self.module
-        kind, shape = kind_of(layer), weight_shape(layer)
-        hidden = run(layer, x, lora.down.to(x).reshape(lora.rank, *shape[1:]))
+        hidden = run(layer, x, lora.down.to(x).reshape(lora.rank, *weight_shape(layer)[1:]))
         hidden = F.dropout(hidden, self.neuron_dropout)
         if self.rank_dropout:
             along = (-1, lora.rank, 1, 1) if hidden.ndim == 4 else (-1, *[1] * (hidden.ndim - 2), lora.rank)
             mask = torch.rand(len(x), lora.rank, device=x.device) >= self.rank_dropout
             hidden = hidden * (mask.to(x) / (1 - self.rank_dropout)).view(along)
-        return pointwise(hidden * lora.scale, lora.up.to(x), kind) * self._kept(x.device)
+        return pointwise(layer, hidden * lora.scale, lora.up.to(x)) * self._kept(x.device)
 
     def _kept(self, device: torch.device) -> float | Tensor:
         if not self.module_dropout:

@@ -13,7 +13,7 @@ from torch import nn
 from lib_blocktrain import blocks
 from lib_blocktrain.blocks import BASE, REST, block_of
 from lib_blocktrain.networks.keys import UNET, component_of
-from lib_blocktrain.networks.leaf_layers import CONVOLUTION, LINEAR, kind_of, weight_shape
+from lib_blocktrain.networks.layers import is_convolution, is_linear, weight_shape
 from lib_blocktrain.networks.placement import Targets, layers_by_key
 from lib_blocktrain.training.config import MOST_RANK, NetworkConfig
 from lib_blocktrain.training.config_json import ConfigError
@@ -94,7 +94,7 @@ def plan_of(targets: Targets, architecture: str, config: NetworkConfig) -> Plan:
             or (block == BASE and not config.text_encoder)
         ):
             continue
-        if kind_of(layer) in (LINEAR, CONVOLUTION):
+        if is_linear(layer) or is_convolution(layer):
             module = _module(key, layer, block, element, weights, config)
             modules += [module] if module else []
     said = [*notices]

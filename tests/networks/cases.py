@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from lib_blocktrain.networks.leaf_layers import weight_shape
+from lib_blocktrain.networks.layers import weight_shape
 
 RANK, ALPHA = 4, 3.0
 

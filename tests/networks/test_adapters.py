@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lib_blocktrain.networks.adapters import CannotScaleError, DoRA, LoKr, LoRA, NetworkModuleError, module_from_tensors
-from lib_blocktrain.networks.leaf_layers import run, weight_shape
+from lib_blocktrain.networks.layers import run, weight_shape
 from tests.networks.cases import ALPHA, CASES, LAYERS, RANK, filled, lora, make_input, make_tensors
 
 KEY = "lora_unet_mid_block_attentions_0_proj_in"

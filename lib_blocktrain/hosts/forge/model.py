@@ -28,7 +28,7 @@ from lib_blocktrain.model import unet_forward
 from lib_blocktrain.model.freezing import frozen
 from lib_blocktrain.model.protocol import Prediction
 from lib_blocktrain.model.unet_forward import BlockState, Caller
-from lib_blocktrain.networks.leaf_layers import LINEAR, kind_of
+from lib_blocktrain.networks.layers import is_linear
 
 _PREDICTIONS: Mapping[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
 
@@ -53,7 +53,7 @@ def checked(sd_model: Any) -> ForgeModel:
 
 def _check_weights(name: str, model: nn.Module) -> None:
     layer = model.diffusion_model.get_submodule("middle_block.1.transformer_blocks.0.attn1.to_q")
-    if kind_of(layer) != LINEAR:
+    if not is_linear(layer):
         raise NoModel(
             f"the U-Net of {name} is stored as {model.storage_dtype}, in layers ({type(layer).__name__}) that cannot be"
             " hooked: expected weights in fp32, fp16, bf16 or fp8"

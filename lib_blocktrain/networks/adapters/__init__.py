@@ -1,14 +1,14 @@
 """The algorithms of network files, one file each: what they add to a layer's weight, as functions of tensors.
 
 Each is a small frozen class that recognises its own tensors; a new one is added to `ADAPTERS` and to
-`network_keys.ALGORITHMS`, which tells them by name alone.
+`keys.ALGORITHMS`, which tells them apart by tensor names alone.
 """
 
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from lib_blocktrain.networks.adapters.base import CannotScaleError, NetworkModule, NetworkModuleError
+from lib_blocktrain.networks.adapters.base import Adapter, CannotScaleError, NetworkModule, NetworkModuleError
 from lib_blocktrain.networks.adapters.dora import DoRA
 from lib_blocktrain.networks.adapters.full import Full
 from lib_blocktrain.networks.adapters.glora import GLoRA
@@ -37,7 +37,7 @@ __all__ = [
     "module_from_tensors",
 ]
 
-ADAPTERS = (LoRA, LoHa, LoKr, GLoRA, OFT, BOFT, Full, Norm, IA3)
+ADAPTERS: tuple[type[Adapter], ...] = (LoRA, LoHa, LoKr, GLoRA, OFT, BOFT, Full, Norm, IA3)
 
 
 def module_from_tensors(key: str, tensors: Mapping[str, Tensor]) -> NetworkModule | None:

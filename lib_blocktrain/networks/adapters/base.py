@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
 import torch
@@ -21,43 +21,22 @@ class CannotScaleError(NetworkModuleError):
 
 @dataclass(frozen=True, eq=False)
 class NetworkModule:
-    """What one algorithm adds to one layer; `key` is the layer's key.
-
-    The fields of a subclass are its tensors (None if the file has none) and plain numbers; `names` maps them to the
-    tensor names in a file.
-    """
+    """What a network adds to one layer; `key` is the layer's key."""
 
     key: str
 
-    algorithm: ClassVar[Algorithm]
-    names: ClassVar[Mapping[str, str]]
-    fits_norms: ClassVar[bool] = False  # whether the layer's weight may have one dimension only
-
-    @classmethod
-    def matches(cls, tensors: Mapping[str, Tensor]) -> bool:
-        """Tell whether these tensors, by their names in the file, are a module of this algorithm."""
-        return cls.algorithm.matches({name: tensor.shape for name, tensor in tensors.items()})
-
-    @classmethod
-    def from_tensors(cls, key: str, tensors: Mapping[str, Tensor]) -> "NetworkModule":
-        """Make the module of this layer from a file's tensors."""
-        values = {field: tensors[name] for field, name in cls.names.items() if name in tensors}
-        if values.get("alpha") is not None:
-            values["alpha"] = single(key, "alpha", values["alpha"])
-        return cls(key, **values)
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Return the tensors by their names in a file, numbers as fp32 scalars."""
-        values = {name: getattr(self, field) for field, name in self.names.items()}
-        return {
-            name: value if isinstance(value, Tensor) else torch.tensor(float(value))
-            for name, value in values.items()
-            if value is not None
-        }
+    @property
+    def algorithm(self) -> Algorithm:
+        """The algorithm by whose names the tensors are stored."""
+        raise NotImplementedError
 
     @property
     def size(self) -> tuple[int, int | None]:
-        """Rows and columns of the delta weight as a matrix (out, in * k * k); None for columns if any will do."""
+        """Rows and columns of the delta weight as a matrix (out, in * k * k); None for columns if any number fits."""
+        raise NotImplementedError
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by their names in a file, numbers as fp32 scalars."""
         raise NotImplementedError
 
     @property
@@ -67,7 +46,7 @@ class NetworkModule:
 
     @property
     def low_rank(self) -> bool:
-        """Whether `delta_output` is there: the effect on an output without the delta weight."""
+        """Whether `delta_output` works: it computes the change of the output without the delta weight."""
         return False
 
     def delta_weight(self, weight: Tensor) -> Tensor:
@@ -97,6 +76,43 @@ class NetworkModule:
 
     def check_fits(self, shape: tuple[int, ...]) -> None:
         """Raise NetworkModuleError unless the delta is one for a weight of this shape."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter(NetworkModule):
+    """The module of one algorithm, which recognises its tensors in a file.
+
+    The fields of a subclass are its tensors (None if the file has none) and plain numbers; `names` maps them to the
+    tensor names in a file.
+    """
+
+    algorithm: ClassVar[Algorithm]
+    names: ClassVar[Mapping[str, str]]
+    fits_norms: ClassVar[bool] = False  # whether the layer's weight may have one dimension only
+
+    @classmethod
+    def matches(cls, tensors: Mapping[str, Tensor]) -> bool:
+        """Tell whether these tensors, by their names in the file, are a module of this algorithm."""
+        return cls.algorithm.matches({name: tensor.shape for name, tensor in tensors.items()})
+
+    @classmethod
+    def from_tensors(cls, key: str, tensors: Mapping[str, Tensor]) -> "Adapter":
+        """Make the module of this layer from a file's tensors."""
+        values: dict[str, Tensor | float] = {f: tensors[name] for f, name in cls.names.items() if name in tensors}
+        if "alpha" in values:
+            values["alpha"] = single(key, "alpha", tensors["alpha"])
+        return cls(key, **values)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        values = {name: getattr(self, field) for field, name in self.names.items()}
+        return {
+            name: value if isinstance(value, Tensor) else torch.tensor(float(value))
+            for name, value in values.items()
+            if value is not None
+        }
+
+    def check_fits(self, shape: tuple[int, ...]) -> None:
         check_matrix(self, shape)
         rows, columns = self.size
         if rows != shape[0] or columns not in (None, math.prod(shape[1:])):
@@ -107,15 +123,21 @@ class NetworkModule:
 
 
 @dataclass(frozen=True, eq=False)
-class RankedModule(NetworkModule):
+class RankedModule(Adapter):
     """A module with a rank, whose delta is scaled by alpha / rank (Hu et al. 2021, 2106.09685, section 4.1).
 
     `alpha` missing or 0 means alpha = rank, as sd-scripts and LyCORIS read it.
     """
 
+    alpha: float | None = field(default=None, kw_only=True)
+
     @property
-    def rank(self) -> int | None:
-        return self.algorithm.rank({name: tensor.shape for name, tensor in self.to_tensors().items()})
+    def rank(self) -> int:
+        """The number of columns of the first factor; raises NetworkModuleError where no factor is of low rank."""
+        rank = self.algorithm.rank({name: tensor.shape for name, tensor in self.to_tensors().items()})
+        if rank is None:
+            raise NetworkModuleError(f"{self.key}: this {self.algorithm.id} module has no rank")
+        return rank
 
     @property
     def scale(self) -> float:
@@ -147,7 +169,12 @@ def single(key: str, name: str, tensor: Tensor) -> float:
     return tensor.item()
 
 
-def check_matrix(module: NetworkModule, shape: tuple[int, ...]) -> None:
+def present(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """Return the tensors that are not None."""
+    return tuple(tensor for tensor in tensors if tensor is not None)
+
+
+def check_matrix(module: Adapter, shape: tuple[int, ...]) -> None:
     """Raise NetworkModuleError for a normalisation layer, where the module's algorithm is for matrices."""
     if len(shape) < 2 and not module.fits_norms:
         raise NetworkModuleError(

@@ -1,12 +1,12 @@
 """DoRA: a low rank change of the weight's direction, with its magnitude learned apart."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from lib_blocktrain.networks.adapters.base import CannotScaleError, NetworkModule, NetworkModuleError, widened
+from lib_blocktrain.networks.keys import Algorithm
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +20,7 @@ class DoRA(NetworkModule):
     direction: NetworkModule
     magnitude: Tensor
 
-    names: ClassVar = {"magnitude": "dora_scale"}
-
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.magnitude.ndim < 2 or self.magnitude.numel() not in self.magnitude.shape[:2]:
             raise NetworkModuleError(
                 f"{self.key}: dora_scale of shape {tuple(self.magnitude.shape)}: expected (1, in[, 1, 1]) or"
@@ -30,12 +28,8 @@ class DoRA(NetworkModule):
             )
 
     @property
-    def algorithm(self):
+    def algorithm(self) -> Algorithm:
         return self.direction.algorithm
-
-    @property
-    def rank(self) -> int | None:
-        return self.direction.rank
 
     @property
     def size(self) -> tuple[int, int | None]:

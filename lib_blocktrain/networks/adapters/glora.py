@@ -25,12 +25,11 @@ class GLoRA(RankedModule):
     a2: Tensor
     b1: Tensor
     b2: Tensor
-    alpha: float | None = None
 
     algorithm = ALGORITHMS["glora"]
     names: ClassVar = {**{name: f"{name}.weight" for name in ("a1", "a2", "b1", "b2")}, "alpha": "alpha"}
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.a1.ndim < 2:
             raise NetworkModuleError(f"{self.key}: a1 of shape {tuple(self.a1.shape)}: expected (in, rank)")
         for left, right in self._products():

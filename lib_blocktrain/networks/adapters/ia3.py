@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lib_blocktrain.networks.adapters.base import NetworkModule, NetworkModuleError, check_matrix, single, widened
+from lib_blocktrain.networks.adapters.base import Adapter, NetworkModuleError, check_matrix, single, widened
 from lib_blocktrain.networks.keys import ALGORITHMS
 
 
 @dataclass(frozen=True, eq=False)
-class IA3(NetworkModule):
+class IA3(Adapter):
     """delta W = W * l, with `weight` l (channels,) along the weight's columns (`on_input`) or rows.
 
     (Liu et al. 2022, 2205.05638, as a difference: the layer's weight becomes W * (1 + l); LyCORIS `ia3.py`.)

@@ -32,7 +32,6 @@ class LoHa(RankedModule):
     w2_b: Tensor
     t1: Tensor | None = None
     t2: Tensor | None = None
-    alpha: float | None = None
 
     algorithm = ALGORITHMS["loha"]
     names: ClassVar = {
@@ -40,7 +39,7 @@ class LoHa(RankedModule):
         "alpha": "alpha",
     }
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.t1 is None) != (self.t2 is None):
             raise NetworkModuleError(f"{self.key}: one of hada_t1 and hada_t2 is missing: expected both or neither")
         sizes = {self._checked(self.w1_a, self.w1_b, self.t1), self._checked(self.w2_a, self.w2_b, self.t2)}
@@ -67,7 +66,7 @@ class LoHa(RankedModule):
 
     def delta_weight(self, weight: Tensor) -> Tensor:
         w1_a, w1_b, w2_a, w2_b = widened(weight, self.w1_a, matrix(self.w1_b), self.w2_a, matrix(self.w2_b))
-        if self.t1 is None:
+        if self.t1 is None or self.t2 is None:
             product = (w1_a @ w1_b) * (w2_a @ w2_b)
         else:
             t1, t2 = widened(weight, self.t1, self.t2)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from lib_blocktrain.networks.adapters.base import (
     RankedModule,
     check_core,
     matrix,
+    present,
     tucker_product,
     widened,
 )
@@ -36,7 +38,6 @@ class LoKr(RankedModule):
     w2_a: Tensor | None = None
     w2_b: Tensor | None = None
     t2: Tensor | None = None
-    alpha: float | None = None
 
     algorithm = ALGORITHMS["lokr"]
     names: ClassVar = {
@@ -44,17 +45,18 @@ class LoKr(RankedModule):
         "alpha": "alpha",
     }
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.w1 is None:
-            self.check_product(self.w1_a, self.w1_b)
+            self.check_product(*self._first)
         if self.w2 is None:
-            self.check_product(self.w2_a if self.t2 is None else self.w2_a.transpose(0, -1), self.w2_b)
+            w2_a, w2_b = self._second
+            self.check_product(w2_a if self.t2 is None else w2_a.transpose(0, -1), w2_b)
             if self.t2 is not None:
-                check_core(self, "lokr_t2", self.t2, (self.w2_a.shape[0], self.w2_b.shape[0]))
-        flat = [factor for factor in (self.w1, self.w1_a, self.w1_b) if factor is not None]
-        flat += [self.w2_b] if self.t2 is not None and self.w2 is None else []
-        if any(factor.ndim != 2 for factor in flat) or (self.w2 is not None and self.w2.ndim < 2):
-            shapes = [tuple(factor.shape) for factor in (*flat, *([] if self.w2 is None else [self.w2]))]
+                check_core(self, "lokr_t2", self.t2, (w2_a.shape[0], w2_b.shape[0]))
+        matrices = present(self.w1, self.w1_a, self.w1_b)
+        matrices += present(self.w2_b) if self.w2 is None and self.t2 is not None else ()
+        if any(factor.ndim != 2 for factor in matrices) or (self.w2 is not None and self.w2.ndim < 2):
+            shapes = [tuple(factor.shape) for factor in (*matrices, *present(self.w2))]
             raise NetworkModuleError(f"{self.key}: lokr factors of shapes {shapes}: expected matrices")
         if self.is_whole and self.t2 is not None:
             raise NetworkModuleError(f"{self.key}: lokr_t2 beside a whole lokr_w2: expected lokr_w2_a and lokr_w2_b")
@@ -70,32 +72,35 @@ class LoKr(RankedModule):
 
     @property
     def size(self) -> tuple[int, int]:
-        rows, columns = self.w1.shape if self.w1 is not None else (self.w1_a.shape[0], self.w1_b.shape[1])
-        if self.w2 is not None:
-            return rows * self.w2.shape[0], columns * math.prod(self.w2.shape[1:])
-        if self.t2 is None:
-            return rows * self.w2_a.shape[0], columns * math.prod(self.w2_b.shape[1:])
-        return rows * self.w2_a.shape[1], columns * self.w2_b.shape[1] * math.prod(self.t2.shape[2:])
+        rows, columns = self._first[0].shape[0], self._first[-1].shape[1]
+        second = self._second
+        if self.w2 is None and self.t2 is not None:
+            return rows * second[0].shape[1], columns * second[1].shape[1] * math.prod(self.t2.shape[2:])
+        return rows * second[0].shape[0], columns * math.prod(second[-1].shape[1:])
 
     def delta_weight(self, weight: Tensor) -> Tensor:
-        w1, w2 = self._first(weight), self._second(weight)
+        w1 = reduce(torch.matmul, widened(weight, *self._first))
+        second = widened(weight, *map(matrix, self._second))
+        if self.w2 is None and self.t2 is not None:
+            (t2,) = widened(weight, self.t2)
+            w2 = matrix(tucker_product(t2, *second))
+        else:
+            w2 = reduce(torch.matmul, second)
         # (a, c) x (b, d * k * k): the kernel is the fastest index of the columns, as in the weight itself.
-        return (self.scale * torch.kron(w1, matrix(w2))).reshape(weight.shape)
+        return (self.scale * torch.kron(w1, w2)).reshape(weight.shape)
 
     def scaled(self, factor: float) -> NetworkModule:
-        """Scale by alpha, or where no reader looks at it by w1, in fp32."""
-        if not self.is_whole:
+        """Scale by alpha, or, where readers ignore it, by w1 in fp32."""
+        if self.w1 is None or self.w2 is None:
             return super().scaled(factor)
         return replace(self, w1=self.w1.float() * factor)
 
-    def _first(self, weight: Tensor) -> Tensor:
-        if self.w1 is not None:
-            return widened(weight, self.w1)[0]
-        w1_a, w1_b = widened(weight, self.w1_a, self.w1_b)
-        return w1_a @ w1_b
+    @property
+    def _first(self) -> tuple[Tensor, ...]:
+        """w1, or w1_a and w1_b."""
+        return present(self.w1) or present(self.w1_a, self.w1_b)
 
-    def _second(self, weight: Tensor) -> Tensor:
-        if self.w2 is not None:
-            return widened(weight, self.w2)[0]
-        w2_a, w2_b = widened(weight, self.w2_a, matrix(self.w2_b))
-        return w2_a @ w2_b if self.t2 is None else tucker_product(*widened(weight, self.t2), w2_a, w2_b)
+    @property
+    def _second(self) -> tuple[Tensor, ...]:
+        """w2, or w2_a and w2_b."""
+        return present(self.w2) or present(self.w2_a, self.w2_b)

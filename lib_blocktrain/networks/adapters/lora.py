@@ -15,7 +15,7 @@ from lib_blocktrain.networks.adapters.base import (
     widened,
 )
 from lib_blocktrain.networks.keys import ALGORITHMS
-from lib_blocktrain.networks.leaf_layers import kind_of, pointwise, run, shaped, weight_shape
+from lib_blocktrain.networks.layers import pointwise, run, shaped, weight_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +30,11 @@ class LoRA(RankedModule):
     down: Tensor
     up: Tensor
     mid: Tensor | None = None
-    alpha: float | None = None
 
     algorithm = ALGORITHMS["lora"]
     names: ClassVar = {"down": "lora_down.weight", "up": "lora_up.weight", "mid": "lora_mid.weight", "alpha": "alpha"}
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.check_product(self.up, self.down)
         if self.mid is not None:
             self.check_product(self.down.transpose(0, 1), self.up.transpose(0, 1))  # both are (.., ..[, 1, 1]) then
@@ -63,18 +62,21 @@ class LoRA(RankedModule):
 
     def delta_weight(self, weight: Tensor) -> Tensor:
         up, down = widened(weight, matrix(self.up), matrix(self.down))
-        product = up @ down if self.mid is None else tucker_product(*widened(weight, self.mid), up.T, down)
+        if self.mid is None:
+            product = up @ down
+        else:
+            (mid,) = widened(weight, self.mid)
+            product = tucker_product(mid, up.T, down)
         return (self.scale * product).reshape(weight.shape)
 
     def delta_output(self, x: Tensor, layer: nn.Module) -> Tensor:
-        kind, shape = kind_of(layer), weight_shape(layer)
         down, up = self.down.to(x), self.up.to(x)
         if self.mid is None:
-            hidden = run(layer, x, shaped(down, (self.rank, *shape[1:])))
+            hidden = run(layer, x, shaped(down, (self.rank, *weight_shape(layer)[1:])))
         else:
-            hidden = run(layer, pointwise(x, down, kind), self.mid.to(x))
-        # What would change nothing is left out: every operation here is one more, and its gradient's, for each layer.
-        return pointwise(hidden if self.scale == 1 else hidden * self.scale, up, kind)
+            hidden = run(layer, pointwise(layer, x, down), self.mid.to(x))
+        # Not multiplied by 1: that is one more operation, and one more gradient, for each layer.
+        return pointwise(layer, hidden if self.scale == 1 else hidden * self.scale, up)
 
     def scaled(self, factor: float) -> "LoRA":
         """Scale `up`, in fp32: diffusers (0.35) reads one alpha for all attention layers of a file."""

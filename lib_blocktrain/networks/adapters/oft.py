@@ -6,12 +6,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lib_blocktrain.networks.adapters.base import CannotScaleError, NetworkModule, NetworkModuleError, widened
+from lib_blocktrain.networks.adapters.base import (
+    Adapter,
+    CannotScaleError,
+    NetworkModule,
+    NetworkModuleError,
+    present,
+    widened,
+)
 from lib_blocktrain.networks.keys import ALGORITHMS
 
 
 @dataclass(frozen=True, eq=False)
-class OFT(NetworkModule):
+class OFT(Adapter):
     """delta W = rescale * (R^T W) - W, with R a block diagonal rotation of the rows.
 
     (Qiu et al. 2023, 2306.07280; sd-scripts `oft.py`, LyCORIS `diag_oft.py`.) `blocks` (n, b, b), n * b = out: each
@@ -28,7 +35,7 @@ class OFT(NetworkModule):
     algorithm = ALGORITHMS["oft"]
     names: ClassVar = {"blocks": "oft_blocks", "diag": "oft_diag", "rescale": "rescale", "alpha": "alpha"}
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self._matrices.shape[-1] != self._matrices.shape[-2]:
             raise NetworkModuleError(
                 f"{self.key}: {self.algorithm.id} blocks of shape {tuple(self._matrices.shape)}: expected square ones"
@@ -58,7 +65,7 @@ class OFT(NetworkModule):
 
     @property
     def _matrices(self) -> Tensor:
-        return self.blocks if self.diag is None else self.diag
+        return present(self.diag, self.blocks)[0]
 
     def _cayley(self, blocks: Tensor) -> Tensor:
         """Return (I + Q)(I - Q)^-1 of each block."""
@@ -85,7 +92,7 @@ class BOFT(OFT):
 
     algorithm = ALGORITHMS["boft"]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         stages, count, side = self._matrices.shape[:3]
         # the last stage mixes rows 2^(stages - 1) * side / 2 apart, in pairs
