@@ -12,23 +12,23 @@ from PIL import Image, UnidentifiedImageError
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.run import Options
 from lib_blocktrain.api.analysis_schemas import AnalyseBody, FeatureBody
-from lib_blocktrain.api.jobs import Report, Turn
 from lib_blocktrain.api.service import Service
 from lib_blocktrain.workspace.analyses import AnalysisRequest, answer, setting_for
 from lib_blocktrain.workspace.images import png_of
+from lib_blocktrain.workspace.jobs import Job
 
 MASK_SIDE = 8192  # pixels: a small file can hold a huge picture
 
 
-def begin(service: Service, body: AnalyseBody) -> Turn:
+def begin(service: Service, body: AnalyseBody) -> Job[dict[str, Any]]:
     """Begin the analysis once the model is free; raise ValueError for what is wrong with the question."""
     inquiry, canvas = _inquiry(service, body)
-    return service.turns.begin("analysis", lambda report: _found(service, inquiry, canvas, report), body.wait)
+    return service.begin(lambda job: _found(service, inquiry, canvas, job), "analysis", body.wait)
 
 
 def _inquiry(service: Service, body: AnalyseBody) -> tuple[AnalysisRequest, float | None]:
     """What is asked, and the share of the picture for which the weights in force were found."""
-    network = service.library.network(service.lora(body.lora).key)
+    network = service.lora_index.network(service.lora(body.lora).key)
     setting = setting_for(
         body.method,
         body.prompts or (),
@@ -44,8 +44,8 @@ def _inquiry(service: Service, body: AnalyseBody) -> tuple[AnalysisRequest, floa
     return AnalysisRequest(network, setting, body.method, features, options), parsed.canvas
 
 
-def _found(service: Service, inquiry: AnalysisRequest, canvas: float | None, report: Report) -> dict[str, Any]:
-    found = answer(service.host, inquiry, report)
+def _found(service: Service, inquiry: AnalysisRequest, canvas: float | None, job: Job) -> dict[str, Any]:
+    found = answer(service.host, inquiry, job.progress(job.what))
     return {
         "analyses": [analysis.to_json() for analysis in found.analyses],
         "canvas": found.about_canvas(canvas),

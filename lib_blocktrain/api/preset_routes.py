@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 
 from lib_blocktrain.api.errors import ApiError, not_found
@@ -14,38 +16,38 @@ def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) 
     """Add the routes under ``/presets``."""
 
     @reading.get("/presets", response_model=PresetList, summary="List presets, the user's own first")
-    def presets(architecture: Architecture | None = None) -> dict:
-        own = service.shelf.own.read().presets
-        fitting = [p for p in service.shelf.all().values() if architecture in (None, *p.architectures)]
-        problems = [{"line": p.line, "text": p.text, "message": p.message} for p in service.shelf.problems()]
+    def list_presets(architecture: Architecture | None = None) -> dict[str, Any]:
+        own = service.presets.own.read().presets
+        fitting = [p for p in service.presets.all().values() if architecture in (None, *p.architectures)]
+        problems = [{"line": p.line, "text": p.text, "message": p.message} for p in service.presets.problems()]
         return {"presets": [{**vars(p), "own": p.name in own} for p in fitting], "problems": problems}
 
     @reading.post("/presets/parse", response_model=ParsedWeights, summary="Say what a string is understood as")
-    def understood(body: ParseBody) -> dict:
-        return said(service.parse(body.text, body.architecture, body.seed, body.x))
+    def parse_weights(body: ParseBody) -> dict[str, Any]:
+        return _parsed(service.parse(body.text, body.architecture, body.seed, body.x))
 
     @writing.post("/presets", response_model=Done, summary="Save a preset in the user's own file")
-    def save(body: PresetBody) -> dict:
+    def save_preset(body: PresetBody) -> dict[str, str]:
         weights = service.parse(body.weights, body.architecture).weights
         with service.presets_lock:
-            if not body.replace and body.name.strip() in service.shelf.own.read().presets:
+            if not body.replace and body.name.strip() in service.presets.own.read().presets:
                 raise ApiError(409, "conflict", f"there is a preset {body.name!r} already: send replace, or another")
-            service.shelf.save(body.name, weights, replace=True)
+            service.presets.save(body.name, weights, replace=True)
         return {"done": f"saved {body.name.strip()}"}
 
     @writing.delete("/presets/{name:path}", response_model=Done, summary="Delete a preset of the user's own")
-    def delete(name: str) -> dict:
+    def delete_preset(name: str) -> dict[str, str]:
         with service.presets_lock:
-            if name not in service.shelf.all():
+            if name not in service.presets.all():
                 raise not_found(f"there is no preset {name!r}")
-            if name not in service.shelf.own.read().presets:
+            if name not in service.presets.own.read().presets:
                 raise ApiError(409, "conflict", f"{name!r} comes with the extension and stays")
-            service.shelf.delete(name)
+            service.presets.delete(name)
         return {"done": f"deleted {name}"}
 
 
-def said(found: Parsed) -> dict:
-    """What a string was understood as, as ``presets parse --json`` prints it."""
+def _parsed(found: Parsed) -> dict[str, Any]:
+    """What a preset string means, in the form of ``presets parse --json``."""
     weights = found.weights
     return {
         "architecture": weights.architecture,

@@ -171,6 +171,6 @@ class Progress(BaseModel):
     share: float | None = Field(None, description="0 to 1")
 
 
-def plain(model: BaseModel) -> dict[str, Any]:
+def values_of(model: BaseModel) -> dict[str, Any]:
     """A model's values."""
     return model.model_dump() if PYDANTIC_2 else model.dict()

@@ -1,6 +1,6 @@
-"""What all routes share: the host, its files and presets, its runs, and whose turn it is.
+"""What all routes share: the host, its LoRA files and presets, its jobs and its runs.
 
-Nothing here imports torch before somebody asks: the routes are put up while a WebUI starts.
+Nothing here imports torch before the first request: the routes are mounted while a WebUI starts.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ import threading
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lib_blocktrain.api.access import Access
-from lib_blocktrain.api.errors import ApiError, not_found
-from lib_blocktrain.api.jobs import Turns
+from lib_blocktrain.api.errors import ApiError, busy, not_found
 from lib_blocktrain.weights.preset_strings import weights_in_errors
 
 if TYPE_CHECKING:
@@ -21,80 +20,96 @@ if TYPE_CHECKING:
     from lib_blocktrain.runner import Runner
     from lib_blocktrain.training.runs import Run
     from lib_blocktrain.weights.preset_strings import Parsed
+    from lib_blocktrain.workspace.jobs import Job, Jobs
     from lib_blocktrain.workspace.lora_index import LoraFile, LoraIndex
     from lib_blocktrain.workspace.preset_store import PresetStore
 
+T = TypeVar("T")
+
 
 class Service:
-    """One host as the API sees it."""
+    """One host as the API sees it. ``runner`` and ``jobs`` give the page's; without them the API makes its own."""
 
-    def __init__(self, host: Host, access: Access, runner: Callable[[], Runner] | None = None):
+    def __init__(
+        self,
+        host: Host,
+        access: Access,
+        runner: Callable[[], Runner] | None = None,
+        jobs: Callable[[], Jobs] | None = None,
+    ):
         self.host, self.access = host, access
-        self.turns = Turns(host, self.training)
         self.presets_lock = threading.Lock()  # a preset file is read, changed and written
-        self._given_runner, self._own_runner, self._making = runner, None, threading.Lock()
+        self._runner, self._jobs = runner or _once(self._new_runner), jobs or _once(self._new_jobs)
 
     @property
     def runner(self) -> Runner:
-        """The runner of the host's runs: the tab's, or one of the API's own."""
-        if self._given_runner is not None:
-            return self._given_runner()
-        with self._making:
-            if self._own_runner is None:
-                from lib_blocktrain.runner import Runner
+        """The runner of the host's training runs."""
+        return self._runner()
 
-                self._own_runner = Runner(self.host)
-            return self._own_runner
+    @property
+    def jobs(self) -> Jobs:
+        """The queue of everything else that needs the model."""
+        return self._jobs()
 
     @cached_property
-    def library(self) -> LoraIndex:
+    def lora_index(self) -> LoraIndex:
         """The host's LoRA files."""
         from lib_blocktrain.workspace.lora_index import LoraIndex
 
         return LoraIndex(lambda: self.host.lora_dirs)
 
     @cached_property
-    def shelf(self) -> PresetStore:
-        """The presets, the user's own among them."""
+    def presets(self) -> PresetStore:
+        """The presets, the user's own included."""
         from lib_blocktrain.workspace.preset_store import PresetStore
 
         return PresetStore(lambda: self.host.presets_path)
 
-    def progress(self) -> dict:
-        """What goes on, as ``bodies.Progress`` has it."""
-        run, turn = self.runner.current, self.turns.current
+    def begin(self, work: Callable[[Job[T]], T], what: str, wait: float) -> Job[T]:
+        """Start a job and return once it has the model.
+
+        Raises ApiError (busy) at once while a run is trained or too many callers wait, else after ``wait`` seconds.
+        """
+        from lib_blocktrain.workspace.jobs import Busy
+
+        training = self._training()
+        if training is not None:
+            raise busy(training)
+        try:
+            return self.jobs.begin(work, what, wait)
+        except Busy as error:
+            raise busy(self._training() or str(error)) from error
+
+    def progress(self) -> dict[str, Any]:
+        """What has the model now, as ``schemas.Progress`` describes it."""
+        run, job = self.runner.current, self.jobs.current
         if run is not None:
             status = self.runner.status(run)
             text = f"{status.state}, step {status.step} of {status.steps}"
             share = status.step / status.steps
             return {"busy": True, "what": "training", "job": status.name, "text": text, "share": share}
-        if turn is not None:
-            text = f"step {turn.done} of {turn.steps}" if turn.steps else "begins"
-            return {"busy": True, "what": turn.what, "job": turn.id, "text": text, "share": turn.share}
-        return {"busy": False}
+        if job is None:
+            return {"busy": False}
+        step = job.step
+        text = f"step {step.done} of {step.steps}" if step else "begins"
+        return {"busy": True, "what": job.what, "job": job.id, "text": text, "share": step.share if step else None}
 
     def interrupt(self) -> str:
-        """End what goes on before its next step; a run is paused. Returns what was done, as a sentence."""
+        """End the running job before its next step, or pause the run that is trained; return what was done."""
         run = self.runner.current
         if run is not None:
             self.runner.pause("interrupted through the API")
             return f"run {run.folder.name} pauses after this step"
-        what = self.turns.interrupt()
-        if what is None:
-            raise ApiError(409, "conflict", "nothing goes on that could be interrupted")
-        return f"{what} ends before its next step"
-
-    def training(self) -> str | None:
-        """What is trained now, as a sentence; it holds the model for long."""
-        run = self.runner.current
-        if run is None:
-            return None
-        return f"run {run.folder.name} is being trained: pause it first, or wait for its end"
+        job = self.jobs.current
+        if job is None:
+            raise ApiError(409, "conflict", "nothing is running that could be interrupted")
+        job.cancel()
+        return f"{job.what} ends before its next step"
 
     def lora(self, name: str) -> LoraFile:
-        """The LoRA of this name, or the only one whose last part it is; a name is looked up and never opened."""
-        self.library.refresh()
-        files = self.library.files()
+        """The LoRA of this name, or the only one whose last part it is. A name is looked up, never used as a path."""
+        self.lora_index.refresh()
+        files = self.lora_index.files()
         sought = name.removesuffix(".safetensors")
         exact = [file for file in files if file.key == sought]
         found = exact or [file for file in files if file.path.stem == sought]
@@ -108,15 +123,45 @@ class Service:
         return found[0]
 
     def parse(self, text: str, architecture: str, seed: int | None = None, x: float | None = None) -> Parsed:
-        """Read block weights that were sent; raise ValueError with the text that cannot be read: there may be many."""
+        """Read block weights; raise ValueError that names the text, since a request may have several."""
         with weights_in_errors(text):
-            return self.shelf.parse(text, architecture, seed, x)
+            return self.presets.parse(text, architecture, seed, x)
 
     def run(self, name: str) -> Run:
-        """The run of this name; a name is looked up among the folders, and links are none."""
+        """The run of this name. A name is looked up among the folders, links excepted, and never used as a path."""
         if name not in _runs(self.runner.root):
             raise not_found(f"there is no run {name!r}")
         return self.runner.find(name)
+
+    def _training(self) -> str | None:
+        """Which run is trained now and how to end that, as a sentence; None for none."""
+        run = self.runner.current
+        if run is None:
+            return None
+        return f"run {run.folder.name} is being trained: pause it first, or wait for its end"
+
+    def _new_runner(self) -> Runner:
+        from lib_blocktrain.runner import Runner
+
+        return Runner(self.host)
+
+    def _new_jobs(self) -> Jobs:
+        from lib_blocktrain.workspace.jobs import Jobs
+
+        return Jobs(self.host)
+
+
+def _once(make: Callable[[], T]) -> Callable[[], T]:
+    """``make``, called at the first call alone, whichever threads call."""
+    lock, made = threading.Lock(), list[T]()
+
+    def get() -> T:
+        with lock:
+            if not made:
+                made.append(make())
+            return made[0]
+
+    return get
 
 
 def _runs(root: Path) -> set[str]:

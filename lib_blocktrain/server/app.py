@@ -50,7 +50,9 @@ def build(host: Host, first: InitialState | None = None) -> tuple[gr.Blocks, Pag
 def application(blocks: gr.Blocks, tab: Page, port: int) -> Callable[..., Awaitable[None]]:
     """The page and the API as an ASGI application that answers this machine only, and asks no other."""
     app = fastapi.FastAPI(title="blocktrain", docs_url=None, redoc_url=None, openapi_url=f"{PREFIX}/openapi.json")
-    mount(app, tab.runner.host, Access(), runner=lambda: tab.runner)  # first: the page answers all that is left
+    mount(
+        app, tab.runner.host, Access(), runner=lambda: tab.runner, jobs=lambda: tab.jobs
+    )  # first: the page answers all that is left
     app = gr.mount_gradio_app(app, blocks, path="/")
     return LocalOnly(Bounded(OwnContentOnly(app)), port)
 

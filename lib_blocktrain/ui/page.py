@@ -23,14 +23,21 @@ TABS = (PreviewTab, AnalyseTab, TrainTab, RunsTab)
 class Page:
     """The tab on a host. Build it inside ``with gr.Blocks() as blocks``, then ``opened_by(blocks)``.
 
-    The runner outlives the tab: it may be given, so that a tab that is built again finds what is being trained.
+    The runner outlives the tab: it may be given, so that a tab that is built again finds what is being trained. `jobs`
+    may be given to share one queue with the API.
     """
 
-    def __init__(self, host: Host, first: InitialState | None = None, runner: Runner | None = None):
+    def __init__(
+        self,
+        host: Host,
+        first: InitialState | None = None,
+        runner: Runner | None = None,
+        jobs: Jobs | None = None,
+    ):
         lora_index, presets = LoraIndex(lambda: host.lora_dirs), PresetStore(lambda: host.presets_path)
         controls = LoraControls(host, lora_index, presets, first or InitialState())
         self.runner = runner or Runner(host)
-        self.jobs = Jobs(host)
+        self.jobs = jobs or Jobs(host)
         shared = Shared(host, controls.first, lora_index, controls, self.jobs, self.runner)
         self.widgets = Widgets()
         self.tabs: tuple[Tab, ...] = tuple(kind(shared) for kind in TABS)

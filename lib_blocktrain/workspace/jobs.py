@@ -1,6 +1,7 @@
-"""Work on the model, beside the page: one at a time, with progress and Cancel, whatever it ends in.
+"""The job queue: one job at a time on the model, for the page and the API, with progress and Cancel.
 
-The work runs in a thread of its own, which takes the host's queue; the page reads what it says.
+A job runs in the queue's one thread, under the host's lock on the GPU. The host's lock cannot be waited for with a
+limit, so it is that thread that waits for it: a caller can give up, and a waiting job can be cancelled at once.
 """
 
 from __future__ import annotations
@@ -9,20 +10,29 @@ import queue
 import secrets
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from lib_blocktrain.hosts.host import Cancelled, Host
 
+T = TypeVar("T")
+
 QUIET = 0.2  # seconds between two reports of progress: more would only keep the browser busy
-SILENCE = 2.0  # seconds without a word after which a page is told that the work goes on
-_DONE = object()
+SILENCE = 2.0  # seconds without a report after which the reader is told that the work goes on
+MOST_WAITING = 8  # callers of `Jobs.begin`: each takes one of the server's threads
+LEAST_WAIT = 0.2  # seconds: an idle queue starts a job in less
+
+
+class Busy(RuntimeError):
+    """The model is in use, and the job was not started; the message says by what."""
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """The host's queue is taken by other work."""
+    """The job waits for the model."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +42,12 @@ class Still:
 
 @dataclass(frozen=True)
 class Cancelling:
-    """Cancel was pressed, and the step that is being done goes on to its end."""
+    """The job was cancelled and ends before its next step."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Progress of one part of the work; ``seconds`` since the work began."""
+    """Progress of part ``number`` of ``of`` parts; ``seconds`` since the job was created."""
 
     what: str
     number: int
@@ -48,103 +58,151 @@ class Step:
 
     @property
     def share(self) -> float:
-        """How much of the whole is done, 0 to 1."""
+        """How much of the whole job is done, 0 to 1."""
         return (self.number + self.done / max(self.steps, 1)) / max(self.of, 1)
 
 
-class Job:
-    """One piece of work: ``work(report)`` in a thread, under the host's queue. Iterate over it to hear its reports."""
+class Job(Generic[T]):
+    """One piece of work, ``work(job)``; ``what`` names its kind, as in "preview"."""
 
-    def __init__(self, work: Callable[[Job], None]):
+    def __init__(self, what: str, work: Callable[[Job[T]], T], host: Host):
         self.id = secrets.token_hex(8)
-        self._work = work
-        self._reports: queue.SimpleQueue = queue.SimpleQueue()
+        self.what = what
+        self.step: Step | None = None  # the latest
+        self.started = threading.Event()  # set when it has the model, and when it ends without
+        self.future: Future[T] = Future()
+        self._work, self._host = work, host
+        self._reports: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._cancelled = threading.Event()
-        self._began = time.monotonic()
-        self._last = 0.0
-        self.future: Future[None] = Future()
-        self.future.add_done_callback(lambda _: self._reports.put(_DONE))
+        self._created = time.monotonic()
+        self._last_report = 0.0
+        self.future.add_done_callback(self._end)
+        self.report(Waiting())
 
     def cancel(self) -> None:
-        """End at once if it waits for the host's queue; else before the next step."""
+        """End at once if it waits for the model, else before its next step."""
         if not (self.future.cancel() or self.future.done()):
             self._cancelled.set()
-            self.report(Cancelling())  # an answer beside these reports could reach the page after the last of them
+            self.report(Cancelling())  # as a report: another way to the page could be slower than the last of these
+
+    def result(self) -> T:
+        """Wait for the end of the job; return what the work returned, or raise its `error`."""
+        if not self.future.cancelled():
+            return self.future.result()
+        raise Cancelled("cancelled")
 
     def error(self) -> BaseException | None:
-        """What it ended in, once ``reports`` has come to its end: None, Cancelled, or what the work raised."""
+        """Wait for the end of the job; return what ended it early: Cancelled, or what the work raised."""
         return Cancelled("cancelled") if self.future.cancelled() else self.future.exception()
 
     def report(self, report: object) -> None:
-        """Say something to the page."""
+        """Hand something to the reader of `reports`."""
         self._reports.put(report)
 
-    def progress(self, what: str, number: int, of: int) -> Callable[[int, int], None]:
-        """The progress callback of part ``number`` of ``of``; it raises Cancelled once that was asked for."""
-
-        def step(done: int, steps: int) -> None:
-            self.check()
-            now = time.monotonic()
-            if now - self._last >= QUIET or done == steps:
-                self._last = now
-                self.report(Step(what, number, of, done, steps, now - self._began))
-
-        return step
-
-    def check(self) -> None:
-        """Raise Cancelled if somebody asked for it."""
-        if self._cancelled.is_set():
-            raise Cancelled("cancelled")
-
-    def run(self, host: Host) -> None:
-        """Do the work; what it raises lies in ``future``, and is no error here."""
-        self.report(Waiting())
-        try:
-            with host.queued():
-                if not self.future.set_running_or_notify_cancel():
-                    return
-                self._work(self)
-        except BaseException as error:  # noqa: BLE001 - as an executor does: whoever waits for the future hears of it
-            self.future.set_exception(error)
-        else:
-            self.future.set_result(None)
-
     def reports(self) -> Iterator[object]:
-        """What the work says, until it ends."""
+        """What the job reports, until it ends."""
         while True:
             try:
                 report = self._reports.get(timeout=SILENCE)
             except queue.Empty:
                 report = Still()
-            if report is _DONE:
+            if report is self:
                 return
             yield report
 
+    def progress(self, what: str, number: int = 0, of: int = 1) -> Callable[[int, int], None]:
+        """The progress callback for part ``number`` of ``of``; it raises Cancelled once the job is to end."""
+
+        def on_step(done: int, steps: int) -> None:
+            self.check()
+            now = time.monotonic()
+            step = Step(what, number, of, done, steps, now - self._created)
+            if steps:
+                self.step = step
+                self._host.progress(self.what, number * steps + done, of * steps)
+            if now - self._last_report >= QUIET or done == steps:
+                self._last_report = now
+                self.report(step)
+
+        return on_step
+
+    def check(self) -> None:
+        """Raise Cancelled if the job was cancelled, or the host's own Interrupt pressed."""
+        if self._cancelled.is_set() or self._host.interrupted:
+            raise Cancelled("cancelled")
+
+    def run(self) -> None:
+        """Do the work under the host's lock, unless it was cancelled before; ``future`` keeps what comes of it."""
+        if self.future.cancelled():
+            return
+        try:
+            with self._host.queued():
+                if not self.future.set_running_or_notify_cancel():
+                    return
+                self.started.set()
+                result = self._work(self)
+        except BaseException as error:  # noqa: BLE001 - as an executor does: it is raised where the result is asked for
+            traceback.clear_frames(error.__traceback__)  # they hold tensors, for as long as the error is kept
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+    def _end(self, _: Future[T]) -> None:
+        self.started.set()
+        self._reports.put(self)  # the end of `reports`
+
 
 class Jobs:
-    """The jobs of all pages, by id."""
+    """The jobs on one host, in the order in which they were started."""
 
     def __init__(self, host: Host):
         self._host = host
-        self._running: dict[str, Job] = {}
-        self._threads = ThreadPoolExecutor(max_workers=16, thread_name_prefix="blocktrain")
+        self._jobs: dict[str, Job] = {}  # that wait or run
+        self._places = threading.BoundedSemaphore(MOST_WAITING)
+        self._thread = _one_thread()
 
-    def start(self, work: Callable[[Job], None]) -> Job:
-        """Begin, or wait in the host's queue."""
-        job = Job(work)
-        self._running[job.id] = job
-        job.future.add_done_callback(lambda _: self._running.pop(job.id, None))
-        self._threads.submit(job.run, self._host)
+    @property
+    def current(self) -> Job | None:
+        """The job that has the model now."""
+        return next((job for job in list(self._jobs.values()) if job.future.running()), None)
+
+    def start(self, work: Callable[[Job[T]], T], what: str = "work on the model") -> Job[T]:
+        """Put a job at the end of the queue."""
+        job = Job(what, work, self._host)
+        self._jobs[job.id] = job
+        job.future.add_done_callback(lambda _: self._jobs.pop(job.id, None))
+        self._thread.submit(job.run)
         return job
 
+    def begin(self, work: Callable[[Job[T]], T], what: str, wait: float) -> Job[T]:
+        """Start a job and return once it has the model.
+
+        Raises Busy when it does not have it after ``wait`` seconds, and at once when `MOST_WAITING` callers wait here.
+        """
+        if not self._places.acquire(blocking=False):
+            raise Busy(f"{MOST_WAITING} others wait for the model already: try again later")
+        try:
+            job = self.start(work, what)
+            if not job.started.wait(max(LEAST_WAIT, wait)) and job.future.cancel():
+                current = self.current
+                raise Busy(f"{current.what if current else 'other work on the model'} goes on: try again later")
+            return job
+        finally:
+            self._places.release()
+
     def cancel(self, job_id: str) -> None:
-        """Cancel a job; nothing if it has ended already. Its own reports tell the page."""
-        job = self._running.get(job_id)
+        """Cancel a job; nothing happens if it has ended already."""
+        job = self._jobs.get(job_id)
         if job is not None:
             job.cancel()
 
     def close(self) -> None:
-        """Cancel everything and wait for it."""
-        for job in list(self._running.values()):
+        """Cancel everything, wait for it, and end the thread; a job that is started later has a new one."""
+        ending, self._thread = self._thread, _one_thread()
+        for job in list(self._jobs.values()):
             job.cancel()
-        self._threads.shutdown()
+        ending.shutdown()
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "blocktrain")

@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
-from lib_blocktrain.api.jobs import MOST_WAITING
 from lib_blocktrain.networks.keys import describe
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.workspace.images import read_infotext
+from lib_blocktrain.workspace.jobs import MOST_WAITING
 
 BODY = {"prompt": "a fox", "steps": 2, "width": 64, "height": 64}
 
