@@ -1,7 +1,7 @@
-"""Asked by the WebUI before it starts: installs what is missing, and nothing that is there, whatever its version.
+"""Run by the WebUI before it starts: installs missing packages, and never replaces an installed version.
 
-A WebUI has all that this extension needs. torch and what the WebUI pins are never touched: where one of those is
-missing, the WebUI itself cannot start.
+A WebUI has all packages that this extension needs. Those that the WebUI pins, such as torch, are never installed here:
+without them the WebUI itself does not start.
 """
 
 import importlib.util

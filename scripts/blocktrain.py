@@ -1,18 +1,18 @@
-"""The WebUI's way in: callbacks, the accordion and the tab are registered here; all work is in `lib_blocktrain`.
+"""The WebUI's entry point: registers callbacks, the accordion and the tab; all work is in `lib_blocktrain`.
 
-The WebUI runs this file again at "Reload UI", while `lib_blocktrain` stays imported; what it starts is undone in
-`unload`. Nothing heavy is imported before it is used.
+The WebUI runs this file again at "Reload UI", while `lib_blocktrain` stays imported; `unload` undoes what this file
+does. Nothing heavy is imported before it is used.
 """
 
 import gradio as gr
 from modules import script_callbacks, scripts, shared, ui_common
 
-from lib_blocktrain.hosts.detect import detect
+from lib_blocktrain.hosts.webui.integration import detect
 from lib_blocktrain.server import webui
 
 TITLE = "Block weights"
 HELP = "preset or values for all LoRAs of the prompt without their own bw=; or lines for some: NAME: preset or values"
-kind = detect()
+integration = detect()
 tabs = []
 
 
@@ -32,7 +32,7 @@ class BlockWeightsScript(scripts.Script):
             return {"elem_id": f"blocktrain_{place}_{name}"}
 
         def choices():
-            return ["", *webui.preset_names(kind)]
+            return ["", *webui.preset_names(integration)]
 
         with gr.Accordion(TITLE, open=False, **named("accordion")):
             with gr.Row():
@@ -64,22 +64,22 @@ def settings():
 
 def build_tab():
     with gr.Blocks(analytics_enabled=False) as blocks:
-        tabs.append(webui.place_tab(kind, blocks))
-        gr.HTML(webui.footer(kind), elem_id="blocktrain_footer")
+        tabs.append(webui.place_tab(integration, blocks))
+        gr.HTML(webui.footer(integration), elem_id="blocktrain_footer")
     return [(blocks, TITLE, "blocktrain")]
 
 
 def unload():
-    """Give everything back: this file is run again, or the extension is gone. A run goes on."""
-    kind.unpatch()
+    """Undo what this file did: it is about to run again, or the extension was disabled. A run goes on."""
+    integration.unpatch()
     while tabs:
         tabs.pop().close()
 
 
-script_callbacks.on_before_ui(lambda: webui.prepare(kind))
+script_callbacks.on_before_ui(lambda: webui.prepare(integration))
 script_callbacks.on_ui_settings(settings)
 script_callbacks.on_ui_tabs(build_tab)
-script_callbacks.on_cfg_denoiser(kind.entered)
-script_callbacks.on_infotext_pasted(lambda _text, parameters: webui.paste(kind, parameters))
-script_callbacks.on_app_started(lambda _demo, app: webui.mount_api(kind, app, shared.cmd_opts, shared.opts))
+script_callbacks.on_cfg_denoiser(integration.on_cfg_denoiser)
+script_callbacks.on_infotext_pasted(lambda _text, parameters: webui.paste(integration, parameters))
+script_callbacks.on_app_started(lambda _demo, app: webui.mount_api(integration, app, shared.cmd_opts, shared.opts))
 script_callbacks.on_script_unloaded(unload)

@@ -37,7 +37,7 @@ CORE_PACKAGES = {"torch", "safetensors", "numpy", "PIL"}
 # Importing these, and whatever they import at their top level, must not import torch: the command line answers
 # `presets` and `inspect` without it, and the WebUI starts with some of them.
 TORCH_FREE = (
-    "files", "blocks", "weights", "networks.header", "networks.keys", "cli", "server.webui", "hosts.detect",
+    "files", "blocks", "weights", "networks.header", "networks.keys", "cli", "server.webui", "hosts.webui.integration",
     "training.status", "__main__",
 )  # fmt: skip
 ONLY_IN = {

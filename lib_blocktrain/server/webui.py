@@ -1,6 +1,6 @@
-"""What `scripts/blocktrain.py` does in a WebUI, on whichever host `kind` (see `hosts.detect`) this is.
+"""What `scripts/blocktrain.py` does in a WebUI, through the integration that `hosts.webui.integration.detect` returns.
 
-Everything is imported when it is first used: the WebUI's start must not feel this extension.
+Everything is imported when it is first used: this extension must not slow down the WebUI's start.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from lib_blocktrain import __version__
 from lib_blocktrain.weights.prompt_tags import INFOTEXT, pasted
 
 if TYPE_CHECKING:
-    from lib_blocktrain.hosts.webui.kind import Kind
+    from lib_blocktrain.hosts.webui.integration import Integration
     from lib_blocktrain.runner import Runner
     from lib_blocktrain.ui.page import Page
+    from lib_blocktrain.workspace.jobs import Jobs
 
 log = logging.getLogger(__name__)
 
-SETTINGS = {  # name: default, label, what is to be known
+SETTINGS: dict[str, tuple[str | bool, str, str]] = {  # name: default, label, info
     "blocktrain_output_dir": ("", "Folder for runs and saved previews", "empty: outputs/blocktrain of the WebUI"),
     "blocktrain_presets_file": ("", "File of your own presets", "empty: blocktrain-presets.txt beside config.json"),
     "blocktrain_api_open": (
@@ -37,60 +38,68 @@ SETTINGS = {  # name: default, label, what is to be known
 
 
 @functools.cache
-def runner(kind: Kind) -> Runner:
-    """The runner of the host's runs, one for the life of the process: "Reload UI" ends no run."""
+def runner(integration: Integration) -> Runner:
+    """Return the runner of the host's runs, one per process: a run goes on after "Reload UI"."""
     from lib_blocktrain.runner import Runner
 
-    return Runner(kind.host())
+    return Runner(integration.host())
 
 
-def prepare(kind: Kind) -> None:
-    """Before the page is built: let LoRAs obey block weights, and give the X/Y/Z plot its axes."""
-    kind.patch()
-    xyz_grid = kind.xyz_grid()
+@functools.cache
+def jobs(integration: Integration) -> Jobs:
+    """Return the queue of jobs that the tab and the API share."""
+    from lib_blocktrain.workspace.jobs import Jobs
+
+    return Jobs(integration.host())
+
+
+def prepare(integration: Integration) -> None:
+    """Apply block weights to the WebUI's LoRAs, and add axes to its X/Y/Z plot, before the page is built."""
+    integration.patch()
+    xyz_grid = integration.xyz_grid()
     if xyz_grid is not None:
         from lib_blocktrain.hosts.webui.axes import Axes
 
-        Axes(kind.reading, kind.checkpoints).add_to(xyz_grid)
+        Axes(integration.tag_context, integration.checkpoints).add_to(xyz_grid)
 
 
-def preset_names(kind: Kind) -> list[str]:
-    """The presets that the accordion offers."""
-    return list(kind.presets())
+def preset_names(integration: Integration) -> list[str]:
+    """Return the presets for the accordion's menu."""
+    return list(integration.presets())
 
 
 def set_weights(p: Any, text: str) -> None:
-    """Give a picture the accordion's block weights."""
-    from lib_blocktrain.hosts.webui.prompt import set_page
+    """Apply the accordion's block weights to an image."""
+    from lib_blocktrain.hosts.webui.prompt import set_page_weights
 
-    set_page(p, text=text)
+    set_page_weights(p, text=text)
 
 
-def place_tab(kind: Kind, blocks: Any) -> Page:
+def place_tab(integration: Integration, blocks: Any) -> Page:
     """Build the tab inside the open `gr.Blocks`."""
     from lib_blocktrain.ui.page import Page
 
-    tab = Page(kind.host(), runner=runner(kind))
+    tab = Page(integration.host(), runner=runner(integration), jobs=jobs(integration))
     tab.on_load(blocks)
     for component in blocks.blocks.values():
-        component.do_not_save_to_config = True  # the WebUI would keep today's sliders as tomorrow's defaults
+        component.do_not_save_to_config = True  # ui-config.json would turn current values into defaults
     return tab
 
 
-def footer(kind: Kind) -> str:
-    """Host, version and what was found, for the tab's last line."""
-    return f"blocktrain {__version__} · {kind.host().name} · {', '.join(kind.features())}"
+def footer(integration: Integration) -> str:
+    """Return the tab's last line: version, host and features found."""
+    return f"blocktrain {__version__} · {integration.host().name} · {', '.join(integration.features())}"
 
 
-def paste(kind: Kind, parameters: MutableMapping[str, Any]) -> None:
-    """Give a pasted prompt the block weights that its picture was made with."""
-    made_with = parameters.get(INFOTEXT)
-    if made_with and isinstance(parameters.get("Prompt"), str):
-        parameters["Prompt"] = pasted(parameters["Prompt"], made_with, kind.presets())
+def paste(integration: Integration, parameters: MutableMapping[str, Any]) -> None:
+    """Write the block weights of pasted generation parameters into their prompt."""
+    weights = parameters.get(INFOTEXT)
+    if weights and isinstance(parameters.get("Prompt"), str):
+        parameters["Prompt"] = pasted(parameters["Prompt"], weights, integration.presets())
 
 
-def mount_api(kind: Kind, app: Any, options: Any, settings: Any) -> None:
-    """Put up the HTTP API; with flags that cannot be read there is none, rather than an open one."""
+def mount_api(integration: Integration, app: Any, options: Any, settings: Any) -> None:
+    """Mount the HTTP API, unless the WebUI's flags for it are invalid: it must not be open by mistake."""
     from lib_blocktrain.api.access import webui_access
     from lib_blocktrain.api.routes import mount
 
@@ -99,4 +108,4 @@ def mount_api(kind: Kind, app: Any, options: Any, settings: Any) -> None:
     except ValueError as error:
         log.warning("no HTTP API: %s", error)
         return
-    mount(app, kind.host(), access, runner=lambda: runner(kind))
+    mount(app, integration.host(), access, runner=lambda: runner(integration), jobs=lambda: jobs(integration))

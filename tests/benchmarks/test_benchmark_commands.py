@@ -28,7 +28,7 @@ def work(unet, tmp_path):
 
 
 def trained(loop) -> list[torch.Tensor]:
-    return loop.trainer.learner.parameters if isinstance(loop, Ours) else loop.parameters
+    return loop.trainer.train_state.parameters if isinstance(loop, Ours) else loop.parameters
 
 
 @pytest.mark.parametrize("name", LOOPS)
@@ -87,5 +87,5 @@ def test_all_forms_of_a_layer_are_the_same_numbers():
 
 def test_start_times_what_the_script_imports():
     names = start.imported()
-    assert "lib_blocktrain.hosts.detect" in names
+    assert "lib_blocktrain.hosts.webui.integration" in names
     assert all(importlib.util.find_spec(name) for name in names)

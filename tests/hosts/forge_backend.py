@@ -173,12 +173,13 @@ def _forge(monkeypatch) -> SimpleNamespace:
     attention = _module("backend.attention", attention_pytorch=attention_function)
     options = SimpleNamespace(CLIP_stop_at_last_layers=1, sdxl_crop_top=0, sdxl_crop_left=0)
     shared = _module("modules.shared", opts=options, sd_model=None)
+    sd_models = _module("modules.sd_models", model_data=SimpleNamespace(forge_hash=""))
     patches = _module("modules.patches", originals={}, patch=_patch, undo=_undo)
     modules = {
         "backend": _module("backend", memory_management=memory, attention=attention),
-        "modules": _module("modules", shared=shared, patches=patches),
+        "modules": _module("modules", shared=shared, sd_models=sd_models, patches=patches),
     }
-    for module in (*modules.values(), memory, attention, shared, patches):
+    for module in (*modules.values(), memory, attention, shared, sd_models, patches):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return SimpleNamespace(loaded=loaded, shared=shared, load=load_models_gpu)
 

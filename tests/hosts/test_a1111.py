@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib_blocktrain.hosts.webui.axes import Axes
-from lib_blocktrain.hosts.webui.prompt import Reading, add_change, page_of, set_page, weigh
+from lib_blocktrain.hosts.webui.prompt import TagContext, add_change, page_weights, resolve_tags, set_page_weights
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import shipped_presets
 from tests.hosts import fake_webui as fake
@@ -24,8 +24,8 @@ def presets() -> dict:
     return {preset.name: preset for preset in shipped_presets()}
 
 
-def reading(**options) -> Reading:
-    return Reading(**{"architecture": "sd1", "presets": presets, **options})
+def tag_context(**options) -> TagContext:
+    return TagContext(**{"architecture": "sd1", "presets": presets, **options})
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def webui(monkeypatch):
         monkeypatch.setitem(sys.modules, name, content)
     from lib_blocktrain.hosts.a1111 import lora
 
-    asked = reading()
+    asked = tag_context()
     lora.patch(lambda: asked, lambda names: None)
     sd_model = SimpleNamespace(network_layer_mapping={name: fake.layer(name) for name in LAYERS})
     yield SimpleNamespace(lora=lora, networks=networks, network=network, activation=activation, sd_model=sd_model)
@@ -136,7 +136,7 @@ def test_networks_are_taken_out_and_put_back(webui):
     before = draw(webui, "face:0.5:bw=OUT03=2,BASE=1")
     layers = webui.sd_model.network_layer_mapping
     bits = {name: layer.weight.clone() for name, layer in layers.items()}
-    with suppress(ZeroDivisionError), webui.lora.kept(webui.sd_model, taken_out=True):
+    with suppress(ZeroDivisionError), webui.lora.preserve_networks(webui.sd_model, unload=True):
         assert all(float(layer.weight[0, 0]) == 1 for layer in layers.values())
         draw(webui, "hair:1")  # a sample with another network in its prompt
         raise ZeroDivisionError
@@ -156,7 +156,7 @@ def test_nothing_of_us_stays_after_unpatching(webui):
 def test_a_checkpoint_of_another_kind(webui):
     p = fake.Processing()
     params = [fake.ExtraNetworkParams(["face", "1", "bw=OUTD"]), fake.ExtraNetworkParams(["hair", "1"])]
-    found = weigh(p, params, reading(architecture=None))
+    found = resolve_tags(p, params, tag_context(architecture=None))
     assert found[0] is None
     assert found[1].weights is None
     assert "none of them" in p.extra_generation_params["Block weights problem"]
@@ -164,15 +164,15 @@ def test_a_checkpoint_of_another_kind(webui):
 
 def test_hires_weights_of_their_own_are_said():
     p = fake.Processing()
-    weigh(p, [fake.ExtraNetworkParams(["face", "1", "bw=OUTD"])], reading())
+    resolve_tags(p, [fake.ExtraNetworkParams(["face", "1", "bw=OUTD"])], tag_context())
     p.is_hr_pass = True
-    weigh(p, [fake.ExtraNetworkParams(["face", "1", "bw=INALL"])], reading())
+    resolve_tags(p, [fake.ExtraNetworkParams(["face", "1", "bw=INALL"])], tag_context())
     assert set(p.extra_generation_params) == {"Block weights", "Hires block weights"}
 
 
 def test_the_accordion_and_the_axes_reach_every_lora(webui):
     p = fake.Processing()
-    set_page(p, text="BASE=0,OUT03=1")
+    set_page_weights(p, text="BASE=0,OUT03=1")
     assert draw(webui, "face:1", p=p)[OUT03] == 2.0
     add_change(p, "OUT03=0.5")
     found = draw(webui, "face:1", "hair:1:bw=OUT03=1,BASE=0", p=p)
@@ -188,7 +188,7 @@ class AxisOption:
 @pytest.fixture
 def axes():
     plot = fake.module("xyz_grid", AxisOption=AxisOption, axis_options=[])
-    made = Axes(reading, lambda: ["face-000100", "face-000200", "other-000100"])
+    made = Axes(tag_context, lambda: ["face-000100", "face-000200", "other-000100"])
     made.add_to(plot)
     made.add_to(plot)  # the page is built again
     return {option.label.removeprefix("[blocktrain] "): option for option in plot.axis_options}
@@ -204,7 +204,7 @@ def test_axes(axes):
     p = fake.Processing()
     axes["Preset"].apply(p, "OUTD", ["OUTD"])
     axes["Block"].apply(p, "OUT03=0", ["OUT03=0"])
-    assert (page_of(p).instead, page_of(p).changes) == ("OUTD", ("OUT03=0",))
+    assert (page_weights(p).instead, page_weights(p).changes) == ("OUTD", ("OUT03=0",))
     assert axes["Weights"].format_value(p, axes["Weights"], "MINE:1,0,0") == "MINE"
     assert len(axes["Weights"].format_value(p, axes["Weights"], ",".join(["0.25"] * 26))) <= 28
 

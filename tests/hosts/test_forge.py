@@ -27,9 +27,9 @@ def forge(monkeypatch):
 
 @pytest.fixture
 def model(forge):
-    from lib_blocktrain.hosts.forge.model import checked
+    from lib_blocktrain.hosts.forge.model import hookable_model
 
-    return checked(forge_backend.sd_model())
+    return hookable_model(forge_backend.sd_model())
 
 
 def learnable(unet):
@@ -120,7 +120,7 @@ def test_leaves_no_trace(forge, model, merged):
             if merged:
                 inside = model.sd_model.forge_objects_original.unet.model.get_parameter(key)
                 assert torch.equal(inside, without)
-            with model.given_back():
+            with model.sampling():
                 assert all(p.is_inference() for p in model.unet.parameters())
             model.encode_prompt("some words")
             assert not any(p.is_inference() for p in model.unet.parameters())
@@ -134,14 +134,20 @@ def test_leaves_no_trace(forge, model, merged):
         assert torch.equal(model.sd_model.forge_objects_original.unet.model.lora_loader.backup[key], without)
 
 
+def test_a_failed_image_in_between_leaves_the_weights_borrowed(forge, model):
+    with model.trainable():
+        with pytest.raises(KeyError), model.sampling():
+            raise KeyError
+        assert not any(p.is_inference() for p in model.unet.parameters())
+        model.predict(LATENTS, TIMESTEPS, CONTEXTS)
+
+
 def test_a_picture_in_between_may_merge_what_it_likes(forge, model):
     """A sample with LoRAs of its own, drawn while training goes on, is not in the weights afterwards."""
-    from lib_blocktrain.hosts.forge.borrowed_weights import kept
-
     before = state_of(model.sd_model)
     with model.trainable():
         inside = {name: p.detach().clone() for name, p in model.unet.named_parameters()}
-        with model.given_back(), kept(model.sd_model):
+        with model.sampling():
             merge_a_lora(model.sd_model, forge.load)
         assert all(torch.equal(p, inside[name]) for name, p in model.unet.named_parameters())
         model.predict(LATENTS, TIMESTEPS, CONTEXTS)
@@ -172,11 +178,11 @@ def test_a_text_is_literal_and_part_of_the_graph(model):
 
 
 def refused(change, match):
-    from lib_blocktrain.hosts.forge.model import checked
+    from lib_blocktrain.hosts.forge.model import hookable_model
 
     sd_model = forge_backend.sd_model()
     change(sd_model)
-    with pytest.raises(NoModel, match=match), checked(sd_model).trainable():
+    with pytest.raises(NoModel, match=match), hookable_model(sd_model).trainable():
         pass
 
 
@@ -215,10 +221,10 @@ def test_refusals():
 
 @pytest.mark.usefixtures("forge")
 def test_no_model():
-    from lib_blocktrain.hosts.forge.model import checked
+    from lib_blocktrain.hosts.forge.model import hookable_model
 
     with pytest.raises(NoModel, match="no checkpoint is loaded"):
-        checked(SimpleNamespace(cond_stage_model=None))
+        hookable_model(SimpleNamespace(cond_stage_model=None))
 
 
 def test_a_refused_loan_leaves_no_trace(forge, model):

@@ -64,7 +64,7 @@ def forge(monkeypatch):
             monkeypatch.setitem(sys.modules, module.__name__, module)
             setattr(sys.modules["modules"], name, module)
         found.shared.state = state
-        from lib_blocktrain.hosts.forge.webui import ForgeHost
+        from lib_blocktrain.hosts.forge.host import ForgeHost
 
         found.host, found.lock = ForgeHost(), contents["call_queue"]["queue_lock"]
         yield found
@@ -96,7 +96,7 @@ def test_a_picture_of_a_run_changes_no_checkpoint(forge):
         model = forge.host.model()
         with model.trainable():
             forge.data.forge_loading_parameters = {"checkpoint": "second"}
-            with forge.host._kept(model):
+            with model.sampling():
                 assert sys.modules["modules.sd_models"].forge_model_reload() == (model.sd_model, False)
                 assert all(parameter.is_inference() for parameter in model.unet.parameters())
             assert not any(parameter.is_inference() for parameter in model.unet.parameters())
@@ -130,11 +130,11 @@ def test_forges_that_hold_models_in_another_way(forge, monkeypatch):
     """reForge and Forge Classic: the host is there, and says why there is no model; tags say it too."""
     from lib_blocktrain.hosts.forge import Forge
 
-    kind = Forge()
+    integration = Forge()
     plain = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "backend" else plain(name))
-    monkeypatch.setattr(kind, "has_block_weight_script", lambda: False)
+    monkeypatch.setattr(integration, "has_block_weight_script", lambda: False)
     with pytest.raises(NoModel, match="ldm_patched"):
-        kind.host().model()
-    assert kind.reading().architecture is None
-    assert "ldm_patched" in kind.reading().without
+        integration.host().model()
+    assert integration.tag_context().architecture is None
+    assert "ldm_patched" in integration.tag_context().unsupported

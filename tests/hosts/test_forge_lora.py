@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from lib_blocktrain.hosts.webui.prompt import Reading
+from lib_blocktrain.hosts.webui.prompt import TagContext
 from lib_blocktrain.weights.presets import shipped_presets
 from tests.hosts import forge_backend
 
@@ -21,7 +21,7 @@ UNET = {  # by block; `out.2` lies outside the blocks
 TEXT = "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
 
 
-READING = Reading("sd1", lambda: {preset.name: preset for preset in shipped_presets()})
+TAG_CONTEXT = TagContext("sd1", lambda: {preset.name: preset for preset in shipped_presets()})
 
 
 class Params:
@@ -67,7 +67,7 @@ def forge(monkeypatch):
         monkeypatch.setitem(sys.modules, "extra_networks_lora", activation)
         from lib_blocktrain.hosts.forge import lora
 
-        lora.patch(lambda: READING, lambda names: None)
+        lora.patch(lambda: TAG_CONTEXT, lambda names: None)
         yield found
         lora.unpatch()
 
@@ -210,7 +210,7 @@ def test_undone(forge):
     activate = sys.modules["extra_networks_lora"].ExtraNetworkLora.activate
     lora.unpatch()
     assert sys.modules["extra_networks_lora"].ExtraNetworkLora.activate is not activate
-    lora.patch(lambda: READING, lambda names: None)
+    lora.patch(lambda: TAG_CONTEXT, lambda names: None)
 
 
 def test_without_a_model_that_is_known_weighed_loras_are_left_out(forge):
@@ -218,7 +218,7 @@ def test_without_a_model_that_is_known_weighed_loras_are_left_out(forge):
     from lib_blocktrain.hosts.forge import lora
 
     lora.unpatch()
-    lora.patch(lambda: Reading(None, dict, without="not in this Forge"), lambda names: None)
+    lora.patch(lambda: TagContext(None, dict, unsupported="not in this Forge"), lambda names: None)
     p = draw(forge, "x:1", "small:1:bw=OUTD", "other:1:start=2")
     assert strengths(forge) == {"x": PLAIN}
     assert p.comments == [f"Block weights: {name} left out: not in this Forge" for name in ("small", "other")]

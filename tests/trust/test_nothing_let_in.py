@@ -35,7 +35,7 @@ MODULES = {
     "webbrowser": ("server/app.py", "cli/page.py"),
     "importlib": (
         *("cli/environment.py", "training/kohya_toml.py", "training/optimizers.py", "training/tensorboard.py"),
-        *("hosts/detect.py", "hosts/forge/", "hosts/webui/", "install.py"),
+        *("hosts/forge/", "hosts/webui/", "install.py"),
     ),
 }
 CALLS = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}

@@ -121,11 +121,11 @@ def _against_differences(loss, tensors, value: float) -> float:
 def train(folder: str, ending: str) -> dict:
     """Train three steps on two pictures; `ending` is "finished", "stopped" or "failed"."""
     from lib_blocktrain.hosts.host import SampleRequest
-    from lib_blocktrain.training.control import Control
+    from lib_blocktrain.training.control import TrainerControl
     from lib_blocktrain.training.runs import create
     from lib_blocktrain.training.trainer import Trainer
 
-    host, control, losses, drawn = _kind().host(), Control(), [], []
+    host, control, losses, drawn = _kind().host(), TrainerControl(), [], []
 
     def report(row):
         if "loss" in row:
@@ -213,6 +213,6 @@ def _inputs():
 
 
 def _kind():
-    from lib_blocktrain.hosts.detect import detect
+    from lib_blocktrain.hosts.webui.integration import detect
 
     return detect()

@@ -10,10 +10,10 @@ import threading
 import time
 from contextlib import suppress
 
-from lib_blocktrain.hosts.detect import detect
+from lib_blocktrain.hosts.webui.integration import detect
 from lib_blocktrain.server import webui
 
-KIND = detect()
+INTEGRATION = detect()
 
 
 def fingerprint() -> dict[str, str]:
@@ -49,7 +49,7 @@ def preview(prompt: str, lora: str | None = None, weights: str = "ALL", multipli
     """A picture as the tab draws it, as base64 of a PNG; `lora` is a file's name in the first folder."""
     from lib_blocktrain.hosts.host import SampleRequest
 
-    host = KIND.host()
+    host = INTEGRATION.host()
     with host.queued():
         placements = _placements(lora, weights, multiplier) if lora else ()
         picture = host.sample(SampleRequest(prompt, placements=placements, **settings))
@@ -63,8 +63,8 @@ def _placements(lora: str, weights: str, multiplier: float) -> tuple:
     from lib_blocktrain.networks.placement import Placement
     from lib_blocktrain.weights.preset_strings import parse
 
-    network = read_network(KIND.host().lora_dirs[0] / f"{lora}.safetensors")
-    parsed = parse(weights, KIND.host().model().architecture)
+    network = read_network(INTEGRATION.host().lora_dirs[0] / f"{lora}.safetensors")
+    parsed = parse(weights, INTEGRATION.host().model().architecture)
     return (Placement(network, parsed.weights, multiplier),)
 
 
@@ -76,7 +76,7 @@ def broken_preview(prompt: str, lora: str) -> str:
         if done:
             raise Cancelled(f"at step {done} of {of}")
 
-    host = KIND.host()
+    host = INTEGRATION.host()
     request = SampleRequest(
         prompt, sampler=host.samplers[0], width=64, height=64, steps=4, placements=_placements(lora, "OUTD", 1.0)
     )
@@ -93,7 +93,7 @@ def train(config: dict, stop_after: int | None = None) -> dict:
     from lib_blocktrain.training.config import RunConfig
     from lib_blocktrain.training.config_json import read
 
-    runner = webui.runner(KIND)
+    runner = webui.runner(INTEGRATION)
     run = runner.add(read(RunConfig, config))
     while runner.current is not None or run.folder in [waiting.folder for waiting in runner.queue()]:
         if stop_after is not None and runner.status(run).step >= stop_after:
@@ -107,8 +107,8 @@ def train(config: dict, stop_after: int | None = None) -> dict:
 
 def broken_training() -> str:
     """What comes out of `trainable()` when its inside raises."""
-    model = KIND.host().model()
-    with KIND.host().queued():
+    model = INTEGRATION.host().model()
+    with INTEGRATION.host().queued():
         try:
             with model.trainable():
                 assert not any(parameter.requires_grad for parameter in model.unet.parameters())
@@ -122,8 +122,8 @@ def same_as_webui(prompt: str) -> dict[str, float]:
     import torch
     from modules import devices, prompt_parser, shared
 
-    model, generator = KIND.host().model(), torch.Generator().manual_seed(0)
-    with torch.no_grad(), devices.autocast(), KIND.host().queued():
+    model, generator = INTEGRATION.host().model(), torch.Generator().manual_seed(0)
+    with torch.no_grad(), devices.autocast(), INTEGRATION.host().queued():
         ours = model.encode_prompt(prompt)
         size = 1024 if model.architecture == "sdxl" else 64
         texts = prompt_parser.SdConditioning([prompt], width=size, height=size)
@@ -183,7 +183,7 @@ def loads(name: str) -> int:
 
 def axes() -> list[str]:
     """The labels of the X/Y/Z plot's axes for txt2img, in the order of its menus."""
-    options = KIND.xyz_grid().axis_options
+    options = INTEGRATION.xyz_grid().axis_options
     return [option.label for option in options if not getattr(option, "is_img2img", False)]
 
 
@@ -276,6 +276,6 @@ def block_states(lora: str) -> dict[str, int]:
     from lib_blocktrain.blocks import block_of
     from lib_blocktrain.networks.placement import layers_by_key
 
-    model, (placement,) = KIND.host().model(), _placements(lora, "ALL", 1.0)
+    model, (placement,) = INTEGRATION.host().model(), _placements(lora, "ALL", 1.0)
     known = layers_by_key(model.unet, model.architecture)
     return dict(Counter(block_of(key, model.architecture) for key in placement.network.modules if key in known))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_blocktrain.training.status import GOING_ON
+from lib_blocktrain.training.status import ACTIVE_STATES
 from tests.webui.process import PATIENCE
 
 LORA = "blocktrain-random-lora"
@@ -94,7 +94,7 @@ class WebUI:
 
     def ended(self, name: str) -> dict:
         """How a run stands once it is not waiting or trained any more."""
-        while (found := self.standing(name))["state"] in ("waiting", *GOING_ON):
+        while (found := self.standing(name))["state"] in ("waiting", *ACTIVE_STATES):
             time.sleep(0.2)
         return found
 

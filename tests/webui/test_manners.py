@@ -12,7 +12,7 @@ import urllib.parse
 import numpy as np
 import pytest
 
-from lib_blocktrain.training.status import GOING_ON
+from lib_blocktrain.training.status import ACTIVE_STATES
 from tests.webui.process import PATIENCE
 from tests.webui.running import LORA
 from tests.webui.test_model import run, write_pictures
@@ -48,7 +48,7 @@ def trains(webui, name: str, after: int = 1) -> dict:
     until = time.monotonic() + PATIENCE
     while (found := webui.standing(name))["step"] <= after or found["state"] != "training":
         assert time.monotonic() < until, found
-        assert found["state"] in ("waiting", *GOING_ON), found
+        assert found["state"] in ("waiting", *ACTIVE_STATES), found
         time.sleep(0.2)
     return found
 

@@ -1,9 +1,9 @@
-"""Block weights on the WebUI's own Lora networks, and those networks taken out for a while.
+"""Block weights on the WebUI's own Lora networks, and a context that unloads and restores those networks.
 
-`NetworkModule.multiplier()` is the one factor that scales every algorithm's finished delta, where it is merged and
-where it is computed along the way. The two multipliers of a network, which that returns, become numbers that know the
-weights: the WebUI compares them to decide whether a layer must be merged anew, and sets them afresh for every picture,
-so that nothing is kept on a cached network and none is read from disk again.
+`NetworkModule.multiplier()` scales the finished delta of every algorithm, merged or not. It returns one of the
+network's two multipliers, and these become floats that carry block weights. The WebUI compares multipliers to decide
+whether a layer must be merged again, and sets new ones for every image: cached networks need no cleaning up, and no
+file is read again.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import functools
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from types import ModuleType
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,55 +20,56 @@ from modules import patches
 from torch import nn
 
 from lib_blocktrain.blocks import BASE, REST, UnknownLayerError, block_of
-from lib_blocktrain.hosts.webui.prompt import Reading, weigh
+from lib_blocktrain.hosts.webui.prompt import TagContext, resolve_tags
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.prompt_tags import ALWAYS, Resolved, Steps
 
-_KEY = __name__  # under which the WebUI's `patches` keeps the originals
+_KEY = __name__  # of our patches in the WebUI's registry of patches
 
 
 @dataclass(frozen=True)
-class Acting:
-    """What makes one multiplier another than its number: weights, steps, and whether it acts in the present one."""
+class Schedule:
+    """Block weights, the steps in which they apply, and whether the current step is one of them."""
 
     weights: BlockWeights
     steps: Steps = ALWAYS
-    text: bool = False
-    now: bool = True
+    text_encoder: bool = False
+    active: bool = True
 
 
-class Weighted(float):
-    """A multiplier with block weights: equal only to one that acts alike."""
+class WeightedMultiplier(float):
+    """A multiplier with block weights; equal only to one with the same schedule."""
 
-    acting: Acting
+    schedule: Schedule
 
-    def __new__(cls, value: float, acting: Acting):
-        number = super().__new__(cls, value)
-        number.acting = acting
-        return number
+    def __new__(cls, value: float, schedule: Schedule) -> WeightedMultiplier:
+        multiplier = super().__new__(cls, value)
+        multiplier.schedule = schedule
+        return multiplier
 
-    def at(self, layer: str) -> float:
-        """Return the factor for a layer, by the WebUI's name of it."""
-        acting = self.acting
-        if not acting.now:
+    def for_layer(self, layer: str) -> float:
+        """Return the factor for a layer, given by the WebUI's name."""
+        schedule = self.schedule
+        if not schedule.active:
             return 0.0
-        return float(self) * acting.weights[BASE if acting.text else _block_of(layer, acting.weights.architecture)]
+        weights = schedule.weights
+        return float(self) * weights[BASE if schedule.text_encoder else _block_of(layer, weights.architecture)]
 
-    def in_step(self, step: int) -> Weighted:
-        """Return the multiplier for this sampling step."""
-        now = step in self.acting.steps
-        if now == self.acting.now:
+    def in_step(self, step: int) -> WeightedMultiplier:
+        """Return the multiplier for a sampling step."""
+        active = step in self.schedule.steps
+        if active == self.schedule.active:
             return self
-        return Weighted(float(self), Acting(self.acting.weights, self.acting.steps, self.acting.text, now))
+        return WeightedMultiplier(float(self), replace(self.schedule, active=active))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Weighted) and float(self) == float(other) and self.acting == other.acting
+        return isinstance(other, WeightedMultiplier) and float(self) == float(other) and self.schedule == other.schedule
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def __hash__(self) -> int:
-        return hash((float(self), self.acting))
+        return hash((float(self), self.schedule))
 
 
 @functools.cache
@@ -80,16 +80,16 @@ def _block_of(layer: str, architecture: str) -> str:
         return REST
 
 
-def extension() -> ModuleType | None:
-    """Return the WebUI's Lora extension, None if it is disabled."""
+def extension() -> Any:
+    """Return the `networks` module of the WebUI's Lora extension, None if that is disabled."""
     networks = sys.modules.get("networks")
     return networks if hasattr(networks, "loaded_networks") and hasattr(networks, "network_apply_weights") else None
 
 
-def patch(reading: Callable[[], Reading], offer: Callable[[Collection[str]], None]) -> None:
-    """Let the WebUI's networks obey block weights.
+def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collection[str]], None]) -> None:
+    """Apply the block weights of prompt tags to the WebUI's networks from now on.
 
-    `reading` says how tags are read just now; `offer` is told the names in a prompt before the WebUI looks for them.
+    `before_lookup` is called with the LoRA names of a prompt before the WebUI looks for their files.
     """
     if extension() is None:
         return
@@ -99,29 +99,30 @@ def patch(reading: Callable[[], Reading], offer: Callable[[Collection[str]], Non
 
     def weighted_multiplier(module: Any) -> float:
         value = multiplier(module)
-        return value.at(module.sd_key) if isinstance(value, Weighted) else value
+        return value.for_layer(module.sd_key) if isinstance(value, WeightedMultiplier) else value
 
     def weighted_activate(self: Any, p: Any, params_list: list[Any]) -> None:
-        offer({str(params.items[0]) for params in params_list})
-        found = weigh(p, params_list, reading())
+        before_lookup({str(params.items[0]) for params in params_list})
+        context = tag_context()
+        found = resolve_tags(p, params_list, context)
         if found is None:
             activate(self, p, params_list)
             return
         pairs = [(params, resolved) for params, resolved in zip(params_list, found) if resolved is not None]
         activate(self, p, [type(params)(items=list(resolved.tag.plain)) for params, resolved in pairs])
-        _weigh_networks([resolved for _, resolved in pairs], reading().architecture)
+        _set_multipliers([resolved for _, resolved in pairs], context.architecture)
 
     patches.patch(_KEY, network.NetworkModule, "multiplier", weighted_multiplier)
     patches.patch(_KEY, activation.ExtraNetworkLora, "activate", weighted_activate)
 
 
 def unpatch() -> None:
-    """Give the WebUI its own functions back."""
+    """Undo `patch`."""
     for owner, name in list(patches.originals[_KEY]):
         patches.undo(_KEY, owner, name)
 
 
-def _weigh_networks(found: Sequence[Resolved], architecture: str | None) -> None:
+def _set_multipliers(found: Sequence[Resolved], architecture: str | None) -> None:
     by_name = {resolved.tag.name: resolved for resolved in found}
     for net in extension().loaded_networks:
         resolved = by_name.get(net.mentioned_name)
@@ -129,23 +130,23 @@ def _weigh_networks(found: Sequence[Resolved], architecture: str | None) -> None
             continue
         weights, steps = resolved.weights or BlockWeights.uniform(architecture, 1.0), resolved.tag.steps
         if weights == BlockWeights.uniform(architecture, 1.0) and steps.all:
-            continue  # the very numbers of a plain tag
-        net.te_multiplier = Weighted(net.te_multiplier, Acting(weights, text=True))
-        net.unet_multiplier = Weighted(net.unet_multiplier, Acting(weights, steps, now=1 in steps))
+            continue  # the multipliers are those of a plain tag
+        net.te_multiplier = WeightedMultiplier(net.te_multiplier, Schedule(weights, text_encoder=True))
+        net.unet_multiplier = WeightedMultiplier(net.unet_multiplier, Schedule(weights, steps, active=1 in steps))
 
 
 def enter_step(step: int) -> None:
-    """Switch networks on and off that do not act in every step; steps count from 1."""
+    """Turn the networks on or off that do not act in every step; steps count from 1."""
     networks = extension()
     for net in networks.loaded_networks if networks else ():
         multiplier = net.unet_multiplier
-        if isinstance(multiplier, Weighted) and not multiplier.acting.steps.all:
+        if isinstance(multiplier, WeightedMultiplier) and not multiplier.schedule.steps.all:
             net.unet_multiplier = multiplier.in_step(step)
 
 
 @contextmanager
-def kept(sd_model: Any, taken_out: bool = False) -> Iterator[None]:
-    """Leave the WebUI's networks, and what is merged of them, as they were; meanwhile they are out if `taken_out`."""
+def preserve_networks(sd_model: Any, unload: bool = False) -> Iterator[None]:
+    """Restore the WebUI's networks, and which of them are merged, at the end; with `unload`, begin without them."""
     networks = extension()
     if networks is None:
         yield
@@ -153,7 +154,7 @@ def kept(sd_model: Any, taken_out: bool = False) -> Iterator[None]:
     loaded = [(net, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in networks.loaded_networks]
     before = {id(layer): getattr(layer, "network_current_names", ()) for layer in _layers(sd_model)}
     try:
-        if taken_out:
+        if unload:
             networks.loaded_networks.clear()
             _merge(networks, _layers(sd_model))
         yield
@@ -180,7 +181,7 @@ def _layers(sd_model: Any) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def _merge(networks: ModuleType, layers: Sequence[nn.Module]) -> None:
+def _merge(networks: Any, layers: Sequence[nn.Module]) -> None:
     for layer in layers:
         if getattr(layer, "network_current_names", ()) or networks.loaded_networks:
             networks.network_apply_weights(layer)

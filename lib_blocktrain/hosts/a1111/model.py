@@ -1,10 +1,10 @@
-"""The checkpoint that AUTOMATIC1111's WebUI has loaded, as the protocol ``Model``."""
+"""The checkpoint that AUTOMATIC1111's WebUI has loaded, as the protocol `Model`."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +20,12 @@ from lib_blocktrain.hosts.webui.model import (
     FP8,
     NOTHING_LOADED,
     check_blocks,
+    encode_literally,
     known_architecture,
     sdxl_size,
-    to_pictures,
+    to_images,
     to_pixels,
 )
-from lib_blocktrain.hosts.webui.text import encode_literally
 from lib_blocktrain.model import unet_forward
 from lib_blocktrain.model.freezing import frozen
 from lib_blocktrain.model.protocol import Prediction
@@ -33,11 +33,11 @@ from lib_blocktrain.model.unet_forward import BlockState, Caller
 
 log = logging.getLogger(__name__)
 
-# Attention through which the backward pass goes; any other that an extension brings is taken off for training.
+# Attention that autograd can differentiate; any other, which an extension may bring, is removed for training.
 _DIFFERENTIABLE = {"sdp-no-mem", "sdp", "xformers", "sub-quadratic", "V1", "InvokeAI", "Doggettx", ""}
 
 
-def checked(sd_model: Any) -> A1111Model:
+def hookable_model(sd_model: Any) -> A1111Model:
     """Return the model if its U-Net can be hooked; raise NoModel with the reason if it cannot."""
     if sd_model is None:
         raise NoModel(NOTHING_LOADED)
@@ -54,7 +54,7 @@ def checked(sd_model: Any) -> A1111Model:
 
 @dataclass(frozen=True)
 class A1111Model:
-    """The protocol ``Model`` on the WebUI's `sd_model`; it holds nothing of its own."""
+    """The protocol `Model` on the WebUI's `sd_model`, without state of its own."""
 
     sd_model: Any = field(repr=False)
     name: str
@@ -67,7 +67,7 @@ class A1111Model:
     @property
     def text_encoders(self) -> Mapping[str, nn.Module]:
         names = ("te1", "te2") if self.architecture == "sdxl" else ("te",)
-        return {name: _text_model(clip) for name, clip in zip(names, self._clips())}
+        return {name: _text_model(encoder) for name, encoder in zip(names, self._encoders())}
 
     @property
     def native_size(self) -> int:
@@ -75,7 +75,7 @@ class A1111Model:
 
     @property
     def in_channels(self) -> int:
-        return self.unet.input_blocks[0][0].in_channels
+        return self.sd_model.model.diffusion_model.in_channels
 
     @property
     def prediction(self) -> Prediction:
@@ -83,13 +83,13 @@ class A1111Model:
 
     @property
     def alphas_cumprod(self) -> Tensor:
-        """As the checkpoint has them: a picture that is drawn may be given others for a while."""
+        """The checkpoint's own; the WebUI replaces them for some images (zero terminal SNR)."""
         original = getattr(self.sd_model, "alphas_cumprod_original", None)
         return (self.sd_model.alphas_cumprod if original is None else original).float()
 
     @torch.no_grad()
-    def encode_image(self, picture: Image.Image) -> Tensor:
-        pixels = to_pixels(picture).to(devices.device)
+    def encode_image(self, image: Image.Image) -> Tensor:
+        pixels = to_pixels(image).to(devices.device)
         vae = self.sd_model.first_stage_model
         latents = self._encode(vae, pixels)
         if not torch.isfinite(latents).all():
@@ -97,10 +97,10 @@ class A1111Model:
             try:
                 latents = self._encode(vae.float(), pixels)
             finally:
-                vae.to(before)  # fp32 holds every number of the narrower types: the weights are what they were
+                vae.to(before)  # lossless: fp32 holds every value of the narrower types
         return latents
 
-    def _encode(self, vae: nn.Module, pixels: Tensor) -> Tensor:
+    def _encode(self, vae: Any, pixels: Tensor) -> Tensor:
         with devices.without_autocast():
             posterior = _posterior(vae, pixels.to(next(vae.parameters()).dtype))
         return posterior * self.sd_model.scale_factor
@@ -110,18 +110,20 @@ class A1111Model:
         vae = self.sd_model.first_stage_model
         with devices.without_autocast():
             pixels = self.sd_model.decode_first_stage(latents.to(devices.device, next(vae.parameters()).dtype))
-        return to_pictures(pixels)
+        return to_images(pixels)
 
     def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
-        """A text of more than 75 tokens comes in several contexts of 77, one behind the other."""
+        """Text of more than 75 tokens is encoded in chunks, whose contexts of 77 tokens are concatenated."""
         if self.architecture == "sdxl":
             _wake(self.sd_model.conditioner)
         with devices.autocast():
-            encoded = [encode_literally(clip, text, clip.hijack, devices.device) for clip in self._clips()]
+            encoded = [encode_literally(one, text, one.hijack, devices.device) for one in self._encoders()]
         context = torch.cat([states for states, _ in encoded], dim=-1)
         if self.architecture != "sdxl":
             return {"context": context}
-        return {"context": context, "pooled": encoded[-1][1], "size": sdxl_size(devices.device)}
+        _, pooled = encoded[-1]
+        assert pooled is not None  # of SDXL's second encoder
+        return {"context": context, "pooled": pooled, "size": sdxl_size(devices.device)}
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         state = self.enter_blocks(latents, timesteps, conditioning)
@@ -131,7 +133,7 @@ class A1111Model:
         _wake(self.sd_model.model)
         weight = next(self.unet.parameters())
         conditioning = {key: t.to(weight.device) if key == "size" else t.to(weight) for key, t in conditioning.items()}
-        with devices.autocast():  # half weights are called with wider numbers: the WebUI relies on it, too
+        with devices.autocast():  # half weights with fp32 inputs, as the WebUI does it
             return unet_forward.enter_blocks(self.unet, latents.to(weight), timesteps.to(weight.device), conditioning)
 
     def run_blocks(
@@ -147,16 +149,19 @@ class A1111Model:
 
     @contextmanager
     def trainable(self) -> Iterator[None]:
-        """Take out the WebUI's own networks and what breaks autograd; raise NoModel where training cannot be."""
+        """Unload the WebUI's own networks and what breaks autograd; raise NoModel if training is impossible."""
         self._check_trainable()
         parts = (self.unet, *self.text_encoders.values(), self.sd_model.first_stage_model)
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(lora.kept(self.sd_model, taken_out=True))
+            stack.enter_context(lora.preserve_networks(self.sd_model, unload=True))
             stack.enter_context(_differentiable_attention())
             stack.enter_context(frozen(*parts))
             yield
+
+    def sampling(self) -> AbstractContextManager[None]:
+        return lora.preserve_networks(self.sd_model)
 
     def _check_trainable(self) -> None:
         if shared.cmd_opts.lowvram:
@@ -168,29 +173,29 @@ class A1111Model:
         if narrow is not None:
             raise NoModel(f"the weights of {self.name} are {narrow}: set FP8 weight to Disable to train on it")
 
-    def _clips(self) -> list[nn.Module]:
-        """The WebUI's own text encoders, which wrap the checkpoint's."""
+    def _encoders(self) -> list[Any]:
+        """Return the WebUI's text encoders, which wrap those of the checkpoint."""
         if self.architecture == "sdxl":
-            return [clip for clip in self.sd_model.conditioner.embedders if hasattr(clip, "process_tokens")]
+            return [one for one in self.sd_model.conditioner.embedders if hasattr(one, "process_tokens")]
         return [self.sd_model.cond_stage_model]
 
 
-def _text_model(clip: nn.Module) -> nn.Module:
-    """The network of a text encoder: transformers' or OpenCLIP's."""
-    wrapped = clip.wrapped
+def _text_model(encoder: Any) -> nn.Module:
+    """Return the module of a text encoder: transformers' or OpenCLIP's."""
+    wrapped = encoder.wrapped
     return wrapped.transformer if hasattr(wrapped, "transformer") else wrapped.model
 
 
-def _posterior(vae: nn.Module, pixels: Tensor) -> Tensor:
-    """The mean of what the VAE encodes: ldm's hands over the distribution, sgm's draws a sample from it."""
+def _posterior(vae: Any, pixels: Tensor) -> Tensor:
+    """Return the mean of the VAE's posterior, which ldm's VAE returns and sgm's samples from at once."""
     moments: list[Tensor] = []
-    with _listening(vae.quant_conv, moments):
+    with _collect_outputs(vae.quant_conv, moments):
         vae.encode(pixels)
     return moments[0].chunk(2, dim=1)[0]
 
 
 @contextmanager
-def _listening(layer: nn.Module, outputs: list[Tensor]) -> Iterator[None]:
+def _collect_outputs(layer: nn.Module, outputs: list[Tensor]) -> Iterator[None]:
     hook = layer.register_forward_hook(lambda _layer, _inputs, output: outputs.append(output))
     try:
         yield
@@ -199,7 +204,7 @@ def _listening(layer: nn.Module, outputs: list[Tensor]) -> Iterator[None]:
 
 
 def _wake(part: nn.Module) -> None:
-    """Let a part that is called by its pieces come to the GPU, as --medvram has it when it is called as a whole."""
+    """Move a part to the GPU under --medvram, whose hooks act only where the part is called as a whole."""
     if lowvram.is_enabled(shared.sd_model):
         for hook in list(part._forward_pre_hooks.values()):
             hook(part, ())
@@ -211,7 +216,7 @@ def _differentiable_attention() -> Iterator[None]:
     if method is None or method in _DIFFERENTIABLE:
         yield
         return
-    log.info("attention %r is taken off for training", method)
+    log.info("attention %r is removed for training", method)
     sd_hijack.undo_optimizations()
     try:
         yield

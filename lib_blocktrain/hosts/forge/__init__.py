@@ -1,62 +1,67 @@
-"""Forge.
-
-``loan``: the weights as autograd needs them; ``model``: the loaded checkpoint; ``webui``: the host; ``lora``: the LoRAs
-that Forge merges, under block weights; ``older``: what is said in Forges that hold models in another way.
-"""
+"""Forge: its host, the loaded checkpoint (`model`), and block weights on its LoRAs (`lora`)."""
 
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from lib_blocktrain.hosts.webui.kind import Kind
+from lib_blocktrain.hosts.webui.integration import Integration
 
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import Host
-    from lib_blocktrain.hosts.webui.prompt import Reading
+    from lib_blocktrain.hosts.webui.prompt import TagContext
     from lib_blocktrain.model.protocol import Model
 
 
-class Forge(Kind):
-    """Forge, as `scripts/blocktrain.py` asks for it."""
+class Forge(Integration):
+    """Forge 2. In its forks with `ldm_patched` in place of `backend`, only presets and network files can be used."""
 
     package = __name__
 
     def make_host(self) -> Host:
-        if not _has_backend():
-            from lib_blocktrain.hosts.forge.older import OlderForgeHost
+        from lib_blocktrain.hosts.webui.host import WebUIHost
 
-            return OlderForgeHost()
-        from lib_blocktrain.hosts.forge.webui import ForgeHost
+        if not _has_backend():
+            return WebUIHost("Forge (ldm_patched)", _unsupported_model)
+        from lib_blocktrain.hosts.forge.host import ForgeHost
 
         return ForgeHost()
 
-    def reading(self) -> Reading:
+    def tag_context(self) -> TagContext:
         from lib_blocktrain.hosts.host import NoModel
-        from lib_blocktrain.hosts.webui.prompt import Reading
+        from lib_blocktrain.hosts.webui.prompt import TagContext
 
         reads_lbw = not self.has_block_weight_script()
         try:
-            return Reading(self._model_of_picture().architecture, self.presets, reads_lbw)
+            return TagContext(self._chosen_model().architecture, self.presets, reads_lbw)
         except NoModel as error:
-            return Reading(None, self.presets, reads_lbw, str(error))
+            return TagContext(None, self.presets, reads_lbw, str(error))
 
-    def found(self) -> dict[str, bool]:
+    def host_features(self) -> dict[str, bool]:
         there = _has_backend()
         return {"Forge's backend": there, "LoRAs merged by key": there and self.lora.extension() is not None}
 
-    def _model_of_picture(self) -> Model:
+    def _chosen_model(self) -> Model:
+        """Return the checkpoint chosen in the page; the prompt's tags are read before Forge loads it."""
         if not _has_backend():
             return self.host().model()
-        from lib_blocktrain.hosts.forge.model import checked
-        from lib_blocktrain.hosts.forge.webui import load
+        from lib_blocktrain.hosts.forge.host import load
+        from lib_blocktrain.hosts.forge.model import hookable_model
 
-        return checked(load())
+        return hookable_model(load())
 
 
 def _has_backend() -> bool:
-    """Whether models are held by Forge's own backend; its forks reForge and Forge Classic have `ldm_patched`."""
     return importlib.util.find_spec("backend") is not None
 
 
-KIND = Forge()
+def _unsupported_model() -> NoReturn:
+    from lib_blocktrain.hosts.host import NoModel
+
+    raise NoModel(
+        "this WebUI holds its models by ldm_patched, as reForge and Forge Classic do, and block weights do not"
+        " reach them there: expected AUTOMATIC1111's WebUI 1.10 or Forge 2"
+    )
+
+
+INTEGRATION = Forge()

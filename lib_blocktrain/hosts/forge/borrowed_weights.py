@@ -1,8 +1,8 @@
-"""Forge's weights, borrowed: without the LoRAs that it merged, on their device, and fit for autograd.
+"""Forge's weights for training: without the LoRAs that it merged, on their device, and fit for autograd.
 
-Forge loads models under `torch.inference_mode`, moves them between devices as it likes, merges LoRAs by putting new
-parameters in the place of old ones, and adds to residuals in place. A loan makes that good for as long as it is held.
-Whenever Forge itself is to work - to encode a picture, to draw a sample - it is given back first.
+Forge loads models under `torch.inference_mode`, moves them between devices, merges LoRAs by replacing parameters, and
+adds to residuals in place. `BorrowedWeights` works around all four while its context is open. Before Forge itself uses
+a model, to encode an image or to draw a sample, the weights are returned to it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,33 @@ log = logging.getLogger(__name__)
 
 
 class BorrowedWeights:
-    """The U-Net and the text encoders of one `sd_model`; `take` and `give_back` may be called in any order."""
+    """The U-Net and the text encoders of one `sd_model`."""
 
     def __init__(self, sd_model: Any):
         self.sd_model = sd_model
         self._held: ExitStack | None = None
 
-    def take(self) -> None:
-        """Borrow the weights; raise NoModel where they cannot be trained on."""
-        if self._held is not None:
-            return
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """Borrow the weights while the context is open; raise NoModel if they cannot be trained on."""
+        self._take()
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    @contextmanager
+    def returned(self) -> Iterator[None]:
+        """Return the weights to Forge while the context is open, and borrow them again if they were borrowed."""
+        held = self._held is not None
+        self._give_back()
+        try:
+            yield
+        finally:
+            if held:
+                self._take()
+
+    def _take(self) -> None:
         unet = self.sd_model.forge_objects_original.unet.model.diffusion_model
         encoders = self.sd_model.forge_objects_original.clip.cond_stage_model
         load_plain(self.sd_model)
@@ -41,47 +58,37 @@ class BorrowedWeights:
         with ExitStack() as stack:
             for part in (unet, encoders):
                 stack.enter_context(_normal_parameters(part))
-            stack.enter_context(_residuals_apart(unet))
+            stack.enter_context(_residuals_copied(unet))
             stack.enter_context(_differentiable_attention(unet))
             self._held = stack.pop_all()
 
-    def give_back(self) -> None:
-        """Put Forge's own parameters back."""
+    def _give_back(self) -> None:
         held, self._held = self._held, None
         if held is not None:
             held.close()
 
-    @contextmanager
-    def given_back(self) -> Iterator[None]:
-        """Let Forge have its weights for a while; a loan that was held is held again afterwards."""
-        held = self._held is not None
-        self.give_back()
-        yield
-        if held:
-            self.take()
-
 
 def patchers(forge_objects: Any) -> tuple[Any, Any]:
-    """Return what Forge manages the U-Net's and the text encoders' memory and LoRAs by."""
+    """Return Forge's ModelPatchers of the U-Net and of the text encoders, which manage memory and LoRAs."""
     return forge_objects.unet, forge_objects.clip.patcher
 
 
 @torch.inference_mode()
 def load_plain(sd_model: Any) -> None:
-    """Have the U-Net and the text encoders on their device, without any LoRA of the WebUI's in their weights."""
+    """Load the U-Net and the text encoders onto their device, without any LoRA of Forge's merged into them."""
     memory_management.load_models_gpu(list(patchers(sd_model.forge_objects_original)))
 
 
 @contextmanager
-def kept(sd_model: Any) -> Iterator[None]:
-    """Leave what Forge has merged into the weights, and what it believes that it has, as they were."""
+def preserve_loras(sd_model: Any) -> Iterator[None]:
+    """Restore at the end the LoRAs that Forge has merged into the weights, and its own record of them."""
     names = ("forge_objects", "forge_objects_after_applying_lora", "current_lora_hash")
-    believed = {name: getattr(sd_model, name) for name in names}
+    recorded = {name: getattr(sd_model, name) for name in names}
     merged = [_merged(sd_model, number) for number in range(2)]
     try:
         yield
     finally:
-        for name, value in believed.items():
+        for name, value in recorded.items():
             setattr(sd_model, name, value)
         with torch.inference_mode():
             for patcher, loaded in merged:
@@ -92,7 +99,7 @@ def kept(sd_model: Any) -> Iterator[None]:
 
 
 def _merged(sd_model: Any, number: int) -> tuple[Any, bool]:
-    """Return the patcher whose LoRAs are in the weights now, and whether Forge counts it as loaded."""
+    """Return the patcher whose LoRAs are merged at present, and whether Forge counts it as loaded."""
     plain = patchers(sd_model.forge_objects_original)[number]
     for loaded in memory_management.current_loaded_models:
         if loaded.model.model is plain.model:
@@ -120,7 +127,7 @@ def _check_trainable(model: nn.Module) -> None:
 
 @contextmanager
 def _normal_parameters(part: nn.Module) -> Iterator[None]:
-    """Put frozen normal tensors over the same memory in the place of inference tensors, which autograd refuses."""
+    """Replace inference tensors, which autograd refuses, by frozen parameters that share their memory."""
     before = [
         (module._parameters, name, parameter)
         for module in part.modules()
@@ -130,21 +137,21 @@ def _normal_parameters(part: nn.Module) -> Iterator[None]:
     try:
         with torch.inference_mode(False):
             for parameters, name, parameter in before:
-                parameters[name] = nn.Parameter(_over_same_memory(parameter), requires_grad=False)
+                parameters[name] = nn.Parameter(_sharing_memory(parameter), requires_grad=False)
         yield
     finally:
         for parameters, name, parameter in before:
             parameters[name] = parameter
 
 
-def _over_same_memory(parameter: Tensor) -> Tensor:
+def _sharing_memory(parameter: Tensor) -> Tensor:
     empty = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
     return empty.set_(parameter.untyped_storage(), parameter.storage_offset(), parameter.size(), parameter.stride())
 
 
 @contextmanager
-def _residuals_apart(unet: nn.Module) -> Iterator[None]:
-    """Give a transformer's norms copies: what they keep for the backward pass is added to in place afterwards."""
+def _residuals_copied(unet: nn.Module) -> Iterator[None]:
+    """Have transformers' norms save copies of their input, since Forge adds to it in place before the backward pass."""
     norms = [
         module.get_submodule(name)
         for module in unet.modules()
@@ -153,18 +160,18 @@ def _residuals_apart(unet: nn.Module) -> Iterator[None]:
     ]
     with ExitStack() as hooks:
         for norm in norms:
-            hooks.callback(norm.register_forward_pre_hook(_copied).remove)
+            hooks.callback(norm.register_forward_pre_hook(_copy_input).remove)
         yield
 
 
-def _copied(_norm: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+def _copy_input(_norm: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
     return (inputs[0].clone(), *inputs[1:]) if inputs[0].requires_grad else None
 
 
 @contextmanager
 def _differentiable_attention(unet: nn.Module) -> Iterator[None]:
-    """Compute attention by torch's own kernel, which every device can differentiate."""
-    module = sys.modules[type(unet).__module__]
+    """Compute attention by torch's own kernel, which is differentiable on every device."""
+    module: Any = sys.modules[type(unet).__module__]
     before, own = getattr(module, "attention_function", None), getattr(attention, "attention_pytorch", None)
     if before is None or own is None:
         yield

@@ -1,9 +1,9 @@
 """Block weights on the LoRAs that Forge merges: by the key of each patch, never by its position.
 
-Forge keeps the LoRAs of a picture in `lora_patches` of what manages a model: by file and strength, a strength and the
-factors for the key of each parameter. It merges anew when the names and strengths are others than those it merged last.
-The weighted patches are put into a copy of that, under names that know the weights; Forge's own stay as they are, and
-no file is read again.
+Forge keeps the LoRAs of an image in `lora_patches` of a ModelPatcher: for each file and strength, the patches by key of
+a parameter. It merges again when files or strengths differ from those that it merged last. Weighted patches go into a
+clone of the patcher, under file names that carry the weights; Forge's own patcher is unchanged, and no file is read
+again.
 """
 
 from __future__ import annotations
@@ -11,53 +11,52 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 from modules import patches, shared
 
 from lib_blocktrain.blocks import BASE, REST, UnknownLayerError, block_of
-from lib_blocktrain.hosts.webui.prompt import Reading, weigh
+from lib_blocktrain.hosts.webui.prompt import TagContext, resolve_tags
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.prompt_tags import Resolved, Steps
 
-Patches = dict[str, list[list[Any]]]  # by parameter: [strength, what, ...] for each change to it
+Patches = dict[str, list[list[Any]]]  # by parameter: [strength, factors, ...] for each change to it
+Identifier = tuple[Any, ...]  # Forge's key for one LoRA's patches: file, strength, ...
 
-_KEY = __name__  # under which the WebUI's `patches` keeps the originals
-_PLAIN = "blocktrain_plain"  # on a copy of ours: what it is a copy of
+_KEY = __name__  # of our patches in the WebUI's registry of patches
+_ORIGINAL = "blocktrain_original"  # on a clone of ours: what it was cloned from
 
 
-class Weighted(str):
-    """A LoRA's file name with the weights that it was given, in one sampling step; `patches` act in `steps`."""
+class WeightedName(str):
+    """The file name of a LoRA with block weights in one sampling step; `patches` are merged in `steps` only."""
 
-    plain: str
+    active_name: str
     steps: Steps
     patches: Patches
 
-    def __new__(cls, plain: str, steps: Steps, found: Patches, step: int):
-        name = super().__new__(cls, plain if step in steps else f"{plain} off")
-        name.plain, name.steps, name.patches = plain, steps, found
+    def __new__(cls, active_name: str, steps: Steps, patches: Patches, step: int) -> WeightedName:
+        name = super().__new__(cls, active_name if step in steps else f"{active_name} off")
+        name.active_name, name.steps, name.patches = active_name, steps, patches
         return name
 
-    def at(self, step: int) -> Weighted:
-        """Return the name in a sampling step."""
-        return Weighted(self.plain, self.steps, self.patches, step)
+    def in_step(self, step: int) -> WeightedName:
+        return WeightedName(self.active_name, self.steps, self.patches, step)
 
     @property
-    def acting(self) -> Patches:
-        return self.patches if self == self.plain else {}
+    def active_patches(self) -> Patches:
+        return self.patches if self == self.active_name else {}
 
 
-def extension() -> ModuleType | None:
-    """Return the WebUI's Lora extension, None if it is disabled, or merges in another way than Forge's."""
+def extension() -> Any:
+    """Return the `networks` module of the Lora extension, None if it is disabled or does not merge as Forge's does."""
     networks = sys.modules.get("networks")
     return networks if hasattr(networks, "loaded_networks") and hasattr(networks, "load_lora_for_models") else None
 
 
-def patch(reading: Callable[[], Reading], offer: Callable[[Collection[str]], None]) -> None:
-    """Let Forge's LoRAs obey block weights; `reading` says how tags are read just now.
+def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collection[str]], None]) -> None:
+    """Apply the block weights of prompt tags to Forge's LoRAs from now on.
 
-    `offer` hears the names of a prompt's LoRAs before Forge looks for them.
+    `before_lookup` is called with the LoRA names of a prompt before Forge looks for their files.
     """
     if extension() is None:
         return
@@ -65,25 +64,25 @@ def patch(reading: Callable[[], Reading], offer: Callable[[Collection[str]], Non
     activate = activation.ExtraNetworkLora.activate
 
     def weighted_activate(self: Any, p: Any, params_list: list[Any]) -> None:
-        offer({str(params.items[0]) for params in params_list})
-        _put_back(shared.sd_model)  # Forge takes the same names and strengths for done, and keeps what is there
-        read = reading()
-        found = weigh(p, params_list, read)
+        before_lookup({str(params.items[0]) for params in params_list})
+        _restore(shared.sd_model)  # for the same names and strengths as before Forge would keep our clones
+        context = tag_context()
+        found = resolve_tags(p, params_list, context)
         if found is None:
             activate(self, p, params_list)
             return
-        if read.architecture is None:
-            found = [_without_steps(p, resolved, read.without) for resolved in found]
+        if context.architecture is None:
+            found = [_without_steps(p, resolved, context.unsupported) for resolved in found]
         pairs = [(params, resolved) for params, resolved in zip(params_list, found) if resolved is not None]
         activate(self, p, [type(params)(items=list(resolved.tag.plain)) for params, resolved in pairs])
-        if read.architecture is not None:
-            _weigh_patches(shared.sd_model, [resolved for _, resolved in pairs])
+        if context.architecture is not None:
+            _weigh_loras(shared.sd_model, [resolved for _, resolved in pairs])
 
     patches.patch(_KEY, activation.ExtraNetworkLora, "activate", weighted_activate)
 
 
 def _without_steps(p: Any, resolved: Resolved | None, why: str) -> Resolved | None:
-    """Leave a LoRA out that is to act in some steps only, where those cannot be told apart."""
+    """Leave out a LoRA that is limited to some steps, for models on which that is not supported."""
     if resolved is None or resolved.tag.steps.all:
         return resolved
     p.comment(f"Block weights: {resolved.tag.name} left out: {why}")
@@ -91,43 +90,45 @@ def _without_steps(p: Any, resolved: Resolved | None, why: str) -> Resolved | No
 
 
 def unpatch() -> None:
-    """Give Forge its own function back."""
+    """Undo `patch`."""
     for owner, name in list(patches.originals[_KEY]):
         patches.undo(_KEY, owner, name)
 
 
 def enter_step(step: int) -> None:
-    """Switch LoRAs on and off that do not act in every step; steps count from 1."""
+    """Turn the LoRAs on or off that do not act in every step; steps count from 1."""
     objects = getattr(shared.sd_model, "forge_objects", None)
     if objects is None:
         return
-    unet, now = objects.unet, {}
-    for (name, *others), found in unet.lora_patches.items():
-        if isinstance(name, Weighted):
-            name = name.at(step)
-            found = name.acting
-        now[(name, *others)] = found
+    unet = objects.unet
+    now: dict[Identifier, Patches] = {}
+    for identifier, found in unet.lora_patches.items():
+        name, *others = identifier
+        if isinstance(name, WeightedName):
+            name = name.in_step(step)
+            identifier, found = (name, *others), name.active_patches
+        now[identifier] = found
     if list(now) != list(unet.lora_patches):
         unet.lora_patches = now
         unet.refresh_loras()
 
 
-def _put_back(sd_model: Any) -> None:
-    """Have Forge's own patches where ours are."""
+def _restore(sd_model: Any) -> None:
+    """Replace our clones by Forge's own objects."""
     objects = getattr(sd_model, "forge_objects_after_applying_lora", None)
     if objects is None:
         return
-    unet, clip = (getattr(part, _PLAIN, part) for part in (objects.unet, objects.clip))
+    unet, clip = (getattr(part, _ORIGINAL, part) for part in (objects.unet, objects.clip))
     if unet is not objects.unet or clip is not objects.clip:
-        _put(sd_model, unet, clip)
+        _replace(sd_model, unet, clip)
 
 
-def _put(sd_model: Any, unet: Any, clip: Any) -> None:
+def _replace(sd_model: Any, unet: Any, clip: Any) -> None:
     for objects in (sd_model.forge_objects, sd_model.forge_objects_after_applying_lora):
         objects.unet, objects.clip = unet, clip
 
 
-def _weigh_patches(sd_model: Any, found: Sequence[Resolved]) -> None:
+def _weigh_loras(sd_model: Any, found: Sequence[Resolved]) -> None:
     by_name = {resolved.tag.name: resolved for resolved in found}
     by_file = {
         network.network_on_disk.filename: by_name[network.mentioned_name]
@@ -136,46 +137,48 @@ def _weigh_patches(sd_model: Any, found: Sequence[Resolved]) -> None:
     }
     objects = sd_model.forge_objects_after_applying_lora
     unet, clip = objects.unet, objects.clip
-    weighed = _weighed(unet.lora_patches, by_file, _block_in_unet)
+    weighed = _weigh(unet.lora_patches, by_file, _block_in_unet)
     if weighed is not None:
-        unet = _copy_of(unet)
+        unet = _clone(unet)
         unet.lora_patches = weighed
-    weighed = _weighed(clip.patcher.lora_patches, by_file, _block_in_text)
+    weighed = _weigh(clip.patcher.lora_patches, by_file, _block_in_text)
     if weighed is not None:
-        clip = _copy_of(clip)
+        clip = _clone(clip)
         clip.patcher.lora_patches = weighed
-    _put(sd_model, unet, clip)
+    _replace(sd_model, unet, clip)
 
 
-def _copy_of(part: Any) -> Any:
-    copy = part.clone()
-    setattr(copy, _PLAIN, part)
-    return copy
+def _clone(part: Any) -> Any:
+    clone = part.clone()
+    setattr(clone, _ORIGINAL, part)
+    return clone
 
 
-def _weighed(
-    patches_of: Mapping[tuple, Patches], by_file: Mapping[str, Resolved], block_in: Callable[[str, str], str]
-) -> dict[tuple, Patches] | None:
-    """Return the patches under the weights of their LoRAs, None where that changes nothing."""
-    weighed: dict[tuple, Patches] = {}
-    for (file, *others), found in patches_of.items():
+def _weigh(
+    patches_of: Mapping[Identifier, Patches], by_file: Mapping[str, Resolved], block_in: Callable[[str, str], str]
+) -> dict[Identifier, Patches] | None:
+    """Return the patches scaled by the weights of their LoRAs, None if that changes nothing."""
+    weighed: dict[Identifier, Patches] = {}
+    for identifier, found in patches_of.items():
+        file, *others = identifier
         resolved = by_file.get(file)
         if resolved is None or (resolved.weights is None and resolved.tag.steps.all):
-            weighed[(file, *others)] = found
+            weighed[identifier] = found
             continue
-        steps = resolved.tag.steps if block_in is _block_in_unet else Steps()  # the text is encoded before the first
+        steps = resolved.tag.steps if block_in is _block_in_unet else Steps()  # the prompt is encoded before the first
         scaled = found if resolved.weights is None else _scaled(found, resolved.weights, block_in)
         if scaled == found and steps.all:
-            weighed[(file, *others)] = found
+            weighed[identifier] = found
         elif scaled:
             line = "" if resolved.weights is None else f" bw={resolved.weights.to_line()}"
-            name = Weighted(f"{file}{line} {steps}", steps, scaled, step=1)  # never as the plain file's is
-            weighed[(name, *others)] = name.acting
+            name = WeightedName(f"{file}{line} {steps}", steps, scaled, step=1)  # differs from the plain file's name
+            identifier = (name, *others)
+            weighed[identifier] = name.active_patches
     return None if list(weighed) == list(patches_of) else weighed
 
 
 def _scaled(found: Patches, weights: BlockWeights, block_in: Callable[[str, str], str]) -> Patches:
-    """Scale each change by its block's weight; where that is 0 there is none, and the parameter is Forge's own."""
+    """Scale each change by its block's weight; a weight of 0 removes it, so that the parameter stays Forge's own."""
     scaled: Patches = {}
     for key, changes in found.items():
         weight = weights[block_in(key, weights.architecture)]

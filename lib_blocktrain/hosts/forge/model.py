@@ -8,22 +8,22 @@ from typing import Any
 
 import torch
 from backend import memory_management
-from modules import shared
+from modules import sd_models, shared
 from PIL import Image
 from torch import Tensor, nn
 
 from lib_blocktrain import blocks
-from lib_blocktrain.hosts.forge.borrowed_weights import BorrowedWeights, kept, load_plain
+from lib_blocktrain.hosts.forge.borrowed_weights import BorrowedWeights, load_plain, preserve_loras
 from lib_blocktrain.hosts.host import NoModel
 from lib_blocktrain.hosts.webui.model import (
     NOTHING_LOADED,
     check_blocks,
+    encode_literally,
     known_architecture,
     sdxl_size,
-    to_pictures,
+    to_images,
     to_pixels,
 )
-from lib_blocktrain.hosts.webui.text import encode_literally
 from lib_blocktrain.model import unet_forward
 from lib_blocktrain.model.freezing import frozen
 from lib_blocktrain.model.protocol import Prediction
@@ -33,13 +33,13 @@ from lib_blocktrain.networks.layers import is_linear
 _PREDICTIONS: Mapping[str, Prediction] = {"epsilon": "epsilon", "v_prediction": "v"}
 
 
-def checked(sd_model: Any) -> ForgeModel:
+def hookable_model(sd_model: Any) -> ForgeModel:
     """Return the model if its U-Net can be hooked; raise NoModel with the reason if it cannot."""
     if not hasattr(sd_model, "forge_objects_original"):
         raise NoModel(NOTHING_LOADED)
     if not hasattr(sd_model.forge_objects_original.unet, "lora_patches"):
         raise NoModel(
-            "this Forge keeps its LoRAs in another way than Forge 2 (by file, in lora_patches): not known here"
+            "this Forge keeps its LoRAs in another way than Forge 2 (by file, in lora_patches): it is not supported"
         )
     name = sd_model.sd_checkpoint_info.name_for_extra
     known, model = known_architecture(name, sd_model), sd_model.forge_objects_original.unet.model
@@ -51,7 +51,7 @@ def checked(sd_model: Any) -> ForgeModel:
     return ForgeModel(sd_model, name, known.id)
 
 
-def _check_weights(name: str, model: nn.Module) -> None:
+def _check_weights(name: str, model: Any) -> None:
     layer = model.diffusion_model.get_submodule("middle_block.1.transformer_blocks.0.attn1.to_q")
     if not is_linear(layer):
         raise NoModel(
@@ -65,7 +65,7 @@ class ForgeModel:
 
     def __init__(self, sd_model: Any, name: str, architecture: str):
         self.sd_model, self.name, self.architecture = sd_model, name, architecture
-        self._loan, self._borrowers = BorrowedWeights(sd_model), 0
+        self._weights, self._borrowers = BorrowedWeights(sd_model), 0
 
     @property
     def unet(self) -> nn.Module:
@@ -82,7 +82,7 @@ class ForgeModel:
 
     @property
     def in_channels(self) -> int:
-        return self.unet.input_blocks[0][0].in_channels
+        return self._patched.diffusion_model.in_channels
 
     @property
     def prediction(self) -> Prediction:
@@ -92,9 +92,9 @@ class ForgeModel:
     def alphas_cumprod(self) -> Tensor:
         return _normal(self._patched.predictor.alphas_cumprod)
 
-    def encode_image(self, picture: Image.Image) -> Tensor:
-        pixels, vae = to_pixels(picture), self.sd_model.forge_objects.vae
-        with self.given_back(), torch.inference_mode(), _mean(vae):
+    def encode_image(self, image: Image.Image) -> Tensor:
+        pixels, vae = to_pixels(image), self.sd_model.forge_objects.vae
+        with self._weights.returned(), torch.inference_mode(), _mean(vae):
             latents = self.sd_model.encode_first_stage(pixels)
             if not torch.isfinite(latents).all():  # SDXL's VAE overflows in fp16
                 with _in_fp32(vae):
@@ -102,12 +102,12 @@ class ForgeModel:
         return _normal(latents)
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
-        with self.given_back(), torch.inference_mode():
+        with self._weights.returned(), torch.inference_mode():
             pixels = self.sd_model.decode_first_stage(latents.detach().float())
-        return to_pictures(pixels)
+        return to_images(pixels)
 
     def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
-        """A text of more than 75 tokens comes in several contexts of 77, one behind the other."""
+        """Text of more than 75 tokens is encoded in chunks, whose contexts of 77 tokens are concatenated."""
         self._prepare()
         self.sd_model.set_clip_skip(int(shared.opts.CLIP_stop_at_last_layers))
         cpu = torch.device("cpu")  # Forge moves the tokens itself
@@ -116,7 +116,9 @@ class ForgeModel:
         context = torch.cat([_normal(states) for states, _ in encoded], dim=-1)
         if self.architecture != "sdxl":
             return {"context": context}
-        return {"context": context, "pooled": _normal(encoded[-1][1]), "size": sdxl_size(context.device)}
+        _, pooled = encoded[-1]
+        assert pooled is not None  # of SDXL's second encoder
+        return {"context": context, "pooled": _normal(pooled), "size": sdxl_size(context.device)}
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         return self.run_blocks("IN00", self.enter_blocks(latents, timesteps, conditioning))
@@ -139,14 +141,13 @@ class ForgeModel:
 
     @contextmanager
     def trainable(self) -> Iterator[None]:
-        """Borrow the weights from Forge, without its LoRAs; may be entered again while it is open."""
+        """Borrow the weights from Forge, without its LoRAs; the context may be entered again while it is open."""
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             if not self._borrowers:
-                stack.enter_context(kept(self.sd_model))
-                stack.callback(self._loan.give_back)
-                self._loan.take()
+                stack.enter_context(preserve_loras(self.sd_model))
+                stack.enter_context(self._weights.borrowed())
                 stack.enter_context(frozen(self.unet, *self.text_encoders.values()))
             self._borrowers += 1
             try:
@@ -155,37 +156,35 @@ class ForgeModel:
                 self._borrowers -= 1
 
     @contextmanager
-    def given_back(self) -> Iterator[None]:
-        """Let Forge work with its own weights for a while, in the middle of training too."""
-        with self._loan.given_back():
+    def sampling(self) -> Iterator[None]:
+        """Return the weights to Forge for an image, in the middle of training, too."""
+        with self._weights.returned(), preserve_loras(self.sd_model), _same_checkpoint():
             yield
 
     def _prepare(self) -> None:
-        """Have the U-Net and the text encoders where they compute."""
-        if self._borrowers:
-            self._loan.take()
-        else:
+        """Load the U-Net and the text encoders onto their device."""
+        if not self._borrowers:
             load_plain(self.sd_model)
 
     @property
-    def _patched(self) -> nn.Module:
+    def _patched(self) -> Any:
         return self.sd_model.forge_objects_original.unet.model
 
     def _engines(self) -> list[Any]:
-        """Forge's text encoders with their tokenizers."""
+        """Return Forge's text encoders with their tokenizers."""
         names = ("text_processing_engine_l", "text_processing_engine_g", "text_processing_engine")
         return [getattr(self.sd_model, name) for name in names if hasattr(self.sd_model, name)]
 
 
 def _normal(tensor: Tensor) -> Tensor:
-    """Return it in fp32, as autograd takes it."""
+    """Return the tensor in fp32, and never as an inference tensor."""
     with torch.inference_mode(False):
         return tensor.clone().float() if tensor.is_inference() else tensor.float()
 
 
 @contextmanager
 def _mean(vae: Any) -> Iterator[None]:
-    """Have the mean of what the VAE encodes: Forge draws a sample from it unless told otherwise."""
+    """Encode to the mean of the VAE's posterior: Forge draws a sample from it otherwise."""
     patcher, before = vae.patcher, vae.patcher.model_options
     patcher.model_options = {**before, "model_vae_regulation": lambda posterior: posterior.mean}
     try:
@@ -196,7 +195,7 @@ def _mean(vae: Any) -> Iterator[None]:
 
 @contextmanager
 def _in_fp32(vae: Any) -> Iterator[None]:
-    """fp32 holds every number of the narrower types: the weights are afterwards what they were."""
+    """Run the VAE in fp32; lossless, since fp32 holds every value of the narrower types."""
     before = vae.vae_dtype
     memory_management.load_models_gpu([vae.patcher])
     try:
@@ -206,3 +205,24 @@ def _in_fp32(vae: Any) -> Iterator[None]:
     finally:
         vae.first_stage_model.to(before)
         vae.vae_dtype = before
+
+
+class _EqualToAll(str):
+    """A record of the loaded checkpoint that equals every other, so that Forge never loads another one."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+@contextmanager
+def _same_checkpoint() -> Iterator[None]:
+    """Keep the loaded checkpoint: another one that was chosen in the page meanwhile waits for the queue."""
+    data = sd_models.model_data
+    before = data.forge_hash
+    data.forge_hash = _EqualToAll(before)
+    try:
+        yield
+    finally:
+        data.forge_hash = before

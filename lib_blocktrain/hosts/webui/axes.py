@@ -1,7 +1,7 @@
 """Axes for the WebUI's own X/Y/Z plot.
 
-A value is checked before the first picture is drawn, and acts on every LoRA of the prompt; what it cannot mean for the
-loaded checkpoint is an error that names it.
+A value is checked before the first image is drawn, and applies to every LoRA of the prompt. A value that is invalid for
+the loaded checkpoint is an error that names it.
 """
 
 from __future__ import annotations
@@ -12,30 +12,29 @@ from types import ModuleType
 from typing import Any
 
 from lib_blocktrain import blocks
-from lib_blocktrain.hosts.webui.prompt import Reading, add_change, set_page
+from lib_blocktrain.hosts.webui.prompt import TagContext, add_change, set_page_weights
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import PresetStringError
 from lib_blocktrain.weights.prompt_tags import PageWeights, Tag, TagError, changed, lora_names, renamed, resolve
 
 _NAME = "[blocktrain] "
-_MERGE, _FILE = 0.2, 0.6  # costs: all layers are merged anew; a file is read besides. The WebUI's checkpoint is 1.0
+_MERGE, _FILE = 0.2, 0.6  # costs of merging all layers again, and of reading a file, too; a checkpoint's is 1.0
 _STEP = re.compile(r"-[0-9]{6}$")
 _GROUPS = ("IN", "MID", "OUT", "BASE")
 _SHOWN = 28  # characters of a label
 
 
 class Axes:
-    """The axes of a host. `reading` says what weights can mean now, `checkpoints` names the network files of runs."""
+    """The axes of a host; `checkpoints` returns the names of the network files that runs saved on the way."""
 
-    def __init__(self, reading: Callable[[], Reading], checkpoints: Callable[[], Sequence[str]]):
-        self._reading = reading
-        self._checkpoints = checkpoints
+    def __init__(self, tag_context: Callable[[], TagContext], checkpoints: Callable[[], Sequence[str]]):
+        self._tag_context, self._checkpoints = tag_context, checkpoints
 
     def add_to(self, xyz_grid: ModuleType) -> None:
         """Append the axes to the plot's own, once."""
-        there = {option.label for option in xyz_grid.axis_options}
+        existing = {option.label for option in xyz_grid.axis_options}
         for label, apply, confirm, cost, choices in self._axes():
-            if label not in there:
+            if label not in existing:
                 xyz_grid.axis_options.append(
                     xyz_grid.AxisOption(
                         label, str, apply, format_value=_short, confirm=confirm, cost=cost, choices=choices
@@ -53,8 +52,8 @@ class Axes:
         ]
 
     def _presets(self) -> list[str]:
-        reading = self._reading()
-        return [name for name, p in reading.presets().items() if reading.architecture in (None, *p.architectures)]
+        context = self._tag_context()
+        return [name for name, p in context.presets().items() if context.architecture in (None, *p.architectures)]
 
     def _blocks(self) -> list[str]:
         return [f"{block_id}=0" for block_id in self._known().block_ids]
@@ -68,11 +67,11 @@ class Axes:
         return blocks.architecture(self._architecture())
 
     def _architecture(self) -> str:
-        return self._reading().architecture or "sd1"
+        return self._tag_context().architecture or "sd1"
 
     def _confirm_weights(self, p: Any, values: Sequence[str]) -> None:
         _confirm_lora(p)
-        presets = self._reading().presets()
+        presets = self._tag_context().presets()
         for value in values:
             try:
                 resolve(Tag("", ()), self._architecture(), page=PageWeights(instead=value), seed=0, presets=presets)
@@ -100,7 +99,7 @@ class Axes:
 
 
 def _replace(p: Any, value: str, values: Sequence[str]) -> None:
-    set_page(p, instead=value)
+    set_page_weights(p, instead=value)
 
 
 def _change(p: Any, value: str, values: Sequence[str]) -> None:
@@ -114,13 +113,13 @@ def _short(p: Any, option: Any, value: str) -> str:
 
 
 def _confirm_lora(p: Any) -> None:
-    """A style may hold the LoRA, so that only a prompt without both is sure to show nothing."""
+    """Raise RuntimeError for a prompt without LoRAs, unless they may come from its styles."""
     if not lora_names(str(p.prompt)) and not getattr(p, "styles", None):
         raise RuntimeError("the prompt has no LoRA whose block weights could change: expected <lora:NAME:1>")
 
 
 def _with_step(prompt: str, value: str, checkpoints: Sequence[str]) -> str:
-    """Return the prompt with the run's LoRA as it was at a step: `500`, or a checkpoint's name."""
+    """Return the prompt with the run's LoRA replaced by its checkpoint at a step: `500`, or a checkpoint's name."""
     names = {_STEP.sub("", name): name for name in lora_names(prompt)}
     fitting = [name for name in checkpoints if _STEP.sub("", name) in names]
     wanted = [name for name in fitting if value in (name, name[-6:].lstrip("0"))]

@@ -1,42 +1,56 @@
-"""Where things lie in a WebUI, and what the user keeps there."""
+"""Where a WebUI keeps LoRAs, runs and presets, and the network files and presets in them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from modules import paths, shared
 
-from lib_blocktrain.hosts.webui import runs
 from lib_blocktrain.weights.preset_files import PresetFile
 from lib_blocktrain.weights.presets import Preset, shipped_presets
 
 
 def lora_dirs() -> Sequence[Path]:
-    """The WebUI's own folders of LoRAs; the first is there or is made."""
+    """Return the WebUI's own folders of LoRAs; the first exists or will be created."""
     options = shared.cmd_opts
-    first, *more = (getattr(options, name, None) for name in ("lora_dir", "lyco_dir_backcompat"))
-    return (Path(first), *(Path(folder) for folder in more if folder and Path(folder).is_dir()))
+    legacy = getattr(options, "lyco_dir_backcompat", None)
+    more = [Path(legacy)] if legacy and Path(legacy).is_dir() else []
+    return (Path(options.lora_dir), *more)
 
 
 def output_dir() -> Path:
-    """Where runs and saved previews go."""
+    """Return the folder for runs and saved previews."""
     chosen = shared.opts.data.get("blocktrain_output_dir")
     return Path(chosen) if chosen else Path(paths.data_path) / "outputs" / "blocktrain"
 
 
 def presets_path() -> Path:
-    """The user's own presets: beside the WebUI's settings, where an update of the extension leaves them alone."""
+    """Return the file of the user's own presets: beside the WebUI's settings, out of reach of updates."""
     chosen = shared.opts.data.get("blocktrain_presets_file")
     return Path(chosen) if chosen else Path(paths.data_path) / "blocktrain-presets.txt"
 
 
 def presets() -> dict[str, Preset]:
-    """The presets by name; an own one hides a shipped one of the same name."""
+    """Return all presets by name; a user's preset replaces a shipped one of the same name."""
     shipped = {preset.name: preset for preset in shipped_presets()}
     return {**shipped, **PresetFile(presets_path()).read().presets}
 
 
-def checkpoints() -> list[str]:
-    """The network files that runs have saved on the way, by name, in the order of their steps."""
-    return sorted(runs.checkpoints(output_dir() / "runs"))
+def run_checkpoints() -> dict[str, Path]:
+    """Return the network files that runs saved on the way, by name; of two with the same name, the newer one."""
+    files = (output_dir() / "runs").glob("*/checkpoints/*.safetensors")
+    return {path.stem: path for path in sorted(files, key=lambda path: path.stat().st_mtime)}
+
+
+def register_checkpoints(names: Collection[str]) -> None:
+    """Make the WebUI find those of these LoRA names that are checkpoints in the folders of runs."""
+    networks = sys.modules["networks"]  # the Lora extension's
+    unknown = {name for name in names if name not in networks.available_network_aliases}
+    if not unknown:
+        return
+    for name, path in run_checkpoints().items():
+        if name in unknown:
+            entry = sys.modules["network"].NetworkOnDisk(name, str(path))
+            networks.available_networks[name] = networks.available_network_aliases[name] = entry

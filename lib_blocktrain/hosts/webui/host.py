@@ -1,10 +1,10 @@
-"""A WebUI as the protocol ``Host``: its folders, its queue, its progress, its sampler."""
+"""A WebUI as the protocol `Host`: its folders, its queue, its progress, its sampler."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,17 +15,18 @@ from PIL import Image
 
 from lib_blocktrain.hosts.host import Cancelled, OutOfMemory, Progress, SampleRequest
 from lib_blocktrain.hosts.webui import folders
+from lib_blocktrain.hosts.webui.model import WebUIModel
 from lib_blocktrain.hosts.webui.steps import listen
-from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.prompt_tags import without
 
 
 class WebUIHost:
-    """The protocol ``Host`` in a running WebUI, but for `model` and for how it holds its networks."""
+    """The protocol `Host` in a running WebUI, whose loaded checkpoint `get_model` returns."""
 
-    name = "WebUI"
+    def __init__(self, name: str, get_model: Callable[[], WebUIModel]):
+        self.name, self._get_model = name, get_model
 
     @property
     def lora_dirs(self) -> Sequence[Path]:
@@ -43,8 +44,8 @@ class WebUIHost:
     def samplers(self) -> Sequence[str]:
         return tuple(sampler.name for sampler in sd_samplers.visible_samplers())
 
-    def model(self) -> Model:
-        raise NotImplementedError
+    def model(self) -> WebUIModel:
+        return self._get_model()
 
     @contextmanager
     def queued(self) -> Iterator[None]:
@@ -66,45 +67,35 @@ class WebUIHost:
         state.sampling_step, state.sampling_steps = done, of
 
     def refresh_loras(self) -> None:
-        networks = sys.modules.get("networks")  # of the Lora extension, if that is not disabled
-        if hasattr(networks, "list_available_networks"):
+        networks = sys.modules.get("networks")  # the Lora extension's, unless that is disabled
+        if networks is not None and hasattr(networks, "list_available_networks"):
             networks.list_available_networks()
 
     def sample(self, request: SampleRequest, progress: Progress | None = None) -> Image.Image:
         model = self.model()
-        request = _sized(request, model)
+        request = replace(request, width=request.width or model.native_size, height=request.height or model.native_size)
         prompt, dropped = without(request.prompt, _names(request.placements))
         if dropped:
             request.say(f"{dropped}: previewed here, and left out of the prompt so that it does not count twice")
         try:
-            with self._kept(model), _placed(model, request):
+            with model.sampling(), _applied(model, request):
                 return _draw(model, request, prompt, progress)
         except torch.cuda.OutOfMemoryError:
-            pass  # raised below, where this one no longer holds the tensors of the frames that it passed
+            pass  # what is raised below must not hold this error's frames, and with them their tensors
         torch.cuda.empty_cache()
         raise OutOfMemory(
             f"the GPU has too little memory for this picture: try fewer pixels than {request.width}x{request.height}"
         )
 
-    def _kept(self, model: Model) -> AbstractContextManager[None]:
-        """Leave the WebUI's networks as they were after a picture."""
-        raise NotImplementedError
-
-
-def _sized(request: SampleRequest, model: Model) -> SampleRequest:
-    """The request with the model's own side where it says none."""
-    side = model.native_size
-    return replace(request, width=request.width or side, height=request.height or side)
-
 
 def _names(placements: Sequence[Placement]) -> set[str]:
-    """What a prompt may call these LoRAs."""
+    """Return the names that a prompt may have for these LoRAs."""
     networks = [placement.network for placement in placements]
     return {name for network in networks for name in (network.name, network.metadata.get("ss_output_name")) if name}
 
 
 @contextmanager
-def _placed(model: Model, request: SampleRequest) -> Iterator[None]:
+def _applied(model: WebUIModel, request: SampleRequest) -> Iterator[None]:
     if not request.placements:
         yield
         return
@@ -112,7 +103,7 @@ def _placed(model: Model, request: SampleRequest) -> Iterator[None]:
         yield
 
 
-def _draw(model: Model, request: SampleRequest, prompt: str, progress: Progress | None) -> Image.Image:
+def _draw(model: WebUIModel, request: SampleRequest, prompt: str, progress: Progress | None) -> Image.Image:
     p = StableDiffusionProcessingTxt2Img(
         sd_model=model.sd_model,
         prompt=prompt,
@@ -125,19 +116,22 @@ def _draw(model: Model, request: SampleRequest, prompt: str, progress: Progress 
         height=request.height,
         do_not_save_samples=True,
         do_not_save_grid=True,
-        # the checkpoint of now: one chosen in the page since then waits for the queue, and must not come in here
+        # the loaded checkpoint: another one that was chosen in the page meanwhile waits for the queue
         override_settings={"sd_model_checkpoint": model.sd_model.sd_checkpoint_info.title},
     )
-    p.cached_c, p.cached_uc = [None, None], [None, None]  # the class's own are the page's, and hooks are not in them
+    p.cached_c, p.cached_uc = (
+        [None, None],
+        [None, None],
+    )  # the class's caches are shared with the page, and made without our hooks
     listener, before = listen(p, progress), shared.state.interrupted
     try:
         processed = process_images(p)
     finally:
         p.close()
-        if listener.raised is not None:
+        if listener.error is not None:
             shared.state.interrupted = before
-    if listener.raised is not None:
-        raise listener.raised
+    if listener.error is not None:
+        raise listener.error
     if shared.state.interrupted or shared.state.stopping_generation:
         raise Cancelled("the WebUI's Interrupt was pressed")
     if progress is not None:

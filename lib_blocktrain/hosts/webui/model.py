@@ -1,20 +1,33 @@
-"""What the models of all WebUIs have in common: names, blocks, pictures as tensors."""
+"""What the models of all WebUIs have in common: architecture, blocks, literal prompts, images as tensors."""
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from modules import shared
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from lib_blocktrain import blocks
 from lib_blocktrain.hosts.host import NoModel
+from lib_blocktrain.model.protocol import Model
 
 NOTHING_LOADED = "no checkpoint is loaded: choose one at the top of the page, and look at the console if it fails"
 FP8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name))
+
+
+class WebUIModel(Model, Protocol):
+    """The protocol `Model` on a WebUI's `sd_model`."""
+
+    @property
+    def sd_model(self) -> Any:
+        """The WebUI's own object of the checkpoint."""
+
+    def sampling(self) -> AbstractContextManager[None]:
+        """A context in which the WebUI may sample with the model; afterwards its own LoRAs are as they were."""
 
 
 def architecture_of(sd_model: Any) -> str | None:
@@ -26,15 +39,15 @@ def architecture_of(sd_model: Any) -> str | None:
 
 
 def known_architecture(name: str, sd_model: Any) -> blocks.Architecture:
-    """Return what the checkpoint of this name is; raise NoModel for any other model."""
+    """Return the architecture of the checkpoint `name`; raise NoModel if it is none of SD1, SD2 and SDXL."""
     architecture = architecture_of(sd_model)
     if architecture is None:
         raise NoModel(f"{name} is a {type(sd_model).__name__}: expected a checkpoint of SD1, SD2 or SDXL")
     return blocks.architecture(architecture)
 
 
-def check_blocks(name: str, unet: nn.Module, known: blocks.Architecture) -> None:
-    """Raise NoModel for a U-Net of other blocks than its architecture has."""
+def check_blocks(name: str, unet: Any, known: blocks.Architecture) -> None:
+    """Raise NoModel if an LDM U-Net has other blocks than its architecture."""
     inputs, outputs = len(unet.input_blocks), len(unet.output_blocks)
     there = [*(f"IN{n:02}" for n in range(inputs)), "M00", *(f"OUT{n:02}" for n in range(outputs))]
     others = sorted(set(there) ^ set(known.block_ids))
@@ -42,20 +55,40 @@ def check_blocks(name: str, unet: nn.Module, known: blocks.Architecture) -> None
         raise NoModel(f"the U-Net of {name} has other blocks than {known.title}: {', '.join(others)}")
 
 
-def to_pixels(picture: Image.Image) -> Tensor:
+def to_pixels(image: Image.Image) -> Tensor:
     """Return `(1, 3, height, width)` from -1 to 1."""
-    pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 127.5 - 1)
+    pixels = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1)
     return pixels.permute(2, 0, 1)[None]
 
 
-def to_pictures(pixels: Tensor) -> list[Image.Image]:
-    """Return the pictures of `(batch, 3, height, width)` from -1 to 1."""
+def to_images(pixels: Tensor) -> list[Image.Image]:
+    """Return the images of `(batch, 3, height, width)` from -1 to 1."""
     values = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in values]
+    return [Image.fromarray(image) for image in values]
 
 
 def sdxl_size(device: torch.device) -> Tensor:
-    """Return what SDXL is told of a picture's size, `(1, 6)`: original, crop (from the WebUI's settings), target."""
+    """Return SDXL's size conditioning, `(1, 6)` in pixels: original, crop (from the WebUI's settings), target."""
     side = float(blocks.architecture("sdxl").native_size)
     top, left = float(shared.opts.sdxl_crop_top), float(shared.opts.sdxl_crop_left)
     return torch.tensor([[side, side, top, left, side, side]], device=device)
+
+
+def encode_literally(encoder: Any, text: str, embeddings: Any, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """Return `(1, tokens, width)` and, for an encoder that has it, the pooled output of the first 75 tokens.
+
+    Brackets, BREAK and the names of embeddings have no meaning in `text`. `encoder` is one of the WebUI's, with its own
+    clip skip and padding; `embeddings.fixes` holds the embeddings of the prompt that was encoded last.
+    """
+    tokens = list(encoder.tokenize([text])[0])
+    length = encoder.chunk_length
+    chunks = [tokens[at : at + length] for at in range(0, max(len(tokens), 1), length)]
+    encoded = []
+    for chunk in chunks:
+        padded = [encoder.id_start, *chunk, *[encoder.id_end] * (length + 1 - len(chunk))]
+        ids = torch.tensor([padded], device=device)
+        if encoder.id_pad != encoder.id_end:  # SD2, and SDXL's second encoder
+            ids[0, len(chunk) + 2 :] = encoder.id_pad
+        embeddings.fixes = None
+        encoded.append(encoder.encode_with_transformers(ids))
+    return torch.cat(encoded, dim=1), getattr(encoded[0], "pooled", None)

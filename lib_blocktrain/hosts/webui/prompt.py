@@ -1,6 +1,6 @@
-"""Block weights for the LoRAs of a picture that is being made: read from its tags, said in its parameters.
+"""Block weights for the LoRAs of an image: read from its prompt's tags, recorded in its generation parameters.
 
-`p` is the WebUI's StableDiffusionProcessing, a `params` its ExtraNetworkParams: one tag, as `items`.
+`p` is the WebUI's StableDiffusionProcessing; a `params` is its ExtraNetworkParams, one tag as `items`.
 """
 
 from __future__ import annotations
@@ -30,69 +30,69 @@ _PAGE = "blocktrain_page"  # on p: a PageWeights
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How tags are to be read: for this architecture, None where the loaded model has none of those that are known."""
+class TagContext:
+    """What the meaning of a tag depends on; `architecture` is None, and `unsupported` says why, for other models."""
 
     architecture: str | None
     presets: Callable[[], Mapping[str, Preset]]
     reads_lbw: bool = True
-    without: str = "block weights are for SD1, SD2 and SDXL, and the loaded checkpoint is none of them"  # why None
+    unsupported: str = "block weights are for SD1, SD2 and SDXL, and the loaded checkpoint is none of them"
 
 
-def page_of(p: Any) -> PageWeights:
-    """Return the block weights for this picture that do not stand in its prompt."""
+def page_weights(p: Any) -> PageWeights:
+    """Return the block weights for this image that are not part of its prompt."""
     return getattr(p, _PAGE, None) or PageWeights()
 
 
-def set_page(p: Any, **changes: Any) -> None:
-    """Change them. X/Y/Z copies `p` for every cell, and only the copy's are changed."""
-    setattr(p, _PAGE, replace(page_of(p), **changes))
+def set_page_weights(p: Any, **changes: Any) -> None:
+    """Change fields of `page_weights(p)`, in a new object: X/Y/Z copies `p` for each cell, but not deeply."""
+    setattr(p, _PAGE, replace(page_weights(p), **changes))
 
 
 def add_change(p: Any, change: str) -> None:
-    """Make one more change to the weights of every LoRA."""
-    set_page(p, changes=(*page_of(p).changes, change))
+    """Add a change to the weights of every LoRA, such as `IN08=0`."""
+    set_page_weights(p, changes=(*page_weights(p).changes, change))
 
 
-def weigh(p: Any, params_list: Sequence[Any], reading: Reading) -> list[Resolved | None] | None:
-    """Return what each tag asks for, None for a LoRA that is to be left out; or None if nothing is asked of us.
+def resolve_tags(p: Any, params_list: Sequence[Any], context: TagContext) -> list[Resolved | None] | None:
+    """Return what each tag asks for, None for a LoRA to leave out; or None if no tag concerns this extension.
 
-    Says in the picture's parameters what was resolved, and on the page what went wrong. The tags' items become values,
-    so that conditioning which the WebUI keeps for equal tags is made anew where the weights are others.
+    Records the weights in the image's parameters, and reports problems on the page. The tags' items are replaced by
+    values, since the WebUI caches the conditioning by them.
     """
     hires = bool(getattr(p, "is_hr_pass", False))
-    _forget(p, hires)
-    found, problems = [], []
+    _clear(p, hires)
+    found: list[Resolved | None] = []
+    problems: list[str] = []
     names = {str(params.items[0]) for params in params_list}
     for params in params_list:
         try:
-            resolved = _resolve(p, params, names, reading)
-        except (TagError, PresetStringError, OSError) as error:  # OSError: the file of presets
+            resolved = _resolve(p, params, names, context)
+        except (TagError, PresetStringError, OSError) as error:  # OSError: reading the presets
             found.append(None)
             problems.append(f"{params.items[0]} left out: {error}")
             continue
         found.append(resolved)
         if resolved.weights is not None:
             params.items = resolved.fixed.items
-    problems += _twice(found)
-    _say(p, [r for r in found if r is not None], problems, hires)
+    problems += _repeated(found)
+    _record(p, [r for r in found if r is not None], problems, hires)
     ours = problems or any(r and (r.weights is not None or not r.tag.steps.all or r.tag.notices) for r in found)
     return found if ours else None
 
 
-def _resolve(p: Any, params: Any, names: set[str], reading: Reading) -> Resolved:
-    tag, page = read_tag([str(item) for item in params.items], reads_lbw=reading.reads_lbw), page_of(p)
-    asked = tag.weights is not None or page.instead or page.changes or page.for_lora(tag.name, names)
-    if asked and reading.architecture is None:
-        raise TagError(reading.without)
-    if not asked:
+def _resolve(p: Any, params: Any, names: set[str], context: TagContext) -> Resolved:
+    tag, page = read_tag([str(item) for item in params.items], reads_lbw=context.reads_lbw), page_weights(p)
+    if not (tag.weights is not None or page.instead or page.changes or page.for_lora(tag.name, names)):
         return Resolved(tag, None, tag.notices)
+    if context.architecture is None:
+        raise TagError(context.unsupported)
     seeds = getattr(p, "seeds", None) or getattr(p, "all_seeds", None) or [0]
-    return resolve(tag, reading.architecture, page=page, loras=names, seed=int(seeds[0]), presets=reading.presets())
+    return resolve(tag, context.architecture, page=page, loras=names, seed=int(seeds[0]), presets=context.presets())
 
 
-def _twice(found: Sequence[Resolved | None]) -> list[str]:
-    """The WebUI has one strength for a network that stands in the prompt twice: so have the weights."""
+def _repeated(found: Sequence[Resolved | None]) -> list[str]:
+    """Return a problem for each LoRA with several tags that differ: the WebUI has one network, so the last counts."""
     by_name: dict[str, list[Resolved]] = {}
     for resolved in found:
         if resolved is not None:
@@ -104,20 +104,20 @@ def _twice(found: Sequence[Resolved | None]) -> list[str]:
     ]
 
 
-def _forget(p: Any, hires: bool) -> None:
-    """Drop what an earlier picture of the same `p` said."""
+def _clear(p: Any, hires: bool) -> None:
+    """Remove what was recorded for an earlier image of the same `p`."""
     for name in (INFOTEXT_HIRES,) if hires else (INFOTEXT, INFOTEXT_HIRES, INFOTEXT_PROBLEM):
         p.extra_generation_params.pop(name, None)
 
 
-def _say(p: Any, found: Sequence[Resolved], problems: Sequence[str], hires: bool) -> None:
-    said, line = p.extra_generation_params, infotext_of(found)
-    if line and line != said.get(INFOTEXT):
-        said[INFOTEXT_HIRES if hires else INFOTEXT] = line
+def _record(p: Any, found: Sequence[Resolved], problems: Sequence[str], hires: bool) -> None:
+    parameters, line = p.extra_generation_params, infotext_of(found)
+    if line and line != parameters.get(INFOTEXT):
+        parameters[INFOTEXT_HIRES if hires else INFOTEXT] = line
     if problems:
-        earlier = [said[INFOTEXT_PROBLEM]] if INFOTEXT_PROBLEM in said else []
+        earlier = [parameters[INFOTEXT_PROBLEM]] if INFOTEXT_PROBLEM in parameters else []
         new = [problem for problem in problems if not any(problem in text for text in earlier)]
-        said[INFOTEXT_PROBLEM] = "; ".join([*earlier, *new])
+        parameters[INFOTEXT_PROBLEM] = "; ".join([*earlier, *new])
     for problem in problems:
         log.warning("%s", problem)
         p.comment(f"Block weights: {problem}")

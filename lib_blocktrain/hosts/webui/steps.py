@@ -1,7 +1,7 @@
-"""The steps of a picture that is being sampled, for progress and Cancel.
+"""The steps of an image that is being sampled: progress and Cancel.
 
-The WebUI calls `entered` before each evaluation of the U-Net, and swallows what it raises: to end a picture is to ask
-for the WebUI's own Interrupt.
+The WebUI swallows what its CFG denoiser callback raises. To end an image from there, the callback asks for the WebUI's
+own Interrupt, and the error is raised again where the image was requested.
 """
 
 from __future__ import annotations
@@ -17,39 +17,37 @@ _LISTENER = "blocktrain_listener"  # on the WebUI's processing object
 
 
 @dataclass
-class Listener:
-    """Who hears of the steps of a picture, and what it raised."""
+class StepListener:
+    """Reports an image's steps to `progress`, and keeps the error with which that ended the image."""
 
     progress: Progress | None
-    raised: Exception | None = None
+    error: Exception | None = None
 
-    def hear(self, done: int, of: int) -> None:
-        """Pass on that this many steps are done; what is raised interrupts the picture, and is kept."""
-        if self.progress is None or self.raised is not None:
+    def report(self, done: int, total: int) -> None:
+        if self.progress is None or self.error is not None:
             return
         try:
-            self.progress(min(done, of), of)
-        except Exception as error:  # noqa: BLE001 - raised where the picture was asked for: here it would be swallowed
-            self.raised = error
+            self.progress(min(done, total), total)
+        except Exception as error:  # noqa: BLE001 - the WebUI would swallow it here
+            self.error = error
             shared.state.interrupt()
 
 
-def listen(p: Any, progress: Progress | None) -> Listener:
-    """Let `progress` hear of the steps of `p`."""
-    listener = Listener(progress)
+def listen(p: Any, progress: Progress | None) -> StepListener:
+    """Report the steps of the processing object `p` to `progress`."""
+    listener = StepListener(progress)
     setattr(p, _LISTENER, listener)
     return listener
 
 
-def entered(params: Any) -> None:
-    """Hear that the U-Net is about to be evaluated; `params` are the WebUI's CFGDenoiserParams."""
-    denoiser = params.denoiser
-    listener = getattr(denoiser.p, _LISTENER, None)
+def report_step(denoiser: Any) -> None:
+    """Report the steps done to the listener of the image, if there is one, before the next evaluation of the U-Net."""
+    listener: StepListener | None = getattr(denoiser.p, _LISTENER, None)
     if listener is not None:
-        listener.hear(step_of(denoiser) - 1, denoiser.p.steps)
+        listener.report(current_step(denoiser) - 1, denoiser.p.steps)
 
 
-def step_of(denoiser: Any) -> int:
-    """Return the step, counted from 1: some samplers evaluate the U-Net twice for one."""
+def current_step(denoiser: Any) -> int:
+    """Return the sampling step, counted from 1. Some samplers evaluate the U-Net twice per step."""
     steps = denoiser.steps or 1
     return denoiser.step * steps // max(denoiser.total_steps or steps, 1) + 1

@@ -1,0 +1,119 @@
+"""What `scripts/blocktrain.py` needs of the WebUI that it runs in, and which WebUI that is.
+
+Nothing heavy is imported before it is used: the WebUI imports this module when it starts.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from lib_blocktrain.hosts.host import Host
+    from lib_blocktrain.hosts.webui.prompt import TagContext
+    from lib_blocktrain.weights.presets import Preset
+
+# The package of each host, and a module that only such a WebUI has. Forks have all modules of AUTOMATIC1111's WebUI and
+# more, so they come first.
+_HOSTS = (
+    ("lib_blocktrain.hosts.forge", "modules_forge"),
+    ("lib_blocktrain.hosts.a1111", "modules.sd_hijack"),
+)
+
+
+class UnknownWebUI(RuntimeError):
+    """This process is no supported WebUI; the message lists the modules that were looked for."""
+
+
+def detect() -> Integration:
+    """Return the integration for this process, by the modules that it has; raise UnknownWebUI if there is none."""
+    for package, marker in _HOSTS:
+        if _can_import(marker):
+            return importlib.import_module(package).INTEGRATION
+    raise UnknownWebUI(f"not a supported WebUI: found none of {', '.join(marker for _, marker in _HOSTS)}")
+
+
+def _can_import(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # the parent package is missing, too
+        return False
+
+
+class Integration:
+    """What AUTOMATIC1111's WebUI and its forks have in common; `package` holds the modules for one of them."""
+
+    package: str
+
+    @functools.cache  # noqa: B019 - there is one integration, and it lives as long as the process
+    def host(self) -> Host:
+        """Return the host, always the same one: a run outlives "Reload UI"."""
+        return self.make_host()
+
+    def make_host(self) -> Host:
+        raise NotImplementedError
+
+    def tag_context(self) -> TagContext:
+        """Return how prompt tags are read now. May load the checkpoint: the caller holds the WebUI's queue."""
+        raise NotImplementedError
+
+    def host_features(self) -> dict[str, bool]:
+        """Return whether each feature that only this host has was found, by its name in the tab's footer."""
+        raise NotImplementedError
+
+    @property
+    def lora(self) -> ModuleType:
+        """The module that applies block weights to the WebUI's own LoRAs: `patch`, `unpatch`, `enter_step`."""
+        return importlib.import_module(f"{self.package}.lora")
+
+    def patch(self) -> None:
+        """Apply block weights to the WebUI's own LoRAs from now on."""
+        from lib_blocktrain.hosts.webui import folders
+
+        self.lora.patch(self.tag_context, folders.register_checkpoints)
+
+    def unpatch(self) -> None:
+        """Undo ``patch``."""
+        self.lora.unpatch()
+
+    def on_cfg_denoiser(self, params: Any) -> None:
+        """Handle the WebUI's callback before each evaluation of the U-Net; `params` are its CFGDenoiserParams."""
+        from lib_blocktrain.hosts.webui import steps
+
+        self.lora.enter_step(steps.current_step(params.denoiser))
+        steps.report_step(params.denoiser)
+
+    def presets(self) -> dict[str, Preset]:
+        """Return the presets by name, the user's own among them."""
+        from lib_blocktrain.hosts.webui import folders
+
+        return folders.presets()
+
+    def checkpoints(self) -> list[str]:
+        """Return the names of the network files that runs saved on the way, in the order of their steps."""
+        from lib_blocktrain.hosts.webui import folders
+
+        return sorted(folders.run_checkpoints())
+
+    def xyz_grid(self) -> ModuleType | None:
+        """Return the module of the WebUI's X/Y/Z plot, None if it is disabled."""
+        from modules import scripts
+
+        names = ("xyz_grid.py", "scripts.xyz_grid")
+        return next((data.module for data in scripts.scripts_data if data.script_class.__module__ in names), None)
+
+    def has_block_weight_script(self) -> bool:
+        """Whether LoRA Block Weight is installed, which reads `lbw=` tags itself."""
+        from modules import scripts
+
+        return any(data.path.endswith("lora_block_weight.py") for data in scripts.scripts_data)
+
+    def features(self) -> list[str]:
+        """Return what was found of this WebUI, for the tab's footer."""
+        found = {**self.host_features(), "X/Y/Z plot": self.xyz_grid() is not None}
+        lines = [name if there else f"no {name}" for name, there in found.items()]
+        return [*lines, "LoRA Block Weight (reads lbw= itself)"] if self.has_block_weight_script() else lines
