@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib_blocktrain.cli.commands import Answer, counting, open_host
+from lib_blocktrain.cli.commands import ProgressBar, open_host
+from lib_blocktrain.cli.parsers import Answer, Commands, add_checkpoint, add_sampling
 
 if TYPE_CHECKING:
     from lib_blocktrain.analysis.regions import Feature
@@ -36,17 +37,13 @@ OUT gets analysis.json and analysis.csv, against.json and comparison.json for a 
 analysis, and preset.txt. Blocks that are "within the noise" cannot be told from no effect with so few seeds."""
 
 
-def add_commands(command: Any) -> None:
-    """Add `analyse`; `command(name, run, text)` makes the parser of one."""
-    _add_analyse(command("analyse", analyse_command, "which blocks of a LoRA carry a word, a region, or the whole"))
-
-
-def _add_analyse(analyse: argparse.ArgumentParser) -> None:
+def add_commands(commands: Commands) -> None:
+    """Add `analyse`."""
+    analyse = commands.add("analyse", analyse_command, "which blocks of a LoRA carry a word, a region, or the whole")
     analyse.formatter_class = argparse.RawDescriptionHelpFormatter
     analyse.epilog = ANALYSE_HELP
     analyse.add_argument("--lora", type=Path, required=True, metavar="FILE")
     analyse.add_argument("--prompt", action="append", metavar="T", help="may be repeated: more prompts, surer figures")
-    analyse.add_argument("--negative", default="", help="what should not be in the picture")
     for group, prefix, text in (
         ("the feature (without one: the whole picture)", "", "the feature"),
         ("a second feature, to compare with", "against-", "the other feature"),
@@ -59,11 +56,7 @@ def _add_analyse(analyse: argparse.ArgumentParser) -> None:
         )
     analyse.add_argument("--method", choices=("exact", "fast", "one-only", "norms", "rendered"), default="exact")
     analyse.add_argument("--seeds", default="0,1,2", help="whole numbers, with commas (%(default)s)")
-    analyse.add_argument("--cfg", type=float, default=5.0, help="classifier-free guidance (%(default)s)")
-    analyse.add_argument("--width", type=int, help="pixels (the model's own)")
-    analyse.add_argument("--height", type=int, help="pixels (the model's own)")
-    analyse.add_argument("--weights", default="ALL", metavar="W", help="block weights that it has (%(default)s)")
-    analyse.add_argument("--multiplier", type=float, default=1.0, help="strength of the whole LoRA (%(default)s)")
+    add_sampling(analyse)
     analyse.add_argument("--value", type=float, default=0.0, help="what a block is lowered to (%(default)s)")
     analyse.add_argument(
         "--keep", metavar="RULE", help="make block weights: strongest=K, down-to=%%, proportional, lower"
@@ -71,13 +64,6 @@ def _add_analyse(analyse: argparse.ArgumentParser) -> None:
     analyse.add_argument("--preset", metavar="NAME", help="the name of those weights")
     add_checkpoint(analyse)
     analyse.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figures")
-
-
-def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """Add the option of every command that may take another model than the demo's."""
-    # SUPPRESS, or the default would undo one that stands before the command
-    text = "a SD1, SD2 or SDXL .safetensors file (the demo model)"
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", default=argparse.SUPPRESS, help=text)
 
 
 def analyse_command(arguments: argparse.Namespace) -> Answer:
@@ -90,7 +76,7 @@ def analyse_command(arguments: argparse.Namespace) -> Answer:
     host = open_host(arguments.checkpoint)
     inquiry = _inquiry(arguments, host)
     with host.queued():
-        found = answer(host, inquiry, counting("analysing"))
+        found = answer(host, inquiry, ProgressBar("analysing"))
     sentence = found.about_canvas(parse(arguments.weights, inquiry.network.architecture).canvas)
     sheets = {name: png_of(picture) for name, picture in found.sheets.items()}
     return write_found(arguments, found.analyses, sentence, sheets, rule)

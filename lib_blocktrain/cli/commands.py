@@ -1,4 +1,4 @@
-"""What each command does: ``(arguments) -> (data, text)``, one for ``--json`` and one for people, or an exit status.
+"""The commands, but for those that train or analyse.
 
 Imports that need torch stand inside the commands, so that the others answer at once.
 """
@@ -9,20 +9,23 @@ import argparse
 import os
 import subprocess
 import sys
+import webbrowser
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from lib_blocktrain.cli.parsers import Answer
 
 if TYPE_CHECKING:
-    from lib_blocktrain.hosts.host import Host, Progress
-
-Answer = tuple[object, str]
+    from lib_blocktrain.hosts.host import Host
+    from lib_blocktrain.networks.hooks import Placement
 
 TOUR_LORA = "robot-on-green"
 TOUR_PROMPT = "a photo of a large robot in the center"
 TOUR_WEIGHTS = "OUT06-OUT11=1"
 TOUR_SEED = 0
-MOST_WORKERS = 4  # of the tests: each takes up to 3 GB
+MAX_TEST_WORKERS = 4  # each takes up to 3 GB
 
 
 def presets_list(arguments: argparse.Namespace) -> Answer:
@@ -37,7 +40,7 @@ def presets_list(arguments: argparse.Namespace) -> Answer:
     return data, presets_text(data)
 
 
-def presets_text(presets: Sequence[Mapping]) -> str:
+def presets_text(presets: Sequence[Mapping[str, Any]]) -> str:
     """A line a preset, for people."""
     width = max(len(preset["name"]) for preset in presets)
     row = "{name:<{width}}  {fits:<12}  {grade}  {purpose}"
@@ -62,7 +65,7 @@ def presets_parse(arguments: argparse.Namespace) -> Answer:
     return data, parsed_text(data)
 
 
-def parsed_text(data: Mapping) -> str:
+def parsed_text(data: Mapping[str, Any]) -> str:
     """What a preset string was understood as, for people."""
     rows = [f"understood as {data['form']} for {data['architecture']}", *(f"note: {n}" for n in data["notices"])]
     rows += [f"  {block:<5} {value:g}" for block, value in data["weights"].items()]
@@ -77,7 +80,7 @@ def inspect(arguments: argparse.Namespace) -> Answer:
     return data, inspected_text(arguments.file.name, data)
 
 
-def inspected_text(name: str, data: Mapping) -> str:
+def inspected_text(name: str, data: Mapping[str, Any]) -> str:
     """What a network file contains, for people."""
     rows = [
         f"{name}: {', '.join(data['algorithms'])} for {data['architecture']}, rank {data['rank']}",
@@ -87,14 +90,38 @@ def inspected_text(name: str, data: Mapping) -> str:
     return "\n".join(rows)
 
 
-def open_host(checkpoint: Path | None) -> Host:
+def open_host(checkpoint: Path | None, lora_dirs: Sequence[Path] = ()) -> Host:
     """The standalone host on a checkpoint; the demo model without one."""
     from lib_blocktrain.hosts.standalone import StandaloneHost
 
-    return StandaloneHost(checkpoint)
+    return StandaloneHost(checkpoint, lora_dirs=tuple(lora_dirs))
 
 
-def _placements(host: Host, lora: Path | None, weights: str, multiplier: float) -> tuple[list, list[str]]:
+def open_tab(arguments: argparse.Namespace) -> int:
+    """Serve the tab until Ctrl+C."""
+    from lib_blocktrain.hosts.demo_model import DEMO, check_present
+    from lib_blocktrain.server.app import serve
+    from lib_blocktrain.ui.lora_controls import InitialState
+
+    checkpoint: Path | None = arguments.checkpoint
+    if checkpoint is None:
+        check_present()
+    for path in (*([checkpoint] if checkpoint else []), *(arguments.lora_dir or ())):
+        path.stat()  # a mistyped path is an error now, not when the page is open
+    host = open_host(checkpoint, arguments.lora_dir or ())
+    tour = InitialState(TOUR_PROMPT, lora=TOUR_LORA, weights=TOUR_WEIGHTS, seed=TOUR_SEED, runs=DEMO / "runs")
+
+    def opened(address: str) -> None:
+        sys.stdout.write(f"The tab is at {address} (Ctrl+C ends it)\n")
+        sys.stdout.flush()
+        if not arguments.no_browser:
+            webbrowser.open(address)
+
+    serve(host, arguments.port, tour if checkpoint is None else InitialState(), opened)
+    return 0
+
+
+def _placements(host: Host, lora: Path | None, weights: str, multiplier: float) -> tuple[list[Placement], list[str]]:
     from lib_blocktrain.networks.files import read_network
     from lib_blocktrain.networks.hooks import Placement
     from lib_blocktrain.weights.preset_strings import parse
@@ -123,7 +150,7 @@ def preview(arguments: argparse.Namespace) -> Answer:
         height=arguments.height,
         placements=placements,
     )
-    picture = host.sample(request, counting("drawing"))
+    picture = host.sample(request, ProgressBar("drawing"))
     save_png(picture, arguments.out, request, host.model().name)
     for notice in notices:
         sys.stderr.write(f"note: {notice}\n")
@@ -142,21 +169,21 @@ def tour(arguments: argparse.Namespace) -> Answer:
     host = open_host(arguments.checkpoint)
     lora = host.lora_dirs[-1] / f"{TOUR_LORA}.safetensors"
     base = SampleRequest(prompt=TOUR_PROMPT, seed=TOUR_SEED)
-    arms = {
+    variants = {
         "1-without": ("without the LoRA", []),
         "2-with": (f"{TOUR_LORA} at 1", _placements(host, lora, "ALL", 1.0)[0]),
         "3-weights": (f"{TOUR_LORA} under {TOUR_WEIGHTS}", _placements(host, lora, TOUR_WEIGHTS, 1.0)[0]),
     }
     pictures = []
-    for name, (title, placements) in arms.items():
+    for name, (title, placements) in variants.items():
         request = replace(base, placements=placements)
-        picture = host.sample(request, counting(title))
+        picture = host.sample(request, ProgressBar(title))
         save_png(picture, arguments.out / f"{name}.png", request, host.model().name)
         pictures.append((title, picture))
     sheet = arguments.out / "tour.png"
     with atomic_write(sheet) as temporary:
         contact_sheet(pictures).save(temporary, format="PNG")
-    files = [str(arguments.out / f"{name}.png") for name in arms]
+    files = [str(arguments.out / f"{name}.png") for name in variants]
     text = "\n".join([f'"{TOUR_PROMPT}", seed {TOUR_SEED}:', *files, f"side by side: {sheet}"])
     return {"prompt": TOUR_PROMPT, "pictures": files, "sheet": str(sheet)}, text
 
@@ -177,9 +204,10 @@ def bake(arguments: argparse.Namespace) -> Answer:
 
 def demo_export(arguments: argparse.Namespace) -> Answer:
     """Write the demo model as a checkpoint that AUTOMATIC1111 loads."""
-    from lib_blocktrain.hosts.demo_model import MODEL
+    from lib_blocktrain.hosts.demo_model import MODEL, check_present
     from lib_blocktrain.hosts.ldm_export import export
 
+    check_present(MODEL)
     paths = {name: str(path) for name, path in export(MODEL, arguments.folder).items()}
     return paths, "\n".join(
         [*paths.values(), "The yaml names the clip folder by its path: export again if you move it."]
@@ -187,23 +215,35 @@ def demo_export(arguments: argparse.Namespace) -> Answer:
 
 
 def test(arguments: argparse.Namespace) -> int:
-    """Run pytest on the project's tests, with pytest's own exit status: all of them on all cores, a file on one."""
-    from lib_blocktrain.cli.environment import ROOT
+    """Run pytest on the project's tests: all of them on all cores, or what is asked for on one; its exit status."""
+    from lib_blocktrain.files import INSTALLED, ROOT
 
-    asked, environment = arguments.pytest, dict(os.environ)
-    if not asked:
-        asked = ["-n", str(min(os.cpu_count() or 1, MOST_WORKERS)), "--dist", "loadfile"]
+    if INSTALLED:
+        raise ValueError("the tests are in the repository, not in an installed package")
+    words, environment = arguments.pytest, dict(os.environ)
+    if not words:
+        words = ["-n", str(min(os.cpu_count() or 1, MAX_TEST_WORKERS)), "--dist", "loadfile"]
         environment.setdefault("OMP_NUM_THREADS", "1")  # or each of them would take all cores
-    return subprocess.run([sys.executable, "-m", "pytest", *asked], cwd=ROOT, env=environment, check=False).returncode
+    return subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, env=environment, check=False).returncode
 
 
-def counting(what: str) -> Progress | None:
-    """A line on stderr that counts, where a person looks at it."""
-    if not sys.stderr.isatty():
-        return None
+class ProgressBar:
+    """tqdm on stderr where a person looks at it; nothing where stderr is no terminal or tqdm is not installed."""
 
-    def show(done: int, total: int) -> None:
-        sys.stderr.write(f"\r{what}: {done}/{total}" + ("\n" if done >= total else ""))
-        sys.stderr.flush()
+    def __init__(self, what: str):
+        self._what = what
+        self._bar: Any = None
+        self._shown = sys.stderr.isatty() and find_spec("tqdm") is not None
 
-    return show
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Show that `done` of `total` are done; `note` stands behind the bar."""
+        if not self._shown:
+            return
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(desc=self._what, total=total, initial=done, file=sys.stderr)
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._bar.n)
+        if done >= total:
+            self._bar.close()

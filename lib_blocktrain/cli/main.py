@@ -9,19 +9,27 @@ import sys
 from pathlib import Path
 
 from lib_blocktrain import __version__
-from lib_blocktrain.cli import analyse, commands, page, probe, remote_commands, train
+from lib_blocktrain.cli import analyse, commands, probe, remote_commands, train
 from lib_blocktrain.cli.environment import EnvironmentFailure, ensure
+from lib_blocktrain.cli.parsers import (
+    ARCHITECTURES,
+    Command,
+    Commands,
+    RemoteCommand,
+    add_checkpoint,
+    add_common,
+    add_sampling,
+)
 from lib_blocktrain.files import error_text
 
-REMOTE = {  # what a command does with --url
-    commands.presets_list: remote_commands.presets_list,
-    commands.presets_parse: remote_commands.presets_parse,
-    commands.inspect: remote_commands.inspect,
-    commands.preview: remote_commands.preview,
-    analyse.analyse_command: remote_commands.analyse,
-    train.train_command: remote_commands.train,
+REMOTE: dict[Command, RemoteCommand] = {
+    commands.presets_list: RemoteCommand(remote_commands.presets_list),
+    commands.presets_parse: RemoteCommand(remote_commands.presets_parse),
+    commands.inspect: RemoteCommand(remote_commands.inspect),
+    commands.preview: RemoteCommand(remote_commands.preview),
+    analyse.analyse_command: RemoteCommand(remote_commands.analyse, needs="core"),  # its figures need numpy
+    train.train_command: RemoteCommand(remote_commands.train),
 }
-ARCHITECTURES = ("sd1", "sd2", "sdxl")
 WEIGHTS_HELP = """a preset's name, or block weights as people share them:
   25 values (IN00..IN11, M00, OUT00..OUT11) or 26 (the text encoder, BASE, first)
   17 (SD1) or 12, 20 (SDXL) values: LoRA Block Weight's short forms, BASE first
@@ -43,7 +51,7 @@ Commands that need PyTorch make an environment of their own (.venv) on first use
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands; the tab is the one without a name."""
+    """Return the parser of all commands; without one, the tab is opened."""
     parser = argparse.ArgumentParser(
         prog="python -m lib_blocktrain",
         description="Preview, weigh and share LoRAs by the 25 blocks of Stable Diffusion's U-Net.",
@@ -51,67 +59,50 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    _common(parser)
-    page.add_options(parser)
-    parser.set_defaults(run=page.open_tab, needs="tab", json=False)
-    sub = parser.add_subparsers(title="commands", metavar="COMMAND")
-
-    tour = _command(sub, "tour", commands.tour, "run", "draw the demo LoRA without, with it, and under block weights")
+    add_common(parser)
+    _add_tab(parser)
+    every = Commands(parser, REMOTE)
+    tour = every.add("tour", commands.tour, "draw the demo LoRA without, with it, and under block weights")
     tour.add_argument("--out", type=Path, default=Path("outputs/tour"), help="folder for the pictures (%(default)s)")
-
-    _presets(sub)
-    inspect = _command(sub, "inspect", commands.inspect, None, "what a network file (LoRA and others) contains")
+    _add_presets(every.group("presets", "named block weights"))
+    inspect = every.add("inspect", commands.inspect, "what a network file (LoRA and others) contains", needs=None)
     inspect.add_argument("file", type=Path, metavar="FILE", help="a .safetensors network file")
-
-    preview = _command(sub, "preview", commands.preview, "run", "draw one picture, with or without a LoRA")
-    preview.add_argument("--prompt", required=True)
-    preview.add_argument("--negative", default="", help="what should not be in the picture")
-    preview.add_argument("--seed", type=int, default=0, help="(%(default)s)")
-    preview.add_argument("--steps", type=int, default=20, help="(%(default)s)")
-    preview.add_argument("--cfg", type=float, default=5.0, help="classifier-free guidance (%(default)s)")
-    preview.add_argument("--sampler", default="DDIM", help="DDIM, Euler, Euler a, DPM++ 2M, DPM++ 2M Karras")
-    preview.add_argument("--width", type=int, help="pixels (the model's own)")
-    preview.add_argument("--height", type=int, help="pixels (the model's own)")
-    preview.add_argument("--lora", type=Path, metavar="FILE")
-    preview.add_argument("--weights", default="ALL", metavar="W", help="block weights or a preset's name (%(default)s)")
-    preview.add_argument("--multiplier", type=float, default=1.0, help="strength of the whole LoRA (%(default)s)")
-    preview.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        default=argparse.SUPPRESS,  # else it would undo one that stands before the command
-        help="a SD1, SD2 or SDXL .safetensors file",
-    )
-    preview.add_argument("--out", type=Path, required=True, metavar="PNG")
-
-    bake = _command(sub, "bake", commands.bake, "run", "write a network file with the block weights inside")
+    _add_preview(every)
+    bake = every.add("bake", commands.bake, "write a network file with the block weights inside", needs="core")
     bake.add_argument("--lora", type=Path, required=True, metavar="FILE")
     bake.add_argument("--weights", required=True, metavar="W")
     bake.add_argument("--out", type=Path, required=True, metavar="FILE")
     bake.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-
-    train.add_commands(lambda name, run, text: _command(sub, name, run, "run", text))
-    analyse.add_commands(lambda name, run, text: _command(sub, name, run, "run", text))
-    probe.add_commands(lambda name, run, text: _command(sub, name, run, "run", text))
-
-    demo = sub.add_parser("demo", help="the embedded demo model").add_subparsers(
-        title="commands", metavar="COMMAND", required=True
-    )
-    export = _command(demo, "export", commands.demo_export, "run", "write it as a checkpoint for AUTOMATIC1111")
+    for module in (train, analyse, probe):
+        module.add_commands(every)
+    demo = every.group("demo", "the embedded demo model")
+    export = demo.add("export", commands.demo_export, "write it as a checkpoint for AUTOMATIC1111")
     export.add_argument("folder", type=Path, metavar="DIR", help="for a WebUI: its models/Stable-diffusion")
-
-    test = _command(sub, "test", commands.test, "test", "run the project's tests (the rest goes to pytest)")
+    test = every.add("test", commands.test, "run the project's tests (the rest goes to pytest)", needs="test")
     test.add_argument("pytest", nargs="*", metavar="...", help="arguments for pytest; our own stand before test")
     return parser
 
 
-def _presets(sub: argparse._SubParsersAction) -> None:
-    presets = sub.add_parser("presets", help="named block weights").add_subparsers(
-        title="commands", metavar="COMMAND", required=True
+def _add_tab(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command without a name, which every command inherits."""
+    parser.set_defaults(run=commands.open_tab, needs="tab", json=False, url=None)
+    tab = parser.add_argument_group("the tab (no command)")
+    tab.add_argument("--port", type=int, help="of 127.0.0.1 (the first free one from 7870 on)")
+    tab.add_argument("--checkpoint", type=Path, metavar="FILE", help="a SD1, SD2 or SDXL .safetensors file")
+    tab.add_argument(
+        "--lora-dir",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="a folder of LoRAs; may be repeated, what is baked goes to the first",
     )
-    listing = _command(presets, "list", commands.presets_list, None, "the presets that come with the extension")
+    tab.add_argument("--no-browser", action="store_true", help="do not open a browser window")
+
+
+def _add_presets(presets: Commands) -> None:
+    listing = presets.add("list", commands.presets_list, "the presets that come with the extension", needs=None)
     listing.add_argument("--architecture", choices=ARCHITECTURES, help="only those that fit")
-    parse = _command(presets, "parse", commands.presets_parse, None, "what a string is understood as")
+    parse = presets.add("parse", commands.presets_parse, "what a string is understood as", needs=None)
     parse.formatter_class = argparse.RawDescriptionHelpFormatter
     parse.epilog = "STRING is " + WEIGHTS_HELP
     parse.add_argument("string", metavar="STRING")
@@ -120,23 +111,16 @@ def _presets(sub: argparse._SubParsersAction) -> None:
     parse.add_argument("--x", type=float, help="what X stands for")
 
 
-def _command(sub, name: str, run, needs: str | None, text: str) -> argparse.ArgumentParser:
-    parser = sub.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    _common(parser)
-    if run in REMOTE:
-        remote_commands.add_url(parser)
-        run = remote_commands.remote_or(run, REMOTE[run])
-    parser.set_defaults(run=run, needs=needs)
-    return parser
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    """Options of every command; SUPPRESS, so that a subcommand's default does not undo what stood before it."""
-    hidden = argparse.SUPPRESS
-    parser.add_argument("--json", action="store_true", default=hidden, help="answer with JSON on stdout")
-    parser.add_argument("--debug", action="store_true", default=hidden, help="show tracebacks and more messages")
-    parser.add_argument("--torch", choices=("auto", "cpu", "cuda"), default=hidden, help="which PyTorch to install")
-    parser.add_argument("--torch-index", metavar="URL", default=hidden, help="package index to take PyTorch from")
+def _add_preview(every: Commands) -> None:
+    preview = every.add("preview", commands.preview, "draw one picture, with or without a LoRA")
+    preview.add_argument("--prompt", required=True)
+    preview.add_argument("--lora", type=Path, metavar="FILE")
+    add_sampling(preview)
+    preview.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    preview.add_argument("--steps", type=int, default=20, help="(%(default)s)")
+    preview.add_argument("--sampler", default="DDIM", help="DDIM, Euler, Euler a, DPM++ 2M, DPM++ 2M Karras")
+    add_checkpoint(preview)
+    preview.add_argument("--out", type=Path, required=True, metavar="PNG")
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -157,8 +141,9 @@ def main(argv: list[str] | None = None) -> int:
     debug = getattr(arguments, "debug", False)
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
-        if arguments.needs and not remote_commands.is_light(arguments):
-            ensure(arguments.needs, argv, getattr(arguments, "torch", "auto"), getattr(arguments, "torch_index", None))
+        needs = arguments.needs if arguments.url is None else arguments.needs_with_url
+        if needs is not None:
+            ensure(needs, argv, getattr(arguments, "torch", "auto"), getattr(arguments, "torch_index", None))
         answer = arguments.run(arguments)
     except EnvironmentFailure as error:
         return _fail(error, 1, debug)

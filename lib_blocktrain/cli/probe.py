@@ -6,16 +6,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lib_blocktrain.cli.analyse import add_checkpoint
-from lib_blocktrain.cli.commands import Answer, counting, open_host
+from lib_blocktrain.cli.commands import ProgressBar, open_host
+from lib_blocktrain.cli.parsers import Answer, Commands, add_checkpoint
 
 
-def add_commands(command: Any) -> None:
-    """Add `probe`, `similar` and `compare`; `command(name, run, text)` makes the parser of one."""
-    compare = command("compare", compare_command, "two analyses side by side, from their JSON files")
+def add_commands(commands: Commands) -> None:
+    """Add `probe`, `similar` and `compare`."""
+    compare = commands.add("compare", compare_command, "two analyses side by side, from their JSON files")
     compare.add_argument("first", type=Path, metavar="A.json", help="an analysis.json of analyse or probe")
     compare.add_argument("second", type=Path, metavar="B.json")
-    probe = command("probe", probe_command, "which blocks a training on a dataset would move, before there is a LoRA")
+    probe = commands.add(
+        "probe", probe_command, "which blocks a training on a dataset would move, before there is a LoRA"
+    )
     probe.add_argument("--data", type=Path, required=True, metavar="DIR", help="pictures, as for training")
     other = probe.add_mutually_exclusive_group()
     other.add_argument("--reference", type=Path, metavar="DIR", help="regularisation pictures to tell it from")
@@ -27,7 +29,9 @@ def add_commands(command: Any) -> None:
     add_checkpoint(probe)
     probe.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figures")
 
-    similar = command("similar", similar_command, "LoRAs like a dataset or another LoRA, to analyse before training")
+    similar = commands.add(
+        "similar", similar_command, "LoRAs like a dataset or another LoRA, to analyse before training"
+    )
     target = similar.add_mutually_exclusive_group(required=True)
     target.add_argument("--lora", type=Path, metavar="FILE", help="the LoRA to find others like")
     target.add_argument("--data", type=Path, metavar="DIR", help="the dataset to find LoRAs for")
@@ -64,7 +68,7 @@ def probe_command(arguments: argparse.Namespace) -> Answer:
             class_prompt=arguments.class_prompt or "",
             most=arguments.pictures,
             convolutions=arguments.convolutions,
-            progress=counting("probing"),
+            progress=ProgressBar("probing"),
         )
     files = write_analysis(found.moves, arguments.out, "moves")
     text = [f"where a training on {arguments.data} would move:", found.moves.to_table()]
@@ -90,7 +94,7 @@ def similar_command(arguments: argparse.Namespace) -> Answer:
     else:
         target = of_dataset(*_dataset(arguments))
     folders = arguments.folder or [folder for folder in host.lora_dirs if folder.is_dir()]
-    profiles = Profiles(host.output_dir / "cache" / "profiles.json").of(folders, counting("reading"))
+    profiles = Profiles(host.output_dir / "cache" / "profiles.json").of(folders, ProgressBar("reading"))
     found = rank(target, profiles)
     shown = found.matches[: max(0, arguments.most)]
     data = {

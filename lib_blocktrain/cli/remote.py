@@ -13,11 +13,11 @@ from typing import Any
 
 PREFIX = "/blocktrain/v1"
 PASSWORD_VARIABLE = "BLOCKTRAIN_AUTH"
-PATIENCE = 900  # seconds for one answer: a picture may wait ten minutes for its turn
+TIMEOUT = 900  # seconds for one answer: a picture may wait ten minutes in the queue
 
 
 class RemoteError(ValueError):
-    """What the server refused, in its own words; `code` is for programs."""
+    """The server refused a request: its sentence, and its `code` for programs."""
 
     def __init__(self, message: str, code: str = ""):
         super().__init__(message)
@@ -25,7 +25,7 @@ class RemoteError(ValueError):
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Another address would be given the password."""
+    """Follows no redirect: the other address would be sent the password."""
 
     def redirect_request(self, *_: object) -> None:
         return None
@@ -48,7 +48,7 @@ class Remote:
         if auth:
             self._headers["Authorization"] = "Basic " + base64.b64encode(auth.encode("utf-8")).decode("ascii")
         # a proxy of the environment knows nothing of this machine's own servers
-        proxies = [urllib.request.ProxyHandler({})] if _is_here(parts.hostname) else []
+        proxies = [urllib.request.ProxyHandler({})] if _is_loopback(parts.hostname) else []
         self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
 
     def get(self, path: str, **query: object) -> Any:
@@ -64,7 +64,7 @@ class Remote:
         headers = {**self._headers, "Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}{PREFIX}{path}", data, headers)
         try:
-            with self._opener.open(request, timeout=PATIENCE) as answer:
+            with self._opener.open(request, timeout=TIMEOUT) as answer:
                 return self._read(answer.read())
         except urllib.error.HTTPError as error:
             raise self._refused(error) from None
@@ -86,12 +86,12 @@ class Remote:
             return RemoteError(f"{what}: expected a WebUI with this extension, or the standalone tab")
 
 
-def named(name: str) -> str:
-    """A name as a part of a path."""
+def path_part(name: str) -> str:
+    """Quote a name as one segment of a URL's path."""
     return urllib.parse.quote(name, safe="")
 
 
-def _is_here(name: str) -> bool:
+def _is_loopback(name: str) -> bool:
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:

@@ -1,6 +1,6 @@
-"""Commands with `--url`: the same output and exit status, from a WebUI or a server that runs already.
+"""Commands with `--url`: the same output and exit status, from a running WebUI or server.
 
-Names of LoRAs and runs are the server's, paths in a RUN.json too: usually it is this very machine.
+Names of LoRAs and runs, and the paths in a RUN.json, are the server's; usually it runs on this machine.
 """
 
 from __future__ import annotations
@@ -12,42 +12,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lib_blocktrain.cli.remote import PASSWORD_VARIABLE, Remote, RemoteError, named
-from lib_blocktrain.training.status import GOING_ON
+from lib_blocktrain.cli.commands import ProgressBar, inspected_text, parsed_text, presets_text
+from lib_blocktrain.cli.parsers import Answer
+from lib_blocktrain.cli.remote import Remote, RemoteError, path_part
+from lib_blocktrain.training.status import ACTIVE_STATES
 
-Answer = tuple[object, str]
-
-EVERY = 1.0  # seconds between two looks at what goes on
+POLL_SECONDS = 1.0
 PRESET_FIELDS = ("name", "architectures", "grade", "purpose", "text")
-
-
-def add_url(parser: argparse.ArgumentParser) -> None:
-    """Add `--url` and `--auth` to a command."""
-    group = parser.add_argument_group("on a running WebUI or server, instead of loading a model")
-    group.add_argument("--url", metavar="URL", help="such as http://127.0.0.1:7860; files and names are the server's")
-    group.add_argument("--auth", metavar="USER:PASSWORD", help=f"of its --api-auth (or in {PASSWORD_VARIABLE})")
-
-
-def remote_or(local: Any, remote: Any) -> Any:
-    """Return the command that runs `remote` where `--url` is given, and `local` elsewhere."""
-
-    def run(arguments: argparse.Namespace) -> Answer | int:
-        if getattr(arguments, "url", None) is None:
-            return local(arguments)
-        return remote(arguments, Remote(arguments.url, arguments.auth))
-
-    return run
-
-
-def is_light(arguments: argparse.Namespace) -> bool:
-    """Whether a command with `--url` needs none of the packages that it would need here (figures need numpy)."""
-    return getattr(arguments, "url", None) is not None and not hasattr(arguments, "against_word")
 
 
 def presets_list(arguments: argparse.Namespace, remote: Remote) -> Answer:
     """List the server's presets."""
-    from lib_blocktrain.cli.commands import presets_text
-
     listed = remote.get("/presets", architecture=arguments.architecture)["presets"]
     data = [{name: preset[name] for name in PRESET_FIELDS} for preset in listed]
     return data, presets_text(data)
@@ -55,8 +30,6 @@ def presets_list(arguments: argparse.Namespace, remote: Remote) -> Answer:
 
 def presets_parse(arguments: argparse.Namespace, remote: Remote) -> Answer:
     """Say what the server understands a preset string as."""
-    from lib_blocktrain.cli.commands import parsed_text
-
     body = {"text": arguments.string, "architecture": arguments.architecture}
     data = remote.post("/presets/parse", {**body, "seed": arguments.seed, "x": arguments.x})
     return data, parsed_text(data)
@@ -64,9 +37,7 @@ def presets_parse(arguments: argparse.Namespace, remote: Remote) -> Answer:
 
 def inspect(arguments: argparse.Namespace, remote: Remote) -> Answer:
     """Say what a network file of the server contains."""
-    from lib_blocktrain.cli.commands import inspected_text
-
-    data = remote.get("/loras/inspect", name=_lora(arguments.file))
+    data = remote.get("/loras/inspect", name=_server_name(arguments.file))
     return data, inspected_text(arguments.file.name, data)
 
 
@@ -74,13 +45,13 @@ def preview(arguments: argparse.Namespace, remote: Remote) -> Answer:
     """Have the server draw a picture, and write it down here."""
     from lib_blocktrain.files import atomic_write
 
-    _refuse(arguments, "checkpoint")
+    _refuse_options(arguments, "checkpoint")
     if arguments.out.suffix.lower() != ".png":
         raise ValueError(f"{arguments.out}: a name that ends in .png was expected")
     lora = {"weights": arguments.weights, "multiplier": arguments.multiplier}
     names = ("prompt", "negative", "seed", "steps", "cfg", "sampler", "width", "height")
     body: dict[str, Any] = {name: getattr(arguments, name) for name in names}
-    body["loras"] = [] if arguments.lora is None else [{"name": _lora(arguments.lora), **lora}]
+    body["loras"] = [] if arguments.lora is None else [{"name": _server_name(arguments.lora), **lora}]
     drawn = remote.post("/preview", body)
     with atomic_write(arguments.out) as temporary:
         temporary.write_bytes(base64.b64decode(drawn["image"]))
@@ -96,11 +67,11 @@ def analyse(arguments: argparse.Namespace, remote: Remote) -> Answer:
     from lib_blocktrain.analysis.results import Analysis
     from lib_blocktrain.cli.analyse import asked_seeds, kept_rule, write_found
 
-    _refuse(arguments, "checkpoint")
+    _refuse_options(arguments, "checkpoint")
     rule = kept_rule(arguments)
     features = [_feature(arguments, ""), _feature(arguments, "against_")]
     body = {
-        "lora": _lora(arguments.lora),
+        "lora": _server_name(arguments.lora),
         "prompts": arguments.prompt or [],
         "seeds": list(asked_seeds(arguments.seeds)),
         "features": [feature for n, feature in enumerate(features) if feature or (n == 0 and features[1])],
@@ -108,10 +79,11 @@ def analyse(arguments: argparse.Namespace, remote: Remote) -> Answer:
     for name in ("method", "negative", "cfg", "width", "height", "weights", "multiplier", "value"):
         body[name] = getattr(arguments, name)
     job = remote.post("/analyse", body)["job"]
-    found = remote.get(f"/analyse/{job}")
+    found, progress = remote.get(f"/analyse/{job}"), ProgressBar("analysing")
     while found["state"] == "running":
-        _show("analysing", found["share"])
-        time.sleep(EVERY)
+        if found["share"] is not None:
+            progress(round(found["share"] * 100), 100)
+        time.sleep(POLL_SECONDS)
         found = remote.get(f"/analyse/{job}")
     if found["state"] == "failed":
         raise RemoteError(found["detail"], found["error"])
@@ -121,21 +93,21 @@ def analyse(arguments: argparse.Namespace, remote: Remote) -> Answer:
 
 def train(arguments: argparse.Namespace, remote: Remote) -> Answer | int:
     """Start or resume a run and follow it; Ctrl-C saves and stops it."""
-    _refuse(arguments, "out")
+    _refuse_options(arguments, "out")
     if (arguments.file is None) == (arguments.resume is None):
         what = "nothing to train" if arguments.file is None else "RUN.json and --resume together"
         raise ValueError(f"{what}: expected RUN.json or --resume DIR")
     if arguments.resume is not None:
-        _refuse(arguments, "steps", "save_every")
+        _refuse_options(arguments, "steps", "save_every")
         name = arguments.resume.resolve().name
-        remote.post(f"/runs/{named(name)}/resume", {})
+        remote.post(f"/runs/{path_part(name)}/resume", {})
     else:
         name = remote.post("/runs", {"config": _config(arguments)})["name"]
-    status = _followed(remote, name)
+    status = _follow(remote, name)
     if status["state"] in ("failed", "diverged"):
         sys.stderr.write(f"blocktrain: {status['reason']}\n")
         return 1
-    files = [file["name"] for file in remote.get(f"/runs/{named(name)}/files")]
+    files = [file["name"] for file in remote.get(f"/runs/{path_part(name)}/files")]
     result = next((file for file in files if "/" not in file and file.endswith(".safetensors")), None)
     data = {"ended": status["state"], "step": status["step"], "run": name, "result": result, "loss": status["smoothed"]}
     if status["published"]:
@@ -146,26 +118,29 @@ def train(arguments: argparse.Namespace, remote: Remote) -> Answer | int:
     return data, f"{status['state']} at step {status['step']}{loss}: {status['published'] or result or name}{again}"
 
 
-def _followed(remote: Remote, name: str) -> dict[str, Any]:
-    """Show the run until it ends or rests; the first Ctrl-C stops it, the second one leaves it alone."""
-    told = False
+def _follow(remote: Remote, name: str) -> dict[str, Any]:
+    """Show the run until it has ended or is paused, and return its status; the first Ctrl-C stops the run.
+
+    The second one ends this command only.
+    """
+    stopping, progress = False, ProgressBar("training")
     while True:
         try:
-            status = remote.get(f"/runs/{named(name)}", most=1)["run"]
-            if status["state"] not in ("waiting", *GOING_ON):
+            status = remote.get(f"/runs/{path_part(name)}", most=1)["run"]
+            if status["state"] not in ("waiting", *ACTIVE_STATES):
                 return status
-            _show_run(status)
-            time.sleep(EVERY)
+            _show_run(progress, status)
+            time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
-            if told:
+            if stopping:
                 raise
-            told = True
+            stopping = True
             sys.stderr.write("\nstopping after this step\n")
-            remote.post(f"/runs/{named(name)}/stop", {})
+            remote.post(f"/runs/{path_part(name)}/stop", {})
 
 
 def _config(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The RUN.json with what the arguments change; its paths come out absolute."""
+    """The RUN.json with what the arguments change; its paths become absolute."""
     from dataclasses import replace
 
     from lib_blocktrain.training.config import load
@@ -188,7 +163,7 @@ def _feature(arguments: argparse.Namespace, prefix: str) -> dict[str, object]:
     return feature
 
 
-def _lora(path: Path) -> str:
+def _server_name(path: Path) -> str:
     """The name of a LoRA on the server: its file's, without folder and ending; one in a folder there is `folder/name`.
 
     A path that leads to a file here is that file's; anything else is taken as the server's name.
@@ -196,25 +171,16 @@ def _lora(path: Path) -> str:
     return path.stem if path.is_file() or path.is_absolute() else path.with_suffix("").as_posix()
 
 
-def _refuse(arguments: argparse.Namespace, *names: str) -> None:
+def _refuse_options(arguments: argparse.Namespace, *names: str) -> None:
     for name in names:
         if getattr(arguments, name, None) is not None:
             raise ValueError(f"--{name.replace('_', '-')} together with --url: the server has its own")
 
 
-def _show(what: str, share: float | None) -> None:
-    if sys.stderr.isatty() and share is not None:
-        sys.stderr.write(f"\r{what}: {share:.0%} ")
-        sys.stderr.flush()
-
-
-def _show_run(status: dict[str, Any]) -> None:
-    if not sys.stderr.isatty():
-        return
-    parts = [status["state"], f"{status['step']}/{status['steps']}"]
+def _show_run(progress: ProgressBar, status: dict[str, Any]) -> None:
+    note = [status["state"]]
     if status["smoothed"] is not None:
-        parts.append(f"loss {status['smoothed']:.4f}")
+        note.append(f"loss {status['smoothed']:.4f}")
     if status["seconds_left"] is not None:
-        parts.append(f"{status['seconds_left'] / 60:.1f} min left")
-    sys.stderr.write("\r" + "  ".join(parts) + "  ")
-    sys.stderr.flush()
+        note.append(f"{status['seconds_left'] / 60:.1f} min left")
+    progress(status["step"], status["steps"], ", ".join(note))

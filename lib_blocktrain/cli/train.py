@@ -5,25 +5,26 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib_blocktrain.cli.commands import ProgressBar
+from lib_blocktrain.cli.parsers import Answer, Commands
+
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.standalone import StandaloneHost
     from lib_blocktrain.training.config import RunConfig
-    from lib_blocktrain.training.control import Control
+    from lib_blocktrain.training.control import TrainerControl
     from lib_blocktrain.training.distributed import Processes
     from lib_blocktrain.training.estimate import UNetSize
     from lib_blocktrain.training.runs import Run
 
-Answer = tuple[object, str]
 
-
-def add_commands(command: Any) -> None:
-    """Add `train` and `estimate`; `command(name, run, text)` makes the parser of one."""
-    train = command("train", train_command, "train a LoRA under block weights")
+def add_commands(commands: Commands) -> None:
+    """Add `train` and `estimate`."""
+    train = commands.add("train", train_command, "train a LoRA under block weights")
     train.add_argument(
         "file", nargs="?", type=Path, metavar="RUN.json", help="what to train, e.g. demo/runs/1-robot.json"
     )
@@ -31,21 +32,21 @@ def add_commands(command: Any) -> None:
     train.add_argument("--steps", type=int, help="instead of the file's")
     train.add_argument("--save-every", type=int, metavar="N", help="save every N steps")
     train.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (one in outputs/runs)")
-    estimate = command("estimate", estimate_command, "what a run will cost in time and memory")
+    estimate = commands.add("estimate", estimate_command, "what a run will cost in time and memory")
     estimate.add_argument("file", type=Path, metavar="RUN.json")
 
 
 def train_command(arguments: argparse.Namespace) -> Answer | int:
     """Train a run, new or resumed; Ctrl-C saves and stops."""
     from lib_blocktrain.runner import publish_result, sampler
-    from lib_blocktrain.training.control import Control, TrainingError
+    from lib_blocktrain.training.control import TrainerControl, TrainingError
     from lib_blocktrain.training.distributed import joined
     from lib_blocktrain.training.runs import RunInUse
     from lib_blocktrain.training.trainer import Trainer
 
     with joined() as processes:
         config = _config(arguments)
-        host, control = _host(config), Control()
+        host, control = _host(config), TrainerControl()
         run = _run(arguments, config, host.output_dir / "runs", processes)
         report = _progress(run) if processes.is_first else None
         draw = sampler(host, config.samples, lambda: control.stopping)
@@ -63,11 +64,11 @@ def train_command(arguments: argparse.Namespace) -> Answer | int:
         "step": outcome.step,
         "run": str(run.folder),
         "result": None if outcome.result is None else str(outcome.result),
-        "loss": trainer.watch.smoothed,
+        "loss": trainer.monitor.smoothed,
     }
     if outcome.ended == "finished" and arguments.out is None and arguments.resume is None:
         data["published"] = str(publish_result(trainer, host))
-    end = f"{outcome.ended} at step {outcome.step}, loss {trainer.watch.smoothed:.4f}"
+    end = f"{outcome.ended} at step {outcome.step}, loss {trainer.monitor.smoothed:.4f}"
     again = "" if outcome.ended == "finished" else f"\ngo on: python -m lib_blocktrain train --resume {run.folder}"
     return data, f"{end}: {data.get('published') or outcome.result or run.folder}{again}"
 
@@ -94,6 +95,7 @@ def _unet_size(checkpoint: str | None) -> UNetSize:
     itemsize = 2 if torch.cuda.is_available() else 4
     if checkpoint is not None:
         return UNetSize.real(recognise(Path(checkpoint)).architecture, itemsize)
+    demo_model.check_present(demo_model.MODEL)
     unet = json.loads((demo_model.MODEL / "unet" / "config.json").read_text("utf-8"))
     numbers = sum(path.stat().st_size for path in demo_model.MODEL.glob("*/*.safetensors")) // 2  # they are in fp16
     channels = tuple(unet["block_out_channels"])
@@ -135,28 +137,19 @@ def _host(config: RunConfig) -> StandaloneHost:
     return StandaloneHost(None if config.checkpoint is None else Path(config.checkpoint))
 
 
-def _progress(run: Run):
-    """A line on stderr that follows the run, where a person looks at it."""
-    if not sys.stderr.isatty():
-        return None
+def _progress(run: Run) -> Callable[[Mapping[str, Any]], None]:
+    """Return what shows each step of the run on stderr."""
+    bar = ProgressBar("training")
 
     def show(row: Mapping[str, Any]) -> None:
-        if "loss" not in row:
-            return
-        left = (run.config.steps - row["step"]) * row["seconds_a_step"]
-        sys.stderr.write(
-            f"\r{row['step']}/{run.config.steps}  loss {row['smoothed']:.4f}  lr {row['lr']:.2g}"
-            f"  {row['seconds_a_step']:.2f} s a step, {left / 60:.1f} min left "
-        )
-        if row["step"] == run.config.steps:
-            sys.stderr.write("\n")
-        sys.stderr.flush()
+        if "loss" in row:
+            bar(row["step"], run.config.steps, f"loss {row['smoothed']:.4f}, lr {row['lr']:.2g}")
 
     return show
 
 
 @contextmanager
-def _interruptible(control: Control) -> Iterator[None]:
+def _interruptible(control: TrainerControl) -> Iterator[None]:
     """Let the first Ctrl-C, or a SIGTERM, save and stop; the second one ends at once."""
 
     def stop(number: int, _frame: object) -> None:
