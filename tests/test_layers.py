@@ -45,7 +45,7 @@ ONLY_IN = {
     "transformers": ("hosts/standalone.py",),
     "gradio": ("ui/", "server/"),
     "fastapi": ("api/", "server/"),
-    "starlette": ("api/",),
+    "starlette": ("api/", "server/"),
     "pydantic": ("api/",),
     "uvicorn": ("server/",),
     "modules": ("hosts/",),

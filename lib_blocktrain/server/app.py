@@ -1,4 +1,4 @@
-"""The standalone server: the tab at 127.0.0.1, for this machine's own browser and for nobody else."""
+"""The standalone server: the page and the API at 127.0.0.1, for this machine alone."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import socket
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported; nothing leaves the machine
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported: it would send usage data
 
 import fastapi
 import gradio as gr
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.routes import PREFIX, mount
 from lib_blocktrain.files import DATA
 from lib_blocktrain.hosts.host import Host
-from lib_blocktrain.server.middleware import App, Bounded, LocalOnly, OwnContentOnly
+from lib_blocktrain.server.middleware import Bounded, LocalOnly, OwnContentOnly
 from lib_blocktrain.ui import shim
 from lib_blocktrain.ui.lora_controls import InitialState
 from lib_blocktrain.ui.page import Page
@@ -30,29 +31,28 @@ from lib_blocktrain.ui.page import Page
 log = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
-UPLOADS = "GRADIO_TEMP_DIR"  # where gradio keeps them: else in a folder of the machine's, for everybody to read
-FIRST_PORT, PORTS = 7870, 30  # tried one after the other; the WebUIs begin at 7860
-FONTS = ("system-ui", "sans-serif")  # gradio's own themes ask a font server
+UPLOADS = "GRADIO_TEMP_DIR"  # where gradio keeps them; its default is a folder that every user of the machine can read
+FIRST_PORT, PORTS = 7870, 30  # tried in turn; the WebUIs' are from 7860 on
+FONTS = ("system-ui", "sans-serif")  # gradio's own themes load fonts from a server
 
 
 def build(host: Host, first: InitialState | None = None) -> tuple[gr.Blocks, Page]:
-    """The page on a host."""
+    """Build the page on a host."""
     theme = gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace"))
     css = (DATA / "style.css").read_text("utf-8") + "footer { display: none !important; }"
     script = "\n".join(path.read_text("utf-8") for path in sorted((DATA / "javascript").glob("*.js")))
     with gr.Blocks(title="blocktrain", theme=theme, css=css, analytics_enabled=False) as blocks:
-        tab = Page(host, first)
-        tab.on_load(blocks)
+        page = Page(host, first)
+        page.on_load(blocks)
         shim.on(blocks.load, None, {}, {}, js=f"() => {{\n{script}\n}}")
-    return shim.queue(blocks), tab
+    return shim.queue(blocks), page
 
 
-def application(blocks: gr.Blocks, tab: Page, port: int) -> Callable[..., Awaitable[None]]:
-    """The page and the API as an ASGI application that answers this machine only, and asks no other."""
+def application(blocks: gr.Blocks, page: Page, port: int) -> ASGIApp:
+    """The page and the API as an application that answers this machine only, and loads nothing from elsewhere."""
     app = fastapi.FastAPI(title="blocktrain", docs_url=None, redoc_url=None, openapi_url=f"{PREFIX}/openapi.json")
-    mount(
-        app, tab.runner.host, Access(), runner=lambda: tab.runner, jobs=lambda: tab.jobs
-    )  # first: the page answers all that is left
+    # Before the page, which answers every other path.
+    mount(app, page.runner.host, Access(), runner=lambda: page.runner, jobs=lambda: page.jobs)
     app = gr.mount_gradio_app(app, blocks, path="/")
     return LocalOnly(Bounded(OwnContentOnly(app)), port)
 
@@ -61,62 +61,62 @@ def serve(
     host: Host,
     port: int | None = None,
     first: InitialState | None = None,
-    opened: Callable[[str], object] | None = webbrowser.open,
+    on_start: Callable[[str], object] | None = webbrowser.open,
 ) -> None:
-    """Serve until interrupted; ``opened`` is called with the address once the page answers."""
-    with _own_uploads():
-        _serve(host, listen(port), first, opened)
+    """Serve until interrupted; ``on_start`` is called with the address once the page answers."""
+    with _private_uploads():
+        _serve(host, listen(port), first, on_start)
 
 
 def _serve(
-    host: Host, listener: socket.socket, first: InitialState | None, opened: Callable[[str], object] | None
+    host: Host, listener: socket.socket, first: InitialState | None, on_start: Callable[[str], object] | None
 ) -> None:
     port = listener.getsockname()[1]
-    blocks, tab = build(host, first)
-    server = _Server(application(blocks, tab, port))
+    blocks, page = build(host, first)
+    server = _Server(application(blocks, page, port))
     address = f"http://{ADDRESS}:{port}/"
-    if opened is not None:
-        threading.Thread(target=_open_when_started, args=(server, address, opened), daemon=True).start()
+    if on_start is not None:
+        threading.Thread(target=_call_when_started, args=(server, address, on_start), daemon=True).start()
     try:
         server.run(sockets=[listener])
     finally:
-        tab.close()
-        tab.runner.close()
+        page.close()
+        page.runner.close()
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which at its end lets go of the streams that gradio keeps as long as a page is open.
+    """uvicorn, which on shutdown ends the streams that gradio keeps open as long as a page is.
 
-    They are told that the page has gone. uvicorn alone would wait for them, then cancel each with a traceback.
+    Each is told that its client has disconnected. uvicorn alone would wait for them, then cancel each with a traceback.
     """
 
-    def __init__(self, app: App):
+    def __init__(self, app: ASGIApp):
         self._app, self._ended = app, asyncio.Event()
-        config = {"interface": "asgi3", "log_level": "warning", "timeout_graceful_shutdown": 2}
-        super().__init__(uvicorn.Config(self._until_the_end, **config))
+        super().__init__(
+            uvicorn.Config(self._until_shutdown, interface="asgi3", log_level="warning", timeout_graceful_shutdown=2)
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End."""
         self._ended.set()
         await super().shutdown(sockets)
 
-    async def _until_the_end(self, scope, receive, send) -> None:
-        async def heard() -> dict:
-            waiting = [asyncio.ensure_future(wait) for wait in (receive(), self._ended.wait())]
+    async def _until_shutdown(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def received() -> Message:
+            message, end = asyncio.ensure_future(receive()), asyncio.ensure_future(self._ended.wait())
             try:
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                return waiting[0].result() if waiting[0].done() else {"type": "http.disconnect"}
+                await asyncio.wait((message, end), return_when=asyncio.FIRST_COMPLETED)
+                return message.result() if message.done() else {"type": "http.disconnect"}
             finally:
-                for wait in waiting:
-                    wait.cancel()
+                message.cancel()
+                end.cancel()
 
-        await self._app(scope, heard if scope["type"] == "http" else receive, send)
+        await self._app(scope, received if scope["type"] == "http" else receive, send)
 
 
 @contextmanager
-def _own_uploads() -> Iterator[None]:
-    """Let gradio keep what is uploaded in a folder of this user alone, which goes when the server is stopped."""
-    if UPLOADS in os.environ:  # somebody has chosen a place
+def _private_uploads() -> Iterator[None]:
+    """Let gradio keep uploads in a folder of this user alone, removed when the server ends."""
+    if UPLOADS in os.environ:  # the user's choice
         yield
         return
     with tempfile.TemporaryDirectory(prefix="blocktrain-", ignore_cleanup_errors=True) as folder:
@@ -128,10 +128,10 @@ def _own_uploads() -> Iterator[None]:
 
 
 def listen(port: int | None, ports: Sequence[int] = range(FIRST_PORT, FIRST_PORT + PORTS)) -> socket.socket:
-    """A socket at this port (0: any), or at the first free one; raises OSError with what to do."""
+    """A socket at this port (0: any), or at the first free one; raises OSError that names ``--port``."""
     for number in ports if port is None else (port,):
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        if os.name != "nt":  # there it would let two servers share a port
+        if os.name != "nt":  # on Windows it would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((ADDRESS, number))
@@ -145,10 +145,10 @@ def listen(port: int | None, ports: Sequence[int] = range(FIRST_PORT, FIRST_PORT
     raise OSError(f"{asked} of {ADDRESS} cannot be used: give a free one with --port")
 
 
-def _open_when_started(server: uvicorn.Server, address: str, opened: Callable[[str], object]) -> None:
+def _call_when_started(server: uvicorn.Server, address: str, on_start: Callable[[str], object]) -> None:
     pause = threading.Event()
     while not server.started:
         if server.should_exit:
             return
         pause.wait(0.05)
-    opened(address)
+    on_start(address)

@@ -18,7 +18,7 @@ pytest.importorskip("gradio")
 import uvicorn
 
 from lib_blocktrain.api.routes import PREFIX
-from lib_blocktrain.server.app import UPLOADS, _own_uploads, application, build, listen
+from lib_blocktrain.server.app import UPLOADS, _private_uploads, application, build, listen
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import DatasetConfig, RunConfig
 from tests.fakes import FakeHost, write_lora
@@ -72,7 +72,7 @@ class Standalone:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Standalone]:
-    with _own_uploads():
+    with _private_uploads():
         server = Standalone(tmp_path_factory.mktemp("attacked"))
         yield server
         server.close()
