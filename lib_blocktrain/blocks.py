@@ -304,7 +304,8 @@ def spans(block_ids: Iterable[str], order: Sequence[str] = BLOCK_IDS) -> str:
 
     What is not in the order (BASE, REST) stands alone.
     """
-    places, runs = {block_id: place for place, block_id in enumerate(order)}, []
+    places = {block_id: place for place, block_id in enumerate(order)}
+    runs: list[list[str]] = []
     for block_id in block_ids:
         if runs and block_id in places and places.get(runs[-1][-1], -2) + 1 == places[block_id]:
             runs[-1].append(block_id)
@@ -375,14 +376,19 @@ def _block_names(architecture_id: str) -> tuple[dict[str, str], dict[str, str]]:
         top = name.split(".")[0]
         containers[top] = REST
         prefixes[name if top == "out" else top] = REST  # "out" alone begins too many other names
-    return tuple({name.replace(".", "_"): block for name, block in table.items()} for table in (prefixes, containers))
+    return _flat(prefixes), _flat(containers)
+
+
+def _flat(table: Mapping[str, str]) -> dict[str, str]:
+    return {name.replace(".", "_"): block_id for name, block_id in table.items()}
 
 
 @cache
 def _layer_names(architecture_id: str, to_diffusers: bool) -> tuple[dict[str, str], dict[str, str]]:
     """Return name -> name in the other spelling: of layers, to be met as prefixes, and of parts, to be met whole."""
     found = architecture(architecture_id)
-    layers, parts = dict(found.rest_layers), {}
+    layers = dict(found.rest_layers)
+    parts: dict[str, str] = {}
     for part in (part for block in found.blocks for part in block.parts):
         parts[part.ldm] = part.diffusers
         if part.kind == "conv":
@@ -395,7 +401,7 @@ def _layer_names(architecture_id: str, to_diffusers: bool) -> tuple[dict[str, st
             layers[f"{part.ldm}.{name}"] = f"{part.diffusers}.{name}"
     if to_diffusers:
         return layers, parts
-    return tuple({diffusers: ldm for ldm, diffusers in table.items()} for table in (layers, parts))
+    return {diffusers: ldm for ldm, diffusers in layers.items()}, {diffusers: ldm for ldm, diffusers in parts.items()}
 
 
 def _translate(name: str, architecture_id: str, to_diffusers: bool) -> str:

@@ -9,13 +9,14 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from lib_blocktrain import blocks
 from lib_blocktrain.blocks import Block
+from lib_blocktrain.networks.layers import weight_shape
 
 # Calls a block: (id, function, *tensors) -> its output. Checkpointing is one way of calling.
 Caller = Callable[..., Tensor]
@@ -51,11 +52,30 @@ class Layout(Protocol):
 
 def layout_of(unet: nn.Module) -> Layout:
     """Return the layout of this U-Net by its attributes; raise ValueError for none that is known."""
-    if hasattr(unet, "down_blocks"):
+    if _is_diffusers(unet):
         return Diffusers(unet)
     if hasattr(unet, "input_blocks"):
         return Forge(unet) if "transformer_options" in inspect.signature(unet.forward).parameters else LDM(unet)
     raise ValueError(f"{type(unet).__name__} has neither input_blocks (LDM) nor down_blocks (diffusers)")
+
+
+class DiffusersUNet(Protocol):
+    """What is called of diffusers' `UNet2DConditionModel` beside its modules."""
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """`nn.Module.get_submodule`."""
+
+    def get_time_embed(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """Sinusoids of the timesteps, `(batch, width)`."""
+
+    def get_aug_embed(
+        self, emb: Tensor, encoder_hidden_states: Tensor, added_cond_kwargs: Mapping[str, Tensor]
+    ) -> Tensor:
+        """SDXL's embedding of pooled text and sizes, `(batch, width)`."""
+
+
+def _is_diffusers(unet: nn.Module) -> TypeGuard[DiffusersUNet]:
+    return hasattr(unet, "down_blocks")
 
 
 def enter_blocks(unet: nn.Module, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
@@ -87,7 +107,8 @@ def run_blocks(
 
 
 def _through(layout: Layout, block: Block, state: BlockState, call: Caller | None) -> BlockState:
-    skips, inputs = state.skips, (state.h,)
+    skips = state.skips
+    inputs: tuple[Tensor, ...] = (state.h,)
     if block.id.startswith("OUT"):
         skips, inputs = skips[:-1], (state.h, skips[-1])
     after = replace(state, skips=skips)  # an upsampler looks at the next skip connection's size
@@ -116,7 +137,7 @@ class LDM:
         return self.unet.get_submodule(block.ldm)(h, state.embedding, state.context)
 
     def leave(self, h: Tensor) -> Tensor:
-        return self.unet.out(h)
+        return self.unet.get_submodule("out")(h)
 
 
 @dataclass(frozen=True)
@@ -138,18 +159,18 @@ class Forge:
         return self.unet.get_submodule(block.ldm)(h, state.embedding, state.context, options, size)
 
     def leave(self, h: Tensor) -> Tensor:
-        return self.unet.out(h)
+        return self.unet.get_submodule("out")(h)
 
 
 @dataclass(frozen=True)
 class Diffusers:
     """`down_blocks`, `mid_block`, `up_blocks`: a block is a few modules that `blocks` names."""
 
-    unet: nn.Module
+    unet: DiffusersUNet
 
     def enter(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
         unet, context = self.unet, conditioning["context"]
-        embedding = unet.time_embedding(unet.get_time_embed(sample=latents, timestep=timesteps))
+        embedding = unet.get_submodule("time_embedding")(unet.get_time_embed(sample=latents, timestep=timesteps))
         if "pooled" in conditioning:
             added = {"text_embeds": conditioning["pooled"], "time_ids": conditioning["size"]}
             embedding = embedding + unet.get_aug_embed(
@@ -172,14 +193,17 @@ class Diffusers:
         return h
 
     def leave(self, h: Tensor) -> Tensor:
-        return self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(h)))
+        for name in ("conv_norm_out", "conv_act", "conv_out"):
+            h = self.unet.get_submodule(name)(h)
+        return h
 
 
 def _embedding(unet: nn.Module, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
     """Return LDM's embedding of the timesteps and, in SDXL, of the class vector, in the latents' dtype."""
-    embedding = unet.time_embed(_timestep_embedding(timesteps, unet.model_channels).to(latents.dtype))
+    width = weight_shape(unet.get_submodule("time_embed.0"))[1]
+    embedding = unet.get_submodule("time_embed")(_timestep_embedding(timesteps, width).to(latents.dtype))
     if getattr(unet, "num_classes", None) is not None:
-        embedding = embedding + unet.label_emb(_class_vector(conditioning, embedding))
+        embedding = embedding + unet.get_submodule("label_emb")(_class_vector(conditioning, embedding))
     return embedding
 
 

@@ -92,7 +92,7 @@ def network_arguments(config: RunConfig, weights: BlockWeights) -> dict[str, str
         arguments |= {"dora_wd": "True", "wd_on_output": "False"}
     blocks = weights.replace({REST: 0.0})  # SDXL's lists have it, and it is never trained
     if network.meaning == "lr":
-        arguments |= dict(entry.split("=", 1) for entry in blocks.to_kohya("lr"))
+        arguments |= dict(entry.split("=", 1) for entry in blocks.to_kohya())
     own_ranks, own_alphas = network.block_ranks, network.block_alphas
     if network.meaning in ("scale", "rank") or own_ranks or own_alphas:
         arguments |= _block_arguments(blocks, network, network.rank, network.alpha, (own_ranks, own_alphas))

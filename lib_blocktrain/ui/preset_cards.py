@@ -107,4 +107,4 @@ def _kohya(weights: BlockWeights) -> str:
     """sd-scripts' arguments, or nothing for weights that have none."""
     if any(value < 0 for value in weights.values.values()):
         return ""
-    return " ".join(f'"{argument}"' for argument in weights.to_kohya("lr"))
+    return " ".join(f'"{argument}"' for argument in weights.to_kohya())

@@ -27,7 +27,7 @@ def written(weights: BlockWeights, name: str | None, form: str, canvas: float | 
     if form == LINK:
         return to_link(line)
     if form == KOHYA:
-        return " ".join(f'"{argument}"' for argument in weights.to_kohya("lr"))
+        return " ".join(f'"{argument}"' for argument in weights.to_kohya())
     return json.dumps(weights.to_json()) if form == JSON else line
 
 

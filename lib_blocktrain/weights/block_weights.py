@@ -1,47 +1,54 @@
 """Block weights: one number a block that says how far a LoRA may act there."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from lib_blocktrain.blocks import BASE, REST, architecture
+from lib_blocktrain import blocks
+from lib_blocktrain.blocks import BASE, REST
 
 LARGEST = sys.float_info.max
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class BlockWeights:
     """A weight for every block of an architecture, for its text encoders (BASE) and for the layers outside (REST).
 
-    0 is off, 1 is the LoRA as it is. REST, unless given, is 1, but 0 where BASE and all blocks are 0: what is off is
-    off everywhere. Raises ValueError for a block that is missing, unknown or not a finite number.
+    0 is off, 1 is the LoRA as it is.
     """
 
     architecture: str
     values: Mapping[str, float]
-    base: float = 1.0
-    rest: float | None = None  # never None once made
+    base: float
+    rest: float
 
-    def __post_init__(self):
-        block_ids = architecture(self.architecture).block_ids
-        strange = [block_id for block_id in self.values if block_id not in block_ids]
-        missing = [block_id for block_id in block_ids if block_id not in self.values]
-        if strange or missing:
+    def __init__(
+        self, architecture: str, values: Mapping[str, float], base: float = 1.0, rest: float | None = None
+    ) -> None:
+        """Check the weights. `rest` None is 1, or 0 where BASE and all blocks are 0: what is off is off everywhere.
+
+        Raises ValueError for a block that is missing or unknown, and for a weight that is not a finite number.
+        """
+        block_ids = blocks.architecture(architecture).block_ids
+        unknown = [block_id for block_id in values if block_id not in block_ids]
+        missing = [block_id for block_id in block_ids if block_id not in values]
+        if unknown or missing:
             wrong = f"no value for {', '.join(missing)}"
-            if strange:
-                wrong = f"unknown {', '.join(repr(name)[:40] for name in strange[:10])}"
+            if unknown:
+                wrong = f"unknown {', '.join(repr(name)[:40] for name in unknown[:10])}"
             raise ValueError(f"{wrong}: expected the {len(block_ids)} blocks {block_ids[0]}..{block_ids[-1]}")
-        values = {block_id: _finite(block_id, self.values[block_id]) for block_id in block_ids}
-        base = _finite(BASE, self.base)
-        rest = float(base != 0 or any(values.values())) if self.rest is None else _finite(REST, self.rest)
-        for name, value in (("values", MappingProxyType(values)), ("base", base), ("rest", rest)):
-            object.__setattr__(self, name, value)
+        checked = {block_id: _finite(block_id, values[block_id]) for block_id in block_ids}
+        base = _finite(BASE, base)
+        object.__setattr__(self, "architecture", architecture)
+        object.__setattr__(self, "values", MappingProxyType(checked))
+        object.__setattr__(self, "base", base)
+        object.__setattr__(self, "rest", _rest_of(base, checked) if rest is None else _finite(REST, rest))
 
     @classmethod
     def uniform(cls, architecture_id: str, value: float) -> "BlockWeights":
         """Return the same weight everywhere, BASE and REST included: the LoRA at this strength."""
-        return cls(architecture_id, dict.fromkeys(architecture(architecture_id).block_ids, value), value, value)
+        return cls(architecture_id, dict.fromkeys(blocks.architecture(architecture_id).block_ids, value), value, value)
 
     def __getitem__(self, block_id: str) -> float:
         """Return the weight of a block, BASE or REST; raise KeyError for a block that the architecture lacks."""
@@ -52,7 +59,7 @@ class BlockWeights:
     def __hash__(self) -> int:
         return hash((self.architecture, *self.values.values(), self.base, self.rest))
 
-    def __reduce__(self):  # a mapping proxy can be neither copied nor pickled
+    def __reduce__(self) -> tuple[object, ...]:  # a mapping proxy can be neither copied nor pickled
         return BlockWeights, (self.architecture, dict(self.values), self.base, self.rest)
 
     @property
@@ -63,7 +70,7 @@ class BlockWeights:
     @property
     def rest_follows(self) -> bool:
         """Whether REST is what it would be if it had not been given."""
-        return self.rest == float(bool(self.base or any(self.values.values())))
+        return self.rest == _rest_of(self.base, self.values)
 
     def replace(self, weights: Mapping[str, float] | None = None, **more: float) -> "BlockWeights":
         """Return a copy with other weights of some blocks, BASE or REST; a REST that was not given follows."""
@@ -84,38 +91,32 @@ class BlockWeights:
         line = ",".join(number(value) for value in (self.base, *self.values.values()))
         return (f"{name}:" if name else "") + " | ".join([line, *([" ".join(attributes)] if attributes else [])])
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, object]:
         """Return plain values for `json.dumps`: `architecture`, `weights` by block id with BASE, and `rest`."""
         return {"architecture": self.architecture, "weights": {BASE: self.base, **self.values}, "rest": self.rest}
 
     @classmethod
     def from_json(cls, data: Mapping) -> "BlockWeights":
-        """Return the weights that `to_json` wrote; raise ValueError where something is missing or strange."""
-        strange = set(data) - {"architecture", "weights", "rest"}
-        if strange or "architecture" not in data or not isinstance(data.get("weights"), Mapping):
+        """Return the weights that `to_json` wrote; raise ValueError for missing and unknown keys."""
+        unknown = set(data) - {"architecture", "weights", "rest"}
+        if unknown or "architecture" not in data or not isinstance(data.get("weights"), Mapping):
             keys = ", ".join(repr(key)[:40] for key in [*data][:10])
             raise ValueError(f"keys {keys}: expected 'architecture', 'weights' (an object) and, if any, 'rest'")
         values = dict(data["weights"])
         base, rest = values.pop(BASE, 1.0), values.pop(REST, None)
         return cls(data["architecture"], values, base, data.get("rest", rest))
 
-    def to_kohya(self, scales: str = "lr", *, rank: int = 0, alpha: float = 0.0) -> list[str]:
-        """Return sd-scripts' `network_args` for weights that scale "lr", "scale" or "rank" (the meaning of training).
+    def to_kohya(self) -> list[str]:
+        """Return sd-scripts' `network_args` with these learning rates, the three `*_lr_weight`, without BASE and REST.
 
-        "lr" gives `*_lr_weight`; the other two `block_dims` and `block_alphas`, from the network's rank and alpha.
-        They say nothing of BASE, and of REST only SDXL's `block_dims` do. Raises ValueError for negative weights.
+        Raises ValueError for negative weights.
         """
-        if scales == "lr":
-            self._refuse_negative("a learning rate")
-            values = list(self.values.values())
-            half = len(values) // 2
-            middle = values[half : half + 1] * (3 if self.architecture == "sdxl" else 1)
-            lists = {"down": values[:half], "mid": middle, "up": values[half + 1 :]}
-            return [f"{side}_lr_weight={_join(weights)}" for side, weights in lists.items()]
-        dims = {"rank": self.to_block_dims, "scale": self._whole_block_dims}
-        if scales not in dims:
-            raise ValueError(f"weights cannot scale {scales!r} there: expected 'lr', 'scale' or 'rank'")
-        return [f"block_dims={_join(dims[scales](rank))}", f"block_alphas={_join(self.to_block_alphas(alpha))}"]
+        self._refuse_negative("a learning rate")
+        values = list(self.values.values())
+        half = len(values) // 2
+        middle = values[half : half + 1] * (3 if self.architecture == "sdxl" else 1)
+        lists = {"down": values[:half], "mid": middle, "up": values[half + 1 :]}
+        return [f"{side}_lr_weight={','.join(map(number, weights))}" for side, weights in lists.items()]
 
     def to_block_dims(self, rank: int) -> list[int]:
         """Return the rank of every entry of kohya's `block_dims`: round(weight * rank), and 0 for weight 0 only."""
@@ -130,10 +131,7 @@ class BlockWeights:
         """Return the weights as `block_dims` orders them: the 25 blocks; for SDXL REST, 9, M00 three times, 9, REST."""
         return tuple(self[block_id] for block_id in kohya_entries(self.architecture))
 
-    def _whole_block_dims(self, rank: int) -> list[int]:
-        return [rank if weight else 0 for weight in self.kohya_vector()]
-
-    def _refuse_negative(self, what: str):
+    def _refuse_negative(self, what: str) -> None:
         for block_id, value in self.values.items():
             if value < 0:
                 raise ValueError(f"{block_id} = {number(value)}: {what} cannot be negative")
@@ -145,7 +143,7 @@ def kohya_entries(architecture_id: str) -> tuple[str, ...]:
     networks/lora.py of kohya-ss/sd-scripts 48d368fa: SDXL counts the embeddings, the three layers of the middle block
     and the output layers one by one.
     """
-    block_ids = architecture(architecture_id).block_ids
+    block_ids = blocks.architecture(architecture_id).block_ids
     if architecture_id != "sdxl":
         return block_ids
     middle = block_ids.index("M00")
@@ -157,8 +155,9 @@ def number(value: float) -> str:
     return repr(float(value)).removesuffix(".0")
 
 
-def _join(values: Sequence[float]) -> str:
-    return ",".join(map(number, values))
+def _rest_of(base: float, values: Mapping[str, float]) -> float:
+    """The weight of REST where none is given."""
+    return float(base != 0 or any(values.values()))
 
 
 def _finite(block_id: str, value: float) -> float:

@@ -57,7 +57,8 @@ def read_kohya_arguments(span: Span, architecture: Architecture) -> tuple[BlockW
 
 def _arguments(span: Span) -> dict[str, Span]:
     """Return the value of every `key=value`, without the quotes and brackets that people paste with them."""
-    start = _DRESSING.match(span.text).end()
+    dressing = _DRESSING.match(span.text)
+    start = dressing.end() if dressing else 0
     keys = list(_KEY.finditer(span.text, start))
     if keys[0].start() != start:
         strange = span.cut(start, keys[0].start()).strip()
@@ -69,7 +70,7 @@ def _arguments(span: Span) -> dict[str, Span]:
             raise name.error(f"{name.text} is given twice")
         value = span.cut(key.end(), following.start() if following else None)
         value = value.cut(len(value.text) - len(value.text.lstrip(" \t\r\n\"'([")))
-        length = re.match(r"[^\"')\];\\]*", value.text).end()
+        length = len(re.split(r"[\"')\];\\]", value.text, maxsplit=1)[0])
         value, closing = value.cut(0, length).strip(), value.cut(length)
         strange = closing.strip(" \t\r\n\"',;()[]\\-")
         if strange.text:
@@ -98,9 +99,8 @@ def _read_rates(arguments: dict[str, Span], architecture: Architecture) -> tuple
 
 def _read_ranks(arguments: dict[str, Span], architecture: Architecture) -> tuple[dict[str, float], list[str]]:
     entries = kohya_entries(architecture.id)
-    dims, alphas = (
-        _numbers(arguments[key], key, entries) if key in arguments else None for key in ("block_dims", "block_alphas")
-    )
+    given = {key: _numbers(arguments[key], key, entries) for key in _RANK_KEYS if key in arguments}
+    dims, alphas = given.get("block_dims"), given.get("block_alphas")
     for block_id, dim in (dims or {}).items():
         if dim < 0 or dim != int(dim):
             raise arguments["block_dims"].error(f"{block_id} = {number(dim)} in block_dims: expected a rank from 0 on")
@@ -110,11 +110,10 @@ def _read_ranks(arguments: dict[str, Span], architecture: Architecture) -> tuple
             raise arguments["block_alphas"].error(f"{block_id} = {number(alpha)} in block_alphas: expected more than 0")
 
     notices: list[str] = []
-    if alphas is None:
-        return _fractions(dims, arguments, "block_dims", notices), notices
+    if dims is None or alphas is None:
+        ((key, numbers),) = given.items()
+        return _fractions(numbers, arguments, key, notices), notices
     by_alpha = _fractions(alphas, arguments, "block_alphas", notices)
-    if dims is None:
-        return by_alpha, notices
     trained = [block_id for block_id, dim in dims.items() if dim]
     if len({dims[block_id] for block_id in trained}) > 1:
         by_dim = _fractions(dims, arguments, "block_dims", notices)

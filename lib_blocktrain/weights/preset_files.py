@@ -52,7 +52,7 @@ class PresetFile:
         """Return what the file holds; nothing if there is none."""
         return read_presets("\n".join(self._lines()))
 
-    def put(self, *presets: Preset):
+    def put(self, *presets: Preset) -> None:
         """Add presets or replace those of the same name; raise ValueError for one that could not be read back."""
         lines = self._lines()
         ending = "\r" if lines and lines[0].endswith("\r") else ""
@@ -67,7 +67,7 @@ class PresetFile:
                 place_of[preset.name], end = end, end + 1
         self._write(lines)
 
-    def rename(self, name: str, new_name: str):
+    def rename(self, name: str, new_name: str) -> None:
         """Rename a preset; raise ValueError if it is missing or the new name is taken or none."""
         lines = self._lines()
         places = self._existing(lines, name)
@@ -78,7 +78,7 @@ class PresetFile:
             lines[place] = new_name + lines[place][lines[place].index(":") :]
         self._write(lines)
 
-    def delete(self, name: str):
+    def delete(self, name: str) -> None:
         """Delete a preset; raise ValueError if it is missing."""
         lines = self._lines()
         places = self._existing(lines, name)
@@ -93,7 +93,7 @@ class PresetFile:
         text = self.path.read_bytes().decode("utf-8", "surrogateescape")
         return text.removeprefix("\ufeff").split("\n") if text else []
 
-    def _write(self, lines: list[str]):
+    def _write(self, lines: list[str]) -> None:
         text = "\n".join(lines if not lines or not lines[-1] else [*lines, ""])
         with atomic_write(self.path) as temporary:
             temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -165,7 +165,7 @@ def read_line(line: str) -> Preset:
     return Preset(name.text, tuple(suited), text.text, purpose.text)
 
 
-def _check_name(name: str):
+def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a preset: expected one line, none of : , | = # {{")
 

@@ -10,12 +10,15 @@ Values may be R (random, 0 to 1), U (random, -0.5 to 1.5), X and X+0.1. After `|
 for which it was made, the share of the canvas for which it holds, a weight for REST. `#` begins a comment.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 from lib_blocktrain import blocks
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS, REST, Architecture, spans
@@ -23,6 +26,9 @@ from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.kohya_arguments import has_kohya_arguments, read_kohya_arguments
 from lib_blocktrain.weights.presets import Preset, shipped_presets
 from lib_blocktrain.weights.text_spans import NUMBER, PresetStringError, Span
+
+if TYPE_CHECKING:
+    from random import Random
 
 __all__ = ["FORMS", "Form", "Parsed", "PresetStringError", "parse"]
 
@@ -113,7 +119,6 @@ class _Reader:
         self.seed = seed
         self.x = x
         self.presets = presets
-        self.random = None
         self.notices: list[str] = []
 
     def read(self, text: str) -> Parsed:
@@ -122,8 +127,8 @@ class _Reader:
         if text.lstrip().startswith("{"):
             return self._json(Span(text))
         line = Span(text).cut(0, text.find("#") if "#" in text else None)
-        body, attributes = line.partition("|")
-        attributes = self._attributes(attributes)
+        body, tail = line.partition("|")
+        attributes = self._attributes(tail)
         if not body.text:
             raise body.error("nothing written: expected a preset's name, values, or ranges such as IN04-OUT02=0.5")
         parsed = self._body(body)
@@ -243,13 +248,15 @@ class _Reader:
     def _draw(self, item: Span) -> tuple[float, str]:
         if self.seed is None:
             raise item.error(f"{item.shown} is drawn at random: expected a seed with it")
-        if self.random is None:
-            from random import Random  # seldom needed, and slow to import beside the rest
-
-            self.random = Random(self.seed)
         low, high = RANDOM_RANGES[item.text]
         value = round(low + (high - low) * self.random.random(), 3)  # short enough to be written down again
         return value, f"{item.text} drawn as {number(value)} (seed {self.seed})"
+
+    @cached_property
+    def random(self) -> Random:
+        from random import Random  # rarely needed, and slow to import
+
+        return Random(self.seed)
 
     def _from_x(self, item: Span, step: float) -> tuple[float, str]:
         if self.x is None:
@@ -301,7 +308,7 @@ class _Reader:
             self.notices.append(f"{', '.join(unknown)} not known here: ignored")
         return attributes
 
-    def _check_architecture(self, given: Span):
+    def _check_architecture(self, given: Span) -> None:
         if given.text not in ARCHITECTURES:
             raise given.error(f"unknown architecture {given.shown}: expected one of {', '.join(ARCHITECTURES)}")
         made_for = ARCHITECTURES[given.text]

@@ -494,10 +494,12 @@ def test_learning_rates_read_back_exactly(weights):
 
 
 @settings(deadline=None)
-@given(block_weights(values=st.sampled_from([0, 0.25, 0.5, 1, 2]), outside=False), st.sampled_from(["scale", "rank"]))
-def test_dims_and_alphas_read_back(weights, scales):
+@given(block_weights(values=st.sampled_from([0, 0.25, 0.5, 1, 2]), outside=False), st.booleans())
+def test_dims_and_alphas_read_back(weights, scales_ranks):
     """Exactly, since these weights times 16 and 8 are exact; SDXL's REST is among them."""
-    arguments = [*weights.to_kohya(scales, rank=16, alpha=8), "network_dim=16", "network_alpha=8"]
+    dims = weights.to_block_dims(16) if scales_ranks else [16 if weight else 0 for weight in weights.kohya_vector()]
+    lists = {"block_dims": dims, "block_alphas": weights.to_block_alphas(8), "network_dim": [16], "network_alpha": [8]}
+    arguments = [f"{name}={','.join(map(str, numbers))}" for name, numbers in lists.items()]
     assert parse(" ".join(arguments), weights.architecture).weights == weights
 
 
