@@ -13,10 +13,8 @@ from lib_blocktrain.cli.parsers import Answer, Commands, add_checkpoint, add_sam
 
 if TYPE_CHECKING:
     from lib_blocktrain.analysis.regions import Feature
+    from lib_blocktrain.analysis.request import AnalysisRequest
     from lib_blocktrain.analysis.results import Analysis
-    from lib_blocktrain.hosts.host import Host
-    from lib_blocktrain.weights.block_weights import BlockWeights
-    from lib_blocktrain.workspace.analyses import AnalysisRequest
 
 ANALYSE_HELP = """methods:
   exact      what the predicted noise loses without each block (the reference)
@@ -38,7 +36,6 @@ analysis, and preset.txt. Blocks that are "within the noise" cannot be told from
 
 
 def add_commands(commands: Commands) -> None:
-    """Add `analyse`."""
     analyse = commands.add("analyse", analyse_command, "which blocks of a LoRA carry a word, a region, or the whole")
     analyse.formatter_class = argparse.RawDescriptionHelpFormatter
     analyse.epilog = ANALYSE_HELP
@@ -67,19 +64,17 @@ def add_commands(commands: Commands) -> None:
 
 
 def analyse_command(arguments: argparse.Namespace) -> Answer:
-    """Say which blocks carry a feature, and write it down."""
-    from lib_blocktrain.weights.preset_strings import parse
-    from lib_blocktrain.workspace.analyses import answer
+    """Analyse which blocks carry a feature, and write the figures."""
+    from lib_blocktrain.workspace.analyses import run_analysis
     from lib_blocktrain.workspace.images import png_of
 
     rule = kept_rule(arguments)
+    request = _request(arguments)
     host = open_host(arguments.checkpoint)
-    inquiry = _inquiry(arguments, host)
     with host.queued():
-        found = answer(host, inquiry, ProgressBar("analysing"))
-    sentence = found.about_canvas(parse(arguments.weights, inquiry.network.architecture).canvas)
-    sheets = {name: png_of(picture) for name, picture in found.sheets.items()}
-    return write_found(arguments, found.analyses, sentence, sheets, rule)
+        found = run_analysis(host, request, ProgressBar("analysing"))
+    sheets = {name: png_of(image) for name, image in found.sheets.items()}
+    return write_found(arguments, found.analyses, found.area_sentence, sheets, rule)
 
 
 def write_found(
@@ -89,12 +84,14 @@ def write_found(
     sheets: Mapping[str, bytes],
     rule: tuple[str, float | None] | None,
 ) -> Answer:
-    """Write down what was found, here or on a server: `sentence` is about the canvas, `sheets` are PNGs by name."""
+    """Write the figures of an analysis, which may have run on a server: `sentence` is about the area share, `sheets`
+    are PNGs by name.
+    """
     from lib_blocktrain.analysis.results import compare, write_analysis
 
     main = analyses[0]
     files = write_analysis(main, arguments.out, "analysis")
-    head = "; ".join([f"{main.feature} of {main.name}, {main.method}", *main.told()])
+    head = "; ".join([f"{main.feature} of {main.name}, {main.method}", *main.summary()])
     text = [head, main.to_table()]
     data: dict[str, Any] = {"analysis": main.to_json()}
     if sentence:
@@ -116,59 +113,38 @@ def write_found(
     return data, "\n".join([*text, *(f"note: {n}" for n in main.notices), *data["files"]])
 
 
-def _inquiry(arguments: argparse.Namespace, host: Host) -> AnalysisRequest:
-    from lib_blocktrain.analysis.run import Options
+def _request(arguments: argparse.Namespace) -> AnalysisRequest:
+    from lib_blocktrain.analysis.request import build_request
     from lib_blocktrain.networks.files import read_network
     from lib_blocktrain.weights.preset_strings import parse
-    from lib_blocktrain.workspace.analyses import AnalysisRequest, setting_for
 
     network = read_network(arguments.lora)
-    setting = setting_for(
-        arguments.method,
-        arguments.prompt or (),
+    feature, against = _feature(arguments, ""), _feature(arguments, "against_")
+    return build_request(
+        network,
+        method=arguments.method,
+        prompts=arguments.prompt or (),
         negative=arguments.negative,
-        seeds=asked_seeds(arguments.seeds),
+        seeds=arguments.seeds,
         guidance=arguments.cfg,
         width=arguments.width,
         height=arguments.height,
-    )
-    features = [_feature(arguments, ""), _feature(arguments, "against_")]
-    weights = parse(arguments.weights, network.architecture).weights
-    return AnalysisRequest(
-        network,
-        setting,
-        arguments.method,
-        tuple(f for n, f in enumerate(features) if n == 0 or f.given),
-        Options(weights, arguments.multiplier, arguments.value),
+        features=(feature, against) if against.given else (feature,),
+        weights=parse(arguments.weights, network.architecture),
+        multiplier=arguments.multiplier,
+        value=arguments.value,
     )
 
 
 def _feature(arguments: argparse.Namespace, prefix: str) -> Feature:
-    from PIL import Image, UnidentifiedImageError
+    from lib_blocktrain.analysis.regions import Feature, read_box, read_mask
 
-    from lib_blocktrain.analysis.regions import Feature, read_box
-
-    word, path, box = (getattr(arguments, prefix + name) for name in ("word", "mask", "box"))
-    mask = None
-    if path is not None:
-        try:
-            with Image.open(path) as picture:
-                mask = picture.copy()
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{path}: expected a picture as the mask") from error
-    return Feature(word, None if box is None else read_box(box), mask)
-
-
-def asked_seeds(text: str) -> tuple[int, ...]:
-    """The numbers of `--seeds`."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"seeds {text!r}: expected whole numbers with commas, such as 0,1,2") from error
+    word, mask, box = (getattr(arguments, prefix + name) for name in ("word", "mask", "box"))
+    return Feature(word, None if box is None else read_box(box), None if mask is None else read_mask(mask, str(mask)))
 
 
 def kept_rule(arguments: argparse.Namespace) -> tuple[str, float | None] | None:
-    """The rule of `--keep` and its number."""
+    """Return the rule of `--keep` and its number."""
     from lib_blocktrain.analysis.weight_rules import RULES
 
     if arguments.keep is None:
@@ -189,9 +165,10 @@ def kept_rule(arguments: argparse.Namespace) -> tuple[str, float | None] | None:
 
 
 def _preset(analyses: Sequence[Analysis], rule: tuple[str, float | None], name: str | None) -> str:
-    from lib_blocktrain.analysis.weight_rules import chosen, preset_of
+    from lib_blocktrain.analysis.weight_rules import preset_of, weights_by_rule
 
-    weights: BlockWeights = chosen(*rule[:1], analyses[0], rule[1], analyses[1] if len(analyses) > 1 else None)
+    name_of_rule, amount = rule
+    weights = weights_by_rule(name_of_rule, analyses[0], amount, analyses[1] if len(analyses) > 1 else None)
     preset = preset_of(analyses[0], weights, name or "FOUND")
     return f"{preset.name}:{preset.text}  # {preset.purpose}"
 

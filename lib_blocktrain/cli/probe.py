@@ -11,7 +11,6 @@ from lib_blocktrain.cli.parsers import Answer, Commands, add_checkpoint
 
 
 def add_commands(commands: Commands) -> None:
-    """Add `probe`, `similar` and `compare`."""
     compare = commands.add("compare", compare_command, "two analyses side by side, from their JSON files")
     compare.add_argument("first", type=Path, metavar="A.json", help="an analysis.json of analyse or probe")
     compare.add_argument("second", type=Path, metavar="B.json")
@@ -51,25 +50,20 @@ def compare_command(arguments: argparse.Namespace) -> Answer:
 
 
 def probe_command(arguments: argparse.Namespace) -> Answer:
-    """Say where a training would move, and suggest block weights for it."""
-    from lib_blocktrain.analysis.probe import probe_dataset
+    """Find which blocks a training would change, and suggest block weights for it."""
+    from lib_blocktrain.analysis.probe import build_probe_request, probe_dataset
     from lib_blocktrain.analysis.results import write_analysis
-    from lib_blocktrain.training.config import DatasetConfig, FolderConfig
 
-    folders = [FolderConfig(str(arguments.data))]
-    if arguments.reference is not None:
-        folders.append(FolderConfig(str(arguments.reference), regularisation=True))
-    config = DatasetConfig(folders=tuple(folders))
+    request = build_probe_request(
+        [arguments.data],
+        references=[] if arguments.reference is None else [arguments.reference],
+        class_prompt=arguments.class_prompt or "",
+        images=arguments.pictures,
+        convolutions=arguments.convolutions,
+    )
     host = open_host(arguments.checkpoint)
     with host.queued():
-        found, dataset = probe_dataset(
-            host.model(),
-            config,
-            class_prompt=arguments.class_prompt or "",
-            most=arguments.pictures,
-            convolutions=arguments.convolutions,
-            progress=ProgressBar("probing"),
-        )
+        found = probe_dataset(host.model(), request, ProgressBar("probing"))
     files = write_analysis(found.moves, arguments.out, "moves")
     text = [f"where a training on {arguments.data} would move:", found.moves.to_table()]
     data: dict[str, Any] = {"moves": found.moves.to_json()}
@@ -77,25 +71,19 @@ def probe_command(arguments: argparse.Namespace) -> Answer:
         files += write_analysis(found.differs, arguments.out, "differs")
         data["differs"] = found.differs.to_json()
         text += ["", f"{found.differs.name}:", found.differs.to_table()]
-    line = found.weights.to_line(with_architecture=True, canvas=dataset.canvas)
+    line = found.weights.to_line(with_architecture=True, canvas=found.moves.area_share)
     data |= {"weights": line, "files": [str(path) for path in files]}
     return data, "\n".join([*text, "", f"weights for the training: {line}", *data["files"]])
 
 
 def similar_command(arguments: argparse.Namespace) -> Answer:
     """Rank LoRAs by their likeness to a LoRA or a dataset."""
-    from lib_blocktrain.analysis.similar import Profiles, of_dataset, of_file, rank
+    from lib_blocktrain.analysis.similar import of_dataset, of_file
+    from lib_blocktrain.workspace.analyses import rank_similar
 
     host = open_host(arguments.checkpoint)
-    if arguments.lora is not None:
-        target = of_file(arguments.lora)
-        if target.problem:
-            raise ValueError(target.problem)
-    else:
-        target = of_dataset(*_dataset(arguments))
-    folders = arguments.folder or [folder for folder in host.lora_dirs if folder.is_dir()]
-    profiles = Profiles(host.output_dir / "cache" / "profiles.json").of(folders, ProgressBar("reading"))
-    found = rank(target, profiles)
+    target = of_file(arguments.lora) if arguments.lora is not None else of_dataset(*_dataset(arguments))
+    found = rank_similar(host, target, arguments.folder or (), ProgressBar("reading"))
     shown = found.matches[: max(0, arguments.most)]
     data = {
         "matches": [match.to_json() for match in shown],
@@ -104,7 +92,7 @@ def similar_command(arguments: argparse.Namespace) -> Answer:
     width = max((len(match.profile.name) for match in shown), default=0)
     rows = [f"{match.likeness:>5.0%}  {match.profile.name:<{width}}  {'; '.join(match.reasons)}" for match in shown]
     rows += [f"cannot be read: {profile.problem}" for profile in found.unreadable]
-    return data, "\n".join(rows or [f"no other network file in {', '.join(map(str, folders))}"])
+    return data, "\n".join(rows or [f"no other network file in {', '.join(map(str, found.folders))}"])
 
 
 def _dataset(arguments: argparse.Namespace) -> tuple[Any, str, str]:

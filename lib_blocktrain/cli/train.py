@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands) -> None:
-    """Add `train` and `estimate`."""
     train = commands.add("train", train_command, "train a LoRA under block weights")
     train.add_argument(
         "file", nargs="?", type=Path, metavar="RUN.json", help="what to train, e.g. demo/runs/1-robot.json"
