@@ -63,6 +63,11 @@ class BlockWeights:
         return BlockWeights, (self.architecture, dict(self.values), self.base, self.rest)
 
     @property
+    def with_base(self) -> dict[str, float]:
+        """BASE and the blocks, in the order of a preset line."""
+        return {BASE: self.base, **self.values}
+
+    @property
     def off(self) -> bool:
         """Whether nothing of the LoRA is left."""
         return not (self.base or self.rest or any(self.values.values()))
@@ -88,12 +93,12 @@ class BlockWeights:
         attributes = [f"arch={self.architecture}"] if with_architecture else []
         attributes += [] if canvas is None else [f"canvas={number(canvas)}"]
         attributes += [] if self.rest_follows else [f"rest={number(self.rest)}"]
-        line = ",".join(number(value) for value in (self.base, *self.values.values()))
+        line = ",".join(number(value) for value in self.with_base.values())
         return (f"{name}:" if name else "") + " | ".join([line, *([" ".join(attributes)] if attributes else [])])
 
     def to_json(self) -> dict[str, object]:
         """Return plain values for `json.dumps`: `architecture`, `weights` by block id with BASE, and `rest`."""
-        return {"architecture": self.architecture, "weights": {BASE: self.base, **self.values}, "rest": self.rest}
+        return {"architecture": self.architecture, "weights": self.with_base, "rest": self.rest}
 
     @classmethod
     def from_json(cls, data: Mapping) -> "BlockWeights":

@@ -176,7 +176,7 @@ def changed(weights: BlockWeights, change: str, *, seed: int | None = None) -> B
     targets, _, value = change.rpartition("=")
     ranges = ",".join(f"{target.strip()}={value.strip()}" for target in targets.split("+"))
     parse(ranges, weights.architecture, seed=seed)  # so that an error points into what was written
-    known = {BASE: weights.base, **weights.values, **({} if weights.rest_follows else {REST: weights.rest})}
+    known = {**weights.with_base, **({} if weights.rest_follows else {REST: weights.rest})}
     before = ",".join(f"{block_id}={number(weight)}" for block_id, weight in known.items())
     return parse(f"{before},{ranges}", weights.architecture, seed=seed).weights
 
