@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST
+from lib_blocktrain.blocks import ARCHITECTURES, REST
 from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.preset_strings import PresetStringError, has_name, has_random_values, parse
 from lib_blocktrain.weights.presets import Preset
