@@ -1,4 +1,4 @@
-"""What the rest of the extension needs of the program that holds the model."""
+"""The protocol `Host`: what the rest of the extension needs of the program that holds the model."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Progress = Callable[[int, int], None]  # steps done, steps in all; may raise Can
 
 
 class NoModel(ValueError):
-    """There is no checkpoint, or it cannot be used; the message says which and why."""
+    """No checkpoint is loaded, or it cannot be used; the message says why."""
 
 
 class Cancelled(RuntimeError):
-    """Somebody does not want this picture any more; raised by a progress callback, or by a host's own Interrupt."""
+    """The image was cancelled, by a progress callback or by the host's own Interrupt."""
 
 
 class OutOfMemory(RuntimeError):
-    """The device has too little memory for this picture; what was taken for it has been freed."""
+    """The device has too little memory for this image; what was allocated for it has been freed."""
 
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One picture to draw. ``width`` and ``height`` in pixels, None for the model's own; ``placements``: LoRAs.
+    """One image to draw. ``width`` and ``height`` in pixels, None for the model's native size; ``placements``: LoRAs.
 
-    ``say`` is told what a person should know of the picture: tokens that the model does not see, modules left out.
+    ``say`` is called with notices for the user: tokens that the model does not see, modules that fit no layer.
     """
 
     prompt: str
@@ -52,17 +52,27 @@ class SampleRequest:
 
 @runtime_checkable
 class Host(Protocol):
-    """A program with a model: this one's standalone mode, or a WebUI.
+    """A program that holds a model: this one in standalone mode, or a WebUI."""
 
-    ``lora_dirs`` are searched for network files, and new ones go to the first; ``samplers`` are the names that
-    ``SampleRequest.sampler`` may have, the usual one first; ``presets_path`` is the file of the user's own presets.
-    """
+    @property
+    def name(self) -> str:
+        """What the page calls the program."""
 
-    name: str
-    lora_dirs: Sequence[Path]
-    output_dir: Path
-    presets_path: Path
-    samplers: Sequence[str]
+    @property
+    def lora_dirs(self) -> Sequence[Path]:
+        """The folders that are searched for network files; new ones go to the first."""
+
+    @property
+    def output_dir(self) -> Path:
+        """The folder for runs and saved previews."""
+
+    @property
+    def presets_path(self) -> Path:
+        """The file of the user's own presets."""
+
+    @property
+    def samplers(self) -> Sequence[str]:
+        """What ``SampleRequest.sampler`` may be; the default comes first."""
 
     def model(self) -> Model:
         """The loaded checkpoint; raises ``NoModel``."""
@@ -75,13 +85,14 @@ class Host(Protocol):
         """Whether the host's own Interrupt was pressed since ``queued()`` was entered."""
 
     def progress(self, what: str, done: int, of: int) -> None:
-        """Show in the host's own progress how far the work under ``queued()`` is."""
+        """Show the progress of the work under ``queued()`` in the host's own progress display."""
 
     def refresh_loras(self) -> None:
-        """A network file was put into ``lora_dirs``: let the host's own list find it."""
+        """Update the host's own list of LoRAs, after a network file was written to ``lora_dirs``."""
 
     def sample(self, request: SampleRequest, progress: Progress | None = None) -> Image.Image:
-        """Draw one picture with the host's own sampler, under the request's placements.
+        """Draw one image with the host's own sampler, with the request's placements applied.
 
-        The caller holds ``queued()``. Whatever is raised - ``Cancelled``, ``OutOfMemory`` - leaves the model as it was.
+        The caller holds ``queued()``. After any error, ``Cancelled`` and ``OutOfMemory`` among them, the model is as it
+        was.
         """

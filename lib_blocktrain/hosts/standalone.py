@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -32,7 +33,7 @@ from lib_blocktrain.networks.hooks import applied
 log = logging.getLogger(__name__)
 
 CONFIGS = Path(__file__).parent / "configs"
-SAMPLERS: dict[str, tuple[type, dict]] = {
+SAMPLERS: dict[str, tuple[Any, dict[str, object]]] = {  # scheduler class and options
     "DDIM": (diffusers.DDIMScheduler, {}),
     "Euler": (diffusers.EulerDiscreteScheduler, {}),
     "Euler a": (diffusers.EulerAncestralDiscreteScheduler, {}),
@@ -45,7 +46,7 @@ SAMPLERS: dict[str, tuple[type, dict]] = {
 class StandaloneModel:
     """The protocol ``Model`` on a diffusers pipeline."""
 
-    pipeline: diffusers.DiffusionPipeline
+    pipeline: Any  # diffusers adds a pipeline's parts at run time, where no type checker sees them
     architecture: str
     name: str
     notices: tuple[str, ...] = ()
@@ -77,9 +78,9 @@ class StandaloneModel:
         return self.pipeline.unet.config.in_channels
 
     @torch.no_grad()
-    def encode_image(self, picture: Image.Image) -> Tensor:
+    def encode_image(self, image: Image.Image) -> Tensor:
         vae = self.pipeline.vae
-        pixels = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 127.5 - 1)
+        pixels = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1)
         pixels = pixels.permute(2, 0, 1)[None].to(vae.device)
         latents = vae.encode(pixels.to(vae.dtype)).latent_dist.mean
         if vae.dtype != torch.float32 and not torch.isfinite(latents).all():
@@ -93,18 +94,19 @@ class StandaloneModel:
         return self.pipeline.image_processor.postprocess(pixels, output_type="pil")
 
     def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
-        """A text of more than 75 tokens comes in several contexts of 77, one behind the other."""
-        pieces = [
+        """Text of more than 75 tokens is encoded in chunks, whose contexts of 77 tokens are concatenated."""
+        device = self.pipeline.unet.device
+        chunks = [
             self.pipeline.encode_prompt(
-                piece, device=self.unet.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+                chunk, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
             )
-            for piece in _pieces(self.pipeline.tokenizer, text)
+            for chunk in _chunks(self.pipeline.tokenizer, text)
         ]
-        encoded = [torch.cat([piece[0] for piece in pieces], dim=1), *pieces[0][1:]]
+        encoded = [torch.cat([chunk[0] for chunk in chunks], dim=1), *chunks[0][1:]]
         if self.architecture != "sdxl":
             return {"context": encoded[0]}
         side = float(self.native_size)
-        size = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=self.unet.device)  # original, crop, target
+        size = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=device)  # original, crop, target
         return {"context": encoded[0], "pooled": encoded[2], "size": size}
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
@@ -149,14 +151,15 @@ class StandaloneHost:
         # what is baked goes to the first: to outputs, never among the files of this checkout
         beside = LORAS if checkpoint is None else checkpoint.parent
         self.lora_dirs: Sequence[Path] = tuple(lora_dirs) or (self.output_dir / "loras", beside)
-        self._lock, self._loading, self._model = threading.Lock(), threading.Lock(), None
+        self._lock, self._loading = threading.Lock(), threading.Lock()
+        self._model: StandaloneModel | None = None
 
     def use(self, model: StandaloneModel) -> None:
-        """Take a model that is in memory already."""
+        """Use a model that is already in memory."""
         self._model = model
 
     def model(self) -> StandaloneModel:
-        with self._loading:  # two browser tabs that open at once load it once
+        with self._loading:  # two browser tabs that open at the same time load it once
             if self._model is None:
                 self._model = self._load()
         return self._model
@@ -177,48 +180,49 @@ class StandaloneHost:
 
     @property
     def interrupted(self) -> bool:
-        """Never: there is no button but the tab's own."""
+        """Always False: the tab's Cancel ends jobs by itself."""
         return False
 
     def progress(self, what: str, done: int, of: int) -> None:
         log.debug("%s: %d of %d", what, done, of)
 
     def refresh_loras(self) -> None:
-        """There is no list but the tab's own."""
+        """Do nothing: only the tab lists LoRAs here."""
 
     def sample(self, request: SampleRequest, progress: Progress | None = None) -> Image.Image:
-        """Draw one picture; the noise comes from the seed on the CPU, so that it is the same on every device."""
+        """Draw one image; its noise is drawn on the CPU, and so depends on the seed but not on the device."""
         model = self.model()
         targets = {"unet": model.unet, **model.text_encoders}
         try:
             with applied(targets, request.placements, say=request.say):
                 return _draw(model, request, progress)
         except torch.cuda.OutOfMemoryError:
-            pass  # raised below, where this one no longer holds the tensors of the frames that it passed
+            pass  # what is raised below must not hold this error's frames, and with them their tensors
         torch.cuda.empty_cache()
         size = _size(model, request)
         raise OutOfMemory(f"the GPU has too little memory for this picture: try fewer pixels than {size}")
 
 
-def _encoded_in_fp32(vae: nn.Module, pixels: Tensor) -> Tensor:
+def _encoded_in_fp32(vae: Any, pixels: Tensor) -> Tensor:
     before = vae.dtype
     try:
         return vae.float().encode(pixels.float()).latent_dist.mean
     finally:
-        vae.to(before)  # fp32 holds every number of the narrower types: the weights are what they were
+        vae.to(before)  # lossless: fp32 holds every value of the narrower types
 
 
-def _pieces(tokenizer: transformers.CLIPTokenizer, text: str, limit: int = 75) -> list[str]:
-    """Cut a text between words into pieces of ``limit`` tokens at most; CLIP's tokens never cross a space."""
-    pieces, length = [[]], 0
+def _chunks(tokenizer: transformers.CLIPTokenizer, text: str, limit: int = 75) -> list[str]:
+    """Split a text between words into chunks of at most ``limit`` tokens; CLIP's tokens never cross a space."""
+    chunks: list[list[str]] = [[]]
+    length = 0
     for word in text.split(" "):
         count = len(tokenizer(word, verbose=False).input_ids) - 2
-        if length + count > limit and pieces[-1]:
-            pieces.append([])
+        if length + count > limit and chunks[-1]:
+            chunks.append([])
             length = 0
-        pieces[-1].append(word)
+        chunks[-1].append(word)
         length += count
-    return [" ".join(words) for words in pieces]
+    return [" ".join(words) for words in chunks]
 
 
 def _size(model: StandaloneModel, request: SampleRequest) -> str:
@@ -231,20 +235,20 @@ def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | N
         raise ValueError(f"unknown sampler {request.sampler!r}; known: {', '.join(SAMPLERS)}")
     _check_size(request)
     _check_length(model, request)
-    scheduler, before = SAMPLERS[request.sampler], pipeline.scheduler
+    (scheduler, options), before = SAMPLERS[request.sampler], pipeline.scheduler
 
-    def after_step(_pipeline, step: int, _timestep, tensors: dict) -> dict:
+    def after_step(_pipeline: object, step: int, _timestep: object, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if progress is not None:
             progress(step + 1, request.steps)
         return tensors
 
     width, height = request.width or model.native_size, request.height or model.native_size
-    extra = {}
-    if model.in_channels == 9:  # all masked: as from text alone
+    extra: dict[str, object] = {}
+    if model.in_channels == 9:  # with everything masked, an inpainting model draws from the text alone
         blank = Image.new("RGB", (width, height), (127, 127, 127))
         extra = {"image": blank, "mask_image": Image.new("L", (width, height), 255), "strength": 1.0}
     try:
-        pipeline.scheduler = scheduler[0].from_config(before.config, **scheduler[1])
+        pipeline.scheduler = scheduler.from_config(before.config, **options)
         return pipeline(
             prompt=request.prompt,
             negative_prompt=request.negative,
@@ -280,7 +284,7 @@ def _device() -> tuple[str, torch.dtype]:
     return "cpu", torch.float32
 
 
-def _finish(pipeline: diffusers.DiffusionPipeline) -> diffusers.DiffusionPipeline:
+def _finish(pipeline: Any) -> Any:
     device, dtype = _device()
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device, dtype)
@@ -291,7 +295,7 @@ def _finish(pipeline: diffusers.DiffusionPipeline) -> diffusers.DiffusionPipelin
 
 
 def load_demo(folder: Path = MODEL) -> StandaloneModel:
-    """The embedded demo model: SD1's 25 blocks, narrow, for pictures of 128x128."""
+    """Load the embedded demo model: SD1's 25 blocks, narrow, for images of 128x128."""
     check_present(folder)
     pipeline = diffusers.StableDiffusionPipeline(
         unet=diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False),
@@ -314,7 +318,7 @@ def _demo_text_encoder(folder: Path) -> transformers.CLIPTextModel:
 
 
 def _tokenizer(pad: str = "<|endoftext|>") -> transformers.CLIPTokenizer:
-    """CLIP's, which all checkpoints share; SD2 and SDXL's second encoder pad with "!"."""
+    """Return CLIP's tokenizer, which all checkpoints share; SD2 and SDXL's second encoder pad with "!"."""
     merges = MODEL / "tokenizer" / "merges.txt"
     with tempfile.TemporaryDirectory() as folder:
         vocabulary = Path(folder) / "vocab.json"
@@ -324,13 +328,13 @@ def _tokenizer(pad: str = "<|endoftext|>") -> transformers.CLIPTokenizer:
 
 
 def load_checkpoint(path: Path) -> StandaloneModel:
-    """A SD1, SD2 or SDXL checkpoint in one safetensors file; its configurations come with this package."""
+    """Load a SD1, SD2 or SDXL checkpoint from one safetensors file; its configurations come with this package."""
     found = recognise(path)
     config = CONFIGS / found.architecture
     tokenizers = {"tokenizer": _tokenizer("!" if found.architecture == "sd2" else "<|endoftext|>")}
     if found.architecture == "sdxl":
         tokenizers["tokenizer_2"] = _tokenizer("!")
-    options = {"config": str(config), "torch_dtype": _device()[1], **tokenizers}
+    options: dict[str, object] = {"config": str(config), "torch_dtype": _device()[1], **tokenizers}
     if found.architecture != "sdxl":
         options.update(safety_checker=None, feature_extractor=None)
     if found.inpainting:
@@ -341,11 +345,11 @@ def load_checkpoint(path: Path) -> StandaloneModel:
     if prediction == "v":
         pipeline.scheduler.register_to_config(prediction_type="v_prediction")
     if found.prediction is None:
-        model.notices += (f"{prediction}-prediction, told by what its U-Net puts out",)
+        model.notices += (f"{prediction}-prediction, found from the output of its U-Net",)
     return model
 
 
-def _pipeline_class(found: Recognised) -> type[diffusers.DiffusionPipeline]:
+def _pipeline_class(found: Recognised) -> Any:
     if found.architecture == "sdxl":
         return diffusers.StableDiffusionXLInpaintPipeline if found.inpainting else diffusers.StableDiffusionXLPipeline
     return diffusers.StableDiffusionInpaintPipeline if found.inpainting else diffusers.StableDiffusionPipeline
@@ -357,7 +361,8 @@ def measured_prediction(model: StandaloneModel) -> Prediction:
 
     At t = 999 the input is nearly all noise: an epsilon U-Net returns it, a v U-Net returns far less.
     """
-    latents = torch.full((1, 4, 8, 8), 0.5, device=model.unet.device, dtype=model.unet.dtype)
-    timesteps = torch.tensor([999], device=model.unet.device)
+    unet = model.pipeline.unet
+    latents = torch.full((1, 4, 8, 8), 0.5, device=unet.device, dtype=unet.dtype)
+    timesteps = torch.tensor([999], device=unet.device)
     output = model.predict(latents, timesteps, model.encode_prompt(""))
     return "v" if (output - latents).mean().item() < -1 else "epsilon"

@@ -1,4 +1,4 @@
-"""What the core needs of a loaded checkpoint, whoever loaded it: a protocol without behaviour."""
+"""The protocol `Model`: what the core needs of a loaded checkpoint, whichever host loaded it."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ class Model(Protocol):
     def text_encoders(self) -> Mapping[str, nn.Module]:
         """``te`` (SD1, SD2), or ``te1`` and ``te2`` (SDXL)."""
 
-    def encode_image(self, picture: Image.Image) -> Tensor:
-        """Scaled latents ``(1, 4, h/8, w/8)`` of an RGB picture whose sides are multiples of 8."""
+    def encode_image(self, image: Image.Image) -> Tensor:
+        """Scaled latents ``(1, 4, h/8, w/8)`` of an RGB image whose sides are multiples of 8."""
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures of scaled latents ``(batch, 4, h/8, w/8)``."""
+        """Images of scaled latents ``(batch, 4, h/8, w/8)``."""
 
     def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
         """Conditioning of one prompt, taken literally; at least ``context`` ``(1, tokens, width)``.
 
-        Part of the autograd graph where a network that is trained acts on the text encoders.
+        Differentiable where a network in training acts on the text encoders. SDXL has ``pooled`` and ``size``, too.
         """
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """The U-Net's output, ``epsilon`` or ``v``, for noised latents ``(batch, 4, h, w)``."""
 
     def enter_blocks(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
-        """The forward pass in front of the first block, for ``run_blocks``."""
+        """The state in front of the first block, for ``run_blocks``."""
 
     def run_blocks(
         self,
@@ -79,4 +79,4 @@ class Model(Protocol):
         """The U-Net's output from block ``start`` on, given the state in front of it; see ``unet_forward``."""
 
     def trainable(self) -> AbstractContextManager[None]:
-        """A context in which the weights may take part in autograd; after it everything is as it was."""
+        """A context in which the frozen weights may take part in autograd; afterwards everything is as it was."""

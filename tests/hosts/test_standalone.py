@@ -317,7 +317,7 @@ def test_a_long_caption_comes_in_several_contexts(host):
     """Each piece as it would be alone; brackets are no emphasis, and a short text is one piece."""
     model = host.model()
     words = ["(robot:1.3),", "[blue]"] * 30
-    pieces = standalone._pieces(model.pipeline.tokenizer, " ".join(words))
+    pieces = standalone._chunks(model.pipeline.tokenizer, " ".join(words))
     assert len(pieces) > 2
     assert " ".join(pieces) == " ".join(words)
     tokens = [len(model.pipeline.tokenizer(piece).input_ids) - 2 for piece in pieces]
