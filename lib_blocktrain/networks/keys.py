@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 from lib_blocktrain import blocks
 from lib_blocktrain.blocks import UnknownLayerError, block_of, diffusers_to_ldm, ldm_to_diffusers
@@ -211,12 +212,23 @@ def architecture_of(path: Path, shapes: Shapes) -> str:
         raise NetworkFileError(f"{path}: not a network for SD1, SD2 or SDXL: {error}") from error
 
 
-def describe(path: str | Path) -> dict[str, object]:
-    """Return what a network file contains, by its header alone, as `inspect --json` prints it.
+class Description(TypedDict):
+    """What a network file contains, as `inspect --json` prints it."""
 
-    `algorithms` (with "dora" where some modules are), `rank` (a list if there are several, None without any),
-    `blocks` (number of modules by block id, BASE and REST included), `metadata`, `unread` (keys of no known module).
-    """
+    architecture: str
+    algorithms: list[str]
+    """With "dora" where some modules are."""
+    rank: int | list[int] | None
+    """A list if there are several, None without any."""
+    blocks: dict[str, int]
+    """Number of modules by block id, BASE and REST included."""
+    metadata: dict[str, str]
+    unread: list[str]
+    """Keys of no known module."""
+
+
+def describe(path: str | Path) -> Description:
+    """Return what a network file contains, by its header alone."""
     path = Path(path)
     header = read_header(path)
     architecture = architecture_of(path, header.shapes)
