@@ -26,7 +26,7 @@ def add_lora_routes(reading: APIRouter, service: Service) -> None:
     def inspect_lora(name: str) -> dict[str, Any]:
         from lib_blocktrain.networks.keys import describe
 
-        return describe(service.lora(name).path)
+        return dict(describe(service.lora(name).path))
 
     @reading.post(
         "/preview",
