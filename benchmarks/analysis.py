@@ -17,13 +17,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from lib_blocktrain.analysis.request import IMAGE_STEPS, AnalysisRequest
 from lib_blocktrain.analysis.results import Analysis, write_analysis
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid
 from lib_blocktrain.analysis.statistics import spearman
 from lib_blocktrain.hosts import demo_model
 from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo
 from lib_blocktrain.networks.files import read_network
-from lib_blocktrain.workspace.analyses import STEPS, AnalysisRequest, answer
+from lib_blocktrain.workspace.analyses import run_analysis
 
 LORAS = {
     "robot": "a photo of a large robot in the center, blue background",
@@ -46,25 +47,27 @@ def measured(host: StandaloneHost, lora: Path, prompt: str, seeds: tuple[int, ..
     found: dict[str, Analysis] = {}
     seconds: dict[str, float] = {}
     for method in ("rendered", *METHODS):
-        inquiry = AnalysisRequest(network, SamplingGrid((prompt,), seeds=seeds), method)
+        request = AnalysisRequest(network, SamplingGrid((prompt,), seeds=seeds), method)
         began = time.perf_counter()
-        answered = answer(host, inquiry)
+        result = run_analysis(host, request)
         seconds[method] = time.perf_counter() - began
-        found[method] = answered.analyses[0]
+        found[method] = result.analyses[0]
         write_analysis(found[method], out, f"{lora.stem}-{method}")
-        for name, sheet in answered.sheets.items():
-            sheet.save(out / f"{lora.stem}-{name}.png")
-    sheet = found["rendered"]
-    print(f"\n{lora.stem} ({KINDS.get(lora.stem, 'LoRA')}): {prompt!r}, {len(seeds)} seeds, {len(sheet.blocks)} blocks")
+        for name, image in result.sheets.items():
+            image.save(out / f"{lora.stem}-{name}.png")
+    rendered = found["rendered"]
+    print(
+        f"\n{lora.stem} ({KINDS.get(lora.stem, 'LoRA')}): {prompt!r}, {len(seeds)} seeds, {len(rendered.blocks)} blocks"
+    )
     head = ("evaluations", "of rendered", "seconds", "of rendered", "Spearman")
     print(f"{'method':<10}" + "".join(f"{name:>13}" for name in head) + "  aim")
     for method, analysis in found.items():
         cost, wall = (
-            analysis.evaluations / sheet.evaluations,
+            analysis.evaluations / rendered.evaluations,
             seconds[method] / seconds["rendered"],
         )
-        blocks = {block: abs(mean) for block, mean in analysis.means().items()}
-        agreement = spearman([blocks.get(block, 0.0) for block in sheet.blocks], figures(sheet))
+        sizes = {block: abs(mean) for block, mean in analysis.means().items()}
+        agreement = spearman([sizes.get(block, 0.0) for block in rendered.blocks], figures(rendered))
         print(
             f"{method:<10}{analysis.evaluations:>13.0f}{_part(cost):>13}{seconds[method]:>13.1f}{_part(wall):>13}"
             f"{agreement:>13.3f}  {AIMS.get(method, '')}"
@@ -97,7 +100,7 @@ def main() -> None:
     host.use(load_demo(arguments.model))
     arguments.out.mkdir(parents=True, exist_ok=True)
     loras = dict(entry.split("=", 1) for entry in arguments.lora) if arguments.lora else LORAS
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; rendered pictures of {STEPS} steps")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; rendered pictures of {IMAGE_STEPS} steps")
     with host.queued():
         for name, prompt in loras.items():
             seeds = tuple(range(arguments.seeds))

@@ -15,24 +15,24 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
+sys.path.insert(0, str(ROOT))
 
-from classifier import read  # noqa: E402
-from evaluate import load_classifier  # noqa: E402
-from pictures import as_tensor  # noqa: E402
-
-from lib_blocktrain.analysis.area_share import sentence  # noqa: E402
+from demo.classifier import read  # noqa: E402
+from demo.evaluate import load_classifier  # noqa: E402
+from demo.pictures import as_tensor  # noqa: E402
+from lib_blocktrain.analysis.area_share import area_sentence  # noqa: E402
 from lib_blocktrain.analysis.regions import Feature  # noqa: E402
+from lib_blocktrain.analysis.request import AnalysisRequest  # noqa: E402
 from lib_blocktrain.analysis.results import compare  # noqa: E402
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid  # noqa: E402
-from lib_blocktrain.analysis.weight_rules import chosen, preset_of  # noqa: E402
+from lib_blocktrain.analysis.weight_rules import preset_of, weights_by_rule  # noqa: E402
 from lib_blocktrain.hosts import demo_model  # noqa: E402
 from lib_blocktrain.hosts.host import SampleRequest  # noqa: E402
 from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo  # noqa: E402
 from lib_blocktrain.networks.files import read_network  # noqa: E402
 from lib_blocktrain.networks.placement import Placement  # noqa: E402
 from lib_blocktrain.weights.block_weights import BlockWeights  # noqa: E402
-from lib_blocktrain.workspace.analyses import AnalysisRequest, answer  # noqa: E402
+from lib_blocktrain.workspace.analyses import run_analysis  # noqa: E402
 from lib_blocktrain.workspace.images import contact_sheet  # noqa: E402
 
 LORA = "robot-on-green"
@@ -104,12 +104,12 @@ def main() -> None:
     host = StandaloneHost()
     host.use(load_demo(arguments.model))
     network = read_network(arguments.loras / f"{LORA}.safetensors")
-    setting = SamplingGrid((PROMPT,), seeds=SEEDS)
+    grid = SamplingGrid((PROMPT,), seeds=SEEDS)
     features = (Feature(word=WANTED), Feature(box=ABOVE))
     with host.queued():
-        wanted, unwanted = answer(host, AnalysisRequest(network, setting, "exact", features)).analyses
+        wanted, unwanted = run_analysis(host, AnalysisRequest(network, grid, "exact", features)).analyses
         rule, _, amount = arguments.keep.partition("=")
-        weights = chosen(rule, wanted, float(amount) if amount else None, unwanted)
+        weights = weights_by_rule(rule, wanted, float(amount) if amount else None, unwanted)
         preset = preset_of(wanted, weights, "ROBOT")
         arms = {"without": None, "all blocks at 1": BlockWeights.uniform("sd1", 1.0), "ROBOT": weights}
         drawn = {title: _drawn(host, () if w is None else (Placement(network, w),)) for title, w in arms.items()}
@@ -124,7 +124,7 @@ def main() -> None:
         counted=COUNTED,
         read=_read(arguments.model, drawn),
         keep=arguments.keep,
-        sentence=sentence(wanted.canvas, "sd1", setting.latent_size(host.model())),
+        sentence=area_sentence(wanted.area_share, "sd1", grid.latent_size(host.model())),
         comparison=compare(wanted, unwanted).to_table(),
         line=f"{preset.name}:{preset.text}",
         evaluations=wanted.evaluations,

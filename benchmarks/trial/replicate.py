@@ -130,7 +130,7 @@ class Replicate:
             ),
             network=NetworkConfig(rank=plan.rank, weights=plan.weights.to_json()),
             optimizer=OptimizerConfig(lr=RATE, arguments={"weight_decay": 0.0}),
-            schedule=ScheduleConfig(name="cosine", least=0.02, warmup=10),
+            schedule=ScheduleConfig(name="cosine", min_lr_ratio=0.02, warmup=10),
             steps=self.steps,
             batch=BATCH,
             seed=self.seed,
@@ -142,8 +142,8 @@ class Replicate:
         path = self.folder / "analysed.json"
         if not path.exists():
             prompts = tuple(scene.caption for scene in self.experiment.tests(self.subject)[:2])
-            setting, feature = SamplingGrid(prompts, seeds=(0, 1)), Feature(word=self.subject)
-            (found,) = analyse(self.model, self.network(self.plan("all")), setting, "fast", (feature,))
+            grid, feature = SamplingGrid(prompts, seeds=(0, 1)), Feature(word=self.subject)
+            (found,) = analyse(self.model, self.network(self.plan("all")), grid, "fast", (feature,))
             with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(down_to(found, KEPT).to_json()), "utf-8")
         return BlockWeights.from_json(json.loads(path.read_text("utf-8")))

@@ -1,7 +1,7 @@
-"""What part of the picture a feature fills, and with how many cells each block sees it.
+"""What share of the image a feature fills, and how many cells of each block's grid that is.
 
 A block at a coarse resolution sees a small feature as a single cell, or as a part of one: where a feature fills less
-of the picture than it did when weights were found, other blocks make it. So weights are to be tried anew then.
+of the image than it did when weights were found, other blocks draw it. So weights have to be found again then.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lib_blocktrain.blocks import architecture, spans
 
-ALIKE = 2.0  # shares that differ by more than this factor are not the same case
+ALIKE = 2.0  # shares that differ by more than this factor need weights of their own
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,10 @@ class View:
 
 
 def views(share: float, architecture_id: str, latent: tuple[int, int]) -> tuple[View, ...]:
-    """Return what each resolution's blocks see of a feature with this share of the picture, the finest first."""
+    """Return how each resolution sees a feature with this share of the image, the finest first.
+
+    `latent` is height and width of the latents.
+    """
     known = architecture(architecture_id)
     found = []
     for divisor in sorted({block.resolution_in for block in known.blocks}):
@@ -34,8 +37,8 @@ def views(share: float, architecture_id: str, latent: tuple[int, int]) -> tuple[
     return tuple(found)
 
 
-def sentence(share: float, architecture_id: str, latent: tuple[int, int]) -> str:
-    """Say it plainly."""
+def area_sentence(share: float, architecture_id: str, latent: tuple[int, int]) -> str:
+    """Say how large a feature with this share is in the finest and the coarsest grid."""
     seen, order = views(share, architecture_id, latent), architecture(architecture_id).block_ids
     fine, coarse = seen[0], seen[-1]
     text = (
@@ -50,8 +53,8 @@ def sentence(share: float, architecture_id: str, latent: tuple[int, int]) -> str
     return text
 
 
-def warning(found_for: float | None, used_for: float | None) -> str:
-    """Return what is to be said where weights are used for another share than theirs; "" where they are alike."""
+def area_warning(found_for: float | None, used_for: float | None) -> str:
+    """Return a warning where weights are used for a share more than twofold from theirs; else, or if unknown, ""."""
     if not found_for or not used_for or max(found_for, used_for) <= ALIKE * min(found_for, used_for):
         return ""
     return (

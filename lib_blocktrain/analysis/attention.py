@@ -1,7 +1,7 @@
-"""Where the words of a prompt are in the picture: cross-attention, averaged over heads, layers and steps.
+"""Where the words of a prompt are in the image: cross-attention, averaged over heads, layers and steps.
 
-The attention is computed again from what the layers `to_q` and `to_k` put out, so that it does not matter how the
-host computes it, and nothing is put in the place of anything (after Tang et al. 2022, 2210.04885, "DAAM").
+The attention is computed again from the outputs of the layers `to_q` and `to_k`, so that it does not matter how the
+host computes it, and no attention function is replaced (after Tang et al. 2022, 2210.04885, "DAAM").
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from lib_blocktrain.model.protocol import Model
 
-ENLARGED = 8  # positions that one position of the deepest layer stands for, at most
+LARGEST_DIVISOR = 8  # of a latent's side: the deepest layers see an eighth of it
 
 
 @dataclass(frozen=True)
@@ -35,30 +36,28 @@ class WordNotFoundError(ValueError):
 
 @torch.no_grad()
 def tokens_of(model: Model, prompt: str, word: str) -> Tokens:
-    """Return the positions of a word, or of several that stand together, wherever the prompt has them.
+    """Return the positions of a word, or of several adjacent words, wherever the prompt has them.
 
-    No tokenizer is asked: CLIP's text encoders are causal, so that two texts that begin alike are alike up to the
-    token at which they part. Raises WordNotFoundError.
+    No tokenizer is needed: CLIP's text encoders are causal, so that two texts that begin alike have the same context
+    up to the token at which they differ. Raises WordNotFoundError.
     """
     found = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(word.strip())}(?!\w)", prompt, re.IGNORECASE)]
     if not word.strip() or not found:
         raise WordNotFoundError(f"word {word!r}: expected one that stands in the prompt {prompt!r}")
     whole = model.encode_prompt(prompt)["context"][0].float()
-    end_of_text = _parting(model, prompt, f"{prompt} a")
+    end_of_text = _first_difference(model, prompt, f"{prompt} a")
     positions: list[int] = []
     for start, end in found:
         before, upto = prompt[:start].rstrip(), prompt[:end]
-        first, after = _parting(model, before, upto), _parting(model, upto, f"{upto} a")
+        first, after = _first_difference(model, before, upto), _first_difference(model, upto, f"{upto} a")
         encoded = model.encode_prompt(upto)["context"][0].float()
         if after > len(whole) or not _same(encoded[first:after], whole[first:after]).all():
-            raise WordNotFoundError(
-                f"word {word!r}: its place in so long a prompt cannot be told; use a shorter prompt"
-            )
+            raise WordNotFoundError(f"word {word!r}: its place in so long a prompt is not known; use a shorter prompt")
         positions += range(first, after)
     return Tokens(tuple(positions), tuple(range(1, end_of_text)))
 
 
-def _parting(model: Model, a: str, b: str) -> int:
+def _first_difference(model: Model, a: str, b: str) -> int:
     """Return the first position at which two texts have different tokens."""
     first, second = (model.encode_prompt(text)["context"][0].float() for text in (a, b))
     length = min(len(first), len(second))
@@ -69,28 +68,28 @@ def _parting(model: Model, a: str, b: str) -> int:
 
 
 def _same(a: Tensor, b: Tensor) -> Tensor:
-    """Tell, for each position, whether two contexts are the same there, within the error of their numbers."""
+    """Return, for each position, whether two contexts are equal there, up to rounding."""
     return (a - b).abs().amax(dim=-1) <= 1e-3 * a.abs().amax().clamp(min=1e-6)
 
 
-class Heat:
-    """Attention to a word gathered over forward passes; `map` is its mean, `(seeds, h, w)`, 0 to 1."""
+class HeatMap:
+    """Attention to a word, summed over forward passes at the latents' `size`."""
 
-    def __init__(self, tokens: Tokens, seeds: int, size: tuple[int, int]):
+    def __init__(self, tokens: Tokens, seeds: int, size: tuple[int, int]) -> None:
         self._tokens, self._seeds, self._size = tokens, seeds, size
         self._sum = torch.zeros(seeds, *size)
         self._layers = 0
 
     def add(self, queries: Tensor, keys: Tensor, heads: int, scale: float | None) -> None:
-        """Take one layer's attention: queries `(batch, positions, width)`, keys `(batch, tokens, width)`.
+        """Add one layer's attention: queries `(batch, positions, width)`, keys `(batch, tokens, width)`.
 
         Of a guided batch the last rows, those of the prompt, are taken. What counts is the word's share of the
-        attention to the prompt's text: most of the rest goes to the begin token, wherever one looks.
+        attention to the prompt's text: most of the rest goes to the begin token, at every position.
         """
-        grid = grid_of(queries.shape[1], self._size)
+        grid = _grid_of(queries.shape[1], self._size)
         if grid is None or keys.shape[1] <= max(self._tokens.text):
-            return  # more positions than the latent's: something else attends here
-        q, k = (split(tensor[-self._seeds :].float(), heads) for tensor in (queries, keys))
+            return  # positions of no resolution of the latents, or a context without the prompt's text
+        q, k = (_split(tensor[-self._seeds :].float(), heads) for tensor in (queries, keys))
         scores = q @ k.transpose(-1, -2) * (scale or q.shape[-1] ** -0.5)
         attention = scores.softmax(dim=-1)
         of_word = attention[..., list(self._tokens.word)].sum(dim=-1)
@@ -101,56 +100,74 @@ class Heat:
         self._layers += 1
 
     @property
-    def map(self) -> Tensor:
-        """Where the word is, `(seeds, h, w)`, 0 to 1; raises ValueError where no layer could be watched."""
+    def mean(self) -> Tensor:
+        """The mean over layers and passes, `(seeds, h, w)`, 0 to 1; raises ValueError where there was no layer."""
         if not self._layers:
             raise ValueError("no cross-attention was seen: the model's U-Net has no attn2 layers that hooks can reach")
         return self._sum / self._layers
 
 
 @contextmanager
-def watching(unet: nn.Module, heats: Sequence[Heat]) -> Iterator[None]:
-    """Gather the cross-attention of all forward passes while the context is open; afterwards no hook is left."""
-    if not heats:
+def recording_attention(unet: nn.Module, heat_maps: Sequence[HeatMap]) -> Iterator[None]:
+    """Add the cross-attention of all forward passes inside the context to the heat maps; no hook is left behind."""
+    if not heat_maps:
         yield
         return
     with ExitStack() as hooks:
         for layer in cross_attentions(unet).values():
-            seen: dict[str, Tensor] = {}
-
-            def took_queries(_module, _inputs, output: Tensor, seen=seen) -> None:
-                seen["queries"] = output.detach()
-
-            def took_keys(_module, _inputs, output: Tensor, seen=seen, layer=layer) -> None:
-                queries = seen.pop("queries")
-                for heat in heats:
-                    heat.add(queries, output.detach(), layer.heads, getattr(layer, "scale", None))
-
-            hooks.callback(layer.to_q.register_forward_hook(took_queries).remove)
-            hooks.callback(layer.to_k.register_forward_hook(took_keys).remove)
+            _hook(layer, heat_maps, hooks)
         yield
 
 
-def cross_attentions(unet: nn.Module) -> Mapping[str, nn.Module]:
-    """Return the layers `attn2` by name, in LDM's layout, diffusers' and Forge's; they have `to_q`, `to_k`, `heads`."""
-    return {
-        name: module
-        for name, module in unet.named_modules()
-        if name.endswith("attn2") and all(hasattr(module, part) for part in ("to_q", "to_k", "heads"))
-    }
+def _hook(layer: CrossAttention, heat_maps: Sequence[HeatMap], hooks: ExitStack) -> None:
+    queries: list[Tensor] = []  # of the pass that has reached to_q but not yet to_k
+
+    def keep_queries(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        queries.append(output.detach())
+
+    def add_attention(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        kept = queries.pop()
+        for heat_map in heat_maps:
+            heat_map.add(kept, output.detach(), layer.heads, getattr(layer, "scale", None))
+
+    hooks.callback(layer.to_q.register_forward_hook(keep_queries).remove)
+    hooks.callback(layer.to_k.register_forward_hook(add_attention).remove)
 
 
-def split(tensor: Tensor, heads: int) -> Tensor:
+class CrossAttention(Protocol):
+    """A layer `attn2`, in LDM's layout, diffusers' or Forge's."""
+
+    @property
+    def to_q(self) -> nn.Module: ...
+
+    @property
+    def to_k(self) -> nn.Module: ...
+
+    @property
+    def heads(self) -> int: ...
+
+
+def cross_attentions(unet: nn.Module) -> Mapping[str, CrossAttention]:
+    """Return the cross-attention layers by their names in the U-Net."""
+    named = {name: module for name, module in unet.named_modules() if name.endswith("attn2")}
+    return {name: module for name, module in named.items() if _is_cross_attention(module)}
+
+
+def _is_cross_attention(module: object) -> TypeGuard[CrossAttention]:
+    return all(hasattr(module, part) for part in ("to_q", "to_k", "heads"))
+
+
+def _split(tensor: Tensor, heads: int) -> Tensor:
     """Return `(batch, heads, length, width of a head)` of `(batch, length, width)`."""
     return tensor.reshape(*tensor.shape[:2], heads, -1).transpose(1, 2)
 
 
-def grid_of(positions: int, size: tuple[int, int]) -> tuple[int, int] | None:
-    """Return height and width of a layer with so many positions, for latents of this size; None if there is none."""
+def _grid_of(positions: int, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return height and width of a layer with so many positions, for latents of this size; None if none fits."""
     divisor = 1
-    while divisor <= ENLARGED:
-        grid = tuple(math.ceil(side / divisor) for side in size)
-        if math.prod(grid) == positions:
-            return grid
+    while divisor <= LARGEST_DIVISOR:
+        height, width = (math.ceil(side / divisor) for side in size)
+        if height * width == positions:
+            return height, width
         divisor *= 2
     return None

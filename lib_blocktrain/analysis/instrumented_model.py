@@ -1,7 +1,7 @@
-"""The noise that a model predicts under a network's block weights, from any block on, and what that costs.
+"""A model with a network on it: the noise that it predicts under block weights, from any block on, and what that costs.
 
 An evaluation is one pass of one latent through the U-Net; one that begins at a later block counts the share of the
-multiplications that it makes (`blocks`), and a backward pass counts as two.
+multiplications that it makes (see `blocks.py`), and a backward pass counts as two.
 """
 
 from __future__ import annotations
@@ -29,29 +29,23 @@ States = MutableMapping[str, BlockState]
 
 @dataclass(eq=False)
 class InstrumentedModel:
-    """A model with a network on it. `weights` are the block weights whose blocks are asked about."""
+    """A model with a network on it, and the `blocks` that the network acts in under the analysed `weights`."""
 
     model: Model
     hooks: Applied
     network: Network
     weights: BlockWeights
-    setting: SamplingGrid
+    grid: SamplingGrid
     evaluations: float = 0.0
     _texts: dict[tuple[str, float], Mapping[str, Tensor]] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         known = blocks.architecture(self.model.architecture).blocks
         left = [sum(block.forward_share for block in known[n:]) for n in range(len(known))]
         self._shares = {block.id: share / left[0] for block, share in zip(known, left)}
         self._first = known[0].id
+        self.blocks = active_blocks(self.network, self.weights)
         self._alphas = self.model.alphas_cumprod.double().cpu()
-
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        """The blocks that the network acts in, in the order of the forward pass; BASE and REST, if any, first."""
-        there = self.network.blocks
-        order = (blocks.BASE, blocks.REST, *blocks.architecture(self.model.architecture).block_ids)
-        return tuple(block for block in order if there.get(block) and self.weights[block])
 
     def sigma(self, timestep: int) -> float:
         """sqrt((1 - alpha-bar) / alpha-bar): noise per signal."""
@@ -61,12 +55,12 @@ class InstrumentedModel:
     def alpha(self, timestep: int) -> float:
         return float(self._alphas[timestep])
 
-    def weigh(self, weights: BlockWeights) -> None:
-        """Let the network act under these weights from now on."""
+    def set_weights(self, weights: BlockWeights) -> None:
+        """Let the network act under these weights until others are set."""
         self.hooks.set_weights(weights)
 
     def conditioning(self, prompt: str) -> Mapping[str, Tensor]:
-        """Return the prompt's conditioning, before it the negative prompt's; under the weight that BASE has now."""
+        """Return the conditioning under BASE's present weight: the prompt's, after the negative prompt's if guided."""
         base = self.hooks.placements[0].weights.base
         if (prompt, base) not in self._texts:
             with torch.no_grad():
@@ -76,7 +70,7 @@ class InstrumentedModel:
 
     def texts_of(self, prompt: str) -> list[str]:
         """Return the texts of one prediction."""
-        return [self.setting.negative, prompt] if self.setting.guided else [prompt]
+        return [self.grid.negative, prompt] if self.grid.guided else [prompt]
 
     def predict(
         self,
@@ -84,36 +78,36 @@ class InstrumentedModel:
         timestep: int,
         prompt: str,
         *,
-        start: str | None = None,
-        states: Mapping[str, BlockState] | None = None,
+        resume: tuple[str, BlockState] | None = None,
         keep: States | None = None,
         conditioning: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
-        """Return the predicted noise `(seeds, 4, h, w)`, fp32; from block `start` on, given the `states` of a pass.
+        """Return the predicted noise `(seeds, 4, h, w)`, fp32.
 
-        Latents are x_t of the forward process, `timestep` is the index of alpha-bar; `conditioning`, if it is not
-        the prompt's, has a row for each latent, those of the negative prompt first.
+        Latents are x_t of the forward process, `timestep` is the index of alpha-bar. `keep` receives the state in
+        front of every block; `resume`, a block and its state, computes only from that block on. `conditioning`, if it
+        is not the prompt's, has a row for each latent, those of the negative prompt first.
         """
         weight = next(self.model.unet.parameters())
-        copies = 2 if self.setting.guided else 1
-        if start is None:
+        copies = 2 if self.grid.guided else 1
+        if resume is None:
             doubled = latents.to(weight).repeat(copies, 1, 1, 1)
             timesteps = torch.full((len(doubled),), timestep, device=weight.device)
             conditioning = conditioning or self._repeated(prompt, len(latents))
             state = self.model.enter_blocks(doubled, timesteps, _like(weight, conditioning))
             start = self._first
         else:
-            state = states[start]
+            start, state = resume
         output = self.model.run_blocks(start, state, keep=keep).float()
         self.evaluations += copies * len(latents) * self._shares[start]
-        if self.setting.guided:
+        if self.grid.guided:
             negative, positive = output.chunk(2)
-            output = negative + self.setting.guidance * (positive - negative)
+            output = negative + self.grid.guidance * (positive - negative)
         return self._as_noise(output, latents, timestep)
 
     def count_backward(self, latents: Tensor) -> None:
-        """Count a backward pass through a whole prediction."""
-        self.evaluations += BACKWARD * len(latents) * (2 if self.setting.guided else 1)
+        """Count a backward pass through the whole U-Net."""
+        self.evaluations += BACKWARD * len(latents) * (2 if self.grid.guided else 1)
 
     def _repeated(self, prompt: str, seeds: int) -> dict[str, Tensor]:
         return {name: tensor.repeat_interleave(seeds, dim=0) for name, tensor in self.conditioning(prompt).items()}
@@ -127,17 +121,17 @@ class InstrumentedModel:
 
 
 def _like(weight: Tensor, conditioning: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return it on the weights' device and in their dtype; sizes as they are: fp16 has not every number above 2048."""
+    """Move to the weights' device and dtype; sizes keep their dtype, as fp16 has not every number above 2048."""
     return {n: t.to(weight.device) if n == "size" else t.to(weight) for n, t in conditioning.items()}
 
 
 @contextmanager
-def staged(
-    model: Model, network: Network, setting: SamplingGrid, weights: BlockWeights | None = None, multiplier: float = 1.0
+def instrument(
+    model: Model, network: Network, grid: SamplingGrid, weights: BlockWeights | None = None, multiplier: float = 1.0
 ) -> Iterator[InstrumentedModel]:
-    """Put the network on the model for an analysis, and take it off afterwards.
+    """Apply the network to the model for an analysis, and restore the model afterwards.
 
-    The model is lent as for a training: the host's own networks are off it then, and its weights are where they can be
+    The model is borrowed as for a training: the host's own networks are off, and the weights lie where they can be
     computed with. Raises ValueError for a model that cannot be analysed, or a network that does nothing on it.
     """
     if model.in_channels != 4:
@@ -148,7 +142,17 @@ def staged(
     weights = weights or BlockWeights.uniform(network.architecture, 1.0)
     targets = {"unet": model.unet, **model.text_encoders}
     with model.trainable(), applied(targets, network, weights, multiplier) as hooks:
-        stage = InstrumentedModel(model, hooks, network, weights, setting)
-        if not stage.blocks:
-            raise ValueError(f"{network.name!r} acts in no block under the weights {weights.to_line()}")
-        yield stage
+        yield InstrumentedModel(model, hooks, network, weights, grid)
+
+
+def active_blocks(network: Network, weights: BlockWeights) -> tuple[str, ...]:
+    """Return the blocks that the network acts in under these weights, in forward order, BASE and REST in front.
+
+    Raises ValueError where there is none.
+    """
+    order = (blocks.BASE, blocks.REST, *blocks.architecture(network.architecture).block_ids)
+    there = network.blocks
+    found = tuple(block for block in order if there.get(block) and weights[block])
+    if not found:
+        raise ValueError(f"{network.name!r} acts in no block under the weights {weights.to_line()}")
+    return found

@@ -1,4 +1,4 @@
-"""Fast: integrated gradients over all block weights at once (Sundararajan et al. 2017, 1703.01365).
+"""Integrated gradients over all block weights at once, the fast method (Sundararajan et al. 2017, 1703.01365).
 
 With e = eps(w) - eps(0) and F(v) = <eps(v) - eps(0), e> / |e|, block b's attribution is
 
@@ -25,7 +25,7 @@ from lib_blocktrain.blocks import BASE
 from lib_blocktrain.training.batches import joined
 
 NODES = 3
-LOOKS = 2  # at each of which two nodes more cost as much as another look
+TIMESTEPS = 2  # two nodes more at each of them cost as much as another timestep
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,52 +43,55 @@ class Attributions:
 
 
 def integrated_gradients(
-    stage: InstrumentedModel,
-    moment: TrajectoryPoint,
+    instrumented: InstrumentedModel,
+    point: TrajectoryPoint,
     region: Tensor | None = None,
     nodes: int = NODES,
     pause: Pause | None = None,
 ) -> Attributions:
-    """Return the attributions at this moment, inside a region `(seeds, 1, h, w)` or everywhere."""
-    effect = moment.noise - without(stage, moment)
+    """Return the attributions at this point, inside a region `(seeds, 1, h, w)` or everywhere."""
+    effect = point.noise - without(instrumented, point)
     whole = norm(effect, region)
     weighted = effect if region is None else effect * region  # <d, e> inside the region needs it once
     direction = weighted / whole.clamp(min=torch.finfo(torch.float32).tiny).view(-1, 1, 1, 1)
-    values = torch.zeros(len(whole), len(stage.blocks), dtype=torch.float64)
+    values = torch.zeros(len(whole), len(instrumented.blocks), dtype=torch.float64)
     try:
         for node, share in gauss_legendre(nodes):
             if pause is not None:
                 pause()
-            values += share * _gradients(stage, moment, direction, node)
+            values += share * _gradients(instrumented, point, direction, node)
     finally:
-        stage.weigh(stage.weights)
-    return Attributions(stage.blocks, values, whole.double().cpu())
+        instrumented.set_weights(instrumented.weights)
+    return Attributions(instrumented.blocks, values, whole.double().cpu())
 
 
-def _gradients(stage: InstrumentedModel, moment: TrajectoryPoint, direction: Tensor, node: float) -> Tensor:
+def _gradients(instrumented: InstrumentedModel, point: TrajectoryPoint, direction: Tensor, node: float) -> Tensor:
     """Return w_b dF/dv_b at v = node * w, `(seeds, blocks)`: each seed has block weights of its own."""
-    seeds, names = len(moment.seeds), stage.blocks
-    weights = torch.tensor([stage.weights[block] for block in names], dtype=torch.float32)
+    seeds, names = len(point.seeds), instrumented.blocks
+    weights = torch.tensor([instrumented.weights[block] for block in names], dtype=torch.float32)
     with torch.enable_grad():
         factors = (node * weights).repeat(seeds, 1).requires_grad_()
-        conditioning = _texts(stage, moment.prompt, factors, names) if BASE in names else None
-        copies = 2 if stage.setting.guided else 1
-        stage.hooks.set_factors({block: factors[:, n].repeat(copies) for n, block in enumerate(names) if block != BASE})
-        noise = stage.predict(moment.latents, moment.timestep, moment.prompt, conditioning=conditioning)
+        conditioning = _conditioning(instrumented, point.prompt, factors, names) if BASE in names else None
+        copies = 2 if instrumented.grid.guided else 1
+        by_block = {block: factors[:, n].repeat(copies) for n, block in enumerate(names) if block != BASE}
+        instrumented.hooks.set_factors(by_block)
+        noise = instrumented.predict(point.latents, point.timestep, point.prompt, conditioning=conditioning)
         # scaled, so that half precision does not lose small gradients
         scale = math.sqrt(direction[0].numel())
         (gradients,) = torch.autograd.grad(scale * (noise * direction).sum(), factors)
-    stage.count_backward(moment.latents)
+    instrumented.count_backward(point.latents)
     return (gradients * weights).double() / scale
 
 
-def _texts(stage: InstrumentedModel, prompt: str, factors: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return the conditioning of each seed's weight of the text encoder, as part of the graph."""
+def _conditioning(
+    instrumented: InstrumentedModel, prompt: str, factors: Tensor, names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Return the conditioning under each seed's own weight of the text encoder, as part of the autograd graph."""
     rows = []
-    for text in stage.texts_of(prompt):
+    for text in instrumented.texts_of(prompt):
         for of_seed in factors[:, names.index(BASE)]:
-            stage.hooks.set_factors({BASE: of_seed})
-            rows.append(stage.model.encode_prompt(text))
+            instrumented.hooks.set_factors({BASE: of_seed})
+            rows.append(instrumented.model.encode_prompt(text))
     return joined(rows)
 
 

@@ -1,14 +1,14 @@
-"""How different two pictures look, in figures that need no network and no download.
+"""How different two images look, by measures that need no neural network and no download.
 
 `changed_share` is LoRA Block Weight's: the share of RGB samples that differ by more than 20 levels. It is blind to
-small changes everywhere and to where the changed samples stand. `perceived_difference` is made for that:
+small changes everywhere and to where the changed samples are. `perceived_difference` measures those too:
 
     D = (structure + colour) / 2, both 0 to 1
     structure = 1 - MS-SSIM of the lightness L* (Wang, Simoncelli & Bovik 2003), its scales weighed alike
     colour = mean over the same scales of the mean over the positions of dE / (dE + 50)
 
-where dE is the CIE 1976 difference in L*a*b* (D65), of pictures blurred to that scale, as an eye at a distance sees
-them (after S-CIELAB, Zhang & Wandell 1996). The scales halve the picture until its shorter side would be below 11.
+where dE is the CIE 1976 difference in L*a*b* (D65), of images blurred to that scale, as an eye at a distance sees them
+(after S-CIELAB, Zhang & Wandell 1996). The scales halve the image until its shorter side would be below 11.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _WHITE = torch.tensor([0.9505, 1.0, 1.089])  # D65
 
 def changed_share(a: Image.Image, b: Image.Image) -> float:
     """Return the share, 0 to 1, of RGB samples that differ by more than 20 levels."""
-    first, second = (np.asarray(picture.convert("RGB"), dtype=np.int16) for picture in _alike(a, b))
+    first, second = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in _alike(a, b))
     return float((np.abs(first - second) > LEVELS).mean())
 
 
 def perceived_difference(a: Image.Image, b: Image.Image) -> float:
     """Return D, 0 (the same) to 1."""
-    first, second = (to_lab(picture) for picture in _alike(a, b))
+    first, second = (to_lab(image) for image in _alike(a, b))
     scales = max(1, min(SCALES, int(np.log2(min(first.shape[-2:]) / WINDOW)) + 1))
     structure, colour = torch.ones(()), []
     for scale in range(scales):
@@ -50,9 +50,9 @@ def perceived_difference(a: Image.Image, b: Image.Image) -> float:
     return float(((1 - structure) + torch.stack(colour).mean()) / 2)
 
 
-def to_lab(picture: Image.Image) -> Tensor:
-    """Return CIE L*a*b* of an sRGB picture (IEC 61966-2-1), `(1, 3, h, w)`: L* 0 to 100, a* and b* about +-100."""
-    rgb = torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
+def to_lab(image: Image.Image) -> Tensor:
+    """Return CIE L*a*b* of an sRGB image (IEC 61966-2-1), `(1, 3, h, w)`: L* 0 to 100, a* and b* about +-100."""
+    rgb = torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255).permute(2, 0, 1)
     linear = torch.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     xyz = torch.einsum("ij, jhw -> ihw", _SRGB_TO_XYZ, linear) / _WHITE.view(3, 1, 1)
     f = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-9) ** (1 / 3), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
@@ -78,5 +78,5 @@ def _ssim(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def _alike(a: Image.Image, b: Image.Image) -> tuple[Image.Image, Image.Image]:
     if a.size != b.size:
-        raise ValueError(f"pictures of {a.width}x{a.height} and {b.width}x{b.height}: expected one size")
+        raise ValueError(f"images of {a.width}x{a.height} and {b.width}x{b.height}: expected one size")
     return a, b

@@ -1,4 +1,4 @@
-"""The part of the picture that an analysis looks at: a box, a mask, or where a word of the prompt is.
+"""The part of the image that an analysis looks at: a box, a mask, or where a word of the prompt is.
 
 A region is `(1, h, w)` at the latents' size, 0 to 1: the share of each position that counts.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -14,17 +16,20 @@ from PIL import Image
 from torch import Tensor
 
 BINS = 128  # of the histogram in which Otsu's threshold is sought
+MAX_MASK_SIDE = 8192  # pixels: a small file can hold a huge image
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom; 0 to 1
 
 
 @dataclass(frozen=True)
 class Feature:
-    """What is asked about: a word of the prompt, a box (left, top, right, bottom; 0 to 1), a mask, or everything."""
+    """What is asked about: a word of the prompt, a box, a mask, or the whole image."""
 
     word: str | None = None
-    box: tuple[float, float, float, float] | None = None
+    box: Box | None = None
     mask: Image.Image | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         given = [name for name in ("word", "box", "mask") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} together: expected one of them")
@@ -35,7 +40,7 @@ class Feature:
 
     @property
     def given(self) -> bool:
-        """Whether it is a part of the picture, and not everything."""
+        """Whether it is a part of the image, and not the whole."""
         return any(value is not None for value in (self.word, self.box, self.mask))
 
     @property
@@ -48,7 +53,18 @@ class Feature:
         return "the whole picture" if self.mask is None else "the mask"
 
 
-def read_box(text: str) -> tuple[float, float, float, float]:
+WHOLE_IMAGE = Feature()
+
+
+def to_box(sides: Sequence[float]) -> Box:
+    """Return the box of these sides; raises ValueError unless there are four."""
+    if len(sides) != 4:
+        raise ValueError(f"box {list(sides)}: expected four numbers: left, top, right, bottom")
+    left, top, right, bottom = sides
+    return left, top, right, bottom
+
+
+def read_box(text: str) -> Box:
     """Read `left,top,right,bottom`, each 0 to 1; raises ValueError."""
     try:
         left, top, right, bottom = (float(part) for part in text.split(","))
@@ -57,8 +73,24 @@ def read_box(text: str) -> tuple[float, float, float, float]:
     return left, top, right, bottom
 
 
+def read_mask(source: Path | BinaryIO, name: str, formats: list[str] | None = None) -> Image.Image:
+    """Read a mask from an image file, of any of the `formats` (None: all that Pillow knows).
+
+    Raises ValueError, with the `name`, for what is no image or has more than MAX_MASK_SIDE pixels a side.
+    """
+    try:
+        with Image.open(source, formats=formats) as image:
+            if max(image.size) > MAX_MASK_SIDE:
+                raise ValueError(f"{name}, {image.width}x{image.height}: expected up to {MAX_MASK_SIDE} pixels a side")
+            return image.copy()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        if getattr(error, "errno", None) is not None:  # of the file system, which says what and where
+            raise
+        raise ValueError(f"{name}: expected a picture as the mask") from error
+
+
 def fixed_region(feature: Feature, size: tuple[int, int]) -> Tensor | None:
-    """Return the region of a box or mask, `(1, h, w)`; None where the picture decides (a word), or for everything."""
+    """Return the region of a box or mask, `(1, h, w)`; None for a word, or for the whole image."""
     if feature.box is not None:
         return box_region(feature.box, size)
     return None if feature.mask is None else mask_region(feature.mask, size)
@@ -74,13 +106,20 @@ def box_region(box: Sequence[float], size: tuple[int, int]) -> Tensor:
 
 
 def mask_region(mask: Image.Image, size: tuple[int, int]) -> Tensor:
-    """Return the region of a mask, `(1, h, w)`: white counts; of a picture with transparency, what is opaque."""
-    grey = mask.getchannel("A") if mask.mode in ("RGBA", "LA") else mask.convert("L")
-    shrunk = grey.resize((size[1], size[0]), Image.Resampling.BOX)
+    """Return the region of a mask, `(1, h, w)`: white counts; of an image with transparent parts, what is opaque."""
+    shrunk = _coverage(mask).resize((size[1], size[0]), Image.Resampling.BOX)
     region = torch.from_numpy(np.asarray(shrunk, dtype=np.float32) / 255)[None]
     if not region.any():
         raise ValueError("the mask is black everywhere: expected white where the feature is")
     return region
+
+
+def _coverage(mask: Image.Image) -> Image.Image:
+    if "A" in mask.getbands():
+        alpha = mask.getchannel("A")
+        if alpha.getextrema() != (255, 255):  # else it says nothing, as in masks that a program saved as RGBA
+            return alpha
+    return mask.convert("L")
 
 
 def strong(heat: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What an analysis found: figures a block, as a table, JSON and CSV, and two analyses side by side."""
+"""The result of an analysis: figures for each block, as a table, JSON and CSV, and two analyses side by side."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from lib_blocktrain.analysis.statistics import Figure, figures, rank_stability, 
 from lib_blocktrain.files import atomic_write
 
 FORMAT = "blocktrain-analysis-1"
+JSON_NAMES = {"area_share": "canvas", "settings": "setting"}  # of fields whose name in files is another one
 MEANINGS = {
     "exact": "change of the predicted noise without the block, over that of the whole LoRA",
     "one-only": "change of the predicted noise with the block alone, over that of the whole LoRA",
@@ -30,7 +31,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Observation:
-    """Where something was measured: `stretch` is its part of the way from noise to picture, `whole` all the effect."""
+    """Where something was measured: `stretch` is its part of the trajectory (0 to 1), `whole` the LoRA's effect."""
 
     prompt: str = ""
     seed: int = 0
@@ -43,9 +44,9 @@ class Observation:
 class Analysis:
     """Figures of one method for one feature. `values` has a row an observation, a column a block.
 
-    `canvas` is the feature's share of the picture, 0 to 1, None for the whole; `completeness` the attributions' sum
-    over the whole effect, for the method that has one; `evaluations` and `seconds` are what it cost; `setting` is how
-    it was asked, for whoever repeats it.
+    `area_share` is the feature's share of the image, 0 to 1, None for the whole; `completeness` the attributions' sum
+    over the whole effect, for the method that has one; `evaluations` and `seconds` are what it cost; `settings` are
+    what is needed to repeat it.
     """
 
     method: str
@@ -56,14 +57,14 @@ class Analysis:
     blocks: tuple[str, ...]
     observations: tuple[Observation, ...]
     values: tuple[tuple[float, ...], ...]
-    canvas: float | None = None
+    area_share: float | None = None
     completeness: float | None = None
     evaluations: float = 0.0
     seconds: float = 0.0
     notices: tuple[str, ...] = ()
-    setting: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.method not in MEANINGS:
             raise ValueError(f"method {self.method!r}: expected one of {', '.join(MEANINGS)}")
         known = (blocks.BASE, blocks.REST, *blocks.architecture(self.architecture).block_ids)
@@ -78,7 +79,7 @@ class Analysis:
 
     @cached_property
     def draws(self) -> np.ndarray:
-        """Figures by prompt and seed, `(draws, blocks)`: timesteps averaged, each by its part of the way."""
+        """Figures by prompt and seed, `(draws, blocks)`: the mean over timesteps, weighted by their stretch."""
         rows: dict[tuple[str, int], list[tuple[float, np.ndarray]]] = {}
         for at, row in zip(self.observations, self.values):
             rows.setdefault((at.prompt, at.seed), []).append((at.stretch, np.asarray(row, dtype=float)))
@@ -86,19 +87,19 @@ class Analysis:
 
     @cached_property
     def figures(self) -> tuple[Figure, ...]:
-        """One figure a block, in the order of the forward pass."""
+        """One figure for each block, in the order of the forward pass."""
         return tuple(figures(self.blocks, self.draws))
 
     @property
     def stability(self) -> float | None:
-        """How far the draws agree on the order of the blocks: mean rank correlation, None with one draw."""
+        """How well the draws agree on the order of the blocks: mean rank correlation, None with one draw."""
         return rank_stability(self.draws)
 
     def means(self) -> dict[str, float]:
         return {figure.block: figure.mean for figure in self.figures}
 
-    def told(self) -> list[str]:
-        """Return what the figures cost, how they add up and how the draws agree, as parts of a sentence."""
+    def summary(self) -> list[str]:
+        """Return what the figures cost, how they add up and how well the draws agree, as parts of a sentence."""
         parts = []
         if self.evaluations:
             parts.append(f"{self.evaluations:.0f} U-Net evaluations in {self.seconds:.1f} s")
@@ -110,10 +111,10 @@ class Analysis:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values for `json.dumps`; `from_json` gives back this analysis."""
-        data = {f.name: getattr(self, f.name) for f in fields(self)}
+        data = {JSON_NAMES.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
         data["observations"] = [asdict(observation) for observation in self.observations]
         data["values"] = [list(row) for row in self.values]
-        data |= {"blocks": list(self.blocks), "notices": list(self.notices), "setting": dict(self.setting)}
+        data |= {"blocks": list(self.blocks), "notices": list(self.notices), "setting": dict(self.settings)}
         summary = {"figures": [asdict(figure) for figure in self.figures], "stability": self.stability}
         return {"format": FORMAT, "meaning": MEANINGS[self.method], **data, **summary}
 
@@ -123,7 +124,7 @@ class Analysis:
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             raise ValueError(f"no analysis: expected an object with format {FORMAT!r}")
         try:
-            known = {f.name: data[f.name] for f in fields(cls)}
+            known = {f.name: data[JSON_NAMES.get(f.name, f.name)] for f in fields(cls)}
             known["observations"] = tuple(Observation(**row) for row in data["observations"])
             known["values"] = tuple(tuple(map(float, row)) for row in data["values"])
             return cls(**{**known, "blocks": tuple(data["blocks"]), "notices": tuple(data["notices"])})
@@ -131,12 +132,12 @@ class Analysis:
             raise ValueError(f"no analysis: {error} is missing or wrong") from error
 
     def to_csv(self) -> str:
-        """Return one line a block."""
+        """Return CSV with a line for each block."""
         head = ("block", "mean", "spread", "noise", "share", "rank", "within_noise")
         return _csv([head, *([getattr(figure, name) for name in head] for figure in self.figures)])
 
     def to_table(self) -> str:
-        """Return lines for people, the strongest block first."""
+        """Return a table in plain text, the strongest block first."""
         lines = [f"{'block':<6} {'figure':>8} {'±':>7} {'share':>6}"]
         widest = max((abs(figure.mean) for figure in self.figures), default=0.0) or 1.0
         for figure in sorted(self.figures, key=lambda f: f.rank):
@@ -175,12 +176,12 @@ class Comparison:
         return {"titles": list(self.titles), "correlation": self.correlation, "blocks": rows}
 
     def to_csv(self) -> str:
-        """Return a table with a line a block."""
+        """Return CSV with a line for each block."""
         head = ("block", "first", "second", "difference", "within_noise")
         return _csv([head, *([getattr(row, name) for name in head] for row in self.rows)])
 
     def to_table(self) -> str:
-        """Return lines for people: what to raise for the first, what to lower for the second."""
+        """Return a table in plain text: first the blocks that matter more to A, last those that matter more to B."""
         lines = [f"A: {self.titles[0]}", f"B: {self.titles[1]}", f"{'block':<6} {'A':>6} {'B':>6} {'A - B':>7}"]
         for row in sorted(self.rows, key=lambda row: -row.difference):
             said = "" if not row.within_noise else "  within the noise"
@@ -189,7 +190,7 @@ class Comparison:
 
 
 def compare(first: Analysis, second: Analysis) -> Comparison:
-    """Lay two analyses side by side, by the blocks' shares; raises ValueError unless they speak of the same blocks."""
+    """Compare two analyses by their blocks' shares; raises ValueError unless they have blocks in common."""
     if first.architecture != second.architecture:
         raise ValueError(f"analyses for {first.architecture} and {second.architecture}: expected one architecture")
     theirs = {figure.block: figure for figure in second.figures}
@@ -202,8 +203,7 @@ def compare(first: Analysis, second: Analysis) -> Comparison:
         noise = _noise_of_share(first, ours) + _noise_of_share(second, other)
         rows.append(Difference(ours.block, ours.share, other.share, abs(ours.share - other.share) <= noise))
     means = [figure.mean for figure in common], [theirs[figure.block].mean for figure in common]
-    titles = tuple(f"{a.feature} ({a.name}, {a.method})" for a in (first, second))
-    return Comparison(titles, tuple(rows), spearman(*means))
+    return Comparison((_title(first), _title(second)), tuple(rows), spearman(*means))
 
 
 def read_analysis(path: Path) -> Analysis:
@@ -227,6 +227,10 @@ def write_analysis(analysis: Analysis, folder: Path, stem: str) -> list[Path]:
             temporary.write_text(text, "utf-8")
         paths.append(path)
     return paths
+
+
+def _title(analysis: Analysis) -> str:
+    return f"{analysis.feature} ({analysis.name}, {analysis.method})"
 
 
 def _noise_of_share(analysis: Analysis, figure: Figure) -> float:

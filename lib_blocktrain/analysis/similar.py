@@ -74,10 +74,11 @@ class Match:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The matches, the likest first, and the files that could not be read, with the reason."""
+    """The matches, the most similar first, and the files that could not be read, with the reason."""
 
     matches: tuple[Match, ...]
     unreadable: tuple[Profile, ...]
+    folders: tuple[Path, ...] = ()
 
 
 def of_dataset(

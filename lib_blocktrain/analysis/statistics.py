@@ -1,4 +1,4 @@
-"""From observations to figures: mean, spread, what is within the noise, and how stable the order of the blocks is.
+"""Statistics over draws: mean, spread and noise of each block, and how well the draws agree on the blocks' order.
 
 A draw is one prompt with one seed; its timesteps are not independent of each other and are averaged first.
 """
@@ -14,7 +14,7 @@ import numpy as np
 # 97.5 % points of Student's t by degrees of freedom: how far a mean of so few draws may be off
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
 _MANY = 2.0
-NEGLIGIBLE = 0.01  # of the strongest block: too little to be seen, however certain it is
+NEGLIGIBLE = 0.01  # of the strongest block: too little to see, however certain
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From what an analysis found to block weights: for the sliders, for a preset, for a training run."""
+"""Block weights made of an analysis by a rule: for the sliders, a preset or a training run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lib_blocktrain.weights.preset_files import read_line
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.text_spans import PresetStringError
 
-GRID = 0.05  # steps of proportional weights: finer ones pretend to know more than a few seeds tell
+STEP = 0.05  # of weights made of figures: a few seeds do not justify finer ones
 
 
 def strongest(analysis: Analysis, count: int) -> BlockWeights:
@@ -37,39 +37,37 @@ def down_to(analysis: Analysis, effect: float) -> BlockWeights:
 
 
 def proportional(analysis: Analysis) -> BlockWeights:
-    """Weigh each block by its figure, the strongest with 1; what is within the noise with 0."""
+    """Weigh each block by its figure, the strongest with 1; blocks within the noise get 0."""
     top = max(figure.mean for figure in analysis.figures)
     if top <= 0:
         raise ValueError("no block adds to the effect: there is nothing to weigh by")
     kept = {
-        figure.block: on_grid(figure.mean / top)
+        figure.block: rounded(figure.mean / top)
         for figure in analysis.figures
         if figure.mean > 0 and not figure.within_noise
     }
     return _weights(analysis, kept, rest=0.0)
 
 
-def lowering(wanted: Analysis, unwanted: Analysis, least: float = 0.0) -> BlockWeights:
-    """Lower the blocks that carry the second feature rather than the first, the others stay at 1.
+def lowering(wanted: Analysis, unwanted: Analysis) -> BlockWeights:
+    """Lower the blocks that matter more to the unwanted feature, and keep the others at 1.
 
-    A block's weight is the first feature's part of both in it, from 1 where it is at least half down to `least`.
+    The weight of such a block is the ratio of its share of the wanted feature's effect to that of the unwanted one's.
     """
-    if not 0 <= least <= 1:
-        raise ValueError(f"least weight {least:g}: expected 0 to 1")
     values = {}
     for row in compare(wanted, unwanted).rows:
         if row.second > row.first and not row.within_noise:
-            values[row.block] = max(least, on_grid(row.first / row.second))
+            values[row.block] = rounded(row.first / row.second)
     return _weights(wanted, values, rest=1.0)
 
 
 def preset_of(analysis: Analysis, weights: BlockWeights, name: str, purpose: str = "") -> Preset:
-    """Return a preset that says for which architecture and which share of the canvas it was found.
+    """Return a preset that says for which architecture and area share it was found.
 
     Raises ValueError for a name that cannot be one.
     """
-    canvas = None if analysis.canvas is None else round(analysis.canvas, 3)
-    line = weights.to_line(name, with_architecture=True, canvas=canvas)
+    share = None if analysis.area_share is None else round(analysis.area_share, 3)
+    line = weights.to_line(name, with_architecture=True, canvas=share)
     purpose = purpose or f"{analysis.feature} of {analysis.name}, {analysis.method}"
     try:
         read = read_line(f"{line}  # {' '.join(purpose.replace('#', '').split())}")
@@ -88,8 +86,10 @@ RULES = {
 }
 
 
-def chosen(rule: str, analysis: Analysis, amount: float | None = None, other: Analysis | None = None) -> BlockWeights:
-    """Return the weights by a rule's name; `amount` is its number, `other` the analysis of the unwanted feature."""
+def weights_by_rule(
+    rule: str, analysis: Analysis, amount: float | None = None, other: Analysis | None = None
+) -> BlockWeights:
+    """Return the weights by the name of a rule; `other` is the analysis of the unwanted feature, for "lower"."""
     if rule == "strongest":
         return strongest(analysis, int(_given(amount, rule)))
     if rule == "down-to":
@@ -110,17 +110,17 @@ def _given(amount: float | None, rule: str) -> float:
 
 
 def _ranked(analysis: Analysis) -> list[Figure]:
-    """Return the figures of blocks (BASE and REST are none), the strongest first."""
+    """Return the figures of the U-Net's blocks, without BASE and REST, the strongest first."""
     return sorted((f for f in analysis.figures if f.block not in (BASE, REST)), key=lambda figure: figure.rank)
 
 
 def _weights(analysis: Analysis, values: Mapping[str, float], rest: float) -> BlockWeights:
-    """Return weights with these values, `rest` for the other blocks; BASE as the rule has it, or 1 if unasked."""
+    """Return weights with these values, `rest` for the other blocks, and 1 for BASE unless it has a value."""
     ids = ARCHITECTURES[analysis.architecture].block_ids
     base = values.get(BASE, 1.0)
     return BlockWeights(analysis.architecture, {block: values.get(block, rest) for block in ids}, base)
 
 
-def on_grid(value: float) -> float:
-    """Return the nearest weight that is worth telling apart from others."""
-    return round(round(value / GRID) * GRID, 2)
+def rounded(value: float) -> float:
+    """Return the nearest multiple of STEP."""
+    return round(round(value / STEP) * STEP, 2)

@@ -1,17 +1,23 @@
-"""Analyses: asked for, followed while they go on, and read when they are done."""
+"""Routes for analyses: start one, follow it, and read its result."""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import io
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 
-from lib_blocktrain.api.analysis_schemas import AnalyseBody, Asked, Found
+from lib_blocktrain.api.analysis_schemas import AnalyseBody, Asked, FeatureBody, Found
 from lib_blocktrain.api.errors import api_error, not_found
 from lib_blocktrain.api.service import Service
 
 if TYPE_CHECKING:
+    from lib_blocktrain.analysis.regions import Feature
+    from lib_blocktrain.analysis.request import AnalysisRequest
+    from lib_blocktrain.workspace.analyses import AnalysisResult
     from lib_blocktrain.workspace.jobs import Job
 
 KEPT = 16  # analyses that can still be read
@@ -22,10 +28,8 @@ def add_analysis_routes(reading: APIRouter, service: Service) -> None:
     jobs: OrderedDict[str, Job[dict[str, Any]]] = OrderedDict()
 
     @reading.post("/analyse", response_model=Asked, status_code=202, summary="Say how much each block matters")
-    def analyse(body: AnalyseBody) -> dict:
-        from lib_blocktrain.api.analysing import begin
-
-        job = begin(service, body)
+    def analyse(body: AnalyseBody) -> dict[str, str]:
+        job = _start(service, body)
         jobs[job.id] = job
         while len(jobs) > KEPT:
             jobs.popitem(last=False)
@@ -43,3 +47,58 @@ def add_analysis_routes(reading: APIRouter, service: Service) -> None:
             refused = api_error(error)
             return {"state": "failed", "error": refused.code, "detail": str(refused)}
         return {"state": "done", "share": 1.0, **known.result()}
+
+
+def _start(service: Service, body: AnalyseBody) -> Job[dict[str, Any]]:
+    """Start the analysis once the model is free; raise ValueError for what cannot be asked."""
+    from lib_blocktrain.workspace.analyses import run_analysis  # brings torch, as all imports inside functions here
+
+    request = _request(service, body)
+
+    def work(job: Job[dict[str, Any]]) -> dict[str, Any]:
+        return _json(run_analysis(service.host, request, job.progress(job.what)))
+
+    return service.begin(work, "analysis", body.wait)
+
+
+def _request(service: Service, body: AnalyseBody) -> AnalysisRequest:
+    from lib_blocktrain.analysis.request import build_request
+
+    network = service.lora_index.network(service.lora(body.lora).key)
+    return build_request(
+        network,
+        method=body.method,
+        prompts=body.prompts,
+        negative=body.negative,
+        seeds=body.seeds,
+        guidance=body.cfg,
+        width=body.width,
+        height=body.height,
+        features=[_feature(feature) for feature in body.features],
+        weights=service.parse(body.weights, network.architecture, seed=0),
+        multiplier=body.multiplier,
+        value=body.value,
+    )
+
+
+def _feature(body: FeatureBody) -> Feature:
+    from lib_blocktrain.analysis.regions import Feature, read_mask, to_box
+
+    mask = None
+    if body.mask is not None:
+        try:
+            content = base64.b64decode(body.mask, validate=True)
+        except binascii.Error as error:
+            raise ValueError("the mask: expected a PNG or JPEG in base64") from error
+        mask = read_mask(io.BytesIO(content), "the mask", formats=["PNG", "JPEG"])
+    return Feature(body.word, None if body.box is None else to_box(body.box), mask)
+
+
+def _json(result: AnalysisResult) -> dict[str, Any]:
+    from lib_blocktrain.workspace.images import png_of
+
+    return {
+        "analyses": [analysis.to_json() for analysis in result.analyses],
+        "canvas": result.area_sentence,
+        "sheets": {name: base64.b64encode(png_of(image)).decode("ascii") for name, image in result.sheets.items()},
+    }

@@ -1,4 +1,4 @@
-"""What is sent and answered about analyses."""
+"""Schemas of the requests and answers about analyses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from lib_blocktrain.analysis.sampling_grid import (
+    GUIDANCE,
+    MAX_GUIDANCE,
+    MAX_PROMPTS,
+    MAX_SEEDS,
+    MAX_SIDE,
+    MAX_STRENGTH,
+    MAX_TEXT,
+    MIN_SIDE,
+)
 from lib_blocktrain.api.schemas import WEIGHTS, Body, up_to
 
 
@@ -18,31 +28,33 @@ class FeatureBody(Body):
 
 
 class AnalyseBody(Body):
-    """A question to a LoRA: which blocks carry a feature."""
+    """A request to analyse which blocks of a LoRA carry a feature."""
 
     lora: str = Field(description="as GET /loras has it", max_length=1000)
     method: Literal["exact", "fast", "one-only", "norms", "rendered"] = "exact"
-    prompts: list[str] = Field([], description="needed by all methods but norms", **up_to(16))
-    negative: str = Field("", max_length=100_000)
-    seeds: list[int] = Field([0, 1, 2], **up_to(64))
-    cfg: float = Field(5.0, ge=0, le=30)
-    width: int | None = Field(None, ge=64, le=2048, description="pixels, a multiple of 8; the model's own unless given")
-    height: int | None = Field(None, ge=64, le=2048, description="as width")
+    prompts: list[str] = Field([], description="needed by all methods but norms", **up_to(MAX_PROMPTS))
+    negative: str = Field("", max_length=MAX_TEXT)
+    seeds: list[int] = Field([0, 1, 2], **up_to(MAX_SEEDS))
+    cfg: float = Field(GUIDANCE, ge=0, le=MAX_GUIDANCE)
+    width: int | None = Field(
+        None, ge=MIN_SIDE, le=MAX_SIDE, description="pixels, in steps of 8; the model's own unless given"
+    )
+    height: int | None = Field(None, ge=MIN_SIDE, le=MAX_SIDE, description="as width")
     features: list[FeatureBody] = Field([], description="one, or two to compare; none: the whole picture", **up_to(2))
     weights: str = Field("ALL", description=f"the block weights that it has: {WEIGHTS}", max_length=100_000)
-    multiplier: float = Field(1.0, ge=-10, le=10, description="strength of the whole LoRA")
-    value: float = Field(0.0, ge=-10, le=10, description="what a block is lowered to")
+    multiplier: float = Field(1.0, ge=-MAX_STRENGTH, le=MAX_STRENGTH, description="strength of the whole LoRA")
+    value: float = Field(0.0, ge=-MAX_STRENGTH, le=MAX_STRENGTH, description="what a block is lowered to")
     wait: float = Field(60, ge=0, le=600, description="seconds to wait for the model before the answer is busy")
 
 
 class Asked(BaseModel):
-    """Where to ask for what is found."""
+    """Where the result will be."""
 
     job: str = Field(description="ask GET /analyse/{job} until its state is not running any more")
 
 
 class Found(BaseModel):
-    """How far an analysis is, and what it found."""
+    """The progress of an analysis, and its result."""
 
     state: Literal["running", "done", "failed"]
     share: float | None = Field(None, description="how much is done, 0 to 1")

@@ -64,8 +64,9 @@ def preview(arguments: argparse.Namespace, remote: Remote) -> Answer:
 
 def analyse(arguments: argparse.Namespace, remote: Remote) -> Answer:
     """Have the server analyse a LoRA; its figures are written down here."""
+    from lib_blocktrain.analysis.request import read_seeds
     from lib_blocktrain.analysis.results import Analysis
-    from lib_blocktrain.cli.analyse import asked_seeds, kept_rule, write_found
+    from lib_blocktrain.cli.analyse import kept_rule, write_found
 
     _refuse_options(arguments, "checkpoint")
     rule = kept_rule(arguments)
@@ -73,7 +74,7 @@ def analyse(arguments: argparse.Namespace, remote: Remote) -> Answer:
     body = {
         "lora": _server_name(arguments.lora),
         "prompts": arguments.prompt or [],
-        "seeds": list(asked_seeds(arguments.seeds)),
+        "seeds": list(read_seeds(arguments.seeds)),
         "features": [feature for n, feature in enumerate(features) if feature or (n == 0 and features[1])],
     }
     for name in ("method", "negative", "cfg", "width", "height", "weights", "multiplier", "value"):

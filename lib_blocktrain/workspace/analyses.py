@@ -1,165 +1,150 @@
-"""An analysis asked of a host, by any method: what the tab and the command line have in common."""
+"""Analyses, probes and rankings on a host's model: what the page, the API and the command line have in common."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from lib_blocktrain.analysis.area_share import sentence, warning
-from lib_blocktrain.analysis.contact_sheet import sheet
-from lib_blocktrain.analysis.regions import Feature
-from lib_blocktrain.analysis.rendered import analysis_of, blocks_of, render
+from lib_blocktrain.analysis.area_share import area_sentence, area_warning
+from lib_blocktrain.analysis.contact_sheet import contact_sheet
+from lib_blocktrain.analysis.instrumented_model import active_blocks
+from lib_blocktrain.analysis.rendered import analysis_of, render
+from lib_blocktrain.analysis.request import AnalysisRequest, settings_json
 from lib_blocktrain.analysis.results import Analysis
-from lib_blocktrain.analysis.run import METHODS, Options, analyse, masks_of
-from lib_blocktrain.analysis.sampling_grid import SamplingGrid
+from lib_blocktrain.analysis.run import NOISE_METHODS, analyse, region_masks
+from lib_blocktrain.analysis.similar import Profile, Profiles, Ranking, rank
 from lib_blocktrain.analysis.weight_norms import weight_norms
 from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.hosts.host import Host, Progress, SampleRequest
-from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
-
-STEPS = 20  # of a rendered picture
-ALL_METHODS: Mapping[str, str] = {
-    "exact": "what changes without each block, at the U-Net: the reference, a seventh of a rendered sheet's cost",
-    "fast": "each block's signed part of the effect, by gradients: a tenth of the cost",
-    "one-only": "what each block does alone",
-    "norms": "how large each block's weights are: from the file alone, at once",
-    "rendered": "whole pictures with each block lowered, and a sheet of them",
-}
-
-
-@dataclass(frozen=True)
-class AnalysisRequest:
-    """What is asked; `features` are one or two. `sampler` and `picture_steps` are for rendered pictures."""
-
-    network: Network
-    setting: SamplingGrid
-    method: str = "exact"
-    features: tuple[Feature, ...] = (Feature(),)
-    options: Options = field(default_factory=Options)
-    sampler: str | None = None
-    picture_steps: int = STEPS
-
-    def __post_init__(self):
-        if self.method not in ALL_METHODS:
-            raise ValueError(f"method {self.method!r}: expected one of {', '.join(ALL_METHODS)}")
-        if self.method == "norms" and self.features != (Feature(),):
-            raise ValueError("norms know no picture: expected no word, mask or box with them")
-
-
-def setting_for(method: str, prompts: Sequence[str], **given: Any) -> SamplingGrid:
-    """Return the setting of a method's analysis; ``given`` are `Setting`'s other fields.
-
-    Raises ValueError without prompts where the method looks at pictures, and for what `Setting` does not take.
-    """
-    if not prompts and method != "norms":
-        raise ValueError(f"no prompt: expected at least one, as {method} looks at pictures (norms does not)")
-    return SamplingGrid(tuple(prompts) or ("none",), **given)
 
 
 @dataclass(frozen=True)
 class AnalysisResult:
-    """One analysis a feature; `sheets` are pictures by a name for their file.
+    """One analysis for each feature; `sheets` are images by the stem of their file's name.
 
-    `latent` is the size of the analysed pictures, `(height, width)` in cells; None where none were.
+    `latent` is height and width of the analysed latents, None where there were none.
     """
 
     analyses: tuple[Analysis, ...]
     sheets: Mapping[str, Image.Image] = field(default_factory=dict)
     latent: tuple[int, int] | None = None
+    weights_share: float | None = None
 
-    def about_canvas(self, analysed_under: float | None = None) -> str:
-        """Say how large the first feature is in each block's grid; "" where that is not known, as of whole pictures.
+    @property
+    def area_sentence(self) -> str:
+        """How large the first feature is in each block's grid; "" where that is not known, as for whole images.
 
-        `analysed_under` is the share for which the weights in force were found: where that is another case, it is said.
+        It warns where the weights in force were found for a feature of another size.
         """
         found = self.analyses[0]
-        if found.canvas is None or self.latent is None:
+        if found.area_share is None or self.latent is None:
             return ""
-        said = sentence(found.canvas, found.architecture, self.latent)
-        return " ".join(filter(None, (said, warning(analysed_under, found.canvas))))
+        sentence = area_sentence(found.area_share, found.architecture, self.latent)
+        return " ".join(filter(None, (sentence, area_warning(self.weights_share, found.area_share))))
 
 
-def answer(host: Host, inquiry: AnalysisRequest, progress: Progress | None = None) -> AnalysisResult:
-    """Return what is asked. The caller holds the host's queue; what is raised leaves the model as it was."""
-    if inquiry.method == "norms":
-        return AnalysisResult((weight_norms(inquiry.network, inquiry.options.weights),))
-    model, network = host.model(), inquiry.network
-    latent = inquiry.setting.latent_size(model)
+def run_analysis(host: Host, request: AnalysisRequest, progress: Progress | None = None) -> AnalysisResult:
+    """Run an analysis. The caller holds the host's queue; an error leaves the model as it was."""
+    network, options = request.network, request.options
+    if request.method == "norms":
+        return AnalysisResult((weight_norms(network, options.weights),))
+    model = host.model()
     ours, theirs = ARCHITECTURES[model.architecture], ARCHITECTURES[network.architecture]
     if ours.block_ids != theirs.block_ids:
         raise ValueError(f"{network.name!r} is for {theirs.title}, and the loaded model is {ours.title}")
-    if inquiry.method in METHODS:
-        asked = (model, network, inquiry.setting, inquiry.method, inquiry.features)
-        return AnalysisResult(analyse(*asked, options=inquiry.options, progress=progress), latent=latent)
-    rendered = [_rendered(host, inquiry, feature, n, progress) for n, feature in enumerate(inquiry.features)]
-    sheets = {name: picture for _, found in rendered for name, picture in found.items()}
-    return AnalysisResult(tuple(analysis for analysis, _ in rendered), sheets, latent)
+    sheets: dict[str, Image.Image] = {}
+    if request.method in NOISE_METHODS:
+        asked = network, request.grid, request.method, request.features
+        analyses = analyse(model, *asked, options=options, progress=progress)
+    else:
+        rendered = [_rendered(host, request, number, progress) for number in range(len(request.features))]
+        analyses = tuple(analysis for analysis, _ in rendered)
+        sheets = {name: image for _, found in rendered for name, image in found.items()}
+    return AnalysisResult(analyses, sheets, request.grid.latent_size(model), request.weights_share)
 
 
 def _rendered(
-    host: Host, inquiry: AnalysisRequest, feature: Feature, number: int, progress: Progress | None
+    host: Host, request: AnalysisRequest, number: int, progress: Progress | None
 ) -> tuple[Analysis, dict[str, Image.Image]]:
-    model, setting, options = host.model(), inquiry.setting, inquiry.options
+    """Return the analysis of the feature with this number by rendered images, and the sheets of them."""
     began = time.perf_counter()
-    weights = options.weights or BlockWeights.uniform(inquiry.network.architecture, 1.0)
-    masks = masks_of(model, inquiry.network, setting, feature, options)
-    at = [
-        (prompt, seed)
-        for prompt in setting.prompts
-        for seed in setting.seeds
-        if masks is None or (prompt, seed) in masks
-    ]
-    pictures = len(at) * (len(blocks_of(inquiry.network, weights)) + 1)
-    of = len(inquiry.features) * pictures
-    done = number * pictures
+    model, network, grid, options = host.model(), request.network, request.grid, request.options
+    feature = request.features[number]
+    weights = options.weights_for(network)
+    masks = region_masks(model, network, grid, feature, options)
+    at = [(p, seed) for p in grid.prompts for seed in grid.seeds if masks is None or (p, seed) in masks]
+    images = len(at) * (len(active_blocks(network, weights)) + 1)
+    drawn = number * images
 
-    def draw(prompt: str, seed: int, of_picture: BlockWeights) -> Image.Image:
-        nonlocal done
-        request = SampleRequest(
-            prompt=prompt,
-            negative=setting.negative,
-            seed=seed,
-            steps=inquiry.picture_steps,
-            cfg=setting.guidance,
-            sampler=inquiry.sampler or host.samplers[0],
-            width=setting.width,
-            height=setting.height,
-            placements=(Placement(inquiry.network, of_picture, options.multiplier),),
-        )
-        picture = host.sample(request, _part(progress, done, of))
-        done += 1
-        return picture
+    def draw(prompt: str, seed: int, block_weights: BlockWeights) -> Image.Image:
+        nonlocal drawn
+        placement = Placement(network, block_weights, options.multiplier)
+        sample = replace(sample_request(host, request), prompt=prompt, seed=seed, placements=(placement,))
+        image = host.sample(sample, _part(progress, drawn, len(request.features) * images))
+        drawn += 1
+        return image
 
-    found = render(draw, inquiry.network, weights, at, value=options.value, regions=masks)
-    asked = {**asdict(setting), "prompts": list(setting.prompts), "seeds": list(setting.seeds)}
-    asked |= {"weights": weights.to_line(with_architecture=True), "multiplier": options.multiplier}
-    changed = analysis_of(found, inquiry.network, model.name, perceived=False).means()  # LoRA Block Weight's figure
-    analysis = analysis_of(
-        found,
-        inquiry.network,
-        model.name,
+    found = render(draw, network, weights, at, value=options.value, regions=masks)
+    changed_share = analysis_of(found, network, model.name, perceived=False).means()
+    settings = {**settings_json(network, grid, options), "steps": request.image_steps, "value": options.value}
+    analysis = replace(
+        analysis_of(found, network, model.name),
         feature=feature.title,
-        canvas=None if masks is None else float(np.mean([np.asarray(mask).mean() / 255 for mask in masks.values()])),
-        evaluations=float(pictures * inquiry.picture_steps * (2 if setting.guided else 1)),
+        area_share=None if masks is None else _share_of(masks.values()),
+        evaluations=float(images * request.image_steps * (2 if grid.guided else 1)),
         seconds=time.perf_counter() - began,
-        setting={**asked, "steps": inquiry.picture_steps, "value": options.value, "changed_share": changed},
+        settings={**settings, "changed_share": changed_share},
     )
     sheets = {
-        f"sheet-{number + 1}-{setting.prompts.index(prompt) + 1}-{seed}": sheet(found, prompt, seed)
+        f"sheet-{number + 1}-{grid.prompts.index(prompt) + 1}-{seed}": contact_sheet(found, prompt, seed)
         for prompt, seed in at
     }
     return analysis, sheets
 
 
+def sample_request(host: Host, request: AnalysisRequest) -> SampleRequest:
+    """Return the image of the request's first prompt and seed, with the network under its weights."""
+    grid, options = request.grid, request.options
+    return SampleRequest(
+        prompt=grid.prompts[0],
+        negative=grid.negative,
+        seed=grid.seeds[0],
+        steps=request.image_steps,
+        cfg=grid.guidance,
+        sampler=host.samplers[0],
+        width=grid.width,
+        height=grid.height,
+        placements=(Placement(request.network, options.weights_for(request.network), options.multiplier),),
+    )
+
+
+def _share_of(masks: Iterable[Image.Image]) -> float:
+    return float(np.mean([np.asarray(mask).mean() / 255 for mask in masks]))
+
+
 def _part(progress: Progress | None, number: int, of: int) -> Progress | None:
-    """Return the progress of one picture as a part of all."""
+    """Return the progress of one image as a part of all."""
     if progress is None:
         return None
     return lambda done, steps: progress(number * steps + done, of * steps)
+
+
+def rank_similar(
+    host: Host, target: Profile, folders: Sequence[Path] = (), progress: Progress | None = None
+) -> Ranking:
+    """Rank the LoRAs in some folders, the host's own if none are given, by their likeness to a LoRA or dataset.
+
+    Raises ValueError for a target that cannot be read.
+    """
+    if target.problem:
+        raise ValueError(target.problem)
+    folders = folders or [folder for folder in host.lora_dirs if folder.is_dir()]
+    profiles = Profiles(host.output_dir / "cache" / "profiles.json")
+    return replace(rank(target, profiles.of(folders, progress)), folders=tuple(folders))

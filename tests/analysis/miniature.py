@@ -26,7 +26,7 @@ from tests.tiny_models import (
 
 PROMPT = "a red robot, green background"
 LENGTH = 12  # tokens that the text encoder reads
-SETTING = SamplingGrid((PROMPT,), negative="bad", seeds=(0, 1), steps=4, looks=1, guidance=3.0)
+GRID = SamplingGrid((PROMPT,), negative="bad", seeds=(0, 1), steps=4, timesteps=1, guidance=3.0)
 TEXT_KEY = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 
 

@@ -8,27 +8,28 @@ import pytest
 import torch
 
 from lib_blocktrain.analysis.effects import leave_one_out, one_only, without
-from lib_blocktrain.analysis.instrumented_model import staged
+from lib_blocktrain.analysis.instrumented_model import instrument
 from lib_blocktrain.analysis.integrated import gauss_legendre, integrated_gradients, norm
 from lib_blocktrain.analysis.regions import Feature
-from lib_blocktrain.analysis.run import METHODS, Options, analyse
-from lib_blocktrain.analysis.trajectory import walked
+from lib_blocktrain.analysis.request import Options
+from lib_blocktrain.analysis.run import NOISE_METHODS, analyse
+from lib_blocktrain.analysis.trajectory import walk
 from lib_blocktrain.blocks import REST, architecture
 from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.weights.block_weights import BlockWeights
-from tests.analysis.miniature import PROMPT, SETTING, lora_for
+from tests.analysis.miniature import GRID, PROMPT, lora_for
 from tests.tiny_models import assert_untouched, state_of
 
 EVERYWHERE = ("attn2_to_q", "conv1", "in_layers_2", "time_emb", "emb_layers", "ff_net_2", "linear_1")
 
 
-def plainly(model, network, weights, moment):
+def plainly(model, network, weights, point):
     """The guided noise by whole passes of the model under hooks, seed by seed, text by text."""
     rows = []
     with torch.no_grad(), applied({"unet": model.unet, **model.text_encoders}, network, weights):
-        for latents in moment.latents:
+        for latents in point.latents:
             negative, positive = (
-                model.predict(latents[None], torch.tensor([moment.timestep]), model.encode_prompt(text))
+                model.predict(latents[None], torch.tensor([point.timestep]), model.encode_prompt(text))
                 for text in ("bad", PROMPT)
             )
             rows.append(negative + 3.0 * (positive - negative))
@@ -41,19 +42,19 @@ def test_one_block_at_a_time_equals_whole_passes(model):
     one = BlockWeights.uniform(model.architecture, 1.0)
     off = BlockWeights.uniform(model.architecture, 0.0)
     before = state_of(model.unet)
-    with staged(model, network, SETTING) as stage:
-        (moment,) = walked(stage).moments
-        left_out, alone = leave_one_out(stage, moment, value=0.25), one_only(stage, moment)
-        blocks = stage.blocks
+    with instrument(model, network, GRID) as instrumented:
+        (point,) = walk(instrumented).points
+        left_out, alone = leave_one_out(instrumented, point, value=0.25), one_only(instrumented, point)
+        blocks = instrumented.blocks
     assert {"IN01", "M00", "OUT02", REST} <= set(blocks)
     assert list(left_out) == list(blocks) == list(alone)
-    whole, nothing = plainly(model, network, one, moment), plainly(model, network, off, moment)
+    whole, nothing = plainly(model, network, one, point), plainly(model, network, off, point)
     felt = 0
     for block in ("BASE", REST, "IN01", "IN05", "M00", "OUT02", blocks[-1]):
         if block not in blocks:
             continue
-        changed = whole - plainly(model, network, one.replace({REST: 1.0, block: 0.25}), moment)
-        only = plainly(model, network, off.replace({REST: 0.0, block: 1.0}), moment) - nothing
+        changed = whole - plainly(model, network, one.replace({REST: 1.0, block: 0.25}), point)
+        only = plainly(model, network, off.replace({REST: 0.0, block: 1.0}), point) - nothing
         for found, expected in ((left_out[block], changed), (alone[block], only)):
             # a batch rounds otherwise than one by one, and norms over a few values magnify that
             assert (found - expected).norm() < 0.02 * expected.norm() + 1e-4, block
@@ -64,17 +65,17 @@ def test_one_block_at_a_time_equals_whole_passes(model):
 
 def test_blocks_in_front_are_not_computed_again(sd1):
     network = lora_for(sd1)
-    with staged(sd1, network, SETTING) as stage:
-        (moment,) = walked(stage).moments
-        before = stage.evaluations
-        leave_one_out(stage, moment)
-        spent = stage.evaluations - before
+    with instrument(sd1, network, GRID) as instrumented:
+        (point,) = walk(instrumented).points
+        before = instrumented.evaluations
+        leave_one_out(instrumented, point)
+        spent = instrumented.evaluations - before
         known = architecture("sd1").blocks
         total = sum(block.forward_share for block in known)
         from_block = {b.id: sum(x.forward_share for x in known[n:]) / total for n, b in enumerate(known)}
         # two seeds, guided: four latents, a whole pass and what is left of one for each block
-        assert spent == pytest.approx(4 * (1 + sum(from_block[block] for block in stage.blocks)))
-        assert spent < 0.61 * 4 * (1 + len(stage.blocks))
+        assert spent == pytest.approx(4 * (1 + sum(from_block[block] for block in instrumented.blocks)))
+        assert spent < 0.61 * 4 * (1 + len(instrumented.blocks))
 
 
 def test_gradients_equal_numerical_derivatives(model):
@@ -85,21 +86,21 @@ def test_gradients_equal_numerical_derivatives(model):
     network = lora_for(model, scale=0.3)
     weights = BlockWeights.uniform(model.architecture, 0.8)
     region = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(3))
-    with staged(replace(model, size=128), network, SETTING, weights) as stage:
-        (moment,) = walked(stage).moments
-        found = integrated_gradients(stage, moment, region, nodes=1)
-        effect = (moment.noise - without(stage, moment)) * region.sqrt()
+    with instrument(replace(model, native_size=128), network, GRID, weights) as instrumented:
+        (point,) = walk(instrumented).points
+        found = integrated_gradients(instrumented, point, region, nodes=1)
+        effect = (point.noise - without(instrumented, point)) * region.sqrt()
         direction = effect * region.sqrt() / norm(effect).view(-1, 1, 1, 1)
 
         def projected(block: str, weight: float) -> torch.Tensor:
             half = BlockWeights.uniform(model.architecture, 0.4).replace({block: weight})
-            stage.weigh(half)
+            instrumented.set_weights(half)
             with torch.no_grad():
-                noise = stage.predict(moment.latents, moment.timestep, PROMPT)
+                noise = instrumented.predict(point.latents, point.timestep, PROMPT)
             return (noise * direction).sum(dim=(1, 2, 3)).double()
 
         assert torch.allclose(found.whole.float(), norm(effect), rtol=1e-5)
-        for block in (stage.blocks[0], "M00", stage.blocks[-1]):
+        for block in (instrumented.blocks[0], "M00", instrumented.blocks[-1]):
             derivative = (projected(block, 0.42) - projected(block, 0.38)) / 0.04
             ours = found.values[:, found.blocks.index(block)]
             assert torch.allclose(ours, 0.8 * derivative, rtol=0.03, atol=5e-3 * float(found.whole.max())), block
@@ -108,9 +109,9 @@ def test_gradients_equal_numerical_derivatives(model):
 def test_attributions_add_up_to_the_whole_effect(sd1):
     """With the text encoder among them, whose gradients go through the prompt."""
     network = lora_for(sd1, scale=0.1, text=True)
-    with staged(replace(sd1, size=128), network, SETTING) as stage:
-        (moment,) = walked(stage).moments
-        found = integrated_gradients(stage, moment)
+    with instrument(replace(sd1, native_size=128), network, GRID) as instrumented:
+        (point,) = walk(instrumented).points
+        found = integrated_gradients(instrumented, point)
         assert found.blocks[0] == "BASE"
         assert found.values[:, 0].abs().min() > 0.01 * found.whole.max()
         assert torch.allclose(found.completeness, torch.ones(2, dtype=torch.float64), atol=0.02)
@@ -124,32 +125,32 @@ def test_gauss_legendre_is_exact_for_polynomials():
 
 def test_v_prediction_is_told_as_noise(sd1):
     network = lora_for(sd1)
-    with staged(sd1, network, replace(SETTING, seeds=(0,))) as stage:
-        (moment,) = walked(stage).moments
-        of_noise = leave_one_out(stage, moment)["M00"]
-    with staged(replace(sd1, prediction="v"), network, SETTING) as stage:
-        of_v = leave_one_out(stage, replace(moment, noise=stage.predict(moment.latents, moment.timestep, PROMPT)))[
-            "M00"
-        ]
-        root = stage.alpha(moment.timestep) ** 0.5
+    with instrument(sd1, network, replace(GRID, seeds=(0,))) as instrumented:
+        (point,) = walk(instrumented).points
+        of_noise = leave_one_out(instrumented, point)["M00"]
+    with instrument(replace(sd1, prediction="v"), network, GRID) as instrumented:
+        of_v = leave_one_out(
+            instrumented, replace(point, noise=instrumented.predict(point.latents, point.timestep, PROMPT))
+        )["M00"]
+        root = instrumented.alpha(point.timestep) ** 0.5
     assert torch.allclose(of_v, root * of_noise, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NOISE_METHODS)
 def test_one_run_serves_several_features(sd1, method):
     """The halves' squared effects add up to the whole's; what is said of the model and the cost is there."""
     network, seen = lora_for(sd1, scale=0.3), []
     features = (Feature(), Feature(box=(0, 0, 0.5, 1)), Feature(box=(0.5, 0, 1, 1)))
     whole, left, right = analyse(
-        sd1, network, SETTING, method, features, progress=lambda done, total: seen.append((done, total))
+        sd1, network, GRID, method, features, progress=lambda done, total: seen.append((done, total))
     )
     assert whole.blocks == tuple(b for b in architecture("sd1").block_ids if network.blocks.get(b))
     for at, a, b in zip(whole.observations, left.observations, right.observations):
         assert (at.prompt, at.seed, at.timestep) == (a.prompt, a.seed, a.timestep)
         assert at.whole**2 == pytest.approx(a.whole**2 + b.whole**2, rel=1e-4)
-    assert (left.canvas, whole.canvas) == (0.5, None)
+    assert (left.area_share, whole.area_share) == (0.5, None)
     assert whole.evaluations == left.evaluations > 8
-    assert whole.setting["seeds"] == [0, 1]
+    assert whole.settings["seeds"] == [0, 1]
     assert seen[-1][0] == seen[-1][1]
     assert sorted(seen) == seen
     assert (whole.completeness is not None) == (method == "fast")
@@ -164,9 +165,9 @@ def test_a_cancelled_analysis_leaves_no_trace(sd1):
             raise Cancelled
 
     before, asked = state_of(sd1.unet), [p.requires_grad for p in sd1.unet.parameters()]
-    for method in METHODS:
+    for method in NOISE_METHODS:
         with pytest.raises(Cancelled):
-            analyse(sd1, lora_for(sd1), SETTING, method, (Feature(word="robot"),), progress=stop)
+            analyse(sd1, lora_for(sd1), GRID, method, (Feature(word="robot"),), progress=stop)
         assert_untouched(sd1.unet, before)
         assert [p.requires_grad for p in sd1.unet.parameters()] == asked
 
@@ -174,10 +175,10 @@ def test_a_cancelled_analysis_leaves_no_trace(sd1):
 def test_what_cannot_be_asked_is_said(sd1):
     off = Options(weights=BlockWeights.uniform("sd1", 0.0))
     with pytest.raises(ValueError, match="acts in no block under the weights 0,0"):
-        analyse(sd1, lora_for(sd1), SETTING, options=off)
+        analyse(sd1, lora_for(sd1), GRID, options=off)
     with pytest.raises(ValueError, match="'exakt': expected one of exact, fast, one-only"):
-        analyse(sd1, lora_for(sd1), SETTING, "exakt")
+        analyse(sd1, lora_for(sd1), GRID, "exakt")
     with pytest.raises(ValueError, match="seeds \\(0, 0\\): expected different ones"):
-        replace(SETTING, seeds=(0, 0))
+        replace(GRID, seeds=(0, 0))
     with pytest.raises(ValueError, match="width 100: expected a multiple of 8"):
-        replace(SETTING, width=100)
+        replace(GRID, width=100)

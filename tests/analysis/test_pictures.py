@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from lib_blocktrain.analysis.contact_sheet import sheet
+from lib_blocktrain.analysis.contact_sheet import contact_sheet
 from lib_blocktrain.analysis.perceptual import changed_share, perceived_difference, to_lab
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.rendered import analysis_of, render
-from lib_blocktrain.analysis.run import Options
+from lib_blocktrain.analysis.request import AnalysisRequest, Options
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.weights.block_weights import BlockWeights
-from lib_blocktrain.workspace.analyses import AnalysisRequest, answer
+from lib_blocktrain.workspace.analyses import run_analysis
 from tests.analysis.miniature import lora_for
 
 
@@ -79,9 +79,9 @@ def test_rendered_sheet(sd1):
     analysis = analysis_of(found, network, "demo")
     assert analysis.blocks == tuple(ids)
     cell = found.lowered[3]
-    assert analysis.values[0][3] == cell.perceived == perceived_difference(noise_picture(0), cell.picture)
-    assert cell.changed == changed_share(noise_picture(0), cell.picture)
-    made = sheet(found, "a robot", 1, columns=4)
+    assert analysis.values[0][3] == cell.perceived == perceived_difference(noise_picture(0), cell.image)
+    assert cell.changed == changed_share(noise_picture(0), cell.image)
+    made = contact_sheet(found, "a robot", 1, columns=4)
     rows = -(-(len(ids) + 1) // 4)
     assert made.width == 4 * 200 + 8
     assert made.height > rows * 2 * 192
@@ -90,7 +90,7 @@ def test_rendered_sheet(sd1):
     hidden = render(draw, network, one, at, value=0.5, regions=dict.fromkeys(at, right))
     assert max(max(row) for row in analysis_of(hidden, network, "demo").values) < 1e-4
     with pytest.raises(ValueError, match="seed 5"):
-        sheet(found, "a robot", 5)
+        contact_sheet(found, "a robot", 5)
 
 
 def test_rendered_through_a_host(sd1):
@@ -113,17 +113,17 @@ def test_rendered_through_a_host(sd1):
             return Image.new("RGB", (64, 64), (int(100 * lost), 0, 0))
 
     network, host, seen = lora_for(sd1, ("attn2_to_q",)), Painter(), []
-    setting = SamplingGrid(("a robot",), seeds=(4,), guidance=3.0, width=64, height=64)
+    grid = SamplingGrid(("a robot",), seeds=(4,), guidance=3.0, width=64, height=64)
     options = Options(multiplier=0.7, value=0.5)
-    inquiry = AnalysisRequest(network, setting, "rendered", (Feature(box=(0, 0, 0.5, 1)),), options, picture_steps=2)
-    found = answer(host, inquiry, lambda done, total: seen.append((done, total)))
+    request = AnalysisRequest(network, grid, "rendered", (Feature(box=(0, 0, 0.5, 1)),), options, image_steps=2)
+    found = run_analysis(host, request, lambda done, total: seen.append((done, total)))
     (analysis,) = found.analyses
     assert len(host.requests) == len(analysis.blocks) + 1
     assert {(r.prompt, r.seed, r.steps, r.cfg, r.width) for r in host.requests} == {("a robot", 4, 2, 3.0, 64)}
     assert {r.placements[0].multiplier for r in host.requests} == {0.7}
     assert analysis.evaluations == len(host.requests) * 2 * 2
-    assert analysis.canvas == 0.5
-    for share in analysis.setting["changed_share"].values():
+    assert analysis.area_share == 0.5
+    for share in analysis.settings["changed_share"].values():
         assert share == pytest.approx(0.5 / 3, abs=0.02)  # the red samples of one half
     assert seen[-1][0] == seen[-1][1]
     assert list(found.sheets) == ["sheet-1-1-4"]

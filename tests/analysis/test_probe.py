@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib_blocktrain.analysis import probe as probing
-from lib_blocktrain.analysis.probe import own_pictures, probe
+from lib_blocktrain.analysis.probe import own_images, probe
 from lib_blocktrain.blocks import block_of
 from lib_blocktrain.model.diffusion import add_noise
 from lib_blocktrain.training.batches import Batch
@@ -64,13 +64,13 @@ def test_energy_is_that_of_the_true_gradients(sd1, quick, monkeypatch):
         assert share == pytest.approx(products[block] / whole, abs=0.04)
 
 
-def test_difference_from_the_model_s_own_pictures(sd1, quick):
+def test_difference_from_the_model_s_own_images(sd1, quick):
     ours = pictures(sd1, 4)
     same = probe(sd1, ours, ours)
     assert same.differs is None
     assert "cannot be told from reference" in same.moves.notices[0]
     before = state_of(sd1.unet)
-    own = own_pictures(sd1, "a red thing", ours[0], 2, steps=2)
+    own = own_images(sd1, "a red thing", ours[0], 2, steps=2)
     assert_untouched(sd1.unet, before)
     assert own[0].latents.shape == ours[0].latents.shape
     assert own[0].captions == ("a red thing",)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_blocktrain.analysis.area_share import sentence, views, warning
-from lib_blocktrain.analysis.attention import Heat, Tokens, WordNotFoundError, tokens_of, watching
-from lib_blocktrain.analysis.instrumented_model import staged
+from lib_blocktrain.analysis.area_share import area_sentence, area_warning, views
+from lib_blocktrain.analysis.attention import HeatMap, Tokens, WordNotFoundError, recording_attention, tokens_of
+from lib_blocktrain.analysis.instrumented_model import instrument
 from lib_blocktrain.analysis.regions import Feature, box_region, mask_region, otsu, read_box, strong
-from lib_blocktrain.analysis.trajectory import walked
-from tests.analysis.miniature import PROMPT, SETTING, lora_for
+from lib_blocktrain.analysis.trajectory import walk
+from tests.analysis.miniature import GRID, PROMPT, lora_for
 from tests.tiny_models import assert_untouched, state_of
 
 
@@ -33,12 +33,12 @@ def test_heat_is_the_words_share_of_the_attention_to_the_text(model):
     tokens = Tokens((3,), (1, 2, 3, 4, 5, 6))
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     conditioning, before = model.encode_prompt(PROMPT), state_of(model.unet)
-    heat, inputs = Heat(tokens, 1, (8, 8)), {}
+    heat_map, inputs = HeatMap(tokens, 1, (8, 8)), {}
     layers = [m for name, m in model.unet.named_modules() if name.endswith("attn2")]
     hooks = [
         layer.to_q.register_forward_hook(lambda m, i, o, layer=layer: inputs.update({layer: i[0]})) for layer in layers
     ]
-    with torch.no_grad(), watching(model.unet, [heat]):
+    with torch.no_grad(), recording_attention(model.unet, [heat_map]):
         model.predict(latents, torch.tensor([400]), conditioning)
     for hook in hooks:
         hook.remove()
@@ -54,19 +54,19 @@ def test_heat_is_the_words_share_of_the_attention_to_the_text(model):
             shares += attention[:, 3] / attention[:, 1:7].sum(dim=1) / layer.heads
         grid = shares.reshape(1, 1, side, side)
         expected += torch.nn.functional.interpolate(grid, (8, 8), mode="bilinear")[0, 0] / len(layers)
-    assert torch.allclose(heat.map[0], expected, atol=1e-5)
-    assert heat.map.std() > 1e-4
+    assert torch.allclose(heat_map.mean[0], expected, atol=1e-5)
+    assert heat_map.mean.std() > 1e-4
     assert_untouched(model.unet, before)
 
 
 def test_both_layouts_see_a_word_in_the_same_place(models):
-    heats = []
+    heat_maps = []
     for name in ("diffusers sd1", "ldm sd1"):
-        with staged(models[name], lora_for(models["diffusers sd1"]), SETTING) as stage:
-            heats.append(walked(stage, ["robot", "green"]).heats)
-    assert set(heats[0]) == {(word, PROMPT, seed) for word in ("robot", "green") for seed in (0, 1)}
-    for key, heat in heats[0].items():
-        assert torch.allclose(heat, heats[1][key], atol=1e-5)
+        with instrument(models[name], lora_for(models["diffusers sd1"]), GRID) as instrumented:
+            heat_maps.append(walk(instrumented, ["robot", "green"]).heat_maps)
+    assert set(heat_maps[0]) == {(word, PROMPT, seed) for word in ("robot", "green") for seed in (0, 1)}
+    for key, heat_map in heat_maps[0].items():
+        assert torch.allclose(heat_map, heat_maps[1][key], atol=1e-5)
 
 
 def test_boxes_and_masks_cover_what_they_say():
@@ -107,8 +107,8 @@ def test_canvas_share_in_cells_and_words():
     ]
     assert found[0].blocks[:4] == ("IN00", "IN01", "IN02", "IN03")
     assert "M00" in found[-1].blocks
-    text = sentence(0.01, "sd1", (64, 64))
+    text = area_sentence(0.01, "sd1", (64, 64))
     assert "fills 1% of the picture: 41 cells of 64x64" in text
     assert "smaller than one cell in IN10-OUT02" in text
-    assert warning(0.1, 0.19) == warning(None, 0.5) == ""
-    assert "10% of the picture, used for one that fills 25%" in warning(0.1, 0.25)
+    assert area_warning(0.1, 0.19) == area_warning(None, 0.5) == ""
+    assert "10% of the picture, used for one that fills 25%" in area_warning(0.1, 0.25)

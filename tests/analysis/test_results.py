@@ -11,7 +11,7 @@ import pytest
 
 from lib_blocktrain.analysis.results import Analysis, Observation, compare, read_analysis, write_analysis
 from lib_blocktrain.analysis.statistics import figures, rank_stability, ranks, spearman
-from lib_blocktrain.analysis.weight_rules import chosen, down_to, lowering, preset_of, proportional, strongest
+from lib_blocktrain.analysis.weight_rules import down_to, lowering, preset_of, proportional, strongest, weights_by_rule
 from lib_blocktrain.weights.preset_files import PresetFile
 from lib_blocktrain.weights.preset_strings import parse
 
@@ -67,7 +67,7 @@ def test_timesteps_are_averaged_by_their_part_of_the_way():
 
 
 def test_files_read_back_and_say_the_same(tmp_path):
-    found = analysis(canvas=0.12, evaluations=61.5, notices=("note",), setting={"prompts": ["a"]})
+    found = analysis(area_share=0.12, evaluations=61.5, notices=("note",), settings={"prompts": ["a"]})
     json_path, csv_path = write_analysis(found, tmp_path / "out", "analysis")
     assert read_analysis(json_path) == found
     rows = list(csv.DictReader(csv_path.read_text("utf-8").splitlines()))
@@ -105,17 +105,17 @@ def test_weights_by_every_rule():
     back = analysis((0.4, 0.0, 0.1, 2.0), (0.4, 0.0, 0.1, 2.0), (0.4, 0.0, 0.1, 2.0))
     lowered = lowering(found, back)
     assert (lowered["OUT09"], lowered["IN04"], lowered["IN00"]) == (0.55, 1, 1)
-    assert chosen("lower", found, other=back) == lowered
-    assert chosen("down-to", found, 40) == down_to(found, 0.4)
+    assert weights_by_rule("lower", found, other=back) == lowered
+    assert weights_by_rule("down-to", found, 40) == down_to(found, 0.4)
     for rule, amount in (("strongest", 9), ("strongest", 0), ("down-to", 120), ("down-to", None), ("lower", None)):
         with pytest.raises(ValueError, match="expected"):
-            chosen(rule, found, amount)
+            weights_by_rule(rule, found, amount)
     with pytest.raises(ValueError, match="'best'"):
-        chosen("best", found)
+        weights_by_rule("best", found)
 
 
 def test_a_preset_says_what_it_was_found_for(tmp_path):
-    preset = preset_of(analysis(canvas=0.1234), down_to(analysis(), 0.85), "ROBOT")
+    preset = preset_of(analysis(area_share=0.1234), down_to(analysis(), 0.85), "ROBOT")
     file = PresetFile(tmp_path / "presets.txt")
     file.put(preset)
     (read,) = file.read().presets.values()

@@ -18,13 +18,14 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import strategies as st
 
-from lib_blocktrain.api import analysing, drawing, run_config  # noqa: F401 - what the first call would import
+from lib_blocktrain.api import drawing, run_config  # noqa: F401 - what the first call would import
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.routes import PREFIX, mount
 from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import DatasetConfig, RunConfig
+from lib_blocktrain.workspace import analyses
 from tests.fakes import FakeHost, write_lora
 from tests.trust.junk import JUNK, damaged_bytes, damaged_json
 from tests.trust.tally import bounded, fuzz
@@ -117,10 +118,10 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[Server]:
-    def found(host, inquiry, report):
+    def found(host, request, report):
         raise Cancelled("what is asked can be asked")
 
-    monkeypatch.setattr(analysing, "answer", found)
+    monkeypatch.setattr(analyses, "run_analysis", found)
     server = Server(tmp_path)
     yield server
     server.runner.close()

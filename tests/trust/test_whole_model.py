@@ -18,6 +18,7 @@ from torch import nn
 pytest.importorskip("diffusers")
 
 from lib_blocktrain.analysis.regions import Feature
+from lib_blocktrain.analysis.request import AnalysisRequest
 from lib_blocktrain.analysis.run import analyse
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid
 from lib_blocktrain.hosts.host import Cancelled, OutOfMemory, SampleRequest
@@ -29,12 +30,12 @@ from lib_blocktrain.networks.merge import merged
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import RunConfig
-from lib_blocktrain.training.control import Control, TrainingError
+from lib_blocktrain.training.control import TrainerControl, TrainingError
 from lib_blocktrain.training.trainer import Trainer
 from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
 from lib_blocktrain.ui.preview_handlers import PreviewHandlers
 from lib_blocktrain.weights.block_weights import BlockWeights
-from lib_blocktrain.workspace.analyses import AnalysisRequest, answer
+from lib_blocktrain.workspace.analyses import run_analysis
 from lib_blocktrain.workspace.drawing import PreviewRenderer
 from lib_blocktrain.workspace.jobs import Jobs
 from lib_blocktrain.workspace.lora_index import LoraIndex
@@ -116,7 +117,7 @@ def training(bench: Bench) -> None:
     bench.made += 1
     run = runs.create(bench.config, bench.folder / "runs" / f"run-{bench.made}")
     for _ in range(bench.rng.randint(1, 2)):
-        control, when = Control(), bench.rng.choice(["encoded", "loss", "event", "never"])
+        control, when = TrainerControl(), bench.rng.choice(["encoded", "loss", "event", "never"])
 
         def report(row, control=control, when=when):
             if when in row:
@@ -138,17 +139,17 @@ def analysis(bench: Bench) -> None:
             raise Cancelled
 
     method, feature = bench.rng.choice(["exact", "fast", "one-only"]), Feature()
-    setting = SamplingGrid(
-        ("a fox",), seeds=(bench.rng.randrange(9),), steps=2, looks=1, guidance=1, width=64, height=64
+    grid = SamplingGrid(
+        ("a fox",), seeds=(bench.rng.randrange(9),), steps=2, timesteps=1, guidance=1, width=64, height=64
     )
     if bench.host is None:
-        analyse(bench.model, bench.rng.choice(bench.networks), setting, method, progress=progress)
+        analyse(bench.model, bench.rng.choice(bench.networks), grid, method, progress=progress)
         return
     if bench.rng.random() < 0.3:
         feature = Feature(word="fox")
-    inquiry = AnalysisRequest(bench.rng.choice(bench.networks), setting, method, (feature,))
+    request = AnalysisRequest(bench.rng.choice(bench.networks), grid, method, (feature,))
     with bench.host.queued():
-        answer(bench.host, inquiry, progress)
+        run_analysis(bench.host, request, progress)
 
 
 def reload(bench: Bench) -> None:
