@@ -1,4 +1,4 @@
-"""Files are replaced, never overwritten in place: a reader sees the old file or the new one, whole."""
+"""Files: replaced, never overwritten in place; names from outside checked before they become paths."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ _DEVICE = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³]|conin\$|cono
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; on leaving without an error it is flushed and becomes ``path``.
+    """Yield a temporary path in the same folder; on exit without an error the file is flushed and renamed to ``path``.
 
-    An OSError on the way (a full disk, a folder made read-only) names ``path``, whose old contents stay.
+    So a reader sees the old file or the new one, whole. An OSError (a full disk, a read-only folder) names ``path``,
+    and the old file stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
@@ -30,13 +31,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
-        with suppress(OSError):  # mostly it is gone; and what is being raised says more than that it cannot be removed
+        with suppress(OSError):  # it is mostly gone; and an error on its way says more than this one would
             temporary.unlink()
 
 
 @contextmanager
 def path_in_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Let an OSError that names no file (a full disk does not), or the temporary one, name ``path``."""
+    """Make an OSError that names no file (a full disk), or the temporary file, name ``path``."""
     try:
         yield
     except OSError as error:
@@ -46,14 +47,14 @@ def path_in_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what `atomic_write` left in a folder when its process was killed; nobody else may be writing there."""
+    """Remove the temporary files of a killed process from a folder; no other process may be writing there."""
     for leftover in folder.glob(".*.tmp"):
         with suppress(OSError):
             leftover.unlink()
 
 
 def files_below(folder: Path, suffix: str) -> list[Path]:
-    """Return the files of a suffix in a folder and below, by name; links are followed, but none in a circle."""
+    """Return the files with a suffix in a folder and its subfolders, by name; follows links, but no cycles."""
     found, seen = [], set()
     for root, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -66,12 +67,12 @@ def files_below(folder: Path, suffix: str) -> list[Path]:
 
 
 def is_device_name(name: str) -> bool:
-    """Whether Windows opens a device by this file name, in whatever folder: CON, nul.txt, COM1."""
+    """Whether Windows takes this file name for a device, in every folder: CON, nul.txt, COM1."""
     return _DEVICE.match(name) is not None
 
 
 def error_text(error: BaseException) -> str:
-    """An error as a sentence; the system's own say the file first, and not their number."""
+    """An error as a sentence; an OSError's has the file first and no error number."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
@@ -82,7 +83,7 @@ _REFUSED = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f\ud800-\udfff]')
 
 
 def checked_name(name: object) -> str:
-    """The name of a file without its suffix; raises ValueError for one that could be a path or no file."""
+    """Return the name of a file without its suffix; raise ValueError for one that is a path or cannot be a name."""
     text = str(name or "").strip().removesuffix(".safetensors")
     refused = _REFUSED.search(text)
     if refused:

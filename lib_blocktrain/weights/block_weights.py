@@ -1,4 +1,4 @@
-"""Block weights: one number a block that says how far a LoRA may act there."""
+"""Block weights: for each block of the U-Net, the strength at which a LoRA acts there."""
 
 import sys
 from collections.abc import Mapping
@@ -69,16 +69,19 @@ class BlockWeights:
 
     @property
     def off(self) -> bool:
-        """Whether nothing of the LoRA is left."""
+        """Whether every weight is 0."""
         return not (self.base or self.rest or any(self.values.values()))
 
     @property
     def rest_follows(self) -> bool:
-        """Whether REST is what it would be if it had not been given."""
+        """Whether REST has the value that it has where none is given."""
         return self.rest == _rest_of(self.base, self.values)
 
     def replace(self, weights: Mapping[str, float] | None = None, **more: float) -> "BlockWeights":
-        """Return a copy with other weights of some blocks, BASE or REST; a REST that was not given follows."""
+        """Return a copy with other weights of some blocks, BASE or REST.
+
+        A REST that has its default, and is not among the changes, gets the default of the new weights.
+        """
         changes = {**(weights or {}), **more}
         base = changes.pop(BASE, self.base)
         rest = changes.pop(REST, None if self.rest_follows else self.rest)
@@ -87,8 +90,8 @@ class BlockWeights:
     def to_line(self, name: str | None = None, *, with_architecture: bool = False, canvas: float | None = None) -> str:
         """Return the canonical preset line, which LoRA Block Weight reads too: 26 values, BASE first; SDXL has 20.
 
-        What those cannot hold follows after `|`: a REST of its own, and on request the architecture and the share of
-        the canvas (0 to 1) for which the weights were found. `preset_strings.parse` gives back these very weights.
+        After `|` follow a REST other than the default and, on request, the architecture and the share of the canvas
+        (0 to 1) for which the weights were found. `preset_strings.parse` reads the line back exactly.
         """
         attributes = [f"arch={self.architecture}"] if with_architecture else []
         attributes += [] if canvas is None else [f"canvas={number(canvas)}"]

@@ -1,7 +1,7 @@
 """Block weights out of sd-scripts' `network_args`: `*_lr_weight`, `block_dims`, `block_alphas`.
 
-As networks/lora.py of kohya-ss/sd-scripts 48d368fa reads them, except that a list of the wrong length is an error here:
-there it is padded with 1, cut, or crashes.
+Read as by networks/lora.py of kohya-ss/sd-scripts 48d368fa, except that a list of the wrong length is an error: there
+it is padded with 1, cut, or crashes.
 """
 
 import math
@@ -15,9 +15,10 @@ from lib_blocktrain.weights.text_spans import Span
 _LR_KEYS = ("down_lr_weight", "mid_lr_weight", "up_lr_weight")
 _RANK_KEYS = ("block_dims", "block_alphas")
 BLOCK_ARGUMENTS = (*_LR_KEYS, *_RANK_KEYS, "block_lr_zero_threshold")
-_WHOLES = {"block_dims": "network_dim", "block_alphas": "network_alpha"}  # what each is a fraction of
+_WHOLES = {"block_dims": "network_dim", "block_alphas": "network_alpha"}  # the whole of which each is a fraction
 _KEY = re.compile(r"[A-Za-z_]\w*\s*=")
-_DRESSING = re.compile(r"""[\s"',;()\[\]\\-]*(?:network_args)?[\s"',;()\[\]\\=-]*""")  # of a command line, JSON, TOML
+# The quotes and brackets that a command line, JSON or TOML has before the first key.
+_DRESSING = re.compile(r"""[\s"',;()\[\]\\-]*(?:network_args)?[\s"',;()\[\]\\=-]*""")
 
 # Position along one side, 0 to 1, to learning rate; each may be followed by +OFFSET.
 _CURVES = {
@@ -30,7 +31,7 @@ _CURVES = {
 
 
 def has_kohya_arguments(text: str) -> bool:
-    """Return whether one of the block arguments is set here."""
+    """Return whether the text sets one of the block arguments."""
     return re.search(rf"\b(?:{'|'.join(BLOCK_ARGUMENTS)})\s*=", text) is not None
 
 
@@ -38,7 +39,8 @@ def read_kohya_arguments(span: Span, architecture: Architecture) -> tuple[BlockW
     """Return the weights and what is to be said about them; raise PresetStringError.
 
     Learning rates are the weights themselves. Alphas and ranks are fractions of `network_alpha` and `network_dim`,
-    where the text has them, else of the largest; alphas say more, unless they are all the same.
+    where the text has them, else of the largest. Where both are given, the weights come from the alphas, unless these
+    are all the same.
     """
     arguments = _arguments(span)
     ranks = [key for key in _RANK_KEYS if key in arguments]
@@ -61,8 +63,8 @@ def _arguments(span: Span) -> dict[str, Span]:
     start = dressing.end() if dressing else 0
     keys = list(_KEY.finditer(span.text, start))
     if keys[0].start() != start:
-        strange = span.cut(start, keys[0].start()).strip()
-        raise strange.error(f"{strange.shown}: expected key=value")
+        unread = span.cut(start, keys[0].start()).strip()
+        raise unread.error(f"{unread.shown}: expected key=value")
     arguments: dict[str, Span] = {}
     for key, following in zip(keys, [*keys[1:], None], strict=True):
         name = span.cut(key.start(), key.end() - 1).strip()
@@ -72,9 +74,9 @@ def _arguments(span: Span) -> dict[str, Span]:
         value = value.cut(len(value.text) - len(value.text.lstrip(" \t\r\n\"'([")))
         length = len(re.split(r"[\"')\];\\]", value.text, maxsplit=1)[0])
         value, closing = value.cut(0, length).strip(), value.cut(length)
-        strange = closing.strip(" \t\r\n\"',;()[]\\-")
-        if strange.text:
-            raise strange.error(f"{strange.shown}: expected key=value")
+        unread = closing.strip(" \t\r\n\"',;()[]\\-")
+        if unread.text:
+            raise unread.error(f"{unread.shown}: expected key=value")
         between = following and not closing.text and value.text.endswith(",")
         arguments[name.text] = value.cut(0, -1).strip() if between else value
     return arguments
@@ -105,7 +107,7 @@ def _read_ranks(arguments: dict[str, Span], architecture: Architecture) -> tuple
         if dim < 0 or dim != int(dim):
             raise arguments["block_dims"].error(f"{block_id} = {number(dim)} in block_dims: expected a rank from 0 on")
     for block_id, alpha in (alphas or {}).items():
-        # sd-scripts takes alpha 0 as the rank: no 0 for a block that has one
+        # sd-scripts reads alpha 0 as alpha = rank, not as off
         if alpha < 0 or (alpha == 0 and (dims is None or dims[block_id])):
             raise arguments["block_alphas"].error(f"{block_id} = {number(alpha)} in block_alphas: expected more than 0")
 
@@ -119,14 +121,14 @@ def _read_ranks(arguments: dict[str, Span], architecture: Architecture) -> tuple
         by_dim = _fractions(dims, arguments, "block_dims", notices)
         if len({alphas[block_id] for block_id in trained}) == 1:
             return by_dim, notices
-        half_a_rank = 0.5 / max(dims.values())  # what rounding to a whole rank makes of a weight, at most
+        half_a_rank = 0.5 / max(dims.values())  # the largest error of a weight by rounding to a whole rank
         if any(abs(by_dim[i] - by_alpha[i]) > half_a_rank * max(by_dim.values()) and dims[i] > 1 for i in trained):
             notices.append("block_dims do not follow block_alphas: the weights are those of block_alphas")
     return {block_id: by_alpha[block_id] if dim else 0.0 for block_id, dim in dims.items()}, notices
 
 
 def _fractions(numbers: dict[str, float], arguments: dict[str, Span], key: str, notices: list[str]) -> dict[str, float]:
-    """Return the numbers of `key` as fractions of the network's own rank or alpha."""
+    """Return the numbers of `key` as fractions of the network's rank or alpha."""
     whole_key = _WHOLES[key]
     whole = arguments[whole_key].number() if whole_key in arguments else max(numbers.values())
     if whole_key in arguments and whole <= 0:

@@ -1,9 +1,9 @@
-"""Presets on disk: a text file that people may edit, one preset a line, `#` before a comment.
+"""Preset files: text files that people may edit, one preset a line, `#` before a comment.
 
     # what I use
     HAIR:1,0,0,0,0,0,0,0,1,1,0,0,0,0,0,0,0 | arch=sd1 canvas=0.1  # long hair in a portrait
 
-Editing changes the lines of that preset alone: comments, order and lines that cannot be read stay as they are.
+An edit changes the lines of its preset only: comments, order and unreadable lines stay as they are.
 """
 
 import re
@@ -17,13 +17,13 @@ from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.text_spans import PresetStringError, Span
 
-LARGEST = 1_000_000  # bytes of a preset file: thousands of presets, and read in seconds
+LARGEST = 1_000_000  # bytes of a preset file: thousands of presets, read in seconds
 _NAME = re.compile(r"(?!\s)[^:,|=#{\r\n\ufeff\ud800-\udfff]+(?<!\s)")
 
 
 @dataclass(frozen=True)
 class LineProblem:
-    """What is wrong with a line; lines count from 1, the position in it from 0."""
+    """An error in a line; lines count from 1, positions in a line from 0."""
 
     line: int
     text: str
@@ -36,24 +36,24 @@ class LineProblem:
 
 @dataclass(frozen=True)
 class PresetLines:
-    """What a text of presets holds: the presets by name, the last of a name counting, and what is wrong with it."""
+    """The presets of a text by name (the last one of a name counts), and its errors."""
 
     presets: dict[str, Preset]
     problems: tuple[LineProblem, ...]
 
 
 class PresetFile:
-    """The presets of one file. Every change reads the file anew, so that none made elsewhere meanwhile is lost."""
+    """The presets of one file. Every change reads the file again, so that changes made elsewhere are not lost."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
 
     def read(self) -> PresetLines:
-        """Return what the file holds; nothing if there is none."""
+        """Return the presets of the file, none if it does not exist."""
         return read_presets("\n".join(self._lines()))
 
     def put(self, *presets: Preset) -> None:
-        """Add presets or replace those of the same name; raise ValueError for one that could not be read back."""
+        """Add presets or replace those of the same name; raise ValueError for one that would not read back."""
         lines = self._lines()
         ending = "\r" if lines and lines[0].endswith("\r") else ""
         place_of = {known.name: place for place, line in enumerate(lines) if (known := _preset_of(line))}
@@ -68,7 +68,7 @@ class PresetFile:
         self._write(lines)
 
     def rename(self, name: str, new_name: str) -> None:
-        """Rename a preset; raise ValueError if it is missing or the new name is taken or none."""
+        """Rename a preset; raise ValueError if it is missing or the new name is taken or not allowed."""
         lines = self._lines()
         places = self._existing(lines, name)
         if self._places(lines, new_name):
@@ -89,7 +89,7 @@ class PresetFile:
             return []
         if self.path.stat().st_size > LARGEST:
             raise ValueError(f"{self.path} is larger than {LARGEST} bytes: expected presets, one a line")
-        # what is not UTF-8 is carried through as it is, and read_presets says so
+        # bytes that are not UTF-8 are kept as they are; read_presets reports them
         text = self.path.read_bytes().decode("utf-8", "surrogateescape")
         return text.removeprefix("\ufeff").split("\n") if text else []
 
@@ -106,12 +106,12 @@ class PresetFile:
 
     @staticmethod
     def _places(lines: Iterable[str], name: str) -> list[int]:
-        """Return where this preset stands; lines that cannot be read are nobody's."""
+        """Return the indices of the lines with this preset; unreadable lines belong to none."""
         return [place for place, line in enumerate(lines) if (preset := _preset_of(line)) and preset.name == name]
 
 
 def read_presets(text: str) -> PresetLines:
-    """Read presets, one a line; what is wrong with one line costs no other."""
+    """Read presets, one a line; an error in one line does not affect the others."""
     presets: dict[str, Preset] = {}
     line_of: dict[str, int] = {}
     problems = []
@@ -143,7 +143,7 @@ def read_lbw_presets(text: str) -> PresetLines:
 
 
 def read_line(line: str) -> Preset:
-    """Read one line, `NAME:preset string  # purpose`, for all architectures that it suits; raise PresetStringError."""
+    """Read a line, `NAME:preset string  # purpose`, for all architectures that it fits; raise PresetStringError."""
     undecoded = re.search("[\ud800-\udfff]", line)
     if undecoded:
         raise PresetStringError("not UTF-8", undecoded.start())
@@ -151,18 +151,18 @@ def read_line(line: str) -> Preset:
     name, text = before.partition(":")
     if not name.text or not text.text:
         raise before.error(f"{before.shown}: expected NAME:values")
-    suited, errors = [], {}
+    fitting, errors = [], {}
     for architecture_id in ARCHITECTURES:
         try:
-            # any seed and x: whether it can be read does not depend on them
+            # any seed and x: they do not decide whether it can be read
             parse(line, architecture_id, seed=0, x=0.0, presets={})
-            suited.append(architecture_id)
+            fitting.append(architecture_id)
         except PresetStringError as error:
             errors[architecture_id] = error
-    if not suited:
-        said = re.search(r"\barch=(\w+)", text.text)
-        raise errors.get(said[1] if said else "sd1", errors["sd1"])
-    return Preset(name.text, tuple(suited), text.text, purpose.text)
+    if not fitting:
+        named = re.search(r"\barch=(\w+)", text.text)
+        raise errors.get(named[1] if named else "sd1", errors["sd1"])
+    return Preset(name.text, tuple(fitting), text.text, purpose.text)
 
 
 def _check_name(name: str) -> None:

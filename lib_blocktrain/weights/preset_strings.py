@@ -1,13 +1,14 @@
-"""Preset strings: everything in which people write down block weights, read for one architecture.
+"""Preset strings: the text forms of block weights, read for one architecture.
 
     FACE:1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0    17 values, LoRA Block Weight's form for SD1; also 12, 19, 20, 25, 26
     OUTD                                      the name of a preset
-    *=1,IN04-OUT02=0.5,OUT=0                  ranges; the later entry wins, * is everything, what is not named is 0
+    *=1,IN04-OUT02=0.5,OUT=0                  ranges; the later entry wins, * is everything, blocks not named are 0
     down_lr_weight=... mid_lr_weight=...      sd-scripts' network_args (kohya_arguments.py)
     {"architecture": "sd1", "weights": ...}   JSON, as BlockWeights.to_json
 
-Values may be R (random, 0 to 1), U (random, -0.5 to 1.5), X and X+0.1. After `|` stand attributes: the architecture
-for which it was made, the share of the canvas for which it holds, a weight for REST. `#` begins a comment.
+Values may be R (random, 0 to 1), U (random, -0.5 to 1.5), X and X+0.1. Attributes follow after `|`: `arch=` (the
+architecture that it was made for), `canvas=` (the feature's share of the canvas, 0 to 1), `rest=` (the weight of REST).
+`#` begins a comment.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ __all__ = ["FORMS", "Form", "Parsed", "PresetStringError", "parse"]
 
 
 class Form(NamedTuple):
-    """What the values of a list stand for, and the architectures that have these blocks."""
+    """A list of a certain length: the block of each value, and the architectures that have these blocks."""
 
     entries: tuple[str, ...]
     architectures: tuple[str, ...]
@@ -44,7 +45,7 @@ def _with_attention(architecture_id: str) -> tuple[str, ...]:
     return tuple(block.id for block in blocks.architecture(architecture_id).blocks if block.lora_modules)
 
 
-LONGEST = 20_000  # characters; the longest that means anything has a tenth
+LONGEST = 20_000  # characters, ten times as many as the longest useful string has
 RANDOM_RANGES = {"R": (0.0, 1.0), "U": (-0.5, 1.5)}
 _SD, _SDXL = ("sd1", "sd2"), ("sdxl",)
 FORMS = {  # by the number of values
@@ -59,7 +60,7 @@ FORMS = {  # by the number of values
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a preset string was understood as; `notices` is what its writer should be told."""
+    """A preset string as it was read; `notices` are for its author: what was left out, dropped or drawn."""
 
     weights: BlockWeights
     form: str
@@ -69,7 +70,7 @@ class Parsed:
 
     @property
     def canvas(self) -> float | None:
-        """The feature's share of the canvas, 0 to 1, if the string says it."""
+        """The feature's share of the canvas, 0 to 1, None if the string has none."""
         return float(self.attributes["canvas"]) if "canvas" in self.attributes else None
 
 
@@ -83,8 +84,8 @@ def parse(
 ) -> Parsed:
     """Read a preset string for this architecture ("sd1", "sd2", "sdxl").
 
-    `seed` is for R and U, `x` for X, `presets` (by default the shipped ones) for names. Raises PresetStringError with
-    the position of what is wrong.
+    `seed` is for R and U, `x` for X, `presets` (by default the shipped ones) for names. Raises PresetStringError, which
+    has the position of the error.
     """
     if presets is None:
         presets = {preset.name: preset for preset in shipped_presets()}
@@ -112,7 +113,7 @@ def has_random_values(text: str) -> bool:
 
 
 class _Reader:
-    """Reads one string; gathers notices on the way."""
+    """Reads one string and collects the notices."""
 
     def __init__(self, architecture: Architecture, seed: int | None, x: float | None, presets: Mapping[str, Preset]):
         self.architecture = architecture
@@ -226,7 +227,7 @@ class _Reader:
         return ids[first : last + 1]
 
     def _weights(self, given: dict[str, float], why: str) -> BlockWeights:
-        """Fill up: blocks that were not given are 0, BASE is 1; both are said."""
+        """Return the weights; a notice says that blocks which were not given are 0, and that BASE is 1."""
         omitted = [block_id for block_id in self.architecture.block_ids if block_id not in given]
         if omitted:
             self.notices.append(f"{spans(omitted)} {why}: set to 0")
@@ -236,7 +237,7 @@ class _Reader:
         return BlockWeights(self.architecture.id, values, given.get(BASE, 1.0), given.get(REST))
 
     def _value(self, item: Span) -> tuple[float, str | None]:
-        """Return a value and, if it was drawn or looked up, what to tell of it."""
+        """Return a value and, for R, U and X, a notice."""
         if item.text in RANDOM_RANGES:
             return self._draw(item)
         if item.text.startswith("X"):
@@ -249,7 +250,7 @@ class _Reader:
         if self.seed is None:
             raise item.error(f"{item.shown} is drawn at random: expected a seed with it")
         low, high = RANDOM_RANGES[item.text]
-        value = round(low + (high - low) * self.random.random(), 3)  # short enough to be written down again
+        value = round(low + (high - low) * self.random.random(), 3)  # short enough to copy
         return value, f"{item.text} drawn as {number(value)} (seed {self.seed})"
 
     @cached_property
@@ -288,7 +289,7 @@ class _Reader:
         return f"expected one of {', '.join(self.presets) or 'none'}"
 
     def _attributes(self, span: Span) -> dict[str, Span]:
-        """Read `arch=sdxl canvas=0.12 rest=0`; what is unknown is kept, and said."""
+        """Read `arch=sdxl canvas=0.12 rest=0`; unknown attributes are kept, with a notice."""
         attributes: dict[str, Span] = {}
         for match in re.finditer(r"[^\s,|]+", span.text):
             word = span.cut(match.start(), match.end())
@@ -319,7 +320,7 @@ class _Reader:
 
     def _json(self, span: Span) -> Parsed:
         begin = span.strip()
-        # integers are read as floats: one of a thousand digits is too large then, as a decimal is
+        # integers are read as floats: one of a thousand digits becomes infinite, and is refused as such
         decoder = json.JSONDecoder(object_pairs_hook=_no_key_twice, parse_int=float)
         try:
             data, end = decoder.raw_decode(span.text, begin.position)

@@ -1,4 +1,4 @@
-"""Named block weights, and those that come with the extension."""
+"""Presets: named block weights, those that come with the extension, and links to them."""
 
 import json
 import re
@@ -16,9 +16,9 @@ GRADES = {
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset string with a name; `architectures` are those for which the text has a meaning.
+    """A preset string with a name; `architectures` are those for which the text can be read.
 
-    `grade` is a key of GRADES, `source` says where it comes from.
+    `grade` is a key of GRADES, `source` a citation.
     """
 
     name: str
@@ -47,6 +47,6 @@ def to_link(line: str) -> str:
 
 
 def from_link(text: str) -> str:
-    """Return the preset string in a link, with or without an address before it; any other text as it is."""
+    """Return the preset string in a link, with or without an address before it; other texts unchanged."""
     found = _LINK.search(text)
     return unquote(found[1]) if found else text

@@ -1,13 +1,13 @@
-"""The prompt tag: what `<lora:NAME:1:bw=PRESET>` asks for, and how a picture's parameters say what it was given.
+"""The prompt tag `<lora:NAME:1:bw=PRESET>`: its block weights, and their record in a picture's parameters.
 
     <lora:NAME:1:bw=OUTD>                 a preset, or 25 or 26 values, or ranges such as OUT=1,IN=0.5
     <lora:NAME:1:bw=1,R,0,...:x=0.3>      R and U are drawn from the picture's seed, X is the tag's x=
     <lora:NAME:1:bw=OUTD:start=5>         acts on the U-Net from the fifth step on (steps count from 1)
-    <lora:NAME:1:bw=OUTD:stop=5>          until before the fifth; step=5-10 is start=5:stop=10
+    <lora:NAME:1:bw=OUTD:stop=5>          acts before the fifth step; step=5-10 is start=5:stop=10
     <lora:NAME:1:lbw=OUTD>                LoRA Block Weight's spelling, where that is not installed
 
-`te=` and `unet=` stay with the WebUI, which has always read them. Nothing here knows a WebUI: a host hands over a tag's
-items (what stands between its colons) and applies what comes back.
+The WebUI itself reads `te=` and `unet=`. Nothing here depends on a WebUI: a host passes a tag's items (the texts
+between its colons) and applies the result.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _INFOTEXT_PAIR = re.compile(rf'\b{INFOTEXT}: ("(?:[^"\\]|\\.)*"|[^,\n]*)')
 
 
 class TagError(ValueError):
-    """A tag that cannot be read; its LoRA is left out of the picture, and the message says why."""
+    """A tag that cannot be read; the host leaves its LoRA out of the picture."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The sampling steps, counted from 1, in which a LoRA acts on the U-Net: from `first` until before `end`."""
+    """The sampling steps, counted from 1, in which a LoRA acts on the U-Net: from `first` to the one before `end`."""
 
     first: int = 1
     end: int | None = None
@@ -56,7 +56,7 @@ ALWAYS = Steps()
 
 @dataclass(frozen=True)
 class Tag:
-    """One LoRA of a prompt. `weights` is the preset string as written, None where the tag has none of its own.
+    """One LoRA of a prompt. `weights` is the preset string as written, None if the tag has none.
 
     `plain` are the items that the WebUI reads itself: name, multipliers, `te=`, `unet=`, `dyn=`.
     """
@@ -80,11 +80,11 @@ class Tag:
 
 @dataclass(frozen=True)
 class PageWeights:
-    """Block weights for a picture that do not stand in its prompt.
+    """Block weights for a picture from elsewhere than its prompt.
 
-    `text` is the accordion's: a preset string for every LoRA without weights of its own, or `NAME: preset string`, one
-    a line. `instead` replaces the weights of every LoRA, and `changes` (`OUT03=0.5`, `IN02+OUT09=0`) are made to them
-    at the end: axes of an X/Y/Z plot.
+    `text` is the accordion's: a preset string for every LoRA whose tag has no weights, or lines `NAME: preset string`.
+    The axes of an X/Y/Z plot set the others: `instead` replaces the weights of every LoRA, and `changes` (`OUT03=0.5`,
+    `IN02+OUT09=0`) are applied last.
     """
 
     text: str = ""
@@ -92,23 +92,23 @@ class PageWeights:
     changes: tuple[str, ...] = ()
 
     def for_lora(self, name: str, loras: Collection[str]) -> str | None:
-        """The preset string of the accordion for this LoRA among those of the prompt, None if it has none for it."""
+        """The accordion's preset string for this LoRA, None if it has none; `loras` are those of the prompt."""
         everyone = None
         for line in filter(None, map(str.strip, self.text.split("\n"))):
             head, _, rest = line.partition(":")
             if head.strip() == name:
                 return rest.strip()
-            if head.strip() not in loras:  # PRESET, or a shared line, in which the name is the preset's
+            if head.strip() not in loras:  # PRESET, or a line `NAME:values` with the name of a preset
                 everyone = line
         return everyone
 
 
-NOTHING_ASKED = PageWeights()
+NO_PAGE_WEIGHTS = PageWeights()
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a LoRA of the prompt was given; `weights` None is the LoRA as it is, everywhere."""
+    """A LoRA of the prompt with its block weights; None is the LoRA as it is, everywhere."""
 
     tag: Tag
     weights: BlockWeights | None
@@ -116,43 +116,41 @@ class Resolved:
 
     @property
     def fixed(self) -> Tag:
-        """The tag with the weights as values, so that it means the same for ever."""
+        """The tag with its weights as numbers, which depend on no preset, seed or x."""
         return replace(self.tag, weights=None if self.weights is None else self.weights.to_line(), x=None)
 
 
 def read_tag(items: Sequence[str], *, reads_lbw: bool = True) -> Tag:
     """Read a tag's items, `["NAME", "1", "bw=OUTD"]`.
 
-    With `reads_lbw` False a tag without `bw=` is LoRA Block Weight's own: everything of it is left to that. Raises
+    With `reads_lbw` False a tag without `bw=` belongs to LoRA Block Weight, and all its items are plain. Raises
     TagError.
     """
-    given, plain = _sorted_out(items)
+    given, plain = _split_items(items)
     if not reads_lbw and "bw" not in given:
         return Tag(items[0], tuple(items))
     if "bw" in given and "lbw" in given:
         raise TagError(f"bw={given['bw']} and lbw={given['lbw']}: expected one of them")
     weights = given.get("bw", given.get("lbw"))
-    notices = (f"lbwe={given['lbwe']} is not read here: no elements",) if "lbwe" in given else ()
-    tag = Tag(
-        items[0], tuple(plain), weights, _steps(given), _number("x", given["x"]) if "x" in given else None, notices
-    )
-    if given:  # a tag of this kind is read whole: the WebUI would drop all LoRAs of the prompt for one bad number
-        _check_plain(tag.plain)
-    return tag
+    notices = (f"lbwe={given['lbwe']} is ignored: weights by element are not supported",) if "lbwe" in given else ()
+    x = _number("x", given["x"]) if "x" in given else None
+    if given:  # one bad number would make the WebUI drop all LoRAs of the prompt
+        _check_plain(plain)
+    return Tag(items[0], tuple(plain), weights, _steps(given), x, notices)
 
 
 def resolve(
     tag: Tag,
     architecture: str,
     *,
-    page: PageWeights = NOTHING_ASKED,
+    page: PageWeights = NO_PAGE_WEIGHTS,
     loras: Collection[str] = (),
     seed: int | None = None,
     presets: Mapping[str, Preset] | None = None,
 ) -> Resolved:
     """Return the block weights of a LoRA of a prompt with these `loras`, for this architecture.
 
-    Raises PresetStringError for what cannot be read, TagError for a tag that gives nothing.
+    Raises PresetStringError for weights that cannot be read, TagError for an empty `bw=`.
     """
     text = page.instead or tag.weights or page.for_lora(tag.name, loras)
     weights, notices = None, tag.notices
@@ -167,7 +165,7 @@ def resolve(
 
 
 def changed(weights: BlockWeights, change: str, *, seed: int | None = None) -> BlockWeights:
-    """Return the weights with `OUT03=0.5`, `IN=0`, `IN04-OUT02=1` or `IN02+OUT09=0` made to them.
+    """Return the weights with one change: `OUT03=0.5`, `IN=0`, `IN04-OUT02=1` or `IN02+OUT09=0`.
 
     Raises PresetStringError.
     """
@@ -175,20 +173,20 @@ def changed(weights: BlockWeights, change: str, *, seed: int | None = None) -> B
         raise PresetStringError(f"{change!r}: expected such as OUT03=0.5", 0)
     targets, _, value = change.rpartition("=")
     ranges = ",".join(f"{target.strip()}={value.strip()}" for target in targets.split("+"))
-    parse(ranges, weights.architecture, seed=seed)  # so that an error points into what was written
+    parse(ranges, weights.architecture, seed=seed)  # alone, so that an error's position is one in the change
     known = {**weights.with_base, **({} if weights.rest_follows else {REST: weights.rest})}
     before = ",".join(f"{block_id}={number(weight)}" for block_id, weight in known.items())
     return parse(f"{before},{ranges}", weights.architecture, seed=seed).weights
 
 
 def infotext_of(resolved: Iterable[Resolved]) -> str | None:
-    """What a picture's parameters say under `INFOTEXT`: `NAME: values; NAME: values`; None where no LoRA is weighed."""
+    """The value of `INFOTEXT` in a picture's parameters, `NAME: values; NAME: values`; None if no LoRA has weights."""
     entries = {r.tag.name: r.weights.to_line() for r in resolved if r.weights is not None}
     return "; ".join(f"{name}: {line}" for name, line in entries.items()) or None
 
 
 def read_infotext_value(value: str) -> dict[str, str]:
-    """Return what `infotext_of` wrote, by LoRA."""
+    """Return the values that `infotext_of` wrote, by LoRA."""
     name, *others = value.split(": ")
     found = {}
     for other in others:
@@ -202,64 +200,59 @@ def read_infotext_value(value: str) -> dict[str, str]:
 def pasted(prompt: str, value: str, presets: Mapping[str, Preset] | None = None) -> str:
     """Return a pasted prompt whose tags give the weights that the picture was made with.
 
-    A tag that still means the same keeps its words; one that was drawn at random, whose preset has changed, or whose
-    weights stood in the accordion gets values.
+    A tag that still means the same stays. A tag with random values, with a preset that has changed since, or with
+    weights from the accordion gets the values.
     """
     made_with = read_infotext_value(value)
 
-    def written(found: re.Match[str]) -> str:
-        items = found[2].split(":")
+    def change(items: list[str]) -> list[str] | None:
         line = made_with.get(items[0])
         if line is None:
-            return found[0]
+            return None
         try:
             tag = read_tag(items)
         except TagError:
-            return found[0]
+            return None
         if tag.weights is not None and line in _meanings(tag, presets):
-            return found[0]
-        return f"<{found[1]}:{':'.join(replace(tag, weights=line, x=None).items)}>"
+            return None
+        return replace(tag, weights=line, x=None).items
 
-    return _with_tags(prompt, written)
+    return _with_tags(prompt, change)
 
 
 def write_weights(prompt: str, text: str) -> str:
     """Return the prompt with the accordion's weights written into its tags.
 
-    `text` is a preset string for every LoRA, or `NAME: preset string`, one a line. Tags for which it has none stay as
-    they are, and so do those into which it cannot be written: a colon would end the item.
+    `text` is a preset string for every LoRA, or lines `NAME: preset string`. A tag stays where there is none for it,
+    and where its weights hold a colon or `>` (JSON), which a tag cannot.
     """
     page, names = PageWeights(text), lora_names(prompt)
 
-    def new_tag(found: re.Match[str]) -> str:
-        name, *items = found[2].split(":")
-        weights = page.for_lora(name, names)
+    def change(items: list[str]) -> list[str] | None:
+        weights = page.for_lora(items[0], names)
         if weights and has_name(weights):
             weights = weights.partition(":")[2].strip()
         if weights is None or re.search("[:>]", weights):
-            return found[0]
-        kept = [item for item in items if not _holds_weights(item)]
-        return f"<{found[1]}:{':'.join([name, *kept, f'bw={weights}'])}>"
+            return None
+        return [*(item for item in items if not _holds_weights(item)), f"bw={weights}"]
 
-    return _with_tags(prompt, new_tag)
+    return _with_tags(prompt, change)
 
 
 def fix_random_weights(prompt: str, infotext: str) -> str:
-    """Return the prompt with the values that a picture was made with in the place of weights that hold R or U.
+    """Return the prompt with the values that a picture was made with in place of weights that hold R or U.
 
-    `infotext` are the picture's parameters as the WebUI writes them. Without this, another seed draws other values.
+    `infotext` is a text with the picture's parameters as the WebUI writes them. Another seed would draw other values.
     """
     made_with = read_infotext_value(_infotext_value(infotext))
 
-    def new_tag(found: re.Match[str]) -> str:
-        name, *items = found[2].split(":")
+    def change(items: list[str]) -> list[str] | None:
         index = next((i for i, item in enumerate(items) if _holds_weights(item)), None)
-        if name not in made_with or index is None or not has_random_values(items[index]):
-            return found[0]
-        items[index] = f"bw={made_with[name]}"
-        return f"<{found[1]}:{':'.join([name, *items])}>"
+        if items[0] not in made_with or index is None or not has_random_values(items[index]):
+            return None
+        return [*items[:index], f"bw={made_with[items[0]]}", *items[index + 1 :]]
 
-    return _with_tags(prompt, new_tag)
+    return _with_tags(prompt, change)
 
 
 def _infotext_value(infotext: str) -> str:
@@ -269,11 +262,12 @@ def _infotext_value(infotext: str) -> str:
         return found[1] if found else ""
     try:
         return json.loads(found[1])
-    except ValueError:  # not quoted by the WebUI
+    except ValueError:
         return ""
 
 
 def _holds_weights(item: str) -> bool:
+    """Whether an item of a tag is `bw=` or `lbw=`."""
     return item.partition("=")[0].strip() in ("bw", "lbw")
 
 
@@ -283,35 +277,36 @@ def lora_names(prompt: str) -> list[str]:
 
 
 def renamed(prompt: str, old: Collection[str], new: str) -> str:
-    """Return the prompt with another LoRA in the place of these; multipliers and weights stay."""
-
-    def written(found: re.Match[str]) -> str:
-        name, *items = found[2].split(":")
-        return f"<{found[1]}:{':'.join([new, *items])}>" if name in old else found[0]
-
-    return _with_tags(prompt, written)
+    """Return the prompt with another LoRA in place of these; multipliers and weights stay."""
+    return _with_tags(prompt, lambda items: [new, *items[1:]] if items[0] in old else None)
 
 
 def without(prompt: str, names: Collection[str]) -> tuple[str, list[str]]:
     """Return the prompt without the tags of these LoRAs, and the names of those that it had."""
     dropped = [name for name in lora_names(prompt) if name in names]
-    text = _with_tags(prompt, lambda found: "" if found[2].split(":")[0] in dropped else found[0])
-    return text, dropped
+    return _with_tags(prompt, lambda items: [] if items[0] in dropped else None), dropped
 
 
-def _with_tags(prompt: str, written: Callable[[re.Match[str]], str]) -> str:
-    """The prompt with what is written for each of its tags."""
+def _with_tags(prompt: str, change: Callable[[list[str]], list[str] | None]) -> str:
+    """Return the prompt with changed tags; `change` returns a tag's new items, [] for no tag, None for the same."""
+
+    def new_tag(found: re.Match[str]) -> str:
+        items = change(found[2].split(":"))
+        if items is None:
+            return found[0]
+        return f"<{found[1]}:{':'.join(items)}>" if items else ""
+
     end = _end_of_tags(prompt)
-    return _TAG.sub(written, prompt[:end]) + prompt[end:]
+    return _TAG.sub(new_tag, prompt[:end]) + prompt[end:]
 
 
 def _end_of_tags(prompt: str) -> int:
-    """Behind it is no tag: to look there for the end of each beginning would take a minute for a long prompt."""
+    """No tag ends after this. To search the rest, for each `<` in it, would take a minute for a long prompt."""
     return prompt.rfind(">") + 1
 
 
-def _sorted_out(items: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Return our items by name, and the others."""
+def _split_items(items: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the values of our items by name, and the other items. Raises TagError."""
     given: dict[str, str] = {}
     plain: list[str] = []
     for item in items:
@@ -362,9 +357,9 @@ def _check_plain(items: Sequence[str]) -> None:
 
 
 def _meanings(tag: Tag, presets: Mapping[str, Preset] | None) -> set[str]:
-    """Return the values that a tag's words may stand for now: none for what is drawn at random.
+    """Return the values that a tag stands for now, for each architecture: the picture's is not known here.
 
-    For every architecture: the loaded model may be another than the picture's.
+    Random values stand for none.
     """
     meanings = set()
     for architecture in ARCHITECTURES:

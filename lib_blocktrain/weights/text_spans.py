@@ -1,15 +1,15 @@
-"""Stretches of a text that know where they stand, so that an error can point at a character."""
+"""Substrings that know their position in the text, so that an error can point at a character."""
 
 import math
 import re
 from typing import NamedTuple
 
-# Narrower than float(): no nan, inf or 1_000; and each digit fits one place only, so that long ones are read at once.
+# Narrower than float(): no nan, inf or 1_000. Each digit can match in one place only: no backtracking on long texts.
 NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
 
 class PresetStringError(ValueError):
-    """A preset string that cannot be read; `position` is the offending character's, counted from 0."""
+    """A preset string that cannot be read; `position` is that of the character at fault, counted from 0."""
 
     def __init__(self, message: str, position: int):
         super().__init__(f"{message} (character {position + 1})")
@@ -17,7 +17,7 @@ class PresetStringError(ValueError):
 
 
 class Span(NamedTuple):
-    """A stretch of the text that was given, and the position of its first character there."""
+    """A part of a text, and the position of its first character there."""
 
     text: str
     position: int = 0
@@ -28,25 +28,25 @@ class Span(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The text as an error message quotes it."""
+        """The text as error messages quote it."""
         return repr(self.text if len(self.text) <= 60 else f"{self.text[:57]}...")
 
     def cut(self, start: int, end: int | None = None) -> "Span":
-        """Return a part of it, as a slice of its text."""
+        """Return the part `text[start:end]`."""
         return Span(self.text[start:end], self.position + min(start, len(self.text)))
 
     def strip(self, characters: str | None = None) -> "Span":
-        """Return it without these characters at its ends; without white space if none are given."""
+        """Return it without these characters (white space if None) at its ends."""
         kept = self.text.lstrip(characters)
         return Span(kept.rstrip(characters), self.end - len(kept))
 
     def partition(self, separator: str) -> tuple["Span", "Span"]:
-        """Return what stands before the first separator and what stands after it, both stripped."""
+        """Return the parts before and after the first separator, stripped."""
         before, found, _ = self.text.partition(separator)
         return self.cut(0, len(before)).strip(), self.cut(len(before) + len(found)).strip()
 
     def split(self, separator: str) -> list["Span"]:
-        """Return what stands between separators, stripped."""
+        """Return the parts between separators, stripped."""
         parts, position = [], self.position
         for text in self.text.split(separator):
             parts.append(Span(text, position).strip())
@@ -57,7 +57,7 @@ class Span(NamedTuple):
         return PresetStringError(message, self.position)
 
     def number(self) -> float:
-        """Return the finite number that is written here, or raise PresetStringError."""
+        """Return the finite number that the text is, or raise PresetStringError."""
         if not self.text:
             raise self.error("empty value: expected a number")
         if not re.fullmatch(NUMBER, self.text):
