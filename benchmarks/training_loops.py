@@ -21,9 +21,9 @@ from lib_blocktrain.training import runs
 from lib_blocktrain.training.batches import Batch
 from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkConfig, OptimizerConfig, RunConfig
-from lib_blocktrain.training.learner import Learner
 from lib_blocktrain.training.plan import Plan, plan_of
-from lib_blocktrain.training.step import Objective, Prediction
+from lib_blocktrain.training.step import Denoiser, Objective
+from lib_blocktrain.training.train_state import TrainState
 from lib_blocktrain.training.trainer import Trainer
 from lib_blocktrain.weights.block_weights import BlockWeights
 from tests.training.bare import Bare
@@ -53,12 +53,12 @@ class Work:
             steps=10**6,
         )
 
-    def scope(self) -> Plan:
+    def plan(self) -> Plan:
         return plan_of(self.unet, self.architecture, self.config().network)
 
     def layers(self) -> list[str]:
         """Return the paths of the layers that are trained."""
-        wanted = {id(module.layer) for module in self.scope().modules}
+        wanted = {id(module.layer) for module in self.plan().modules}
         return [path for path, layer in self.unet.named_modules() if id(layer) in wanted]
 
 
@@ -104,12 +104,12 @@ class Ours:
         model = BenchmarkModel(work.unet, work.architecture)
         self.trainer = trainer = Stepping(model, run)
         dtype = next(work.unet.parameters()).dtype
-        scope = work.scope()
+        plan = work.plan()
         trainer.data, trainer.device = OneBatch(work), next(work.unet.parameters()).device
         trainer.objective = Objective(run.config.loss, model.alphas_cumprod, "epsilon")
-        trainer.learner = Learner(scope, run.config, dtype)
-        trainer.prediction = Prediction(model, dtype, scope.first_block, checkpointing=False)
-        self._acting = trainer.learner.acting
+        trainer.train_state = TrainState(plan, run.config, dtype)
+        trainer.prediction = Denoiser(model, dtype, plan.first_block, checkpointing=False)
+        self._acting = trainer.train_state.acting
         self._on = BlockWeights.uniform(work.architecture, 1.0)
 
     def ready(self) -> AbstractContextManager:
@@ -119,7 +119,7 @@ class Ours:
     def step(self) -> float:
         self.trainer.run_step()
         self.trainer.after_step()
-        return self.trainer.watch.loss
+        return self.trainer.monitor.loss
 
 
 class OursCompiled(Ours):

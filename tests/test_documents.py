@@ -22,7 +22,7 @@ from lib_blocktrain.cli.main import build_parser
 from lib_blocktrain.cli.main import main as blocktrain
 from lib_blocktrain.training import kohya_toml
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkConfig, RunConfig, ScheduleConfig
-from lib_blocktrain.training.config_json import read
+from lib_blocktrain.training.config_json import key_of, read
 from lib_blocktrain.training.kohya_toml import read_toml
 from lib_blocktrain.weights import kohya_arguments
 from lib_blocktrain.weights.prompt_tags import TagError, read_tag, resolve
@@ -257,7 +257,7 @@ def test_configurations_and_tags_are_read(page, tmp_path):
     for span in named(page):
         section, _, name = span.partition(".")
         if section in sections and re.fullmatch(r"[a-z_]+", name):
-            assert name in {field.name for field in fields(sections[section])}, f"{page.name}: `{span}`"
+            assert name in {key_of(field) for field in fields(sections[section])}, f"{page.name}: `{span}`"
         if re.fullmatch(r"<lora:[^>]+>", span) and "..." not in span:
             try:
                 resolve(read_tag(span[1:-1].split(":")[1:]), "sd1", seed=1)
@@ -284,7 +284,7 @@ def test_every_name_of_sd_scripts_has_its_line():
     rows = table_rows(ROOT / "docs" / "coming-from.md")
     theirs = {name.lstrip("-") for row in rows for name in _SPAN.findall(row[0])}
     assert theirs >= {*kohya_toml._READ, *kohya_arguments.BLOCK_ARGUMENTS}
-    known = {field.name for kind in (RunConfig, FolderConfig) for field in fields(kind)}
+    known = {key_of(field) for kind in (RunConfig, FolderConfig) for field in fields(kind)}
     known |= set(kohya_arguments._WHOLES.values())
     known |= {
         value

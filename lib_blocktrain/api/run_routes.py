@@ -42,7 +42,7 @@ def _watching(reading: APIRouter, service: Service) -> None:
     @reading.get("/runs/{name}", response_model=RunStatus, summary="How a run stands, and its metrics since a step")
     def status(name: str, since: int = -1, most: int = Query(1000, ge=1, le=MOST_ROWS)) -> dict:
         run = service.run(name)
-        rows, more = run.metrics_behind(since, most)  # a step is never cut, so that the next call can go on behind it
+        rows, more = run.metrics_after(since, most)  # a step is never cut, so that the next call can go on behind it
         return {"run": _state(service.runner.status(run)), "metrics": [_finite(row) for row in rows], "more": more}
 
 
@@ -64,7 +64,7 @@ def _steering(writing: APIRouter, service: Service) -> None:
     def pause(name: str) -> dict:
         run = service.run(name)
         status = service.runner.status(run)
-        if not status.goes_on:
+        if not status.is_active:
             raise ApiError(409, "conflict", f"{name} is {status.state}: there is nothing to pause")
         service.runner.pause("paused through the API")
         return _state(service.runner.status(run))

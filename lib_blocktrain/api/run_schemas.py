@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 
 from lib_blocktrain.api.schemas import PYDANTIC_2, WEIGHTS, Body
 from lib_blocktrain.training.config import RunConfig
+from lib_blocktrain.training.config_json import key_of
 from lib_blocktrain.training.status import Status
 
 
@@ -26,7 +27,7 @@ def _model(cls: type, base: type[BaseModel] = Body) -> type[BaseModel]:
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         default = field.default if field.default is not dataclasses.MISSING else None
         about = field.metadata.get("about")
-        fields[field.name] = (_hint(hints[field.name]), Field(... if required else default, description=about))
+        fields[key_of(field)] = (_hint(hints[field.name]), Field(... if required else default, description=about))
     return pydantic.create_model(cls.__name__, __base__=base, __module__=__name__, **fields)
 
 
@@ -95,5 +96,5 @@ class FileItem(BaseModel):
 
 
 def sent(body: RunBody) -> dict[str, Any]:
-    """The configuration with what was sent and nothing else, for ``reading.read``."""
+    """The configuration with what was sent and nothing else, for `config_json.read`."""
     return body.config.model_dump(exclude_unset=True) if PYDANTIC_2 else body.config.dict(exclude_unset=True)

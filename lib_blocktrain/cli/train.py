@@ -44,7 +44,7 @@ def train_command(arguments: argparse.Namespace) -> Answer | int:
     from lib_blocktrain.training.trainer import Trainer
 
     with joined() as processes:
-        config = _config(arguments)
+        config = asked_config(arguments)
         host, control = _host(config), TrainerControl()
         run = _run(arguments, config, host.output_dir / "runs", processes)
         report = _progress(run) if processes.is_first else None
@@ -101,17 +101,26 @@ def _unet_size(checkpoint: str | None) -> UNetSize:
     return UNetSize("sd1", unet["sample_size"] * 8, channels, unet["cross_attention_dim"], numbers, itemsize)
 
 
-def _config(arguments: argparse.Namespace) -> RunConfig:
-    """Return the configuration that the arguments name, with what they change."""
-    from dataclasses import replace
-
-    from lib_blocktrain.training.config import load
-    from lib_blocktrain.training.runs import open_run
-
+def check_file_or_resume(arguments: argparse.Namespace) -> None:
+    """Raise ValueError unless there is one of RUN.json and `--resume`."""
     if (arguments.file is None) == (arguments.resume is None):
         what = "nothing to train" if arguments.file is None else "RUN.json and --resume together"
         raise ValueError(f"{what}: expected RUN.json or --resume DIR")
-    config = load(arguments.file) if arguments.resume is None else open_run(arguments.resume).config
+
+
+def asked_config(arguments: argparse.Namespace) -> RunConfig:
+    """Return the configuration that the arguments name, with what they change."""
+    from dataclasses import replace
+
+    check_file_or_resume(arguments)
+    if arguments.resume is None:
+        from lib_blocktrain.training.config import load  # needs no torch: with --url there may be none
+
+        config = load(arguments.file)
+    else:
+        from lib_blocktrain.training.runs import open_run
+
+        config = open_run(arguments.resume).config
     changes = {"steps": arguments.steps, "save_every": arguments.save_every}
     return replace(config, **{name: value for name, value in changes.items() if value is not None})
 

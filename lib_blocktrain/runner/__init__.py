@@ -18,8 +18,8 @@ What cannot be done raises ValueError with the reason. Everything may be called 
 """
 
 from lib_blocktrain.runner.on_host import publish_result, sampler
-from lib_blocktrain.runner.status import explained
+from lib_blocktrain.runner.status import describe_error
 from lib_blocktrain.runner.worker import Runner
-from lib_blocktrain.training.status import AGAIN, GOING_ON, Status
+from lib_blocktrain.training.status import ACTIVE_STATES, RESUMABLE_STATES, Status
 
-__all__ = ["AGAIN", "GOING_ON", "Runner", "Status", "explained", "publish_result", "sampler"]
+__all__ = ["ACTIVE_STATES", "RESUMABLE_STATES", "Runner", "Status", "describe_error", "publish_result", "sampler"]

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lib_blocktrain.files import error_text
-from lib_blocktrain.training.control import Control
-from lib_blocktrain.training.records import Follower
+from lib_blocktrain.training.control import TrainerControl
+from lib_blocktrain.training.records import MetricsTail
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.status import Status
 
@@ -20,11 +20,11 @@ _NUMBERS = ("loss", "smoothed", "lr", "seconds_a_step", "memory_mib")
 _SHOWN = ("step", "reason", "published", *_NUMBERS)
 
 
-class Current:
+class ActiveRun:
     """The run that is being trained: what it was told, and what it said last."""
 
     def __init__(self, run: Run):
-        self.run, self.control = run, Control()
+        self.run, self.control = run, TrainerControl()
         self.row: dict[str, Any] = {}
         self.notices: list[str] = []
         self.pausing: str | None = None  # why
@@ -44,11 +44,11 @@ class Current:
         return "training" if "loss" in self.row else "preparing"
 
 
-class Last:
+class LatestMetrics:
     """What a run's metrics said last, by name; what is new in them is read when it is asked for, and no more."""
 
     def __init__(self, run: Run):
-        self._rows, self._said, self._lock = Follower(run.metrics_path), {}, threading.Lock()
+        self._rows, self._said, self._lock = MetricsTail(run.metrics_path), {}, threading.Lock()
 
     def said(self) -> dict[str, Any]:
         """What was said last of everything that is shown, by name."""
@@ -62,7 +62,7 @@ class Last:
 
 
 def status_of(
-    run: Run, last: Mapping[str, Any], state: str, current: Current | None = None, reason: str = ""
+    run: Run, last: Mapping[str, Any], state: str, current: ActiveRun | None = None, reason: str = ""
 ) -> Status:
     """Return how a run stands, by its metrics and by what it said last if it is being trained."""
     if state in ("failed", "diverged") and not reason:
@@ -82,7 +82,7 @@ def status_of(
     )
 
 
-def explained(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What went wrong, for the person who asked for it; what is no fault of theirs goes to the log whole."""
     if isinstance(error, (ValueError, OSError, RuntimeError, MemoryError)):
         log.info("failed", exc_info=error)

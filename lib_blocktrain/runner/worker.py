@@ -18,12 +18,12 @@ from lib_blocktrain.files import error_text
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.runner.on_host import publish_result, sampler
 from lib_blocktrain.runner.queue import Queue
-from lib_blocktrain.runner.status import Current, Last, explained, status_of
+from lib_blocktrain.runner.status import ActiveRun, LatestMetrics, describe_error, status_of
 from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.control import Diverged, Outcome
 from lib_blocktrain.training.runs import Run, RunInUse, create, new_folder, open_run
-from lib_blocktrain.training.status import AGAIN, Status
+from lib_blocktrain.training.status import RESUMABLE_STATES, Status
 from lib_blocktrain.training.trainer import Trainer
 from lib_blocktrain.weights.block_weights import BlockWeights
 
@@ -37,11 +37,11 @@ class Runner:
         self.host, self.version = host, 0
         self._lock = threading.RLock()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blocktrain-runs")
-        self._current: Current | None = None
+        self._current: ActiveRun | None = None
         self._held = bool(self._queue.runs())  # left by an earlier session: begins when somebody says so
         self._reasons: dict[str, str] = {}
         self._known: dict[str, tuple[tuple[int, ...], Status]] = {}  # by the run's name
-        self._last: dict[str, Last] = {}  # by the run's name
+        self._last: dict[str, LatestMetrics] = {}  # by the run's name
         self._opened: dict[Path, tuple[tuple[int, ...], Run]] = {}
 
     @property
@@ -94,7 +94,7 @@ class Runner:
             current = self._current if self._is_current(run) else None
             state = current.state if current else self._resting(run)
             reason = (current.pausing or "") if current else self._reasons.get(run.folder.name, "")
-        last = self._last.setdefault(run.folder.name, Last(run)).said()
+        last = self._last.setdefault(run.folder.name, LatestMetrics(run)).said()
         status = status_of(run, last, state, current, reason)
         if current is None and state != "running elsewhere":  # that one may end without a word
             self._known[run.folder.name] = stamp, status
@@ -114,7 +114,7 @@ class Runner:
         """Put a run that is not finished at the end of the queue; the queue begins."""
         with self._lock:
             state = self.status(run).state
-            if state not in AGAIN:
+            if state not in RESUMABLE_STATES:
                 raise ValueError(f"{run.folder.name} is {state}: expected a run that was stopped, or broke off")
             self._reasons.pop(run.folder.name, None)
             self._queue.add(run)
@@ -125,7 +125,7 @@ class Runner:
         with self._lock:
             self._held = False
             if self._current is None and (run := self._queue.next()) is not None:
-                self._current = Current(run)
+                self._current = ActiveRun(run)
                 self._worker.submit(self._train, self._current).add_done_callback(partial(self._ended, self._current))
             self.version += 1
 
@@ -164,7 +164,7 @@ class Runner:
 
     # --- the worker -----------------------------------------------------------------------------------------------
 
-    def _train(self, current: Current) -> Outcome | None:
+    def _train(self, current: ActiveRun) -> Outcome | None:
         run, control = current.run, current.control
         with self.host.queued():  # not re-entrant: samples are drawn inside, without taking it again
             if control.stopping:
@@ -180,7 +180,7 @@ class Runner:
                 self._note_published(run, publish_result(trainer, self.host))
             return outcome
 
-    def _heard(self, current: Current, row: Mapping[str, Any]) -> None:
+    def _heard(self, current: ActiveRun, row: Mapping[str, Any]) -> None:
         began = current.state
         current.hear(row)
         if current.state != began:
@@ -190,7 +190,7 @@ class Runner:
         if self.host.interrupted:
             self.pause(f"{self.host.name}'s Interrupt was pressed")
 
-    def _ended(self, current: Current, future: Future) -> None:
+    def _ended(self, current: ActiveRun, future: Future) -> None:
         error = future.exception()
         finished = error is None and future.result() is not None and future.result().ended == "finished"
         if error is not None:
@@ -209,7 +209,7 @@ class Runner:
                 self.begin()
 
     def _failed(self, run: Run, error: BaseException) -> None:
-        reason = explained(error)
+        reason = describe_error(error)
         traceback.clear_frames(error.__traceback__)  # they hold the tensors of the run
         if isinstance(error, RunInUse):  # its metrics are someone else's now
             self._reasons[run.folder.name] = reason

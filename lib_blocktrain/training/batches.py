@@ -14,11 +14,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lib_blocktrain.training.cache import Latents, Texts
+from lib_blocktrain.training.cache import ConditioningCache, LatentCache
 from lib_blocktrain.training.captions import caption_of
 from lib_blocktrain.training.config import DatasetConfig
-from lib_blocktrain.training.dataset import Picture
-from lib_blocktrain.training.rng import number_of
+from lib_blocktrain.training.dataset import DatasetImage
+from lib_blocktrain.training.rng import seed_of
 
 
 @dataclass(frozen=True)
@@ -40,34 +40,34 @@ class Batch:
     of: int
 
 
-class Order:
+class BatchSampler:
     """The order of the pictures: in every epoch each picture `repeats` times, shuffled, a batch from one bucket.
 
     Regularisation pictures are repeated, or left out, until there are as many as training pictures, as in sd-scripts.
     """
 
-    def __init__(self, pictures: Sequence[Picture], size: int, seed: int):
+    def __init__(self, pictures: Sequence[DatasetImage], size: int, seed: int):
         self._size, self._seed = size, seed
         trained = [p for p in pictures if not p.regularisation for _ in range(p.repeats)]
         regularisation = [p for p in pictures if p.regularisation for _ in range(p.repeats)]
         added = itertools.islice(itertools.cycle(regularisation), len(trained)) if regularisation else ()
-        self._buckets: dict[tuple[int, int], list[Picture]] = {}
+        self._buckets: dict[tuple[int, int], list[DatasetImage]] = {}
         for picture in (*trained, *added):
             self._buckets.setdefault(picture.fit.bucket, []).append(picture)
-        self._epoch: tuple[int, list[list[Picture]]] = (-1, [])
+        self._epoch: tuple[int, list[list[DatasetImage]]] = (-1, [])
 
     @property
     def batches_an_epoch(self) -> int:
         return sum(-(-len(pictures) // self._size) for pictures in self._buckets.values())
 
-    def batch(self, number: int) -> list[Picture]:
+    def batch(self, number: int) -> list[DatasetImage]:
         """Return the pictures of batch 0, 1, ..., counted through all epochs."""
         epoch, position = divmod(number, self.batches_an_epoch)
         if self._epoch[0] != epoch:
-            self._epoch = epoch, self._shuffled(random.Random(number_of(self._seed, "epoch", epoch)))
+            self._epoch = epoch, self._shuffled(random.Random(seed_of(self._seed, "epoch", epoch)))
         return self._epoch[1][position]
 
-    def _shuffled(self, rng: random.Random) -> list[list[Picture]]:
+    def _shuffled(self, rng: random.Random) -> list[list[DatasetImage]]:
         batches = []
         for _, pictures in sorted(self._buckets.items()):
             pictures = rng.sample(pictures, len(pictures))
@@ -76,28 +76,35 @@ class Order:
         return batches
 
 
-class Loader:
+class BatchLoader:
     """Makes batches of pictures; `texts` None leaves the captions to be encoded in the step."""
 
-    def __init__(self, config: DatasetConfig, latents: Latents, texts: Texts | None, prior_weight: float, seed: int):
+    def __init__(
+        self,
+        config: DatasetConfig,
+        latents: LatentCache,
+        texts: ConditioningCache | None,
+        prior_weight: float,
+        seed: int,
+    ):
         self._config, self._latents, self._texts = config, latents, texts
         self._prior_weight, self._seed = prior_weight, seed
 
-    def load(self, pictures: Sequence[Picture], number: int, places: Sequence[int], of: int) -> Batch:
+    def load(self, pictures: Sequence[DatasetImage], number: int, places: Sequence[int], of: int) -> Batch:
         """Return the batch of these pictures, which have these places among the `of` of batch `number`."""
-        rngs = [random.Random(number_of(self._seed, "augment", number, place)) for place in places]
+        rngs = [random.Random(seed_of(self._seed, "augment", number, place)) for place in places]
         flips = [self._config.flip and rng.random() < 0.5 for rng in rngs]
         captions = [caption_of(picture.caption, self._config, rng) for picture, rng in zip(pictures, rngs)]
         return self._batch(pictures, flips, captions, tuple(places), of)
 
-    def plain(self, pictures: Sequence[Picture]) -> Batch:
+    def plain(self, pictures: Sequence[DatasetImage]) -> Batch:
         """Return the batch of these pictures as they are: for validation."""
         captions = [picture.caption for picture in pictures]
         return self._batch(pictures, [False] * len(pictures), captions, tuple(range(len(pictures))), len(pictures))
 
     def _batch(
         self,
-        pictures: Sequence[Picture],
+        pictures: Sequence[DatasetImage],
         flips: Sequence[bool],
         captions: Sequence[str],
         places: tuple[int, ...],
@@ -126,7 +133,7 @@ def joined(conditionings: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([c[name] for c in whole]) for name in whole[0]}
 
 
-def _sizes(picture: Picture) -> list[float]:
+def _sizes(picture: DatasetImage) -> list[float]:
     """SDXL's conditions (2307.01952, section 2.2): original height and width, top and left of the cut in the resized
     picture, height and width of the bucket.
     """
@@ -136,7 +143,7 @@ def _sizes(picture: Picture) -> list[float]:
 
 
 @lru_cache(maxsize=4096)
-def _mask(picture: Picture, flip: bool, size: torch.Size) -> Tensor | None:
+def _mask(picture: DatasetImage, flip: bool, size: torch.Size) -> Tensor | None:
     """Return the mask at the latents' size `(1, h, w)`, each number the share of its 8x8 pixels."""
     mask = picture.open_mask()
     if mask is None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lib_blocktrain.files import atomic_write
 from lib_blocktrain.model.protocol import Model
-from lib_blocktrain.training.dataset import DatasetError, Picture
+from lib_blocktrain.training.dataset import DatasetError, DatasetImage
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _IN_MEMORY = 512 * 2**20  # bytes of a store that stay in memory; the rest is re
 _PROBE_TEXT = "a (probe:1.2) of the text encoder, [its] clip skip and its precision"
 
 
-class Store:
+class TensorStore:
     """Tensors by key, in memory and, given a folder, on disk."""
 
     def __init__(self, folder: Path | None):
@@ -73,15 +73,15 @@ class Store:
             self._bytes -= _size(self._memory.popitem(last=False)[1])
 
 
-class Latents:
+class LatentCache:
     """A picture's latents `(4, h/8, w/8)`, fp32, on the CPU."""
 
     def __init__(self, model: Model, folder: Path | None):
-        self._model, self._store = model, Store(folder and folder / "latents")
+        self._model, self._store = model, TensorStore(folder and folder / "latents")
         self._contents: dict[Path, str] = {}
         self._mark = _digest(_bytes_of({"probe": model.encode_image(_probe_picture()).float()}))
 
-    def of(self, picture: Picture, flipped: bool = False) -> Tensor:
+    def of(self, picture: DatasetImage, flipped: bool = False) -> Tensor:
         """Return the latents; raise DatasetError if the VAE gives none that are finite."""
         if picture.path not in self._contents:
             self._contents[picture.path] = _digest(picture.path.read_bytes())
@@ -89,7 +89,7 @@ class Latents:
         key = _digest(repr((self._mark, self._contents[picture.path], picture.fit, flipped, alpha)).encode())
         return self._store.get(key, lambda: {"latents": self._encode(picture, flipped)})["latents"]
 
-    def _encode(self, picture: Picture, flipped: bool) -> Tensor:
+    def _encode(self, picture: DatasetImage, flipped: bool) -> Tensor:
         image = picture.open()
         latents = self._model.encode_image(ImageOps.mirror(image) if flipped else image)[0].float()
         if not torch.isfinite(latents).all():
@@ -97,11 +97,11 @@ class Latents:
         return latents
 
 
-class Texts:
+class ConditioningCache:
     """The conditioning of a caption: tensors with a batch dimension of 1, on the CPU."""
 
     def __init__(self, model: Model, folder: Path | None):
-        self._model, self._store = model, Store(folder and folder / "texts")
+        self._model, self._store = model, TensorStore(folder and folder / "texts")
         self._mark = _digest(_bytes_of(self._encode(_PROBE_TEXT)))
 
     def of(self, caption: str) -> Tensors:

@@ -19,7 +19,7 @@ _NAME = re.compile(r"(?!\.)[^\\/:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]{1,100}")
 MOST_RANK = 4096  # more than any layer has
 LARGEST = 4_000_000  # bytes of a run.json; one with every option has a few thousand
 
-Meaning = Literal["scale", "lr", "rank", "max_norm"]
+WeightMode = Literal["scale", "lr", "rank", "max_norm"]
 Algorithm = Literal["lora", "loha", "lokr", "dora"]
 
 
@@ -39,8 +39,8 @@ class NetworkConfig:
     conv_rank: int = 0
     conv_alpha: float = 0.0
     weights: Any = "ALL"
-    meaning: Meaning = "scale"
-    cap: float = 1.0  # of a block's delta weights, for the meaning max_norm
+    weight_mode: WeightMode = field(default="scale", metadata={"json_key": "meaning"})
+    cap: float = 1.0  # of a block's delta weights, for the weight mode max_norm
     elements: Mapping[str, float] = field(default_factory=dict)
     block_ranks: Mapping[str, int] = field(default_factory=dict)
     block_alphas: Mapping[str, float] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class NetworkConfig:
     module_dropout: float = 0.0
     neuron_dropout: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(1 <= self.rank <= MOST_RANK, "rank", self.rank, f"1 to {MOST_RANK}")
         check(0 <= self.conv_rank <= MOST_RANK, "conv_rank", self.conv_rank, f"0 (no convolutions) to {MOST_RANK}")
         for name in ("alpha", "conv_alpha"):
@@ -64,12 +64,12 @@ class NetworkConfig:
         dropped = self.rank_dropout or self.neuron_dropout
         check(not dropped or self.algorithm == "lora", "algorithm", self.algorithm, "lora, for rank or neuron dropout")
         check(isinstance(self.weights, str | dict), "weights", self.weights, "a preset string or an object")
-        if self.algorithm == "dora" and self.meaning in ("scale", "max_norm"):
+        if self.algorithm == "dora" and self.weight_mode in ("scale", "max_norm"):
             reason = {
                 "scale": "alpha does not scale a DoRA's finished delta",
                 "max_norm": "a DoRA's delta cannot be shortened by scaling one of its tensors",
-            }[self.meaning]
-            raise ConfigError(f"meaning = {self.meaning!r} with dora: {reason}: expected 'lr' or 'rank'")
+            }[self.weight_mode]
+            raise ConfigError(f"meaning = {self.weight_mode!r} with dora: {reason}: expected 'lr' or 'rank'")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class OptimizerConfig:
     accumulate: int = 1  # batches to a step
     ema: float = 0.0  # decay of the average of the weights that is saved; 0: the weights themselves
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self.lr > 0, "lr", self.lr, "more than 0")
         check(self.text_encoder_lr is None or self.text_encoder_lr > 0, "text_encoder_lr", self.text_encoder_lr, "> 0")
         check(self.lora_plus > 0, "lora_plus", self.lora_plus, "more than 0")
@@ -96,17 +96,17 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate over the steps; `warmup` in steps, `least` as a fraction of the rate, `cycles` of restarts."""
+    """The learning rate over the steps: `warmup` in steps, `cycles` of restarts, `min_lr_ratio` of `lr` at the end."""
 
     name: Literal["constant", "linear", "cosine", "cosine_with_restarts"] = "constant"
     warmup: int = 0
     cycles: int = 1
-    least: float = 0.0
+    min_lr_ratio: float = field(default=0.0, metadata={"json_key": "least"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self.warmup >= 0, "warmup", self.warmup, "0 or more steps")
         check(self.cycles >= 1, "cycles", self.cycles, "1 or more")
-        check(0 <= self.least <= 1, "least", self.least, "0 to 1")
+        check(0 <= self.min_lr_ratio <= 1, "least", self.min_lr_ratio, "0 to 1")
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class LossConfig:
     masked: bool = True  # use masks where there are any
     normalised_mask: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self.huber_c > 0, "huber_c", self.huber_c, "more than 0")
         check(
             0 <= self.min_timestep < self.max_timestep <= 1000,
@@ -153,7 +153,7 @@ class FolderConfig:
     class_caption: str | None = None  # for pictures without a caption; None: the concept of the folder's name
     mask_folder: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(self.repeats >= 1, "repeats", self.repeats, "1 or more")
 
 
@@ -182,7 +182,7 @@ class DatasetConfig:
     validation_share: float = 0.0  # of the pictures that is held out, where there is no folder for it
     cache: str | None = None  # None: beside the runs
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check(bool(self.folders) != bool(self.toml), "folders", list(self.folders), "folders or a toml, one of them")
         for name in ("tag_dropout", "caption_dropout", "validation_share"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to, not with, 1")
@@ -231,7 +231,7 @@ class RunConfig:
     save_dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
     metadata: Mapping[str, str] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         whole = _NAME.fullmatch(self.name) is not None and len(self.name.encode()) <= 200
         check(whole, "name", self.name, "a file's name: no slashes, not beginning with a dot, up to 100 characters")
         usual = not self.name.endswith((".", " ")) and not is_device_name(self.name)

@@ -1,4 +1,8 @@
-"""JSON to frozen dataclasses and back, strictly: what is unknown or of the wrong kind is an error that names it."""
+"""JSON to frozen dataclasses and back, strictly: an unknown entry, or one of the wrong type, is an error that names it.
+
+An entry has its field's name in the file. A field with `metadata={"json_key": KEY}` is written as KEY, and read by
+either name.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,12 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 _QUOTE = reprlib.Repr()
 _QUOTE.maxstring = _QUOTE.maxother = _QUOTE.maxlong = 100
 _QUOTE.maxtuple = _QUOTE.maxlist = 6
@@ -21,21 +28,41 @@ class ConfigError(ValueError):
     """A value in `run.json` that cannot be used; the message says where it stands and what was expected."""
 
 
+def key_of(field: dataclasses.Field[Any]) -> str:
+    """The name of a field's entry in JSON."""
+    return field.metadata.get("json_key", field.name)
+
+
+def type_of(cls: type[DataclassInstance], path: str) -> Any:
+    """Return the type hint of an entry by its path in the file, such as "network.rank"."""
+    hint: Any = cls
+    for key in path.split("."):
+        hint = typing.get_type_hints(hint)[next(f.name for f in dataclasses.fields(hint) if key_of(f) == key)]
+    return hint
+
+
 def read(cls: type[T], data: object, where: str = "") -> T:
-    """Return a dataclass of this JSON object; `where` is its place, for messages."""
+    """Return a dataclass of this JSON object; `where` is its path, for messages."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or 'the run'}: {_shown(data)}: expected an object")
-    hints = typing.get_type_hints(cls)
-    known = {field.name for field in dataclasses.fields(cls)}
+    known = {key_of(field): field for field in dataclasses.fields(cls)}
+    spellings = {**{field.name: field for field in known.values()}, **known}
     for key in data:
-        if key not in known:
+        if key not in spellings:
             near = get_close_matches(str(key)[:60], known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(known))}"
             raise ConfigError(f"unknown {_shown(_at(where, key))}: {hint}")
-    missing = [field.name for field in dataclasses.fields(cls) if field.name not in data and _required(field)]
-    if missing:
-        raise ConfigError(f"{_at(where, missing[0])} is missing")
-    values = {key: _value(hints[key], value, _at(where, key)) for key, value in data.items()}
+    for key, field in known.items():
+        given = key in data or field.name in data
+        if not given and _required(field):
+            raise ConfigError(f"{_at(where, key)} is missing")
+        if key != field.name and key in data and field.name in data:
+            raise ConfigError(f"{_at(where, key)} and {_at(where, field.name)} are one entry: expected one of them")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in data.items():
+        name = spellings[key].name
+        values[name] = _value(hints[name], value, _at(where, key))
     try:
         return cls(**values)
     except ConfigError:
@@ -47,7 +74,7 @@ def read(cls: type[T], data: object, where: str = "") -> T:
 def write(value: object) -> Any:
     """Return plain values for `json.dumps`; `read` gives back an equal dataclass."""
     if dataclasses.is_dataclass(value):
-        return {field.name: write(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {key_of(field): write(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {key: write(item) for key, item in value.items()}
     return [write(item) for item in value] if isinstance(value, tuple | list) else value
@@ -56,15 +83,19 @@ def write(value: object) -> Any:
 def check(holds: bool, name: str, value: object, expected: str) -> None:
     """Raise ConfigError unless the condition holds."""
     if not holds:
-        raise ConfigError(f"{name} = {_shown(value)}: expected {expected}")
+        raise _error(name, value, expected)
+
+
+def _error(name: str, value: object, expected: str) -> ConfigError:
+    return ConfigError(f"{name} = {_shown(value)}: expected {expected}")
 
 
 def _shown(value: object) -> str:
-    """The value as a message quotes it; `reprlib` neither takes long over a large one nor fails on a deep one."""
+    """The value as a message quotes it; `reprlib` is quick with a large one and does not fail on a deep one."""
     return _QUOTE.repr(value)
 
 
-def _required(field: dataclasses.Field) -> bool:
+def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
@@ -87,14 +118,14 @@ def _value(hint: Any, value: object, where: str) -> object:
         check(value in arguments, where, value, f"one of {', '.join(map(str, arguments))}")
         return value
     if origin is tuple:
-        check(isinstance(value, Sequence) and not isinstance(value, str), where, value, "a list")
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise _error(where, value, "a list")
         return tuple(_value(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
-        check(isinstance(value, Mapping), where, value, "an object")
+        if not isinstance(value, Mapping):
+            raise _error(where, value, "an object")
         return {key: _value(arguments[1], item, _at(where, key)) for key, item in value.items()}
-    if dataclasses.is_dataclass(hint):
-        return read(hint, value, where)
-    return _plain(hint, value, where)
+    return read(hint, value, where) if dataclasses.is_dataclass(hint) else _plain(hint, value, where)
 
 
 def _is_shallow(value: object, deepest: int) -> bool:
@@ -112,13 +143,15 @@ def _any_of(options: Sequence[Any], value: object, where: str) -> object:
 
 
 def _plain(hint: Any, value: object, where: str) -> object:
+    """Return a value that is no list and no object."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if hint is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        check(number and abs(value) <= sys.float_info.max, where, value, "a finite number")
+        if not isinstance(value, int | float) or not is_number or not abs(value) <= sys.float_info.max:
+            raise _error(where, value, "a finite number")
         return float(value)
     if hint is int:
-        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-        check(whole and not isinstance(value, bool), where, value, "a whole number")
+        if not isinstance(value, int | float) or not is_number or value % 1 != 0:
+            raise _error(where, value, "a whole number")
         return int(value)
     if hint in (str, bool):
         check(isinstance(value, hint), where, value, "text" if hint is str else "true or false")

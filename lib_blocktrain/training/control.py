@@ -34,7 +34,7 @@ class Outcome:
     result: Path | None
 
 
-class Control:
+class TrainerControl:
     """What another thread may ask of a run; it is done between two steps."""
 
     def __init__(self):

@@ -45,7 +45,7 @@ class DatasetError(ValueError):
 
 
 @dataclass(frozen=True)
-class Picture:
+class DatasetImage:
     """One picture of the dataset. `mask` is a file of its own, or the picture itself where its alpha is the mask."""
 
     path: Path
@@ -75,8 +75,8 @@ class Picture:
 class Dataset:
     """What was found: pictures to train on, pictures held out, and what had to be left aside with the reason."""
 
-    pictures: tuple[Picture, ...]
-    held_out: tuple[Picture, ...] = ()
+    pictures: tuple[DatasetImage, ...]
+    held_out: tuple[DatasetImage, ...] = ()
     broken: tuple[str, ...] = ()
     notices: tuple[str, ...] = field(default=())
 
@@ -164,14 +164,14 @@ def find(config: DatasetConfig, native: int) -> Dataset:
     return Dataset(tuple(pictures), tuple(held_out), tuple(broken), tuple(notices))
 
 
-def canvas_share(picture: Picture) -> float:
+def canvas_share(picture: DatasetImage) -> float:
     """Return the part of the picture, 0 to 1, that its mask lets through."""
     return float(np.asarray(picture.open_mask(), dtype=np.float32).mean() / 255)
 
 
 def _pictures(
     folder: FolderConfig, config: DatasetConfig, size_to_fit: Callable[[Size], Fit], broken: list[str]
-) -> Iterator[Picture]:
+) -> Iterator[DatasetImage]:
     for place, repeats, concept in _places(folder):
         for path in sorted(place.iterdir()):
             if path.suffix.lower() not in EXTENSIONS or path.stem.endswith(_MASK_ENDINGS):
@@ -189,7 +189,7 @@ def _pictures(
                 broken.append(str(error))
                 continue
             caption = (folder.class_caption or concept or "") if caption is None else caption
-            yield Picture(path, caption, fit, repeats, folder.regularisation, mask)
+            yield DatasetImage(path, caption, fit, repeats, folder.regularisation, mask)
 
 
 def _fit(path: Path, size: Size, size_to_fit: Callable[[Size], Fit]) -> Fit:
@@ -251,7 +251,7 @@ def _mask(path: Path, folder: FolderConfig, alpha: bool) -> Path | None:
     return next((place for place in places if place.is_file()), path if alpha else None)
 
 
-def _split(pictures: list[Picture], share: float) -> tuple[list[Picture], list[Picture]]:
+def _split(pictures: list[DatasetImage], share: float) -> tuple[list[DatasetImage], list[DatasetImage]]:
     """Hold out a share of the pictures, the same ones every time; at least one, and never the last one."""
     candidates = [picture for picture in pictures if not picture.regularisation]
     count = min(len(candidates) - 1, max(1, round(share * len(candidates))))

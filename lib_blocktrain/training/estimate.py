@@ -212,7 +212,7 @@ def _rank(block: str, element: str, kernel: int, network: NetworkConfig, weights
     rank, own = (network.conv_rank, network.conv_block_ranks) if kernel > 1 else (network.rank, network.block_ranks)
     if block in own:
         return own[block]
-    return max(1, round(weight * rank)) if network.meaning == "rank" else rank
+    return max(1, round(weight * rank)) if network.weight_mode == "rank" else rank
 
 
 def _kept(parts: Sequence[tuple[str, PartSize]], trained: Sequence[bool], unet: UNetSize, checkpointing: bool) -> float:

@@ -18,60 +18,60 @@ from lib_blocktrain.training.plan import ModulePlan, Plan
 from lib_blocktrain.training.rng import generator_of
 
 
-def init_network(scope: Plan, config: NetworkConfig, name: str, seed: int) -> Network:
+def init_network(plan: Plan, config: NetworkConfig, name: str, seed: int) -> Network:
     """Return the network of this scope, in fp32 on the layers' devices, its tensors ready for autograd.
 
     Each module is drawn from the seed and its own key: the same in every scope.
     """
     modules: dict[str, NetworkModule] = {}
-    for module in scope.modules:
-        made = MAKERS[config.algorithm](module, config, generator_of(seed, "module", module.key))
+    for module in plan.modules:
+        made = INITIALIZERS[config.algorithm](module, config, generator_of(seed, "module", module.key))
         modules[module.key] = _on_device(made, module.layer)
-    return Network(name, scope.architecture, modules)
+    return Network(name, plan.architecture, modules)
 
 
 def trained_tensors(module: NetworkModule) -> dict[str, Tensor]:
     """Return a module's tensors that take part in autograd, by their names in a file."""
-    inner = module.module if isinstance(module, Decorated) else module
+    inner = module.module if isinstance(module, TrainingModule) else module
     return {name: tensor for name, tensor in inner.to_tensors().items() if tensor.requires_grad}
 
 
-def _lora(scope: ModulePlan, config: NetworkConfig, generator: torch.Generator) -> LoRA:
+def _lora(plan: ModulePlan, config: NetworkConfig, generator: torch.Generator) -> LoRA:
     """down ~ kaiming_uniform(a = sqrt 5), up = 0 (Hu et al. 2021, 2106.09685, section 4.1; bounds as sd-scripts)."""
-    out, *rest = weight_shape(scope.layer)
-    down = _uniform((scope.rank, *rest), math.prod(rest), generator)
-    up = torch.zeros(out, scope.rank, *(1 for _ in rest[1:]))
-    return LoRA(scope.key, down, up, alpha=scope.alpha)
+    out, *rest = weight_shape(plan.layer)
+    down = _uniform((plan.rank, *rest), math.prod(rest), generator)
+    up = torch.zeros(out, plan.rank, *(1 for _ in rest[1:]))
+    return LoRA(plan.key, down, up, alpha=plan.alpha)
 
 
-def _loha(scope: ModulePlan, config: NetworkConfig, generator: torch.Generator) -> LoHa:
+def _loha(plan: ModulePlan, config: NetworkConfig, generator: torch.Generator) -> LoHa:
     """w1_b ~ N(0, 1), w1_a ~ N(0, 0.1), w2_b ~ N(0, 1), w2_a = 0 (LyCORIS `modules/loha.py`)."""
-    out, *rest = weight_shape(scope.layer)
-    columns, rank = math.prod(rest), scope.rank
+    out, *rest = weight_shape(plan.layer)
+    columns, rank = math.prod(rest), plan.rank
     w1_b, w2_b = (torch.randn(rank, columns, generator=generator) for _ in range(2))
     w1_a = 0.1 * torch.randn(out, rank, generator=generator)
-    return LoHa(scope.key, w1_a, w1_b, torch.zeros(out, rank), w2_b, alpha=scope.alpha)
+    return LoHa(plan.key, w1_a, w1_b, torch.zeros(out, rank), w2_b, alpha=plan.alpha)
 
 
-def _lokr(scope: ModulePlan, config: NetworkConfig, generator: torch.Generator) -> LoKr:
+def _lokr(plan: ModulePlan, config: NetworkConfig, generator: torch.Generator) -> LoKr:
     """w1 ~ kaiming_uniform(a = sqrt 5), w2 or w2_b = 0; w2 is whole if the rank saves nothing (LyCORIS `lokr.py`)."""
-    out, inputs, *kernel = weight_shape(scope.layer)
+    out, inputs, *kernel = weight_shape(plan.layer)
     (a, b), (c, d) = factors_of(out, config.factor), factors_of(inputs, config.factor)
     w1 = _uniform((a, c), c, generator)
-    if scope.rank >= max(b, d) / 2:
-        return LoKr(scope.key, w1=w1, w2=torch.zeros(b, d, *kernel), alpha=scope.alpha)
-    w2_a = _uniform((b, scope.rank), scope.rank, generator)
-    return LoKr(scope.key, w1=w1, w2_a=w2_a, w2_b=torch.zeros(scope.rank, d * math.prod(kernel)), alpha=scope.alpha)
+    if plan.rank >= max(b, d) / 2:
+        return LoKr(plan.key, w1=w1, w2=torch.zeros(b, d, *kernel), alpha=plan.alpha)
+    w2_a = _uniform((b, plan.rank), plan.rank, generator)
+    return LoKr(plan.key, w1=w1, w2_a=w2_a, w2_b=torch.zeros(plan.rank, d * math.prod(kernel)), alpha=plan.alpha)
 
 
-def _dora(scope: ModulePlan, config: NetworkConfig, generator: torch.Generator) -> DoRA:
+def _dora(plan: ModulePlan, config: NetworkConfig, generator: torch.Generator) -> DoRA:
     """A LoRA with the magnitudes of the input channels, the form that the WebUI reads rightly (2402.09353)."""
-    weight = scope.layer.weight.detach().float()
+    weight = plan.layer.weight.detach().float()
     magnitude = torch.linalg.vector_norm(weight, dim=(0, *range(2, weight.ndim)), keepdim=True)
-    return DoRA(scope.key, _lora(scope, config, generator), magnitude)
+    return DoRA(plan.key, _lora(plan, config, generator), magnitude)
 
 
-MAKERS: Mapping[str, Callable[[ModulePlan, NetworkConfig, torch.Generator], NetworkModule]] = {
+INITIALIZERS: Mapping[str, Callable[[ModulePlan, NetworkConfig, torch.Generator], NetworkModule]] = {
     "lora": _lora,
     "loha": _loha,
     "lokr": _lokr,
@@ -105,7 +105,7 @@ def _on_device(module: NetworkModule, layer: nn.Module) -> NetworkModule:
 
 
 @dataclass(frozen=True, eq=False)
-class Decorated(NetworkModule):
+class TrainingModule(NetworkModule):
     """A module in training: with a factor that its file has inside (`to_tensors`), and with dropout.
 
     `factor` is for LoKr with two whole factors, where readers ignore alpha. `rank_dropout` zeroes ranks of a sample,
@@ -161,14 +161,14 @@ class Decorated(NetworkModule):
         return (torch.rand((), device=device) >= self.module_dropout).float()
 
 
-def decorated(network: Network, scope: Plan, config: NetworkConfig) -> Network:
+def training_network(network: Network, plan: Plan, config: NetworkConfig) -> Network:
     """Return the network as it acts in training; where nothing is to be added, the modules are themselves."""
     dropout = {name: getattr(config, name) for name in ("rank_dropout", "module_dropout", "neuron_dropout")}
     modules: dict[str, NetworkModule] = {}
-    for planned in scope.modules:
+    for planned in plan.modules:
         module = network.modules[planned.key]
         whole = isinstance(module, LoKr) and module.is_whole
-        factor = planned.weight if whole and config.meaning == "scale" else 1.0
+        factor = planned.weight if whole and config.weight_mode == "scale" else 1.0
         plain = factor == 1 and not any(dropout.values())
-        modules[planned.key] = module if plain else Decorated(planned.key, module, factor, **dropout)
+        modules[planned.key] = module if plain else TrainingModule(planned.key, module, factor, **dropout)
     return replace(network, modules=modules)

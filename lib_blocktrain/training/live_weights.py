@@ -12,12 +12,12 @@ from lib_blocktrain.networks.adapters import NetworkModule
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import NetworkConfig
 from lib_blocktrain.training.config_json import ConfigError
-from lib_blocktrain.training.norms import last_factor
+from lib_blocktrain.training.norms import linear_factor
 from lib_blocktrain.training.plan import Plan
 
 
 @dataclass(frozen=True)
-class Change:
+class WeightChange:
     """What new weights mean: `rates`, factors of the learning rate by block, and for `scale` factors by key."""
 
     after: Plan
@@ -34,7 +34,7 @@ class Change:
         modules: dict[str, NetworkModule] = {}
         for key, module in network.modules.items():
             if self.scales[key] != 1:
-                last_factor(module).div_(self.scales[key])
+                linear_factor(module).div_(self.scales[key])
                 module = replace(module, alpha=self.alphas[key])
             modules[key] = module
         return replace(network, modules=modules)
@@ -44,20 +44,20 @@ class Change:
         changed: dict[int, float] = {}
         for key, module in network.modules.items():
             if self.scales[key] != 1:
-                tensor: Tensor = last_factor(module)
+                tensor: Tensor = linear_factor(module)
                 changed[id(tensor)] = self.scales[key]
         return changed
 
 
-def change_of(before: Plan, after: Plan, config: NetworkConfig) -> Change:
+def weight_change(before: Plan, after: Plan, config: NetworkConfig) -> WeightChange:
     """Return what it takes to go from one scope to the other; raise ConfigError if a run cannot."""
-    if config.meaning == "rank":
+    if config.weight_mode == "rank":
         raise ConfigError("block weights that mean rank cannot change while a run goes on: expected a new run")
-    old, new = ({module.key: module for module in scope.modules} for scope in (before, after))
+    old, new = ({module.key: module for module in plan.modules} for plan in (before, after))
     if old.keys() != new.keys():
         blocks = sorted({(old.get(key) or new[key]).block for key in old.keys() ^ new.keys()})
         raise ConfigError(f"{', '.join(blocks)}: a weight cannot become 0, or leave it, while a run goes on")
     ratios = {key: new[key].weight / old[key].weight for key in old}
-    rates = {new[key].block: ratio for key, ratio in ratios.items()} if config.meaning == "lr" else {}
-    scales = ratios if config.meaning == "scale" else dict.fromkeys(ratios, 1.0)
-    return Change(after, rates, scales, {key: module.alpha for key, module in new.items()})
+    rates = {new[key].block: ratio for key, ratio in ratios.items()} if config.weight_mode == "lr" else {}
+    scales = ratios if config.weight_mode == "scale" else dict.fromkeys(ratios, 1.0)
+    return WeightChange(after, rates, scales, {key: module.alpha for key, module in new.items()})

@@ -91,12 +91,12 @@ def network_arguments(config: RunConfig, weights: BlockWeights) -> dict[str, str
     if network.algorithm == "dora":
         arguments |= {"dora_wd": "True", "wd_on_output": "False"}
     blocks = weights.replace({REST: 0.0})  # SDXL's lists have it, and it is never trained
-    if network.meaning == "lr":
+    if network.weight_mode == "lr":
         arguments |= dict(entry.split("=", 1) for entry in blocks.to_kohya())
     own_ranks, own_alphas = network.block_ranks, network.block_alphas
-    if network.meaning in ("scale", "rank") or own_ranks or own_alphas:
+    if network.weight_mode in ("scale", "rank") or own_ranks or own_alphas:
         arguments |= _block_arguments(blocks, network, network.rank, network.alpha, (own_ranks, own_alphas))
-    if network.conv_rank and (network.meaning in ("scale", "rank") or network.conv_block_ranks):
+    if network.conv_rank and (network.weight_mode in ("scale", "rank") or network.conv_block_ranks):
         own = network.conv_block_ranks, network.conv_block_alphas
         of_convolutions = _block_arguments(blocks, network, network.conv_rank, network.conv_alpha, own)
         arguments |= {f"conv_{name}": value for name, value in of_convolutions.items()}
@@ -117,10 +117,10 @@ def _block_arguments(
     dims, alphas = [], []
     for block in kohya_entries(weights.architecture):
         weight = weights[block]
-        scaled = max(1, round(weight * rank)) if network.meaning == "rank" else rank
+        scaled = max(1, round(weight * rank)) if network.weight_mode == "rank" else rank
         dim = own[0].get(block, scaled) if weight else 0
         dims.append(str(dim))
-        scaled = alpha * (weight if network.meaning in ("scale", "rank") else bool(weight))
+        scaled = alpha * (weight if network.weight_mode in ("scale", "rank") else bool(weight))
         alphas.append(number(own[1].get(block) or scaled) if dim else "0")
     return {"block_dims": ",".join(dims), "block_alphas": ",".join(alphas)}
 
@@ -129,7 +129,7 @@ def _record(config: RunConfig, weights: BlockWeights, progress: Mapping[str, Any
     """Everything needed to repeat the run, and the weights for the training form; they are never applied again."""
     return {
         "version": __version__,
-        "trained": {"weights": weights.to_json(), "meaning": config.network.meaning},
+        "trained": {"weights": weights.to_json(), "meaning": config.network.weight_mode},
         "step": progress["step"],
         "loss": progress["loss"],
         "run": _without_folders(write(config)),

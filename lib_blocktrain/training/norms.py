@@ -11,14 +11,14 @@ from torch import Tensor
 from lib_blocktrain.networks.adapters import LoHa, LoKr, LoRA, NetworkModule
 from lib_blocktrain.networks.adapters.base import matrix
 from lib_blocktrain.networks.files import Network
-from lib_blocktrain.training.init import Decorated, trained_tensors
+from lib_blocktrain.training.init import TrainingModule, trained_tensors
 from lib_blocktrain.training.plan import Plan
 
 
 @torch.no_grad()
 def squared_norm(module: NetworkModule, weight: Tensor) -> Tensor:
     """Return |delta W|_F^2, for LoRA without making delta W: sum((up^T up) * (down down^T))."""
-    if isinstance(module, Decorated):
+    if isinstance(module, TrainingModule):
         return module.factor**2 * squared_norm(module.module, weight)
     if isinstance(module, LoRA) and module.mid is None:
         up, down = matrix(module.up).float(), matrix(module.down).float()
@@ -26,19 +26,19 @@ def squared_norm(module: NetworkModule, weight: Tensor) -> Tensor:
     return module.delta_weight(weight).square().sum()
 
 
-def block_norms(network: Network, scope: Plan) -> dict[str, float]:
+def block_norms(network: Network, plan: Plan) -> dict[str, float]:
     """Return the Frobenius norm of all delta weights of a block together, by block."""
-    return _roots(scope, lambda planned: squared_norm(network.modules[planned.key], planned.layer.weight))
+    return _roots(plan, lambda planned: squared_norm(network.modules[planned.key], planned.layer.weight))
 
 
-def gradient_norms(network: Network, scope: Plan) -> dict[str, float]:
+def gradient_norms(network: Network, plan: Plan) -> dict[str, float]:
     """Return the norm of the gradients of a block's tensors, by block."""
 
     def squared(planned) -> Tensor:
         tensors = trained_tensors(network.modules[planned.key]).values()
         return sum((t.grad.float().square().sum() for t in tensors if t.grad is not None), torch.zeros(()))
 
-    return _roots(scope, squared)
+    return _roots(plan, squared)
 
 
 def shares(norms: Mapping[str, float]) -> dict[str, float]:
@@ -48,13 +48,13 @@ def shares(norms: Mapping[str, float]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def cap_norms(network: Network, scope: Plan, cap: float) -> None:
+def cap_norms(network: Network, plan: Plan, cap: float) -> None:
     """Shrink the blocks whose norm is above their weight times the cap, by one factor of each product."""
-    weights = {planned.block: planned.weight for planned in scope.modules}
-    for block, norm in block_norms(network, scope).items():
+    weights = {planned.block: planned.weight for planned in plan.modules}
+    for block, norm in block_norms(network, plan).items():
         limit = cap * weights[block]
         if norm > limit:
-            keys = (planned.key for planned in scope.modules if planned.block == block)
+            keys = (planned.key for planned in plan.modules if planned.block == block)
             scale_deltas((network.modules[key] for key in keys), limit / norm)
 
 
@@ -62,11 +62,11 @@ def cap_norms(network: Network, scope: Plan, cap: float) -> None:
 def scale_deltas(modules: Iterable[NetworkModule], factor: float) -> None:
     """Multiply the deltas by a factor, in place, by the tensor of each product that began at 0."""
     for module in modules:
-        inner = module.module if isinstance(module, Decorated) else module
-        last_factor(inner).mul_(factor)
+        inner = module.module if isinstance(module, TrainingModule) else module
+        linear_factor(inner).mul_(factor)
 
 
-def last_factor(module: NetworkModule) -> Tensor:
+def linear_factor(module: NetworkModule) -> Tensor:
     """Return a tensor in which the delta is linear; raise ValueError for an algorithm that has none."""
     if isinstance(module, LoRA):
         return module.up
@@ -77,9 +77,9 @@ def last_factor(module: NetworkModule) -> Tensor:
     raise ValueError(f"{module.key}: the delta of {type(module).__name__} is linear in none of its tensors")
 
 
-def _roots(scope: Plan, squared) -> dict[str, float]:
+def _roots(plan: Plan, squared) -> dict[str, float]:
     totals: dict[str, Tensor] = {}
-    for planned in scope.modules:
+    for planned in plan.modules:
         value = squared(planned)
         totals[planned.block] = (
             totals[planned.block] + value.to(totals[planned.block]) if planned.block in totals else value

@@ -54,14 +54,14 @@ TABLE: Mapping[str, Kind] = {
 
 
 def parameter_groups(
-    network: Network, scope: Plan, optimizer: OptimizerConfig, meaning: str = "scale"
+    network: Network, plan: Plan, optimizer: OptimizerConfig, weight_mode: str = "scale"
 ) -> list[dict[str, Any]]:
     """Return one group a block and learning rate; `base_lr` is the rate before the schedule.
 
     For the meaning `lr` a block's rate is its weight times the run's; BASE has a rate of its own.
     """
     groups: dict[tuple[str, float], dict[str, Any]] = {}
-    for module in scope.modules:
+    for module in plan.modules:
         whole = optimizer.text_encoder_lr if module.block == "BASE" and optimizer.text_encoder_lr else optimizer.lr
         for name, tensor in trained_tensors(network.modules[module.key]).items():
             rate = whole * module.lr * (optimizer.lora_plus if name in _BEGINS_AT_ZERO else 1.0)
@@ -72,12 +72,12 @@ def parameter_groups(
     return list(groups.values())
 
 
-def check_rates(config: OptimizerConfig, network: NetworkConfig, groups: Sequence[Mapping[str, Any]]) -> None:
+def check_learning_rates(config: OptimizerConfig, network: NetworkConfig, groups: Sequence[Mapping[str, Any]]) -> None:
     """Raise ConfigError where the optimizer cannot do what the learning rates ask of it."""
     reason = _one_rate(config)
     rates = sorted({group["base_lr"] for group in groups})
-    if reason and (network.meaning == "lr" or len(rates) > 1):
-        what = "the weights' meaning is lr" if network.meaning == "lr" else f"there are {len(rates)} learning rates"
+    if reason and (network.weight_mode == "lr" or len(rates) > 1):
+        what = "the weights' meaning is lr" if network.weight_mode == "lr" else f"there are {len(rates)} learning rates"
         raise ConfigError(f"optimizer.name = {config.name!r}, and {what}: {reason}: expected the meaning scale or rank")
 
 
@@ -103,7 +103,7 @@ def kind_of(name: str) -> Kind:
     return found or Kind(name, name.split(".")[0])
 
 
-def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group's learning rate to `factor` times its own."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor

@@ -119,11 +119,11 @@ def _module(
     own_rank = ranks.get(block)
     if own_rank == 0:
         return None
-    if config.meaning == "rank":
+    if config.weight_mode == "rank":
         rank = max(1, round(weight * rank))
-    if config.meaning in ("rank", "scale"):
+    if config.weight_mode in ("rank", "scale"):
         alpha *= weight
-    lr = weight if config.meaning == "lr" else 1.0
+    lr = weight if config.weight_mode == "lr" else 1.0
     return ModulePlan(key, layer, block, element, own_rank or rank, alphas.get(block) or alpha, lr, weight)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_blocktrain.model.protocol import Model
-from lib_blocktrain.training.batches import Batch, Loader, Order
-from lib_blocktrain.training.cache import Latents, Texts
+from lib_blocktrain.training.batches import Batch, BatchLoader, BatchSampler
+from lib_blocktrain.training.cache import ConditioningCache, LatentCache
 from lib_blocktrain.training.captions import varies
 from lib_blocktrain.training.config import LossConfig, RunConfig
 from lib_blocktrain.training.config_json import ConfigError
@@ -28,12 +28,12 @@ Progress = Callable[[int, int], None]  # pictures encoded, pictures in all
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainingData:
     """The data of a run, ready to be asked for a batch by its number."""
 
     dataset: Dataset
-    order: Order
-    loader: Loader
+    order: BatchSampler
+    loader: BatchLoader
     native: int
 
     def batch(self, number: int, processes: Processes) -> Batch | None:
@@ -64,13 +64,13 @@ def check_model(model: Model) -> tuple[str, ...]:
     return ("a v-prediction model: the target is v",) if model.prediction == "v" else ()
 
 
-def prepare(model: Model, run: Run, scope: Plan, processes: int = 1, progress: Progress | None = None) -> Prepared:
+def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Progress | None = None) -> TrainingData:
     """Find the dataset and encode what can be encoded before the start; raises DatasetError."""
     config, native = run.config, model.native_size
     dataset = find(config.dataset, native)
     folder = Path(config.dataset.cache) if config.dataset.cache else run.folder.parent / "cache"
-    latents = Latents(model, folder)
-    texts = None if scope.trains_text else Texts(model, folder)
+    latents = LatentCache(model, folder)
+    texts = None if plan.trains_text else ConditioningCache(model, folder)
     pictures = [*dataset.pictures, *dataset.held_out]
     for number, picture in enumerate(pictures):
         latents.of(picture)
@@ -78,6 +78,6 @@ def prepare(model: Model, run: Run, scope: Plan, processes: int = 1, progress: P
             texts.of(picture.caption)
         if progress is not None:
             progress(number + 1, len(pictures))
-    order = Order(dataset.pictures, config.batch * processes, config.seed)
-    loader = Loader(config.dataset, latents, texts, config.loss.prior_weight, config.seed)
-    return Prepared(dataset, order, loader, native)
+    order = BatchSampler(dataset.pictures, config.batch * processes, config.seed)
+    loader = BatchLoader(config.dataset, latents, texts, config.loss.prior_weight, config.seed)
+    return TrainingData(dataset, order, loader, native)

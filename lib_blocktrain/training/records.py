@@ -60,7 +60,7 @@ def step_of(row: Mapping[str, Any]) -> float:
     return step if isinstance(step, (int, float)) else 0
 
 
-class Follower:
+class MetricsTail:
     """Reads a file of rows as it grows; one thread at a time may ask."""
 
     def __init__(self, path: Path):

@@ -15,14 +15,14 @@ from lib_blocktrain.files import atomic_write
 from lib_blocktrain.networks.adapters import LoRA, NetworkModule
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import NetworkConfig
-from lib_blocktrain.training.init import decorated
+from lib_blocktrain.training.init import training_network
 from lib_blocktrain.training.plan import Plan
 
 
-def saved_network(network: Network, scope: Plan, config: NetworkConfig) -> Network:
+def saved_network(network: Network, plan: Plan, config: NetworkConfig) -> Network:
     """Return the network without dropout, with what readers ignore folded into its tensors."""
     plain = replace(config, rank_dropout=0.0, module_dropout=0.0, neuron_dropout=0.0)
-    return with_one_alpha(decorated(network, scope, plain), config.alpha or float(config.rank))
+    return with_one_alpha(training_network(network, plan, plain), config.alpha or float(config.rank))
 
 
 def with_one_alpha(network: Network, alpha: float) -> Network:
@@ -42,7 +42,7 @@ def _with_alpha(module: NetworkModule, alpha: float) -> NetworkModule:
 
 
 @contextmanager
-def in_place_of(parameters: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
+def swapped_parameters(parameters: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
     """Give the parameters other values while the context is open; without others they keep their own."""
     if not others:
         yield

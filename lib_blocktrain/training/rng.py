@@ -10,7 +10,7 @@ import hashlib
 import torch
 
 
-def number_of(*parts: object) -> int:
+def seed_of(*parts: object) -> int:
     """Return a seed, 63 bits, that these parts and no others have."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
@@ -18,4 +18,4 @@ def number_of(*parts: object) -> int:
 
 def generator_of(*parts: object) -> torch.Generator:
     """Return a generator on the CPU, where the numbers are the same on every machine."""
-    return torch.Generator("cpu").manual_seed(number_of(*parts))
+    return torch.Generator("cpu").manual_seed(seed_of(*parts))

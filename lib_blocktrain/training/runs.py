@@ -92,7 +92,7 @@ class Run:
         """Return what the last row of the metrics that has something of this name says; None where none has."""
         return next((row[name] for row in records.latest(self.metrics_path) if row.get(name) is not None), None)
 
-    def metrics_behind(self, step: float, most: int) -> tuple[list[dict[str, Any]], bool]:
+    def metrics_after(self, step: float, most: int) -> tuple[list[dict[str, Any]], bool]:
         """Return the first `most` rows of later steps and the rest of the last one's step, and whether more follow."""
         return records.behind(self.metrics_path, step, most)
 
@@ -104,7 +104,7 @@ class Run:
                 text = "\n" + text  # a killed process left half a line: this one must not become its other half
             file.write(text.encode("utf-8", "replace") + b"\n")
 
-    def forget_after(self, step: int) -> None:
+    def drop_metrics_after(self, step: int) -> None:
         """Take rows of later steps out of the metrics: a resumed run makes them again."""
         if not self.metrics_path.exists():
             return

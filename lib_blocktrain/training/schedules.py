@@ -29,9 +29,9 @@ CURVES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "cosine_w
 
 
 def factor_at(step: int, steps: int, schedule: ScheduleConfig) -> float:
-    """Return the factor of the learning rate for step 0, 1, ... of `steps`: warm-up, then the curve down to `least`."""
+    """Return the factor of the learning rate for step 0, 1, ... of `steps`: warm-up, then the curve."""
     if step < schedule.warmup:
         return (step + 1) / (schedule.warmup + 1)
     progress = (step - schedule.warmup) / max(1, steps - schedule.warmup)
     curve = CURVES[schedule.name](min(progress, 1.0), schedule.cycles)
-    return schedule.least + (1 - schedule.least) * curve
+    return schedule.min_lr_ratio + (1 - schedule.min_lr_ratio) * curve

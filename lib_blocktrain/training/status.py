@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-GOING_ON = ("preparing", "training", "pausing", "stopping")
-AGAIN = ("paused", "stopped", "failed", "diverged", "broken off", "waiting")  # states from which a run can go on
+ACTIVE_STATES = ("preparing", "training", "pausing", "stopping")
+RESUMABLE_STATES = (
+    "paused",
+    "stopped",
+    "failed",
+    "diverged",
+    "broken off",
+    "waiting",
+)
 
 
 def _about(text: str, **options: Any) -> Any:
@@ -21,7 +28,7 @@ class Status:
     """
 
     name: str
-    state: str = _about(", ".join((*GOING_ON, *AGAIN, "finished", "running elsewhere")))
+    state: str = _about(", ".join((*ACTIVE_STATES, *RESUMABLE_STATES, "finished", "running elsewhere")))
     step: int
     steps: int
     loss: float | None = None
@@ -35,9 +42,9 @@ class Status:
     published: str | None = _about("the network file in the LoRA folder", default=None)
 
     @property
-    def goes_on(self) -> bool:
+    def is_active(self) -> bool:
         """Whether it is being trained now."""
-        return self.state in GOING_ON
+        return self.state in ACTIVE_STATES
 
     @property
     def seconds_left(self) -> float | None:

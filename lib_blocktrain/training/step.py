@@ -96,7 +96,7 @@ def masked(loss: Tensor, mask: Tensor, normalised: bool) -> Tensor:
     return loss / mask.mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6) if normalised else loss
 
 
-class Prediction:
+class Denoiser:
     """The U-Net's output, with checkpointing or without, or compiled.
 
     A checkpoint is set for each block from the first trained one on: before it nothing is kept anyway.

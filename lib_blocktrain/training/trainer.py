@@ -20,21 +20,21 @@ from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training.batches import Batch
 from lib_blocktrain.training.compiled import CompiledUNet
-from lib_blocktrain.training.control import Control, Diverged, Outcome, OutOfMemory, StoppedEarly
+from lib_blocktrain.training.control import Diverged, Outcome, OutOfMemory, StoppedEarly, TrainerControl
 from lib_blocktrain.training.distributed import Processes
 from lib_blocktrain.training.estimate import out_of_memory
-from lib_blocktrain.training.learner import Learner
 from lib_blocktrain.training.metadata import metadata_of
+from lib_blocktrain.training.monitor import TrainingMonitor
 from lib_blocktrain.training.norms import block_norms, gradient_norms, shares
 from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.precision import DTYPES, dtype_of
 from lib_blocktrain.training.preparation import check_model, prepare
-from lib_blocktrain.training.rng import generator_of, number_of
+from lib_blocktrain.training.rng import generator_of, seed_of
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.schedules import factor_at
-from lib_blocktrain.training.step import Noise, Objective, Prediction, conditioning_of, draw_noise
+from lib_blocktrain.training.step import Denoiser, Noise, Objective, conditioning_of, draw_noise
 from lib_blocktrain.training.tensorboard import event_writer
-from lib_blocktrain.training.watch import Watch
+from lib_blocktrain.training.train_state import TrainState
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 log = logging.getLogger(__name__)
@@ -59,17 +59,17 @@ class Trainer:
         model: Model,
         run: Run,
         *,
-        control: Control | None = None,
+        control: TrainerControl | None = None,
         processes: Processes | None = None,
         draw: Draw | None = None,
         report: Report | None = None,
     ):
         self.model, self.run, self.config = model, run, run.config
-        self.control, self.processes = control or Control(), processes or Processes()
+        self.control, self.processes = control or TrainerControl(), processes or Processes()
         self.draw, self.report = draw, report
         self.targets = {"unet": model.unet, **model.text_encoders}
         self.compiled = CompiledUNet(model.unet) if run.config.compile else None
-        self.watch = Watch()
+        self.monitor = TrainingMonitor()
         self.step, self.started_at = 0, time.time()
         self.hooks, self._saved_at = ExitStack(), time.monotonic()
         self._write_events = event_writer(run.folder / "tensorboard") if self.processes.is_first else None
@@ -96,10 +96,10 @@ class Trainer:
         for notice in check_model(self.model):
             self.notice(notice)
         state = self.run.load_state()
-        scope = self._scope(Learner.weights_of(state["learner"]) if state else None)
-        for notice in scope.notices:
+        plan = self._plan(TrainState.weights_of(state["learner"]) if state else None)
+        for notice in plan.notices:
             self.notice(notice)
-        self.data = prepare(self.model, self.run, scope, self.processes.count, self._encoded)
+        self.data = prepare(self.model, self.run, plan, self.processes.count, self._encoded)
         for notice in self.data.dataset.notices:
             self.notice(notice)
         weight = next(self.model.unet.parameters())
@@ -107,26 +107,26 @@ class Trainer:
         if DTYPES.get(self.config.precision, dtype) != dtype:
             self.notice(f"precision {self.config.precision}: the model's weights are {dtype}, and are computed with so")
         self.objective = Objective(self.config.loss, self.model.alphas_cumprod, self.model.prediction)
-        self.learner = Learner(scope, self.config, dtype)
-        first = None if scope.trains_text else scope.first_block
-        self.prediction = Prediction(self.model, dtype, first, self.config.checkpointing, self.compiled)
+        self.train_state = TrainState(plan, self.config, dtype)
+        first = None if plan.trains_text else plan.first_block
+        self.prediction = Denoiser(self.model, dtype, first, self.config.checkpointing, self.compiled)
         if state:
             self.load_state(state)
         if self.processes.is_first:
             self.run.remove_leftovers()
-            self.run.forget_after(self.step)  # rows of a run that was killed after its last save, or before its first
+            self.run.drop_metrics_after(self.step)  # a killed run has rows of steps after its last save
         self.note_start("resumed" if state else "started")
         self.apply()
 
     def run_step(self) -> None:
         """Change the weights once."""
-        self.learner.begin_step(factor_at(self.step, self.config.steps, self.config.schedule))
+        self.train_state.begin_step(factor_at(self.step, self.config.steps, self.config.schedule))
         loss = self.forward_backward()
         self.check(loss)
-        self.learner.remember_good()
+        self.train_state.remember_good()
         self.optimize()
         self.step += 1
-        self.watch.add(loss)
+        self.monitor.add(loss)
 
     def forward_backward(self) -> float:
         """Leave the gradients of one step, of all processes, at the parameters; return the mean loss."""
@@ -137,9 +137,9 @@ class Trainer:
                 continue  # fewer pictures than processes are left of this bucket
             with self._seeded(number):
                 loss = self.losses(batch, self.noise(batch, number)).sum() / (batch.of * accumulate)
-                (loss * self.learner.scale.factor).backward()
+                (loss * self.train_state.scale.factor).backward()
             total += loss.detach()
-        self.processes.sum([*self.learner.gradients(), total])
+        self.processes.sum([*self.train_state.gradients(), total])
         return float(total)
 
     def losses(self, batch: Batch, noise: Noise) -> torch.Tensor:
@@ -155,20 +155,20 @@ class Trainer:
 
     def optimize(self) -> None:
         """Make the step, unless the gradients overflowed."""
-        usable = self.learner.unscale()
-        self.watch.add_gradient(usable)
+        usable = self.train_state.unscale()
+        self.monitor.add_gradient(usable)
         if not usable:
             return
         if self._shows_blocks(self.step + 1):
-            self.watch.gradients = gradient_norms(self.learner.network, self.learner.scope)
-        self.watch.gradient = self.learner.optimize()
+            self.monitor.gradients = gradient_norms(self.train_state.network, self.train_state.plan)
+        self.monitor.gradient = self.train_state.optimize()
 
     def check(self, loss: float) -> None:
         """Raise Diverged, with the last good weights put back and saved, for a loss after which nothing good comes."""
-        reason = self.watch.reason_to_stop(loss, self.learner.scale.enabled)
+        reason = self.monitor.reason_to_stop(loss, self.train_state.scale.enabled)
         if reason is None:
             return
-        self.learner.back_to_good()
+        self.train_state.back_to_good()
         path = self.save_checkpoint()
         self.note({"event": "diverged", "reason": reason})
         raise Diverged(f"step {self.step + 1}: {reason}; the weights of the step before are in {path}")
@@ -176,10 +176,10 @@ class Trainer:
     def after_step(self) -> None:
         """Record the step, and save, validate and draw where it is time."""
         last = self.step >= self.config.steps
-        self.note(self.watch.row(self.learner.optimizer, self.device))
+        self.note(self.monitor.row(self.train_state.optimizer, self.device))
         if self._shows_blocks(self.step):
-            norms = block_norms(self.learner.network, self.learner.scope)
-            self.note({"norms": norms, "gradients": self.watch.gradients, "shares": shares(norms)})
+            norms = block_norms(self.train_state.network, self.train_state.plan)
+            self.note({"norms": norms, "gradients": self.monitor.gradients, "shares": shares(norms)})
         if _due(self.step, self.config.validate_every):
             self.validate()
         if _due(self.step, self.config.samples.every) or (last and self.config.samples.every):
@@ -207,7 +207,7 @@ class Trainer:
         if self.compiled:
             self.compiled.forget()
         weights = BlockWeights.uniform(self.model.architecture, 1.0)
-        self.hooks.enter_context(applied(self.targets, self.learner.acting, weights))
+        self.hooks.enter_context(applied(self.targets, self.train_state.acting, weights))
 
     def change_weights(self) -> None:
         """Take over the block weights that another thread asked for, or say why not."""
@@ -215,7 +215,7 @@ class Trainer:
         if asked is None:
             return
         try:
-            self.learner.change(self._scope(asked))
+            self.train_state.change(self._plan(asked))
         except ValueError as error:
             self.note({"event": "weights refused", "reason": str(error)})
             return
@@ -235,20 +235,20 @@ class Trainer:
             "started_at": self.started_at,
             "pictures": self.data.dataset.mark,
             "model": self._model_name,
-            "learner": self.learner.state(),
-            "watch": self.watch.state(),
+            "learner": self.train_state.state(),
+            "watch": self.monitor.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave; other pictures than then are said."""
         self.step, self.started_at = state["step"], state["started_at"]
-        self.learner.load_state(state["learner"])
+        self.train_state.load_state(state["learner"])
         if state.get("pictures", self.data.dataset.mark) != self.data.dataset.mark:
             self.notice("the pictures are not those that this run began with: it goes on, but not as it would have")
         before = state.get("model", self._model_name)
         if before != self._model_name:
             self.notice(f"the run began on {before}, and goes on with {self._model_name}: it was not learnt for that")
-        self.watch.load_state(state["watch"])
+        self.monitor.load_state(state["watch"])
 
     @property
     def _model_name(self) -> str:
@@ -271,7 +271,7 @@ class Trainer:
     def save(self, path: Path) -> Path:
         """Write the network file."""
         if self.processes.is_first:
-            with self.learner.to_save() as network:
+            with self.train_state.network_to_save() as network:
                 network = replace(network, name=path.stem, metadata=self._metadata())
                 write_network(path, network, dtype=DTYPES[self.config.save_dtype], overwrite=True)
         return path
@@ -280,12 +280,12 @@ class Trainer:
         progress = {
             "step": self.step,
             "epoch": self.step * self.config.optimizer.accumulate // self.data.order.batches_an_epoch,
-            "loss": self.watch.smoothed,
+            "loss": self.monitor.smoothed,
             "started_at": self.started_at,
             "model": self._model_name,
             "processes": self.processes.count,
         }
-        return metadata_of(self.config, self.learner.scope.weights, self.data.dataset, progress, self.data.native)
+        return metadata_of(self.config, self.train_state.plan.weights, self.data.dataset, progress, self.data.native)
 
     # Watching.
 
@@ -301,8 +301,8 @@ class Trainer:
         self.processes.sum([total])
         loss = float(total[0] / total[1])
         self.note({"validation": loss})
-        if loss < self.watch.best:
-            self.watch.best = loss
+        if loss < self.monitor.best:
+            self.monitor.best = loss
             self.save(self.run.folder / f"{self.config.name}-best.safetensors")
 
     @torch.no_grad()
@@ -322,8 +322,8 @@ class Trainer:
 
     def note_start(self, event: str) -> None:
         """Record what this run, or this part of it, begins with: the table of the dataset, the modules by block."""
-        modules = Counter(planned.block for planned in self.learner.scope.modules)
-        numbers = sum(parameter.numel() for parameter in self.learner.parameters)
+        modules = Counter(planned.block for planned in self.train_state.plan.modules)
+        numbers = sum(parameter.numel() for parameter in self.train_state.parameters)
         dataset = self.data.dataset.describe(self.config.dataset.separator)
         self.note({"event": event, "modules": dict(modules), "parameters": numbers, "dataset": dataset})
 
@@ -351,7 +351,7 @@ class Trainer:
 
     # Small things.
 
-    def _scope(self, weights: BlockWeights | None) -> Plan:
+    def _plan(self, weights: BlockWeights | None) -> Plan:
         config = self.config.network
         if weights is not None:
             config = replace(config, weights=weights.to_json())
@@ -368,7 +368,7 @@ class Trainer:
             yield
             return
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(number_of(self.config.seed, "dropout", number, self.processes.rank))
+            torch.manual_seed(seed_of(self.config.seed, "dropout", number, self.processes.rank))
             yield
 
     @contextmanager

@@ -18,7 +18,7 @@ from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training.config import NetworkConfig
 from lib_blocktrain.training.init import init_network, trained_tensors
 from lib_blocktrain.training.plan import plan_of
-from lib_blocktrain.training.step import Prediction
+from lib_blocktrain.training.step import Denoiser
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 CONFIGS = Path(unet_forward.__file__).parent.parent / "hosts" / "configs"
@@ -72,8 +72,8 @@ def training(model: Bare, weights: str, *, checkpointing: bool = False, **networ
     """Yield the prediction under a fresh LoRA, and the trained tensors by key; `up` is filled, so that all is felt."""
     config = NetworkConfig(weights=weights, **network)
     with model.trainable():
-        scope = plan_of(model.unet, model.architecture, config)
-        made = init_network(scope, config, "test", seed=0)
+        plan = plan_of(model.unet, model.architecture, config)
+        made = init_network(plan, config, "test", seed=0)
         tensors = {
             f"{key}.{name}": tensor
             for key, module in made.modules.items()
@@ -85,4 +85,4 @@ def training(model: Bare, weights: str, *, checkpointing: bool = False, **networ
                 if "lora_up" in name and tensor.device.type != "meta":
                     tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
         with applied(model.unet, made, BlockWeights.uniform(model.architecture, 1.0)):
-            yield Prediction(model, torch.float32, scope.first_block, checkpointing), tensors
+            yield Denoiser(model, torch.float32, plan.first_block, checkpointing), tensors

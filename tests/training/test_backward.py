@@ -176,11 +176,11 @@ def test_nothing_in_front_of_the_first_trained_block_is_recorded():
     model = Bare(diffusers_unet(), "sd1")
     recorded = {}
 
-    def watch(block):
+    def monitor(block):
         return lambda module, inputs, output: recorded.__setitem__(block, output.requires_grad)
 
     hooks = [
-        model.unet.get_submodule(f"up_blocks.{i}.resnets.0").register_forward_hook(watch(f"OUT{3 * i:02}"))
+        model.unet.get_submodule(f"up_blocks.{i}.resnets.0").register_forward_hook(monitor(f"OUT{3 * i:02}"))
         for i in range(4)
     ]
     try:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from lib_blocktrain.training import compiled
 from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.config_json import ConfigError
-from lib_blocktrain.training.control import Control
+from lib_blocktrain.training.control import TrainerControl
 from lib_blocktrain.weights.block_weights import BlockWeights
 from tests.tiny_models import CONTEXT, assert_untouched, diffusers_unet, ldm_unet, state_of
 from tests.training.bare import Bare, training
@@ -59,15 +59,15 @@ def test_a_run_with_changed_weights_that_is_stopped_and_goes_on(train, config, m
     weights = BlockWeights("sd1", {block: on.get(block, 0.0) for block in BlockWeights.uniform("sd1", 0).values})
 
     def run(config, folder, stop_at=None):
-        control = Control()
+        control = TrainerControl()
 
-        def watch(row):
+        def monitor(row):
             if "loss" in row and row["step"] == 1:
                 control.set_weights(weights)
             if "loss" in row and row["step"] == stop_at:
                 control.stop()
 
-        return train(config, folder, control=control, report=watch)
+        return train(config, folder, control=control, report=monitor)
 
     plain = run(config, "plain")
     config = replace(config, compile=True)

@@ -108,7 +108,7 @@ def test_schedules():
 
     assert curve(ScheduleConfig()) == [1.0] * 10
     assert curve(ScheduleConfig("linear")) == pytest.approx([1 - i / 10 for i in range(10)])
-    cosine = curve(ScheduleConfig("cosine", least=0.1))
+    cosine = curve(ScheduleConfig("cosine", min_lr_ratio=0.1))
     assert cosine[0] == 1
     assert cosine[5] == pytest.approx(0.55)
     assert cosine == sorted(cosine, reverse=True)
@@ -169,3 +169,18 @@ def test_any_state_without_pickle(tmp_path):
 def test_replacing_keeps_checks():
     with pytest.raises(ConfigError):
         replace(NetworkConfig(), rank=0)
+
+
+@pytest.mark.parametrize(
+    ("section", "old", "new", "value"),
+    [("network", "meaning", "weight_mode", "lr"), ("schedule", "least", "min_lr_ratio", 0.5)],
+)
+def test_both_spellings_are_read_and_the_old_one_written(section, old, new, value):
+    configs = [read(RunConfig, {**SMALL, section: {key: value}}) for key in (old, new)]
+    assert configs[0] == configs[1]
+    assert getattr(getattr(configs[0], section), new) == value
+    written = json.loads(dumps(configs[0]))[section]
+    assert written[old] == value
+    assert new not in written
+    with pytest.raises(ConfigError, match=f"{section}.{old} and {section}.{new} are one entry"):
+        read(RunConfig, {**SMALL, section: {old: value, new: value}})

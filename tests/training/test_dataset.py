@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from lib_blocktrain.training import buckets
-from lib_blocktrain.training.batches import Order
-from lib_blocktrain.training.cache import Latents, Store, Texts
+from lib_blocktrain.training.batches import BatchSampler
+from lib_blocktrain.training.cache import ConditioningCache, LatentCache, TensorStore
 from lib_blocktrain.training.captions import caption_of
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig
 from lib_blocktrain.training.config_json import ConfigError
@@ -142,7 +142,7 @@ def test_every_epoch_has_every_picture_as_often_as_its_repeats(tmp_path):
         picture(tmp_path / "3_a" / f"{number}.png", (64, 64) if number < 3 else (128, 64))
     picture(tmp_path / "1_b" / "b.png")
     dataset = find(of(tmp_path, size=128, bucket_least=64), 128)
-    order = Order(dataset.pictures, 4, seed=0)
+    order = BatchSampler(dataset.pictures, 4, seed=0)
     epochs = [
         [order.batch(i) for i in range(e * order.batches_an_epoch, (e + 1) * order.batches_an_epoch)] for e in (0, 1)
     ]
@@ -151,9 +151,9 @@ def test_every_epoch_has_every_picture_as_often_as_its_repeats(tmp_path):
         assert counts == {**{f"{i}.png": 3 for i in range(5)}, "b.png": 1}
         assert all(len({p.fit.bucket for p in batch}) == 1 for batch in batches)
     assert epochs[0] != epochs[1]
-    again = Order(dataset.pictures, 4, seed=0)
+    again = BatchSampler(dataset.pictures, 4, seed=0)
     assert again.batch(order.batches_an_epoch) == epochs[1][0]
-    assert [Order(dataset.pictures, 4, seed=1).batch(i) for i in range(3)] != epochs[0][:3]
+    assert [BatchSampler(dataset.pictures, 4, seed=1).batch(i) for i in range(3)] != epochs[0][:3]
 
 
 def test_regularisation_pictures_are_as_many_as_the_others(tmp_path):
@@ -161,7 +161,7 @@ def test_regularisation_pictures_are_as_many_as_the_others(tmp_path):
         picture(tmp_path / "train" / f"{number}.png")
     picture(tmp_path / "reg" / "class.png")
     dataset = find(of(tmp_path / "train", FolderConfig(str(tmp_path / "reg"), regularisation=True)), 64)
-    order = Order(dataset.pictures, 2, seed=0)
+    order = BatchSampler(dataset.pictures, 2, seed=0)
     counts = Counter(p.regularisation for i in range(order.batches_an_epoch) for p in order.batch(i))
     assert counts == {False: 4, True: 4}
 
@@ -216,42 +216,42 @@ class Counted:
 def test_latents_are_never_stale(tmp_path):
     path, model, folder = picture(tmp_path / "pictures" / "a.png"), Counted(), tmp_path / "cache"
     [found] = find(of(path.parent), 64).pictures
-    first = Latents(model, folder).of(found)
+    first = LatentCache(model, folder).of(found)
     model.images = 0
-    assert torch.equal(Latents(model, folder).of(found), first)
+    assert torch.equal(LatentCache(model, folder).of(found), first)
     assert model.images == 1  # the probe
-    cache = Latents(model, folder)
+    cache = LatentCache(model, folder)
     flipped = cache.of(found, flipped=True)
     assert model.images == 3
     assert flipped.shape == first.shape
     model.vae = 2.0  # another VAE
-    assert torch.equal(Latents(model, folder).of(found), first * 2)
+    assert torch.equal(LatentCache(model, folder).of(found), first * 2)
     picture(path, color="blue")  # the file is another
-    assert not torch.equal(Latents(model, folder).of(found), first * 2)
+    assert not torch.equal(LatentCache(model, folder).of(found), first * 2)
     [smaller] = find(of(path.parent, size=128, bucket_least=128), 64).pictures  # another size
-    assert Latents(model, folder).of(smaller).shape == (3, 16, 16)
+    assert LatentCache(model, folder).of(smaller).shape == (3, 16, 16)
 
 
 def test_texts_follow_the_encoder(tmp_path):
     model = Counted()
-    first = Texts(model, tmp_path).of("a [bracket]")["context"]
+    first = ConditioningCache(model, tmp_path).of("a [bracket]")["context"]
     model.texts = 0
-    assert torch.equal(Texts(model, tmp_path).of("a [bracket]")["context"], first)
+    assert torch.equal(ConditioningCache(model, tmp_path).of("a [bracket]")["context"], first)
     assert model.texts == 1
     model.clip = 0.5  # another clip skip
-    assert torch.equal(Texts(model, tmp_path).of("a [bracket]")["context"], first / 2)
+    assert torch.equal(ConditioningCache(model, tmp_path).of("a [bracket]")["context"], first / 2)
 
 
 def test_a_damaged_cache_is_made_anew(tmp_path):
-    Store(tmp_path).get("abcd", lambda: {"x": torch.ones(3)})
+    TensorStore(tmp_path).get("abcd", lambda: {"x": torch.ones(3)})
     [file] = tmp_path.rglob("*.safetensors")
     file.write_bytes(b"damaged")
-    assert torch.equal(Store(tmp_path).get("abcd", lambda: {"x": torch.zeros(3)})["x"], torch.zeros(3))
+    assert torch.equal(TensorStore(tmp_path).get("abcd", lambda: {"x": torch.zeros(3)})["x"], torch.zeros(3))
 
 
 def test_latents_that_are_no_numbers(tmp_path):
     path, model = picture(tmp_path / "a.png"), Counted()
-    cache = Latents(model, None)
+    cache = LatentCache(model, None)
     model.vae = float("nan")
     [found] = find(of(path.parent), 64).pictures
     with pytest.raises(DatasetError, match=r"a\.png.*not finite"):

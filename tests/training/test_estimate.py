@@ -60,10 +60,15 @@ def test_parameters(model):
     from lib_blocktrain.training.init import init_network, trained_tensors
     from lib_blocktrain.training.plan import plan_of
 
-    for changes in ({}, {"meaning": "rank"}, {"block_ranks": {"OUT09": 3}}, {"elements": {"ff": 0, "OUT11.attn2": 0}}):
+    for changes in (
+        {},
+        {"weight_mode": "rank"},
+        {"block_ranks": {"OUT09": 3}},
+        {"elements": {"ff": 0, "OUT11.attn2": 0}},
+    ):
         config = run("OUT09=1,OUT10=0.5,OUT11=1", network=changes)
-        scope = plan_of(model.unet, "sd1", config.network)
-        made = init_network(scope, config.network, "x", 0)
+        plan = plan_of(model.unet, "sd1", config.network)
+        made = init_network(plan, config.network, "x", 0)
         count = sum(t.numel() for module in made.modules.values() for t in trained_tensors(module).values())
         assert estimate(config, size_of_model(model)).parameters == count, changes
 

@@ -65,7 +65,7 @@ def test_sdxl(train, config):
             return super().predict(latents, timesteps, conditioning)
 
     model = Watched(randomised(diffusers_sdxl_unet()), "sdxl")
-    network = replace(config.network, weights="M00=0.5,OUT01=1", meaning="rank")
+    network = replace(config.network, weights="M00=0.5,OUT01=1", weight_mode="rank")
     trainer = train(replace(config, network=network), of=model)
     saved = read_network(trainer.outcome.result)
     assert saved.architecture == "sdxl"

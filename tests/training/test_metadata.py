@@ -17,12 +17,12 @@ from lib_blocktrain.weights.preset_strings import parse
 WEIGHTS = BlockWeights("sd1", {**dict.fromkeys(BlockWeights.uniform("sd1", 0).values, 0.0), "OUT03": 0.5, "OUT04": 1.0})
 
 
-@pytest.mark.parametrize("meaning", ["scale", "lr", "rank"])
+@pytest.mark.parametrize("weight_mode", ["scale", "lr", "rank"])
 @pytest.mark.parametrize("arch", ["sd1", "sdxl"])
-def test_kohyas_arguments_read_back(config, meaning, arch):
+def test_kohyas_arguments_read_back(config, weight_mode, arch):
     """By our own reader of sd-scripts' arguments: the same weights."""
     weights = BlockWeights(arch, {block: WEIGHTS[block] for block in BlockWeights.uniform(arch, 0).values})
-    config = replace(config, network=replace(config.network, meaning=meaning, rank=8, alpha=4))
+    config = replace(config, network=replace(config.network, weight_mode=weight_mode, rank=8, alpha=4))
     arguments = network_arguments(config, weights)
     text = " ".join(f"{key}={value}" for key, value in {**arguments, "network_dim": "8", "network_alpha": "4"}.items())
     assert dict(parse(text, arch).weights.values) == pytest.approx(dict(weights.values))
@@ -60,7 +60,7 @@ def test_a_file_tells_how_it_was_made(train, config, pictures):
     tensors = {f"{key}.{name}": t for key, module in saved.modules.items() for name, t in module.to_tensors().items()}
     assert (metadata["sshs_model_hash"], metadata["sshs_legacy_hash"]) == network_hashes(tensors, metadata)
     record = json.loads(metadata["ss_blocktrain"])
-    assert BlockWeights.from_json(record["trained"]["weights"]) == trainer.learner.scope.weights
+    assert BlockWeights.from_json(record["trained"]["weights"]) == trainer.train_state.plan.weights
     assert record["trained"]["meaning"] == "scale"
     assert str(pictures.parent) not in metadata["ss_blocktrain"]  # names, not where they lie
     again = read(RunConfig, record["run"])

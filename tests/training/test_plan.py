@@ -11,12 +11,12 @@ import torch
 from lib_blocktrain.blocks import architecture
 from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig
 from lib_blocktrain.training.config_json import ConfigError
-from lib_blocktrain.training.init import decorated, factors_of, init_network, trained_tensors
-from lib_blocktrain.training.learner import Learner
+from lib_blocktrain.training.init import factors_of, init_network, trained_tensors, training_network
 from lib_blocktrain.training.norms import block_norms, cap_norms
 from lib_blocktrain.training.optimizers import TABLE, kind_of, parameter_groups
 from lib_blocktrain.training.plan import plan_of
 from lib_blocktrain.training.precision import LossScale, dtype_of
+from lib_blocktrain.training.train_state import TrainState
 from tests.tiny_models import diffusers_sdxl_unet, diffusers_unet, ldm_unet, randomised
 from tests.training.bare import real_unet
 
@@ -37,9 +37,9 @@ def test_the_modules_are_sd_scripts(arch):
 
 @pytest.mark.parametrize("make", [diffusers_unet, lambda: randomised(ldm_unet())], ids=["diffusers", "ldm"])
 def test_both_layouts_give_the_same_keys(make):
-    scope = plan_of(make(), "sd1", NetworkConfig(conv_rank=4))
-    assert len(scope.modules) == 277  # of the real ones 278: IN07 of this one does not widen
-    assert sorted(m.key for m in scope.modules) == sorted(
+    plan = plan_of(make(), "sd1", NetworkConfig(conv_rank=4))
+    assert len(plan.modules) == 277  # of the real ones 278: IN07 of this one does not widen
+    assert sorted(m.key for m in plan.modules) == sorted(
         m.key for m in plan_of(diffusers_unet(), "sd1", NetworkConfig(conv_rank=4)).modules
     )
 
@@ -53,30 +53,30 @@ def by_block(**config):
 def test_meanings():
     assert by_block() == {"OUT09": (16, 16, 1), "OUT10": (16, 8, 1), "OUT11": (16, 0.16, 1)}
     assert by_block(alpha=4) == {"OUT09": (16, 4, 1), "OUT10": (16, 2, 1), "OUT11": (16, 0.04, 1)}
-    assert by_block(meaning="lr") == {"OUT09": (16, 16, 1), "OUT10": (16, 16, 0.5), "OUT11": (16, 16, 0.01)}
-    assert by_block(meaning="rank") == {"OUT09": (16, 16, 1), "OUT10": (8, 8, 1), "OUT11": (1, 0.16, 1)}
-    assert by_block(meaning="max_norm") == {"OUT09": (16, 16, 1), "OUT10": (16, 16, 1), "OUT11": (16, 16, 1)}
+    assert by_block(weight_mode="lr") == {"OUT09": (16, 16, 1), "OUT10": (16, 16, 0.5), "OUT11": (16, 16, 0.01)}
+    assert by_block(weight_mode="rank") == {"OUT09": (16, 16, 1), "OUT10": (8, 8, 1), "OUT11": (1, 0.16, 1)}
+    assert by_block(weight_mode="max_norm") == {"OUT09": (16, 16, 1), "OUT10": (16, 16, 1), "OUT11": (16, 16, 1)}
 
 
 def test_a_blocks_own_numbers():
     found = by_block(block_ranks={"OUT10": 3, "OUT11": 0}, block_alphas={"OUT10": 5})
     assert found == {"OUT09": (16, 16, 1), "OUT10": (3, 5, 1)}
-    scope = plan_of(
+    plan = plan_of(
         diffusers_unet(),
         "sd1",
         NetworkConfig(weights="OUT10=1", conv_rank=4, conv_alpha=1, conv_block_ranks={"OUT10": 2}),
     )
-    convolutions = [m for m in scope.modules if m.element == "conv" and hasattr(m.layer, "kernel_size")]
+    convolutions = [m for m in plan.modules if m.element == "conv" and hasattr(m.layer, "kernel_size")]
     kernels = {m.layer.kernel_size == (3, 3): (m.rank, m.alpha) for m in convolutions}
     assert kernels == {True: (2, 1), False: (16, 16)}
 
 
 def test_elements():
-    scope = plan_of(
+    plan = plan_of(
         diffusers_unet(), "sd1",
         NetworkConfig(weights="OUT09=1,OUT10=1", elements={"ff": 0, "attn1": 0.5, "OUT10.attn1": 1, "proj": 0}),
     )  # fmt: skip
-    assert Counter((m.block, m.element, m.weight) for m in scope.modules) == {
+    assert Counter((m.block, m.element, m.weight) for m in plan.modules) == {
         ("OUT09", "attn1", 0.5): 4, ("OUT09", "attn2", 1): 4, ("OUT10", "attn1", 1): 4, ("OUT10", "attn2", 1): 4
     }  # fmt: skip
 
@@ -92,15 +92,15 @@ def test_what_is_wrong_is_said():
     ):
         with pytest.raises(ConfigError, match=message):
             plan_of(unet, "sd1", NetworkConfig(**config))
-    scope = plan_of(unet, "sd1", NetworkConfig(weights="OUT00=1,OUT09=1"))
-    assert any(notice.startswith("OUT00: a weight, but convolutions only") for notice in scope.notices)
-    assert not any("BASE" in notice for notice in scope.notices)
+    plan = plan_of(unet, "sd1", NetworkConfig(weights="OUT00=1,OUT09=1"))
+    assert any(notice.startswith("OUT00: a weight, but convolutions only") for notice in plan.notices)
+    assert not any("BASE" in notice for notice in plan.notices)
 
 
 def test_kohyas_arguments_are_weights():
     down, up = "down_lr_weight=0,0,0,0,0,0,0,0,0,0,0,0", "up_lr_weight=0,0,0,0,0,0,0,0,0,1,0.5,0"
     text = f'network_args="{down}" "mid_lr_weight=0" "{up}"'
-    assert counts(diffusers_unet(), weights=text, meaning="lr") == {"OUT09": 12, "OUT10": 12}
+    assert counts(diffusers_unet(), weights=text, weight_mode="lr") == {"OUT09": 12, "OUT10": 12}
 
 
 def test_the_first_block_is_that_of_the_forward_pass():
@@ -111,11 +111,11 @@ def test_the_first_block_is_that_of_the_forward_pass():
 def test_a_fresh_network_does_nothing(algorithm):
     """And is the same in every scope; its initial values are the papers'."""
     unet = diffusers_unet()
-    meaning = "lr" if algorithm == "dora" else "scale"
-    config = NetworkConfig(algorithm, rank=4, weights="OUT09=1,OUT10=1", conv_rank=2, meaning=meaning)
-    scope = plan_of(unet, "sd1", config)
-    network = init_network(scope, config, "x", seed=0)
-    for module in scope.modules:
+    weight_mode = "lr" if algorithm == "dora" else "scale"
+    config = NetworkConfig(algorithm, rank=4, weights="OUT09=1,OUT10=1", conv_rank=2, weight_mode=weight_mode)
+    plan = plan_of(unet, "sd1", config)
+    network = init_network(plan, config, "x", seed=0)
+    for module in plan.modules:
         delta = network.modules[module.key].delta_weight(module.layer.weight)
         assert delta.abs().max() < 1e-6
         assert any(t.abs().sum() > 0 for t in trained_tensors(network.modules[module.key]).values())
@@ -124,14 +124,14 @@ def test_a_fresh_network_does_nothing(algorithm):
     for key, module in other.modules.items():
         for name, tensor in trained_tensors(module).items():
             assert torch.equal(tensor, trained_tensors(network.modules[key])[name])
-    another = init_network(scope, config, "x", seed=1).modules[scope.modules[0].key]
-    first = network.modules[scope.modules[0].key]
+    another = init_network(plan, config, "x", seed=1).modules[plan.modules[0].key]
+    first = network.modules[plan.modules[0].key]
     assert any(not torch.equal(t, trained_tensors(first)[name]) for name, t in trained_tensors(another).items())
 
 
 def test_lora_begins_as_in_sd_scripts():
-    scope = plan_of(diffusers_sdxl_unet(), "sdxl", NetworkConfig(weights="OUT01=1", rank=8))
-    network = init_network(scope, NetworkConfig(rank=8), "x", 0)
+    plan = plan_of(diffusers_sdxl_unet(), "sdxl", NetworkConfig(weights="OUT01=1", rank=8))
+    network = init_network(plan, NetworkConfig(rank=8), "x", 0)
     down = torch.cat([module.down.flatten() * module.down[0].numel() ** 0.5 for module in network.modules.values()])
     assert down.abs().max() <= 1  # kaiming_uniform with a = sqrt 5: U(-1, 1) / sqrt(fan in)
     assert down.std().item() == pytest.approx(3**-0.5, rel=0.01)
@@ -147,10 +147,10 @@ def test_lokrs_factors():
 def test_a_whole_lokr_has_its_weight_in_the_file():
     """Readers ignore its alpha: w_b is a factor in training, and inside lokr_w1 in the file."""
     config = NetworkConfig("lokr", rank=1000, weights="OUT09=0.5,OUT10=1")
-    scope = plan_of(diffusers_unet(), "sd1", config)
-    network = init_network(scope, config, "x", 0)
-    acting = decorated(network, scope, config)
-    for planned in scope.modules:
+    plan = plan_of(diffusers_unet(), "sd1", config)
+    network = init_network(plan, config, "x", 0)
+    acting = training_network(network, plan, config)
+    for planned in plan.modules:
         whole, decorated_module = network.modules[planned.key], acting.modules[planned.key]
         with torch.no_grad():
             whole.w2.normal_()
@@ -163,9 +163,9 @@ def test_a_whole_lokr_has_its_weight_in_the_file():
 @pytest.mark.parametrize("algorithm", ["lora", "loha", "lokr"])
 def test_norms_and_their_cap(algorithm):
     """Norms of whole delta weights, computed a second way; the cap shrinks what is above it and no other."""
-    config = NetworkConfig(algorithm, rank=2, weights="OUT09=0.5,OUT10=1,OUT11=1", meaning="max_norm", conv_rank=2)
-    scope = plan_of(diffusers_unet(), "sd1", config)
-    network = init_network(scope, config, "x", 0)
+    config = NetworkConfig(algorithm, rank=2, weights="OUT09=0.5,OUT10=1,OUT11=1", weight_mode="max_norm", conv_rank=2)
+    plan = plan_of(diffusers_unet(), "sd1", config)
+    network = init_network(plan, config, "x", 0)
     with torch.no_grad():
         for module in network.modules.values():
             for tensor in trained_tensors(module).values():
@@ -174,14 +174,14 @@ def test_norms_and_their_cap(algorithm):
 
     def norms():
         found = Counter()
-        for planned in scope.modules:
+        for planned in plan.modules:
             delta = network.modules[planned.key].delta_weight(planned.layer.weight)
             found[planned.block] += delta.detach().square().sum().item()
         return {block: total**0.5 for block, total in found.items()}
 
     before = norms()
-    assert block_norms(network, scope) == pytest.approx(before, rel=1e-4)
-    cap_norms(network, scope, cap=2.0)
+    assert block_norms(network, plan) == pytest.approx(before, rel=1e-4)
+    cap_norms(network, plan, cap=2.0)
     assert norms() == pytest.approx({"OUT09": 1.0, "OUT10": 2.0, "OUT11": before["OUT11"]}, rel=1e-4)
 
 
@@ -189,10 +189,10 @@ def test_norms_and_their_cap(algorithm):
 
 
 def test_one_group_a_block_and_rate():
-    config = NetworkConfig(weights="OUT09=1,OUT10=0.5", meaning="lr", rank=2)
-    scope = plan_of(diffusers_unet(), "sd1", config)
-    network = init_network(scope, config, "x", 0)
-    groups = parameter_groups(network, scope, OptimizerConfig(lr=1e-3, lora_plus=4))
+    config = NetworkConfig(weights="OUT09=1,OUT10=0.5", weight_mode="lr", rank=2)
+    plan = plan_of(diffusers_unet(), "sd1", config)
+    network = init_network(plan, config, "x", 0)
+    groups = parameter_groups(network, plan, OptimizerConfig(lr=1e-3, lora_plus=4))
     assert {(g["block"], g["base_lr"], len(g["params"])) for g in groups} == {
         ("OUT09", 1e-3, 12), ("OUT09", 4e-3, 12), ("OUT10", 5e-4, 12), ("OUT10", 2e-3, 12)
     }  # fmt: skip
@@ -200,18 +200,18 @@ def test_one_group_a_block_and_rate():
 
 def test_a_learning_rate_acts_on_its_block(config):
     """With SGD a block's step is its rate times its gradient."""
-    network = replace(config.network, meaning="lr")
+    network = replace(config.network, weight_mode="lr")
     run = replace(config, network=network, optimizer=OptimizerConfig("SGD", lr=0.1, clip=0))
-    learner = Learner(plan_of(diffusers_unet(), "sd1", network), run, torch.float32)
-    before = [p.detach().clone() for p in learner.parameters]
-    learner.begin_step(0.5)
-    for gradient in learner.gradients():
+    train_state = TrainState(plan_of(diffusers_unet(), "sd1", network), run, torch.float32)
+    before = [p.detach().clone() for p in train_state.parameters]
+    train_state.begin_step(0.5)
+    for gradient in train_state.gradients():
         gradient.fill_(1.0)
-    learner.optimize()
+    train_state.optimize()
     changes = {}
-    for group in learner.optimizer.param_groups:
+    for group in train_state.optimizer.param_groups:
         for parameter in group["params"]:
-            index = next(i for i, p in enumerate(learner.parameters) if p is parameter)
+            index = next(i for i, p in enumerate(train_state.parameters) if p is parameter)
             changes[group["block"]] = (before[index] - parameter.detach()).mean().item()
     assert changes == pytest.approx({"OUT09": 0.05, "OUT10": 0.025, "OUT11": 0.05}, rel=1e-4)
 
@@ -221,23 +221,23 @@ def test_a_learning_rate_acts_on_its_block(config):
 )
 def test_torchs_optimizers_learn_and_resume(config, name):
     """Each makes a step, and the state that it saves goes on to the same bits."""
-    scope = plan_of(diffusers_unet(), "sd1", config.network)
+    plan = plan_of(diffusers_unet(), "sd1", config.network)
     run = replace(config, optimizer=OptimizerConfig(name, lr=1e-2))
 
-    def step(learner, number):
-        learner.begin_step(1.0)
-        for index, gradient in enumerate(learner.gradients()):
+    def step(train_state, number):
+        train_state.begin_step(1.0)
+        for index, gradient in enumerate(train_state.gradients()):
             gradient.normal_(generator=torch.Generator().manual_seed(1000 * number + index))
-        learner.optimize()
+        train_state.optimize()
 
-    whole, broken = Learner(scope, run, torch.float32), Learner(scope, run, torch.float32)
+    whole, broken = TrainState(plan, run, torch.float32), TrainState(plan, run, torch.float32)
     fresh = [p.detach().clone() for p in whole.parameters]
-    for learner in (whole, broken):
-        step(learner, 0)
-    resumed = Learner(scope, run, torch.float32)
+    for train_state in (whole, broken):
+        step(train_state, 0)
+    resumed = TrainState(plan, run, torch.float32)
     resumed.load_state(broken.state())
-    for learner in (whole, resumed):
-        step(learner, 1)
+    for train_state in (whole, resumed):
+        step(train_state, 1)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters, resumed.parameters))
     assert not any(torch.equal(a, b) for a, b in zip(whole.parameters, fresh))
 

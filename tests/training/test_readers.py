@@ -25,7 +25,7 @@ def trained(train, config, model, inputs, **network):
     trainer = train(replace(config, steps=2, network=replace(config.network, **network)))
     with torch.no_grad():
         plain = model.predict(*inputs)
-        with applied(model.unet, trainer.learner.acting, BlockWeights.uniform("sd1", 1.0)):
+        with applied(model.unet, trainer.train_state.acting, BlockWeights.uniform("sd1", 1.0)):
             expected = model.predict(*inputs)
     assert (expected - plain).abs().max() > 1e-3
     return trainer.outcome.result, expected
@@ -78,7 +78,7 @@ def test_lycoris_dora(train, config, model, inputs):
     locon = pytest.importorskip("lycoris.modules.locon")
     from lib_blocktrain.networks.keys import key_of
 
-    path, expected = trained(train, config, model, inputs, algorithm="dora", meaning="lr")
+    path, expected = trained(train, config, model, inputs, algorithm="dora", weight_mode="lr")
     tensors, unet = load_file(path), copy.deepcopy(model.unet)
     for name, layer in list(unet.named_modules()):
         if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d) or "conv_in" in name:

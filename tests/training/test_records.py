@@ -40,7 +40,7 @@ def test_every_way_of_reading_says_the_same(run, monkeypatch, piece):
     for since in (-1, 0, 1, 50, 119, 120, 500):
         later = [row for row in written if row["step"] > since]
         for most in (1, 10, 1000):
-            found, more = run.metrics_behind(since, most)
+            found, more = run.metrics_after(since, most)
             assert found == later[: len(found)]
             assert more == (len(found) < len(later))
             assert len(found) >= min(most, len(later))
@@ -60,14 +60,14 @@ def test_little_is_read_of_a_long_one(run, monkeypatch):
 
     monkeypatch.setattr(records, "_parsed", counting)
     assert run.latest("step") == 40_000
-    assert run.metrics_behind(39_000, 100)[0][0]["step"] > 39_000
-    assert run.metrics_behind(20, 100)[1]
+    assert run.metrics_after(39_000, 100)[0][0]["step"] > 39_000
+    assert run.metrics_after(20, 100)[1]
     assert size > 2_000_000
     assert read < 8 * records.PIECE
 
 
 def test_following(run):
-    follower = records.Follower(run.metrics_path)
+    follower = records.MetricsTail(run.metrics_path)
     assert follower.new() == ([], False)
     run.add_metrics({"step": 1})
     assert follower.new() == ([{"step": 1}], True)
@@ -77,7 +77,7 @@ def test_following(run):
     assert follower.new() == ([{"step": 2, "loss": 0.5}], False)
     run.add_metrics({"step": 4})  # the half line of a killed process costs no other
     assert follower.new() == ([{"step": 4}], False)
-    run.forget_after(1)
+    run.drop_metrics_after(1)
     assert follower.new() == ([{"step": 1}], True)
     assert follower.new() == ([], False)
     run.metrics_path.unlink()
@@ -118,7 +118,7 @@ def test_a_second_trainer_is_told(run, monkeypatch):
 def test_half_a_surrogate_pair_is_no_error(run):
     run.add_metrics({"step": 1, "prompt": "\ud800"})
     run.metrics_path.write_text('{"step": 1, "prompt": "\\ud800"}\n', "utf-8")
-    run.forget_after(1)
+    run.drop_metrics_after(1)
     assert [row["step"] for row in run.metrics()] == [1]
 
 

@@ -12,10 +12,10 @@ import torch
 from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.training import runs, tensorboard
 from lib_blocktrain.training.config import OptimizerConfig
-from lib_blocktrain.training.learner import Learner
+from lib_blocktrain.training.monitor import TrainingMonitor
 from lib_blocktrain.training.plan import plan_of
 from lib_blocktrain.training.result import publish, with_one_alpha
-from lib_blocktrain.training.watch import Watch
+from lib_blocktrain.training.train_state import TrainState
 from tests.tiny_models import diffusers_unet, network_for
 
 
@@ -27,7 +27,7 @@ def test_metrics_of_a_killed_run(config, tmp_path):
         file.write('{"step": 4, "lo')
     assert [row["step"] for row in run.metrics()] == [1, 2, 3]
     assert run.metrics()[1]["loss"] == "nan"
-    run.forget_after(2)
+    run.drop_metrics_after(2)
     assert [row["step"] for row in run.metrics()] == [1, 2]
     assert run.metrics_path.read_text("utf-8").endswith("\n")
 
@@ -130,28 +130,28 @@ class TwoSets(torch.optim.SGD):
 
 def test_a_schedule_free_optimizer_saves_its_other_weights(config):
     run = replace(config, optimizer=OptimizerConfig("tests.training.test_runs.TwoSets"))
-    learner = Learner(plan_of(diffusers_unet(), "sd1", config.network), run, torch.float32)
-    learner.begin_step(1.0)
-    with learner.to_save() as network:
+    train_state = TrainState(plan_of(diffusers_unet(), "sd1", config.network), run, torch.float32)
+    train_state.begin_step(1.0)
+    with train_state.network_to_save() as network:
         saved = {key: module.down.clone() for key, module in network.modules.items()}
     assert all((down == 2).all() for down in saved.values())
-    assert all((parameter == 1).all() for parameter in learner.parameters)
+    assert all((parameter == 1).all() for parameter in train_state.parameters)
 
 
 def test_when_to_stop():
-    watch = Watch()
-    assert "the loss is nan" in watch.reason_to_stop(float("nan"), scaled=False)
-    assert watch.reason_to_stop(float("nan"), scaled=True) is None
+    monitor = TrainingMonitor()
+    assert "the loss is nan" in monitor.reason_to_stop(float("nan"), scaled=False)
+    assert monitor.reason_to_stop(float("nan"), scaled=True) is None
     for _ in range(30):
-        assert watch.reason_to_stop(1.0, scaled=False) is None
-        watch.add(1.0)
-    assert "times what it was" in watch.reason_to_stop(150.0, scaled=False)
-    assert watch.reason_to_stop(20.0, scaled=False) is None
+        assert monitor.reason_to_stop(1.0, scaled=False) is None
+        monitor.add(1.0)
+    assert "times what it was" in monitor.reason_to_stop(150.0, scaled=False)
+    assert monitor.reason_to_stop(20.0, scaled=False) is None
     for _ in range(30):
-        watch.add_gradient(usable=False)
-    assert "without a finite gradient in fp16" in watch.reason_to_stop(1.0, scaled=True)
-    watch.add_gradient(usable=True)
-    assert watch.reason_to_stop(1.0, scaled=True) is None
+        monitor.add_gradient(usable=False)
+    assert "without a finite gradient in fp16" in monitor.reason_to_stop(1.0, scaled=True)
+    monitor.add_gradient(usable=True)
+    assert monitor.reason_to_stop(1.0, scaled=True) is None
 
 
 def test_tensorboard_where_it_is(monkeypatch, tmp_path):

@@ -11,10 +11,10 @@ import torch
 from lib_blocktrain.model.diffusion import scaled_linear_alphas_cumprod
 from lib_blocktrain.training.batches import Batch, joined
 from lib_blocktrain.training.config import LossConfig
-from lib_blocktrain.training.learner import Learner
 from lib_blocktrain.training.plan import plan_of
 from lib_blocktrain.training.rng import generator_of
 from lib_blocktrain.training.step import Noise, Objective, draw_noise, masked
+from lib_blocktrain.training.train_state import TrainState
 from tests.tiny_models import diffusers_unet
 
 ALPHAS = scaled_linear_alphas_cumprod()
@@ -39,18 +39,18 @@ def test_gradients_equal_pefts(train, config, model):
     noise = trainer.noise(batch, 1)
     state = {
         key: (module.down.detach(), module.up.detach(), module.scale)
-        for key, module in trainer.learner.network.modules.items()
+        for key, module in trainer.train_state.network.modules.items()
     }
 
     with model.trainable():
         trainer.apply()
         with trainer.hooks:
             trainer.step = 1
-            trainer.learner.begin_step(1.0)
+            trainer.train_state.begin_step(1.0)
             trainer.forward_backward()
     ours = {
         key: (module.down.grad.clone(), module.up.grad.clone())
-        for key, module in trainer.learner.network.modules.items()
+        for key, module in trainer.train_state.network.modules.items()
     }
 
     unet = copy.deepcopy(model.unet)
@@ -144,28 +144,28 @@ def test_contexts_of_different_lengths():
     torch.testing.assert_close(attend(query, both[:1], both[:1]), attend(query, short, short), rtol=1e-4, atol=1e-5)
 
 
-def steps_of(learner, numbers) -> list[torch.Tensor]:
+def steps_of(train_state, numbers) -> list[torch.Tensor]:
     """Make steps with gradients drawn from their numbers; return the weights after them."""
     for number in numbers:
-        learner.begin_step(1.0)
+        train_state.begin_step(1.0)
         generator = torch.Generator().manual_seed(number)
-        for parameter in learner.parameters:
+        for parameter in train_state.parameters:
             parameter.grad = torch.randn(parameter.shape, generator=generator)
-        learner.optimize()
-    return [parameter.detach().clone() for parameter in learner.parameters]
+        train_state.optimize()
+    return [parameter.detach().clone() for parameter in train_state.parameters]
 
 
 def test_a_fused_optimizer_and_a_plain_one_go_the_same_way(config):
     """One operation for all tensors, or one tensor after the other; a state of the one goes on in the other."""
-    scope, ends = plan_of(diffusers_unet(), "sd1", config.network), {}
+    plan, ends = plan_of(diffusers_unet(), "sd1", config.network), {}
     plainly = replace(config, optimizer=replace(config.optimizer, arguments={"fused": False}))
     for first, second in ((plainly, config), (config, plainly)):
-        learner, goes_on = (Learner(scope, run, torch.float32) for run in (first, second))
-        means = [group["fused"] for group in goes_on.optimizer.param_groups]
-        steps_of(learner, range(3))
-        goes_on.load_state(copy.deepcopy(learner.state()))
-        assert [group["fused"] for group in goes_on.optimizer.param_groups] == means
-        ends[first is plainly] = steps_of(learner, range(3, 6)), steps_of(goes_on, range(3, 6))
+        train_state, is_active = (TrainState(plan, run, torch.float32) for run in (first, second))
+        means = [group["fused"] for group in is_active.optimizer.param_groups]
+        steps_of(train_state, range(3))
+        is_active.load_state(copy.deepcopy(train_state.state()))
+        assert [group["fused"] for group in is_active.optimizer.param_groups] == means
+        ends[first is plainly] = steps_of(train_state, range(3, 6)), steps_of(is_active, range(3, 6))
     plain, *others = [*ends[True], *ends[False]]
     assert all(weights.abs().max() > 0 for weights in plain)
     for found in others:

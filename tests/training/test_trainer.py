@@ -24,7 +24,7 @@ from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import dumps
 from lib_blocktrain.training.config_json import ConfigError
-from lib_blocktrain.training.control import Control, Diverged, OutOfMemory
+from lib_blocktrain.training.control import Diverged, OutOfMemory, TrainerControl
 from lib_blocktrain.training.trainer import Trainer
 from lib_blocktrain.weights.block_weights import BlockWeights
 
@@ -89,7 +89,7 @@ def test_a_run_leaves_the_model_as_it_was(train, config):
 @pytest.mark.usefixtures("untouched")
 def test_stopping_and_resuming_gives_the_same_bits(train, config):
     whole = train(replace(config, steps=5), "whole")
-    control = Control()
+    control = TrainerControl()
 
     def stop_after_two(row):
         if row.get("step") == 2 and "loss" in row:
@@ -105,7 +105,7 @@ def test_stopping_and_resuming_gives_the_same_bits(train, config):
 
 
 def test_going_on_with_another_model_is_said(train, config, model):
-    control = Control()
+    control = TrainerControl()
     train(config, control=control, report=lambda row: control.stop() if "loss" in row else None)
     said: list[str] = []
     resumed = train(config, of=replace(model, name="another"), report=lambda row: said.append(row.get("notice", "")))
@@ -115,7 +115,7 @@ def test_going_on_with_another_model_is_said(train, config, model):
 
 @pytest.mark.usefixtures("untouched")
 def test_stopping_while_pictures_are_encoded(train, config):
-    control = Control()
+    control = TrainerControl()
     stopped = train(config, control=control, report=lambda row: control.stop() if row.get("encoded") == 2 else None)
     assert (stopped.outcome.ended, stopped.outcome.step, stopped.outcome.result) == ("stopped", 0, None)
     assert train(config).outcome.ended == "finished"
@@ -149,7 +149,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(train, config, mon
         step(self)
         if self.step == 2:
             with torch.no_grad():
-                self.learner.parameters[0].fill_(float("nan"))
+                self.train_state.parameters[0].fill_(float("nan"))
 
     monkeypatch.setattr(Trainer, "optimize", spoil)
     with pytest.raises(Diverged, match="step 4: the loss is nan"):
@@ -162,12 +162,12 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(train, config, mon
 def test_the_text_encoder(train, config):
     network = replace(config.network, text_encoder=True, weights="BASE=0.5,OUT11=1")
     trainer = train(replace(config, network=network, optimizer=replace(config.optimizer, text_encoder_lr=1e-3)))
-    assert trainer.learner.scope.trains_text
+    assert trainer.train_state.plan.trains_text
     saved = read_network(trainer.outcome.result)
     assert saved.blocks["BASE"] == 3 * 6  # the demo's CLIP has 3 layers: q, k, v, out and two feed-forward
     text = [module for key, module in saved.modules.items() if saved.block_of(key) == "BASE"]
     assert all(module.up.abs().sum() > 0 for module in text)
-    assert {planned.alpha for planned in trainer.learner.scope.modules if planned.block == "BASE"} == {1.0}
+    assert {planned.alpha for planned in trainer.train_state.plan.modules if planned.block == "BASE"} == {1.0}
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_the_text_encoder(train, config):
     [
         {"network": {"algorithm": "loha"}},
         {"network": {"algorithm": "lokr"}},
-        {"network": {"algorithm": "dora", "meaning": "lr"}},
+        {"network": {"algorithm": "dora", "weight_mode": "lr"}},
         {"network": {"conv_rank": 2}},
-        {"network": {"meaning": "max_norm", "cap": 0.1}},
+        {"network": {"weight_mode": "max_norm", "cap": 0.1}},
         {"network": {"rank_dropout": 0.5, "module_dropout": 0.2, "neuron_dropout": 0.1}},
         {"optimizer": {"ema": 0.5, "accumulate": 2, "lora_plus": 4.0}},
         {"dataset": {"shuffle_tags": True, "flip": True, "caption_dropout": 0.3}},
@@ -197,7 +197,7 @@ def test_resumes_to_the_same_bits_with(train, config, changes):
     }
     config = replace(config, steps=2, **values)
     whole = train(config, "whole")
-    control = Control()
+    control = TrainerControl()
     train(config, "broken", control=control, report=lambda row: control.stop() if "loss" in row else None)
     resumed = train(config, "broken")
     assert [row["step"] for row in resumed.run.metrics() if row.get("event") in ("stopped", "resumed")] == [1, 1]
@@ -210,12 +210,14 @@ def test_resumes_to_the_same_bits_with(train, config, changes):
 def test_the_file_acts_as_in_training(train, config, model, kind):
     """The U-Net's output with the file that was saved is that with the network as it was trained."""
     algorithm = {"locon": "lora"}.get(kind, kind)
-    meaning = "lr" if kind == "dora" else "scale"
-    network = replace(config.network, algorithm=algorithm, meaning=meaning, conv_rank=2 if kind == "locon" else 0)
+    weight_mode = "lr" if kind == "dora" else "scale"
+    network = replace(
+        config.network, algorithm=algorithm, weight_mode=weight_mode, conv_rank=2 if kind == "locon" else 0
+    )
     trainer = train(replace(config, network=network, steps=2))
     inputs = torch.randn(1, 4, 8, 8), torch.tensor([500]), {"context": model.encode_prompt("a robot")["context"]}
     with torch.no_grad():
-        trained = predicted_under(model, trainer.learner.network, inputs)
+        trained = predicted_under(model, trainer.train_state.network, inputs)
         plain = model.predict(*inputs)
         loaded = predicted_under(model, read_network(trainer.outcome.result), inputs)
     assert (trained - plain).abs().max() > 1e-3
@@ -229,7 +231,7 @@ def predicted_under(model, network, inputs):
 
 def test_weights_change_while_it_runs(train, config, model):
     """The delta stays at the moment of the change; alpha and lora_up are the new ones."""
-    control, seen = Control(), {}
+    control, seen = TrainerControl(), {}
     weights = BlockWeights(
         "sd1",
         {b: {"OUT09": 0.5, "OUT10": 1.0, "OUT11": 1.0}.get(b, 0.0) for b in BlockWeights.uniform("sd1", 0).values},
@@ -247,10 +249,10 @@ def test_weights_change_while_it_runs(train, config, model):
     def watched(self):
         from lib_blocktrain.training.norms import block_norms
 
-        before = block_norms(self.learner.network, self.learner.scope)
+        before = block_norms(self.train_state.network, self.train_state.plan)
         original(self)
         if self.step == 1:
-            seen["before"], seen["after"] = before, block_norms(self.learner.network, self.learner.scope)
+            seen["before"], seen["after"] = before, block_norms(self.train_state.network, self.train_state.plan)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "change_weights", watched)
@@ -258,43 +260,46 @@ def test_weights_change_while_it_runs(train, config, model):
     assert seen["weights"]["weights"]["OUT09"] == 0.5
     assert seen["after"] == pytest.approx(seen["before"], rel=1e-5)
     alphas = {
-        planned.block: trainer.learner.network.modules[planned.key].alpha for planned in trainer.learner.scope.modules
+        planned.block: trainer.train_state.network.modules[planned.key].alpha
+        for planned in trainer.train_state.plan.modules
     }
     assert alphas == {"OUT09": 1.0, "OUT10": 2.0, "OUT11": 2.0}
     saved = read_network(trainer.outcome.result)
     assert json.loads(saved.metadata["ss_network_args"])["block_alphas"].endswith("1,2,2")
 
 
-@pytest.mark.parametrize("meaning", ["scale", "lr", "max_norm"])
-def test_a_change_of_weights_survives_a_stop(train, config, meaning):
+@pytest.mark.parametrize("weight_mode", ["scale", "lr", "max_norm"])
+def test_a_change_of_weights_survives_a_stop(train, config, weight_mode):
     """Changed after the first step, stopped after the second: the bits of the run that was not stopped."""
     config = replace(
-        config, network=replace(config.network, meaning=meaning, cap=0.2), optimizer=replace(config.optimizer, ema=0.5)
+        config,
+        network=replace(config.network, weight_mode=weight_mode, cap=0.2),
+        optimizer=replace(config.optimizer, ema=0.5),
     )
     on = {"OUT09": 0.25, "OUT10": 1.5, "OUT11": 1.0}
     weights = BlockWeights("sd1", {block: on.get(block, 0.0) for block in BlockWeights.uniform("sd1", 0).values})
 
     def run(folder, stop_at):
-        control = Control()
+        control = TrainerControl()
 
-        def watch(row):
+        def monitor(row):
             if "loss" in row and row["step"] == 1:
                 control.set_weights(weights)
             if "loss" in row and row["step"] == stop_at:
                 control.stop()
 
-        return train(config, folder, control=control, report=watch)
+        return train(config, folder, control=control, report=monitor)
 
     whole, broken = run("whole", 9), run("broken", 2)
     assert broken.step == 2
     resumed = train(config, "broken")
-    assert resumed.learner.scope.weights == weights
+    assert resumed.train_state.plan.weights == weights
     assert same(resumed.outcome.result, whole.outcome.result)
     assert not same(whole.outcome.result, train(config, "unchanged").outcome.result)
 
 
 def test_a_weight_cannot_leave_0_while_it_runs(train, config):
-    control = Control()
+    control = TrainerControl()
     control.set_weights(BlockWeights.uniform("sd1", 1.0))
     trainer = train(config, control=control)
     refused = [row for row in trainer.run.metrics() if row.get("event") == "weights refused"]
@@ -307,7 +312,7 @@ def test_validation_keeps_the_best(train, config):
     trainer = train(replace(config, dataset=dataset, validate_every=1))
     losses = [row["validation"] for row in trainer.run.metrics() if "validation" in row]
     assert len(losses) == 3
-    assert trainer.watch.best == min(losses)
+    assert trainer.monitor.best == min(losses)
     assert (trainer.run.folder / "tiny-best.safetensors").exists()
     assert len(trainer.data.dataset.pictures) == 3
 
@@ -354,7 +359,7 @@ def test_two_at_one_run(train, config, tmp_path):
 
 
 def test_refusals(train, config):
-    rates = replace(config, network=replace(config.network, meaning="lr"))
+    rates = replace(config, network=replace(config.network, weight_mode="lr"))
     for optimizer, reason in (("Prodigy", "estimates one step size"), ("DAdaptAdam", "one step size")):
         with pytest.raises(ConfigError, match=reason):
             train(replace(rates, optimizer=replace(config.optimizer, name=optimizer)), optimizer)

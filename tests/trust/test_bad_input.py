@@ -307,7 +307,7 @@ def test_metrics_and_queue(tally, tmp_path):
     def check(content):
         with tally.case("records of a run") as case:
             run.metrics_path.write_bytes(content)
-            run.forget_after(1)
+            run.drop_metrics_after(1)
             case.fault = len(run.metrics()) != 2
             assert isinstance(run.status, str)
             (tmp_path / "queue.json").write_bytes(content)

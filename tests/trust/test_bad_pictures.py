@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig
-from lib_blocktrain.training.dataset import LONGEST_CAPTION, Dataset, DatasetError, Picture, find
+from lib_blocktrain.training.dataset import LONGEST_CAPTION, Dataset, DatasetError, DatasetImage, find
 from lib_blocktrain.workspace.images import read_png
 from tests.trust.junk import damaged_bytes
 from tests.trust.tally import bounded, fuzz, refused
@@ -170,7 +170,7 @@ def test_a_broken_mask(tally, tmp_path):
 
 def test_a_picture_that_went_away(tally, tmp_path):
     (tmp_path / "a.png").write_bytes(KINDS["RGB.png"]())
-    picture: Picture = found(tmp_path).pictures[0]
+    picture: DatasetImage = found(tmp_path).pictures[0]
     picture.path.unlink()
     with tally.case("pictures", fault=True):
         assert refused(picture.open, str(tmp_path / "a.png"), "No such file")

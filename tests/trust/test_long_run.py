@@ -20,7 +20,7 @@ pytest.importorskip("diffusers")
 
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.training.config import SampleConfig
-from lib_blocktrain.ui.history import Growing
+from lib_blocktrain.ui.history import HistoryReader
 from tests.runner.test_runner import TrainingHost, idle, wait
 from tests.training.test_layouts import Encoding
 from tests.trust.whole import Held
@@ -101,8 +101,8 @@ def test_a_long_run(tally, config, tmp_path):
         nonlocal looks
         if step % LOOKS == 0:
             status = runner.status(run)
-            found, _ = run.metrics_behind(max(0, step - LOOKS), 100)
-            history = shown[0].now()
+            found, _ = run.metrics_after(max(0, step - LOOKS), 100)
+            history = shown[0].read()
             assert (status.state, status.step, found[-1]["step"]) == ("training", step, step)
             assert history.curves["loss"][-1][0] == step
             looks += 1
@@ -111,7 +111,7 @@ def test_a_long_run(tally, config, tmp_path):
 
     with host.lock:
         run = runner.add(config)
-        shown.append(Growing(run))
+        shown.append(HistoryReader(run.metrics_path))
         host.progress = look
     with tally.case("long run, steps"):
         wait(lambda: idle(runner), patience=max(120.0, steps * 0.2))

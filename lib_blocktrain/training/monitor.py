@@ -14,7 +14,7 @@ EXPLODED = 100.0  # times the smoothed loss
 OVERFLOWS = 30  # steps in a row without a usable gradient
 
 
-class Watch:
+class TrainingMonitor:
     """Numbers of a run that outlive it (loss, best validation), and of this session (speed)."""
 
     def __init__(self):

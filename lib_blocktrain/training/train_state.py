@@ -11,30 +11,36 @@ from torch import Tensor
 
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import RunConfig
-from lib_blocktrain.training.init import decorated, init_network, trained_tensors
-from lib_blocktrain.training.live_weights import change_of
+from lib_blocktrain.training.init import init_network, trained_tensors, training_network
+from lib_blocktrain.training.live_weights import weight_change
 from lib_blocktrain.training.norms import cap_norms
-from lib_blocktrain.training.optimizers import check_rates, make_optimizer, parameter_groups, parameters_of, set_rates
+from lib_blocktrain.training.optimizers import (
+    check_learning_rates,
+    make_optimizer,
+    parameter_groups,
+    parameters_of,
+    set_learning_rates,
+)
 from lib_blocktrain.training.plan import Plan
 from lib_blocktrain.training.precision import LossScale
-from lib_blocktrain.training.result import in_place_of, saved_network
+from lib_blocktrain.training.result import saved_network, swapped_parameters
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 _MEANS = ("fused", "foreach", "capturable")  # options of torch's optimizers that say how, not what
 
 
-class Learner:
+class TrainState:
     """A network of a scope with all that its training remembers; it can save and load itself.
 
     `dtype` is what the model computes in: fp16 wants a scaled loss. Raises ConfigError for an optimizer that cannot
     do what is asked of it.
     """
 
-    def __init__(self, scope: Plan, config: RunConfig, dtype: torch.dtype):
-        self.scope, self.config = scope, config
-        self.network = init_network(scope, config.network, config.name, config.seed)
-        groups = parameter_groups(self.network, scope, config.optimizer)
-        check_rates(config.optimizer, config.network, groups)
+    def __init__(self, plan: Plan, config: RunConfig, dtype: torch.dtype):
+        self.plan, self.config = plan, config
+        self.network = init_network(plan, config.network, config.name, config.seed)
+        groups = parameter_groups(self.network, plan, config.optimizer)
+        check_learning_rates(config.optimizer, config.network, groups)
         self.optimizer = make_optimizer(config.optimizer, groups)
         self.parameters = parameters_of(self.optimizer)
         self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema else []
@@ -44,11 +50,11 @@ class Learner:
     @property
     def acting(self) -> Network:
         """The network as it acts in training, dropout included."""
-        return decorated(self.network, self.scope, self.config.network)
+        return training_network(self.network, self.plan, self.config.network)
 
     def begin_step(self, rate_factor: float) -> None:
         """Make ready for the gradients of a step, at this factor of the learning rates."""
-        set_rates(self.optimizer, rate_factor)
+        set_learning_rates(self.optimizer, rate_factor)
         self._set_mode(training=True)
         self.optimizer.zero_grad(set_to_none=True)  # the first gradient that comes is taken as it is, without a sum
 
@@ -69,8 +75,8 @@ class Learner:
         if clip:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, clip)
         self.optimizer.step()
-        if self.config.network.meaning == "max_norm":
-            cap_norms(self.network, self.scope, self.config.network.cap)
+        if self.config.network.weight_mode == "max_norm":
+            cap_norms(self.network, self.plan, self.config.network.cap)
         if self.average:
             now = [parameter.detach() for parameter in self.parameters]
             torch._foreach_lerp_(self.average, now, 1 - self.config.optimizer.ema)
@@ -89,9 +95,9 @@ class Learner:
     @torch.no_grad()
     def change(self, after: Plan) -> None:
         """Take over other block weights; raises ConfigError where a run cannot."""
-        change = change_of(self.scope, after, self.config.network)
+        change = weight_change(self.plan, after, self.config.network)
         divided = change.divided(self.network)
-        self.network, self.scope = change.network(self.network), after
+        self.network, self.plan = change.network(self.network), after
         for copies in (self.average, self._good):
             for copy, parameter in zip(copies, self.parameters):
                 copy.div_(divided.get(id(parameter), 1.0))
@@ -99,12 +105,12 @@ class Learner:
             group["base_lr"] *= change.rates.get(group["block"], 1.0)
 
     @contextmanager
-    def to_save(self) -> Iterator[Network]:
+    def network_to_save(self) -> Iterator[Network]:
         """Yield the network as its file has it: of the averaged weights, or a schedule-free optimizer's, if any."""
         self._set_mode(training=False)
         try:
-            with in_place_of(self.parameters, self.average):
-                yield saved_network(self.network, self.scope, self.config.network)
+            with swapped_parameters(self.parameters, self.average):
+                yield saved_network(self.network, self.plan, self.config.network)
         finally:
             self._set_mode(training=True)
 
@@ -117,7 +123,7 @@ class Learner:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "scale": {"scale": self.scale.scale, "good": self.scale.good},
-            "weights": self.scope.weights.to_json(),
+            "weights": self.plan.weights.to_json(),
         }
 
     @torch.no_grad()
