@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from composites import ACCESSORIES, CANVAS, HELD_OUT, HELD_OUT_STYLES, STYLES, SUBJECTS, Scene, compose, draw_scene
-from loop import Plan, device, half, save_atomically, train
-from networks import VAE
-from pictures import as_tensor
 from torch import Tensor
+
+from demo.composites import ACCESSORIES, CANVAS, HELD_OUT, HELD_OUT_STYLES, STYLES, SUBJECTS, Scene, compose, draw_scene
+from demo.loop import Plan, device, half, save_atomically, train
+from demo.networks import VAE
+from demo.pictures import as_tensor
 
 log = logging.getLogger("demo")
 PLAN = Plan(steps=2400, lr=1.5e-3)

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from pathlib import Path
 
 import torch
-from autoencoder import build_decoder, build_latents, build_vae
-from classifier import build_classifier
-from diffusion import build_unet
-from finetune import fine_tune
-from pack import pack
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from demo.autoencoder import build_decoder, build_latents, build_vae
+from demo.classifier import build_classifier
+from demo.diffusion import build_unet
+from demo.finetune import fine_tune
+from demo.pack import pack
 
 STAGES = {
     "vae": build_vae,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from composites import ACCESSORIES, BACKGROUNDS, POSITIONS, SIZES, SUBJECTS, Scene, compose, draw_scene
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from demo.composites import ACCESSORIES, BACKGROUNDS, POSITIONS, SIZES, SUBJECTS, Scene, compose, draw_scene
 
 FOLDER = Path(__file__).parent / "datasets"
 

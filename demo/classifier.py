@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from autoencoder import DECODER_NOISE, build_decoder
-from composites import (
+from torch import Tensor, nn
+
+from demo.autoencoder import DECODER_NOISE, build_decoder
+from demo.composites import (
     ACCESSORIES,
     BACKGROUNDS,
     HELD_OUT,
@@ -22,9 +24,8 @@ from composites import (
     compose,
     draw_scene,
 )
-from loop import Plan, device, half, save_atomically, train
-from pictures import as_tensor
-from torch import Tensor, nn
+from demo.loop import Plan, device, half, save_atomically, train
+from demo.pictures import as_tensor
 
 FACTORS: dict[str, tuple[str, ...]] = {
     "subject": (*SUBJECTS, *HELD_OUT),

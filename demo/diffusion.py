@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from autoencoder import build_latents
-from composites import Scene
-from loop import Plan, device, half, train
-from networks import TextConfig, TextEncoder, UNet
-from tokens import Vocabulary, write_tokenizer
 from torch import Tensor, nn
+
+from demo.autoencoder import build_latents
+from demo.composites import Scene
+from demo.loop import Plan, device, half, train
+from demo.networks import TextConfig, TextEncoder, UNet
+from demo.tokens import Vocabulary, write_tokenizer
 
 PLAN = Plan(steps=14_500, lr=5e-4, warmup=300, ema=0.9995)
 BATCH = 16

@@ -17,12 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from classifier import FACTORS, Classifier, read
-from composites import ACCESSORIES, SUBJECTS, Scene, compose, draw_scene
-from pictures import as_tensor, sheet
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from demo.classifier import FACTORS, Classifier, read
+from demo.composites import ACCESSORIES, SUBJECTS, Scene, compose, draw_scene
+from demo.pictures import as_tensor, sheet
 from lib_blocktrain.hosts.host import SampleRequest
 from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo
 from lib_blocktrain.networks.files import read_network

@@ -11,15 +11,16 @@ import shutil
 from pathlib import Path
 
 import torch
-from composites import BACKGROUNDS, STYLES, SUBJECTS, Scene, compose, draw_scene
-from diffusion import Diffusion, Examples, fit
-from loop import Plan, device, half, save_atomically
-from networks import VAE
-from pack import write_model
-from pictures import as_tensor
 from safetensors.torch import load_file
-from tokens import Vocabulary
 from torch import nn
+
+from demo.composites import BACKGROUNDS, STYLES, SUBJECTS, Scene, compose, draw_scene
+from demo.diffusion import Diffusion, Examples, fit
+from demo.loop import Plan, device, half, save_atomically
+from demo.networks import VAE
+from demo.pack import write_model
+from demo.pictures import as_tensor
+from demo.tokens import Vocabulary
 
 PICTURES, CHUNK = 4000, 50
 STYLE_WEIGHTS = {"photo": 0.3, "pencil drawing": 0.7}  # the first model saw both, and all backgrounds, equally often

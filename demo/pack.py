@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from autoencoder import build_decoder
-from classifier import build_classifier
-from diffusion import build_unet, latent_scale
-from networks import TextConfig, UNetConfig, VAEConfig
 from safetensors.torch import save_file
-from tokens import Vocabulary, write_tokenizer
 from torch import nn
+
+from demo.autoencoder import build_decoder
+from demo.classifier import build_classifier
+from demo.diffusion import build_unet, latent_scale
+from demo.networks import TextConfig, UNetConfig, VAEConfig
+from demo.tokens import Vocabulary, write_tokenizer
 
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gzip
 import re
-import sys
 from pathlib import Path
 
 import torch
-from composites import ACCESSORIES, BACKGROUNDS, HELD_OUT, HELD_OUT_STYLES, POSITIONS, SIZES, STYLES, SUBJECTS
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from demo.composites import ACCESSORIES, BACKGROUNDS, HELD_OUT, HELD_OUT_STYLES, POSITIONS, SIZES, STYLES, SUBJECTS
 from lib_blocktrain.hosts.demo_model import clip_vocabulary
 
 START, END, LENGTH = "<|startoftext|>", "<|endoftext|>", 77

@@ -1,4 +1,4 @@
-"""What several tests share: the demo's modules on the path, a small random model in the demo's format, a browser."""
+"""What several tests share: a small random model in the demo's format, a browser."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "demo"))
 CHROMIUM = os.environ.get("BLOCKTRAIN_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
@@ -20,7 +19,8 @@ OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "
 def random_networks():
     """The demo's networks with random weights; layers that start at zero are filled, or nothing would react."""
     import torch
-    from networks import VAE, TextConfig, TextEncoder, UNet
+
+    from demo.networks import VAE, TextConfig, TextEncoder, UNet
 
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng():
@@ -37,8 +37,8 @@ def random_networks():
 @pytest.fixture(scope="session")
 def random_model(tmp_path_factory, random_networks) -> Path:
     """A model folder as ``demo/pack.py`` writes it, of random weights, with the demo's own tokenizer."""
-    from pack import write_model
-    from tokens import Vocabulary
+    from demo.pack import write_model
+    from demo.tokens import Vocabulary
 
     folder = tmp_path_factory.mktemp("model")
     shutil.copytree(ROOT / "demo" / "model" / "tokenizer", folder / "tokenizer")

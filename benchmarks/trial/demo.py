@@ -1,14 +1,8 @@
-"""The parts of ``demo/`` that the experiment is made of; its modules import each other by their bare names."""
+"""The parts of ``demo/`` that the experiment is made of."""
 
-import sys
-from pathlib import Path
-
-# Behind all others: `datasets` is the name of a package, too.
-sys.path.append(str(Path(__file__).resolve().parent.parent.parent / "demo"))
-
-from classifier import FACTORS, Classifier
-from composites import ACCESSORIES, BACKGROUNDS, SUBJECTS, Scene, compose, draw_scene
-from evaluate import load_classifier
+from demo.classifier import FACTORS, Classifier
+from demo.composites import ACCESSORIES, BACKGROUNDS, SUBJECTS, Scene, compose, draw_scene
+from demo.evaluate import load_classifier
 
 __all__ = [
     "ACCESSORIES", "BACKGROUNDS", "FACTORS", "SUBJECTS", "Classifier", "Scene", "compose", "draw_scene",

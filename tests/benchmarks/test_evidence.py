@@ -95,8 +95,9 @@ def test_parts_share_the_work_and_keep_a_replicate_together():
 @pytest.fixture
 def drawn(monkeypatch):
     """A font for everyone: every glyph a disc of its own colour."""
-    import composites
     from PIL import Image, ImageDraw
+
+    from demo import composites
 
     def glyph(character):
         picture = Image.new("RGBA", (80, 80))
@@ -113,8 +114,8 @@ def drawn(monkeypatch):
 @pytest.fixture
 def bench(random_model):
     import torch
-    from classifier import Classifier
 
+    from demo.classifier import Classifier
     from lib_blocktrain.hosts.standalone import load_demo
 
     torch.manual_seed(0)

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.skipif(not MINUTES, reason="takes minutes: set BLOCKTRA
 def subjects(opened: Opened) -> list[str]:
     """What the classifier takes the pictures of Preview for."""
     sys.path.insert(0, str(DEMO))
-    from classifier import read
-    from evaluate import load_classifier
-    from pictures import as_tensor
+    from demo.classifier import read
+    from demo.evaluate import load_classifier
+    from demo.pictures import as_tensor
 
     images = opened.page.locator("#blocktrain_pictures figure[data-arm] > img").all()
     pictures = [decoded(image.get_attribute("src")) for image in images]

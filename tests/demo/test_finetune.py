@@ -15,8 +15,7 @@ WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", 
 @pytest.fixture
 def second(random_model, tmp_path, monkeypatch):
     """Make a second model of the random one in two steps, on flat pictures."""
-    import diffusion
-    import finetune
+    from demo import diffusion, finetune
 
     def flat(scene, rng):
         return Image.new("RGB", (128, 128), (rng.randrange(256), 40 * len(scene.background) % 256, 90))
@@ -61,7 +60,7 @@ def test_a_second_model(second):
 
 
 def test_the_second_mix():
-    from finetune import other_scene
+    from demo.finetune import other_scene
 
     rng = random.Random(0)
     scenes = [other_scene(rng) for _ in range(2000)]

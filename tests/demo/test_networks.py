@@ -35,7 +35,7 @@ def test_vae(loaded, random_networks):
 
 @torch.no_grad()
 def test_text_encoder_with_its_compact_token_table(loaded, random_networks, random_model):
-    from tokens import Vocabulary
+    from demo.tokens import Vocabulary
 
     vocabulary = Vocabulary(random_model / "tokenizer")
     captions = ["a photo of a large robot in the center, blue background", ""]
@@ -47,8 +47,8 @@ def test_text_encoder_with_its_compact_token_table(loaded, random_networks, rand
 def test_tokens_of_every_caption_word(loaded, random_model):
     import random
 
-    from composites import ACCESSORIES, HELD_OUT, HELD_OUT_STYLES, STYLES, SUBJECTS, draw_scene
-    from tokens import Vocabulary
+    from demo.composites import ACCESSORIES, HELD_OUT, HELD_OUT_STYLES, STYLES, SUBJECTS, draw_scene
+    from demo.tokens import Vocabulary
 
     vocabulary, rng = Vocabulary(random_model / "tokenizer"), random.Random(0)
     subjects = [*SUBJECTS, *HELD_OUT, *ACCESSORIES]

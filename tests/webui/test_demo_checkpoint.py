@@ -24,15 +24,15 @@ def demo(webui):
 
 @pytest.fixture(scope="module")
 def classifier():
-    from evaluate import load_classifier
+    from demo.evaluate import load_classifier
 
     return load_classifier(MODEL)
 
 
 def test_draws_what_the_prompt_says(demo, classifier):
-    from classifier import read
-    from composites import SUBJECTS, draw_scene
-    from pictures import as_tensor
+    from demo.classifier import read
+    from demo.composites import SUBJECTS, draw_scene
+    from demo.pictures import as_tensor
 
     rng = random.Random(11)
     scenes = [draw_scene(rng, list(SUBJECTS)) for _ in range(PICTURES)]
