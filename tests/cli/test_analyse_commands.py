@@ -39,7 +39,7 @@ def test_a_word_to_a_preset(lora, tmp_path, capsys):
     assert data["comparison"]["titles"][1].startswith("the word “background”")
     preset = read_line((out / "preset.txt").read_text("utf-8").strip())
     assert preset.name == "ROBOT"
-    assert f"canvas={found.canvas:.3f}".rstrip("0") in preset.text
+    assert f"canvas={found.area_share:.3f}".rstrip("0") in preset.text
     assert sorted(path.name for path in out.iterdir()) == [
         *("against.csv", "against.json", "analysis.csv", "analysis.json", "comparison.json", "preset.txt")
     ]
