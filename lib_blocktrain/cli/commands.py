@@ -242,8 +242,10 @@ class ProgressBar:
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(desc=self._what, total=total, initial=done, file=sys.stderr)
+            self._bar = tqdm(desc=self._what, initial=done, file=sys.stderr)
+        self._bar.total = total
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
-        if done >= total:
+        if done >= total:  # what counts from the beginning again gets a new line
             self._bar.close()
+            self._bar = None

@@ -15,6 +15,7 @@ from typing import Any
 from lib_blocktrain.cli.commands import ProgressBar, inspected_text, parsed_text, presets_text
 from lib_blocktrain.cli.parsers import Answer
 from lib_blocktrain.cli.remote import Remote, RemoteError, path_part
+from lib_blocktrain.cli.train import asked_config, check_file_or_resume
 from lib_blocktrain.training.status import ACTIVE_STATES
 
 POLL_SECONDS = 1.0
@@ -94,16 +95,17 @@ def analyse(arguments: argparse.Namespace, remote: Remote) -> Answer:
 
 def train(arguments: argparse.Namespace, remote: Remote) -> Answer | int:
     """Start or resume a run and follow it; Ctrl-C saves and stops it."""
+    from lib_blocktrain.training.config_json import write
+
     _refuse_options(arguments, "out")
-    if (arguments.file is None) == (arguments.resume is None):
-        what = "nothing to train" if arguments.file is None else "RUN.json and --resume together"
-        raise ValueError(f"{what}: expected RUN.json or --resume DIR")
+    check_file_or_resume(arguments)
     if arguments.resume is not None:
         _refuse_options(arguments, "steps", "save_every")
         name = arguments.resume.resolve().name
         remote.post(f"/runs/{path_part(name)}/resume", {})
     else:
-        name = remote.post("/runs", {"config": _config(arguments)})["name"]
+        config = write(asked_config(arguments))  # with absolute paths
+        name = remote.post("/runs", {"config": config})["name"]
     status = _follow(remote, name)
     if status["state"] in ("failed", "diverged"):
         sys.stderr.write(f"blocktrain: {status['reason']}\n")
@@ -138,18 +140,6 @@ def _follow(remote: Remote, name: str) -> dict[str, Any]:
             stopping = True
             sys.stderr.write("\nstopping after this step\n")
             remote.post(f"/runs/{path_part(name)}/stop", {})
-
-
-def _config(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The RUN.json with what the arguments change; its paths become absolute."""
-    from dataclasses import replace
-
-    from lib_blocktrain.training.config import load
-    from lib_blocktrain.training.config_json import write
-
-    changes = {"steps": arguments.steps, "save_every": arguments.save_every}
-    config = replace(load(arguments.file), **{name: value for name, value in changes.items() if value is not None})
-    return write(config)
 
 
 def _feature(arguments: argparse.Namespace, prefix: str) -> dict[str, object]:

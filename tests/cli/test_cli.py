@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from lib_blocktrain.cli.commands import ProgressBar
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -178,3 +181,24 @@ def test_an_option_before_the_command_counts():
     assert build_parser().parse_args(["--checkpoint", "a.safetensors", *words]).checkpoint == Path("a.safetensors")
     assert build_parser().parse_args([*words, "--checkpoint", "b.safetensors"]).checkpoint == Path("b.safetensors")
     assert build_parser().parse_args(words).checkpoint is None
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_for_a_terminal(monkeypatch):
+    """And for one where tqdm is installed; elsewhere nothing is written."""
+    pytest.importorskip("tqdm")
+    for stream, words in ((io.StringIO(), []), (Terminal(), ["drawing", "2/2", "loss 0.5"])):
+        monkeypatch.setattr(sys, "stderr", stream)
+        bar = ProgressBar("drawing")
+        bar(1, 2)
+        bar(2, 2, "loss 0.5")
+        assert bool(stream.getvalue()) == bool(words)
+        assert all(word in stream.getvalue() for word in words)
+    monkeypatch.setattr("lib_blocktrain.cli.commands.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "stderr", stream := Terminal())
+    ProgressBar("drawing")(1, 2)
+    assert not stream.getvalue()
