@@ -108,7 +108,7 @@ class Page:
     """What a browser holds: the widgets' values, changed by what events answer."""
 
     def __init__(self):
-        self.values = {"weights": dict.fromkeys(WEIGHT_IDS, 1.0)}
+        self.values = {"weights": dict.fromkeys(WEIGHT_IDS, 1.0), "train_form": {}}
         self.values |= {
             "selection": LoraSelection(),
             "strength": 1.0,
@@ -131,7 +131,7 @@ class Page:
 
     def _take(self, changes, values: dict, properties: dict) -> None:
         for name, change in changes.items():
-            if name == "weights":  # a group of widgets
+            if name in ("weights", "train_form"):  # groups of widgets
                 values[name] = dict(values[name])
                 self._take(change, values[name], properties.setdefault(name, {}))
                 continue
@@ -143,6 +143,10 @@ class Page:
     def run(self, generator) -> list[dict]:
         """Take all that a generator yields."""
         return [self.take(changes) for changes in generator]
+
+    @property
+    def form(self) -> dict[str, object]:
+        return self.values["train_form"]
 
     def weights(self) -> dict[str, float]:
         return dict(self.values["weights"])

@@ -1,6 +1,6 @@
-"""The training form as a table: which widget stands for which entry of `run.json`, and the way there and back.
+"""The training form as a table: its widgets, each with its entry of `run.json`, and the conversion in both directions.
 
-What the form has no widget for (a block's own rank, several settings of a folder) is kept as it was loaded.
+Entries that have no widget (a block's own rank, some settings of a folder) are kept as they were loaded.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from lib_blocktrain.training.config import RunConfig
-from lib_blocktrain.training.config_json import ConfigError, read, write
+from lib_blocktrain.training.config_json import ConfigError, read, type_of, write
 from lib_blocktrain.training.optimizers import TABLE
 from lib_blocktrain.weights.block_weights import BlockWeights
 
-AUTO = "model's own"  # a choice for None
+AUTO = "model's own"  # the choice that stands for None
 WHOLE, NUMBER, OPTIONAL, TEXT, LINES, PAIRS, CHOICE, SWITCH = (
     "whole", "number", "optional", "text", "lines", "pairs", "choice", "switch",
 )  # fmt: skip
@@ -29,7 +29,7 @@ WEIGHTS = "network.weights"
 
 @dataclass(frozen=True)
 class Field:
-    """One widget: its place in `run.json`, what is written at it, and how its value is read."""
+    """One widget: the path of its entry in `run.json`, its label, and how its value is read."""
 
     path: str
     label: str
@@ -39,20 +39,23 @@ class Field:
 
     @property
     def name(self) -> str:
-        return "train_" + self.path.replace(".", "_")
+        return field_name(self.path)
+
+
+def field_name(path: str) -> str:
+    """The name of the widget for an entry of `run.json`."""
+    return "train_" + path.replace(".", "_")
 
 
 def _field(path: str, label: str, info: str | None = None) -> Field:
-    """A field whose kind follows from the type that `training.config` gives this entry."""
+    """A field whose kind follows from the entry's type in `training.config`."""
     if path == "optimizer.name":
         return Field(path, label, CHOICE, tuple(TABLE), info)
     if path in (FOLDERS, REGULARISATION, VALIDATION):
         return Field(path, label, LINES, (), info)
     if path == WEIGHTS:
         return Field(path, label, TEXT, (), info)
-    hint: Any = RunConfig
-    for name in path.split("."):
-        hint = typing.get_type_hints(hint)[name]
+    hint = type_of(RunConfig, path)
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     empty, kind = type(None) in options, next(option for option in options if option is not type(None))
     if typing.get_origin(kind) is typing.Literal:
@@ -173,29 +176,33 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
 FIELDS: tuple[Field, ...] = tuple(field for group in GROUPS.values() for field in group)
 NAMES: tuple[str, ...] = tuple(field.name for field in FIELDS)
 UNFOLDED = ("dataset", "weights", "network", MAIN, "samples", "name")
-_SAMPLED = {"samples": {"every": 100, "first": True}}  # so that a prompt alone is enough
-_FIRST = {"sd1": _SAMPLED, "sd2": _SAMPLED, "sdxl": {**_SAMPLED, "checkpointing": True}}  # SDXL: for 12 to 24 GB
-_PLACEHOLDER = {"name": "robot", "dataset": {"folders": [{"path": "."}]}}
+_SAMPLES = {"samples": {"every": 100, "first": True}}  # so that a prompt alone is enough to have samples drawn
+_DEFAULTS: Mapping[str, Mapping[str, object]] = {  # by architecture
+    "sd1": _SAMPLES,
+    "sd2": _SAMPLES,
+    "sdxl": {**_SAMPLES, "checkpointing": True},  # for 12 to 24 GB
+}
+_PLACEHOLDER: Mapping[str, object] = {"name": "robot", "dataset": {"folders": [{"path": "."}]}}
 
 
 def defaults(architecture: str = "sd1") -> dict[str, object]:
-    """The widgets' values before anything was loaded: what suits a first LoRA on this architecture."""
-    data = write(read(RunConfig, {**_PLACEHOLDER, **_FIRST[architecture]}))
+    """The values of the form before anything is loaded: settings for a first LoRA on this architecture."""
+    data = write(read(RunConfig, {**_PLACEHOLDER, **_DEFAULTS[architecture]}))
     data["name"], data["dataset"]["folders"] = "", []
     return _values(data)
 
 
 def values_of(config: RunConfig) -> dict[str, object]:
-    """The widgets' values that show this run."""
+    """The values of the form that show this run."""
     return _values(write(config))
 
 
 def config_of(values: Mapping[str, object], rest: Mapping[str, Any] | None = None, *, draft: bool = False) -> RunConfig:
-    """The run that the widgets describe; `rest` is the run that was loaded. Raises ConfigError with the entry.
+    """The run in the form; `rest` is the run that was loaded, as in `run.json`. Raises ConfigError, with the entry.
 
-    A draft may be without pictures and without a name: it is not to be trained, but to be estimated.
+    A draft, of which only the cost is wanted, needs neither pictures nor a name.
     """
-    data = copy.deepcopy(dict(rest)) if rest else {}
+    data: dict[str, Any] = copy.deepcopy(dict(rest)) if rest else {}
     for field in FIELDS:
         value = _read(field, values[field.name])
         if field.path not in (FOLDERS, REGULARISATION, VALIDATION):
@@ -234,7 +241,7 @@ def _values(data: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _shown(field: Field, value: Any) -> object:
-    """What a widget shows for a value of `run.json`."""
+    """The value of the widget for a value of `run.json`."""
     if field.path == WEIGHTS:
         return value if isinstance(value, str) else BlockWeights.from_json(value).to_line(with_architecture=True)
     if field.kind == CHOICE:
@@ -249,7 +256,7 @@ def _shown(field: Field, value: Any) -> object:
 
 
 def _read(field: Field, value: Any) -> Any:
-    """What `run.json` has for what a widget shows; `reading.read` checks the rest."""
+    """The value of `run.json` for the value of a widget; `config_json.read` checks the rest."""
     if field.kind == CHOICE:
         return None if value == AUTO else value
     if field.kind == LINES:
@@ -289,13 +296,14 @@ def _folders(
 
 
 def _get(data: Mapping[str, Any], path: str) -> Any:
+    value: Any = data
     for name in path.split("."):
-        data = data.get(name) if isinstance(data, Mapping) else None
-    return data
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
-def _put(data: dict[str, Any], path: str, value: Any) -> None:
-    *where, name = path.split(".")
-    for part in where:
+def _put(data: dict[str, Any], path: str, value: object) -> None:
+    *parents, name = path.split(".")
+    for part in parents:
         data = data.setdefault(part, {})
     data[name] = value

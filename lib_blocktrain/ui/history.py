@@ -1,4 +1,4 @@
-"""What a run's metrics tell, as curves: from the rows of `metrics.jsonl` to points over the steps."""
+"""A run's history for the page: curves over the steps, samples and events, read from the rows of `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import math
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from lib_blocktrain.training.records import Follower
-from lib_blocktrain.training.runs import Run
+from lib_blocktrain.training.records import MetricsTail
 
 Points = list[tuple[int, float]]  # step, value
 
-_SAMPLE = re.compile(r"\d{6,}-\d{2,}\.png")  # as `Run.sample` names them; anything else is no file of a run
-MOST_POINTS = 1000  # of a curve: more than can be told apart, and a long run holds no more memory than a short one
+MAX_POINTS = 1000  # per curve: more cannot be told apart, and so a long run takes no more memory than a short one
+_SAMPLE = re.compile(r"\d{6,}-\d{2,}\.png")  # the names that `Run.sample` gives
 _CURVES = ("loss", "smoothed", "lr", "validation")
 _BY_BLOCK = ("norms", "gradients", "shares")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture that was drawn on the way; `file` is a name in the run's folder of samples."""
+    """A picture drawn during the run; `file` is its name in the run's folder of samples."""
 
     step: int
     file: str
@@ -31,45 +31,46 @@ class Sample:
 
 @dataclass(frozen=True)
 class History:
-    """Curves by name, curves by block, samples, and what happened, in order."""
+    """Curves by name, curves by name and block, samples, and events as (step, text), oldest first."""
 
     curves: Mapping[str, Points]
     by_block: Mapping[str, dict[str, Points]]
     samples: tuple[Sample, ...] = ()
-    events: tuple[tuple[int, str], ...] = field(default=())
+    events: tuple[tuple[int, str], ...] = ()
 
     @property
     def shares(self) -> dict[str, float]:
-        """The last share of the change, by block."""
+        """Each block's share of the change at the last step that has one."""
         return {block: points[-1][1] for block, points in self.by_block["shares"].items() if points}
 
     def copy(self) -> History:
-        """The same history, whose curves are its own."""
+        """A copy whose curves do not grow with this one's."""
         curves = {name: list(points) for name, points in self.curves.items()}
         by_block = {name: {b: list(points) for b, points in blocks.items()} for name, blocks in self.by_block.items()}
         return History(curves, by_block, self.samples, self.events)
 
 
 def read_history(rows: Iterable[Mapping[str, Any]]) -> History:
-    """Return the curves of these rows, long ones thinned; what is no finite number is left out."""
-    return _longer(History({name: [] for name in _CURVES}, {name: {} for name in _BY_BLOCK}), rows)
+    """The history of these rows. Long curves are thinned; values that are not finite numbers are left out."""
+    return _extended(History({name: [] for name in _CURVES}, {name: {} for name in _BY_BLOCK}), rows)
 
 
-class Growing:
-    """The history of a run as it grows; what is new in its metrics is read when it is asked for, and no more."""
+class HistoryReader:
+    """The history of a run that may still grow: each `read` reads only the rows that were added since the last one."""
 
-    def __init__(self, run: Run):
-        self._rows, self._history, self._lock = Follower(run.metrics_path), read_history(()), threading.Lock()
+    def __init__(self, metrics_path: Path):
+        self._rows, self._history, self._lock = MetricsTail(metrics_path), read_history(()), threading.Lock()
 
-    def now(self) -> History:
-        with self._lock:  # two pages may ask
-            rows, of_another = self._rows.new()
-            self._history = _longer(read_history(()) if of_another else self._history, rows)
-            return self._history.copy()  # what is shown now must not grow while it is drawn
+    def read(self) -> History:
+        """The history up to now. May be called from any thread."""
+        with self._lock:
+            rows, replaced = self._rows.new()
+            self._history = _extended(read_history(()) if replaced else self._history, rows)
+            return self._history.copy()
 
 
-def _longer(history: History, rows: Iterable[Mapping[str, Any]]) -> History:
-    """The history with these rows behind it; its curves grow where they are."""
+def _extended(history: History, rows: Iterable[Mapping[str, Any]]) -> History:
+    """The history with these rows added; its curves are extended in place."""
     curves, by_block = history.curves, history.by_block
     samples, events = list(history.samples), list(history.events)
     for row in rows:
@@ -86,17 +87,17 @@ def _longer(history: History, rows: Iterable[Mapping[str, Any]]) -> History:
                     by_block[name].setdefault(block, []).append((step, float(value)))
         if isinstance(row.get("sample"), str) and _SAMPLE.fullmatch(row["sample"]):
             samples.append(Sample(step, row["sample"], str(row.get("prompt", ""))))
-        if (said := _event(row)) is not None:
-            events.append((step, said))
+        if (event := _event(row)) is not None:
+            events.append((step, event))
     for points in (*curves.values(), *(points for blocks in by_block.values() for points in blocks.values())):
-        if len(points) > MOST_POINTS:
-            points[:] = thinned(points, MOST_POINTS // 2)
+        if len(points) > MAX_POINTS:
+            points[:] = thinned(points, MAX_POINTS // 2)
     return History(curves, by_block, tuple(samples), tuple(events))
 
 
-def thinned(points: Points, most: int = 300) -> Points:
-    """Return at most about `most` points: the mean of each stretch, at its last step."""
-    size = math.ceil(len(points) / most)
+def thinned(points: Points, limit: int = 300) -> Points:
+    """At most about `limit` points: the mean of each stretch, at its last step."""
+    size = math.ceil(len(points) / limit)
     if size <= 1:
         return points
     stretches = [points[i : i + size] for i in range(0, len(points), size)]
@@ -108,7 +109,7 @@ def _is_number(value: object) -> bool:
 
 
 def _event(row: Mapping[str, Any]) -> str | None:
-    """What a row says that a person should know, None for numbers."""
+    """The row's event in words; None if it only has numbers."""
     if "published" in row:
         return f"saved as {row['published']} among the LoRAs"
     event = row.get("event")

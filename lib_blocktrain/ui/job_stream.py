@@ -1,20 +1,24 @@
-"""A job that is followed: what the page shows while it goes on, and at its end."""
+"""What the page shows of a job while it runs, and when it has ended."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from markupsafe import Markup
 
 from lib_blocktrain.hosts.host import Cancelled
-from lib_blocktrain.runner import explained
+from lib_blocktrain.runner import describe_error
 from lib_blocktrain.ui import analyse_html, html
 from lib_blocktrain.ui.values import Changes, Properties
 from lib_blocktrain.workspace.jobs import Cancelling, Job, Jobs, Step, Waiting
 
+T = TypeVar("T")
 WAITING = "Waiting for the model …"
 
 
-def status_update(report: object, status: str, progress: Callable[[Step], str], waiting: str = WAITING) -> Changes:
-    """What a job's report of its way changes in the line ``status``; nothing for one that only says that it goes on."""
+def status_update(report: object, status: str, progress: Callable[[Step], Markup], waiting: str = WAITING) -> Changes:
+    """How a job's report changes the widget ``status``; one that only says that the job goes on changes nothing."""
     if isinstance(report, Step):
         return {status: progress(report)}
     if isinstance(report, Waiting):
@@ -23,16 +27,16 @@ def status_update(report: object, status: str, progress: Callable[[Step], str], 
 
 
 def stream_job(
-    jobs: Jobs, place: str, work: Callable[[Job], None], ended: Callable[[Job], Changes]
+    jobs: Jobs, name: str, work: Callable[[Job[T]], T], finished: Callable[[Job[T]], Changes]
 ) -> Iterator[Changes]:
-    """Do this work as a job; its id, state and Cancel are the widgets PLACE_job, PLACE_status and PLACE_cancel.
+    """Run ``work`` as a job and show how it goes, in the widgets NAME_job, NAME_status and NAME_cancel.
 
-    `ended` says what changes when it has come to its end; it is not asked after a failure or a Cancel.
+    ``finished`` returns what changes at the end; it is not called if the job failed or was cancelled.
     """
-    status, cancel = f"{place}_status", f"{place}_cancel"
+    status, cancel = f"{name}_status", f"{name}_cancel"
     job = jobs.start(work)
     try:
-        yield {f"{place}_job": job.id, status: html.note("Starting …"), cancel: Properties(interactive=True)}
+        yield {f"{name}_job": job.id, status: html.note("Starting …"), cancel: Properties(interactive=True)}
         for report in job.reports():
             yield status_update(report, status, analyse_html.progress)
         idle = {cancel: Properties(interactive=False)}
@@ -40,9 +44,10 @@ def stream_job(
         if isinstance(error, Cancelled):
             yield {**idle, status: html.ended(job.id, html.note("Cancelled"))}
         elif error is not None:
-            yield {**idle, status: html.ended(job.id, html.failure(explained(error)))}
+            yield {**idle, status: html.ended(job.id, html.failure(describe_error(error)))}
         else:
-            changes = dict(ended(job))
-            yield {**idle, **changes, status: html.ended(job.id, str(changes.get(status, "")))}
+            changes = dict(finished(job))
+            message = changes.get(status)
+            yield {**idle, **changes, status: html.ended(job.id, message if isinstance(message, str) else "")}
     finally:
-        job.cancel()  # of a page that was closed: nobody waits for its figures
+        job.cancel()  # if the page was closed before the end

@@ -1,85 +1,69 @@
-"""Which blocks a training on some pictures would move, before there is a LoRA: a button of the place Analyse."""
+"""The handlers of the probe in the Analyse tab: which blocks a training on some pictures would move."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
-from lib_blocktrain.analysis.probe import probe_dataset
-from lib_blocktrain.training.config import DatasetConfig, FolderConfig
-from lib_blocktrain.training.dataset import DatasetError
+from markupsafe import Markup
+
+from lib_blocktrain.analysis.probe import ProbeRequest, build_probe_request, probe_dataset
 from lib_blocktrain.ui import analyse_html, html
-from lib_blocktrain.ui.analyse_handlers import RULE_LABELS, SUGGESTED, AnalyseHandlers, Result
+from lib_blocktrain.ui.analyse_handlers import RULE_LABELS, SUGGESTED, AnalyseHandlers, StoredResult
 from lib_blocktrain.ui.job_stream import stream_job
-from lib_blocktrain.ui.values import Changes, Values
+from lib_blocktrain.ui.values import AnalyseValues, Changes
 from lib_blocktrain.workspace.analyses import AnalysisResult
 from lib_blocktrain.workspace.jobs import Job
 
-MOST_PICTURES = 64
-
 
 class ProbeHandlers:
-    """What Probe does; what it finds is kept, and used, as an analysis is."""
+    """Run and cancel a probe; its result is stored, and used, like that of an analysis."""
 
-    def __init__(self, analysing: AnalyseHandlers):
-        self.analysing = analysing
+    def __init__(self, analyse: AnalyseHandlers):
+        self.host, self.jobs, self.analyse = analyse.host, analyse.jobs, analyse
 
-    def start(self, values: Values) -> Iterator[Changes]:
-        """Probe the pictures of a folder, with progress, in the host's queue."""
+    def start(self, values: AnalyseValues) -> Iterator[Changes]:
+        """Probe the pictures of the folders as a job."""
         try:
-            config, most = _asked(values)
+            request = _request(values)
         except (ValueError, OSError) as error:
             yield {"probe_status": html.failure(str(error))}
             return
-        class_prompt = str(values["probe_class"] or "").strip()
-        convolutions = bool(values["probe_convolutions"])
-        found: list[Result] = []
 
-        def work(job: Job) -> None:
-            model = self.analysing.host.model()
-            progress = job.progress("Probing", 0, 1)
-            asked = {"class_prompt": class_prompt, "most": most, "convolutions": convolutions, "progress": progress}
-            probed, dataset = probe_dataset(model, config, **asked)
-            canvas, (width, height) = dataset.canvas, next(iter(dataset.buckets))
-            analyses = tuple(
-                replace(analysis, canvas=canvas) for analysis in (probed.differs, probed.moves) if analysis is not None
-            )
+        def work(job: Job[StoredResult]) -> StoredResult:
+            result = probe_dataset(self.host.model(), request, job.progress("Probing"))
             try:
-                suggested = probed.weights
-            except ValueError:  # nothing above the noise: the figures are shown all the same
+                suggested = result.weights
+            except ValueError:  # no block is above the noise: the figures are shown all the same
                 suggested = None
-            answered = AnalysisResult(analyses[:1], latent=(height // 8, width // 8))
-            found.append(Result("", answered, suggested, analyses[1:]))
+            first, *others = result.analyses
+            return StoredResult("", AnalysisResult((first,), latent=result.latent), suggested, tuple(others))
 
-        yield from stream_job(self.analysing.jobs, "probe", work, lambda job: self._ended(job, found[0]))
+        yield from stream_job(self.jobs, "probe", work, self._finished)
 
-    def cancel(self, values: Values) -> Changes:
-        """Stop the probe that this page has begun."""
-        self.analysing.jobs.cancel(values["probe_job"] or "")
+    def cancel(self, values: AnalyseValues) -> Changes:
+        """Cancel the probe that this page has started."""
+        self.jobs.cancel(values["probe_job"] or "")
         return {}
 
-    def _ended(self, job: Job, result: Result) -> Changes:
-        changes = dict(self.analysing.keep(job.id, result))
-        said = str(changes.pop("analyse_status"))
-        if result.suggested is None:
-            said += html.note("no block's gradient is above the noise: more pictures may tell, or more alike ones")
+    def _finished(self, job: Job[StoredResult]) -> Changes:
+        stored = job.result()
+        changes = self.analyse.store(job.id, stored)
+        notes, table = changes.pop("analyse_status"), changes["analyse_table"]
+        if stored.suggested is None:
+            more = html.note("no block's gradient is above the noise: more pictures may tell, or more alike ones")
         else:
-            changes["analyse_rule"] = RULE_LABELS[SUGGESTED]
-        details = "".join(analyse_html.heading(other) + analyse_html.bars(other) for other in result.others)
-        changes["analyse_table"] = str(changes["analyse_table"]) + details
-        return {**changes, "probe_status": said}
+            more, changes["analyse_rule"] = Markup(""), RULE_LABELS[SUGGESTED]
+        others = Markup("").join(analyse_html.heading(other) + analyse_html.bars(other) for other in stored.others)
+        changes["analyse_table"] = Markup("{}{}").format(table, others)
+        return {**changes, "probe_status": Markup("{}{}").format(notes, more)}
 
 
-def _asked(values: Values) -> tuple[DatasetConfig, int]:
-    lines = [line.strip() for line in str(values["probe_folder"] or "").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError("no folder of pictures: expected one, as in Train")
-    folders = [Path(line).expanduser().resolve() for line in lines]
-    for folder in folders:
-        if not folder.is_dir():
-            raise DatasetError(f"{folder}: expected a folder of pictures")
-    most = values["probe_pictures"]
-    if isinstance(most, bool) or not isinstance(most, (int, float)) or not 2 <= most <= MOST_PICTURES:
-        raise ValueError(f"pictures {most!r}: expected a whole number from 2 to {MOST_PICTURES}")
-    return DatasetConfig(folders=tuple(FolderConfig(str(folder)) for folder in folders)), int(most)
+def _request(values: AnalyseValues) -> ProbeRequest:
+    lines = (line.strip() for line in (values["probe_folder"] or "").splitlines())
+    return build_probe_request(
+        [Path(line).expanduser().resolve() for line in lines if line],
+        class_prompt=values["probe_class"] or "",
+        images=values["probe_pictures"],
+        convolutions=values["probe_convolutions"],
+    )

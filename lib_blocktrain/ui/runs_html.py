@@ -1,4 +1,4 @@
-"""What the place Runs shows as HTML. Names, prompts and reasons come from files: they are text, never markup."""
+"""HTML of the Runs tab: the status of a run, its curves, samples and events."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import base64
 import functools
 import io
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
+from markupsafe import Markup
 from PIL import Image
 
 from lib_blocktrain.runner import Status
@@ -18,98 +18,107 @@ from lib_blocktrain.ui.curves import chart
 from lib_blocktrain.ui.history import History, Sample
 
 THUMBNAIL = 160  # pixels
-SHOWN_SAMPLES = 24  # of a prompt, the latest
+SHOWN_SAMPLES = 24  # for each prompt, the latest
 SHOWN_EVENTS = 8
 
 
 def label(status: Status) -> str:
-    """One line of the list."""
-    far = "" if status.goes_on else f" · {status.step}/{status.steps}"  # while it goes on, the head says it
-    return f"{status.name} · {status.state}{far}"
+    """One line of the list, as plain text; the step of an active run changes all the time and is shown elsewhere."""
+    step = "" if status.is_active else f" · {status.step}/{status.steps}"
+    return f"{status.name} · {status.state}{step}"
 
 
-def head(status: Status) -> str:
-    """How the chosen run stands."""
-    share = status.step / max(status.steps, 1) * 100
-    parts = [f"step {status.step} of {status.steps}"]
+def head(status: Status) -> Markup:
+    """The status of the run: a progress bar, figures, and the reason if it has failed."""
+    line = Markup(
+        '<div class="blocktrain-progress" data-state="{state}"><progress max="100" value="{percent:.1f}"></progress>'
+        "<span><b>{name}</b> <em>{state}</em> {figures}</span></div>"
+    ).format(
+        state=status.state,
+        percent=status.step / max(status.steps, 1) * 100,
+        name=status.name,
+        figures=" · ".join(_figures(status)),
+    )
+    if status.reason:
+        line += (html.failure if status.state in ("failed", "diverged") else html.note)(status.reason)
+    return line + Markup("").join(html.note(notice) for notice in status.notices)
+
+
+def _figures(status: Status) -> list[str]:
+    figures = [f"step {status.step} of {status.steps}"]
     if status.state == "preparing":
         encoded = status.encoded
-        parts = [f"encoding picture {encoded[0]} of {encoded[1]}"] if encoded else ["waiting for the model"]
+        figures = [f"encoding picture {encoded[0]} of {encoded[1]}" if encoded else "waiting for the model"]
     if status.smoothed is not None:
-        parts.append(f"loss {status.smoothed:.4f}")
+        figures.append(f"loss {status.smoothed:.4f}")
     if status.lr is not None:
-        parts.append(f"learning rate {status.lr:.2g}")
-    if status.seconds_a_step is not None and status.goes_on:
-        parts.append(f"{status.seconds_a_step:.2f} s a step")
-        parts.append(f"{html.duration(status.seconds_left)} left")
+        figures.append(f"learning rate {status.lr:.2g}")
+    if status.seconds_a_step is not None and status.is_active:
+        figures.append(f"{status.seconds_a_step:.2f} s a step")
+        figures.append(f"{html.duration(status.seconds_left)} left")
     if status.memory_mib is not None:
-        parts.append(f"{status.memory_mib:,.0f} MiB at most")
-    bar = f'<progress max="100" value="{share:.1f}"></progress>'
-    words = f"<b>{escape(status.name)}</b> <em>{escape(status.state)}</em> {escape(' · '.join(parts))}"
-    said = f'<div class="blocktrain-progress" data-state="{escape(status.state)}">{bar}<span>{words}</span></div>'
-    if status.reason:
-        say = html.failure if status.state in ("failed", "diverged") else html.note
-        said += say(status.reason)
-    return said + "".join(html.note(notice) for notice in status.notices)
+        figures.append(f"{status.memory_mib:,.0f} MiB at most")
+    return figures
 
 
-def curves(history: History) -> str:
-    """Loss, validation loss, learning rate, and the blocks."""
-    found = history.curves
+def curves(history: History) -> Markup:
+    """Charts of loss, validation loss, learning rate, and of each block; those without points are left out."""
+    named, by_block = history.curves, history.by_block
     charts = [
-        chart("loss", {"loss": found["loss"], "smoothed": found["smoothed"]}),
-        chart("validation loss", {"validation": found["validation"]}),
-        chart("learning rate", {"lr": found["lr"]}),
-        chart("norm of the delta weights, by block", history.by_block["norms"], by_block=True),
-        chart("norm of the gradient, by block", history.by_block["gradients"], logarithmic=True, by_block=True),
-        chart("share of the change, by block", history.by_block["shares"], by_block=True),
+        chart("loss", {"loss": named["loss"], "smoothed": named["smoothed"]}),
+        chart("validation loss", {"validation": named["validation"]}),
+        chart("learning rate", {"lr": named["lr"]}),
+        chart("norm of the delta weights, by block", by_block["norms"], by_block=True),
+        chart("norm of the gradient, by block", by_block["gradients"], logarithmic=True, by_block=True),
+        chart("share of the change, by block", by_block["shares"], by_block=True),
     ]
-    return f'<div class="blocktrain-charts">{"".join(charts)}</div>' if any(charts) else ""
+    if not any(charts):
+        return Markup("")
+    return Markup('<div class="blocktrain-charts">{}</div>').format(Markup("").join(charts))
 
 
-def events(history: History) -> str:
-    """What happened, the latest first."""
-    items = [f"<li>step {step}: {escape(said)}</li>" for step, said in reversed(history.events[-SHOWN_EVENTS:])]
-    return f'<ul class="blocktrain-events">{"".join(items)}</ul>' if items else ""
+def events(history: History) -> Markup:
+    """The latest events, the newest first."""
+    lines = [f"step {step}: {event}" for step, event in reversed(history.events[-SHOWN_EVENTS:])]
+    return Markup('<ul class="blocktrain-events">{}</ul>').format(html.items(lines)) if lines else Markup("")
 
 
-def samples(run: Run, history: History) -> str:
-    """The pictures drawn on the way: a row a prompt, from the first to the last."""
+def samples(run: Run, history: History) -> Markup:
+    """The sample images: a row for each prompt, from the first step to the last."""
     rows: dict[tuple[str, str], list[Sample]] = {}
     for sample in history.samples:
         rows.setdefault((sample.file.partition("-")[2], sample.prompt), []).append(sample)
     strips = []
-    for (_, prompt), found in rows.items():
-        figures = "".join(_figure(run, sample) for sample in found[-SHOWN_SAMPLES:])
-        strips.append(f'<p>{escape(prompt)}</p><div class="blocktrain-strip">{figures}</div>')
-    return "".join(strips)
+    for (_, prompt), of_prompt in rows.items():
+        figures = Markup("").join(_figure(run, sample) for sample in of_prompt[-SHOWN_SAMPLES:])
+        strips.append(Markup('<p>{}</p><div class="blocktrain-strip">{}</div>').format(prompt, figures))
+    return Markup("").join(strips)
 
 
-def waiting(runs: Sequence[Run], held: bool) -> str:
-    """The queue."""
+def queue(runs: Sequence[Run], held: bool) -> Markup:
     if not runs:
-        return ""
-    items = "".join(f"<li>{escape(run.folder.name)}</li>" for run in runs)
-    said = "The queue is held" if held else "The queue"
-    return f'<p>{said}:</p><ol class="blocktrain-queue">{items}</ol>'
+        return Markup("")
+    title = "The queue is held" if held else "The queue"
+    names = html.items(run.folder.name for run in runs)
+    return Markup('<p>{}:</p><ol class="blocktrain-queue">{}</ol>').format(title, names)
 
 
-def _figure(run: Run, sample: Sample) -> str:
+def _figure(run: Run, sample: Sample) -> Markup:
     path = run.folder / "samples" / sample.file
     try:
-        stamp = path.stat().st_mtime_ns
-        url = _thumbnail(path, stamp)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # cut short, or no picture of ours
-        return ""
-    alt = escape(f"step {sample.step}: {sample.prompt}", quote=True)
-    return f'<figure><img alt="{alt}" src="{url}"><figcaption>step {sample.step}</figcaption></figure>'
+        url = _thumbnail(path, path.stat().st_mtime_ns)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # a truncated file, or not an image
+        return Markup("")
+    return Markup(
+        '<figure><img alt="step {step}: {prompt}" src="{url}"><figcaption>step {step}</figcaption></figure>'
+    ).format(step=sample.step, prompt=sample.prompt, url=url)
 
 
 @functools.lru_cache(maxsize=256)
-def _thumbnail(path: Path, stamp: int) -> str:
-    """A small copy as a data URL; `stamp` tells a file that was replaced from what it was."""
-    with Image.open(path) as picture:
-        small = picture.convert("RGB")
+def _thumbnail(path: Path, modified: int) -> str:
+    """A small copy as a data URL; with the time of the last change in the cache's key a replaced file is read again."""
+    with Image.open(path) as image:
+        small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     content = io.BytesIO()
     small.save(content, format="JPEG", quality=88)

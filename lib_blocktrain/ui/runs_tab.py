@@ -1,31 +1,31 @@
-"""The place Runs: the list and the queue on the left, the chosen run on the right."""
+"""The Runs tab: the list and the queue on the left, the chosen run on the right."""
 
 from __future__ import annotations
 
 import gradio as gr
 
-from lib_blocktrain.ui.form import NAMES
 from lib_blocktrain.ui.preview_tab import SELECTION, SHOWN
-from lib_blocktrain.ui.runs_handlers import BUTTONS, PARTS, RESULT, RunsHandlers
+from lib_blocktrain.ui.runs_handlers import BUTTONS, RESULT, RUN_PARTS, RunsHandlers
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.train_handlers import TrainHandlers
+from lib_blocktrain.ui.train_tab import ESTIMATE, FORM
 from lib_blocktrain.ui.widgets import Shared, Widgets
 
-ASKED = ("runs_chosen", "runs_shown")
-TOLD = (*ASKED, *PARTS, "runs_begin", *(f"runs_{name}" for name in BUTTONS), "runs_file", "runs_beat")
+STATE = ("runs_chosen", "runs_shown")
+CONTENTS = ("runs_list", "runs_queue", "runs_begin", *RUN_PARTS, "runs_file", *(f"runs_{name}" for name in BUTTONS))
+POLLED = (*STATE, *CONTENTS, "runs_beat")
 
 
 class RunsTab:
-    """What is trained, what waits, and what there was."""
+    """The run that is being trained, those that wait, and earlier ones."""
 
     title = "Runs"
 
     def __init__(self, shared: Shared):
-        training = TrainHandlers(shared.host, shared.controls, shared.runner, shared.first.runs)
-        self.watching, self.training = RunsHandlers(shared.host, shared.controls, shared.runner, training), training
+        self.train_handlers = TrainHandlers(shared.host, shared.controls, shared.runner)
+        self.handlers = RunsHandlers(shared.host, shared.controls, shared.runner, self.train_handlers)
 
     def build(self, w: Widgets) -> None:
-        """Make its widgets."""
         w["runs_chosen"], w["runs_shown"] = gr.State(""), gr.State({})
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
@@ -57,24 +57,22 @@ class RunsTab:
                 w.html("runs_events")
 
     def wire(self, w: Widgets) -> None:
-        """Tie its events."""
-        watching, asked, outputs = self.watching, w.pick(*ASKED), w.pick(*TOLD, "runs_message")
-        on(w["runs_tick"].click, watching.look, asked, w.pick(*TOLD))
-        chosen = w.pick(*TOLD, "runs_message", "runs_weights")
-        on(w["runs_list"].input, watching.choose, w.pick(*ASKED, "runs_list"), chosen)
-        on(w["runs_begin"].click, watching.begin, asked, outputs)
-        tells = {"stop_save": watching.stop_and_save, "stop": watching.stop, "pause": watching.pause}
-        for name, function in {**tells, "resume": watching.resume}.items():
-            on(w[f"runs_{name}"].click, function, asked, outputs)
-        on(w["runs_sliders"].click, watching.from_sliders, w.pick(*SELECTION), w.pick("runs_weights", "runs_message"))
-        on(w["runs_weigh"].click, watching.weigh, w.pick("runs_chosen", "runs_weights"), w.pick("runs_message"))
-        form = w.pick(*NAMES, "train_rest", "train_dataset", "train_loaded", "tabs", "runs_message")
-        filled = on(w["runs_again"].click, watching.again, w.pick("runs_chosen"), form)
-        estimated = w.pick("train_understood", "train_estimate")
-        on(filled.then, self.training.weigh, w.pick(*NAMES, "train_rest"), estimated)
+        handlers, state, answer = self.handlers, w.pick(*STATE), w.pick(*POLLED, "runs_message")
+        on(w["runs_tick"].click, handlers.poll, state, w.pick(*POLLED))
+        on(w["runs_list"].input, handlers.choose, w.pick(*STATE, "runs_list"), {**answer, **w.pick("runs_weights")})
+        on(w["runs_begin"].click, handlers.start_queue, state, answer)
+        on(w["runs_stop_save"].click, handlers.stop_and_save, state, answer)
+        on(w["runs_stop"].click, handlers.stop, state, answer)
+        on(w["runs_pause"].click, handlers.pause, state, answer)
+        on(w["runs_resume"].click, handlers.resume, state, answer)
+        on(w["runs_sliders"].click, handlers.from_sliders, w.pick(*SELECTION), w.pick("runs_weights", "runs_message"))
+        weights = w.pick("runs_chosen", "runs_weights")
+        on(w["runs_weigh"].click, handlers.set_weights, weights, w.pick("runs_message"))
+        form = w.pick(*FORM, "train_dataset", "train_loaded", "tabs", "runs_message")
+        filled = on(w["runs_again"].click, handlers.to_training, w.pick("runs_chosen"), form)
+        on(filled.then, self.train_handlers.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
         shown = w.pick(*SHOWN, "search", "tabs", "status", "runs_message")
-        on(w["runs_preview"].click, watching.preview, w.pick("runs_chosen", "runs_file"), shown)
+        on(w["runs_preview"].click, handlers.to_preview, w.pick("runs_chosen", "runs_file"), shown)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
-        """Show the run that goes on, or the newest."""
-        on(blocks.load, self.watching.open, w.pick(*ASKED), w.pick(*TOLD))
+        on(blocks.load, self.handlers.open, w.pick("runs_chosen"), w.pick(*POLLED))

@@ -1,4 +1,4 @@
-"""What the buttons of the place Train do: from named values to named changes, without a page."""
+"""The handlers of the Train tab: fill the form, say what a run would cost, and start it. They know no widgets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from markupsafe import Markup
 
-from lib_blocktrain.analysis.area_share import warning
+from lib_blocktrain.analysis.area_share import area_warning
 from lib_blocktrain.blocks import BASE
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.networks.bake import RECORD
@@ -19,173 +20,181 @@ from lib_blocktrain.training.config import RunConfig, load
 from lib_blocktrain.training.config_json import ConfigError, read, write
 from lib_blocktrain.training.dataset import Dataset, find
 from lib_blocktrain.training.estimate import estimate, free_memory, size_of_model
-from lib_blocktrain.training.optimizers import check_rates
+from lib_blocktrain.training.optimizers import check_learning_rates
 from lib_blocktrain.training.pace import pace_of
-from lib_blocktrain.training.plan import Plan, plan_of, read_weights
+from lib_blocktrain.training.plan import plan_of, read_weights
 from lib_blocktrain.training.preparation import check_model
 from lib_blocktrain.ui import form, html, train_html
 from lib_blocktrain.ui.lora_controls import RANDOM_SEED_TEXT, LoraControls, error_to, selection_of
-from lib_blocktrain.ui.values import Changes, Properties, Values
+from lib_blocktrain.ui.values import Changes, Properties, TrainValues
 from lib_blocktrain.weights.preset_strings import PresetStringError
 
-WEIGHTS, FOLDERS = "train_network_weights", "train_dataset_folders"
-FILE_LIMIT = 1_000_000  # bytes of a run.json
+WEIGHTS, FOLDERS, NAME, TEXT_ENCODER = map(
+    form.field_name, (form.WEIGHTS, form.FOLDERS, "name", "network.text_encoder")
+)
+MAX_FILE_SIZE = 1_000_000  # bytes of a run.json
 
 
 class TrainHandlers:
-    """The form, what it costs, and the start."""
+    """Fill the form, check and estimate what is in it, and put the run into the queue.
 
-    def __init__(self, host: Host, controls: LoraControls, runner: Runner, ready: Path | None = None):
-        self.host, self.controls, self.runner = host, controls, runner
-        self._ready = ready  # the folder of runs that come with this checkout
+    `examples` is a folder of run.json files that the user can start from.
+    """
 
-    # --- opening and loading --------------------------------------------------------------------------------------
+    def __init__(self, host: Host, controls: LoraControls, runner: Runner, examples: Path | None = None):
+        self.host, self.controls, self.runner, self._examples = host, controls, runner, examples
 
-    def ready_runs(self) -> dict[str, Path]:
-        """The runs that come with this checkout, by name."""
-        files = sorted(self._ready.glob("*.json")) if self._ready is not None else []
+    # --- loading --------------------------------------------------------------------------------------------------
+
+    def _example_runs(self) -> dict[str, Path]:
+        files = sorted(self._examples.glob("*.json")) if self._examples is not None else []
         return {path.stem: path for path in files}
 
     @error_to("train_message")
-    def open(self, values: Values) -> Changes:
-        """The page was loaded: the menus, and what suits a first LoRA on the model that is loaded."""
-        names, architecture = list(self.ready_runs()), self._architecture()
+    def open(self, values: TrainValues) -> Changes:
+        """Fill the menus, and the form with what suits a first LoRA on the loaded model."""
+        names, architecture = list(self._example_runs()), self._architecture()
         presets = [preset.name for preset in self.controls.presets.fitting(architecture)]
         return {
-            **form.defaults(architecture),
+            "train_form": form.defaults(architecture),
             "train_ready": Properties(choices=names, value=None, visible=bool(names)),
             "train_preset": Properties(choices=presets, value=None),
         }
 
     @error_to("train_loaded")
-    def load_ready(self, values: Values) -> Changes:
-        """One of the ready runs was chosen."""
+    def load_ready(self, values: TrainValues) -> Changes:
+        """Load the example run that was chosen."""
         name = values["train_ready"]
         if not name:
             return {}
-        if name not in self.ready_runs():
-            raise ValueError(f"there is no ready run {name!r}: expected one of {', '.join(self.ready_runs())}")
-        config = load(self.ready_runs()[name])
+        runs = self._example_runs()
+        if name not in runs:
+            raise ValueError(f"there is no ready run {name!r}: expected one of {', '.join(runs)}")
+        config = load(runs[name])
         return self.filled(config, config.description)
 
     @error_to("train_loaded")
-    def load_file(self, values: Values) -> Changes:
-        """A run.json was uploaded; the paths in it must be whole, since where it lay is not known."""
-        path: Path | None = values["train_file"]
+    def load_file(self, values: TrainValues) -> Changes:
+        """Load an uploaded run.json. Relative paths in it cannot be resolved, as its own folder is not known."""
+        path = values["train_file"]
         if path is None:
             return {}
-        if path.stat().st_size > FILE_LIMIT:
-            raise ValueError(f"{path.name} is larger than {FILE_LIMIT} bytes: expected a run.json")
+        if path.stat().st_size > MAX_FILE_SIZE:
+            raise ValueError(f"{path.name} is larger than {MAX_FILE_SIZE} bytes: expected a run.json")
         try:
             config = read(RunConfig, json.loads(path.read_text("utf-8")))
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path.name} is no text: expected a run.json") from error
         except json.JSONDecodeError as error:
             raise ConfigError(f"{path.name}: line {error.lineno}: {error.msg}: expected a run.json") from error
-        said = f"Loaded {config.name} from {path.name}"
-        loose = [folder.path for folder in config.dataset.folders if not Path(folder.path).is_absolute()]
-        if loose:
-            said += f"; {', '.join(loose)}: choose where that folder lies"
-        return self.filled(config, said)
+        message = f"Loaded {config.name} from {path.name}"
+        relative = [folder.path for folder in config.dataset.folders if not Path(folder.path).is_absolute()]
+        if relative:
+            message += f"; {', '.join(relative)}: choose where that folder lies"
+        return self.filled(config, message)
 
     @error_to("train_loaded")
-    def load_lora(self, values: Values) -> Changes:
-        """Take the run out of the metadata of the LoRA that is chosen in Preview; its folders are not in there."""
+    def load_lora(self, values: TrainValues) -> Changes:
+        """Load the run from the metadata of the LoRA chosen in Preview; they name its folders without a path."""
         selection = selection_of(values)
         if selection.active is None:
             raise ValueError("no LoRA is chosen in Preview: tick one there that was trained here")
         config = _recorded(self.controls.lora_index.file(selection.active).metadata, selection.active)
         names = ", ".join(folder.path for folder in config.dataset.folders)
-        said = f"The run of {selection.active}; its pictures lay in a folder “{names}”: choose where that is now"
-        return {**self.filled(config, said), "train_dataset_folders": ""}
+        message = f"The run of {selection.active}; its pictures lay in a folder “{names}”: choose where that is now"
+        return self.filled(config, message, {FOLDERS: ""})
 
-    def filled(self, config: RunConfig, said: str = "") -> Changes:
-        """The form with a run in it, and what is to be said of that."""
-        message = html.note(said)
+    def filled(self, config: RunConfig, message: str, instead: Mapping[str, object] | None = None) -> Changes:
+        """The form with a run in it, `instead` with other values for some fields, and a message."""
+        notes = html.note(message)
         if config.checkpoint is not None:
-            message += html.note(
+            notes += html.note(
                 f"It was made for {Path(config.checkpoint).name}; here it is trained on the loaded model"
             )
-        rest = write(replace(config, checkpoint=None))
-        return {**form.values_of(config), "train_rest": rest, "train_dataset": "", "train_loaded": message}
+        return {
+            "train_form": {**form.values_of(config), **(instead or {})},
+            "train_rest": write(replace(config, checkpoint=None)),
+            "train_dataset": "",
+            "train_loaded": notes,
+        }
 
     # --- while it is filled ---------------------------------------------------------------------------------------
 
     @error_to("train_dataset")
-    def look(self, values: Values) -> Changes:
-        """Say what is found in the dataset's folders, and whether the weights hold for such pictures."""
-        config = form.config_of({**values, "train_name": values["train_name"] or "draft"}, values["train_rest"])
-        found = find(config.dataset, self._native())
-        table = train_html.dataset_table(found.describe(config.dataset.separator))
-        changes: dict[str, object] = {"train_dataset": table + self._for_another_share(config, found)}
-        if not values["train_name"] and config.dataset.folders:
-            changes["train_name"] = _name_of(Path(config.dataset.folders[0].path))
+    def inspect_dataset(self, values: TrainValues) -> Changes:
+        """Show what is in the dataset's folders, and suggest a name for the LoRA."""
+        fields = values["train_form"]
+        config = form.config_of({**fields, NAME: fields[NAME] or "draft"}, values["train_rest"])
+        dataset = find(config.dataset, self._native_size())
+        table = train_html.dataset_table(dataset.describe(config.dataset.separator))
+        changes: dict[str, object] = {"train_dataset": table + self._share_warning(config, dataset)}
+        if not fields[NAME] and config.dataset.folders:
+            changes["train_form"] = {NAME: _name_of(Path(config.dataset.folders[0].path))}
         return changes
 
-    def weigh(self, values: Values) -> Changes:
-        """Say what the weights are understood as, and what a run under them costs."""
-        text = str(values[WEIGHTS] or "")
+    def estimate(self, values: TrainValues) -> Changes:
+        """Show how the weights are understood, and what a run under them would cost."""
+        text = str(values["train_form"][WEIGHTS] or "")
         try:
             parsed = self.controls.presets.parse(text, self._architecture(), seed=RANDOM_SEED_TEXT)
         except PresetStringError as error:
             return {"train_understood": html.not_understood(text, error), "train_estimate": ""}
-        if not values["train_network_text_encoder"]:  # what is said of BASE would mislead
-            kept = tuple(notice for notice in parsed.notices if not notice.startswith(BASE))
-            parsed = replace(parsed, weights=parsed.weights.replace({BASE: 0.0}), notices=kept)
-        said = {"train_understood": html.understood(parsed)}
+        if not values["train_form"][TEXT_ENCODER]:  # BASE is not trained: notices of it would mislead
+            notices = tuple(notice for notice in parsed.notices if not notice.startswith(BASE))
+            parsed = replace(parsed, weights=parsed.weights.replace({BASE: 0.0}), notices=notices)
         try:
-            config = self._canonical(form.config_of(values, values["train_rest"], draft=True))
-            return {**said, "train_estimate": self._cost(config)}
+            config = self._canonical(form.config_of(values["train_form"], values["train_rest"], draft=True))
+            cost = self._cost(config)
         except (ValueError, OSError, RuntimeError) as error:
-            return {**said, "train_estimate": html.failure(str(error))}
+            cost = html.failure(str(error))
+        return {"train_understood": html.understood(parsed), "train_estimate": cost}
 
     @error_to("train_understood")
-    def from_sliders(self, values: Values) -> Changes:
+    def from_sliders(self, values: TrainValues) -> Changes:
         """Take the weights that the sliders of Preview show."""
         selection = selection_of(values)
         weights = selection.shown.block_weights(self._architecture())
-        return {WEIGHTS: weights.to_line(with_architecture=True)}
+        return {"train_form": {WEIGHTS: weights.to_line(with_architecture=True)}}
 
     @error_to("train_understood")
-    def use_preset(self, values: Values) -> Changes:
+    def use_preset(self, values: TrainValues) -> Changes:
         """Take the weights of a preset."""
         if not values["train_preset"]:
             return {}
         parsed = self.controls.presets.parse(values["train_preset"], self._architecture(), seed=RANDOM_SEED_TEXT)
-        return {WEIGHTS: parsed.weights.to_line(parsed.name, with_architecture=True, canvas=parsed.canvas)}
+        line = parsed.weights.to_line(parsed.name, with_architecture=True, canvas=parsed.canvas)
+        return {"train_form": {WEIGHTS: line}}
 
     # --- the start ------------------------------------------------------------------------------------------------
 
     @error_to("train_message")
-    def start(self, values: Values) -> Changes:
-        """Check what can be checked now, and put the run into the queue."""
-        config = self._canonical(form.config_of(values, values["train_rest"]))
+    def start(self, values: TrainValues) -> Changes:
+        """Check what can be checked before the run has its turn, and put it into the queue."""
+        config = self._canonical(form.config_of(values["train_form"], values["train_rest"]))
         if config.samples.prompts and config.samples.every and config.samples.sampler not in self.host.samplers:
             known = ", ".join(self.host.samplers)
             raise ConfigError(f"samples.sampler = {config.samples.sampler!r}: expected one of {known}")
         model = self.host.model()
         check_model(model)
-        scope = plan_of({"unet": model.unet, **model.text_encoders}, model.architecture, config.network)
-        check_rates(config.optimizer, config.network, [{"base_lr": rate} for rate in _rates(config, scope)])
-        warned = self._for_another_share(config, find(config.dataset, model.native_size))
+        plan = plan_of({"unet": model.unet, **model.text_encoders}, model.architecture, config.network)
+        check_learning_rates(config.optimizer, config.network, plan)
+        share_warning = self._share_warning(config, find(config.dataset, model.native_size))
         run = self.runner.add(config)
-        before = [waiting.folder.name for waiting in self.runner.queue()].index(run.folder.name)
-        said = f"{run.folder.name} is in the queue" + (f", behind {before} others" if before else "")
+        ahead = [waiting.folder.name for waiting in self.runner.queue()].index(run.folder.name)
+        message = f"{run.folder.name} is in the queue" + (f", behind {ahead} others" if ahead else "")
         return {
-            "train_message": html.note(f"{said}: the place Runs shows it") + warned,
+            "train_message": html.note(f"{message}: the tab Runs shows it") + share_warning,
             "runs_chosen": run.folder.name,
             "tabs": Properties(selected="Runs"),
         }
 
     @error_to("train_message")
-    def to_probe(self, values: Values) -> Changes:
-        """Ask in Analyse which blocks these pictures would move."""
-        folders = str(values[FOLDERS] or "").strip()
+    def to_probe(self, values: TrainValues) -> Changes:
+        """Open Analyse with the folders of pictures filled in for a probe."""
+        folders = str(values["train_form"][FOLDERS] or "").strip()
         if not folders:
             raise ValueError("there is no folder of pictures yet: expected one in “Folder of pictures”")
         return {"probe_folder": folders, "tabs": Properties(selected="Analyse"), "train_message": ""}
-
-    # --- small things ---------------------------------------------------------------------------------------------
 
     def _architecture(self) -> str:
         try:
@@ -193,50 +202,44 @@ class TrainHandlers:
         except NoModel:
             return "sd1"
 
-    def _native(self) -> int:
+    def _native_size(self) -> int:
         try:
             return self.host.model().native_size
         except NoModel:
             return 512
 
     def _canonical(self, config: RunConfig) -> RunConfig:
-        """The run with its weights as values: a preset may be the user's own, and may change later."""
+        """The run with its weights as numbers, not as the name of a preset that the user may change later."""
         if not isinstance(config.network.weights, str):
             return config
         parsed = self.controls.presets.parse(config.network.weights, self._architecture(), seed=RANDOM_SEED_TEXT)
         network = replace(config.network, weights=parsed.weights.to_line(parsed.name, canvas=parsed.canvas))
-        read_weights(network, self._architecture())  # says which are out of range
+        read_weights(network, self._architecture())  # raises for those out of range
         return replace(config, network=network)
 
-    def _for_another_share(self, config: RunConfig, dataset: Dataset) -> str:
-        """What is to be said where the weights hold for another share of the picture than the masks let through."""
+    def _share_warning(self, config: RunConfig, dataset: Dataset) -> Markup:
+        """A warning if the weights were found for another share of the picture than the dataset's masks cover."""
         if not isinstance(config.network.weights, str):
-            return ""
+            return Markup("")
         parsed = self.controls.presets.parse(config.network.weights, self._architecture(), seed=RANDOM_SEED_TEXT)
-        warned = warning(parsed.canvas, dataset.canvas)
-        return html.failure(f"These weights were {warned}") if warned else ""
+        text = area_warning(parsed.canvas, dataset.canvas)
+        return html.failure(f"These weights were {text}") if text else Markup("")
 
-    def _cost(self, config: RunConfig) -> str:
-        """What a run costs here, in time and memory."""
+    def _cost(self, config: RunConfig) -> Markup:
+        """What the run would cost on this machine."""
         model = self.host.model()
         size = size_of_model(model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        found = estimate(config, size, None, device)
+        cost = estimate(config, size, None, device)
         free = free_memory()
-        if free is not None:  # the model is in memory already: what it takes counts as there
-            found = estimate(config, size, free + found.mib["model"], device)
+        if free is not None:  # the model is in memory already, so that its share counts as free
+            cost = estimate(config, size, free + cost.mib["model"], device)
         pace = pace_of(self.runner.runs(), model.name, size, device)
-        return train_html.cost(found, config.steps, pace)
-
-
-def _rates(config: RunConfig, scope: Plan) -> set[float]:
-    """The learning rates that a run will have, without LoRA+."""
-    own = config.optimizer.text_encoder_lr or config.optimizer.lr
-    return {(own if module.block == "BASE" else config.optimizer.lr) * module.lr for module in scope.modules}
+        return train_html.cost(cost, config.steps, pace)
 
 
 def _recorded(metadata: Mapping[str, str], name: str) -> RunConfig:
-    """The run in the metadata of a file that was trained here."""
+    """The run in the metadata of a network file; raises ValueError if it was not trained by this extension."""
     try:
         record: Any = json.loads(metadata.get(RECORD, "null"))
     except ValueError:
@@ -247,6 +250,6 @@ def _recorded(metadata: Mapping[str, str], name: str) -> RunConfig:
 
 
 def _name_of(folder: Path) -> str:
-    """A name for the LoRA: the folder's, without sd-scripts' number."""
+    """A name for the LoRA: the folder's, without the number of repeats that sd-scripts has in front of it."""
     head, _, rest = folder.name.partition("_")
     return rest if rest and head.isdigit() else folder.name

@@ -1,38 +1,38 @@
-"""The place Train: pictures, weights and their cost on the left, everything else on the right."""
+"""The Train tab: the dataset, the weights and their cost on the left, everything else on the right."""
 
 from __future__ import annotations
 
 import gradio as gr
 
 from lib_blocktrain.ui import form
-from lib_blocktrain.ui.form import CHOICE, GROUPS, LINES, MAIN, NAMES, PAIRS, SWITCH, TEXT, UNFOLDED, Field
+from lib_blocktrain.ui.form import CHOICE, GROUPS, LINES, MAIN, NAMES, PAIRS, SWITCH, TEXT, UNFOLDED, Field, field_name
 from lib_blocktrain.ui.preview_tab import SELECTION
 from lib_blocktrain.ui.shim import on
-from lib_blocktrain.ui.train_handlers import FOLDERS, WEIGHTS, TrainHandlers
+from lib_blocktrain.ui.train_handlers import FOLDERS, NAME, WEIGHTS, TrainHandlers
 from lib_blocktrain.ui.widgets import Shared, Widgets
 
-# The entries on which the estimate depends.
-COSTLY = (
+# The entries of run.json on which the estimate depends.
+COST_PATHS = (
     form.WEIGHTS, "network.meaning", "network.algorithm", "network.rank", "network.conv_rank", "network.text_encoder",
     "network.elements", "steps", "batch", "dataset.size", "dataset.height", "checkpointing", "optimizer.name",
     "optimizer.ema",
 )  # fmt: skip
 OPEN_CHOICES = ("optimizer.name",)  # a dotted class may be typed too
-A_ROW = 4  # widgets beside each other
-FORM = (*NAMES, "train_rest")
+ROW_LENGTH = 4  # widgets
+FORM = ("train_form", "train_rest")
+ESTIMATE = ("train_understood", "train_estimate")
 
 
 class TrainTab:
-    """A LoRA under block weights, on the model that is loaded."""
+    """Train a LoRA under block weights, on the loaded model."""
 
     title = "Train"
 
     def __init__(self, shared: Shared):
         self.host = shared.host
-        self.training = TrainHandlers(shared.host, shared.controls, shared.runner, shared.first.runs)
+        self.handlers = TrainHandlers(shared.host, shared.controls, shared.runner, shared.first.runs)
 
     def build(self, w: Widgets) -> None:
-        """Make its widgets."""
         w["train_rest"] = gr.State({})
         self.values = form.defaults()
         with gr.Row(equal_height=False):
@@ -60,6 +60,7 @@ class TrainTab:
                     if group not in UNFOLDED:
                         with gr.Accordion(group, open=False):
                             self._group(w, group)
+        w.groups["train_form"] = {name: w[name] for name in NAMES}
 
     def _weights(self, w: Widgets) -> None:
         with gr.Group(elem_classes="blocktrain-panel"):
@@ -71,10 +72,10 @@ class TrainTab:
         w.html("train_estimate")
 
     def _group(self, w: Widgets, group: str) -> None:
-        """The widgets of a group, some in a row; texts of several lines have a row of their own."""
+        """Make the widgets of a group, several in a row; those of several lines have a row of their own."""
         row: list[Field] = []
         for field in (*GROUPS[group], None):
-            if field is None or field.kind in (LINES, PAIRS) or field.path == form.WEIGHTS or len(row) == A_ROW:
+            if field is None or field.kind in (LINES, PAIRS) or field.path == form.WEIGHTS or len(row) == ROW_LENGTH:
                 if row:
                     with gr.Row():
                         for beside in row:
@@ -105,40 +106,32 @@ class TrainTab:
             w.add(field.name, gr.Number, **options)
 
     def wire(self, w: Widgets) -> None:
-        """Tie its events."""
-        training, asked = self.training, w.pick(*FORM)
-        estimated = w.pick("train_understood", "train_estimate")
-        for path in COSTLY:
-            on(w[Field(path, "", "").name].input, training.weigh, asked, estimated, latest=True)
+        handlers, form_values, estimate = self.handlers, w.pick(*FORM), w.pick(*ESTIMATE)
+        for path in COST_PATHS:
+            on(w[field_name(path)].input, handlers.estimate, form_values, estimate, latest=True)
         filled = w.pick(*FORM, "train_dataset", "train_loaded")
-        loads = [
-            on(w["train_ready"].input, training.load_ready, w.pick("train_ready"), filled),
-            on(w["train_file"].upload, training.load_file, w.pick("train_file"), filled),
-            on(w["train_lora"].click, training.load_lora, w.pick(*SELECTION), filled),
-            on(
-                w["train_sliders"].click, training.from_sliders, w.pick(*SELECTION), w.pick(WEIGHTS, "train_understood")
-            ),
-            on(
-                w["train_preset"].input,
-                training.use_preset,
-                w.pick("train_preset"),
-                w.pick(WEIGHTS, "train_understood"),
-            ),
-        ]
-        for loaded in loads:
-            on(loaded.then, training.weigh, asked, estimated)
-        found = w.pick("train_dataset", "train_name")
-        on(w["train_look"].click, training.look, asked, found, queued=True)
-        on(
-            w["train_probe"].click,
-            training.to_probe,
-            w.pick(FOLDERS),
-            w.pick("probe_folder", "tabs", "train_message"),
-        )
+        weights = {**form_fields(w, WEIGHTS), **w.pick("train_understood")}
+        for loaded in (
+            on(w["train_ready"].input, handlers.load_ready, w.pick("train_ready"), filled),
+            on(w["train_file"].upload, handlers.load_file, w.pick("train_file"), filled),
+            on(w["train_lora"].click, handlers.load_lora, w.pick(*SELECTION), filled),
+            on(w["train_sliders"].click, handlers.from_sliders, w.pick(*SELECTION), weights),
+            on(w["train_preset"].input, handlers.use_preset, w.pick("train_preset"), weights),
+        ):
+            on(loaded.then, handlers.estimate, form_values, estimate)
+        inspected = {**form_fields(w, NAME), **w.pick("train_dataset")}
+        on(w["train_look"].click, handlers.inspect_dataset, form_values, inspected, queued=True)
+        probe = w.pick("probe_folder", "tabs", "train_message")
+        on(w["train_probe"].click, handlers.to_probe, form_fields(w, FOLDERS), probe)
         started = w.pick("train_message", "runs_chosen", "tabs")
-        on(w["train_start"].click, training.start, asked, started, queued=True)
+        on(w["train_start"].click, handlers.start, form_values, started, queued=True)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
-        """Fill the menus, then say what the form as it stands would cost."""
-        looked = on(blocks.load, self.training.open, {}, w.pick(*NAMES, "train_ready", "train_preset", "train_message"))
-        on(looked.then, self.training.weigh, w.pick(*FORM), w.pick("train_understood", "train_estimate"))
+        menus = w.pick("train_form", "train_ready", "train_preset", "train_message")
+        loaded = on(blocks.load, self.handlers.open, {}, menus)
+        on(loaded.then, self.handlers.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
+
+
+def form_fields(w: Widgets, *names: str) -> dict[str, dict[str, gr.components.Component]]:
+    """Some widgets of the form, for an event that needs only them."""
+    return {"train_form": {name: w[name] for name in names}}

@@ -56,3 +56,52 @@ class PreviewValues(SelectionValues):
     bake_name: str | None
     bake_replace: bool
     bake_job: str | None
+
+
+class AnalyseValues(SelectionValues):
+    analyse_lora: str | None
+    analyse_prompts: str | None
+    analyse_negative: str | None
+    analyse_seeds: str | None
+    analyse_cfg: float
+    analyse_strength: float
+    analyse_method: str | None
+    analyse_kind: str | None
+    analyse_word: str | None
+    analyse_box: str | None
+    analyse_mask: Path | None
+    analyse_painted: str | None
+    analyse_against: str | None
+    analyse_against_word: str | None
+    analyse_against_box: str | None
+    analyse_against_mask: Path | None
+    analyse_job: str | None
+    analyse_found: str | None
+    analyse_rule: str | None
+    analyse_amount: Number
+    analyse_preset: str | None
+    analyse_replace: bool
+    probe_folder: str | None
+    probe_class: str | None
+    probe_pictures: Number
+    probe_convolutions: bool
+    probe_job: str | None
+
+
+class TrainValues(SelectionValues):
+    train_form: dict[str, object]
+    """The values of the fields in `form.FIELDS`, by their names."""
+    train_rest: dict[str, object]
+    """The run that was loaded, as in run.json."""
+    train_ready: str | None
+    train_file: Path | None
+    train_preset: str | None
+
+
+class RunsValues(SelectionValues):
+    runs_chosen: str | None
+    runs_shown: dict[str, str]
+    """Digests of what the page shows, by widget."""
+    runs_list: str | None
+    runs_file: str | None
+    runs_weights: str | None

@@ -1,4 +1,4 @@
-"""The place Analyse without a page: from what is asked to bars, and from there to sliders, presets and training."""
+"""The Analyse tab without a page: from a request to bars, and from there to sliders, presets and training."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from lib_blocktrain.analysis.results import read_analysis
 from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.ui import analyse_html
-from lib_blocktrain.ui.analyse_handlers import BOX, DRAWN, FILE, NOTHING, USES, WHOLE, WORD, AnalyseHandlers
-from lib_blocktrain.ui.painting import painted
+from lib_blocktrain.ui.analyse_handlers import RESULT_BUTTONS, AnalyseHandlers
+from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, NOTHING, WHOLE, WORD, painted_mask
 from lib_blocktrain.weights.preset_strings import parse
 from tests.analysis.miniature import MODELS, PROMPT, lora_for
 from tests.tiny_models import assert_untouched, state_of
@@ -88,7 +88,7 @@ def test_to_sliders_preset_training_and_files(analysing, asking, host, controls)
     assert "Your preset THING: found for a feature that fills 25%" in asking.values["analyse_bars"]
     asking.run(analysing.start(asking.values))
 
-    line = analysing.to_training(asking.values)["train_network_weights"]
+    line = analysing.to_training(asking.values)["train_form"]["train_network_weights"]
     assert parse(line, "sd1").weights == parsed.weights
     assert parse(line, "sd1").canvas == 0.25
 
@@ -102,13 +102,13 @@ def test_to_sliders_preset_training_and_files(analysing, asking, host, controls)
 def test_what_a_rule_makes_is_said_before_it_is_used(analysing, asking):
     asking.take(analysing.open(asking.values))
     assert 'data-values="{}"' in asking.values["analyse_map"]
-    assert analysing.weigh(asking.values) == {}  # nothing is found yet
+    assert analysing.show_weights(asking.values) == {}  # nothing is found yet
 
     asking.run(analysing.start(asking.values))
-    assert all(asking.properties[name]["interactive"] for name in USES)
+    assert all(asking.properties[name]["interactive"] for name in RESULT_BUTTONS)
     result = analysing._results[asking.values["analyse_found"]].first
     two = {f.block: f for f in result.figures if f.rank <= 2}
-    asking.take(analysing.weigh(asking.values))
+    asking.take(analysing.show_weights(asking.values))
     share = sum(figure.share for figure in two.values())
     assert f" = 1; the others 0: {share:.0%} of the effect" in asking.values["analyse_weights"]
     assert all(block in asking.values["analyse_weights"] for block in two)
@@ -117,7 +117,7 @@ def test_what_a_rule_makes_is_said_before_it_is_used(analysing, asking):
     assert {block for block, value in weights.items() if value} == {"BASE", *two}
     assert {block: asking.weights()[block] for block in weights} == weights
 
-    asking.take(analysing.weigh({**asking.values, "analyse_amount": 99}))
+    asking.take(analysing.show_weights({**asking.values, "analyse_amount": 99}))
     assert "expected 1 to" in asking.values["analyse_weights"]
     assert 'data-weights=""' in asking.values["analyse_map"]
 
@@ -167,7 +167,7 @@ def test_a_mask_file_and_one_that_is_none(analysing, asking, tmp_path):
     mask.save(tmp_path / "mask.png")
     asking.values |= {"analyse_kind": FILE, "analyse_mask": tmp_path / "mask.png"}
     asking.run(analysing.start(asking.values))
-    assert analysing._results[asking.values["analyse_found"]].first.canvas == 0.5
+    assert analysing._results[asking.values["analyse_found"]].first.area_share == 0.5
     (tmp_path / "mask.png").write_text("no picture")
     asking.run(analysing.start(asking.values))
     assert "expected a picture as the mask" in asking.values["analyse_status"]
@@ -175,7 +175,7 @@ def test_a_mask_file_and_one_that_is_none(analysing, asking, tmp_path):
 
 def test_similar_loras_with_reasons(analysing, asking, host):
     (host.lora_dirs[0] / "broken.safetensors").write_bytes(b"x")
-    asking.take(analysing.similar(asking.values))
+    asking.take(analysing.find_similar(asking.values))
     assert "robot" in asking.values["analyse_similar"]
     assert "blocks alike" in asking.values["analyse_similar"]
     assert "broken: " in asking.values["analyse_similar"]
@@ -185,13 +185,13 @@ def test_what_is_painted_becomes_a_mask(analysing, asking):
     """A broad line down the left half's middle, and what is no stroke."""
     asking.values |= {"analyse_kind": DRAWN, "analyse_painted": "[[0.25, 0.25, 0, 0.25, 1]]"}
     asking.run(analysing.start(asking.values))
-    assert analysing._results[asking.values["analyse_found"]].first.canvas == pytest.approx(0.5, abs=0.13)
-    assert painted(" ") is painted("[]") is None
+    assert analysing._results[asking.values["analyse_found"]].first.area_share == pytest.approx(0.5, abs=0.13)
+    assert painted_mask(" ") is painted_mask("[]") is None
     for wrong in ("x", "3", "[3]", "[[0.1]]", "[[0.1, 2, 0]]", '[["a", 0, 0]]', "[[0.1, NaN, 0]]", "[" * 9999):
         with pytest.raises(ValueError, match="expected lists of a radius"):
-            painted(wrong)
+            painted_mask(wrong)
     with pytest.raises(ValueError, match="use a wider brush"):
-        painted("[" * 200_000)
+        painted_mask("[" * 200_000)
 
 
 def test_markup_in_names_is_text():

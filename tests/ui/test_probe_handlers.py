@@ -56,7 +56,7 @@ def test_from_pictures_to_the_training(analysing, asking, host):
     assert asking.values["analyse_rule"] == RULE_LABELS[SUGGESTED]
     answer = asking.take(analysing.to_training(asking.values))
     assert answer["tabs"] == {"selected": "Train"}
-    suggested = parse(asking.values["train_network_weights"], "sd1").weights
+    suggested = parse(asking.form["train_network_weights"], "sd1").weights
     assert max(suggested.values.values()) == 1
     assert all(not suggested[block] for block in ("IN00", "IN03", "IN06", "IN09"))
 
@@ -69,7 +69,7 @@ def test_from_pictures_to_the_training(analysing, asking, host):
     asking.values["analyse_rule"] = "strongest"
     asking.values["analyse_amount"] = 2
     asking.take(analysing.to_training(asking.values))
-    assert sum(parse(asking.values["train_network_weights"], "sd1").weights.values.values()) == 2
+    assert sum(parse(asking.form["train_network_weights"], "sd1").weights.values.values()) == 2
 
 
 def test_against_the_class_both_are_shown(analysing, asking):
@@ -108,6 +108,6 @@ def test_cancel(analysing, asking, host):
 def test_only_a_probe_suggests(analysing, asking):
     asking.run(ProbeHandlers(analysing).start(asking.values))
     found = analysing._results[asking.values["analyse_found"]]
-    analysing._results["other"] = type(found)(found.lora, found.answered)
+    analysing._results["other"] = type(found)(found.lora, found.result)
     said = analysing.to_training({**asking.values, "analyse_found": "other"})
     assert "only a probe of pictures does" in said["analyse_message"]

@@ -1,4 +1,4 @@
-"""The place Runs without a page: what it tells, and only when it has changed; the curves; what the buttons do."""
+"""The Runs tab without a page: what it shows, only where that has changed; the curves; the buttons."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lib_blocktrain.training.config import load
 from lib_blocktrain.training.runs import create
 from lib_blocktrain.ui import form
 from lib_blocktrain.ui.curves import chart
-from lib_blocktrain.ui.history import Growing, read_history, thinned
+from lib_blocktrain.ui.history import HistoryReader, read_history, thinned
 from lib_blocktrain.ui.runs_handlers import RunsHandlers
 from lib_blocktrain.ui.train_handlers import TrainHandlers
 from tests.fakes import Page, write_lora
@@ -77,7 +77,7 @@ def test_a_run_found_on_disk_is_shown(run, opened):
     for part in ("runs_head", "runs_samples", "runs_curves", "runs_events"):
         assert "<b>nan" not in values[part]
         assert "<script" not in values[part]
-        assert "<b>" not in values[part].replace("<b>robot-1</b>", "")
+        assert "<b>" not in str(values[part]).replace("<b>robot-1</b>", "")
     assert values["runs_curves"].count("<svg") == 6
     assert 'data-block="OUT09"' in values["runs_map"]
     can = {name for name in opened.properties if opened.properties[name].get("interactive")}
@@ -86,9 +86,9 @@ def test_a_run_found_on_disk_is_shown(run, opened):
 
 
 def test_only_what_has_changed_is_told(run, watching, opened):
-    assert set(opened.take(watching.look(opened.values))) == {"runs_shown", "runs_beat"}
+    assert set(opened.take(watching.poll(opened.values))) == {"runs_shown", "runs_beat"}
     run.add_metrics({"step": 3, "loss": 0.1, "smoothed": 0.3})
-    answer = opened.take(watching.look(opened.values))
+    answer = opened.take(watching.poll(opened.values))
     assert {"runs_head", "runs_curves"} <= set(answer)
     assert "runs_samples" not in answer
 
@@ -96,8 +96,8 @@ def test_only_what_has_changed_is_told(run, watching, opened):
 def test_the_buttons_say_what_cannot_be_done(run, watching, opened):
     for press, said in (
         (watching.stop, "there is nothing to stop"),
-        (watching.weigh, "is not being trained"),
-        (watching.preview, "has no LoRA yet"),
+        (watching.set_weights, "is not being trained"),
+        (watching.to_preview, "has no LoRA yet"),
     ):
         opened.values["runs_weights"] = "OUT=1"
         opened.take(press(opened.values))
@@ -108,24 +108,24 @@ def test_the_buttons_say_what_cannot_be_done(run, watching, opened):
 
 
 def test_run_again_fills_the_form(run, watching, opened):
-    answer = opened.take(watching.again(opened.values))
+    answer = opened.take(watching.to_training(opened.values))
     assert answer["tabs"] == {"selected": "Train"}
-    assert form.config_of(opened.values, opened.values["train_rest"]) == run.config
+    assert form.config_of(opened.form, opened.values["train_rest"]) == run.config
 
 
 def test_preview_it(run, watching, opened, host, lora_index):
     opened.take(watching.controls.open(opened.values))
     write_lora(host.lora_dirs[0] / "robot-out.safetensors")
     run.add_metrics({"step": 2, "published": "robot-out.safetensors"})
-    opened.take(watching.look(opened.values))
+    opened.take(watching.poll(opened.values))
     assert opened.properties["runs_preview"]["interactive"] is True
-    answer = opened.take(watching.preview(opened.values))
+    answer = opened.take(watching.to_preview(opened.values))
     assert answer["tabs"] == {"selected": "Preview"}
     assert "robot-out and its weights are on the sliders: press Preview" in answer["status"]
     assert opened.values["loras"] == ["robot-out"]
     assert set(opened.weights().values()) == {1.0}
     (host.lora_dirs[0] / "robot-out.safetensors").unlink()
-    opened.take(watching.preview(opened.values))
+    opened.take(watching.to_preview(opened.values))
     assert "robot-out.safetensors is not in" in opened.values["runs_message"]
 
 
@@ -150,19 +150,19 @@ def test_curves_are_the_numbers():
 def test_a_history_grows_with_its_run(tmp_path):
     """Read bit by bit it is that of the whole file, also after the run went back to what was saved."""
     run = create(load(READY / "2-robot-out.json"), tmp_path / "run")
-    growing = Growing(run)
+    reader = HistoryReader(run.metrics_path)
     for row in ROWS:
         run.add_metrics(row)
-        assert growing.now() == read_history(run.metrics())
-    shown = growing.now()
+        assert reader.read() == read_history(run.metrics())
+    shown = reader.read()
     before = len(shown.curves["loss"])
     run.add_metrics({"step": 9, "loss": 0.5, "norms": {"IN04": 1.0}})
-    growing.now()
+    reader.read()
     assert len(shown.curves["loss"]) == before  # what one page draws does not grow when another asks
     assert "IN04" not in shown.by_block["norms"]
-    run.forget_after(1)
-    assert growing.now() == read_history(run.metrics())
-    assert growing.now().curves["loss"]
+    run.drop_metrics_after(1)
+    assert reader.read() == read_history(run.metrics())
+    assert reader.read().curves["loss"]
 
 
 def test_a_long_history_is_thinned():
@@ -179,20 +179,20 @@ def test_preview_what_was_saved_on_the_way(run, watching, opened, host):
     opened.take(watching.controls.open(opened.values))
     for step in (1, 250):
         write_lora(run.checkpoint(step), ss_output_name=f"at {step}")
-    opened.take(watching.look(opened.values))
+    opened.take(watching.poll(opened.values))
     assert opened.properties["runs_file"]["choices"] == ["result", "step 250", "step 1"]
     assert opened.properties["runs_preview"]["interactive"] is True  # though the run has no result yet
     opened.values["runs_file"] = "step 250"
     for _ in range(2):  # the second time it is there already
-        answer = opened.take(watching.preview(opened.values))
+        answer = opened.take(watching.to_preview(opened.values))
         assert answer["tabs"] == {"selected": "Preview"}
         assert opened.values["loras"] == [run.checkpoint(250).stem]
     assert (host.lora_dirs[0] / run.checkpoint(250).name).read_bytes() == run.checkpoint(250).read_bytes()
     assert len(list(host.lora_dirs[0].glob(f"{run.config.name}*.safetensors"))) == 1
     opened.values["runs_file"] = "result"
-    assert "has no LoRA yet" in watching.preview(opened.values)["runs_message"]
+    assert "has no LoRA yet" in watching.to_preview(opened.values)["runs_message"]
     opened.values["runs_file"] = "step 1"
     run.checkpoint(1).unlink()
-    assert "expected one of result, step 250" in watching.preview(opened.values)["runs_message"]
+    assert "expected one of result, step 250" in watching.to_preview(opened.values)["runs_message"]
     opened.take(watching.choose({**opened.values, "runs_list": run.folder.name}))
     assert opened.values["runs_file"] == "result"

@@ -1,4 +1,4 @@
-"""The place Train without a page: the form there and back, what is found, what it costs, and the start."""
+"""The Train tab without a page: the form in both directions, the dataset, the cost, and the start."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def training(host, controls, model, tmp_path):
 def filled(training):
     """The form with the first ready run in it."""
     page = Page()
-    page.values |= {**form.defaults(), "train_rest": {}, "train_preset": None, "train_ready": "1-robot"}
+    page.values |= {"train_form": form.defaults(), "train_rest": {}, "train_preset": None, "train_ready": "1-robot"}
     page.take(training.load_ready(page.values))
     return page
 
@@ -111,7 +111,7 @@ def test_bad_values_are_named(name, value, said):
 
 
 def test_what_was_found(training, filled, tmp_path):
-    filled.take(training.look(filled.values))
+    filled.take(training.inspect_dataset(filled.values))
     assert "<dt>pictures</dt><dd>" in filled.values["train_dataset"]
     assert "robot" in filled.values["train_dataset"]
 
@@ -120,23 +120,23 @@ def test_what_was_found(training, filled, tmp_path):
     Image.new("RGB", (64, 64)).save(folder / "a.png")
     (folder / "a.txt").write_text("<i>tag</i>, thing", "utf-8")
     (folder / "broken.png").write_bytes(b"no picture")
-    filled.values |= {"train_dataset_folders": str(folder), "train_name": ""}
-    filled.take(training.look(filled.values))
+    filled.form.update({"train_dataset_folders": str(folder), "train_name": ""})
+    filled.take(training.inspect_dataset(filled.values))
     said = filled.values["train_dataset"]
     assert "1, 3 with their repeats" in said
     assert "&lt;i&gt;tag&lt;/i&gt;" in said
     assert "broken.png" in said
     assert "<i>" not in said
     assert "<b>" not in said
-    assert filled.values["train_name"] == "<b>thing"
+    assert filled.form["train_name"] == "<b>thing"
 
 
 def test_the_cost_follows_the_weights(training, filled, monkeypatch):
     monkeypatch.setattr(module, "free_memory", lambda: 10_000.0)
     times = {}
     for text in ("ALL", "OUT09-OUT11=1"):
-        filled.values["train_network_weights"] = text
-        filled.take(training.weigh(filled.values))
+        filled.form["train_network_weights"] = text
+        filled.take(training.estimate(filled.values))
         assert "Understood as" in filled.values["train_understood"]
         times[text] = float(re.search(r"a step takes ([\d.]+)", filled.values["train_estimate"])[1])
     assert times["ALL"] == 1
@@ -144,14 +144,14 @@ def test_the_cost_follows_the_weights(training, filled, monkeypatch):
     assert "stops at OUT09" in filled.values["train_estimate"]
     assert "shows once a run has begun" in filled.values["train_estimate"]
     monkeypatch.setattr(module, "pace_of", lambda *_: Pace("earlier", 10.0, 2.0))
-    filled.take(training.weigh(filled.values))
+    filled.take(training.estimate(filled.values))
     assert "as earlier went" in filled.values["train_estimate"]
     monkeypatch.setattr(module, "free_memory", lambda: 1.0)
-    filled.take(training.weigh(filled.values))
+    filled.take(training.estimate(filled.values))
     assert "blocktrain-failure" in filled.values["train_estimate"]
     assert ": choose " in filled.values["train_estimate"] or "no choice" in filled.values["train_estimate"]
-    filled.values["train_network_weights"] = "OUT=oops"
-    filled.take(training.weigh(filled.values))
+    filled.form["train_network_weights"] = "OUT=oops"
+    filled.take(training.estimate(filled.values))
     assert "oops" in filled.values["train_understood"]
     assert filled.values["train_estimate"] == ""
 
@@ -159,7 +159,7 @@ def test_the_cost_follows_the_weights(training, filled, monkeypatch):
 def test_weights_from_the_sliders(training, filled):
     filled.values["weights"]["OUT05"] = 0.5
     filled.take(training.from_sliders(filled.values))
-    assert filled.values["train_network_weights"].endswith("| arch=sd1")
+    assert filled.form["train_network_weights"].endswith("| arch=sd1")
     filled.take(training.start(filled.values))
     assert "1,1,1,1,1,0.5,1" in training.runner.configs[0].network.weights
     filled.values["weights"]["OUT05"] = -0.5
@@ -176,12 +176,12 @@ def test_weights_for_another_share_of_the_picture_are_said_before_and_at_the_sta
         mask = Image.new("L", (64, 64))
         mask.paste(255, (0, 0, 32, 64))  # half of the picture
         mask.save(folder / f"{name}.mask.png")
-    filled.values |= {"train_dataset_folders": str(folder), "train_dataset_size": "64"}
+    filled.form.update({"train_dataset_folders": str(folder), "train_dataset_size": "64"})
     for share, warned in (("0.1", True), ("0.4", False)):
         training.controls.presets.own.path.write_text(f"face:OUT=1|arch=sd1 canvas={share}\n", "utf-8")
         filled.take(training.use_preset({**filled.values, "train_preset": "face"}))
-        assert filled.values["train_network_weights"].endswith(f"canvas={share}")
-        filled.take(training.look(filled.values))
+        assert filled.form["train_network_weights"].endswith(f"canvas={share}")
+        filled.take(training.inspect_dataset(filled.values))
         filled.take(training.start(filled.values))
         for place in ("train_dataset", "train_message"):
             said = f"found for a feature that fills {float(share):.0%} of the picture, used for one that fills 50%"
@@ -193,14 +193,14 @@ def test_the_form_begins_with_what_suits_the_model(training, filled, monkeypatch
     for architecture, checkpointing in (("sd1", False), ("sdxl", True)):
         monkeypatch.setattr(training, "_architecture", lambda name=architecture: name)
         filled.take(training.open(filled.values))
-        assert filled.values["train_checkpointing"] is checkpointing
-        assert filled.values["train_samples_every"] == 100
-        assert filled.values["train_name"] == ""
+        assert filled.form["train_checkpointing"] is checkpointing
+        assert filled.form["train_samples_every"] == 100
+        assert filled.form["train_name"] == ""
 
 
 def test_start(training, filled):
     training.controls.presets.save("mine", training.controls.presets.parse("OUT=1", "sd1").weights)
-    filled.values |= {"train_network_weights": "mine"}
+    filled.form.update({"train_network_weights": "mine"})
     changes = filled.take(training.start(filled.values))
     assert changes["tabs"] == {"selected": "Runs"}
     assert changes["runs_chosen"] == "robot"
@@ -215,12 +215,12 @@ def test_start(training, filled):
         ({"train_network_algorithm": "dora"}, "alpha does not scale"),
         ({"train_network_weights": "NONE"}, "nothing to train"),
         ({"train_network_weights": "IN00=1"}, "expected a conv_rank above 0"),
-        ({"train_samples_sampler": "Heun"}, "samples.sampler = &#x27;Heun&#x27;: expected one of DDIM, Euler"),
+        ({"train_samples_sampler": "Heun"}, "samples.sampler = &#39;Heun&#39;: expected one of DDIM, Euler"),
         ({"train_dataset_folders": "/nowhere"}, "no such folder"),
     ],
 )
 def test_what_cannot_be_trained_is_said_at_once(training, filled, changes, said):
-    filled.values |= changes
+    filled.form.update(changes)
     filled.take(training.start(filled.values))
     assert said in filled.values["train_message"]
     assert training.runner.configs == []
@@ -228,7 +228,7 @@ def test_what_cannot_be_trained_is_said_at_once(training, filled, changes, said)
 
 def test_without_a_model(training, filled):
     training.host.loaded = None
-    filled.take(training.weigh(filled.values))
+    filled.take(training.estimate(filled.values))
     assert "no checkpoint is loaded" in filled.values["train_estimate"]
     filled.take(training.start(filled.values))
     assert "no checkpoint is loaded" in filled.values["train_message"]
@@ -240,7 +240,7 @@ def test_load_file(training, filled, tmp_path):
     path = tmp_path / "run.json"
     path.write_text((READY / "2-robot-out.json").read_text("utf-8"), "utf-8")
     filled.take(training.load_file({"train_file": path}))
-    assert filled.values["train_network_weights"] == "OUT06-OUT11=1"
+    assert filled.form["train_network_weights"] == "OUT06-OUT11=1"
     assert "../datasets/robot: choose where that folder lies" in filled.values["train_loaded"]
     for content, said in ((b"{", "expected a run.json"), (b"\xff", "is no text"), (b'{"nmae": 1}', "did you mean")):
         path.write_bytes(content)
@@ -258,11 +258,11 @@ def test_from_a_lora_that_was_trained_here(training, filled, lora_index, host):
     lora_index.refresh()
     filled.take(training.controls.open(filled.values))
     filled.take(training.load_lora(filled.values))
-    assert filled.values["train_steps"] == 77
-    assert filled.values["train_dataset_folders"] == ""
+    assert filled.form["train_steps"] == 77
+    assert filled.form["train_dataset_folders"] == ""
     assert "a folder “robot”" in filled.values["train_loaded"]
     write_lora(host.lora_dirs[0] / "robot.safetensors", ss_blocktrain="{")
     lora_index.refresh()
     filled.take(training.load_lora(filled.values))
     assert "was not trained here" in filled.values["train_loaded"]
-    assert isinstance(form.config_of({**filled.values, "train_dataset_folders": str(READY)}, {}), RunConfig)
+    assert isinstance(form.config_of({**filled.form, "train_dataset_folders": str(READY)}, {}), RunConfig)

@@ -11,7 +11,7 @@ pytest.importorskip("gradio")
 
 from lib_blocktrain.server.app import build
 from lib_blocktrain.ui import analyse_tab, preview_tab, runs_tab, train_tab
-from lib_blocktrain.ui.values import PreviewValues
+from lib_blocktrain.ui.values import AnalyseValues, PreviewValues, RunsValues, TrainValues
 
 TABS = (preview_tab, analyse_tab, train_tab, runs_tab)
 
@@ -33,6 +33,6 @@ def given(host, monkeypatch) -> dict[type, set[str]]:
     return names
 
 
-@pytest.mark.parametrize("kind", [PreviewValues])
+@pytest.mark.parametrize("kind", [PreviewValues, AnalyseValues, TrainValues, RunsValues])
 def test_each_key_is_an_input_and_each_input_a_key(given, kind):
     assert given[kind] == kind.__required_keys__ | kind.__optional_keys__
