@@ -204,6 +204,13 @@ def signatures() -> dict[str, list[str]]:
     return {name: list(inspect.signature(function).parameters) for name, function in called.items()}
 
 
+def script_order() -> list[str]:
+    """The files of extensions' scripts, in the order in which Forge loads them."""
+    from modules import scripts
+
+    return [f"{file.basedir}/{file.filename}" for file in scripts.list_scripts("scripts", ".py")]
+
+
 def _inputs():
     import torch
 

@@ -279,3 +279,10 @@ def block_states(lora: str) -> dict[str, int]:
     model, (placement,) = INTEGRATION.host().model(), _placements(lora, "ALL", 1.0)
     known = layers_by_key(model.unet, model.architecture)
     return dict(Counter(block_of(key, model.architecture) for key in placement.network.modules if key in known))
+
+
+def script_order() -> list[str]:
+    """The files of extensions' scripts, in the order in which the WebUI loads them."""
+    from modules import scripts
+
+    return [f"{file.basedir}/{file.filename}" for file in scripts.list_scripts("scripts", ".py")]

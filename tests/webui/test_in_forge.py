@@ -66,6 +66,13 @@ def test_recognised(forge):
     assert "LoRAs merged by key" in found["features"]
 
 
+def test_loaded_after_the_lora_extension(forge):
+    order = forge.inside("script_order")
+    lora = next(place for place, path in enumerate(order) if path.endswith("sd_forge_lora/lora_script.py"))
+    ours = next(place for place, path in enumerate(order) if path.endswith("/blocktrain.py"))
+    assert ours > lora
+
+
 def test_all_is_forges_own_and_none_is_no_lora(pictures):
     """Bit for bit, and again after another weight of the same strength."""
     assert np.array_equal(pictures("1:bw=ALL"), pictures("1"))
@@ -126,7 +133,7 @@ def test_training_leaves_no_trace(forge, tmp_path_factory, ending):
     assert found["ended"] == {"failed": "made to fail"}.get(ending, ending)
     assert len(found["losses"]) == {"finished": 3}.get(ending, 1)
     if ending == "finished":
-        assert found["samples"] == 1
+        assert found["samples"] == 2  # after the second of three steps, and at the end
         shutil.copy(found["files"][0], forge.loras / "trained.safetensors")
         forge.call("/sdapi/v1/refresh-loras", {})
         plain, _ = forge.draw("a cat")

@@ -30,6 +30,13 @@ def plain(weighed, base):
     return drawn
 
 
+def test_loaded_after_the_lora_extension(webui):
+    order = webui.inside("script_order")
+    lora = next(place for place, path in enumerate(order) if path.endswith("Lora/lora_script.py"))
+    ours = next(place for place, path in enumerate(order) if path.endswith("/blocktrain.py"))
+    assert ours > lora
+
+
 def test_all_is_the_plain_tag_and_none_is_no_lora(weighed, base, plain):
     for spelling in ("bw", "lbw"):
         assert np.array_equal(weighed.pixels(tag(f"{spelling}=ALL")), plain)
