@@ -1,11 +1,11 @@
-"""How much each block matters: for a LoRA on a model, for a feature of the picture, for a dataset.
+"""How much each block of a LoRA matters, for the whole image or for a feature of it; and where a training would act.
 
-- ``setting``, ``stage``, ``trajectory``: what is looked at; predictions that begin at any block; the way to a picture
+- ``request``, ``sampling_grid``: what is asked, and its limits
+- ``instrumented_model``, ``trajectory``: predictions that begin at any block; the points at which blocks are compared
 - ``effects`` (leave one out, one only), ``integrated`` (integrated gradients), ``weight_norms``, ``rendered`` with
-  ``perceptual`` and ``sheet``: the methods
-- ``attention``, ``regions``, ``canvas``: of which part of the picture, and how large that is
-- ``statistics``, ``results``: figures with their noise; tables, JSON, CSV; two side by side
-- ``run``: an analysis from its question to its figures
-- ``choice``: from figures to block weights and presets
+  ``perceptual`` and ``contact_sheet``: the methods
+- ``attention``, ``regions``, ``area_share``: which part of the image a feature is, and how large that is
+- ``run``: from a request to figures; ``statistics``, ``results``: the figures, their noise, and their files
+- ``weight_rules``: block weights and presets made of figures
 - ``probe``: a dataset before there is a LoRA; ``similar``: LoRAs like a dataset or another LoRA
 """

@@ -63,7 +63,7 @@ class AnalysisRequest:
         if self.method not in METHODS:
             raise ValueError(f"method {self.method!r}: expected one of {', '.join(METHODS)}")
         if self.method == "norms" and self.features != (WHOLE_IMAGE,):
-            raise ValueError("norms know no picture: expected no word, mask or box with them")
+            raise ValueError("norms are of the file alone: expected no word, mask or box with them")
         for name, count, most in (
             ("prompts", len(self.grid.prompts), MAX_PROMPTS),
             ("seeds", len(self.grid.seeds), MAX_SEEDS),
@@ -100,7 +100,7 @@ def build_request(
     Raises ValueError, with the value and what was expected, for what cannot be asked.
     """
     if not prompts and method in METHODS and method != "norms":
-        raise ValueError(f"no prompt: expected at least one, as {method} looks at pictures (norms does not)")
+        raise ValueError(f"no prompt: expected at least one for the method {method} (norms needs none)")
     return AnalysisRequest(
         network,
         SamplingGrid(

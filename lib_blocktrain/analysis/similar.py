@@ -1,7 +1,7 @@
-"""Find a LoRA like the one that is to be made: the first step of the usual way to block weights.
+"""Rank LoRAs by their likeness to a dataset or to another LoRA, to find one to analyse before training.
 
-Every network file is described once, by its header and by the sizes of a few of its modules, and the descriptions are
-kept in one file; afterwards a folder of hundreds is ranked without opening any of them.
+Every network file gets a profile, from its header and the sizes of a few of its modules. Profiles are kept in one
+file, so that a folder of hundreds is then ranked without opening any of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import safetensors
+from torch import Tensor
 
 from lib_blocktrain import blocks
 from lib_blocktrain.analysis.weight_norms import OF_THE_WEIGHT, squared_delta
@@ -27,10 +28,10 @@ from lib_blocktrain.training.dataset import Dataset
 
 log = logging.getLogger(__name__)
 
-FORMAT = "blocktrain-profiles-1"
-SAMPLED = 4  # modules a block that are read: the others are taken to be like them
+FORMAT = "blocktrain-profiles-2"
+SAMPLED = 4  # modules of each block that are read: the others are taken to be like them
 RECORD = "ss_blocktrain"
-# How much each likeness counts; one that cannot be told leaves its part to the others.
+# How much each kind of likeness counts; one that is not known counts as half.
 IMPORTANCE = {"tags": 0.4, "blocks": 0.4, "canvas": 0.2}
 
 Progress = Callable[[int, int], None]
@@ -38,8 +39,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Profile:
-    """A network file, or a dataset: `tags` by how often they stand in its captions, `norms` its blocks' share of the
-    change, 0 to 1, `canvas` the subject's share of the picture. `problem` says why a file cannot be read.
+    """What is compared of a network file or a dataset. `problem` says why a file cannot be read.
+
+    `tags` are counted in the captions, `norms` are each block's share of the squared delta weights, 0 to 1,
+    `area_share` is the subject's share of the image.
     """
 
     name: str
@@ -47,14 +50,14 @@ class Profile:
     architecture: str = ""
     tags: Mapping[str, float] = field(default_factory=dict)
     norms: Mapping[str, float] = field(default_factory=dict)
-    canvas: float | None = None
+    area_share: float | None = None
     problem: str = ""
     stamp: tuple[int, int] = (0, 0)  # mtime in ns, size: the same stamp, the same file
 
 
 @dataclass(frozen=True)
 class Match:
-    """A file with its likeness, 0 to 1, and why."""
+    """A file with its likeness, 0 to 1, and the reasons."""
 
     profile: Profile
     likeness: float
@@ -81,15 +84,13 @@ class Ranking:
     folders: tuple[Path, ...] = ()
 
 
-def of_dataset(
-    dataset: Dataset, architecture: str, separator: str, norms: Mapping[str, float] | None = None
-) -> Profile:
-    """Return the profile of a dataset; `norms` come from a probe."""
+def of_dataset(dataset: Dataset, architecture: str, separator: str) -> Profile:
+    """Return the profile of a dataset."""
     tags: dict[str, float] = {}
     for counts in dataset.tag_frequency(separator).values():
         for tag, count in counts.items():
             tags[tag] = tags.get(tag, 0.0) + count
-    return Profile("the dataset", architecture=architecture, tags=tags, norms=norms or {}, canvas=dataset.canvas)
+    return Profile("the dataset", architecture=architecture, tags=tags, area_share=dataset.canvas)
 
 
 def of_file(path: Path) -> Profile:
@@ -107,14 +108,14 @@ def of_file(path: Path) -> Profile:
         log.info("%s: %s", path, error)
         return Profile(path.stem, str(path), problem=str(error), stamp=stamp)
     record = table(header.metadata.get(RECORD, ""))
-    canvas = record.get("canvas")
-    canvas = float(canvas) if isinstance(canvas, (int, float)) and 0 < canvas <= 1 else None
+    share = record.get("canvas")
+    share = float(share) if isinstance(share, (int, float)) and 0 < share <= 1 else None
     tags = tag_counts(header.metadata.get("ss_tag_frequency", ""))
-    return Profile(path.stem, str(path), architecture, tags, norms, canvas, stamp=stamp)
+    return Profile(path.stem, str(path), architecture, tags, norms, share, stamp=stamp)
 
 
 class Profiles:
-    """The profiles of the files in some folders, kept in one file between the times that they are asked for."""
+    """Profiles of network files, cached in a file."""
 
     def __init__(self, cache: Path):
         self.cache = cache
@@ -133,7 +134,7 @@ class Profiles:
                 if progress is not None:
                     progress(number, len(paths))
         finally:
-            if fresh:  # also of what was read before somebody stopped it
+            if fresh:  # also what was read before `progress` raised
                 self._write({**known, **found})
         return list(found.values())
 
@@ -145,7 +146,7 @@ class Profiles:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError, KeyError) as error:
-            log.warning("%s cannot be read (%s): the LoRAs are described anew", self.cache, error)
+            log.warning("%s cannot be read (%s): all LoRA files are read again", self.cache, error)
             return {}
 
     def _write(self, profiles: Mapping[str, Profile]) -> None:
@@ -185,14 +186,15 @@ def _match(target: Profile, profile: Profile, rarity: Mapping[str, float]) -> Ma
         likenesses["blocks"] = _profile_likeness(target.norms, profile.norms)
         top = sorted(profile.norms, key=lambda block: -profile.norms[block])[:3]
         reasons.append(f"blocks alike {likenesses['blocks']:.0%} (strongest {', '.join(top)})")
-    if target.canvas and profile.canvas:
-        likenesses["canvas"] = min(target.canvas, profile.canvas) / max(target.canvas, profile.canvas)
-        reasons.append(f"fills {profile.canvas:.0%} of the picture, here {target.canvas:.0%}")
+    if target.area_share and profile.area_share:
+        shares = target.area_share, profile.area_share
+        likenesses["canvas"] = min(shares) / max(shares)
+        reasons.append(f"fills {profile.area_share:.0%} of the picture, here {target.area_share:.0%}")
     lacking = [name for name in IMPORTANCE if name not in likenesses]
     if lacking:
         reasons.append(f"not known: {', '.join(lacking)}")
     importance = sum(IMPORTANCE[name] for name in likenesses)
-    # what is not known counts as half alike, so that a file that says nothing is not the best of all
+    # what is not known counts as half, so that a file without any metadata does not come first
     known = sum(IMPORTANCE[name] * value for name, value in likenesses.items())
     likeness = known + 0.5 * (1 - importance)
     return Match(profile, likeness, tuple(reasons))
@@ -215,17 +217,17 @@ def _norms(path: Path, shapes: Mapping[str, tuple[int, ...]], architecture: str)
                 continue
             chosen = keys[:: max(1, len(keys) // SAMPLED)]
             found = [_square(key, {name: file.get_tensor(s) for name, s in sources[key].items()}) for key in chosen]
-            told = [square for square in found if square is not None and math.isfinite(square)]
-            if told:
-                squares[block] = sum(told) / len(told) * len(keys)
+            known = [square for square in found if square is not None and math.isfinite(square)]
+            if known:
+                squares[block] = sum(known) / len(known) * len(keys)
     total = sum(squares.values())
     if not sources:
         raise NetworkFileError(f"{path}: no network modules among its {len(shapes)} keys")
     return {block: square / total for block, square in squares.items()} if total else {}
 
 
-def _square(key: str, tensors: Mapping) -> float | None:
-    """Return |delta W|^2, None where the file alone does not tell it."""
+def _square(key: str, tensors: Mapping[str, Tensor]) -> float | None:
+    """Return |delta W|^2, None where it does not follow from the file alone."""
     try:
         module: NetworkModule | None = module_from_tensors(key, tensors)
     except NetworkModuleError:
@@ -236,12 +238,12 @@ def _square(key: str, tensors: Mapping) -> float | None:
 
 
 def _profile_likeness(a: Mapping[str, float], b: Mapping[str, float]) -> float:
-    """Return how alike two sets of shares are: 1 less half of what would have to move from block to block."""
+    """Return 1 less half the sum of the absolute differences of two sets of shares."""
     return 1 - sum(abs(a.get(block, 0.0) - b.get(block, 0.0)) for block in {*a, *b}) / 2
 
 
 def _rarity(profiles: Sequence[Profile]) -> dict[str, float]:
-    """Return log(1 + files / files with the tag): what all have tells nothing (Spärck Jones 1972)."""
+    """Return log(1 + files / files with the tag): a tag that all have says little (Spärck Jones 1972)."""
     having: dict[str, int] = {}
     for profile in profiles:
         for tag in profile.tags:

@@ -1,6 +1,6 @@
-"""How large a network file's delta weights are, block by block: from the file alone, without any model.
+"""The size of a network file's delta weights, block by block: from the file alone, without any model.
 
-A large delta may change little, and a small one much: it says where the training went, not what is seen.
+A large delta may change the image little, and a small one much: it shows what the training changed, not its effect.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.norms import squared_norm
 from lib_blocktrain.weights.block_weights import BlockWeights
 
-# Their deltas are made of the layer's own weight, which is not in the file.
+# Their deltas depend on the layer's own weight, which is not in the file.
 OF_THE_WEIGHT = (IA3, OFT, BOFT, GLoRA)
 
 
 def weight_norms(network: Network, weights: BlockWeights | None = None) -> Analysis:
     """Return the Frobenius norm of each block's delta weights over that of all, under these block weights.
 
-    Modules whose delta depends on the model's own weights are left out, or taken without that part, and named in the
-    notices. Raises ValueError if nothing is left.
+    Modules whose delta depends on the model's own weights are left out, or count without that part; the notices name
+    them. Raises ValueError if nothing is left.
     """
     weights = weights or BlockWeights.uniform(network.architecture, 1.0)
     squares: dict[str, float] = {}
@@ -42,7 +42,9 @@ def weight_norms(network: Network, weights: BlockWeights | None = None) -> Analy
     names = tuple(block for block in order if block in squares)
     whole = math.sqrt(sum(squares.values()))
     if not whole:
-        raise ValueError(f"{network.name!r} has no delta weights that its file alone tells: {'; '.join(left_out)}")
+        raise ValueError(
+            f"{network.name!r} has no delta weights that follow from its file alone: {'; '.join(left_out)}"
+        )
     return Analysis(
         method="norms",
         architecture=network.architecture,

@@ -27,7 +27,8 @@ def down_to(analysis: Analysis, effect: float) -> BlockWeights:
     """Keep the fewest blocks that together have this part (0 to 1) of the effect at 1, the others at 0."""
     if not 0 < effect <= 1:
         raise ValueError(f"{effect:g} of the effect: expected more than 0, up to 1")
-    kept, reached = {}, 0.0
+    kept: dict[str, float] = {}
+    reached = 0.0
     for figure in _ranked(analysis):
         if reached >= effect - 1e-9 or figure.share <= 0:
             break
@@ -79,8 +80,8 @@ def preset_of(analysis: Analysis, weights: BlockWeights, name: str, purpose: str
 
 
 RULES = {
-    "strongest": "keep the strongest blocks, so many of them",
-    "down-to": "keep the fewest blocks that have this part of the effect, in %",
+    "strongest": "keep the given number of strongest blocks",
+    "down-to": "keep the fewest blocks that have the given percentage of the effect",
     "proportional": "weigh every block by its figure",
     "lower": "lower the blocks that carry another feature",
 }

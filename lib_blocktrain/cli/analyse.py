@@ -1,4 +1,4 @@
-"""The commands that analyse; torch and the rest are imported when one of them runs."""
+"""The command `analyse`; torch and the rest are imported when it runs."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from lib_blocktrain.analysis.results import Analysis
 
 ANALYSE_HELP = """methods:
-  exact      what the predicted noise loses without each block (the reference)
+  exact      the change of the predicted noise without each block (the reference)
   fast       each block's signed part of the LoRA's effect, by integrated gradients
-  one-only   what each block does when it is all there is
+  one-only   what each block does alone
   norms      the size of each block's weights, from the file alone: no prompt, no model
-  rendered   a picture a block with that block lowered, and a sheet of them (slow)
+  rendered   a picture for each block, with that block lowered, and a sheet of them (slow)
 
 which blocks make the robot, and what makes the background:
   python -m lib_blocktrain analyse --lora robot.safetensors \\
       --prompt "a photo of a large robot, blue background" --word robot --against-word background --out found
 
-and block weights from it, as a preset that knows for which share of the picture it was found:
+and block weights made of it, as a preset that says which share of the picture it was found for:
   ... --keep down-to=80 --preset ROBOT      the fewest blocks that have 80 % of the effect
   ... --keep strongest=6 | proportional | lower   (lower: what carries the --against feature)
 
 OUT gets analysis.json and analysis.csv, against.json and comparison.json for a second feature, sheets of a rendered
-analysis, and preset.txt. Blocks that are "within the noise" cannot be told from no effect with so few seeds."""
+analysis, and preset.txt. With so few seeds, blocks "within the noise" cannot be told from blocks without effect."""
 
 
 def add_commands(commands: Commands) -> None:

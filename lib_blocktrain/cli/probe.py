@@ -1,4 +1,4 @@
-"""What a dataset would move before there is a LoRA, which LoRAs are like it, and two analyses side by side."""
+"""The commands `probe` (a dataset before there is a LoRA), `similar` (LoRAs) and `compare` (two analyses)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def compare_command(arguments: argparse.Namespace) -> Answer:
-    """Say what matters more to the first of two analyses, and what to the second."""
+    """Compare which blocks matter more to the first of two analyses, and which to the second."""
     from lib_blocktrain.analysis.results import compare, read_analysis
 
     found = compare(read_analysis(arguments.first), read_analysis(arguments.second))

@@ -40,7 +40,7 @@ def test_what_is_given_is_in_the_request():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"prompts": []}, "no prompt: expected at least one, as exact looks at pictures"),
+        ({"prompts": []}, "no prompt: expected at least one for the method exact"),
         ({"prompts": [f"prompt {n}" for n in range(17)]}, "17 prompts: expected up to 16"),
         ({"prompts": ["a" * 100_001]}, "prompt of 100001 characters: expected up to 100000"),
         ({"negative": "a" * 100_001}, "prompt of 100001 characters: expected up to 100000"),
@@ -54,7 +54,7 @@ def test_what_is_given_is_in_the_request():
         ({"value": float("nan")}, "value nan: expected a number from -10 to 10"),
         ({"features": [WHOLE_IMAGE] * 3}, "3 features: expected up to 2"),
         ({"method": "guess"}, "method 'guess': expected one of exact, fast"),
-        ({"method": "norms", "features": [Feature(word="a")]}, "norms know no picture"),
+        ({"method": "norms", "features": [Feature(word="a")]}, "norms are of the file alone"),
     ],
 )
 def test_what_is_outside_the_limits_is_refused(given, said):

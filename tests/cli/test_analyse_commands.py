@@ -48,7 +48,7 @@ def test_a_word_to_a_preset(lora, tmp_path, capsys):
     assert main(["compare", str(out / "analysis.csv"), str(out / "against.json")]) == 2
     assert "analysis.csv" in capsys.readouterr().err
     assert main([*command, "--method", "norms"]) == 2
-    assert "norms know no picture" in capsys.readouterr().err
+    assert "norms are of the file alone" in capsys.readouterr().err
 
 
 def test_weights_of_a_feature_of_another_size_are_warned_of(lora, tmp_path, capsys):
