@@ -13,9 +13,9 @@ from functools import cache
 BASE, REST = "BASE", "REST"  # text encoders; U-Net layers outside the blocks
 BLOCK_IDS = (*(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
 
-# One row a block, in the order of the forward pass: id, parts, transformer depth of its attention, channels that it
-# puts out, share of one U-Net call in %. The shares are counted in FLOP (torch.utils.flop_counter, batch 1, 77 tokens)
-# at the architecture's own size; tests/test_blocks.py counts them again. Everything else follows from these rows.
+# One row per block, in the order of the forward pass: id, parts, depth of its transformer, output channels, share of
+# one U-Net call in %. The shares are of FLOP (torch.utils.flop_counter, batch 1, 77 tokens) at the native size;
+# tests/test_blocks.py counts them. Everything else follows from these rows.
 _SD1_ROWS = (
     ("IN00", "conv", 0, 320, 0.01),
     ("IN01", "res attn", 1, 320, 6.70),
@@ -43,7 +43,7 @@ _SD1_ROWS = (
     ("OUT10", "res attn", 1, 320, 7.85),
     ("OUT11", "res attn", 1, 320, 7.85),
 )
-# SD2 has SD1's blocks; at 768 px its attention costs more of the whole.
+# SD2 has SD1's blocks; at 768 px its attention is a larger share.
 _SD2_SHARES = (
     0.01, 8.44, 8.44, 0.20, 3.65, 4.00, 0.20, 3.09, 3.45, 0.20, 0.40, 0.40, 1.26,
     0.64, 0.64, 1.43, 4.41, 4.41, 7.13, 5.84, 4.97, 7.69, 10.29, 9.41, 9.41,
@@ -71,7 +71,7 @@ _SDXL_ROWS = (
     ("OUT08", "res", 0, 320, 1.44),
 )
 
-# The layers of each kind of part that carry parameters: LDM's name to diffusers'.
+# The layers with parameters of each kind of part: LDM's name to diffusers'.
 _INNER_NAMES = {
     "conv": {},
     "res": {
@@ -99,15 +99,15 @@ _SDXL_REST_LAYERS = (
 )
 _REST_WITHOUT_PARAMETERS = ("time_proj", "add_time_proj", "out.1", "conv_act")
 
-# What stands in front of a U-Net layer's name in checkpoints, network files and A1111's `network_layer_name`;
-# any row of these, since "unet.base_model.model." and "model.diffusion_model." are both seen.
+# The prefixes of a U-Net layer's name in checkpoints, network files and A1111's `network_layer_name`, in any sequence:
+# "unet.base_model.model." and "model.diffusion_model." both occur.
 _WRAPPERS = re.compile(r"(?:(?:base_model|model|diffusion_model|unet|lora|oft|lycoris|[01])_)+")
 _TEXT_ENCODER = re.compile(
     r"(?:te\d?|text_encoders?|text_model|cond_stage_model|conditioner|clip_[lg]|transformer_(?:text_model|resblocks))"
     r"(?:_|$)"
 )
 
-# Keys that tell more than their block does.
+# Keys that narrow the architecture down more than their block does.
 _TELLING_KEYS = (
     (re.compile(r"(?:^|_)te[12]_|text_encoder_2_|conditioner_embedders_|clip_g_"), {"sdxl"}),
     (re.compile(r"transformer_blocks_[1-9]"), {"sdxl"}),  # SD1's and SD2's transformers are one deep
@@ -126,22 +126,22 @@ class UnknownLayerError(ValueError):
 
 @dataclass(frozen=True)
 class Part:
-    """One layer group of a block: a "conv", "res" (residual block), "attn" (transformer), "down" or "up"."""
+    """A part of a block: "conv", "res" (residual block), "attn" (transformer), "down" or "up", and its names."""
 
     kind: str
     ldm: str
     diffusers: str
     depth: int = 0  # transformer blocks in an "attn"
-    widens: bool = False  # a "res" whose input and output differ in channels, and which has a convolution for that
+    widens: bool = False  # a "res" with a skip convolution, since its input and output differ in channels
 
     @property
     def lora_modules(self) -> int:
-        """Modules of a plain LoRA: two projections, and 4 + 4 attention and 2 feed-forward layers a depth."""
+        """Number of modules of a plain LoRA: 2 projections, and 8 attention and 2 feed-forward layers per depth."""
         return 2 + 10 * self.depth if self.kind == "attn" else 0
 
     @property
     def locon_modules(self) -> int:
-        """Modules with convolutions too; kohya's LoCon leaves `conv_in` (IN00) out."""
+        """Number of modules of a LoCon, which has the convolutions too; kohya's leaves `conv_in` (IN00) out."""
         return {"conv": 0, "res": 3 + self.widens, "attn": self.lora_modules, "down": 1, "up": 1}[self.kind]
 
 
@@ -149,7 +149,7 @@ class Part:
 class Block:
     """A block: `resolution_*` divide the latent's side (1, 2, 4, 8), `forward_share` is in % of one U-Net call.
 
-    `channels_in` counts what the skip connection of an OUT block brings; `skip` is the block at its other end.
+    `channels_in` includes those of the skip connection of an OUT block; `skip` is the block at its other end.
     """
 
     id: str
@@ -164,12 +164,12 @@ class Block:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """What the block consists of, e.g. ("res", "attn")."""
+        """The kinds of its parts, e.g. ("res", "attn")."""
         return tuple(part.kind for part in self.parts)
 
     @property
     def diffusers(self) -> tuple[str, ...]:
-        """The prefixes that make up this block in diffusers' spelling."""
+        """The names of its parts in diffusers' spelling."""
         return tuple(part.diffusers for part in self.parts)
 
     @property
@@ -209,7 +209,7 @@ class Architecture:
 
 
 def _diffusers_name(block_id: str, kind: str, position: int) -> str:
-    """Return diffusers' name of the part at this position of a block; its stages hold three LDM blocks each."""
+    """Return diffusers' name of the part at this position of a block; a stage of diffusers is three LDM blocks."""
     if kind == "conv":
         return "conv_in"
     if block_id == "M00":
@@ -230,7 +230,7 @@ def _ldm_name(block_id: str) -> str:
 
 
 def _blocks(rows: Sequence[tuple[str, str, int, int, float]]) -> tuple[Block, ...]:
-    """Follow the forward pass through the rows: channels, resolution and skip connections come of themselves."""
+    """Return the blocks of these rows; channels, resolutions and skip connections follow from the forward pass."""
     blocks: list[Block] = []
     channels_of = {row[0]: row[3] for row in rows}
     channels, divisor = 4, 1  # of the latent
@@ -300,9 +300,9 @@ def diffusers_to_ldm(name: str, architecture: str) -> str:
 
 
 def spans(block_ids: Iterable[str], order: Sequence[str] = BLOCK_IDS) -> str:
-    """Write blocks as people do: IN00, IN03, IN09-OUT02, for three and more that follow each other in this order.
+    """Return a short list of blocks, such as "IN00, IN03, IN09-OUT02": three or more in a row become a range.
 
-    What is not in the order (BASE, REST) stands alone.
+    Blocks that are not in the order (BASE, REST) are in no range.
     """
     places = {block_id: place for place, block_id in enumerate(order)}
     runs: list[list[str]] = []
@@ -317,11 +317,11 @@ def spans(block_ids: Iterable[str], order: Sequence[str] = BLOCK_IDS) -> str:
 def detect_architecture(keys: Iterable[str], shapes: Mapping[str, Sequence[int]] | None = None) -> str:
     """Return the architecture of a network file or checkpoint by its keys and, where given, their tensors' shapes.
 
-    The layers that are named decide between SDXL and the others. Where both have them all, the width of the text
-    context does (768, 1024, 2048), then kohya's custom of writing LDM names for SDXL only. SD1 and SD2 have the same
-    layers: the width or the length of the text encoder tells them apart, and where neither does (no shapes, or the
-    width of no known model, such as a miniature's) the answer is "sd1", whose blocks are the same.
-    Raises ValueError, with a key, when the keys do not decide.
+    The layers that the keys name decide between SDXL and the others. Where all of these exist in both, the width of the
+    text context decides (768, 1024, 2048), then the spelling: kohya writes LDM names for SDXL only. SD1 and SD2 have
+    the same layers; the context's width or the length of the text encoder tells them apart. Where neither does (no
+    shapes, or an unknown width, as in a test model), the answer is "sd1". Raises ValueError, with a key, when the keys
+    do not decide.
     """
     keys = list(keys)
     fitting, witness = set(ARCHITECTURES), None  # the key that narrowed the choice
@@ -348,7 +348,7 @@ def detect_architecture(keys: Iterable[str], shapes: Mapping[str, Sequence[int]]
 
 
 def _bare(name: str) -> str:
-    """Return the name with underscores and without what wraps a U-Net or text encoder."""
+    """Return the name with underscores and without the prefixes of a U-Net or text encoder."""
     flat = name.replace(".", "_")
     wrapped = _WRAPPERS.match(flat)
     return flat[wrapped.end() :] if wrapped else flat
@@ -368,7 +368,7 @@ def _find_block(name: str, architecture_id: str) -> str | None:
 
 @cache
 def _block_names(architecture_id: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return flat name -> block: of layers and parts, to be met as prefixes, and of containers, to be met whole."""
+    """Return flat name -> block: of layers and parts, matched as prefixes, and of containers, matched whole."""
     found = architecture(architecture_id)
     prefixes = {name: block.id for block in found.blocks for part in block.parts for name in (part.ldm, part.diffusers)}
     containers = {block.ldm: block.id for block in found.blocks} | {"mid_block": "M00"}
@@ -385,7 +385,7 @@ def _flat(table: Mapping[str, str]) -> dict[str, str]:
 
 @cache
 def _layer_names(architecture_id: str, to_diffusers: bool) -> tuple[dict[str, str], dict[str, str]]:
-    """Return name -> name in the other spelling: of layers, to be met as prefixes, and of parts, to be met whole."""
+    """Return name -> name in the other spelling: of layers, matched as prefixes, and of parts, matched whole."""
     found = architecture(architecture_id)
     layers = dict(found.rest_layers)
     parts: dict[str, str] = {}
@@ -394,7 +394,7 @@ def _layer_names(architecture_id: str, to_diffusers: bool) -> tuple[dict[str, st
         if part.kind == "conv":
             layers[part.ldm] = part.diffusers
         for ldm, diffusers in _INNER_NAMES[part.kind].items():
-            # A skip convolution is named in every "res": models of other widths have it where SD's do not.
+            # The skip convolution is in every "res": models of other widths have it where SD's do not.
             layers[f"{part.ldm}.{ldm}"] = f"{part.diffusers}.{diffusers}"
         for index in range(part.depth):
             name = f"transformer_blocks.{index}"
@@ -433,7 +433,7 @@ def _titles(architecture_ids: Iterable[str]) -> str:
 
 
 def _homes(key: str) -> set[str]:
-    """Return the architectures that have this key, none if it is of no layer."""
+    """Return the architectures that have the layer of this key."""
     flat = key.replace(".", "_")
     for pattern, homes in _TELLING_KEYS:
         if pattern.search(flat):
@@ -442,14 +442,14 @@ def _homes(key: str) -> set[str]:
 
 
 def _context_width(shapes: Mapping[str, Sequence[int]]) -> int | None:
-    """Return the width of the text context: what the keys and values of a cross attention take in."""
+    """Return the width of the text context, the input width of a cross attention's keys and values; None if unknown."""
     for key, shape in shapes.items():
         found = _CONTEXT_INPUT.search(key.replace(".", "_"))
         if not found or len(shape) < 2:
             continue
         if not found["lokr"]:
             return shape[1]
-        stem = key[: key.rindex("lokr_w2")]  # a Kronecker product takes in the product of what its factors do
+        stem = key[: key.rindex("lokr_w2")]  # the input width of a Kronecker product is the product of its factors'
         other = shapes.get(f"{stem}lokr_w1") or shapes.get(f"{stem}lokr_w1_b") or ()
         if len(other) >= 2:
             return shape[1] * other[1]

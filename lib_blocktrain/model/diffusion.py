@@ -1,6 +1,6 @@
-"""The diffusion process as training sees it: noise schedules, noise, targets, losses and their weights.
+"""The diffusion process in training: noise schedules, noise, targets, losses and loss weights.
 
-Latents are x_0 `(batch, 4, h, w)`, `alphas_cumprod` is alpha-bar of Ho et al. 2020 (2006.11239), one entry a timestep;
+Latents are x_0 `(batch, 4, h, w)`, `alphas_cumprod` is alpha-bar of Ho et al. 2020 (2006.11239), one per timestep;
 `timesteps` are indices into it, `(batch,)`. SNR = alpha-bar / (1 - alpha-bar).
 """
 
@@ -23,7 +23,7 @@ def scaled_linear_alphas_cumprod(steps: int = 1000, start: float = 0.00085, end:
 
 
 def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
-    """Shift and scale sqrt(alpha-bar) so that the last timestep is noise alone (Lin et al. 2023, 2305.08891)."""
+    """Shift and scale sqrt(alpha-bar) so that the last timestep is pure noise (Lin et al. 2023, 2305.08891)."""
     roots = alphas_cumprod.double().sqrt()
     first, last = roots[0], roots[-1]
     return ((roots - last) * (first / (first - last))).square().to(alphas_cumprod.dtype)
@@ -42,7 +42,7 @@ def add_noise(latents: Tensor, noise: Tensor, alphas_cumprod: Tensor, timesteps:
 
 
 def target_of(prediction: str, latents: Tensor, noise: Tensor, alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
-    """What the U-Net should put out: the noise, or v = sqrt(a) noise - sqrt(1 - a) x_0 (Salimans & Ho, 2202.00512)."""
+    """The U-Net's target: the noise, or v = sqrt(a) noise - sqrt(1 - a) x_0 (Salimans & Ho 2022, 2202.00512)."""
     if prediction == "epsilon":
         return noise
     if prediction != "v":
@@ -57,18 +57,18 @@ def _factors(alphas_cumprod: Tensor, timesteps: Tensor, like: Tensor) -> tuple[T
     return alphas.sqrt().to(like.dtype), (1 - alphas).sqrt().to(like.dtype)
 
 
-# Noise. One sample at a time, `(channels, h, w)`, from a generator, so that a sample's noise is its own.
+# Noise: of one sample, `(channels, h, w)`, from its own generator, so that it does not depend on the batch.
 
 
 def with_offset(noise: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Noise with a random shift a channel, so that brightness is learned too (Guttenberg 2023, "noise offset")."""
+    """Noise with a random shift per channel, so that brightness is learned too (Guttenberg 2023, "noise offset")."""
     return noise + strength * torch.randn(noise.shape[0], 1, 1, generator=generator)
 
 
 def with_multires(noise: Tensor, iterations: int, discount: float, generator: torch.Generator) -> Tensor:
-    """Noise with coarser noise on top of it, scaled to variance 1 (Whitaker 2023, "multi-resolution noise").
+    """Noise plus coarser noise, scaled to variance 1 (Whitaker 2023, "multi-resolution noise").
 
-    Level i is noise of a side 2..4 to the power i smaller, enlarged bilinearly, times discount^i.
+    Level i is noise at 1/r^i of the size, r random in 2..4, enlarged bilinearly, times discount^i.
     """
     height, width = noise.shape[-2:]
     total = noise.clone()
@@ -83,7 +83,7 @@ def with_multires(noise: Tensor, iterations: int, discount: float, generator: to
 
 
 def perturbed(noise: Tensor, gamma: float, generator: torch.Generator) -> Tensor:
-    """The noise that goes into x_t, while the target keeps the plain one (Ning et al. 2023, 2301.11706, alg. 1)."""
+    """The noise for x_t; the target keeps the unperturbed one (Ning et al. 2023, 2301.11706, algorithm 1)."""
     return noise + gamma * torch.randn(noise.shape, generator=generator)
 
 
@@ -131,7 +131,7 @@ def huber_snr(c: float, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
 HUBER_SCHEDULES = {"constant": huber_constant, "exponential": huber_exponential, "snr": huber_snr}
 
 
-# Loss weights, one a sample.
+# Loss weights, one per sample.
 
 
 def min_snr(gamma: float) -> LossWeight:

@@ -1,4 +1,4 @@
-"""Make loaded models fit for training a network on them, and put everything back afterwards."""
+"""Freeze loaded models while a network is trained on them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextlib import contextmanager
 
 from torch import nn
 
-# Switches of a model's own checkpointing: LDM's raises with frozen parameters, diffusers' acts in training mode only.
+# The models' own checkpointing: LDM's raises with frozen parameters, diffusers' works in training mode only.
 _CHECKPOINT_SWITCHES = ("checkpoint", "use_checkpoint", "gradient_checkpointing")
 
 
 @contextmanager
 def frozen(*models: nn.Module) -> Iterator[None]:
-    """Freeze the models' parameters, in eval mode and without checkpointing of their own, while the context is open.
+    """Freeze the models' parameters, in eval mode and without the models' own checkpointing; restore all on exit.
 
-    No gradient is computed for a frozen weight, and none at all in front of the first layer with a trained network.
+    Autograd then computes no gradient for a weight, and none before the first layer that a network is trained on.
     """
     modules = [module for model in models for module in model.modules()]
     parameters = [parameter for model in models for parameter in model.parameters()]

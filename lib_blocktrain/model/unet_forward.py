@@ -1,6 +1,6 @@
-"""The U-Net's forward pass block by block, in LDM's, Forge's and diffusers' layout: what `Model.run_blocks` is made of.
+"""The U-Net's forward pass block by block, in LDM's, Forge's and diffusers' layout; `Model.run_blocks` is made of it.
 
-Everything is found by the modules' attributes, as `blocks` names them; no library of theirs is imported.
+The modules are found by the names in `blocks`; neither library is imported.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from lib_blocktrain import blocks
 from lib_blocktrain.blocks import Block
 from lib_blocktrain.networks.layers import weight_shape
 
-# Calls a block: (id, function, *tensors) -> its output. Checkpointing is one way of calling.
+# Calls a block: (id, function, *tensors) -> its output; with checkpointing, for example.
 Caller = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class BlockState:
-    """The forward pass in front of a block.
+    """The state of the forward pass before a block.
 
-    `h` `(batch, channels, h, w)` comes from the block before, `skips` from the IN blocks and still waits for its OUT
-    blocks (the last is the next to be used), `embedding` `(batch, width)` is that of the timesteps and, in SDXL, of
-    sizes and pooled text; `context` `(batch, tokens, width)`.
+    `h` `(batch, channels, h, w)` is the output of the block before; `skips` are the outputs of IN blocks that OUT
+    blocks still need (the last is needed first); `embedding` `(batch, width)` is that of the timesteps and, in SDXL, of
+    sizes and pooled text; `context` is `(batch, tokens, width)`.
     """
 
     h: Tensor
@@ -38,20 +38,20 @@ class BlockState:
 
 
 class Layout(Protocol):
-    """What differs between the spellings of one U-Net."""
+    """The parts of the forward pass that differ between implementations of the U-Net."""
 
     def enter(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
-        """Return the state in front of the first block."""
+        """Return the state before the first block."""
 
     def call(self, block: Block, h: Tensor, state: BlockState) -> Tensor:
-        """Return what a block puts out for `h`, the skip connection being part of it already."""
+        """Return the output of a block for `h`, which includes the skip connection."""
 
     def leave(self, h: Tensor) -> Tensor:
-        """Return the U-Net's output from that of the last block."""
+        """Return the U-Net's output from the last block's."""
 
 
 def layout_of(unet: nn.Module) -> Layout:
-    """Return the layout of this U-Net by its attributes; raise ValueError for none that is known."""
+    """Return the layout of this U-Net by its attributes; raise ValueError for an unknown one."""
     if _is_diffusers(unet):
         return Diffusers(unet)
     if hasattr(unet, "input_blocks"):
@@ -60,10 +60,10 @@ def layout_of(unet: nn.Module) -> Layout:
 
 
 class DiffusersUNet(Protocol):
-    """What is called of diffusers' `UNet2DConditionModel` beside its modules."""
+    """The methods of diffusers' `UNet2DConditionModel` that are used here."""
 
     def get_submodule(self, target: str) -> nn.Module:
-        """`nn.Module.get_submodule`."""
+        """Return the module at a dotted path, as `nn.Module` does."""
 
     def get_time_embed(self, sample: Tensor, timestep: Tensor) -> Tensor:
         """Sinusoids of the timesteps, `(batch, width)`."""
@@ -79,7 +79,7 @@ def _is_diffusers(unet: nn.Module) -> TypeGuard[DiffusersUNet]:
 
 
 def enter_blocks(unet: nn.Module, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
-    """Return the state in front of IN00."""
+    """Return the state before IN00."""
     return layout_of(unet).enter(latents, timesteps, conditioning)
 
 
@@ -92,10 +92,10 @@ def run_blocks(
     keep: MutableMapping[str, BlockState] | None = None,
     call: Caller | None = None,
 ) -> Tensor:
-    """Return the U-Net's output from block `start` on, given the state in front of it.
+    """Run the U-Net from block `start` on, given the state before it, and return its output.
 
-    `keep` receives the state in front of every block that runs, by block id; `call` calls each block's function (with
-    `torch.utils.checkpoint`, say). Raises ValueError for a block that the architecture lacks.
+    `keep` receives the state before every block that runs, by block id; `call` calls each block's function (for
+    example with `torch.utils.checkpoint`). Raises ValueError for a block that the architecture lacks.
     """
     layout, known = layout_of(unet), blocks.architecture(architecture)
     state = saved
@@ -114,7 +114,7 @@ def _through(layout: Layout, block: Block, state: BlockState, call: Caller | Non
     after = replace(state, skips=skips)  # an upsampler looks at the next skip connection's size
 
     def run(embedding: Tensor, context: Tensor, *inputs: Tensor) -> Tensor:
-        # Joined in here, so that a checkpoint keeps the two parts, which are alive anyway, and not a copy of them.
+        # Concatenated in here, so that a checkpoint saves the two tensors, which exist anyway, and not a copy of them.
         h = torch.cat(inputs, dim=1) if len(inputs) > 1 else inputs[0]
         return layout.call(block, h, replace(after, embedding=embedding, context=context))
 
@@ -125,7 +125,7 @@ def _through(layout: Layout, block: Block, state: BlockState, call: Caller | Non
 
 @dataclass(frozen=True)
 class LDM:
-    """`input_blocks`, `middle_block`, `output_blocks`: a block is one module, and is called as one."""
+    """`input_blocks`, `middle_block`, `output_blocks`: a block is one module."""
 
     unet: nn.Module
 
@@ -142,8 +142,9 @@ class LDM:
 
 @dataclass(frozen=True)
 class Forge:
-    """LDM's blocks in ComfyUI's manner, which Forge and its kin keep: computed in the latents' dtype, whatever the
-    weights' is; a block is told its place and the size that an upsampler shall come to.
+    """LDM's blocks as in ComfyUI, from which Forge and its forks took them.
+
+    They compute in the latents' dtype, whatever the weights' is, and get their position and an upsampler's target size.
     """
 
     unet: nn.Module
@@ -153,7 +154,7 @@ class Forge:
 
     def call(self, block: Block, h: Tensor, state: BlockState) -> Tensor:
         side, _, number = block.ldm.partition(".")
-        # one of its own for each call: blocks write into it, and their default is one that all calls share
+        # a new dict for each call: blocks write into it, and their default is one dict for all calls
         options = {"block": (side.removesuffix("_blocks").removesuffix("_block"), int(number or 0))}
         size = state.skips[-1].shape if state.skips and block.id.startswith("OUT") else None
         return self.unet.get_submodule(block.ldm)(h, state.embedding, state.context, options, size)
@@ -164,7 +165,7 @@ class Forge:
 
 @dataclass(frozen=True)
 class Diffusers:
-    """`down_blocks`, `mid_block`, `up_blocks`: a block is a few modules that `blocks` names."""
+    """`down_blocks`, `mid_block`, `up_blocks`: a block is several modules, named in `blocks`."""
 
     unet: DiffusersUNet
 
@@ -210,7 +211,7 @@ def _embedding(unet: nn.Module, latents: Tensor, timesteps: Tensor, conditioning
 def _timestep_embedding(timesteps: Tensor, width: int, longest: float = 10000) -> Tensor:
     """Sinusoids of the timesteps, cosines first, `(batch, width)` (Ho et al. 2020; as LDM computes them)."""
     half = width // 2
-    steps = torch.arange(half, dtype=torch.float32)  # made on the CPU, as LDM does: the same bits everywhere
+    steps = torch.arange(half, dtype=torch.float32)  # on the CPU, as in LDM: the same bits on every device
     frequencies = torch.exp(-math.log(longest) * steps / half).to(timesteps.device)
     angles = timesteps[:, None].float() * frequencies[None]
     embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
@@ -218,7 +219,7 @@ def _timestep_embedding(timesteps: Tensor, width: int, longest: float = 10000) -
 
 
 def _class_vector(conditioning: Mapping[str, Tensor], like: Tensor) -> Tensor:
-    """Return SDXL's `y`: the pooled text, then 256 sinusoids of each of the six sizes; or `y` where it is given."""
+    """Return SDXL's class vector: `y` if it is given, else the pooled text and 256 sinusoids of each of six sizes."""
     if "y" in conditioning:
         return conditioning["y"]
     sizes = conditioning["size"]

@@ -1,4 +1,4 @@
-"""Write a network file with block weights inside, so that every program that reads it acts by them."""
+"""Bake block weights into a network file, so that every program that reads it applies them."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -13,8 +13,8 @@ from lib_blocktrain.networks.layers import weight_of
 from lib_blocktrain.networks.placement import Placement, Targets, layers_by_key
 from lib_blocktrain.weights.block_weights import BlockWeights
 
-Progress = Callable[[int, int], None]  # modules done, in all; may raise, which ends it before anything is written
-RECORD = "ss_blocktrain"  # our metadata entry: JSON, in which "baked" lists the weights that are inside already
+Progress = Callable[[int, int], None]  # modules done, in all; may raise to cancel, before the file is written
+RECORD = "ss_blocktrain"  # our metadata entry: JSON, in which "baked" lists the weights baked so far
 
 
 def bake(
@@ -27,9 +27,9 @@ def bake(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write the network with these weights inside, and return the path.
+    """Write the network with these weights baked in, and return the path.
 
-    See `baked` for what is exact and what wants the `base` model, and `formats.write_network` for the rest.
+    See `baked` for the algorithms that need the `base` model, `files.write_network` for the other arguments.
     """
     path = Path(path)
     found = baked(network, weights, path.stem, base=base, progress=progress)
@@ -44,11 +44,11 @@ def baked(
     base: Targets | None = None,
     progress: Progress | None = None,
 ) -> Network:
-    """Return a network that does at weight 1 what this one does under these weights.
+    """Return a network that acts at weight 1 as this one does under these weights.
 
-    A weight of 0 leaves the module out, 1 leaves it as it is. Others scale exactly one tensor in each product: alpha,
-    or a factor, in fp32, where a reader is known that ignores alpha. A DoRA's and an OFT's delta is linear in no
-    tensor; given the `base` model they become the difference itself (`diff`), otherwise CannotScaleError is raised.
+    A weight of 0 leaves the module out, 1 leaves it unchanged. Other weights scale exactly one tensor of each product:
+    alpha, or, where a known reader ignores alpha, a factor in fp32. The deltas of DoRA and OFT are linear in no tensor;
+    with the `base` model they become differences of weights (`diff`), without it CannotScaleError is raised.
     """
     placement = Placement(network, weights)
     layers = {} if base is None else layers_by_key(base, network.architecture)
@@ -80,7 +80,7 @@ def _scaled(module: NetworkModule, factor: float, layers: Mapping[str, torch.nn.
 
 
 def _metadata(network: Network, weights: BlockWeights, name: str) -> dict[str, str]:
-    """Return the network's metadata with a record of the weights; the WebUI's alias must not stay the original's."""
+    """Return the network's metadata with a record of the weights, and its own name for the WebUI's alias."""
     record = _record(network.metadata.get(RECORD, "{}"))
     before = record.get("baked")
     record["baked"] = [*(before if isinstance(before, list) else []), weights.to_json()]
@@ -88,7 +88,7 @@ def _metadata(network: Network, weights: BlockWeights, name: str) -> dict[str, s
 
 
 def _record(text: str) -> dict:
-    """Our metadata entry; an empty one where somebody wrote something else there."""
+    """Our metadata entry; an empty one if it is not a JSON object."""
     try:
         record = json.loads(text)
     except (ValueError, RecursionError):

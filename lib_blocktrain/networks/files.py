@@ -1,4 +1,4 @@
-"""Network files: read in every spelling that people have, written in kohya's, which everyone reads."""
+"""Network files: read in every common spelling, written in kohya's, which every program reads."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from lib_blocktrain.networks.keys import architecture_of, component_of, modules_
 
 log = logging.getLogger(__name__)
 
-# What the WebUI and others tell an architecture by.
+# The metadata by which the WebUI and others recognise an architecture.
 _ARCHITECTURE_METADATA = {
     "sd1": {"ss_base_model_version": "sd_v1", "ss_v2": "False", "modelspec.architecture": "stable-diffusion-v1/lora"},
     "sd2": {
@@ -38,16 +38,16 @@ _ARCHITECTURE_METADATA = {
     },
 }
 _WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-_NUMBER_DTYPES = (*_WEIGHT_DTYPES, "BOOL", "U8", "I8", "I16", "I32", "I64")  # of a single number, such as alpha
+_NUMBER_DTYPES = (*_WEIGHT_DTYPES, "BOOL", "U8", "I8", "I16", "I32", "I64")  # allowed for single numbers, such as alpha
 _PEFT_CONFIG = "lora_adapter_metadata"  # diffusers: the JSON of PEFT's LoraConfig, the only place of its alpha
 _PEFT_COMPONENTS = {"unet": "unet", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network in memory: its modules by key, and what else the file said.
+    """A network in memory: its modules by key, and the file's metadata.
 
-    `unread` are the keys in the file that belong to no module that is known; nothing of them acts.
+    `unread` are the keys in the file that belong to no known module; their tensors have no effect.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Network:
 
 
 def read_network(path: str | Path) -> Network:
-    """Read a network file; raises NetworkFileError, or NetworkModuleError for tensors that do not go together."""
+    """Read a network file; raises NetworkFileError, or NetworkModuleError for tensors that do not form a module."""
     path = Path(path)
     header = read_header(path)
     architecture = architecture_of(path, header.shapes)
@@ -80,7 +80,7 @@ def read_network(path: str | Path) -> Network:
     alphas = _peft_alphas(path, header.metadata)
     _check_dtypes(path, header, sources)
     try:
-        # Not mapped into memory: a file that is overwritten while a map of it is in use ends the whole process.
+        # Not memory-mapped: when another program truncates a mapped file, the process is killed (SIGBUS).
         tensors = safetensors.torch.load(path.read_bytes())
         modules = dict(_modules(tensors, sources, alphas))
     except NetworkModuleError as error:
@@ -104,8 +104,8 @@ def write_network(
 ) -> Path:
     """Write a network under kohya's keys, in `dtype` (None: each tensor in its own), and return the path.
 
-    Metadata that tells the architecture is added where it is missing, both hashes are always made anew. The file
-    appears whole or not at all. Raises FileExistsError unless `overwrite`.
+    The architecture's metadata is added where it is missing, and both hashes are computed. The file appears whole or
+    not at all. Raises FileExistsError unless `overwrite`, NetworkFileError for another suffix than .safetensors.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -125,8 +125,8 @@ def write_network(
 def network_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, str]:
     """Return `sshs_model_hash` and `sshs_legacy_hash` of a network file with these contents.
 
-    The first is over all that stands behind the header. The second is over 64 KiB from 1 MiB on in the file as it
-    would be with its `ss_` metadata alone. (sd-scripts, `train_util.precalculate_safetensors_hashes`.)
+    The first covers everything after the header. The second covers the 64 KiB at offset 1 MiB of the file as it would
+    be with only its `ss_` metadata. (sd-scripts, `train_util.precalculate_safetensors_hashes`.)
     """
     training = {key: value for key, value in metadata.items() if key.startswith("ss_")}
     content = memoryview(safetensors.torch.save(dict(tensors), training))
@@ -146,7 +146,7 @@ def _named_tensors(network: Network, dtype: torch.dtype | None) -> Iterator[tupl
 def _modules(
     file: Mapping[str, Tensor], sources: Mapping[str, Mapping[str, str]], alphas: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, NetworkModule]]:
-    """Make the modules, {key: {tensor name: key in the file}}, and leave out what no algorithm knows."""
+    """Yield the modules of `sources`, {key: {tensor name: key in the file}}, that an algorithm recognises."""
     for key, names in sources.items():
         tensors = {tensor: file[source] for tensor, source in names.items()}
         for tensor, source in names.items():
@@ -154,7 +154,7 @@ def _modules(
         if "lora_down.weight" in tensors and component_of(key) in alphas:
             tensors.setdefault("alpha", alphas[component_of(key)])
         if "lora_up.weight" in tensors and "lora_magnitude_vector" in names.get("dora_scale", ""):
-            # PEFT's magnitudes are numbers of the outputs in shape (out,) or (1, out, 1, 1).
+            # PEFT's magnitudes are of the output channels, but in shape (out,) or (1, out, 1, 1).
             magnitude = tensors["dora_scale"]
             tensors["dora_scale"] = magnitude.reshape(magnitude.numel(), *[1] * (tensors["lora_up.weight"].ndim - 1))
         module = module_from_tensors(key, tensors)
@@ -163,7 +163,7 @@ def _modules(
 
 
 def _check_dtypes(path: Path, header: Header, sources: Mapping[str, Mapping[str, str]]) -> None:
-    """Raise NetworkFileError for weights that are no floating-point numbers of a kind that torch knows."""
+    """Raise NetworkFileError for weights that are not of a floating-point dtype which torch knows."""
     for source in (source for names in sources.values() for source in names.values()):
         allowed = _NUMBER_DTYPES if math.prod(header.shapes[source]) == 1 else _WEIGHT_DTYPES
         if header.dtypes[source] not in allowed:
@@ -173,14 +173,14 @@ def _check_dtypes(path: Path, header: Header, sources: Mapping[str, Mapping[str,
 
 
 def _check_finite(source: str, tensor: Tensor) -> None:
-    """Raise NetworkModuleError for weights from which only NaN can come."""
+    """Raise NetworkModuleError for weights with NaN or infinity."""
     total = (tensor if tensor.element_size() > 1 else tensor.float()).sum(dtype=torch.float64)
     if not math.isfinite(total):
         raise NetworkModuleError(f"{source!r} has numbers that are not finite (NaN or infinity): the file is spoilt")
 
 
 def _peft_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return alpha by component where diffusers wrote PEFT's configuration into the metadata."""
+    """Return alpha by component from the PEFT configuration that diffusers writes into the metadata, if any."""
     if _PEFT_CONFIG not in metadata:
         return {}
     try:

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import TypeGuard
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
-MAX_VALUES = 1_000_000  # in its JSON, about; the largest networks have a tenth, and memory must have an end
+MAX_VALUES = 1_000_000  # in its JSON, about: a limit on memory; the largest networks have a tenth
 MAX_TENSORS = 50_000
 MAX_NAME = 1000  # characters of a tensor's name
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 
 class NetworkFileError(ValueError):
-    """A file that cannot be read as what it should be; the message names it and says why."""
+    """A file that cannot be read as a network or checkpoint; the message names it."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a safetensors file says about itself; `start` is where its tensors begin, in bytes."""
+    """The header of a safetensors file; `start` is the offset of its first tensor in bytes."""
 
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
@@ -70,7 +70,7 @@ def read_header(path: str | Path) -> Header:
 
 
 def refuse_pickle(path: Path) -> None:
-    """Raise NetworkFileError for a file of torch's old format by its name: opening one runs the code inside."""
+    """Raise NetworkFileError for a name of torch's pickle format: loading such a file runs the code in it."""
     if path.suffix.lower() in _PICKLES:
         raise NetworkFileError(
             f"{path}: {path.suffix} files are Python pickles, and reading one runs whatever code is inside."
@@ -79,7 +79,7 @@ def refuse_pickle(path: Path) -> None:
 
 
 def _check_entry(path: Path, name: str, entry: object, available: int) -> None:
-    """Raise NetworkFileError unless a tensor's entry is whole and its bytes lie within the file."""
+    """Raise NetworkFileError unless a tensor's entry is complete and its bytes lie within the file."""
     if len(name) > MAX_NAME:
         raise NetworkFileError(f"{path}: a tensor's name of {len(name)} characters: {name[:60]!r}...")
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
@@ -98,7 +98,7 @@ def _is_counts(value: object) -> TypeGuard[list[int]]:
 
 
 def table(text: str) -> dict:
-    """Return the JSON object of a text; an empty one for anything else."""
+    """Return the JSON object that a text holds, {} for any other text."""
     try:
         data = json.loads(text) if text else {}
     except (ValueError, RecursionError):
@@ -107,7 +107,7 @@ def table(text: str) -> dict:
 
 
 def tag_counts(text: str) -> dict[str, float]:
-    """Return how often each tag stood in the captions of all folders, from sd-scripts' ``ss_tag_frequency``."""
+    """Return the number of captions with each tag over all folders, from sd-scripts' ``ss_tag_frequency``."""
     counts: dict[str, float] = {}
     for folder in table(text).values():
         for tag, count in folder.items() if isinstance(folder, dict) else ():

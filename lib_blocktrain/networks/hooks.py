@@ -1,11 +1,11 @@
-"""Networks in effect on a loaded model, without touching a weight: forward hooks on the leaf layers.
+"""Apply networks to a loaded model without changing its weights: by forward hooks on the leaf layers.
 
     with applied(unet, network, weights) as handle:
         ...
-        handle.set_weights(other_weights)  # at once, from the next layer on
+        handle.set_weights(other_weights)  # in effect from the next layer on
 
-A layer in block b puts out y = W x + multiplier * w_b * delta(x). Where w_b is 0 the hook does nothing at all, so that
-the layer is as it was to the last bit; and once the context is left, no hook is there any more.
+A layer in block b computes y = W x + multiplier * w_b * delta(x). Where w_b is 0 the hook does nothing, so that the
+output is the model's own bit for bit. On exit all hooks are removed.
 """
 
 import logging
@@ -34,11 +34,12 @@ def applied(
     multiplier: float = 1.0,
     say: Callable[[str], None] = log.warning,
 ) -> Iterator["Applied"]:
-    """Put networks on a U-Net, or on models by component ("unet", "te" or "te1", "te2"), while the context is open.
+    """Apply networks to a U-Net, or to models by component ("unet", "te" or "te1", "te2"), inside the context.
 
     Give one network with its weights and multiplier, or any number of placements. With several, each delta is that
-    of the layer's own weight, whatever the others do. Gradients pass through to the layer's input, and to the tensors
-    of modules that ask for them. `say` is told of networks that have modules without a layer.
+    of the layer's own weight, whatever the others do. Gradients reach the layer's input and the tensors of modules that
+    require them. `say` gets a message about each network that has modules without a layer. Raises what `find_sites`
+    raises.
     """
     placements = placements_of(networks, weights, multiplier)
     sites, unmatched = find_sites(targets, placements, say)
@@ -57,7 +58,7 @@ def applied(
 
 
 class Applied:
-    """Networks in effect. `unmatched` names the modules that have no layer in the models that were given."""
+    """Networks that are applied. `unmatched` are the modules without a layer in the given models."""
 
     def __init__(self, placements: Sequence[Placement], effects: "Sequence[_Effect]", unmatched: tuple[Unmatched, ...]):
         self.unmatched = unmatched
@@ -66,7 +67,7 @@ class Applied:
 
     @property
     def placements(self) -> tuple[Placement, ...]:
-        """The placements as they act now. Weights and multipliers may be set anew, the networks may not."""
+        """The placements in effect. Set it to change weights and multipliers; the networks must stay the same."""
         return self._placements
 
     @placements.setter
@@ -76,14 +77,14 @@ class Applied:
         self._put(placements)
 
     def set_weights(self, weights: BlockWeights, multiplier: float | None = None, index: int = 0) -> None:
-        """Change the block weights, and if given the multiplier, of the network at this index of the placements."""
+        """Change the block weights and, if given, the multiplier of the placement at this index."""
         changed = list(self._placements)
         old = changed[index]
         changed[index] = Placement(old.network, weights, old.multiplier if multiplier is None else multiplier)
         self._put(changed)
 
     def set_factors(self, factors: Mapping[str, Tensor], index: int = 0) -> None:
-        """Weigh blocks by tensors, which may ask for gradients, until weights are set anew; those left out are off.
+        """Use tensors as block weights, until weights are set again; they may require gradients. Other blocks are off.
 
         A tensor is a scalar, or `(batch,)`: one weight for each sample of the layers' outputs.
         """
@@ -99,7 +100,7 @@ class Applied:
 
 
 class _Effect:
-    """What one module adds to its layer's output, and the factor that it is added with."""
+    """The change that one module makes to its layer's output, and its factor, multiplier * w_b."""
 
     def __init__(self, site: Site):
         self.layer = site.layer
@@ -121,7 +122,7 @@ class _Effect:
         return self._prepared(x)
 
     def delta(self) -> Tensor:
-        """Return factor * delta weight, as part of the autograd graph."""
+        """Return factor * delta weight, in the autograd graph."""
         return self.factor * self._module.delta_weight(weight_of(self.layer).detach())
 
     def _prepare(self, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -134,7 +135,7 @@ class _Effect:
             return partial(run, self.layer, weight=weight.to(device, dtype), bias=bias)
 
     def _trained(self, x: Tensor) -> Tensor:
-        """Return delta(x) from the tensors as they are now, as part of the autograd graph."""
+        """Return delta(x) from the current tensors, in the autograd graph."""
         if self._module.low_rank:
             return self._module.delta_output(x, self.layer)
         bias = self._module.delta_bias()

@@ -1,9 +1,9 @@
-"""The names in network files: which algorithm, which layer, which part of it. Standard library only.
+"""The keys of network files: their algorithm, layer and tensor name. Standard library only.
 
-Every trainer spells the same layer its own way. Here they all become one *key*, the one that kohya's sd-scripts
-writes and the WebUI reads: `lora_unet_` and the layer's path with underscores (diffusers' path for SD1 and SD2, LDM's
-for SDXL), `lora_te_` (SDXL `lora_te1_`, `lora_te2_`) and CLIP's path as in transformers. A *tensor name* is what
-stands behind it: "lora_down.weight", "alpha".
+Every trainer spells a layer differently. Here each becomes one *key*, the one that kohya's sd-scripts writes and the
+WebUI reads: `lora_unet_` and the layer's path with underscores (diffusers' path for SD1 and SD2, LDM's for SDXL),
+`lora_te_` (SDXL `lora_te1_`, `lora_te2_`) and CLIP's path as in transformers. The *tensor name* follows it:
+"lora_down.weight", "alpha".
 """
 
 import re
@@ -24,7 +24,7 @@ UNET, TE, TE1, TE2 = "unet", "te", "te1", "te2"  # the components of a model; SD
 
 @dataclass(frozen=True)
 class Algorithm:
-    """How the tensors of one module tell their algorithm: by their names and, for OFT and BOFT, their dimensions."""
+    """How to recognise an algorithm by a module's tensor names and, for OFT and BOFT, their number of dimensions."""
 
     id: str
     needs: tuple[frozenset[str], ...]  # any one of these sets
@@ -34,11 +34,11 @@ class Algorithm:
 
     @property
     def tensor_names(self) -> frozenset[str]:
-        """All names that a module of this algorithm can consist of."""
+        """All tensor names that a module of this algorithm can have."""
         return self.may.union(*self.needs)
 
     def matches(self, shapes: Shapes) -> bool:
-        """Tell whether tensors of these names and shapes are a module of this algorithm."""
+        """Whether tensors of these names and shapes are a module of this algorithm."""
         named = any(names <= shapes.keys() for names in self.needs)
         return named and all(len(shapes[name]) == count for name, count in self.dimensions.items() if name in shapes)
 
@@ -130,12 +130,12 @@ _OPENCLIP_NAMES = (
 
 
 def algorithm_of(shapes: Shapes) -> Algorithm | None:
-    """Return the algorithm of a module by its tensors' names and shapes, None if they are none that is known."""
+    """Return the algorithm of a module by its tensors' names and shapes, None if it is unknown."""
     return next((algorithm for algorithm in ALGORITHMS.values() if algorithm.matches(shapes)), None)
 
 
 def split_key(source: str) -> tuple[str, str] | None:
-    """Split a file's key into its module and kohya's name of the tensor, None if it names no known tensor.
+    """Split a file's key into its module and kohya's tensor name; None if the tensor is unknown.
 
     "unet.down_blocks.0.attentions.0.proj_in.lora_A.weight" -> ("unet.down_blocks.0.attentions.0.proj_in",
     "lora_down.weight")
@@ -149,10 +149,10 @@ def split_key(source: str) -> tuple[str, str] | None:
 
 
 def key_of(layer: str, architecture: str, component: str | None = None) -> str:
-    """Return the key of a layer, or of a file's module, in any spelling.
+    """Return the key of a layer, or of a file's module, from any spelling.
 
-    Name the `component` where the path itself does not tell it, as with the layers of a loaded text encoder.
-    Raises UnknownLayerError for a name that is no layer of this architecture.
+    Give the `component` where the path does not tell it, as for the layers of a loaded text encoder. Raises
+    UnknownLayerError for a name that is no layer of this architecture.
     """
     if component is None:
         component, layer = _component_and_path(layer)
@@ -170,15 +170,15 @@ def component_of(key: str) -> str:
 
 
 def component_in(component: str, architecture: str) -> str:
-    """Return a component's name in this architecture: the only or first text encoder is "te1" in SDXL, "te" else."""
+    """Return a component's name in this architecture: the first text encoder is "te1" in SDXL, else "te"."""
     first = TE1 if architecture == "sdxl" else TE
     return first if component in (TE, TE1) else component
 
 
 def modules_in(sources: Iterable[str], architecture: str) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Sort a file's keys: {key of the module: {tensor name: key in the file}} and what names no module that is known.
+    """Return a file's modules, {key: {tensor name: key in the file}}, and its keys that belong to no known module.
 
-    Raises ValueError if two spellings of the same tensor stand in one file.
+    Raises ValueError if a file has the same tensor in two spellings.
     """
     modules: dict[str, dict[str, str]] = {}
     unread = []
@@ -197,7 +197,7 @@ def modules_in(sources: Iterable[str], architecture: str) -> tuple[dict[str, dic
 
 
 def modules_of(path: Path, shapes: Shapes, architecture: str) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Return what `modules_in` does, of a file; raise NetworkFileError."""
+    """Return `modules_in` of a file's keys; raise NetworkFileError in place of ValueError."""
     try:
         return modules_in(shapes, architecture)
     except ValueError as error:
@@ -228,7 +228,7 @@ class Description(TypedDict):
 
 
 def describe(path: str | Path) -> Description:
-    """Return what a network file contains, by its header alone."""
+    """Return the contents of a network file by its header alone; raise NetworkFileError."""
     path = Path(path)
     header = read_header(path)
     architecture = architecture_of(path, header.shapes)
@@ -259,7 +259,7 @@ def describe(path: str | Path) -> Description:
 
 
 def _component_and_path(module: str) -> tuple[str, str]:
-    """Tell the component by a module's prefix and return the rest of it."""
+    """Return the component that a module's prefix names, and the rest of the module."""
     bare = _unwrapped(module)
     found = _TEXT_ENCODER.match(bare)
     if found:
@@ -268,7 +268,7 @@ def _component_and_path(module: str) -> tuple[str, str]:
 
 
 def _unwrapped(path: str) -> str:
-    """Return the path without what checkpoints and trainers put in front of it."""
+    """Return the path without the prefixes of checkpoints and trainers."""
     wrapped = _WRAPPERS.match(path)
     return path[wrapped.end() :] if wrapped else path
 

@@ -21,6 +21,7 @@ Deltas = Callable[[], Mapping[str, Tensor]]
 
 
 def is_linear(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether this is a linear layer, by its `in_features` and `out_features`."""
     return hasattr(layer, "in_features") and hasattr(layer, "out_features")
 
 
@@ -31,10 +32,12 @@ def is_convolution(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def is_layer_norm(layer: nn.Module) -> TypeGuard[nn.LayerNorm]:
+    """Whether this is a layer norm, by its `normalized_shape`."""
     return hasattr(layer, "normalized_shape")
 
 
 def is_group_norm(layer: nn.Module) -> TypeGuard[nn.GroupNorm]:
+    """Whether this is a group norm, by its `num_groups` and `num_channels`."""
     return hasattr(layer, "num_groups") and hasattr(layer, "num_channels")
 
 
@@ -56,7 +59,7 @@ def weight_of(layer: nn.Module) -> Tensor:
 
 
 def weight_shape(layer: nn.Module) -> tuple[int, ...]:
-    """Return the shape that the layer's weight stands for, (out, in[, k, k]); a quantised one is stored in another."""
+    """Return the logical shape of the layer's weight, (out, in[, k, k]); a quantised weight is stored in another."""
     if is_linear(layer):
         return layer.out_features, layer.in_features
     if is_convolution(layer):

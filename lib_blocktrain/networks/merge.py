@@ -1,4 +1,4 @@
-"""Networks in a model's weights for a while: slower to put on than hooks, and then free."""
+"""Merge networks into a model's weights for a while: slower to apply than hooks, but without cost in each step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +19,9 @@ def merged(
     weights: BlockWeights | None = None,
     multiplier: float = 1.0,
 ) -> Iterator[None]:
-    """Add the networks' deltas to the weights while the context is open; then put the old values back, bit for bit.
+    """Add the networks' deltas to the weights; restore the old values on exit, bit for bit.
 
-    The arguments are those of `hooks.applied`, and so is the meaning: with several networks each delta is that of the
-    unmerged weight.
+    Arguments and effect are those of `hooks.applied`: with several networks each delta is that of the unmerged weight.
     """
     placements = placements_of(networks, weights, multiplier)
     sites, _ = find_sites(targets, placements)
@@ -37,7 +36,7 @@ def merged(
                     total[name] = total.get(name, 0) + factor * delta.detach()
     backup: list[tuple[nn.Module, str, Tensor | None]] = []
     try:
-        while changes:  # emptied on the way: the deltas are as large as the backup
+        while changes:  # each delta is freed as it is added: all are as large as the backup
             layer, deltas = changes.popitem()
             for name, delta in deltas.items():
                 backup.append((layer, name, _add(layer, name, delta)))
@@ -51,7 +50,7 @@ def merged(
 
 
 def _add(layer: nn.Module, name: str, delta: Tensor) -> Tensor | None:
-    """Add to a parameter and return what it was, None where the layer had no such one."""
+    """Add to a parameter and return its old value, None if the layer did not have it."""
     parameter = getattr(layer, name)
     if parameter is None:
         setattr(layer, name, nn.Parameter(delta.to(weight_of(layer)), requires_grad=False))

@@ -1,4 +1,4 @@
-"""Where networks go: which layers of the loaded models their modules are for, and how strongly they act there."""
+"""Placement: the layers of the loaded models that a network's modules are for, and their strength there."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +21,12 @@ _NO_LAYER = "the model has no such layer"
 
 
 class PlacementError(ValueError):
-    """A network that is not for these models, or weights that are not for this network."""
+    """A network for another model, or weights for another architecture."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """A network, where it may act, and the user's strength."""
+    """A network with its block weights and the user's multiplier."""
 
     network: Network
     weights: BlockWeights
@@ -47,7 +47,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Site:
-    """One module on the layer that it is for; `placement` is its network's index."""
+    """A module and its layer; `placement` is the index of its network."""
 
     layer: nn.Module
     module: NetworkModule
@@ -57,7 +57,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Unmatched:
-    """A module that acts nowhere in a model that was given, and why."""
+    """A module without a layer in the given models, and the reason."""
 
     network: str
     key: str
@@ -67,7 +67,7 @@ class Unmatched:
 def placements_of(
     networks: Network | Sequence[Placement], weights: BlockWeights | None = None, multiplier: float = 1.0
 ) -> tuple[Placement, ...]:
-    """Return placements as they are, or the one placement of a network; without weights it is whole everywhere."""
+    """Return placements unchanged, or the placement of one network; without weights, at weight 1 everywhere."""
     if not isinstance(networks, Network):
         return tuple(networks)
     return (Placement(networks, weights or BlockWeights.uniform(networks.architecture, 1.0), multiplier),)
@@ -76,10 +76,10 @@ def placements_of(
 def find_sites(
     targets: Targets, placements: Sequence[Placement], say: Callable[[str], None] = log.warning
 ) -> tuple[list[Site], list[Unmatched]]:
-    """Find the layers of all modules; `say` is told of a network that has modules without one.
+    """Find the layers of all modules; `say` gets a message about each network that has modules without a layer.
 
-    Modules of a component that is not among the targets are left aside. Raises PlacementError for a network that
-    matches nothing, NetworkModuleError for a module whose layer has another size.
+    Modules of a component that is not among the targets are skipped. Raises PlacementError for a network without any
+    layer, NetworkModuleError for a module whose layer has another size.
     """
     sites: list[Site] = []
     unmatched: list[Unmatched] = []
@@ -115,7 +115,7 @@ def layers_by_key(targets: Targets, architecture: str) -> dict[str, nn.Module]:
             try:
                 layers[key_of(path, architecture, component)] = layer
             except UnknownLayerError:
-                continue  # a layer of another architecture or of none: no module can be for it
+                continue  # a layer of another architecture or of none: no module is for it
     return layers
 
 

@@ -1,7 +1,7 @@
 """The algorithms of network files, one file each: what they add to a layer's weight, as functions of tensors.
 
-Each is a small frozen class that recognises its own tensors; a new one is added to `ADAPTERS` and to
-`keys.ALGORITHMS`, which tells them apart by tensor names alone.
+Each is a small frozen class that recognises its own tensors. To add one, add it to `ADAPTERS` and to `keys.ALGORITHMS`,
+which tells algorithms apart without torch.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ ADAPTERS: tuple[type[Adapter], ...] = (LoRA, LoHa, LoKr, GLoRA, OFT, BOFT, Full,
 
 
 def module_from_tensors(key: str, tensors: Mapping[str, Tensor]) -> NetworkModule | None:
-    """Return the module that these tensors of one layer are, None if no algorithm knows them."""
+    """Return the module of these tensors of one layer, None if no algorithm recognises them."""
     adapter = next((adapter for adapter in ADAPTERS if adapter.matches(tensors)), None)
     if adapter is None:
         return None

@@ -1,4 +1,4 @@
-"""What all algorithms have in common: the tensors of one layer's module, and what can be asked of it."""
+"""The interface of a network's modules, and what the algorithms share."""
 
 import math
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from lib_blocktrain.networks.keys import Algorithm
 
 
 class NetworkModuleError(ValueError):
-    """Tensors that are no valid module, or a module that does not fit its layer."""
+    """Tensors that do not form a module, or a module that does not fit its layer."""
 
 
 class CannotScaleError(NetworkModuleError):
-    """An algorithm whose delta is not linear in any of its tensors, so that no weight can be put into the file."""
+    """The delta of this module is linear in none of its tensors, so that no tensor can be scaled by a block weight."""
 
 
 @dataclass(frozen=True, eq=False)
 class NetworkModule:
-    """What a network adds to one layer; `key` is the layer's key."""
+    """The change that a network makes to one layer; `key` is the layer's key."""
 
     key: str
 
@@ -50,19 +50,19 @@ class NetworkModule:
         return False
 
     def delta_weight(self, weight: Tensor) -> Tensor:
-        """Return what is to be added to the layer's weight, complete and in its shape, in fp32 (fp64 for fp64)."""
+        """Return the complete change of the layer's weight, in its shape, in fp32 (fp64 for a weight in fp64)."""
         raise NotImplementedError
 
     def delta_bias(self) -> Tensor | None:
-        """Return what is to be added to the layer's bias, None where the module has no such part."""
+        """Return the change of the layer's bias, None if the module has none."""
         return None
 
     def delta_output(self, x: Tensor, layer: nn.Module) -> Tensor:
-        """Return what is to be added to the layer's output for the input x."""
+        """Return the change of the layer's output for the input x."""
         raise NotImplementedError
 
     def scaled(self, factor: float) -> "NetworkModule":
-        """Return the module whose delta is `factor` times as large, or raise CannotScaleError."""
+        """Return a module whose delta is `factor` times this one's, or raise CannotScaleError."""
         raise NotImplementedError
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "NetworkModule":
@@ -75,13 +75,13 @@ class NetworkModule:
         return replace(self, **moved)
 
     def check_fits(self, shape: tuple[int, ...]) -> None:
-        """Raise NetworkModuleError unless the delta is one for a weight of this shape."""
+        """Raise NetworkModuleError unless the delta fits a weight of this shape."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter(NetworkModule):
-    """The module of one algorithm, which recognises its tensors in a file.
+    """A module of one algorithm, which recognises its tensors in a file.
 
     The fields of a subclass are its tensors (None if the file has none) and plain numbers; `names` maps them to the
     tensor names in a file.
@@ -149,7 +149,7 @@ class RankedModule(Adapter):
         return self.alpha or float(self.rank)
 
     def scaled(self, factor: float) -> "NetworkModule":
-        """Scale by alpha alone: the factors keep their bits."""
+        """Scale alpha only: the factors stay exact."""
         return replace(self, alpha=self.effective_alpha * factor)
 
     def check_product(self, left: Tensor, right: Tensor) -> None:
@@ -175,7 +175,7 @@ def present(*tensors: Tensor | None) -> tuple[Tensor, ...]:
 
 
 def check_matrix(module: Adapter, shape: tuple[int, ...]) -> None:
-    """Raise NetworkModuleError for a normalisation layer, where the module's algorithm is for matrices."""
+    """Raise NetworkModuleError for a weight of one dimension, unless the module is for normalisation layers."""
     if len(shape) < 2 and not module.fits_norms:
         raise NetworkModuleError(
             f"{module.key}: the {module.algorithm.id} module is on a layer whose weight is {tuple(shape)}"

@@ -15,10 +15,10 @@ from lib_blocktrain.networks.keys import ALGORITHMS
 class GLoRA(RankedModule):
     """delta W = alpha / rank * (W @ A + B), A (in, in) and B (out, in * k * k) of low rank.
 
-    (Chavan et al. 2023, 2306.07967, the part that LyCORIS trains, `glora.py`.) Two layouts are about. Today's: A =
+    (Chavan et al. 2023, 2306.07967, the part that LyCORIS trains, `glora.py`.) There are two layouts. Today's: A =
     a1 @ a2, B = b1 @ b2 with `a1` (in, rank), `a2` (rank, in), `b1` (out, rank), `b2` (rank, in[, k, k]). The first,
     which the WebUI reads: A = a2 @ a1, B = b2 @ b1 with the shapes exchanged accordingly. Shapes tell them apart: a
-    rank is no larger than what it factors. The WebUI ignores alpha here; LyCORIS, which trains it, does not.
+    rank is not larger than the sides of the product. The WebUI ignores alpha here; LyCORIS, which trains it, does not.
     """
 
     a1: Tensor

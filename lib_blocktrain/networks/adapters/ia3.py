@@ -1,4 +1,4 @@
-"""IA3: one learned number an input or output channel."""
+"""IA3: one learned factor per input or output channel."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ class IA3(Adapter):
 
     (Liu et al. 2022, 2205.05638, as a difference: the layer's weight becomes W * (1 + l); LyCORIS `ia3.py`.)
     LyCORIS stores a convolution's as (1, channels, 1, 1) on either side. The WebUI 1.10.1 multiplies a convolution
-    along the wrong dimension where `on_input` is 0; this does not.
+    along the wrong dimension where `on_input` is 0; this module does not.
     """
 
     weight: Tensor
