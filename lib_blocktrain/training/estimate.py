@@ -13,8 +13,8 @@ from lib_blocktrain import blocks
 from lib_blocktrain.blocks import BASE
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
-from lib_blocktrain.training.plan import read_weights
-from lib_blocktrain.training.sizes import PartSize, block_sizes
+from lib_blocktrain.training.plan import read_weights, settings_of, weight_of
+from lib_blocktrain.training.sizes import Layer, PartSize, block_sizes
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 MIB = 2**20
@@ -189,7 +189,7 @@ def _estimate(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: 
             backward = sum(layer.macs for layer in part.layers if trains_text or not layer.from_context)
             macs += backward + part.attention * (2.5 if unet.fused else 2.0)
         for layer in part.layers:
-            rank = _rank(block, layer.element, layer.kernel, network, weights)
+            rank = _rank(block, layer, network, weights)
             macs += (4 if again else 3) * layer.lora_macs(rank)
             parameters += layer.lora_parameters(rank)
     if trains_text:
@@ -201,18 +201,16 @@ def _estimate(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: 
 
 
 def _is_trained(block: str, part: PartSize, network: NetworkConfig, weights: BlockWeights) -> bool:
-    return any(_rank(block, layer.element, layer.kernel, network, weights) for layer in part.layers)
+    return any(_rank(block, layer, network, weights) for layer in part.layers)
 
 
-def _rank(block: str, element: str, kernel: int, network: NetworkConfig, weights: BlockWeights) -> int:
-    """Return the rank of a module here, 0 without one, as `scope` makes them."""
-    weight = weights[block] * network.elements.get(f"{block}.{element}", network.elements.get(element, 1.0))
-    if not weight or block == "IN00" or (element == "conv" and not network.conv_rank):
+def _rank(block: str, layer: Layer, network: NetworkConfig, weights: BlockWeights) -> int:
+    """Return the rank of this layer's module, 0 without one, as `plan_of` makes them."""
+    if block == "IN00" or (layer.element == "conv" and not network.conv_rank):
         return 0
-    rank, own = (network.conv_rank, network.conv_block_ranks) if kernel > 1 else (network.rank, network.block_ranks)
-    if block in own:
-        return own[block]
-    return max(1, round(weight * rank)) if network.weight_mode == "rank" else rank
+    weight = weight_of(weights, network, block, layer.element)
+    settings = settings_of(weight, network, block, is_kernel=layer.kernel > 1)
+    return 0 if settings is None else settings.rank
 
 
 def _kept(parts: Sequence[tuple[str, PartSize]], trained: Sequence[bool], unet: UNetSize, checkpointing: bool) -> float:

@@ -13,6 +13,7 @@ from lib_blocktrain.networks.bake import RECORD
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
 from lib_blocktrain.training.config_json import write
 from lib_blocktrain.training.dataset import Dataset
+from lib_blocktrain.training.plan import settings_of
 from lib_blocktrain.weights.block_weights import BlockWeights, kohya_entries, number
 
 _PATHS = ("path", "mask_folder", "toml", "cache", "checkpoint")
@@ -93,36 +94,23 @@ def network_arguments(config: RunConfig, weights: BlockWeights) -> dict[str, str
     blocks = weights.replace({REST: 0.0})  # SDXL's lists have it, and it is never trained
     if network.weight_mode == "lr":
         arguments |= dict(entry.split("=", 1) for entry in blocks.to_kohya())
-    own_ranks, own_alphas = network.block_ranks, network.block_alphas
-    if network.weight_mode in ("scale", "rank") or own_ranks or own_alphas:
-        arguments |= _block_arguments(blocks, network, network.rank, network.alpha, (own_ranks, own_alphas))
+    if network.weight_mode in ("scale", "rank") or network.block_ranks or network.block_alphas:
+        arguments |= _block_arguments(blocks, network)
     if network.conv_rank and (network.weight_mode in ("scale", "rank") or network.conv_block_ranks):
-        own = network.conv_block_ranks, network.conv_block_alphas
-        of_convolutions = _block_arguments(blocks, network, network.conv_rank, network.conv_alpha, own)
-        arguments |= {f"conv_{name}": value for name, value in of_convolutions.items()}
+        arguments |= _block_arguments(blocks, network, is_kernel=True)
     if config.optimizer.lora_plus != 1:
         arguments["loraplus_lr_ratio"] = f"{config.optimizer.lora_plus:g}"
     return arguments
 
 
-def _block_arguments(
-    weights: BlockWeights,
-    network: NetworkConfig,
-    rank: int,
-    alpha: float,
-    own: tuple[Mapping[str, int], Mapping[str, float]],
-) -> dict[str, str]:
-    """Return `block_dims` and `block_alphas` as `scope` makes the modules; a block's own numbers come first."""
-    alpha = alpha or float(rank)
-    dims, alphas = [], []
-    for block in kohya_entries(weights.architecture):
-        weight = weights[block]
-        scaled = max(1, round(weight * rank)) if network.weight_mode == "rank" else rank
-        dim = own[0].get(block, scaled) if weight else 0
-        dims.append(str(dim))
-        scaled = alpha * (weight if network.weight_mode in ("scale", "rank") else bool(weight))
-        alphas.append(number(own[1].get(block) or scaled) if dim else "0")
-    return {"block_dims": ",".join(dims), "block_alphas": ",".join(alphas)}
+def _block_arguments(weights: BlockWeights, network: NetworkConfig, is_kernel: bool = False) -> dict[str, str]:
+    """Return `block_dims` and `block_alphas`, or those of convolutions larger than 1x1."""
+    settings = [settings_of(weights[block], network, block, is_kernel) for block in kohya_entries(weights.architecture)]
+    prefix = "conv_" if is_kernel else ""
+    return {
+        f"{prefix}block_dims": ",".join("0" if found is None else str(found.rank) for found in settings),
+        f"{prefix}block_alphas": ",".join("0" if found is None else number(found.alpha) for found in settings),
+    }
 
 
 def _record(config: RunConfig, weights: BlockWeights, progress: Mapping[str, Any]) -> dict[str, Any]:

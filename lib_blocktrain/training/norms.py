@@ -48,12 +48,12 @@ def shares(norms: Mapping[str, float]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def cap_norms(network: Network, plan: Plan, cap: float) -> None:
-    """Shrink the blocks whose norm is above their weight times the cap, by one factor of each product."""
-    weights = {planned.block: planned.weight for planned in plan.modules}
+def cap_norms(network: Network, plan: Plan) -> None:
+    """Shrink the blocks whose norm is above their cap, by one factor of each product."""
+    caps = {planned.block: planned.cap for planned in plan.modules}
     for block, norm in block_norms(network, plan).items():
-        limit = cap * weights[block]
-        if norm > limit:
+        limit = caps[block]
+        if limit is not None and norm > limit:
             keys = (planned.key for planned in plan.modules if planned.block == block)
             scale_deltas((network.modules[key] for key in keys), limit / norm)
 

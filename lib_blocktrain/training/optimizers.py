@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lib_blocktrain.blocks import BASE
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.init import trained_tensors
-from lib_blocktrain.training.plan import Plan
+from lib_blocktrain.training.plan import ModulePlan, Plan
 
 # What begins at 0 in its algorithm: B in LoRA+ (Hayou et al. 2024, 2402.12354).
 _BEGINS_AT_ZERO = frozenset(("lora_up.weight", "hada_w2_a", "lokr_w2", "lokr_w2_b"))
@@ -53,29 +54,31 @@ TABLE: Mapping[str, Kind] = {
 }
 
 
-def parameter_groups(
-    network: Network, plan: Plan, optimizer: OptimizerConfig, weight_mode: str = "scale"
-) -> list[dict[str, Any]]:
-    """Return one group a block and learning rate; `base_lr` is the rate before the schedule.
-
-    For the meaning `lr` a block's rate is its weight times the run's; BASE has a rate of its own.
-    """
+def parameter_groups(network: Network, plan: Plan, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
+    """Return one group for each block and learning rate; `base_lr` is the rate before the schedule."""
     groups: dict[tuple[str, float], dict[str, Any]] = {}
-    for module in plan.modules:
-        whole = optimizer.text_encoder_lr if module.block == "BASE" and optimizer.text_encoder_lr else optimizer.lr
-        for name, tensor in trained_tensors(network.modules[module.key]).items():
-            rate = whole * module.lr * (optimizer.lora_plus if name in _BEGINS_AT_ZERO else 1.0)
+    for planned in plan.modules:
+        lr, lr_of_zeros = _learning_rates(planned, optimizer)
+        for name, tensor in trained_tensors(network.modules[planned.key]).items():
+            rate = lr_of_zeros if name in _BEGINS_AT_ZERO else lr
             group = groups.setdefault(
-                (module.block, rate), {"params": [], "lr": rate, "base_lr": rate, "block": module.block}
+                (planned.block, rate), {"params": [], "lr": rate, "base_lr": rate, "block": planned.block}
             )
             group["params"].append(tensor)
     return list(groups.values())
 
 
-def check_learning_rates(config: OptimizerConfig, network: NetworkConfig, groups: Sequence[Mapping[str, Any]]) -> None:
+def _learning_rates(planned: ModulePlan, optimizer: OptimizerConfig) -> tuple[float, float]:
+    """Return the learning rate of a module's tensors, and of those that begin at 0 (LoRA+); BASE may have its own."""
+    own = optimizer.text_encoder_lr if planned.block == BASE else None
+    lr = (own or optimizer.lr) * planned.lr
+    return lr, lr * optimizer.lora_plus
+
+
+def check_learning_rates(config: OptimizerConfig, network: NetworkConfig, plan: Plan) -> None:
     """Raise ConfigError where the optimizer cannot do what the learning rates ask of it."""
     reason = _one_rate(config)
-    rates = sorted({group["base_lr"] for group in groups})
+    rates = {rate for planned in plan.modules for rate in _learning_rates(planned, config)}
     if reason and (network.weight_mode == "lr" or len(rates) > 1):
         what = "the weights' meaning is lr" if network.weight_mode == "lr" else f"there are {len(rates)} learning rates"
         raise ConfigError(f"optimizer.name = {config.name!r}, and {what}: {reason}: expected the meaning scale or rank")

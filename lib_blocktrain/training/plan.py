@@ -26,17 +26,31 @@ _TEXT_LAYER = re.compile(r"encoder_layers_\d+_(?:self_attn|mlp)_")
 
 
 @dataclass(frozen=True)
+class ModuleSettings:
+    """What a block weight makes of a module: `lr` is a factor of the learning rate.
+
+    `cap` is the largest Frobenius norm of all delta weights of the module's block, None where there is no limit.
+    """
+
+    rank: int
+    alpha: float
+    lr: float
+    cap: float | None
+
+
+@dataclass(frozen=True)
 class ModulePlan:
-    """One module to be made. `lr` is a factor of the learning rate, `weight` the block weight with its element's."""
+    """One module to be made; `weight` is the block weight times the element's, the rest as in ModuleSettings."""
 
     key: str
     layer: nn.Module
     block: str
     element: str
+    weight: float
     rank: int
     alpha: float
     lr: float
-    weight: float
+    cap: float | None
 
 
 @dataclass(frozen=True)
@@ -94,9 +108,13 @@ def plan_of(targets: Targets, architecture: str, config: NetworkConfig) -> Plan:
             or (block == BASE and not config.text_encoder)
         ):
             continue
-        if is_linear(layer) or is_convolution(layer):
-            module = _module(key, layer, block, element, weights, config)
-            modules += [module] if module else []
+        if not (is_linear(layer) or is_convolution(layer)):
+            continue
+        weight = weight_of(weights, config, block, element)
+        found = settings_of(weight, config, block, is_kernel=max(weight_shape(layer)[2:], default=1) > 1)
+        if found is not None:
+            planned = ModulePlan(key, layer, block, element, weight, found.rank, found.alpha, found.lr, found.cap)
+            modules.append(planned)
     said = [*notices]
     if not modules:
         raise ConfigError(f"nothing to train under the weights {weights.to_line()}: {_why_nothing(weights, config)}")
@@ -104,27 +122,32 @@ def plan_of(targets: Targets, architecture: str, config: NetworkConfig) -> Plan:
     return Plan(architecture, weights, tuple(modules), tuple(said))
 
 
-def _module(
-    key: str, layer: nn.Module, block: str, element: str, weights: BlockWeights, config: NetworkConfig
-) -> ModulePlan | None:
-    weight = weights[block] * config.elements.get(f"{block}.{element}", config.elements.get(element, 1.0))
-    if not weight:
-        return None
-    is_kernel = max(weight_shape(layer)[2:], default=1) > 1  # kohya: 3x3 convolutions have conv_rank, all others rank
+def weight_of(weights: BlockWeights, config: NetworkConfig, block: str, element: str) -> float:
+    """Return the weight of one kind of layer in a block: the block weight times the element's."""
+    return weights[block] * config.elements.get(f"{block}.{element}", config.elements.get(element, 1.0))
+
+
+def settings_of(weight: float, config: NetworkConfig, block: str, is_kernel: bool = False) -> ModuleSettings | None:
+    """Return what a weight makes of a module in this block, None for no module. The one place that knows this rule.
+
+    `is_kernel`: a convolution larger than 1x1 has `conv_rank` and `conv_alpha`, as in sd-scripts. A rank of the
+    block's own replaces what the weight makes of `rank`, 0 being no module; so does an alpha of its own above 0.
+    """
     rank, alpha = (config.conv_rank, config.conv_alpha) if is_kernel else (config.rank, config.alpha)
-    alpha = alpha or float(rank)
-    ranks, alphas = (
+    own_ranks, own_alphas = (
         (config.conv_block_ranks, config.conv_block_alphas) if is_kernel else (config.block_ranks, config.block_alphas)
     )
-    own_rank = ranks.get(block)
-    if own_rank == 0:
-        return None
+    alpha = alpha or float(rank)
     if config.weight_mode == "rank":
         rank = max(1, round(weight * rank))
     if config.weight_mode in ("rank", "scale"):
         alpha *= weight
+    rank = own_ranks.get(block, rank)
+    if not weight or not rank:
+        return None
     lr = weight if config.weight_mode == "lr" else 1.0
-    return ModulePlan(key, layer, block, element, own_rank or rank, alphas.get(block) or alpha, lr, weight)
+    cap = config.cap * weight if config.weight_mode == "max_norm" else None
+    return ModuleSettings(rank, own_alphas.get(block) or alpha, lr, cap)
 
 
 def _element(key: str, block: str, architecture: str) -> str | None:

@@ -40,7 +40,7 @@ class TrainState:
         self.plan, self.config = plan, config
         self.network = init_network(plan, config.network, config.name, config.seed)
         groups = parameter_groups(self.network, plan, config.optimizer)
-        check_learning_rates(config.optimizer, config.network, groups)
+        check_learning_rates(config.optimizer, config.network, plan)
         self.optimizer = make_optimizer(config.optimizer, groups)
         self.parameters = parameters_of(self.optimizer)
         self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema else []
@@ -76,7 +76,7 @@ class TrainState:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, clip)
         self.optimizer.step()
         if self.config.network.weight_mode == "max_norm":
-            cap_norms(self.network, self.plan, self.config.network.cap)
+            cap_norms(self.network, self.plan)
         if self.average:
             now = [parameter.detach() for parameter in self.parameters]
             torch._foreach_lerp_(self.average, now, 1 - self.config.optimizer.ema)

@@ -119,30 +119,14 @@ class BlockWeights:
 
         Raises ValueError for negative weights.
         """
-        self._refuse_negative("a learning rate")
+        for block_id, value in self.values.items():
+            if value < 0:
+                raise ValueError(f"{block_id} = {number(value)}: a learning rate cannot be negative")
         values = list(self.values.values())
         half = len(values) // 2
         middle = values[half : half + 1] * (3 if self.architecture == "sdxl" else 1)
         lists = {"down": values[:half], "mid": middle, "up": values[half + 1 :]}
         return [f"{side}_lr_weight={','.join(map(number, weights))}" for side, weights in lists.items()]
-
-    def to_block_dims(self, rank: int) -> list[int]:
-        """Return the rank of every entry of kohya's `block_dims`: round(weight * rank), and 0 for weight 0 only."""
-        self._refuse_negative("a rank")
-        return [max(1, round(weight * rank)) if weight else 0 for weight in self.kohya_vector()]
-
-    def to_block_alphas(self, alpha: float) -> list[float]:
-        """Return weight * alpha for every entry of kohya's `block_alphas`."""
-        return [weight * alpha for weight in self.kohya_vector()]
-
-    def kohya_vector(self) -> tuple[float, ...]:
-        """Return the weights as `block_dims` orders them: the 25 blocks; for SDXL REST, 9, M00 three times, 9, REST."""
-        return tuple(self[block_id] for block_id in kohya_entries(self.architecture))
-
-    def _refuse_negative(self, what: str) -> None:
-        for block_id, value in self.values.items():
-            if value < 0:
-                raise ValueError(f"{block_id} = {number(value)}: {what} cannot be negative")
 
 
 def kohya_entries(architecture_id: str) -> tuple[str, ...]:

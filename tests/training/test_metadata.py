@@ -44,6 +44,25 @@ def test_block_arguments():
     assert not network_arguments(read(RunConfig, {**base, "network": {"meaning": "max_norm"}}), WEIGHTS)
 
 
+def dims_and_alphas(weights, rank, alpha):
+    network = {"rank": rank, "alpha": alpha, "weight_mode": "rank"}
+    config = read(RunConfig, {"name": "x", "dataset": {"folders": [{"path": "p"}]}, "network": network})
+    arguments = network_arguments(config, weights)
+    return [[float(value) for value in arguments[name].split(",")] for name in ("block_dims", "block_alphas")]
+
+
+def test_kohya_dims_and_alphas():
+    weights = BlockWeights.uniform("sd1", 0).replace(IN04=0.5, M00=0.01, OUT00=1)
+    expected = [0] * 25
+    expected[4], expected[12], expected[13] = 8, 1, 16  # what is trained at all has rank 1 at least
+    assert dims_and_alphas(weights, 16, 8) == [expected, [0, 0, 0, 0, 4, *[0] * 7, 0.08, 8, *[0] * 11]]
+
+
+def test_kohya_dims_of_sdxl():
+    weights = BlockWeights.uniform("sdxl", 1).replace(M00=0.5, REST=0)
+    assert dims_and_alphas(weights, 4, 4)[0] == [0, *[4] * 9, 2, 2, 2, *[4] * 9, 0]
+
+
 def test_a_file_tells_how_it_was_made(train, config, pictures):
     trainer = train(replace(config, description="a test", metadata={"ss_note": "mine"}))
     saved = read_network(trainer.outcome.result)

@@ -47,7 +47,7 @@ def test_both_layouts_give_the_same_keys(make):
 def by_block(**config):
     weights = "OUT09=1,OUT10=0.5,OUT11=0.01"
     modules = plan_of(diffusers_unet(), "sd1", NetworkConfig(**{"weights": weights, "rank": 16, **config})).modules
-    return {module.block: (module.rank, module.alpha, module.lr) for module in modules}
+    return {m.block: (m.rank, m.alpha, m.lr) for m in modules}
 
 
 def test_meanings():
@@ -163,7 +163,9 @@ def test_a_whole_lokr_has_its_weight_in_the_file():
 @pytest.mark.parametrize("algorithm", ["lora", "loha", "lokr"])
 def test_norms_and_their_cap(algorithm):
     """Norms of whole delta weights, computed a second way; the cap shrinks what is above it and no other."""
-    config = NetworkConfig(algorithm, rank=2, weights="OUT09=0.5,OUT10=1,OUT11=1", weight_mode="max_norm", conv_rank=2)
+    config = NetworkConfig(
+        algorithm, rank=2, weights="OUT09=0.5,OUT10=1,OUT11=1", weight_mode="max_norm", conv_rank=2, cap=2.0
+    )
     plan = plan_of(diffusers_unet(), "sd1", config)
     network = init_network(plan, config, "x", 0)
     with torch.no_grad():
@@ -181,7 +183,7 @@ def test_norms_and_their_cap(algorithm):
 
     before = norms()
     assert block_norms(network, plan) == pytest.approx(before, rel=1e-4)
-    cap_norms(network, plan, cap=2.0)
+    cap_norms(network, plan)
     assert norms() == pytest.approx({"OUT09": 1.0, "OUT10": 2.0, "OUT11": before["OUT11"]}, rel=1e-4)
 
 

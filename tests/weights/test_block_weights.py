@@ -154,33 +154,14 @@ def test_kohya_learning_rates():
     ]
 
 
-def test_kohya_dims_and_alphas():
-    weights = sd1(IN04=0.5, M00=0.01, OUT00=1)
-    expected = [0] * 25
-    expected[4], expected[12], expected[13] = 8, 1, 16  # what is trained at all has rank 1 at least
-    assert weights.to_block_dims(16) == expected
-    assert weights.to_block_alphas(8) == [0, 0, 0, 0, 4, *[0] * 7, 0.08, 8, *[0] * 11]
-
-
 def test_sdxl_has_23_entries():
     entries = kohya_entries("sdxl")
     assert entries[0] == entries[22] == "REST"
     assert entries[1:10] == tuple(f"IN{i:02}" for i in range(9))
     assert entries[10:13] == ("M00",) * 3
     assert entries[13:22] == tuple(f"OUT{i:02}" for i in range(9))
-    assert BlockWeights.uniform("sdxl", 1).replace(M00=0.5, REST=0).to_block_dims(4) == [
-        0,
-        *[4] * 9,
-        2,
-        2,
-        2,
-        *[4] * 9,
-        0,
-    ]
 
 
 def test_kohya_refuses_what_it_cannot_hold():
     with pytest.raises(ValueError, match=r"IN04 = -0.5: a learning rate cannot be negative"):
         sd1(IN04=-0.5).to_kohya()
-    with pytest.raises(ValueError, match=r"IN04 = -0.5: a rank cannot be negative"):
-        sd1(IN04=-0.5).to_block_dims(4)

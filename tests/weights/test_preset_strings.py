@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lib_blocktrain.blocks import ARCHITECTURES, BLOCK_IDS, architecture
-from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.block_weights import BlockWeights, kohya_entries
 from lib_blocktrain.weights.preset_strings import FORMS, PresetStringError, parse
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.text_spans import NUMBER
@@ -497,8 +497,14 @@ def test_learning_rates_read_back_exactly(weights):
 @given(block_weights(values=st.sampled_from([0, 0.25, 0.5, 1, 2]), outside=False), st.booleans())
 def test_dims_and_alphas_read_back(weights, scales_ranks):
     """Exactly, since these weights times 16 and 8 are exact; SDXL's REST is among them."""
-    dims = weights.to_block_dims(16) if scales_ranks else [16 if weight else 0 for weight in weights.kohya_vector()]
-    lists = {"block_dims": dims, "block_alphas": weights.to_block_alphas(8), "network_dim": [16], "network_alpha": [8]}
+    entries = [weights[block_id] for block_id in kohya_entries(weights.architecture)]
+    dims = [round(weight * 16) if scales_ranks else 16 * bool(weight) for weight in entries]
+    lists = {
+        "block_dims": dims,
+        "block_alphas": [weight * 8 for weight in entries],
+        "network_dim": [16],
+        "network_alpha": [8],
+    }
     arguments = [f"{name}={','.join(map(str, numbers))}" for name, numbers in lists.items()]
     assert parse(" ".join(arguments), weights.architecture).weights == weights
 
