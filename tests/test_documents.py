@@ -267,12 +267,12 @@ def test_configurations_and_tags_are_read(page, tmp_path):
 
 @pytest.mark.parametrize("name", ["preview", "analysis", "training", "sharing", "README"])
 def test_labels_are_the_tabs(name):
-    """What is set in italics with a capital is what stands on a button, a field or a place."""
+    """What is set in italics with a capital is what stands on a button, a field or a tab."""
     page = next(page for page in GUIDES if page.stem == name).read_text("utf-8")
     if name == "README":
         page = page[page.index("## Five minutes") : page.index("## Three tasks")]
     said = set()
-    for path in [*(PACKAGE / "ui").glob("*.py"), PACKAGE / "webui_page.py", *(ROOT / "javascript").glob("*.js")]:
+    for path in [*(PACKAGE / "ui").glob("*.py"), PACKAGE / "server" / "webui.py", *(ROOT / "javascript").glob("*.js")]:
         said |= set(re.findall(r"""[A-Z][^"'<>]*""", path.read_text("utf-8")))
     known = {known.strip().rstrip(":") for known in said}
     for label in re.findall(r"(?<!\*)\*([A-Z][^*\n]*)\*(?!\*)", page):
