@@ -21,7 +21,7 @@ from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.ui import analyse_html, html
 from lib_blocktrain.ui.feature_form import DRAWN, first_feature, second_feature
 from lib_blocktrain.ui.job_stream import stream_job
-from lib_blocktrain.ui.lora_controls import RANDOM_SEED_TEXT, LoraControls, error_to, selection_of
+from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
 from lib_blocktrain.ui.train_handlers import WEIGHTS
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import AnalyseValues, Changes, Properties
@@ -160,7 +160,7 @@ class AnalyseHandlers:
             architecture = analysis.architecture
             if analysis.area_share is None or architecture not in preset.architectures or "canvas=" not in preset.text:
                 continue
-            share = self.controls.presets.parse(preset.text, architecture, seed=RANDOM_SEED_TEXT).canvas
+            share = self.controls.presets.parse(preset.text, architecture).canvas
             text = area_warning(share, analysis.area_share)
             notes += [html.note(f"Your preset {preset.name}: {text}")] if text else []
         return Markup("").join(notes)
@@ -207,7 +207,7 @@ class AnalyseHandlers:
         if name in own.read().presets and not values["analyse_replace"]:
             raise ValueError(f"there is a preset {name!r} already: choose another name, or tick “replace”")
         own.put(preset)
-        names = [preset.name for preset in self.controls.presets.fitting(stored.first.architecture)]
+        names = self.controls.presets.names(stored.first.architecture)
         return {
             "analyse_message": html.note(f"Saved {name}: {preset.text}"),
             "analyse_replace": False,

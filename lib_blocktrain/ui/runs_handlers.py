@@ -22,7 +22,7 @@ from lib_blocktrain.training.result import publish
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.ui import html, runs_html
 from lib_blocktrain.ui.history import History, HistoryReader
-from lib_blocktrain.ui.lora_controls import RANDOM_SEED_TEXT, LoraControls, error_to, selection_of
+from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
 from lib_blocktrain.ui.train_handlers import TrainHandlers
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import Changes, Properties, RunsValues
@@ -86,28 +86,20 @@ class RunsHandlers:
 
     def _contents(self, run: Run | None) -> dict[str, object]:
         """The contents of all widgets, with this run as the one that is shown."""
-        runs = self.runner.runs()[:SHOWN_RUNS]
+        runs, queue = self.runner.runs()[:SHOWN_RUNS], self.runner.queue()
         if run is not None and run.folder not in [other.folder for other in runs]:
             runs.append(run)
-        queue = self.runner.queue()
         choices = [(runs_html.label(self.runner.status(other)), other.folder.name) for other in runs]
-        chosen = None if run is None else run.folder.name
-        contents: dict[str, object] = {
-            "runs_list": Properties(choices=choices, value=chosen),
+        return {
+            "runs_list": Properties(choices=choices, value=run.folder.name if run else None),
             "runs_queue": runs_html.queue(queue, self.runner.held),
             "runs_begin": Properties(visible=self.runner.held and bool(queue)),
+            **(self._run_contents(run) if run else _no_run_contents()),
         }
-        if run is None:
-            return {
-                **contents,
-                **dict.fromkeys(RUN_PARTS, ""),
-                "runs_head": html.note("There is no run yet: start one in the tab Train"),
-                "runs_file": Properties(choices=_files(None)),
-                **_buttons(None),
-            }
+
+    def _run_contents(self, run: Run) -> dict[str, object]:
         status, history, files = self.runner.status(run), self._reader(run.metrics_path).read(), _files(run)
         return {
-            **contents,
             "runs_head": runs_html.head(status),
             "runs_map": self._map(run, history),
             "runs_curves": runs_html.curves(history),
@@ -168,7 +160,7 @@ class RunsHandlers:
         """Change the block weights of the run that is being trained."""
         run = self._chosen_run(values)
         architecture = self.host.model().architecture
-        parsed = self.controls.presets.parse(values["runs_weights"] or "", architecture, seed=RANDOM_SEED_TEXT)
+        parsed = self.controls.presets.parse(values["runs_weights"] or "", architecture)
         self.runner.set_weights(run, parsed.weights)
         message = "; ".join([f"{parsed.form}: from the next step on", *parsed.notices])
         return {"runs_message": html.note(message)}
@@ -228,6 +220,12 @@ class RunsHandlers:
             published = publish(path, self.host.lora_dirs[0])
             self.host.refresh_loras()
         return published.name
+
+
+def _no_run_contents() -> dict[str, object]:
+    note = html.note("There is no run yet: start one in the tab Train")
+    parts = {**dict.fromkeys(RUN_PARTS, Markup("")), "runs_head": note}
+    return {**parts, "runs_file": Properties(choices=_files(None)), **_buttons(None)}
 
 
 def _title(path: Path) -> str:

@@ -25,7 +25,7 @@ from lib_blocktrain.training.pace import pace_of
 from lib_blocktrain.training.plan import plan_of, read_weights
 from lib_blocktrain.training.preparation import check_model
 from lib_blocktrain.ui import form, html, train_html
-from lib_blocktrain.ui.lora_controls import RANDOM_SEED_TEXT, LoraControls, error_to, selection_of
+from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
 from lib_blocktrain.ui.values import Changes, Properties, TrainValues
 from lib_blocktrain.weights.preset_strings import PresetStringError
 
@@ -38,40 +38,38 @@ MAX_FILE_SIZE = 1_000_000  # bytes of a run.json
 class TrainHandlers:
     """Fill the form, check and estimate what is in it, and put the run into the queue.
 
-    `examples` is a folder of run.json files that the user can start from.
+    `ready_runs` is a folder of run.json files that the user can start from.
     """
 
-    def __init__(self, host: Host, controls: LoraControls, runner: Runner, examples: Path | None = None):
-        self.host, self.controls, self.runner, self._examples = host, controls, runner, examples
+    def __init__(self, host: Host, controls: LoraControls, runner: Runner, ready_runs: Path | None = None):
+        self.host, self.controls, self.runner, self._ready_folder = host, controls, runner, ready_runs
 
     # --- loading --------------------------------------------------------------------------------------------------
-
-    def _example_runs(self) -> dict[str, Path]:
-        files = sorted(self._examples.glob("*.json")) if self._examples is not None else []
-        return {path.stem: path for path in files}
 
     @error_to("train_message")
     def open(self, values: TrainValues) -> Changes:
         """Fill the menus, and the form with what suits a first LoRA on the loaded model."""
-        names, architecture = list(self._example_runs()), self._architecture()
-        presets = [preset.name for preset in self.controls.presets.fitting(architecture)]
+        names, architecture = list(self._ready_runs()), self._architecture()
         return {
             "train_form": form.defaults(architecture),
             "train_ready": Properties(choices=names, value=None, visible=bool(names)),
-            "train_preset": Properties(choices=presets, value=None),
+            "train_preset": Properties(choices=self.controls.presets.names(architecture), value=None),
         }
 
     @error_to("train_loaded")
     def load_ready(self, values: TrainValues) -> Changes:
-        """Load the example run that was chosen."""
         name = values["train_ready"]
         if not name:
             return {}
-        runs = self._example_runs()
+        runs = self._ready_runs()
         if name not in runs:
             raise ValueError(f"there is no ready run {name!r}: expected one of {', '.join(runs)}")
         config = load(runs[name])
         return self.filled(config, config.description)
+
+    def _ready_runs(self) -> dict[str, Path]:
+        files = sorted(self._ready_folder.glob("*.json")) if self._ready_folder is not None else []
+        return {path.stem: path for path in files}
 
     @error_to("train_loaded")
     def load_file(self, values: TrainValues) -> Changes:
@@ -136,7 +134,7 @@ class TrainHandlers:
         """Show how the weights are understood, and what a run under them would cost."""
         text = str(values["train_form"][WEIGHTS] or "")
         try:
-            parsed = self.controls.presets.parse(text, self._architecture(), seed=RANDOM_SEED_TEXT)
+            parsed = self.controls.presets.parse(text, self._architecture())
         except PresetStringError as error:
             return {"train_understood": html.not_understood(text, error), "train_estimate": ""}
         if not values["train_form"][TEXT_ENCODER]:  # BASE is not trained: notices of it would mislead
@@ -152,16 +150,14 @@ class TrainHandlers:
     @error_to("train_understood")
     def from_sliders(self, values: TrainValues) -> Changes:
         """Take the weights that the sliders of Preview show."""
-        selection = selection_of(values)
-        weights = selection.shown.block_weights(self._architecture())
+        weights = selection_of(values).shown.block_weights(self._architecture())
         return {"train_form": {WEIGHTS: weights.to_line(with_architecture=True)}}
 
     @error_to("train_understood")
     def use_preset(self, values: TrainValues) -> Changes:
-        """Take the weights of a preset."""
         if not values["train_preset"]:
             return {}
-        parsed = self.controls.presets.parse(values["train_preset"], self._architecture(), seed=RANDOM_SEED_TEXT)
+        parsed = self.controls.presets.parse(values["train_preset"], self._architecture())
         line = parsed.weights.to_line(parsed.name, with_architecture=True, canvas=parsed.canvas)
         return {"train_form": {WEIGHTS: line}}
 
@@ -212,7 +208,7 @@ class TrainHandlers:
         """The run with its weights as numbers, not as the name of a preset that the user may change later."""
         if not isinstance(config.network.weights, str):
             return config
-        parsed = self.controls.presets.parse(config.network.weights, self._architecture(), seed=RANDOM_SEED_TEXT)
+        parsed = self.controls.presets.parse(config.network.weights, self._architecture())
         network = replace(config.network, weights=parsed.weights.to_line(parsed.name, canvas=parsed.canvas))
         read_weights(network, self._architecture())  # raises for those out of range
         return replace(config, network=network)
@@ -221,12 +217,11 @@ class TrainHandlers:
         """A warning if the weights were found for another share of the picture than the dataset's masks cover."""
         if not isinstance(config.network.weights, str):
             return Markup("")
-        parsed = self.controls.presets.parse(config.network.weights, self._architecture(), seed=RANDOM_SEED_TEXT)
+        parsed = self.controls.presets.parse(config.network.weights, self._architecture())
         text = area_warning(parsed.canvas, dataset.canvas)
         return html.failure(f"These weights were {text}") if text else Markup("")
 
     def _cost(self, config: RunConfig) -> Markup:
-        """What the run would cost on this machine."""
         model = self.host.model()
         size = size_of_model(model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
