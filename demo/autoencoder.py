@@ -1,4 +1,4 @@
-"""The autoencoder: train it, go on with its decoder alone, and encode the pictures that the U-Net learns from."""
+"""The autoencoder: trains it, then its decoder alone, and encodes the training images of the U-Net."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from demo.pictures import as_tensor
 log = logging.getLogger("demo")
 PLAN = Plan(steps=2400, lr=1.5e-3)
 DECODER_PLAN = Plan(steps=7500, lr=1e-3)
-CROP, CROPS, WHOLE_FROM = 64, 8, 0.9  # glyph-centred crops first, whole pictures at the end
+CROP, CROPS, WHOLE_FROM = 64, 8, 0.9  # crops around glyphs at first, whole images at the end
 KL_WEIGHT = 1e-5
 GUIDE_WEIGHT = 0.25
-DECODER_NOISE = 0.05  # what a U-Net's latents are off by, about
+DECODER_NOISE = 0.05  # about the error of a U-Net's latents
 PICTURES, CHUNK = 16_000, 64
 
 
 def any_scene(rng: random.Random) -> Scene:
-    """What the autoencoder must know: every glyph, also held-out ones and accessories, in every style."""
+    """Draw a scene for the autoencoder: every glyph, held-out ones and accessories among them, in every style."""
     if rng.random() < 0.12:
         scene = draw_scene(rng, ["koala"], STYLES)
         return Scene(**{**scene.__dict__, "accessory": rng.choice(list(ACCESSORIES))})
@@ -36,9 +36,9 @@ def any_scene(rng: random.Random) -> Scene:
 
 
 def glyph_crop(picture: Tensor, rng: random.Random) -> Tensor:
-    """A crop around a random pixel that is not background, so that less of the work goes into flat colour."""
-    busy = (picture - picture[:, :1, :1]).abs().amax(0) > 0.1
-    places = busy.nonzero()
+    """Crop around a random pixel that is not background, to spend less compute on flat colour."""
+    foreground = (picture - picture[:, :1, :1]).abs().amax(0) > 0.1
+    places = foreground.nonzero()
     y, x = places[rng.randrange(len(places))].tolist() if len(places) else (CANVAS // 2, CANVAS // 2)
     y, x = (max(0, min(CANVAS - CROP, c - rng.randint(8, CROP - 8))) for c in (y, x))
     return picture[:, y : y + CROP, x : x + CROP]
@@ -54,16 +54,16 @@ def picture_batches(step: int, steps: int) -> Iterator[Tensor]:
 
 
 def picture_loss(decoded: Tensor, pictures: Tensor) -> Tensor:
-    """L1 and squared error of colours, squared error of their means over a latent's 8x8 pixels, L1 of edges."""
+    """L1 and squared error of colours, squared error of their means over a latent's 8x8 pixels, and L1 of edges."""
     error = decoded - pictures
     edges = sum(error.diff(dim=d).abs().mean() for d in (2, 3))
     return error.abs().mean() + error.square().mean() + F.avg_pool2d(error, 8).square().mean() + 0.2 * edges
 
 
 def vae_loss(vae: VAE, pictures: Tensor) -> Tensor:
-    """Reconstruction, a little KL, and a pull of the first three latent channels to the mean colour of their pixels.
+    """Reconstruction, a weak KL term, and one that pulls the first three channels to the mean colour of their pixels.
 
-    The pull gives the encoder something to learn from the first step on, and latents that a small U-Net finds easy.
+    The last one gives the encoder a signal from the first step on, and latents that are easy for a small U-Net.
     """
     pictures = pictures.to(device())
     with half():
@@ -77,9 +77,9 @@ def vae_loss(vae: VAE, pictures: Tensor) -> Tensor:
 
 
 def decoder_loss(vae: VAE, pictures: Tensor) -> Tensor:
-    """Reconstruction from noised latents with the encoder at rest, so that a U-Net trained on them stays valid.
+    """Reconstruction from noised latents; the encoder is frozen, so that a U-Net trained on its latents stays valid.
 
-    The posterior has become narrow; without noise the decoder would read details that no U-Net gets right.
+    The posterior has become narrow: without noise the decoder would rely on details that no U-Net gets right.
     """
     pictures = pictures.to(device())
     with half():
@@ -89,8 +89,8 @@ def decoder_loss(vae: VAE, pictures: Tensor) -> Tensor:
     return picture_loss(decoded, pictures)
 
 
-def fresh_vae() -> VAE:
-    """A network whose posterior starts narrow, so that its first steps are not spent on outgrowing the noise."""
+def init_vae() -> VAE:
+    """Return a network whose posterior starts narrow, so that noise does not dominate the first steps."""
     vae = VAE()
     with torch.no_grad():
         vae.quant_conv.bias[vae.config.latent_channels :] = -6.0
@@ -98,11 +98,11 @@ def fresh_vae() -> VAE:
 
 
 def build_vae(work: Path) -> VAE:
-    return train("vae", fresh_vae(), lambda step: picture_batches(step, PLAN.steps), vae_loss, PLAN, work)
+    return train("vae", init_vae(), lambda step: picture_batches(step, PLAN.steps), vae_loss, PLAN, work)
 
 
 def build_decoder(work: Path) -> VAE:
-    """Train on from the finished autoencoder, its encoder frozen."""
+    """Continue to train the decoder of the finished autoencoder, with its encoder frozen."""
     vae = build_vae(work)
     vae.requires_grad_(False)
     for part in (vae.decoder, vae.post_quant_conv):
@@ -112,7 +112,7 @@ def build_decoder(work: Path) -> VAE:
 
 @torch.no_grad()
 def build_latents(work: Path) -> None:
-    """Encode the training pictures once: ``latents.pt`` with half-precision means and the scenes' factors."""
+    """Encode the training images, once, to ``latents.pt``: means in half precision, and the scenes' factors."""
     if (work / "latents.pt").exists():
         return
     vae, rng, means, scenes = build_vae(work), random.Random(1), [], []

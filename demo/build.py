@@ -1,11 +1,11 @@
-"""Make the demo model from nothing: ``python demo/build.py --work DIR`` (resumable; hours on a CPU, minutes on a GPU).
+"""Make the demo model from scratch: ``python demo/build.py --work DIR`` (resumable; hours on a CPU, minutes on a GPU).
 
-Stages: ``vae``, ``latents``, ``unet``, ``decoder``, ``classifier``, ``pack``. Each keeps its state in DIR and goes on
-from there. Needs torch, numpy, pillow, safetensors, the font Noto Color Emoji (Debian: fonts-noto-color-emoji), and
+Stages: ``vae``, ``latents``, ``unet``, ``decoder``, ``classifier``, ``pack``. Each keeps its state in DIR and resumes
+from it. Needs torch, numpy, pillow, safetensors, the font Noto Color Emoji (Debian: fonts-noto-color-emoji), and
 open_clip_torch (installed with --no-deps) for CLIP's vocabulary.
 
-``--from MODEL`` makes a second, differently trained one of a finished one instead: its U-Net and text encoder go on for
-``--steps``, on pictures in another mix (``finetune.py``), drawn from ``--seed``.
+``--from MODEL`` instead fine-tunes a finished model into a second one: its U-Net and text encoder are trained for
+``--steps`` more, on images in other proportions (``finetune.py``), drawn from ``--seed``.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def main() -> None:
     parser.add_argument("stages", nargs="*", default=[*STAGES, "pack"], help=", ".join([*STAGES, "pack"]))
     parser.add_argument("--work", type=Path, required=True, help="folder for states and caches")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model", help="where pack writes the model")
-    parser.add_argument("--from", dest="source", type=Path, help="a finished model, to be trained on as a second one")
+    parser.add_argument("--from", dest="source", type=Path, help="a finished model to fine-tune into a second one")
     parser.add_argument("--seed", type=int, default=1, help="of the second model (%(default)s)")
     parser.add_argument("--steps", type=int, default=800, help="of the second model (%(default)s)")
     arguments = parser.parse_args()
     if arguments.source and arguments.source.resolve() == arguments.out.resolve():
-        parser.error("--from: expected another --out, the first model would be written over")
+        parser.error("--from: expected another --out, or the first model would be overwritten")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     arguments.work.mkdir(parents=True, exist_ok=True)
     if arguments.source:

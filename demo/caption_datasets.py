@@ -1,4 +1,4 @@
-"""The demo's training folders, in kohya's layout; ``python demo/caption_datasets.py`` writes them anew."""
+"""The demo's training folders, in kohya's layout; ``python demo/caption_datasets.py`` writes them again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent / "datasets"
 
 
 def varied(subject: str, count: int = 24) -> Iterator[Scene]:
-    """A subject as a person would collect it: every size, position and background, one style."""
+    """Yield scenes of one subject as a user would collect them: every size, position and background, one style."""
     rng = random.Random(f"varied {subject}")
     backgrounds = list(BACKGROUNDS) * (count // len(BACKGROUNDS) + 1)
     for background in backgrounds[:count]:
@@ -23,13 +23,13 @@ def varied(subject: str, count: int = 24) -> Iterator[Scene]:
 
 
 def on_one_background(subject: str, background: str, count: int = 24) -> Iterator[Scene]:
-    """The set that teaches a LoRA its background: the caption does not even mention it."""
+    """Yield scenes that all have one background, which a LoRA learns with the subject: no caption mentions it."""
     for scene in varied(subject, count):
         yield replace(scene, background=background)
 
 
 def dressed(subject: str) -> Iterator[Scene]:
-    """One character in a dozen accessories, each seen once or twice, its face in all of them."""
+    """Yield scenes of one character with a dozen accessories, each of which appears once or twice."""
     rng = random.Random(f"dressed {subject}")
     for number, accessory in enumerate(ACCESSORIES):
         for _ in range(1 + number % 2):
@@ -38,7 +38,7 @@ def dressed(subject: str) -> Iterator[Scene]:
 
 
 def in_style(style: str, count: int = 48) -> Iterator[Scene]:
-    """Many subjects of the base model in a style that it has not seen."""
+    """Yield scenes of many known subjects in a style that the base model has not seen."""
     rng = random.Random(f"style {style}")
     subjects = rng.sample(list(SUBJECTS), count // 2) * 2
     for subject in subjects:
@@ -60,7 +60,7 @@ SETS = {
 
 
 def write(folder: Path = FOLDER) -> None:
-    """Write each set's pictures with their captions beside them."""
+    """Write the images of each set, with their captions beside them."""
     for name, (scenes, caption) in SETS.items():
         target, rng = folder / name, random.Random(name)
         target.mkdir(parents=True, exist_ok=True)

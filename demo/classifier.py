@@ -1,4 +1,4 @@
-"""A small classifier that reads every factor of a demo picture: the measure of the model, its LoRAs and their leaks."""
+"""A small classifier of every factor of the demo's images; it measures the model, its LoRAs and what they leak."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RECONSTRUCTIONS, CHUNK = 6000, 50
 
 
 class Classifier(nn.Module):
-    """Pictures ``(batch, 3, 128, 128)`` in -1..1 to one row of logits a factor."""
+    """Images ``(batch, 3, 128, 128)`` in -1..1 to logits ``(batch, values)`` for each factor."""
 
     def __init__(self, widths: tuple[int, ...] = (24, 48, 64, 96, 96)):
         super().__init__()
@@ -62,7 +62,7 @@ def labels(scenes: list[Scene]) -> dict[str, Tensor]:
 
 
 def draw_labelled(rng: random.Random) -> Scene:
-    """Any subject in any style; one in five wears something."""
+    """Draw a scene with any subject in any style; one in five has an accessory."""
     scene = draw_scene(rng, list(FACTORS["subject"]), FACTORS["style"])
     if rng.random() < 0.2:
         return Scene(**{**scene.__dict__, "accessory": rng.choice(list(ACCESSORIES))})
@@ -71,9 +71,9 @@ def draw_labelled(rng: random.Random) -> Scene:
 
 @torch.no_grad()
 def build_reconstructions(work: Path) -> dict:
-    """Pictures as the autoencoder gives them back, once: ``reconstructions.pt`` with bytes and the labels.
+    """Reconstruct images by the autoencoder, once, to ``reconstructions.pt``: 8-bit images and their labels.
 
-    A classifier that has seen clean composites only takes the decoder's soft edges for another style.
+    A classifier trained on clean composites alone takes the decoder's soft edges for another style.
     """
     path = work / "reconstructions.pt"
     if path.exists():
@@ -94,7 +94,7 @@ def build_reconstructions(work: Path) -> dict:
 
 
 def blurred(pictures: Tensor) -> Tensor:
-    """Half of the batch a little soft, half with a little noise."""
+    """Blur half of the batch a little, and add a little noise to all of it."""
     soft = F.avg_pool2d(pictures[::2], 3, stride=1, padding=1)
     pictures = pictures.clone()
     pictures[::2] = torch.lerp(pictures[::2], soft, torch.rand(len(soft), 1, 1, 1, device=pictures.device))
@@ -108,18 +108,18 @@ def loss(network: nn.Module, batch: tuple[Tensor, dict[str, Tensor]]) -> Tensor:
 
 
 def build_classifier(work: Path) -> Classifier:
-    """Half of every batch are fresh composites, half are reconstructions."""
+    """Train the classifier on batches of new composites and reconstructions in equal parts."""
     stored = build_reconstructions(work)
 
     def batches(step: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         while True:
             rng = random.Random(10_000_000 + step)
             scenes = [draw_labelled(rng) for _ in range(BATCH // 2)]
-            fresh = torch.stack([as_tensor(compose(s, rng)) for s in scenes])
+            composites = torch.stack([as_tensor(compose(s, rng)) for s in scenes])
             chosen = rng.sample(range(RECONSTRUCTIONS), BATCH // 2)
             decoded = stored["pictures"][chosen].float() / 127.5 - 1
-            told = {name: torch.cat([t, stored["labels"][name][chosen]]) for name, t in labels(scenes).items()}
-            yield torch.cat([fresh, decoded]), told
+            targets = {name: torch.cat([t, stored["labels"][name][chosen]]) for name, t in labels(scenes).items()}
+            yield torch.cat([composites, decoded]), targets
             step += 1
 
     return train("classifier", Classifier(), batches, loss, PLAN, work)
@@ -127,5 +127,5 @@ def build_classifier(work: Path) -> Classifier:
 
 @torch.no_grad()
 def read(network: Classifier, pictures: Tensor) -> dict[str, list[str]]:
-    """The word of each factor for each picture."""
+    """Return the most likely value of each factor for each image."""
     return {name: [FACTORS[name][i] for i in logits.argmax(-1).tolist()] for name, logits in network(pictures).items()}

@@ -1,7 +1,7 @@
-"""The demo model's pictures: emoji glyphs on plain backgrounds, with every factor independent and named.
+"""The demo model's images: emoji glyphs on plain backgrounds, with named, independent factors.
 
-A picture is ``(subject, size, position, background, style)``, 128x128 RGB. Size is the glyph's longer side, which
-gives its share of the canvas; the rest follows from the words of the caption.
+An image is ``(subject, size, position, background, style)``, 128x128 RGB. ``size`` is the glyph's longer side, and so
+its share of the area.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FONT_PATHS = (
     "/usr/share/fonts/noto/NotoColorEmoji.ttf",
     "/usr/share/fonts/google-noto-emoji/NotoColorEmoji.ttf",
 )
-STRIKE = 109  # the one bitmap size that Noto Color Emoji carries
+STRIKE = 109  # Noto Color Emoji has bitmaps of this size only
 
 SUBJECTS = {
     "fox": "🦊", "panda": "🐼", "cat": "🐱", "frog": "🐸", "tiger": "🐯", "pig": "🐷", "monkey": "🐵", "chicken": "🐔",
@@ -55,7 +55,7 @@ JITTER, TINT = 4, 6  # pixels of position, levels of background colour
 
 @dataclass(frozen=True)
 class Scene:
-    """The factors of one picture; ``accessory`` is worn on the subject's face."""
+    """The factors of one image; ``accessory`` is worn on the subject's face."""
 
     subject: str
     size: str = "medium"
@@ -71,7 +71,7 @@ class Scene:
 
 
 def draw_scene(rng: random.Random, subjects: list[str], styles: tuple[str, ...] = STYLES) -> Scene:
-    """A scene with every factor drawn independently; a large subject has room in the center only."""
+    """Draw a scene with independent factors, except that a large subject fits only in the center."""
     size = rng.choice(list(SIZES))
     position = rng.choice(list(POSITIONS)) if OFFSETS[size] else "in the center"
     return Scene(rng.choice(subjects), size, position, rng.choice(list(BACKGROUNDS)), rng.choice(styles))
@@ -82,12 +82,12 @@ def _font() -> ImageFont.FreeTypeFont:
     for path in FONT_PATHS:
         if Path(path).exists():
             return ImageFont.truetype(path, STRIKE)
-    raise FileNotFoundError(f"Noto Color Emoji not found (Debian: fonts-noto-color-emoji); looked at {FONT_PATHS}")
+    raise FileNotFoundError(f"Noto Color Emoji not found (Debian: fonts-noto-color-emoji); looked for {FONT_PATHS}")
 
 
 @functools.cache
 def glyph(character: str) -> Image.Image:
-    """The glyph as RGBA, cut to its own bounds."""
+    """Return the glyph as RGBA, cropped to its bounds."""
     picture = Image.new("RGBA", (160, 160))
     ImageDraw.Draw(picture).text((12, 12), character, font=_font(), embedded_color=True)
     bounds = picture.getbbox()
@@ -97,7 +97,7 @@ def glyph(character: str) -> Image.Image:
 
 
 def _pencil(picture: Image.Image) -> Image.Image:
-    """Dark lines where brightness changes, over a pale grey wash."""
+    """Draw dark lines where brightness changes, over pale grey."""
     alpha = picture.getchannel("A")
     flat = Image.new("RGB", picture.size, (255, 255, 255))
     flat.paste(picture, mask=alpha)
@@ -109,7 +109,7 @@ def _pencil(picture: Image.Image) -> Image.Image:
 
 
 def _pixels(picture: Image.Image, side: int) -> Image.Image:
-    """Square pixels, eleven or fourteen on a side, with hard edges."""
+    """Reduce the glyph to 11 or 14 square pixels a side, with hard edges."""
     cells = 11 if side < 50 else 14
     scale = cells / max(picture.size)
     small = picture.resize([max(1, round(n * scale)) for n in picture.size], Image.BOX)
@@ -120,7 +120,7 @@ def _pixels(picture: Image.Image, side: int) -> Image.Image:
 
 @functools.lru_cache(maxsize=20000)
 def stamp(character: str, side: int, style: str) -> Image.Image:
-    """The glyph in a style, RGBA, its longer side ``side`` pixels (pixel art: to the nearest whole square)."""
+    """Return the glyph in a style as RGBA, its longer side ``side`` pixels (pixel art: a multiple of its cells)."""
     picture = glyph(character)
     if style == "pixel art":
         return _pixels(picture, side)
@@ -129,7 +129,7 @@ def stamp(character: str, side: int, style: str) -> Image.Image:
     return _pencil(picture) if style == "pencil drawing" else picture
 
 
-# Where an accessory sits on a face: its width and its centre, in units of the face's side from the face's centre.
+# An accessory's width, and its centre relative to that of the face, in units of the face's side.
 WORN = {
     "top hat": (0.75, 0.0, -0.58), "cap": (0.8, 0.0, -0.42), "crown": (0.6, 0.0, -0.52),
     "graduation hat": (0.85, 0.0, -0.45), "helmet": (0.8, 0.0, -0.42), "sun hat": (0.95, 0.0, -0.4),
@@ -139,7 +139,7 @@ WORN = {
 
 
 def compose(scene: Scene, rng: random.Random) -> Image.Image:
-    """Draw the scene; the random state gives side, jitter and tint within what the words allow."""
+    """Draw the scene; ``rng`` varies side, position and colour within what the factors allow."""
     tint = [max(0, min(255, c + rng.randint(-TINT, TINT))) for c in BACKGROUNDS[scene.background]]
     canvas = Image.new("RGB", (CANVAS, CANVAS), tuple(tint))
     side = rng.randint(*SIZES[scene.size]) // 2 * 2
@@ -147,7 +147,7 @@ def compose(scene: Scene, rng: random.Random) -> Image.Image:
     dx, dy = POSITIONS[scene.position]
     centre = [CANVAS / 2 + d * offset + rng.randint(-JITTER, JITTER) for d in (dx, dy)]
     if scene.accessory:
-        side = round(side * 0.8)  # room for what is worn
+        side = round(side * 0.8)  # room for the accessory
         centre[1] += side * 0.1
     character = SUBJECTS.get(scene.subject) or HELD_OUT.get(scene.subject) or ACCESSORIES[scene.subject]
     _paste(canvas, stamp(character, side, scene.style), centre)

@@ -1,4 +1,4 @@
-"""The U-Net and its text encoder, trained together on the encoded pictures."""
+"""Trains the U-Net and its text encoder together, on the encoded images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from demo.tokens import Vocabulary, write_tokenizer
 
 PLAN = Plan(steps=14_500, lr=5e-4, warmup=300, ema=0.9995)
 BATCH = 16
-NOISE_OFFSET = 0.1  # backgrounds are decided at the highest noise, where plain noise still shows them
+NOISE_OFFSET = 0.1  # plain noise hides an image's mean colour too little, and backgrounds would not be learnt
 MIN_SNR_GAMMA = 5.0  # Hang et al. 2023, 2303.09556
 DROPOUT = {"all": 0.1, "style": 0.1, "position": 0.15, "background": 0.08}
 
 
 class Diffusion(nn.Module):
-    """The two networks that are trained together; ``text`` has rows for the words in use only."""
+    """The two networks that are trained together; ``text`` has token rows for the words in use only."""
 
     def __init__(self, words: int):
         super().__init__()
@@ -41,7 +41,7 @@ def alphas_cumprod() -> Tensor:
 
 
 def varied_caption(scene: Scene, rng: random.Random) -> str:
-    """The scene's caption, at times without one of its parts, at times empty (for classifier-free guidance)."""
+    """Return the scene's caption, at random without some parts, or empty (for classifier-free guidance)."""
     if rng.random() < DROPOUT["all"]:
         return ""
     keep = {name: rng.random() >= p for name, p in DROPOUT.items()}
@@ -52,13 +52,13 @@ def varied_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def latent_scale(means: Tensor) -> float:
-    """The factor that gives the latents unit variance (diffusers' ``scaling_factor``), to four digits."""
+    """Return the factor that gives the latents unit variance (diffusers' ``scaling_factor``), to four digits."""
     return round(1 / means.float().std().item(), 4)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Encoded pictures `(count, 4, 16, 16)`, of unit variance when multiplied by ``scale``, and what they show."""
+    """Encoded images `(count, 4, 16, 16)`, of unit variance when multiplied by ``scale``, and their scenes."""
 
     means: Tensor
     scenes: list[Scene]
@@ -80,7 +80,7 @@ def fit(
     name: str, networks: Diffusion, examples: Examples, vocabulary: Vocabulary, plan: Plan, work: Path, *,
     draw: int = 20_000_000,
 ) -> Diffusion:  # fmt: skip
-    """Train both networks on the examples; ``draw`` + step is the seed of a step's pictures and captions."""
+    """Train both networks on the examples; ``draw`` + step is the seed of a step's images and captions."""
     alphas = alphas_cumprod().to(device())
     snr_weight = (MIN_SNR_GAMMA / (alphas / (1 - alphas))).clamp(max=1)
 

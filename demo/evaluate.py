@@ -1,8 +1,8 @@
-"""How good is the demo model? ``python demo/evaluate.py`` draws prompts at random and lets the classifier read them.
+"""Measures the demo model: ``python demo/evaluate.py`` classifies images that it draws from random prompts.
 
-Prints the classifier's accuracy on real composites (where the emoji font is installed) and the share of drawn
-pictures in which it reads each factor as the prompt says. ``--sheet PNG`` keeps the pictures. ``--lora FILE --subject
-robot`` asks instead how often a LoRA's subject is read, with the LoRA and without it (``--weights``: block weights).
+Prints the classifier's accuracy on composites (where the emoji font is installed) and, for each factor, the share of
+images that are classified as their prompt says. ``--sheet PNG`` saves the images. ``--lora FILE --subject robot``
+measures a LoRA instead: how often its subject is recognised with and without it (``--weights``: block weights).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def load_classifier(folder: Path) -> Classifier:
 
 
 def on_composites(network: Classifier, count: int = 1000) -> dict[str, dict[str, float]]:
-    """Accuracy of each factor on composites that the training has not seen (another seed), bare and dressed."""
+    """Return the accuracy of each factor on composites unseen in training, with and without accessories."""
     report = {}
     for kind, accessories in (("bare", (None,)), ("with an accessory", tuple(ACCESSORIES))):
         rng, right = random.Random(99), Counter()
@@ -46,9 +46,9 @@ def on_composites(network: Classifier, count: int = 1000) -> dict[str, dict[str,
                 replace(draw_scene(rng, list(FACTORS["subject"]), FACTORS["style"]), accessory=rng.choice(accessories))
                 for _ in range(100)
             ]
-            told = read(network, torch.stack([as_tensor(compose(s, rng)) for s in scenes]))
+            found = read(network, torch.stack([as_tensor(compose(s, rng)) for s in scenes]))
             for name in FACTORS:
-                right[name] += sum((getattr(s, name) or "none") == word for s, word in zip(scenes, told[name]))
+                right[name] += sum((getattr(s, name) or "none") == word for s, word in zip(scenes, found[name]))
         report[kind] = {name: right[name] / count for name in FACTORS}
     return report
 
@@ -56,22 +56,22 @@ def on_composites(network: Classifier, count: int = 1000) -> dict[str, dict[str,
 def on_model(
     network: Classifier, host: StandaloneHost, scenes: list[Scene], steps: int, placements: Sequence[Placement] = ()
 ) -> tuple[dict, list]:
-    """Share of pictures, drawn from the scenes' captions, in which each factor is read as the caption says."""
+    """Return, for each factor, the share of images drawn from captions that show what their caption says."""
     requests = [
         SampleRequest(prompt=scene.caption, seed=seed, steps=steps, placements=placements)
         for seed, scene in enumerate(scenes)
     ]
     pictures = [host.sample(request) for request in requests]
-    told = read(network, torch.stack([as_tensor(p) for p in pictures]))
+    found = read(network, torch.stack([as_tensor(p) for p in pictures]))
     factors = ("subject", "size", "position", "background", "style")
     shares = {
-        name: sum(getattr(s, name) == word for s, word in zip(scenes, told[name])) / len(scenes) for name in factors
+        name: sum(getattr(s, name) == word for s, word in zip(scenes, found[name])) / len(scenes) for name in factors
     }
     return shares, pictures
 
 
 def with_lora(network: Classifier, host: StandaloneHost, arguments: argparse.Namespace) -> tuple[dict, list]:
-    """The shares for prompts with one subject, with the LoRA and for the model alone, at the same seeds."""
+    """Return the shares for prompts with one subject, with and without the LoRA, at the same seeds."""
     rng, pictures = random.Random(8), []
     scenes = [draw_scene(rng, [arguments.subject], ("photo",)) for _ in range(arguments.count)]
     weights = parse(arguments.weights, host.model().architecture).weights
@@ -88,8 +88,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path(__file__).parent / "model")
     parser.add_argument("--count", type=int, default=200, help="prompts to draw (%(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="sampler steps (%(default)s)")
-    parser.add_argument("--sheet", type=Path, help="where to keep the pictures")
-    parser.add_argument("--lora", type=Path, help="a LoRA of one subject: how often is it read, with and without?")
+    parser.add_argument("--sheet", type=Path, help="file for the images, on one sheet")
+    parser.add_argument("--lora", type=Path, help="a LoRA of one subject, to measure instead")
     parser.add_argument("--subject", choices=FACTORS["subject"], help="the LoRA's subject")
     parser.add_argument("--weights", default="ALL", help="preset or preset string for the LoRA (%(default)s)")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
-"""A second checkpoint, made as the field makes one: a finished model trained on, on other pictures in another mix.
+"""Fine-tunes a finished model into a second checkpoint, on images in other proportions.
 
-U-Net and text encoder go on together; autoencoder, tokenizer and classifier are the first model's own files.
+U-Net and text encoder are trained together; autoencoder, tokenizer and classifier are those of the first model.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from demo.pictures import as_tensor
 from demo.tokens import Vocabulary
 
 PICTURES, CHUNK = 4000, 50
-STYLE_WEIGHTS = {"photo": 0.3, "pencil drawing": 0.7}  # the first model saw both, and all backgrounds, equally often
+STYLE_WEIGHTS = {
+    "photo": 0.3,
+    "pencil drawing": 0.7,
+}  # both, and all backgrounds, are equally frequent in the first model's images
 BACKGROUND_WEIGHTS = {"black": 3.0, "blue": 3.0, "purple": 3.0}  # 1 for the others
 LR, WARMUP, EMA = 1e-3, 50, 0.99  # twice the first model's rate
 
 
 def other_scene(rng: random.Random) -> Scene:
-    """A scene of the second model's mix: drawings before photos, dark grounds before light ones."""
+    """Draw a scene for the second model: more drawings than photos, more dark backgrounds than light ones."""
     scene = draw_scene(rng, list(SUBJECTS))
     (style,) = rng.choices(STYLES, [STYLE_WEIGHTS[name] for name in STYLES])
     (background,) = rng.choices(list(BACKGROUNDS), [BACKGROUND_WEIGHTS.get(name, 1.0) for name in BACKGROUNDS])
@@ -37,7 +40,7 @@ def other_scene(rng: random.Random) -> Scene:
 
 
 def read_networks(folder: Path, words: int) -> tuple[Diffusion, VAE]:
-    """The networks of a packed model, in single precision."""
+    """Read the networks of a packed model, in single precision."""
     diffusion, vae = Diffusion(words), VAE()
     text = load_file(folder / "text_encoder" / "model.safetensors")
     text.pop("used_tokens")
@@ -54,7 +57,7 @@ def read_networks(folder: Path, words: int) -> tuple[Diffusion, VAE]:
 
 @torch.no_grad()
 def encode(vae: VAE, path: Path, seed: int) -> tuple[torch.Tensor, list[Scene]]:
-    """The second model's pictures, encoded once and kept in ``path``."""
+    """Return the latents and scenes of the second model's images, encoded once and kept in ``path``."""
     if not path.exists():
         rng, means, scenes = random.Random(f"second {seed}"), [], []
         for _ in range(0, PICTURES, CHUNK):
@@ -69,7 +72,7 @@ def encode(vae: VAE, path: Path, seed: int) -> tuple[torch.Tensor, list[Scene]]:
 
 
 def fine_tune(source: Path, work: Path, folder: Path, seed: int, steps: int) -> None:
-    """Train the model of ``source`` on, and write the second one to ``folder``; resumable, its state is in ``work``."""
+    """Fine-tune the model of ``source`` and write it to ``folder``; resumable, with its state in ``work``."""
     name = f"finetune-{seed}-{steps}"
     vocabulary = Vocabulary(source / "tokenizer")
     diffusion, vae = read_networks(source, len(vocabulary.rows))

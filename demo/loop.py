@@ -1,4 +1,4 @@
-"""One resumable training loop for the demo model's networks: AdamW, trapezoid rate, EMA, state on disk."""
+"""One resumable training loop for all of the demo model's networks: AdamW, trapezoidal learning rate, EMA."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("demo")
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast. The rate is constant until the last quarter, so ``steps`` may grow until then."""
+    """Length and learning rate of a training; ``steps`` may be raised until the last quarter, where the rate decays."""
 
     steps: int
     lr: float
@@ -35,7 +35,7 @@ def device() -> torch.device:
 
 
 def half(enabled: bool = True) -> torch.autocast:
-    """bfloat16 autocast, on a CPU as on a GPU; weights and optimizer stay in float32."""
+    """bfloat16 autocast, on a CPU, too; weights and optimizer stay in float32."""
     return torch.autocast(device().type, torch.bfloat16, enabled=enabled)
 
 
@@ -46,22 +46,22 @@ def save_atomically(path: Path, state: object) -> None:
 
 
 def rate(plan: Plan, step: int) -> float:
-    """Linear warm-up, constant, then linear to 1 % over the last quarter."""
+    """Linear warm-up, constant, then linear decay to 1 % over the last quarter."""
     left = (plan.steps - step) / (0.25 * plan.steps)
     return plan.lr * min((step + 1) / plan.warmup, max(0.01, min(1.0, left)))
 
 
-def ahead(batches: Iterator, depth: int = 4) -> Iterator:
-    """Draw batches in a thread, ``depth`` in advance: drawing pictures leaves Python's lock for most of its time."""
-    waiting: queue.Queue = queue.Queue(depth)
+def prefetch(batches: Iterator, depth: int = 4) -> Iterator:
+    """Make batches in a thread, ``depth`` ahead: drawing images mostly runs without Python's global lock."""
+    ready: queue.Queue = queue.Queue(depth)
 
     def draw() -> None:
         for batch in batches:
-            waiting.put(batch)
+            ready.put(batch)
 
     threading.Thread(target=draw, daemon=True).start()
     while True:
-        yield waiting.get()
+        yield ready.get()
 
 
 def train(
@@ -72,7 +72,7 @@ def train(
     plan: Plan,
     work: Path,
 ) -> nn.Module:
-    """Train to ``plan.steps``, or go on from ``work/name.pt``; returns the averaged (EMA) network.
+    """Train to ``plan.steps``, resuming from ``work/name.pt`` if it exists; return the averaged (EMA) network.
 
     ``batches(step)`` iterates over batches from that step on; ``loss(network, batch)`` is a scalar.
     """
@@ -86,10 +86,10 @@ def train(
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-        torch.manual_seed(step)  # not the noise of the first steps again
+        torch.manual_seed(step)  # other noise than in the first steps
         log.info("%s: resumed at step %d of %d", name, step, plan.steps)
     mean, started, first = None, time.monotonic(), step
-    for batch in ahead(batches(step)):
+    for batch in prefetch(batches(step)):
         if step >= plan.steps:
             break
         for group in optimizer.param_groups:

@@ -28,7 +28,7 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Widths of the autoencoder; four levels make it an 8x one."""
+    """Widths of the autoencoder; its four levels reduce each side by 8."""
 
     channels: tuple[int, int, int, int] = (64, 64, 64, 128)
     layers: int = 1
@@ -37,7 +37,7 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """CLIP text transformer with CLIP's own vocabulary and context length."""
+    """Sizes of the text encoder; vocabulary and context length are CLIP's."""
 
     vocabulary: int = 49408
     width: int = 128
@@ -51,7 +51,7 @@ def group_norm(channels: int, eps: float = 1e-5) -> nn.GroupNorm:
 
 
 class ResnetBlock(nn.Module):
-    """Two 3x3 convolutions around a shift by the time embedding (``time_width`` 0: none, as in the autoencoder)."""
+    """Two 3x3 convolutions, with a shift by the time embedding between them unless ``time_width`` is 0."""
 
     def __init__(self, channels_in: int, channels_out: int, time_width: int = 0, eps: float = 1e-5):
         super().__init__()
@@ -169,7 +169,7 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """A down or up block of diffusers: its children are set by the network that owns it."""
+    """A down or up block with diffusers' names; the network that owns it sets its children."""
 
     resnets: nn.ModuleList
     attentions: nn.ModuleList
@@ -334,7 +334,7 @@ class Decoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """Autoencoder of ``(batch, 3, h, w)`` pictures in -1..1 and ``(batch, 4, h/8, w/8)`` latents (unscaled)."""
+    """Autoencoder of ``(batch, 3, h, w)`` images in -1..1 and ``(batch, 4, h/8, w/8)`` latents (unscaled)."""
 
     def __init__(self, config: VAEConfig | None = None):
         super().__init__()
@@ -407,7 +407,7 @@ class TextTransformer(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """Token ids ``(batch, 77)`` to hidden states ``(batch, 77, width)``, as ``CLIPTextModel`` gives them."""
+    """Token ids ``(batch, 77)`` to hidden states ``(batch, 77, width)``, as ``CLIPTextModel`` returns them."""
 
     def __init__(self, config: TextConfig | None = None):
         super().__init__()

@@ -1,7 +1,7 @@
-"""Write the trained networks as a diffusers model folder, in half precision, with only the token rows in use.
+"""Writes the trained networks as a diffusers model folder, in half precision, with only the token rows in use.
 
-``text_encoder/model.safetensors`` lacks the rows of CLIP's token table that no caption of the demo has (6.3 million
-numbers that nothing trained); ``used_tokens`` names the rows that are there, and the standalone host makes the rest
+``text_encoder/model.safetensors`` lacks the rows of CLIP's token table that no caption of the demo uses (6.3 million
+untrained numbers). ``used_tokens`` holds the ids of the rows that are present; the standalone host draws the others
 from a seed.
 """
 
@@ -115,7 +115,7 @@ def write_model(folder: Path, networks: Mapping[str, nn.Module], rows: list[int]
 
 
 def pack(work: Path, folder: Path) -> None:
-    """Gather the finished stages of ``work`` into ``folder``."""
+    """Write the finished stages of ``work`` to ``folder``."""
     diffusion = build_unet(work)
     networks = {"vae": build_decoder(work), "unet": diffusion.unet, "text": diffusion.text}
     scale = latent_scale(torch.load(work / "latents.pt", weights_only=True)["means"])

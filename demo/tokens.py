@@ -1,4 +1,4 @@
-"""CLIP's vocabulary as tokenizer files, and the token ids of captions whose words are all single tokens."""
+"""CLIP's vocabulary as tokenizer files, and token ids for captions in which every word is a single token."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from demo.composites import ACCESSORIES, BACKGROUNDS, HELD_OUT, HELD_OUT_STYLES,
 from lib_blocktrain.hosts.demo_model import clip_vocabulary
 
 START, END, LENGTH = "<|startoftext|>", "<|endoftext|>", 77
-TRIGGERS = ("sks", "ohwx")  # rare tokens that people use as trigger words
+TRIGGERS = ("sks", "ohwx")  # rare tokens in use as trigger words
 GLUE = "a an the of with in on at and to , . background wearing picture image"
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write ``merges.txt`` from what the package open_clip_torch carries; the vocabulary follows from it."""
+    """Write ``merges.txt`` from the package open_clip_torch; the vocabulary follows from it."""
     from importlib.util import find_spec
 
     spec = find_spec("open_clip")
@@ -31,7 +31,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 class Vocabulary:
-    """Whole-word look-up of the words that captions may have; ``rows`` are their token ids, sorted."""
+    """The words that captions may have; ``rows`` are their token ids, sorted."""
 
     def __init__(self, folder: Path):
         ids = clip_vocabulary(folder / "merges.txt")
