@@ -60,7 +60,7 @@ def baked(
         if factor:
             modules[key] = module if factor == 1 else _scaled(module, factor, layers)
     if not modules:
-        raise ValueError(f"{network.name!r}: nothing is left of it under these weights: {weights.to_line()}")
+        raise ValueError(f"{network.name!r}: no module is left under these weights: {weights.to_line()}")
     return replace(network, name=name, modules=modules, metadata=_metadata(network, weights, name), path=None)
 
 

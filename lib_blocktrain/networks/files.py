@@ -176,7 +176,7 @@ def _check_finite(source: str, tensor: Tensor) -> None:
     """Raise NetworkModuleError for weights with NaN or infinity."""
     total = (tensor if tensor.element_size() > 1 else tensor.float()).sum(dtype=torch.float64)
     if not math.isfinite(total):
-        raise NetworkModuleError(f"{source!r} has numbers that are not finite (NaN or infinity): the file is spoilt")
+        raise NetworkModuleError(f"{source!r} has numbers that are not finite (NaN or infinity): the file is damaged")
 
 
 def _peft_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, Tensor]:
@@ -186,9 +186,9 @@ def _peft_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, Tensor]:
     try:
         config = json.loads(metadata[_PEFT_CONFIG])
     except (ValueError, RecursionError) as error:
-        raise NetworkFileError(f"{path}: its metadata {_PEFT_CONFIG} is no JSON ({error})") from error
+        raise NetworkFileError(f"{path}: its metadata {_PEFT_CONFIG} is not JSON ({error})") from error
     if not isinstance(config, dict):
-        raise NetworkFileError(f"{path}: its metadata {_PEFT_CONFIG} is no JSON object: {str(config)[:80]}")
+        raise NetworkFileError(f"{path}: its metadata {_PEFT_CONFIG} is not a JSON object: {str(config)[:80]}")
     special = sorted(key for key, value in config.items() if key.endswith(("alpha_pattern", "use_rslora")) and value)
     if special:
         raise NetworkFileError(f"{path}: PEFT's {', '.join(special)} in its metadata is not supported")

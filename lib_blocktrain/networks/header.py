@@ -51,12 +51,12 @@ def read_header(path: str | Path) -> Header:
     try:
         entries = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise NetworkFileError(f"{path}: not a safetensors file: its header is no JSON ({error})") from error
+        raise NetworkFileError(f"{path}: not a safetensors file: its header is not JSON ({error})") from error
     if not isinstance(entries, dict):
-        raise NetworkFileError(f"{path}: not a safetensors file: its header is no table of tensors")
+        raise NetworkFileError(f"{path}: not a safetensors file: its header is not a table of tensors")
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise NetworkFileError(f"{path}: its metadata is no table of strings")
+        raise NetworkFileError(f"{path}: its metadata is not a table of strings")
     if len(entries) > MAX_TENSORS:
         raise NetworkFileError(f"{path}: {len(entries)} tensors: expected up to {MAX_TENSORS}")
     for name, entry in entries.items():

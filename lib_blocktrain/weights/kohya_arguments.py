@@ -46,7 +46,7 @@ def read_kohya_arguments(span: Span, architecture: Architecture) -> tuple[BlockW
     ranks = [key for key in _RANK_KEYS if key in arguments]
     rates = [key for key in BLOCK_ARGUMENTS if key in arguments and key not in _RANK_KEYS]
     if ranks and rates:
-        raise arguments[rates[0]].error(f"{ranks[0]} and {rates[0]} together: expected one number a block")
+        raise arguments[rates[0]].error(f"{ranks[0]} and {rates[0]} together: expected one number per block")
     values, notices = (_read_ranks if ranks else _read_rates)(arguments, architecture)
     known = {*BLOCK_ARGUMENTS, *(_WHOLES.values() if ranks else ())}
     ignored = [key for key in arguments if key not in known]
@@ -105,7 +105,9 @@ def _read_ranks(arguments: dict[str, Span], architecture: Architecture) -> tuple
     dims, alphas = given.get("block_dims"), given.get("block_alphas")
     for block_id, dim in (dims or {}).items():
         if dim < 0 or dim != int(dim):
-            raise arguments["block_dims"].error(f"{block_id} = {number(dim)} in block_dims: expected a rank from 0 on")
+            raise arguments["block_dims"].error(
+                f"{block_id} = {number(dim)} in block_dims: expected a rank of 0 or more"
+            )
     for block_id, alpha in (alphas or {}).items():
         # sd-scripts reads alpha 0 as alpha = rank, not as off
         if alpha < 0 or (alpha == 0 and (dims is None or dims[block_id])):

@@ -1,4 +1,4 @@
-"""Preset files: text files that people may edit, one preset a line, `#` before a comment.
+"""Preset files: text files that people may edit, one preset per line, `#` before a comment.
 
     # what I use
     HAIR:1,0,0,0,0,0,0,0,1,1,0,0,0,0,0,0,0 | arch=sd1 canvas=0.1  # long hair in a portrait
@@ -88,7 +88,7 @@ class PresetFile:
         if not self.path.exists():
             return []
         if self.path.stat().st_size > LARGEST:
-            raise ValueError(f"{self.path} is larger than {LARGEST} bytes: expected presets, one a line")
+            raise ValueError(f"{self.path} is larger than {LARGEST} bytes: expected presets, one per line")
         # bytes that are not UTF-8 are kept as they are; read_presets reports them
         text = self.path.read_bytes().decode("utf-8", "surrogateescape")
         return text.removeprefix("\ufeff").split("\n") if text else []
@@ -111,7 +111,7 @@ class PresetFile:
 
 
 def read_presets(text: str) -> PresetLines:
-    """Read presets, one a line; an error in one line does not affect the others."""
+    """Read presets, one per line; an error in one line does not affect the others."""
     presets: dict[str, Preset] = {}
     line_of: dict[str, int] = {}
     problems = []
@@ -124,7 +124,7 @@ def read_presets(text: str) -> PresetLines:
             problems.append(LineProblem(number, line, str(error), error.position))
             continue
         if preset.name in presets:
-            message = f"{preset.name} stands in line {line_of[preset.name]} too: this one counts"
+            message = f"{preset.name} is also in line {line_of[preset.name]}: this one counts"
             problems.append(LineProblem(number, line, message))
         presets[preset.name], line_of[preset.name] = preset, number
     return PresetLines(presets, tuple(problems))

@@ -193,9 +193,9 @@ class _Reader:
         given: dict[str, float] = {}
         for entry in body.split(","):
             if not entry.text:
-                raise entry.error("empty entry: expected such as IN04-OUT02=0.5")
+                raise entry.error("empty entry: expected, for example, IN04-OUT02=0.5")
             if "=" not in entry.text:
-                raise entry.error(f"{entry.shown}: expected such as IN04-OUT02=0.5")
+                raise entry.error(f"{entry.shown}: expected, for example, IN04-OUT02=0.5")
             target, written = entry.partition("=")
             block_ids = self._targets(target)
             value, drawn = self._value(written)
@@ -295,7 +295,7 @@ class _Reader:
             word = span.cut(match.start(), match.end())
             key, value = word.partition("=")
             if not key.text or not value.text:
-                raise word.error(f"{word.shown} after '|': expected such as arch=sdxl")
+                raise word.error(f"{word.shown} after '|': expected, for example, arch=sdxl")
             if key.text in attributes:
                 raise word.error(f"{key.text} is given twice")
             attributes[key.text] = value

@@ -170,7 +170,7 @@ def changed(weights: BlockWeights, change: str, *, seed: int | None = None) -> B
     Raises PresetStringError.
     """
     if "=" not in change:
-        raise PresetStringError(f"{change!r}: expected such as OUT03=0.5", 0)
+        raise PresetStringError(f"{change!r}: expected, for example, OUT03=0.5", 0)
     targets, _, value = change.rpartition("=")
     ranges = ",".join(f"{target.strip()}={value.strip()}" for target in targets.split("+"))
     parse(ranges, weights.architecture, seed=seed)  # alone, so that an error's position is one in the change
@@ -326,7 +326,7 @@ def _steps(given: Mapping[str, str]) -> Steps:
     if "step" in given:
         first, dash, end = given["step"].partition("-")
         if not dash:
-            raise TagError(f"step={given['step']}: expected such as step=5-10")
+            raise TagError(f"step={given['step']}: expected, for example, step=5-10")
     steps = Steps(_step("start", first) if first else 1, _step("stop", end) if end else None)
     if steps.end is not None and steps.end <= steps.first:
         raise TagError(f"start={steps.first} and stop={steps.end}: expected a stop after the start")

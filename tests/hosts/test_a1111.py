@@ -215,7 +215,7 @@ def test_axes(axes):
         ("Preset", "NOPE", "'NOPE'"),
         ("Weights", "1,2,3", "3 values"),
         ("Block", "IN99=0", "'IN99'"),
-        ("Group", "MID", "expected such as"),
+        ("Group", "MID", "expected, for example"),
         ("Step of a run", "500", "'500'"),
     ],
 )

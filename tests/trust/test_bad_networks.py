@@ -12,7 +12,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lib_blocktrain.hosts.checkpoint import recognise
+from lib_blocktrain.hosts.checkpoint import read_checkpoint_info
 from lib_blocktrain.networks.bake import RECORD, bake
 from lib_blocktrain.networks.files import read_network
 from lib_blocktrain.networks.hooks import applied
@@ -176,14 +176,14 @@ SWAPPED = {k: {**e, "data_offsets": [0, 512] if "lora_down" in k else [512, 768]
         (content({**lora(), **lora(SDXL)}, DATA), "several architectures"),
         (content(lora("lora_unet_nothing"), DATA), "not a network for SD1, SD2 or SDXL"),
         (content({**lora(), **lora(DOTTED)}, DATA), "are the same tensor|offset"),
-        (content(b"[" * 1_000_000, DATA), "no JSON|recursion"),
+        (content(b"[" * 1_000_000, DATA), "not JSON|recursion"),
         (content({"__metadata__": {"a": "b", "c": 3}}, DATA), "metadata"),
-        (content({**lora(), "__metadata__": {"lora_adapter_metadata": "[1]"}}, DATA), "no JSON object"),
+        (content({**lora(), "__metadata__": {"lora_adapter_metadata": "[1]"}}, DATA), "not a JSON object"),
         (
             content({**lora(), "__metadata__": {"lora_adapter_metadata": '{"lora_alpha": "x"}'}}, DATA),
             "lora_alpha = 'x'",
         ),
-        (content({**lora(), "__metadata__": {"lora_adapter_metadata": "{" * 9000}}, DATA), "no JSON"),
+        (content({**lora(), "__metadata__": {"lora_adapter_metadata": "{" * 9000}}, DATA), "not JSON"),
         (content(lora(), struct.pack("<192f", *[float("nan")] * 192)), "not finite"),
         (content(lora(), struct.pack("<192f", *[1.0] * 191, float("inf"))), "lora_up.* not finite"),
     ],
@@ -217,7 +217,7 @@ def test_headers(tally, tmp_path):
             path.write_bytes(damaged if isinstance(damaged, bytes) else content(damaged, DATA))
             refused(lambda: describe(path), str(path))
             case.fault = refused(lambda: read_network(path), str(path)) is not None
-            refused(lambda: recognise(path), str(path))
+            refused(lambda: read_checkpoint_info(path), str(path))
 
     fuzz(damaged_bytes([content(valid, DATA)]) | damaged_json(valid), check, tally.scale.examples * 2)
 
@@ -282,7 +282,7 @@ def test_checkpoints(tally, tmp_path, shapes, said):
     header = {name: {"dtype": "F16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
     path.write_bytes(content(header))
     with tally.case("checkpoints", fault=True), pytest.raises(ValueError, match=said) as caught:
-        recognise(path)
+        read_checkpoint_info(path)
     assert str(path) in str(caught.value)
 
 
@@ -291,6 +291,6 @@ def test_pickles(tally, tmp_path, suffix):
     """None is opened, not even to look what it is."""
     path = tmp_path / f"robot{suffix}"
     path.symlink_to("/nowhere")
-    for read in (read_network, describe, recognise):
+    for read in (read_network, describe, read_checkpoint_info):
         with tally.case("network files", fault=True):
             assert "pickles" in refused(lambda read=read: read(Path(path)), str(path))

@@ -107,7 +107,7 @@ def baking(bench: Bench) -> None:
     try:
         bake(network, bench.weights(), path, base=bench.model.unet)
     except ValueError as error:
-        if "nothing is left of it" not in str(error):
+        if "no module is left" not in str(error):
             raise
     path.unlink(missing_ok=True)
 

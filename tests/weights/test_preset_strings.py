@@ -203,7 +203,7 @@ def test_a_range_is_drawn_once():
         ("IN01-IN02-IN03=1", 0, "a first and a last block"),
         ("IN04=1,,IN05=1", 7, "empty entry"),
         ("IN04=1,", 7, "empty entry"),
-        ("IN04=1,0.5", 7, "'0.5': expected such as"),
+        ("IN04=1,0.5", 7, "'0.5': expected, for example"),
         ("IN04=", 5, "empty value"),
         ("IN04=1=2", 5, "'1=2': expected a number"),
         ("IN04=nan", 5, "'nan'"),

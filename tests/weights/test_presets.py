@@ -213,7 +213,7 @@ def test_the_last_of_a_name_counts_and_all_are_renamed_and_deleted(preset_file):
     preset_file.path.write_text("A:*=1\nB:*=1\nA:*=0\n", encoding="utf-8")
     found = preset_file.read()
     assert found.presets["A"].text == "*=0"
-    assert [str(problem) for problem in found.problems] == ["line 3: A stands in line 1 too: this one counts"]
+    assert [str(problem) for problem in found.problems] == ["line 3: A is also in line 1: this one counts"]
     preset_file.rename("A", "C")
     assert list(preset_file.read().presets) == ["C", "B"]
     preset_file.delete("C")
@@ -267,7 +267,7 @@ def test_lbwpresets():
     assert [str(problem) for problem in found.problems] == [
         "line 8: 61 values are for Flux: skipped",
         "line 9: 2 values: expected 17, 25 or 26 for SD1 (character 10)",
-        "line 10: FACE stands in line 2 too: this one counts",
+        "line 10: FACE is also in line 2: this one counts",
     ]
 
 
