@@ -45,9 +45,18 @@ def distance(one: str, other: str, eyes: str) -> float:
 
 
 def of_theme(dark: bool) -> dict[str, str]:
-    """The map's own colours by name."""
-    block = re.search(r"^\.dark \.blocktrain-u \{(.*?)\}" if dark else r"^\.blocktrain-u \{(.*?)^\}", CSS, re.M | re.S)
-    return dict(re.findall(r"--blocktrain-(\w+): (#[0-9a-f]{6})", block[1]))
+    """The colours among the tokens of the style sheet, by name without the prefix; dark ones replace light ones."""
+    tokens: dict[str, str] = {}
+    for selector, block in re.findall(r"^((?::where\(\.dark\) )?:where\(#blocktrain[^{]*)\{(.*?)^\}", CSS, re.M | re.S):
+        if dark or ".dark" not in selector:
+            tokens |= dict(re.findall(r"--blocktrain-([\w-]+): (#[0-9a-f]{6});", block))
+    return tokens
+
+
+def used(rule: str, dark: bool) -> list[str]:
+    """The colours of the first declaration of each rule whose class this pattern names."""
+    names = re.findall(rf"\.{rule} \{{\s+(?:background|stroke): var\(--blocktrain-([\w-]+)\)", CSS)
+    return [of_theme(dark)[name] for name in names]
 
 
 @pytest.mark.parametrize("eyes", EYES)
@@ -59,9 +68,10 @@ def test_the_maps_pairs(dark, eyes):
 
 
 @pytest.mark.parametrize("eyes", EYES)
-def test_bars_and_lines(eyes):
-    bars = re.findall(r"\.blocktrain-bar-(?:plus|minus) \{ background: (#[0-9a-f]{6})", CSS)
-    lines = re.findall(r"\.blocktrain-line-(?:smoothed|validation|lr) \{ stroke: (#[0-9a-f]{6})", CSS)
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_bars_and_lines(dark, eyes):
+    bars = used("blocktrain-bar-(?:plus|minus)", dark)
+    lines = used("blocktrain-line-(?:smoothed|validation|lr)", dark)
     assert (len(bars), len(lines)) == (2, 3)
     for one, other in (*combinations(bars, 2), *combinations(lines, 2)):
         assert distance(one, other, eyes) > APART, (one, other)
