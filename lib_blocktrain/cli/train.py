@@ -88,12 +88,12 @@ def _unet_size(checkpoint: str | None) -> UNetSize:
     import torch
 
     from lib_blocktrain.hosts import demo_model
-    from lib_blocktrain.hosts.checkpoint import recognise
+    from lib_blocktrain.hosts.checkpoint import read_checkpoint_info
     from lib_blocktrain.training.estimate import UNetSize
 
     itemsize = 2 if torch.cuda.is_available() else 4
     if checkpoint is not None:
-        return UNetSize.real(recognise(Path(checkpoint)).architecture, itemsize)
+        return UNetSize.real(read_checkpoint_info(Path(checkpoint)).architecture, itemsize)
     demo_model.check_present(demo_model.MODEL)
     unet = json.loads((demo_model.MODEL / "unet" / "config.json").read_text("utf-8"))
     numbers = sum(path.stat().st_size for path in demo_model.MODEL.glob("*/*.safetensors")) // 2  # they are in fp16

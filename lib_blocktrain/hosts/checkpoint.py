@@ -1,4 +1,4 @@
-"""What a single-file checkpoint is, read from its header: nothing is loaded, torch is not imported."""
+"""Architecture and prediction type of a checkpoint file, from its header alone: no tensor is loaded."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _DISTILLED = re.compile(r"turbo|lightning|\blcm\b|hyper-?sd|_lcm", re.IGNORECASE
 
 
 class UnsupportedCheckpoint(ValueError):
-    """A file that is not a checkpoint of SD1, SD2 or SDXL, or one that cannot be used; the message says why."""
+    """The file is no usable checkpoint of SD1, SD2 or SDXL; the message says why."""
 
 
 @dataclass(frozen=True)
-class Recognised:
-    """``prediction`` is None where the file does not tell (SD2 has both kinds under the same names)."""
+class CheckpointInfo:
+    """What a checkpoint is; ``prediction`` is None if the file does not tell (SD2 has both, with the same keys)."""
 
     architecture: str
     prediction: Prediction | None
@@ -30,8 +30,8 @@ class Recognised:
     notices: tuple[str, ...]
 
 
-def recognise(path: Path) -> Recognised:
-    """Architecture, prediction type and kind of a checkpoint in the original (LDM) layout."""
+def read_checkpoint_info(path: Path) -> CheckpointInfo:
+    """Return what a checkpoint in the original (LDM) layout is; raise UnsupportedCheckpoint or OSError."""
     header = read_header(path)
     shapes = header.shapes
     width = _context_width(shapes)
@@ -44,9 +44,9 @@ def recognise(path: Path) -> Recognised:
         raise UnsupportedCheckpoint(f"{path} is the SDXL refiner; its U-Net has other blocks. Use the base model.")
     if width not in _ARCHITECTURES:
         raise UnsupportedCheckpoint(
-            f"{path}: its text context is {width} wide; SD1 has 768, SD2 1024, SDXL 2048. No other one is known."
+            f"{path}: its text context is {width} wide; expected 768 (SD1), 1024 (SD2) or 2048 (SDXL)"
         )
-    channels = _columns(shapes.get(_UNET + "input_blocks.0.0.weight"))
+    channels = _in_features(shapes.get(_UNET + "input_blocks.0.0.weight"))
     if channels not in (4, 9):
         raise UnsupportedCheckpoint(
             f"{path}: its U-Net takes {channels} channels; 4 (text to image) or 9 (inpainting) were expected"
@@ -61,28 +61,28 @@ def recognise(path: Path) -> Recognised:
     title = f"{path.stem} {header.metadata.get('modelspec.title', '')}"
     if word := _DISTILLED.search(title):
         notices.append(
-            f"the name says {word.group().strip('_')!r}: a distilled checkpoint wants few steps and a CFG of 1 to 2"
+            f"the name says {word.group().strip('_')!r}: a distilled checkpoint needs few steps and a CFG of 1 to 2"
         )
-    return Recognised(architecture, prediction, channels == 9, tuple(notices))
+    return CheckpointInfo(architecture, prediction, channels == 9, tuple(notices))
 
 
 def _context_width(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     for block in ("input_blocks.1.1", "input_blocks.4.1"):
-        width = _columns(shapes.get(_CONTEXT.format(block)))
+        width = _in_features(shapes.get(_CONTEXT.format(block)))
         if width is not None:
             return width
     return None
 
 
-def _columns(shape: tuple[int, ...] | None) -> int | None:
-    """What a weight (out, in, ...) takes in, None where there is no such weight."""
+def _in_features(shape: tuple[int, ...] | None) -> int | None:
+    """Return the second size of a weight ``(out, in, ...)``, None if there is no such weight."""
     return shape[1] if shape is not None and len(shape) > 1 else None
 
 
 def _prediction(
     path: Path, architecture: str, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]
 ) -> Prediction | None:
-    """From the file's own word, in order: marker tensor, metadata, the ``.yaml`` beside it."""
+    """Look for, in this order: the marker tensor, metadata, the ``.yaml`` beside the file."""
     if "v_pred" in shapes or metadata.get("modelspec.prediction_type", "").startswith("v"):
         return "v"
     yaml = path.with_suffix(".yaml")

@@ -1,4 +1,4 @@
-"""The embedded demo model: where it lies, and what its files leave out made whole: token table and vocabulary."""
+"""The embedded demo model: its folders, and the token table and vocabulary that its files leave out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 
 
 def check_present(folder: Path = MODEL) -> None:
-    """Raise FileNotFoundError where the demo model is missing, as in a wheel that was built without it."""
+    """Raise FileNotFoundError if the demo model is missing, as in a wheel that was built without it."""
     if not (folder / "unet").is_dir():
         raise FileNotFoundError(
             f"the demo model is not in {folder}: give a checkpoint (--checkpoint FILE), or run this in a copy of the"
@@ -25,9 +25,9 @@ def check_present(folder: Path = MODEL) -> None:
 
 
 def full_token_table(state: Mapping[str, Tensor], vocabulary: int) -> dict[str, Tensor]:
-    """The text encoder's state with all ``vocabulary`` rows of its token table.
+    """Return the text encoder's state with all ``vocabulary`` rows of its token table.
 
-    The file has the rows in use only (``used_tokens``): the others, which nothing trained, come from a seed.
+    The file has the rows in use only (``used_tokens``); the others, which are untrained, are drawn from a seed.
     """
     state = dict(state)
     rows, used = state[TOKEN_TABLE].float(), state.pop("used_tokens").long()
@@ -38,9 +38,9 @@ def full_token_table(state: Mapping[str, Tensor], vocabulary: int) -> dict[str, 
 
 
 def clip_vocabulary(merges: Path) -> dict[str, int]:
-    """CLIP's words and their ids, as ``vocab.json`` holds them; they follow from ``merges.txt``.
+    """Return CLIP's tokens and their ids, the contents of ``vocab.json``, which follow from ``merges.txt``.
 
-    The 256 bytes as GPT-2's printable characters, the same at the end of a word, the merges in order, start and end
+    In order: the 256 bytes as GPT-2's printable characters, the same at the end of a word, the merges, start and end
     (openai/CLIP, ``simple_tokenizer.py``).
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]

@@ -1,7 +1,7 @@
-"""Write a diffusers model folder as a single-file checkpoint in the original (LDM) layout, with its ``.yaml``.
+"""Writes a diffusers model folder as a single-file checkpoint in the original (LDM) layout, with its ``.yaml``.
 
-AUTOMATIC1111 takes ``NAME.yaml`` beside ``NAME.safetensors`` as the checkpoint's configuration, and the yaml names the
-CLIP text encoder by the absolute path of a folder with its configuration and tokenizer.
+AUTOMATIC1111 reads a checkpoint's configuration from ``NAME.yaml`` beside ``NAME.safetensors``. The yaml names the CLIP
+text encoder by the absolute path of a folder with its configuration and tokenizer.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,7 +22,7 @@ from lib_blocktrain.hosts.demo_model import clip_vocabulary, full_token_table
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
-# The autoencoder's inner names, diffusers' to LDM's, in the order in which they apply.
+# From diffusers' names in the autoencoder to LDM's; all that match apply, in this order.
 _VAE_NAMES = (
     (r"^(encoder|decoder)\.mid_block\.resnets\.0\.", r"\1.mid.block_1."),
     (r"^(encoder|decoder)\.mid_block\.resnets\.1\.", r"\1.mid.block_2."),
@@ -38,9 +39,9 @@ _VAE_UP = re.compile(r"^decoder\.up_blocks\.(\d)\.(resnets\.(\d)|upsamplers\.0)\
 
 
 def vae_to_ldm(name: str, levels: int = 4) -> str:
-    """The LDM name of an autoencoder parameter; the decoder counts its levels from the picture's end."""
+    """Return the LDM name of an autoencoder parameter; LDM numbers the decoder's levels from the output."""
 
-    def up(match: re.Match) -> str:
+    def up(match: re.Match[str]) -> str:
         level = levels - 1 - int(match[1])
         return f"decoder.up.{level}." + (f"block.{match[3]}." if match[3] else "upsample.")
 
@@ -51,13 +52,13 @@ def vae_to_ldm(name: str, levels: int = 4) -> str:
 
 
 def ldm_state(folder: Path) -> dict[str, Tensor]:
-    """All tensors of the folder's U-Net, autoencoder and text encoder under their LDM names, float16."""
+    """Return the tensors of the folder's U-Net, autoencoder and text encoder by their LDM names, in float16."""
     state = {}
     for name, tensor in load_file(folder / "unet" / WEIGHTS).items():
         state["model.diffusion_model." + diffusers_to_ldm(name, "sd1")] = tensor
     for name, tensor in load_file(folder / "vae" / WEIGHTS).items():
         name = vae_to_ldm(name)
-        # LDM's attention over pixels has 1x1 convolutions where diffusers has linear layers.
+        # LDM's attention over pixels has 1x1 convolutions in place of diffusers' linear layers
         pointwise = ".mid.attn_1." in name and name.endswith(".weight") and tensor.ndim == 2
         state["first_stage_model." + name] = tensor[:, :, None, None] if pointwise else tensor
     config = _json(folder / "text_encoder" / "config.json")
@@ -68,7 +69,7 @@ def ldm_state(folder: Path) -> dict[str, Tensor]:
 
 
 def ldm_yaml(folder: Path, clip: Path) -> str:
-    """The configuration of the folder's model for LDM's code; ``clip`` is where the text encoder's files lie."""
+    """Return the model's configuration for LDM's code; ``clip`` is the folder with the text encoder's files."""
     unet, vae = _json(folder / "unet" / "config.json"), _json(folder / "vae" / "config.json")
     schedule = _json(folder / "scheduler" / "scheduler_config.json")
     width, base = unet["block_out_channels"][0], vae["block_out_channels"][0]
@@ -87,14 +88,14 @@ def ldm_yaml(folder: Path, clip: Path) -> str:
         "unet_config": {
             "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
             "params": {
-                "image_size": 32,  # LDM asks for it and does not use it
+                "image_size": 32,  # required by LDM, and unused
                 "in_channels": unet["in_channels"],
                 "out_channels": unet["out_channels"],
                 "model_channels": width,
                 "attention_resolutions": [4, 2, 1],
                 "num_res_blocks": unet["layers_per_block"],
                 "channel_mult": [n // width for n in unet["block_out_channels"]],
-                "num_heads": unet["attention_head_dim"],  # diffusers' old name for the number of heads
+                "num_heads": unet["attention_head_dim"],  # diffusers' misnomer for the number of heads
                 "use_spatial_transformer": True,
                 "transformer_depth": 1,
                 "context_dim": unet["cross_attention_dim"],
@@ -131,10 +132,10 @@ def ldm_yaml(folder: Path, clip: Path) -> str:
 
 
 def export(folder: Path, out: Path, name: str = "blocktrain-demo") -> dict[str, Path]:
-    """Write ``NAME.safetensors``, ``NAME.yaml`` and ``NAME-clip/`` into ``out``; returns their paths.
+    """Write ``NAME.safetensors``, ``NAME.yaml`` and ``NAME-clip/`` to ``out``, and return their paths.
 
-    ``out`` must stay where it is: the yaml holds its absolute path, as LDM resolves a relative one against the
-    working directory of the WebUI's process.
+    ``out`` must not be moved: the yaml has its absolute path, since LDM resolves a relative one against the working
+    directory of the WebUI's process.
     """
     from safetensors.torch import save_file
 
@@ -154,5 +155,5 @@ def export(folder: Path, out: Path, name: str = "blocktrain-demo") -> dict[str, 
     return {"checkpoint": checkpoint, "yaml": yaml, "clip": clip}
 
 
-def _json(path: Path) -> Mapping:
+def _json(path: Path) -> Mapping[str, Any]:
     return json.loads(path.read_text("utf-8"))

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lib_blocktrain.files import INSTALLED, ROOT, atomic_write, error_text
-from lib_blocktrain.hosts.checkpoint import Recognised, recognise
+from lib_blocktrain.hosts.checkpoint import CheckpointInfo, read_checkpoint_info
 from lib_blocktrain.hosts.demo_model import LORAS, MODEL, check_present, clip_vocabulary, full_token_table
 from lib_blocktrain.hosts.host import NoModel, OutOfMemory, Progress, SampleRequest
 from lib_blocktrain.model import unet_forward
@@ -329,7 +329,7 @@ def _tokenizer(pad: str = "<|endoftext|>") -> transformers.CLIPTokenizer:
 
 def load_checkpoint(path: Path) -> StandaloneModel:
     """Load a SD1, SD2 or SDXL checkpoint from one safetensors file; its configurations come with this package."""
-    found = recognise(path)
+    found = read_checkpoint_info(path)
     config = CONFIGS / found.architecture
     tokenizers = {"tokenizer": _tokenizer("!" if found.architecture == "sd2" else "<|endoftext|>")}
     if found.architecture == "sdxl":
@@ -349,7 +349,7 @@ def load_checkpoint(path: Path) -> StandaloneModel:
     return model
 
 
-def _pipeline_class(found: Recognised) -> Any:
+def _pipeline_class(found: CheckpointInfo) -> Any:
     if found.architecture == "sdxl":
         return diffusers.StableDiffusionXLInpaintPipeline if found.inpainting else diffusers.StableDiffusionXLPipeline
     return diffusers.StableDiffusionInpaintPipeline if found.inpainting else diffusers.StableDiffusionPipeline

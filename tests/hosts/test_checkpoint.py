@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from lib_blocktrain.hosts.checkpoint import UnsupportedCheckpoint, recognise
+from lib_blocktrain.hosts.checkpoint import UnsupportedCheckpoint, read_checkpoint_info
 
 UNET = "model.diffusion_model."
 
@@ -36,13 +36,13 @@ def header_only(path, context: int, channels: int = 4, block: str = "input_block
     ],
 )
 def test_architectures(tmp_path, context, block, architecture, prediction):
-    found = recognise(header_only(tmp_path / "model.safetensors", context, block=block))
+    found = read_checkpoint_info(header_only(tmp_path / "model.safetensors", context, block=block))
     assert (found.architecture, found.prediction, found.inpainting) == (architecture, prediction, False)
     assert not found.notices
 
 
 def test_inpainting_is_said(tmp_path):
-    found = recognise(header_only(tmp_path / "model.safetensors", 768, channels=9))
+    found = read_checkpoint_info(header_only(tmp_path / "model.safetensors", 768, channels=9))
     assert found.inpainting
     assert any("inpainting" in notice for notice in found.notices)
 
@@ -54,13 +54,13 @@ def test_v_prediction_is_said(tmp_path, how):
     header_only(path, 1024, metadata=metadata, extra=("v_pred",) if how == "tensor" else ())
     if how == "yaml":
         path.with_suffix(".yaml").write_text("model:\n  params:\n    parameterization: 'v'\n")
-    found = recognise(path)
+    found = read_checkpoint_info(path)
     assert found.prediction == "v"
     assert any("v-prediction" in notice for notice in found.notices)
 
 
 def test_distilled_is_warned_about(tmp_path):
-    found = recognise(header_only(tmp_path / "sd_xl_turbo.safetensors", 2048, block="input_blocks.4.1"))
+    found = read_checkpoint_info(header_only(tmp_path / "sd_xl_turbo.safetensors", 2048, block="input_blocks.4.1"))
     assert any("turbo" in notice for notice in found.notices)
 
 
@@ -72,7 +72,7 @@ def test_refused(tmp_path, context, channels, words):
     block = "input_blocks.4.1" if context == 1280 else "input_blocks.1.1"
     path = header_only(tmp_path / "model.safetensors", context, channels, block)
     with pytest.raises(UnsupportedCheckpoint, match=words) as error:
-        recognise(path)
+        read_checkpoint_info(path)
     assert str(path) in str(error.value)
 
 
@@ -81,4 +81,4 @@ def test_no_checkpoint(tmp_path):
     text = json.dumps({"lora_unet_x.alpha": {"dtype": "F16", "shape": [0], "data_offsets": [0, 0]}}).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text)
     with pytest.raises(UnsupportedCheckpoint, match=r"lora_unet_x\.alpha"):
-        recognise(path)
+        read_checkpoint_info(path)
