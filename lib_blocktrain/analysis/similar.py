@@ -22,7 +22,7 @@ from lib_blocktrain.analysis.weight_norms import OF_THE_WEIGHT, squared_delta
 from lib_blocktrain.blocks import ARCHITECTURES, block_of
 from lib_blocktrain.files import atomic_write, files_below
 from lib_blocktrain.networks.adapters import DoRA, NetworkModule, NetworkModuleError, module_from_tensors
-from lib_blocktrain.networks.header import NetworkFileError, read_header, table, tag_counts
+from lib_blocktrain.networks.header import NetworkFileError, json_object, read_header, tag_counts
 from lib_blocktrain.networks.keys import architecture_of, modules_in
 from lib_blocktrain.training.dataset import Dataset
 
@@ -107,7 +107,7 @@ def of_file(path: Path) -> Profile:
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         log.info("%s: %s", path, error)
         return Profile(path.stem, str(path), problem=str(error), stamp=stamp)
-    record = table(header.metadata.get(RECORD, ""))
+    record = json_object(header.metadata.get(RECORD, ""))
     share = record.get("canvas")
     share = float(share) if isinstance(share, (int, float)) and 0 < share <= 1 else None
     tags = tag_counts(header.metadata.get("ss_tag_frequency", ""))

@@ -9,6 +9,7 @@ import torch
 
 from lib_blocktrain.networks.adapters import CannotScaleError, Full, NetworkModule
 from lib_blocktrain.networks.files import Network, write_network
+from lib_blocktrain.networks.header import json_object
 from lib_blocktrain.networks.layers import weight_of
 from lib_blocktrain.networks.placement import Placement, Targets, layers_by_key
 from lib_blocktrain.weights.block_weights import BlockWeights
@@ -81,16 +82,7 @@ def _scaled(module: NetworkModule, factor: float, layers: Mapping[str, torch.nn.
 
 def _metadata(network: Network, weights: BlockWeights, name: str) -> dict[str, str]:
     """Return the network's metadata with a record of the weights, and its own name for the WebUI's alias."""
-    record = _record(network.metadata.get(RECORD, "{}"))
+    record = json_object(network.metadata.get(RECORD, ""))
     before = record.get("baked")
     record["baked"] = [*(before if isinstance(before, list) else []), weights.to_json()]
     return {**network.metadata, "ss_output_name": name, RECORD: json.dumps(record)}
-
-
-def _record(text: str) -> dict:
-    """Our metadata entry; an empty one if it is not a JSON object."""
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 MAX_VALUES = 1_000_000  # in its JSON, about: a limit on memory; the largest networks have a tenth
@@ -97,7 +97,7 @@ def _is_counts(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
 
 
-def table(text: str) -> dict:
+def json_object(text: str) -> dict[str, Any]:
     """Return the JSON object that a text holds, {} for any other text."""
     try:
         data = json.loads(text) if text else {}
@@ -109,7 +109,7 @@ def table(text: str) -> dict:
 def tag_counts(text: str) -> dict[str, float]:
     """Return the number of captions with each tag over all folders, from sd-scripts' ``ss_tag_frequency``."""
     counts: dict[str, float] = {}
-    for folder in table(text).values():
+    for folder in json_object(text).values():
         for tag, count in folder.items() if isinstance(folder, dict) else ():
             if isinstance(count, (int, float)) and not isinstance(count, bool) and count > 0 and tag.strip():
                 counts[tag.strip()] = counts.get(tag.strip(), 0) + count

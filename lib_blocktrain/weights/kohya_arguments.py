@@ -105,9 +105,7 @@ def _read_ranks(arguments: dict[str, Span], architecture: Architecture) -> tuple
     dims, alphas = given.get("block_dims"), given.get("block_alphas")
     for block_id, dim in (dims or {}).items():
         if dim < 0 or dim != int(dim):
-            raise arguments["block_dims"].error(
-                f"{block_id} = {number(dim)} in block_dims: expected a rank of 0 or more"
-            )
+            raise arguments["block_dims"].error(f"{block_id} = {number(dim)} in block_dims: expected a rank, 0 or more")
     for block_id, alpha in (alphas or {}).items():
         # sd-scripts reads alpha 0 as alpha = rank, not as off
         if alpha < 0 or (alpha == 0 and (dims is None or dims[block_id])):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lib_blocktrain.files import files_below
 from lib_blocktrain.networks.files import Network, read_network
-from lib_blocktrain.networks.header import table, tag_counts
+from lib_blocktrain.networks.header import json_object, tag_counts
 from lib_blocktrain.networks.keys import describe
 from lib_blocktrain.weights.kohya_arguments import BLOCK_ARGUMENTS
 
@@ -46,7 +46,7 @@ class LoraFile:
     @property
     def block_arguments(self) -> dict[str, str]:
         """The arguments about blocks that it was trained with, if its metadata have any."""
-        arguments = table(self.metadata.get("ss_network_args", ""))
+        arguments = json_object(self.metadata.get("ss_network_args", ""))
         return {name: str(arguments[name]) for name in BLOCK_ARGUMENTS if name in arguments}
 
     def lacks(self, block_id: str) -> bool:

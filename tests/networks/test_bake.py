@@ -129,7 +129,7 @@ def test_metadata_says_what_is_inside_and_the_alias_is_the_files_own(tmp_path, u
 
 def test_nothing_left_is_refused(unet):
     network = network_for(unet, layers=LAYERS)
-    with pytest.raises(ValueError, match="nothing is left"):
+    with pytest.raises(ValueError, match="no module is left"):
         baked(network, BlockWeights.uniform("sd1", 0.0), "a")
 
 

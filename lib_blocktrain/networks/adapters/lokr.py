@@ -53,8 +53,7 @@ class LoKr(RankedModule):
             self.check_product(w2_a if self.t2 is None else w2_a.transpose(0, -1), w2_b)
             if self.t2 is not None:
                 check_core(self, "lokr_t2", self.t2, (w2_a.shape[0], w2_b.shape[0]))
-        matrices = present(self.w1, self.w1_a, self.w1_b)
-        matrices += present(self.w2_b) if self.w2 is None and self.t2 is not None else ()
+        matrices = present(self.w1, self.w1_a, self.w1_b, None if self._core is None else self.w2_b)
         if any(factor.ndim != 2 for factor in matrices) or (self.w2 is not None and self.w2.ndim < 2):
             shapes = [tuple(factor.shape) for factor in (*matrices, *present(self.w2))]
             raise NetworkModuleError(f"{self.key}: lokr factors of shapes {shapes}: expected matrices")
@@ -73,19 +72,19 @@ class LoKr(RankedModule):
     @property
     def size(self) -> tuple[int, int]:
         rows, columns = self._first[0].shape[0], self._first[-1].shape[1]
-        second = self._second
-        if self.w2 is None and self.t2 is not None:
-            return rows * second[0].shape[1], columns * second[1].shape[1] * math.prod(self.t2.shape[2:])
+        second, core = self._second, self._core
+        if core is not None:
+            return rows * second[0].shape[1], columns * second[1].shape[1] * math.prod(core.shape[2:])
         return rows * second[0].shape[0], columns * math.prod(second[-1].shape[1:])
 
     def delta_weight(self, weight: Tensor) -> Tensor:
         w1 = reduce(torch.matmul, widened(weight, *self._first))
         second = widened(weight, *map(matrix, self._second))
-        if self.w2 is None and self.t2 is not None:
-            (t2,) = widened(weight, self.t2)
-            w2 = matrix(tucker_product(t2, *second))
-        else:
+        if self._core is None:
             w2 = reduce(torch.matmul, second)
+        else:
+            (core,) = widened(weight, self._core)
+            w2 = matrix(tucker_product(core, *second))
         # (a, c) x (b, d * k * k): the kernel is the fastest index of the columns, as in the weight itself.
         return (self.scale * torch.kron(w1, w2)).reshape(weight.shape)
 
@@ -104,3 +103,8 @@ class LoKr(RankedModule):
     def _second(self) -> tuple[Tensor, ...]:
         """w2, or w2_a and w2_b."""
         return present(self.w2) or present(self.w2_a, self.w2_b)
+
+    @property
+    def _core(self) -> Tensor | None:
+        """The core of w2 in the Tucker form."""
+        return self.t2 if self.w2 is None else None
