@@ -1,6 +1,6 @@
-"""Small stand-ins for what Forge's process has: a model with its patchers, and the modules that are asked for it.
+"""Small stand-ins for what Forge's process has: a model with its patchers, and the modules that manage them.
 
-`tests/webui/test_forge.py` holds their names and signatures against the real ones.
+`tests/webui/test_in_forge.py` compares their names and signatures with the real ones.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 import torch
 from torch import nn
 
+from tests.hosts.fake_webui import Patches, module
 from tests.model.forge_unet import attention_function, forge_unet, load_as_forge_does
 from tests.tiny_models import CONTEXT, ldm_unet, randomised
 
@@ -169,32 +170,21 @@ def _forge(monkeypatch) -> SimpleNamespace:
             loaded.insert(0, SimpleNamespace(model=patcher))
             patcher.refresh_loras()
 
-    memory = _module("backend.memory_management", current_loaded_models=loaded, load_models_gpu=load_models_gpu)
-    attention = _module("backend.attention", attention_pytorch=attention_function)
+    memory = module("backend.memory_management", current_loaded_models=loaded, load_models_gpu=load_models_gpu)
+    attention = module("backend.attention", attention_pytorch=attention_function)
     options = SimpleNamespace(CLIP_stop_at_last_layers=1, sdxl_crop_top=0, sdxl_crop_left=0)
-    shared = _module("modules.shared", opts=options, sd_model=None)
-    sd_models = _module("modules.sd_models", model_data=SimpleNamespace(forge_hash=""))
-    patches = _module("modules.patches", originals={}, patch=_patch, undo=_undo)
+    shared = module("modules.shared", opts=options, sd_model=None)
+    sd_models = module("modules.sd_models", model_data=SimpleNamespace(forge_hash=""))
+    patches = Patches()
     modules = {
-        "backend": _module("backend", memory_management=memory, attention=attention),
-        "modules": _module("modules", shared=shared, sd_models=sd_models, patches=patches),
+        "backend": module("backend", memory_management=memory, attention=attention),
+        "backend.memory_management": memory,
+        "backend.attention": attention,
+        "modules": module("modules", shared=shared, sd_models=sd_models, patches=patches),
+        "modules.shared": shared,
+        "modules.sd_models": sd_models,
+        "modules.patches": patches,
     }
-    for module in (*modules.values(), memory, attention, shared, sd_models, patches):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name, content in modules.items():
+        monkeypatch.setitem(sys.modules, name, content)
     return SimpleNamespace(loaded=loaded, shared=shared, load=load_models_gpu)
-
-
-def _module(name: str, **contents) -> ModuleType:
-    module = ModuleType(name)
-    vars(module).update(contents)
-    return module
-
-
-def _patch(key, owner, name, replacement):
-    originals = sys.modules["modules.patches"].originals.setdefault(key, {})
-    originals[owner, name] = getattr(owner, name)
-    setattr(owner, name, replacement)
-
-
-def _undo(key, owner, name):
-    setattr(owner, name, sys.modules["modules.patches"].originals[key].pop((owner, name)))

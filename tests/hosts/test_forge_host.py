@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 
 from lib_blocktrain.hosts.host import NoModel, SampleRequest
 from tests.hosts import forge_backend
+from tests.hosts.fake_webui import module
 
 
 class Lock:
@@ -59,10 +60,9 @@ def forge(monkeypatch):
             "processing": {"StableDiffusionProcessingTxt2Img": None, "process_images": None},
         }
         for name, attributes in contents.items():
-            module = ModuleType(f"modules.{name}")
-            vars(module).update(attributes)
-            monkeypatch.setitem(sys.modules, module.__name__, module)
-            setattr(sys.modules["modules"], name, module)
+            content = module(f"modules.{name}", **attributes)
+            monkeypatch.setitem(sys.modules, content.__name__, content)
+            setattr(sys.modules["modules"], name, content)
         found.shared.state = state
         from lib_blocktrain.hosts.forge.host import ForgeHost
 

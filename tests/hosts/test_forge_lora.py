@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ import torch
 from lib_blocktrain.hosts.webui.prompt import TagContext
 from lib_blocktrain.weights.presets import shipped_presets
 from tests.hosts import forge_backend
+from tests.hosts.fake_webui import ExtraNetworkParams, Processing, module
 
 UNET = {  # by block; `out.2` lies outside the blocks
     "IN01": "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight",
@@ -24,20 +25,12 @@ TEXT = "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
 TAG_CONTEXT = TagContext("sd1", lambda: {preset.name: preset for preset in shipped_presets()})
 
 
-class Params:
-    """As `modules.extra_networks.ExtraNetworkParams`."""
-
-    def __init__(self, items=None):
-        self.items = list(items or [])
-
-
 @pytest.fixture
 def forge(monkeypatch):
     """A process with a loaded model, Forge's Lora extension, and block weights on it."""
     with forge_backend.process(monkeypatch) as found:
         found.sd_model = found.shared.sd_model = forge_backend.sd_model(unet_of(UNET.values()))
-        networks = ModuleType("networks")
-        networks.loaded_networks, networks.load_lora_for_models = [], None
+        networks = module("networks", loaded_networks=[], load_lora_for_models=None)
 
         class ExtraNetworkLora:
             """As `extra_networks_lora.ExtraNetworkLora`: the same names and strengths again are taken for done."""
@@ -61,8 +54,7 @@ def forge(monkeypatch):
                 for objects in (model.forge_objects, model.forge_objects_after_applying_lora):
                     objects.unet, objects.clip = unet, clip
 
-        activation = ModuleType("extra_networks_lora")
-        activation.ExtraNetworkLora = ExtraNetworkLora
+        activation = module("extra_networks_lora", ExtraNetworkLora=ExtraNetworkLora)
         monkeypatch.setitem(sys.modules, "networks", networks)
         monkeypatch.setitem(sys.modules, "extra_networks_lora", activation)
         from lib_blocktrain.hosts.forge import lora
@@ -96,11 +88,10 @@ def patches_for(model, keys, strength):
 
 def draw(forge, *tags):
     """What Forge does for a picture up to its first step; returns the picture's parameters."""
-    p = SimpleNamespace(extra_generation_params={}, comments=[], seeds=[1])
-    p.comment = p.comments.append
+    p = Processing()
     forge.sd_model.forge_objects = forge.sd_model.forge_objects_original.shallow_copy()
     activation = sys.modules["extra_networks_lora"].ExtraNetworkLora()
-    activation.activate(p, [Params(tag.split(":")) for tag in tags])
+    activation.activate(p, [ExtraNetworkParams(tag.split(":")) for tag in tags])
     forge.sd_model.forge_objects = forge.sd_model.forge_objects_after_applying_lora.shallow_copy()
     objects = forge.sd_model.forge_objects
     forge.load([objects.unet, objects.clip.patcher])
@@ -221,4 +212,4 @@ def test_without_a_model_that_is_known_weighed_loras_are_left_out(forge):
     lora.patch(lambda: TagContext(None, dict, unsupported="not in this Forge"), lambda names: None)
     p = draw(forge, "x:1", "small:1:bw=OUTD", "other:1:start=2")
     assert strengths(forge) == {"x": PLAIN}
-    assert p.comments == [f"Block weights: {name} left out: not in this Forge" for name in ("small", "other")]
+    assert list(p.comments) == [f"Block weights: {name} left out: not in this Forge" for name in ("small", "other")]
