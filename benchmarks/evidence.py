@@ -30,9 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.trial import cells, report
 from benchmarks.trial.cells import Bench
-from benchmarks.trial.demo import load_classifier
 from benchmarks.trial.measures import Reader
 from benchmarks.trial.replicate import EXPERIMENTS, STEPS, Replicate
+from demo.evaluate import load_classifier
 from lib_blocktrain.hosts import demo_model
 from lib_blocktrain.hosts.standalone import load_demo
 
@@ -116,10 +116,10 @@ def run(arguments: argparse.Namespace) -> None:
         cell = measured(task, benches, arguments)
         cells.write(task.path(arguments.work), cell)
         took = sum(cell["seconds"].values())
-        log.info("%d/%d %s %s-%d %s: %.0f s", number + 1, len(mine), *told(task), task.arm, took)
+        log.info("%d/%d %s %s-%d %s: %.0f s", number + 1, len(mine), *label(task), task.arm, took)
 
 
-def told(task: Task) -> tuple[str, str, int]:
+def label(task: Task) -> tuple[str, str, int]:
     return ("moved " if task.moved else "") + task.experiment, task.subject, task.seed
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from benchmarks.trial.sizes import norm_of, parameters_of
+from benchmarks.trial.measures import norm_of, parameters_of
 from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.weights.block_weights import BlockWeights

@@ -13,10 +13,9 @@ import torch
 from PIL import Image
 
 from benchmarks.trial.drawing import acting
-from benchmarks.trial.measures import Read, Reader, loss_on
+from benchmarks.trial.measures import Read, Reader, loss_on, norm_of, parameters_of
 from benchmarks.trial.replicate import Experiment, Replicate
 from benchmarks.trial.scenes import HELD_OUT, SEEDS
-from benchmarks.trial.sizes import norm_of, parameters_of
 from lib_blocktrain.files import atomic_write
 
 TEST_SEEDS = tuple(range(100, 100 + SEEDS))

@@ -1,4 +1,4 @@
-"""What is read of a LoRA's pictures: fidelity, leakage, drift, diversity; and of its losses: the generalisation gap."""
+"""Measures of a LoRA: fidelity, leakage, drift and diversity of its pictures, its losses, and its size."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from benchmarks.trial.demo import FACTORS, Classifier, Scene
 from benchmarks.trial.drawing import Sampler, decode, draw, half
+from demo.classifier import FACTORS, Classifier
+from demo.composites import Scene
 from lib_blocktrain.hosts.standalone import StandaloneModel
+from lib_blocktrain.networks.adapters import LoRA
+from lib_blocktrain.networks.adapters.base import matrix
+from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.batches import joined
 from lib_blocktrain.training.rng import generator_of
 
@@ -83,3 +87,21 @@ def loss_on(model: StandaloneModel, latents: Tensor, captions: Sequence[str]) ->
             predicted = model.predict(noised, times, conditioning)
         total += float((predicted.float() - noise).square().mean())
     return total / len(TIMESTEPS)
+
+
+def parameters_of(network: Network) -> int:
+    """Return how many numbers a LoRA has."""
+    return sum(module.down.numel() + module.up.numel() for module in loras(network))
+
+
+def norm_of(network: Network) -> float:
+    """Return the Frobenius norm of all delta weights together, without making them: sum((up^T up) * (down down^T))."""
+    squares = 0.0
+    for module in loras(network):
+        up, down = matrix(module.up).double(), matrix(module.down).double()
+        squares += module.scale**2 * float(((up.T @ up) * (down @ down.T)).sum())
+    return squares**0.5
+
+
+def loras(network: Network) -> list[LoRA]:
+    return [module for module in network.modules.values() if isinstance(module, LoRA)]

@@ -101,14 +101,14 @@ class Replicate:
     def dataset(self) -> Path:
         """The training pictures, written where they are not there yet."""
         folder = self.folder / "dataset"
-        told = self.experiment.training_scenes(self.subject, self.seed)
-        return scenes.write_folder(folder, told, self.experiment.caption, self.name)
+        drawn = self.experiment.training_scenes(self.subject, self.seed)
+        return scenes.write_folder(folder, drawn, self.experiment.caption, self.name)
 
     @cached_property
     def held_out(self) -> Path:
         """Pictures of the subject without any bias, with whole captions."""
-        told = scenes.held_out_scenes(self.subject, self.seed)
-        return scenes.write_folder(self.folder / "held-out", told, lambda scene: scene.caption, f"other {self.name}")
+        drawn = scenes.held_out_scenes(self.subject, self.seed)
+        return scenes.write_folder(self.folder / "held-out", drawn, lambda scene: scene.caption, f"other {self.name}")
 
     def network(self, plan: Plan) -> Network:
         """Return a plan's LoRA; it is trained where there is none yet."""

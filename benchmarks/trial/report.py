@@ -130,12 +130,12 @@ def _facts(found: Sequence[Cell]) -> str:
     counts = Counter(cell["experiment"] for cell in found)
     seconds = sum(sum(cell["seconds"].values()) for cell in found)
     replicates = {name: len({(c["subject"], c["seed"]) for c in found if c["experiment"] == name}) for name in counts}
-    told = ", ".join(f"{name}: {counts[name]} cells of {replicates[name]} replicates" for name in counts)
+    counted = ", ".join(f"{name}: {counts[name]} cells of {replicates[name]} replicates" for name in counts)
     steps, models = ({cell[name] for cell in found} for name in ("steps", "model"))
     made = (
         f"{', '.join(map(str, steps))} steps of training each; U-Net {', '.join(sorted(models))} (sha256 of its file)"
     )
-    return f"Cells here ({told}); {made};\n{seconds / 3600:.1f} hours in all.\n"
+    return f"Cells here ({counted}); {made};\n{seconds / 3600:.1f} hours in all.\n"
 
 
 def _at_one(cells: Cells, biased: bool) -> str:
@@ -181,8 +181,10 @@ def _dressed_against(cells: Cells) -> str:
         if arm == "all" or "all" not in cells:
             continue
         pairs = _pairs(cells, arm, "all")
-        told: list[Interval] = [interval([MEASURES[n](one) - MEASURES[n](two) for one, two in pairs]) for n in DRESSED]
-        rows.append([arm, len(pairs), *(f"{i} {i.verdict}" for i in told)])
+        pairwise: list[Interval] = [
+            interval([MEASURES[n](one) - MEASURES[n](two) for one, two in pairs]) for n in DRESSED
+        ]
+        rows.append([arm, len(pairs), *(f"{i} {i.verdict}" for i in pairwise)])
     if not rows:
         return ""
     return f"Minus *all*, in pairs, at strength 1:\n\n{table(['arm', 'n', *DRESSED], rows)}"

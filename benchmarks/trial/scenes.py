@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.trial.demo import ACCESSORIES, BACKGROUNDS, SUBJECTS, Scene, compose, draw_scene
+from demo.composites import ACCESSORIES, BACKGROUNDS, SUBJECTS, Scene, compose, draw_scene
 
 COUNT = 24  # training pictures
 HELD_OUT = 12  # pictures that the training does not see

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from lib_blocktrain.analysis.instrumented_model import instrument
+from lib_blocktrain.analysis.regions import WHOLE_IMAGE
 from lib_blocktrain.analysis.results import Analysis, Observation
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid
 from lib_blocktrain.analysis.trajectory import Progress, denoise
@@ -213,7 +214,7 @@ class _GradientProjection:
             architecture=self._plan.architecture,
             name=name,
             model=self._model.name,
-            feature="the whole picture",
+            feature=WHOLE_IMAGE.title,
             blocks=self._blocks,
             observations=tuple(Observation(seed=number, whole=whole) for number in range(count)),
             values=tuple(tuple(row) for row in (products / whole).tolist()),
@@ -247,8 +248,8 @@ def probe_dataset(model: Model, request: ProbeRequest, progress: Progress | None
     )
     width, height = next(iter(dataset.buckets))
     return ProbeResult(
-        replace(found.moves, area_share=dataset.canvas),
-        found.differs and replace(found.differs, area_share=dataset.canvas),
+        replace(found.moves, area_share=dataset.area_share),
+        found.differs and replace(found.differs, area_share=dataset.area_share),
         (height // 8, width // 8),
     )
 
@@ -256,7 +257,7 @@ def probe_dataset(model: Model, request: ProbeRequest, progress: Progress | None
 def batches_of(model: Model, dataset: Dataset, config: DatasetConfig, most: int) -> tuple[list[Batch], list[Batch]]:
     """Return batches of one image each, at most `most`: those to be trained on, and regularisation images."""
     loader = BatchLoader(config, LatentCache(model, None), ConditioningCache(model, None), prior_weight=1.0, seed=0)
-    kinds = [[p for p in dataset.pictures if p.regularisation == kind][:most] for kind in (False, True)]
+    kinds = [[p for p in dataset.images if p.regularisation == kind][:most] for kind in (False, True)]
     trained, regularisation = ([loader.plain([picture]) for picture in pictures] for pictures in kinds)
     return trained, [replace(batch, weights=torch.ones(1)) for batch in regularisation]
 

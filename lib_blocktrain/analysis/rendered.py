@@ -13,6 +13,7 @@ from PIL import Image
 
 from lib_blocktrain.analysis.instrumented_model import active_blocks
 from lib_blocktrain.analysis.perceptual import changed_share, perceived_difference
+from lib_blocktrain.analysis.regions import WHOLE_IMAGE
 from lib_blocktrain.analysis.results import Analysis, Observation
 from lib_blocktrain.blocks import REST
 from lib_blocktrain.networks.files import Network
@@ -83,7 +84,7 @@ def analysis_of(rendered: Rendered, network: Network, model: str, *, perceived: 
         architecture=network.architecture,
         name=network.name,
         model=model,
-        feature="the whole picture",
+        feature=WHOLE_IMAGE.title,
         blocks=names,
         observations=tuple(Observation(prompt, seed) for prompt, seed in rendered.whole),
         values=tuple(tuple(cells[prompt, seed, block] for block in names) for prompt, seed in rendered.whole),

@@ -90,7 +90,7 @@ def of_dataset(dataset: Dataset, architecture: str, separator: str) -> Profile:
     for counts in dataset.tag_frequency(separator).values():
         for tag, count in counts.items():
             tags[tag] = tags.get(tag, 0.0) + count
-    return Profile("the dataset", architecture=architecture, tags=tags, area_share=dataset.canvas)
+    return Profile("the dataset", architecture=architecture, tags=tags, area_share=dataset.area_share)
 
 
 def of_file(path: Path) -> Profile:

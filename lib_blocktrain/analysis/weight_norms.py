@@ -9,6 +9,7 @@ import math
 
 import torch
 
+from lib_blocktrain.analysis.regions import WHOLE_IMAGE
 from lib_blocktrain.analysis.results import Analysis, Observation
 from lib_blocktrain.blocks import BASE, REST, architecture
 from lib_blocktrain.networks.adapters import BOFT, IA3, OFT, DoRA, GLoRA, LoRA, NetworkModule
@@ -50,7 +51,7 @@ def weight_norms(network: Network, weights: BlockWeights | None = None) -> Analy
         architecture=network.architecture,
         name=network.name,
         model="",
-        feature="the whole picture",
+        feature=WHOLE_IMAGE.title,
         blocks=names,
         observations=(Observation(whole=whole),),
         values=(tuple(math.sqrt(squares[block]) / whole for block in names),),

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("diffusers")
 
 from benchmarks import evidence
-from benchmarks.trial import arms, cells, comparing, measures, replicate, report, scenes, sizes
+from benchmarks.trial import arms, cells, comparing, measures, replicate, report, scenes
 from benchmarks.trial.drawing import Sampler
 from lib_blocktrain.blocks import ARCHITECTURES
 
@@ -173,7 +173,7 @@ def test_norm_is_that_of_the_deltas(model_lora):
     import torch
 
     whole = sum(float(m.delta_weight(torch.zeros(m.up.shape[0], m.down.shape[1])).square().sum()) for m in model_lora)
-    found = sizes.norm_of(argparse.Namespace(modules={m.key: m for m in model_lora}))
+    found = measures.norm_of(argparse.Namespace(modules={m.key: m for m in model_lora}))
     assert found == pytest.approx(whole**0.5, rel=1e-5)
 
 
