@@ -13,7 +13,7 @@ from lib_blocktrain.server import webui
 TITLE = "Block weights"
 HELP = "preset or values for all LoRAs of the prompt without their own bw=; or lines for some: NAME: preset or values"
 integration = detect()
-tabs = []
+pages = []
 
 
 class BlockWeightsScript(scripts.Script):
@@ -26,29 +26,29 @@ class BlockWeightsScript(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        place = "img2img" if is_img2img else "txt2img"
+        tab = "img2img" if is_img2img else "txt2img"
 
-        def named(name):
-            return {"elem_id": f"blocktrain_{place}_{name}"}
+        def elem_id(name):
+            return {"elem_id": f"blocktrain_{tab}_{name}"}
 
         def choices():
             return ["", *webui.preset_names(integration)]
 
-        with gr.Accordion(TITLE, open=False, **named("accordion")):
+        with gr.Accordion(TITLE, open=False, **elem_id("accordion")):
             with gr.Row():
-                preset = gr.Dropdown(choices(), value="", label="Preset", scale=1, **named("preset"))
+                preset = gr.Dropdown(choices(), value="", label="Preset", scale=1, **elem_id("preset"))
                 ui_common.create_refresh_button(
-                    preset, lambda: None, lambda: {"choices": choices()}, f"blocktrain_{place}_refresh"
+                    preset, lambda: None, lambda: {"choices": choices()}, f"blocktrain_{tab}_refresh"
                 )
-                text = gr.Textbox("", label=TITLE, info=HELP, scale=3, max_lines=4, **named("text"))
+                text = gr.Textbox("", label=TITLE, info=HELP, scale=3, max_lines=4, **elem_id("text"))
             with gr.Row():
-                write = gr.Button("Write into the prompt", size="sm", **named("write"))
-                edit = gr.Button("Edit in the tab", size="sm", **named("edit"))
+                write = gr.Button("Write into the prompt", size="sm", **elem_id("write"))
+                edit = gr.Button("Edit in the tab", size="sm", **elem_id("edit"))
         for component in (preset, text, write, edit):
             component.do_not_save_to_config = True
         preset.input(fn=lambda name: name, inputs=[preset], outputs=[text], show_progress="hidden", queue=False)
         script = "js" if gr.__version__.startswith("4") else "_js"
-        write.click(None, [text], None, **{script: f"(text) => {{ blocktrainWebUI.write('{place}', text); }}"})
+        write.click(None, [text], None, **{script: f"(text) => {{ blocktrainWebUI.write('{tab}', text); }}"})
         edit.click(None, [text], None, **{script: f"(text) => {{ blocktrainWebUI.edit('{TITLE}', text); }}"})
         return [text]
 
@@ -64,7 +64,7 @@ def settings():
 
 def build_tab():
     with gr.Blocks(analytics_enabled=False) as blocks:
-        tabs.append(webui.place_tab(integration, blocks))
+        pages.append(webui.build_page(integration, blocks))
         gr.HTML(webui.footer(integration), elem_id="blocktrain_footer")
     return [(blocks, TITLE, "blocktrain")]
 
@@ -72,8 +72,8 @@ def build_tab():
 def unload():
     """Undo what this file did: it is about to run again, or the extension was disabled. A run goes on."""
     integration.unpatch()
-    while tabs:
-        tabs.pop().close()
+    while pages:
+        pages.pop().close()
 
 
 script_callbacks.on_before_ui(lambda: webui.prepare(integration))

@@ -1,1 +1,1 @@
-"""Where the model comes from: one module a host, one protocol for all."""
+"""The programs that hold the model: the protocol `Host`, the standalone host, and the WebUIs."""

@@ -75,15 +75,15 @@ def set_weights(p: Any, text: str) -> None:
     set_page_weights(p, text=text)
 
 
-def place_tab(integration: Integration, blocks: Any) -> Page:
-    """Build the tab inside the open `gr.Blocks`."""
+def build_page(integration: Integration, blocks: Any) -> Page:
+    """Build the page inside the open `gr.Blocks` of the WebUI's tab."""
     from lib_blocktrain.ui.page import Page
 
-    tab = Page(integration.host(), runner=runner(integration), jobs=jobs(integration))
-    tab.on_load(blocks)
+    page = Page(integration.host(), runner=runner(integration), jobs=jobs(integration))
+    page.on_load(blocks)
     for component in blocks.blocks.values():
         component.do_not_save_to_config = True  # ui-config.json would turn current values into defaults
-    return tab
+    return page
 
 
 def footer(integration: Integration) -> str:
