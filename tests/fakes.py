@@ -1,15 +1,17 @@
-"""A host without a model of any size: its pictures are one colour, which follows from all that a picture depends on."""
+"""A host without a model: each picture is one colour, a hash of all that a picture depends on."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from markupsafe import Markup
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -138,6 +140,8 @@ class Page:
             if isinstance(change, Properties):
                 properties.setdefault(name, {}).update(change)
                 change = change.get("value", values.get(name))
+            if isinstance(change, str) and re.match(r"\s*<[a-z]", change):
+                assert isinstance(change, Markup), f"{name}: {change[:80]}"
             values[name] = change
 
     def run(self, generator) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Models of the real topologies, a few channels wide, with nothing left at 0."""
+"""Models of the real topologies, a few channels wide, with no layer left at 0."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -58,7 +58,7 @@ def diffusers_sdxl_unet() -> nn.Module:
 
 
 def ldm_unet(like: nn.Module | None = None) -> nn.Module:
-    """Return LDM's U-Net of the same sizes; `like` lends it the weights of one in diffusers' layout."""
+    """Return LDM's U-Net of the same sizes; with the weights of `like`, one in diffusers' layout."""
     openaimodel = pytest.importorskip("ldm.modules.diffusionmodules.openaimodel")
     # The package is installed without its dependencies; its U-Net asks omegaconf for the name of a type only.
     omegaconf = {"omegaconf": ModuleType("omegaconf"), "omegaconf.listconfig": SimpleNamespace(ListConfig=list)}

@@ -1,4 +1,4 @@
-"""The block by block forward pass against the models' own, in both layouts and topologies."""
+"""The forward pass block by block against the models' own, in every layout and topology."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each algorithm against LyCORIS, which computes it by other code, over layers and dtypes."""
+"""Each algorithm against LyCORIS' own implementation, over layers and dtypes."""
 
 import math
 from functools import partial
@@ -25,9 +25,9 @@ def lycoris_module(algorithm: str, layer: nn.Module, tensors: dict) -> nn.Module
     lycoris = pytest.importorskip("lycoris.modules")
     if "oft" in algorithm:
         tensors = {**tensors, "alpha": torch.tensor(0.0)}
-    if algorithm == "glora first layout":  # which LyCORIS itself no longer reads
+    if algorithm == "glora first layout":  # LyCORIS itself no longer reads it
         tensors = {name.translate(str.maketrans("12", "21")): tensor for name, tensor in tensors.items()}
-    by_hand = {  # what its own reader cannot do, or does wrongly, in 4.1.3
+    by_hand = {  # its own reader, 4.1.3, lacks these or gets them wrong
         "dora on input": partial(
             lycoris.LoConModule, lora_dim=RANK, alpha=ALPHA, weight_decompose=True, wd_on_out=False
         ),
@@ -108,6 +108,11 @@ def test_whole_lokr_ignores_alpha():
     module = LoKr(KEY, w1=filled(4, 4), w2=filled(8, 4), alpha=7.0)
     weight = torch.zeros(32, 16)
     assert torch.equal(module.delta_weight(weight), torch.kron(module.w1, module.w2))
+
+
+def test_whole_lokr_has_no_rank():
+    with pytest.raises(NetworkModuleError, match="has no rank"):
+        LoKr(KEY, w1=filled(4, 4), w2=filled(8, 4)).rank  # noqa: B018
 
 
 def test_oft_constraint_caps_the_rotation():

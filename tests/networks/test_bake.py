@@ -1,4 +1,4 @@
-"""A file with block weights inside does at strength 1 what the original does under them, for other readers too."""
+"""A baked file acts at strength 1 as the original does under the block weights, for other readers too."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Network files: written as kohya does, read from everybody, checked with diffusers and LyCORIS as other readers."""
+"""Network files: written as kohya does, read in every spelling, checked with diffusers and LyCORIS as readers."""
 
 import hashlib
 import json
@@ -219,7 +219,7 @@ def test_diffusers_reads_our_files_alike(tmp_path, layers):
 
 @pytest.mark.parametrize("alpha", [4, 3])
 def test_diffusers_files_are_read_as_diffusers_means_them(tmp_path, alpha):
-    """What the pipeline itself saves; an alpha other than the rank stands in its metadata only."""
+    """What the pipeline itself saves; an alpha other than the rank is in its metadata only."""
     peft = pytest.importorskip("peft")
     unet = diffusers_unet()
     unet.add_adapter(

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, sound and damaged."""
+"""The header of a safetensors file, valid and damaged."""
 
 import json
 import struct

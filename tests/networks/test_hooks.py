@@ -1,4 +1,4 @@
-"""Networks in effect by hooks, against the same networks in the weights; and no trace of them afterwards."""
+"""Networks applied by hooks against the same networks merged into the weights, and the model unchanged afterwards."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""BlockWeights: immutable, complete, and the same after every way out and back in."""
+"""BlockWeights: immutable, complete, and exact after every round trip."""
 
 import copy
 import json
@@ -49,7 +49,7 @@ def test_nothing_can_be_changed():
 
 @pytest.mark.parametrize(("base", "out05", "rest"), [(1, 0, 1), (0, 1, 1), (0.5, 0, 1), (0, -1, 1), (0, 0, 0)])
 def test_rest_is_1_unless_everything_else_is_off(base, out05, rest):
-    """Design section 5; REST follows as long as nobody sets it."""
+    """Design section 5: REST has its default until it is set."""
     values = dict.fromkeys(architecture("sd1").block_ids, 0.0) | {"OUT05": out05}
     assert BlockWeights("sd1", values, base).rest == rest
     assert BlockWeights.uniform("sd1", 0).replace(BASE=base, OUT05=out05).rest == rest

@@ -1,4 +1,4 @@
-"""Preset strings: every form in, the canonical ones out and in again, and errors that point at a character."""
+"""Preset strings: every form is read, the canonical ones are written and read back, errors point at a character."""
 
 import json
 import math
@@ -368,7 +368,7 @@ def test_sdxl_counts_its_middle_three_times():
     [
         ("block_dims={dims}", {"IN04": 0.5, "OUT11": 1}),
         ("block_dims={dims} network_dim=16", {"IN04": 0.25, "OUT11": 0.5}),
-        ("block_dims={dims} block_alphas={ones}", {"IN04": 0.5, "OUT11": 1}),  # the alphas say nothing
+        ("block_dims={dims} block_alphas={ones}", {"IN04": 0.5, "OUT11": 1}),  # equal alphas tell nothing
         ("block_dims={dims} block_alphas={alphas} network_alpha=4", {"IN04": 0.25, "OUT11": 1}),
         ("block_alphas={alphas}", {"IN04": 0.25, "OUT11": 1}),
     ],

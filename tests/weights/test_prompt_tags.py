@@ -1,4 +1,4 @@
-"""The prompt tag: what is read, what is refused, and that a picture's parameters bring back what it was made with."""
+"""The prompt tag: what is read and refused, and the record of its weights in a picture's parameters."""
 
 from __future__ import annotations
 
