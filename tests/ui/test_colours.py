@@ -47,7 +47,7 @@ def distance(one: str, other: str, eyes: str) -> float:
 def of_theme(dark: bool) -> dict[str, str]:
     """The colours among the tokens of the style sheet, by name without the prefix; dark ones replace light ones."""
     tokens: dict[str, str] = {}
-    for selector, block in re.findall(r"^((?::where\(\.dark\) )?:where\(#blocktrain[^{]*)\{(.*?)^\}", CSS, re.M | re.S):
+    for selector, block in re.findall(r"^((?:\.dark )?:where\(#blocktrain[^{]*)\{(.*?)^\}", CSS, re.M | re.S):
         if dark or ".dark" not in selector:
             tokens |= dict(re.findall(r"--blocktrain-([\w-]+): (#[0-9a-f]{6});", block))
     return tokens
