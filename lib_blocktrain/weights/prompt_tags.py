@@ -95,10 +95,11 @@ class PageWeights:
         """The accordion's preset string for this LoRA, None if it has none; `loras` are those of the prompt."""
         everyone = None
         for line in filter(None, map(str.strip, self.text.split("\n"))):
-            head, _, rest = line.partition(":")
-            if head.strip() == name:
+            head, colon, rest = line.partition(":")
+            lora = head.strip() if colon else None
+            if lora == name:
                 return rest.strip()
-            if head.strip() not in loras:  # PRESET, or a line `NAME:values` with the name of a preset
+            if lora not in loras:  # PRESET, or a line `NAME:values` with the name of a preset
                 everyone = line
         return everyone
 
@@ -232,7 +233,7 @@ def write_weights(prompt: str, text: str) -> str:
         weights = page.for_lora(items[0], names)
         if weights and has_name(weights):
             weights = weights.partition(":")[2].strip()
-        if weights is None or re.search("[:>]", weights):
+        if not weights or re.search("[:>]", weights):
             return None
         return [*(item for item in items if not _holds_weights(item)), f"bw={weights}"]
 

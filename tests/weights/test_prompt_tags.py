@@ -123,6 +123,10 @@ def test_a_shared_line_in_the_accordion_is_for_every_lora():
     assert given("face:1", page=PageWeights(line), loras=("face",)).base == 0.5
 
 
+def test_a_lora_may_have_the_name_of_a_preset():
+    assert given("OUTD:1", page=PageWeights("OUTD"), loras=("OUTD",)) == parse("OUTD", "sd1").weights
+
+
 def test_changes_keep_what_they_do_not_name():
     weights = parse("1,0.25,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0 | rest=0.5", "sd1").weights
     assert changed(weights, "MID=0.5") == weights.replace(M00=0.5)
@@ -178,6 +182,8 @@ VALUES = ",".join(["0.5"] * 26)
         ("<lora:face:1:bw=ALL>", " \n", "<lora:face:1:bw=ALL>"),
         ("<lora:face:1>", '{"weights": {"IN00": 1}}', "<lora:face:1>"),  # has colons
         ("<hypernet:face:1>", "OUTD", "<hypernet:face:1>"),
+        ("<lora:face:1>", "face:", "<lora:face:1>"),
+        ("<lora:OUTD:1>", "OUTD", "<lora:OUTD:1:bw=OUTD>"),  # a LoRA with a preset's name
     ],
 )
 def test_the_accordions_weights_are_written_into_the_tags(tags, text, written):
