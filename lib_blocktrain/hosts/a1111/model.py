@@ -115,7 +115,7 @@ class A1111Model:
     def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
         """Text of more than 75 tokens is encoded in chunks, whose contexts of 77 tokens are concatenated."""
         if self.architecture == "sdxl":
-            _wake(self.sd_model.conditioner)
+            _move_to_gpu(self.sd_model.conditioner)
         with devices.autocast():
             encoded = [encode_literally(one, text, one.hijack, devices.device) for one in self._encoders()]
         context = torch.cat([states for states, _ in encoded], dim=-1)
@@ -130,7 +130,7 @@ class A1111Model:
         return self.run_blocks("IN00", state)
 
     def enter_blocks(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> BlockState:
-        _wake(self.sd_model.model)
+        _move_to_gpu(self.sd_model.model)
         weight = next(self.unet.parameters())
         conditioning = {key: t.to(weight.device) if key == "size" else t.to(weight) for key, t in conditioning.items()}
         with devices.autocast():  # half weights with fp32 inputs, as the WebUI does it
@@ -203,7 +203,7 @@ def _collect_outputs(layer: nn.Module, outputs: list[Tensor]) -> Iterator[None]:
         hook.remove()
 
 
-def _wake(part: nn.Module) -> None:
+def _move_to_gpu(part: nn.Module) -> None:
     """Move a part to the GPU under --medvram, whose hooks act only where the part is called as a whole."""
     if lowvram.is_enabled(shared.sd_model):
         for hook in list(part._forward_pre_hooks.values()):

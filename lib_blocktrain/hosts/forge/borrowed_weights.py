@@ -7,7 +7,6 @@ a model, to encode an image or to draw a sample, the weights are returned to it.
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,8 +19,6 @@ from torch import Tensor, nn
 from lib_blocktrain.hosts.host import NoModel
 from lib_blocktrain.hosts.webui.model import FP8
 
-log = logging.getLogger(__name__)
-
 
 class BorrowedWeights:
     """The U-Net and the text encoders of one `sd_model`."""
@@ -33,7 +30,7 @@ class BorrowedWeights:
     @contextmanager
     def borrowed(self) -> Iterator[None]:
         """Borrow the weights while the context is open; raise NoModel if they cannot be trained on."""
-        self._take()
+        self.ensure_borrowed()
         try:
             yield
         finally:
@@ -48,9 +45,12 @@ class BorrowedWeights:
             yield
         finally:
             if held:
-                self._take()
+                self.ensure_borrowed()
 
-    def _take(self) -> None:
+    def ensure_borrowed(self) -> None:
+        """Borrow the weights unless they are borrowed; `returned` fails to do so when memory runs out."""
+        if self._held is not None:
+            return
         unet = self.sd_model.forge_objects_original.unet.model.diffusion_model
         encoders = self.sd_model.forge_objects_original.clip.cond_stage_model
         load_plain(self.sd_model)

@@ -163,7 +163,9 @@ class ForgeModel:
 
     def _prepare(self) -> None:
         """Load the U-Net and the text encoders onto their device."""
-        if not self._borrowers:
+        if self._borrowers:
+            self._weights.ensure_borrowed()
+        else:
             load_plain(self.sd_model)
 
     @property

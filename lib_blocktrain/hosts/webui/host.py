@@ -119,10 +119,8 @@ def _draw(model: WebUIModel, request: SampleRequest, prompt: str, progress: Prog
         # the loaded checkpoint: another one that was chosen in the page meanwhile waits for the queue
         override_settings={"sd_model_checkpoint": model.sd_model.sd_checkpoint_info.title},
     )
-    p.cached_c, p.cached_uc = (
-        [None, None],
-        [None, None],
-    )  # the class's caches are shared with the page, and made without our hooks
+    # not the class's caches, which are shared with the page and were made without our hooks
+    p.cached_c, p.cached_uc = [None, None], [None, None]
     listener, before = listen(p, progress), shared.state.interrupted
     try:
         processed = process_images(p)
