@@ -140,7 +140,7 @@ class Page:
             if isinstance(change, Properties):
                 properties.setdefault(name, {}).update(change)
                 change = change.get("value", values.get(name))
-            if isinstance(change, str) and re.match(r"\s*<[a-z]", change):
+            if isinstance(change, str) and re.match(r"<\w+ (class|data)", change):
                 assert isinstance(change, Markup), f"{name}: {change[:80]}"
             values[name] = change
 

@@ -33,7 +33,7 @@ ROOMS = (
 RANK = {name: rank for rank, name in enumerate(ROOMS)}
 APART = {"ui": "api", "api": "ui"}
 CORE = ROOMS[: RANK["hosts"]]
-CORE_PACKAGES = {"torch", "safetensors", "numpy", "PIL"}
+CORE_PACKAGES = {"torch", "safetensors", "numpy", "PIL", "filelock"}
 # Importing these, and whatever they import at their top level, must not import torch: the command line answers
 # `presets` and `inspect` without it, and the WebUI starts with some of them.
 TORCH_FREE = (
@@ -44,6 +44,7 @@ ONLY_IN = {
     "diffusers": ("hosts/standalone.py",),
     "transformers": ("hosts/standalone.py",),
     "gradio": ("ui/", "server/"),
+    "markupsafe": ("ui/",),
     "fastapi": ("api/", "server/"),
     "starlette": ("api/", "server/"),
     "pydantic": ("api/",),

@@ -1,12 +1,16 @@
-"""What the tab shows as HTML. Whatever comes from files and people is text, and never becomes markup."""
+"""HTML of the page, as `markupsafe.Markup`: plain text that is put into it is escaped, wherever it comes from.
+
+Markup is written as a constant template and filled by ``format``; parts are put together by ``Markup("").join``.
+`tests/ui/test_html.py` finds tags in f-strings, and the shim escapes what is shown without being Markup.
+"""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 
+from markupsafe import Markup
 from PIL import Image
 
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST, Architecture, spans
@@ -18,7 +22,7 @@ from lib_blocktrain.workspace.images import png_of, to_png
 from lib_blocktrain.workspace.jobs import Step
 from lib_blocktrain.workspace.lora_index import SHOWN_TAGS, LoraFile
 
-LARGE = 512  # pixels; in a set of many pictures larger ones are shown at this size
+LARGE = 512  # pixels; in a comparison of many pictures larger ones are shown at this size
 MANY = 4
 SHOWN_METADATA = {
     "modelspec.trigger_phrase": "trigger words",
@@ -27,34 +31,36 @@ SHOWN_METADATA = {
 }
 
 
-def note(text: str) -> str:
-    """Something worth knowing."""
-    return f'<p class="blocktrain-note" role="status">{escape(text)}</p>' if text else ""
+def note(text: str) -> Markup:
+    return Markup('<p class="blocktrain-note" role="status">{}</p>').format(text) if text else Markup("")
 
 
-def folders(paths: Iterable[Path]) -> str:
-    """Where LoRA files are looked for; what is made here goes to the first."""
-    shown = ", ".join(f"<code>{escape(str(path))}</code>" for path in paths)
-    return f'<p class="blocktrain-folders">from {shown}</p>'
+def failure(text: str) -> Markup:
+    return Markup('<p class="blocktrain-failure" role="alert">{}</p>').format(text)
 
 
-def failure(text: str) -> str:
-    """Something that did not work."""
-    return f'<p class="blocktrain-failure" role="alert">{escape(text)}</p>'
+def items(lines: Iterable[str]) -> Markup:
+    return Markup("").join(Markup("<li>{}</li>").format(line) for line in lines)
 
 
-def brought(lora: str | None) -> str:
-    """What Preview says when weights or a LoRA were brought from another place: its pictures are older than they."""
+def folders(paths: Iterable[Path]) -> Markup:
+    """Where LoRA files are looked for; new files go to the first."""
+    shown = Markup(", ").join(Markup("<code>{}</code>").format(path) for path in paths)
+    return Markup('<p class="blocktrain-folders">from {}</p>').format(shown)
+
+
+def brought(lora: str | None) -> Markup:
+    """What Preview says when another tab has set weights or a LoRA: the pictures there are older."""
     return note(f"{lora} and its weights are on the sliders: press Preview to draw with them" if lora else "")
 
 
-def ended(job_id: str, html: str) -> str:
-    """What a job came to, in a mark by which the page tells one end from the next."""
-    return f'<div data-ended="{escape(job_id, quote=True)}">{html}</div>'
+def ended(job_id: str, shown: str) -> Markup:
+    """The end of a job, marked with its id, by which the page tells one end from the next."""
+    return Markup('<div data-ended="{}">{}</div>').format(job_id, shown)
 
 
 def label(file: LoraFile) -> str:
-    """One line of the LoRA list."""
+    """One line of the LoRA list, as plain text."""
     if file.problem:
         return f"{file.key} · cannot be read"
     there = sum(bool(n) for block, n in file.blocks.items() if block not in (BASE, REST))
@@ -64,84 +70,92 @@ def label(file: LoraFile) -> str:
     return f"{file.key} · {' · '.join(parts)}"
 
 
-def facts(file: LoraFile | None) -> str:
+def facts(file: LoraFile | None) -> Markup:
     """What a LoRA file contains, and what its metadata say."""
     if file is None:
         return note("Tick a LoRA above: its blocks, rank, tags and training are shown here")
     if file.problem:
         return failure(file.problem)
-    rows: list[tuple[str, str]] = [
-        ("architecture", escape(ARCHITECTURES[file.architecture].title)),
-        ("algorithm", escape(", ".join(file.algorithms))),
-        ("rank", escape(_rank(file.rank) if file.rank is not None else "none")),
+    rows = [
+        ("architecture", ARCHITECTURES[file.architecture].title),
+        ("algorithm", ", ".join(file.algorithms)),
+        ("rank", _rank(file.rank) if file.rank is not None else "none"),
         ("blocks", _blocks(file.blocks)),
     ]
     for key, name in SHOWN_METADATA.items():
         if file.metadata.get(key, "").strip():
-            rows.append((name, escape(file.metadata[key][:200])))
+            rows.append((name, file.metadata[key][:200]))
     if file.tags:
-        words = (f"<li>{escape(tag)} <small>{count}</small></li>" for tag, count in file.tags[:SHOWN_TAGS])
-        more = f"<li><small>and {len(file.tags) - SHOWN_TAGS} more</small></li>" if len(file.tags) > SHOWN_TAGS else ""
-        rows.append(("caption tags", f'<ul class="blocktrain-tags">{"".join(words)}{more}</ul>'))
+        rows.append(("caption tags", _tags(file.tags)))
     for name, value in file.block_arguments.items():
-        rows.append((escape(name), f"<code>{escape(value)}</code>"))
+        rows.append((name, Markup("<code>{}</code>").format(value)))
     if file.unread:
         rows.append(("not understood", f"{file.unread} tensors, which do nothing here"))
-    body = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
-    return f'<dl class="blocktrain-facts">{body}</dl>'
+    body = Markup("").join(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in rows)
+    return Markup('<dl class="blocktrain-facts">{}</dl>').format(body)
 
 
 def _rank(rank: int | tuple[int, ...]) -> str:
     return str(rank) if isinstance(rank, int) else f"{rank[0]} to {rank[-1]}"
 
 
-def _blocks(blocks: Mapping[str, int]) -> str:
-    there = [f"<li>{block} <small>{count}</small></li>" for block, count in blocks.items() if count]
+def _tags(tags: Sequence[tuple[str, float]]) -> Markup:
+    more = (
+        Markup("<li><small>and {} more</small></li>").format(len(tags) - SHOWN_TAGS) if len(tags) > SHOWN_TAGS else ""
+    )
+    return Markup('<ul class="blocktrain-tags">{}{}</ul>').format(_counted(tags[:SHOWN_TAGS]), more)
+
+
+def _blocks(blocks: Mapping[str, int]) -> Markup:
     lacking = [block for block, count in blocks.items() if not count and block != REST]
-    without = f"<p>none in {', '.join(lacking)}</p>" if lacking else ""
-    return f'<ul class="blocktrain-tags">{"".join(there)}</ul>{without}'
+    without = Markup("<p>none in {}</p>").format(", ".join(lacking)) if lacking else ""
+    there = _counted([(block, count) for block, count in blocks.items() if count])
+    return Markup('<ul class="blocktrain-tags">{}</ul>{}').format(there, without)
+
+
+def _counted(counts: Iterable[tuple[str, float]]) -> Markup:
+    return items(Markup("{} <small>{}</small>").format(name, count) for name, count in counts)
 
 
 def by_value(weights: Mapping[str, float], known: Architecture) -> dict[float, str]:
-    """The blocks that share a weight, written as a row: IN02, OUT07-OUT10."""
+    """The blocks of each weight, as text: IN02, OUT07-OUT10."""
     groups: dict[float, list[str]] = {}
     for block_id, value in weights.items():
         groups.setdefault(value, []).append(block_id)
     return {value: spans(ids, known.block_ids) for value, ids in groups.items()}
 
 
-def understood(parsed: Parsed) -> str:
-    """What a pasted preset string means."""
-    known = ARCHITECTURES[parsed.weights.architecture]
+def understood(parsed: Parsed) -> Markup:
+    """How a pasted preset string was read."""
+    weights = parsed.weights
+    known = ARCHITECTURES[weights.architecture]
     name = f" “{parsed.name}”" if parsed.name else ""
-    values = {BASE: parsed.weights.base, **parsed.weights.values}
-    on = [f"{ids} = {number(value)}" for value, ids in by_value(values, known).items() if value]
+    on = [f"{ids} = {number(value)}" for value, ids in by_value(weights.with_base, known).items() if value]
     lines = [
         f"Understood as {parsed.form}{name} for {known.title}: {'; '.join(on) or 'everything off'}",
         *parsed.notices,
     ]
     if parsed.canvas is not None:
         lines.append(f"found for a feature that fills {parsed.canvas:.0%} of the canvas")
-    if not parsed.weights.rest_follows:
-        lines.append(f"{REST} = {number(parsed.weights.rest)} has no slider: it is 1 here, and 0 when all blocks are 0")
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<ul class="blocktrain-understood" role="status">{items}</ul>'
+    if not weights.rest_follows:
+        lines.append(f"{REST} = {number(weights[REST])} has no slider: it is 1 here, and 0 when all blocks are 0")
+    return Markup('<ul class="blocktrain-understood" role="status">{}</ul>').format(items(lines))
 
 
-def not_understood(text: str, error: PresetStringError) -> str:
+def not_understood(text: str, error: PresetStringError) -> Markup:
     """What is wrong with a pasted preset string, with a caret under the character."""
     start = text.rfind("\n", 0, error.position) + 1
     end = text.find("\n", error.position)
     line, column = text[start : end if end >= 0 else None], error.position - start
-    if column > 50:  # the character in view, whatever the string's length
+    if column > 50:  # keeps the character in view, whatever the string's length
         line, column = "…" + line[column - 40 :], 41
     line = line.replace("\t", " ")
     mark = f"{' ' * column}^"
-    return f'{failure(str(error))}<pre class="blocktrain-caret">{escape(line[:120])}\n{mark}</pre>'
+    return failure(str(error)) + Markup('<pre class="blocktrain-caret">{}\n{}</pre>').format(line[:120], mark)
 
 
 def duration(seconds: float | None) -> str:
-    """So much time in words; "?" where nobody can tell."""
+    """A time as text; "?" where it is unknown."""
     if seconds is None:
         return "?"
     minutes, left = divmod(int(seconds), 60)
@@ -149,55 +163,56 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {left:02} s" if minutes else f"{left} s"
 
 
-def problems(found: Iterable[LineProblem]) -> str:
+def problems(found: Iterable[LineProblem]) -> Markup:
     """What is wrong with lines of a preset file."""
-    items = "".join(f"<li>{escape(str(p) if p.line else p.message)}</li>" for p in found)
-    return f'<ul class="blocktrain-problems">{items}</ul>' if items else ""
+    lines = [str(p) if p.line else p.message for p in found]
+    return Markup('<ul class="blocktrain-problems">{}</ul>').format(items(lines)) if lines else Markup("")
 
 
-def progress(step: Step) -> str:
-    """How far the pictures are, and how long they will take."""
+def progress(step: Step) -> Markup:
     return bar(step, f"Picture {step.number + 1} of {step.of}, {step.what}: step {step.done} of {step.steps}")
 
 
-def bar(step: Step, words: str) -> str:
-    """How far a work is, as a bar and in words, and how long it will take."""
+def bar(step: Step, words: str) -> Markup:
+    """A progress bar with words and the time that is left."""
     left = step.seconds / step.share - step.seconds if step.share else None
     rest = f", {left:.0f} s left" if left is not None and step.seconds > 1 else ""
-    return (
-        f'<div class="blocktrain-progress" role="status"><progress max="100" value="{step.share * 100:.0f}">'
-        f"</progress><span>{escape(words + rest)}</span></div>"
-    )
+    return Markup(
+        '<div class="blocktrain-progress" role="status"><progress max="100" value="{:.0f}"></progress>'
+        "<span>{}</span></div>"
+    ).format(step.share * 100, words + rest)
 
 
-def pictures(variants: Sequence[Variant], drawn: Mapping[int, Rendered], size: tuple[int, int]) -> str:
-    """The pictures of a comparison side by side; those that are still to come have their place already."""
+def pictures(variants: Sequence[Variant], rendered: Mapping[int, Rendered], size: tuple[int, int]) -> Markup:
+    """The pictures of a comparison side by side; empty frames of the same shape hold the room of those to come."""
+    many = len(variants) >= MANY
+    kind = "blocktrain-pictures blocktrain-grid" if many else "blocktrain-pictures"
     figures = []
     for place, variant in enumerate(variants):
-        found = drawn.get(place)
-        if found is None:
-            ratio = f"{size[0]} / {size[1]}"
-            inner = f'<div class="blocktrain-empty" style="aspect-ratio: {ratio}"></div>'
-        else:
-            inner = _image(found, small=len(variants) >= MANY)
+        found = rendered.get(place)
+        image = _image(found, small=many) if found else _frame(size)
+        again = Markup(" <small>(the same)</small>") if found and found.again else ""
         figures.append(
-            f'<figure data-arm="{variant.name}">{inner}<figcaption>{escape(variant.title)}{_again(found)}</figcaption></figure>'
+            Markup('<figure data-arm="{}">{}<figcaption>{}{}</figcaption></figure>').format(
+                variant.name, image, variant.title, again
+            )
         )
-    kind = "blocktrain-pictures blocktrain-grid" if len(variants) >= MANY else "blocktrain-pictures"
-    return f'<div class="{kind}">{"".join(figures)}</div>'
+    return Markup('<div class="{}">{}</div>').format(kind, Markup("").join(figures))
 
 
-def _again(drawn: Rendered | None) -> str:
-    return " <small>(the same)</small>" if drawn and drawn.again else ""
+def _frame(size: tuple[int, int]) -> Markup:
+    return Markup('<div class="blocktrain-empty" style="aspect-ratio: {} / {}"></div>').format(*size)
 
 
-def _image(drawn: Rendered, small: bool) -> str:
-    alt = escape(f"{drawn.variant.title}: {drawn.request.prompt}, seed {drawn.request.seed}", quote=True)
-    if small and max(drawn.picture.size) > LARGE:
-        reduced = drawn.picture.copy()
-        reduced.thumbnail((LARGE, LARGE), Image.LANCZOS)
-        return f'<img alt="{alt}" src="{data_url(png_of(reduced))}">'
-    return f'<img alt="{alt}" src="{data_url(to_png(drawn.picture, drawn.request, drawn.model))}">'
+def _image(rendered: Rendered, small: bool) -> Markup:
+    if small and max(rendered.image.size) > LARGE:
+        reduced = rendered.image.copy()
+        reduced.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
+        png = png_of(reduced)
+    else:
+        png = to_png(rendered.image, rendered.request, rendered.model)
+    alt = f"{rendered.variant.title}: {rendered.request.prompt}, seed {rendered.request.seed}"
+    return Markup('<img alt="{}" src="{}">').format(alt, data_url(png))
 
 
 def data_url(png: bytes) -> str:

@@ -1,12 +1,14 @@
-"""What the LoRA list, the sliders and the preset buttons do: from named values to named changes, without a page."""
+"""Handlers of the LoRA list, the sliders and the presets: from named values to named changes, without a page."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+from markupsafe import Markup
 
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS
 from lib_blocktrain.hosts.host import Host, NoModel
@@ -14,32 +16,21 @@ from lib_blocktrain.ui import html, preset_cards
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import Changes, PreviewValues, Properties, SelectionValues
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_files import LineProblem
 from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
-from lib_blocktrain.weights.presets import from_link
 from lib_blocktrain.workspace.lora_index import LoraFile, LoraIndex
-from lib_blocktrain.workspace.lora_selection import (
-    WEIGHT_IDS,
-    WEIGHT_MAX,
-    WEIGHT_MIN,
-    LoraEntry,
-    LoraSelection,
-    checked,
-    entry_of,
-    fits,
-    unavailable,
-)
-from lib_blocktrain.workspace.preset_store import PresetStore
+from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraEntry, LoraSelection, fits, unavailable
+from lib_blocktrain.workspace.preset_store import RANDOM_SEED, PresetStore
 
 SHOWN_FILES = 60  # in the list at once; search finds the others
-RANDOM_SEED_TEXT = 0  # from which R and U of a pasted string are drawn: shown, so that it can be repeated
-
+RANDOM_SEED_TEXT = RANDOM_SEED
 
 H = TypeVar("H")
 V = TypeVar("V")
 
 
 def weight_name(block_id: str) -> str:
-    """The name of a block's slider."""
+    """The name of a block's slider, and so its id in the page, which the U map's script knows."""
     return f"w_{block_id}"
 
 
@@ -61,7 +52,7 @@ def error_to(name: str) -> Callable[[Callable[[H, V], Changes]], Callable[[H, V]
 
 @dataclass(frozen=True)
 class InitialState:
-    """What the tab shows when it is opened first: a LoRA under a preset string; ``runs`` is a folder of ready runs."""
+    """What the page shows at first: a LoRA under a preset string; ``runs`` is a folder of ready runs."""
 
     prompt: str = ""
     negative: str = ""
@@ -72,29 +63,29 @@ class InitialState:
 
 
 def selection_of(values: SelectionValues) -> LoraSelection:
-    """The selection as the page knows it, with what the sliders and the ticks show now.
+    """Return the selection with what the sliders and the ticks show now, as far as that is newer.
 
-    The ticks count: of two events in quick succession, the answers may arrive in the other order.
+    The ticks count more than the State: the answers to two events in quick succession may arrive in the other order.
     """
     selection = _before_ticks(values)
     return selection if set(values["loras"]) == set(selection.entries) else selection.choose(values["loras"])
 
 
 def _before_ticks(values: SelectionValues) -> LoraSelection:
-    return values["selection"].with_shown(entry_of(values["weights"], values["strength"]))
+    return values["selection"].with_shown(LoraEntry.checked(values["strength"], values["weights"]))
 
 
 class LoraControls:
-    """The left side of the tab: which LoRAs, and under which weights."""
+    """The left side of Preview: which LoRAs act, and under which weights."""
 
-    def __init__(self, host: Host, lora_index: LoraIndex, presets: PresetStore, first: InitialState):
+    def __init__(self, host: Host, lora_index: LoraIndex, presets: PresetStore, first: InitialState) -> None:
         self.host = host
         self.lora_index = lora_index
         self.presets = presets
         self.first = first
 
     def architecture(self, selection: LoraSelection) -> str:
-        """The loaded model's; without a model that of the active LoRA, else SD1."""
+        """The loaded model's architecture; without a model the active LoRA's, else SD1."""
         try:
             return self.host.model().architecture
         except NoModel:
@@ -105,44 +96,39 @@ class LoraControls:
 
     @error_to("lora_message")
     def open(self, values: PreviewValues) -> Changes:
-        """The page was loaded: look at the folders, and begin with the first LoRA if there is one."""
+        """The page was loaded: look into the folders, and begin with the initial LoRA if it is there."""
         self.lora_index.refresh()
         selection = LoraSelection()
-        file = next(
-            (file for file in self.lora_index.files() if file.key == self.first.lora and not file.problem), None
-        )
-        if file is not None:  # the model is not read yet, so that the file says which blocks there are
-            parsed = self.presets.parse(self.first.weights, file.architecture, seed=RANDOM_SEED_TEXT)
-            entry = LoraEntry(weights=self._slider_weights(parsed, LoraEntry()))
-            selection = selection.choose([file.key]).with_shown(entry)
-        folders = html.folders(self.host.lora_dirs)
+        found = [file for file in self.lora_index.files() if file.key == self.first.lora and not file.problem]
+        for file in found:  # the model is not read yet, so that the file says which blocks there are
+            parsed = self.presets.parse(self.first.weights, file.architecture)
+            selection = selection.choose([file.key]).with_shown(LoraEntry().with_weights(parsed.weights))
         return {
             **self._list(selection, ""),
-            "lora_folders": folders,
+            "lora_folders": html.folders(self.host.lora_dirs),
             "selection": selection,
             "weights": selection.shown.weights,
         }
 
     @error_to("lora_message")
     def meet_model(self, values: PreviewValues) -> Changes:
-        """Say which model is loaded, which may have to be read from disk, and show what depends on it."""
+        """Show which model is loaded, and what depends on it; it may have to be read from disk first."""
         selection = selection_of(values)
         shown = {**self._shown(selection), **self._presets(selection)}
         if not shown["lora_message"]:
-            del shown["lora_message"]  # what was said of the files stays
+            del shown["lora_message"]  # the message about the files stays
         try:
             model = self.host.model()
         except NoModel as error:
             return {**shown, "model_line": html.failure(f"No model: {error}")}
-        side = model.native_size
-        title = ARCHITECTURES[model.architecture].title
-        said = f"{self.host.name}: {model.name} · {title}, {len(ARCHITECTURES[model.architecture].blocks)} blocks"
+        known, side = ARCHITECTURES[model.architecture], model.native_size
+        said = f"{self.host.name}: {model.name} · {known.title}, {len(known.blocks)} blocks"
         said += "" if model.prediction == "epsilon" else f" · {model.prediction}-prediction"
         return {**shown, "model_line": html.note(said), "width": side, "height": side}
 
     @error_to("lora_message")
     def refresh(self, values: PreviewValues) -> Changes:
-        """Look at the folders and the model again."""
+        """Look into the folders and at the model again."""
         self.lora_index.refresh()
         selection = selection_of(values)
         keys = {file.key for file in self.lora_index.files()}
@@ -154,7 +140,7 @@ class LoraControls:
 
     @error_to("lora_message")
     def find(self, values: PreviewValues) -> Changes:
-        """Show the files that fit what is sought; those in use stay in the list."""
+        """List the files that match the search; those in use stay in the list."""
         return self._list(selection_of(values), values["search"])
 
     @error_to("lora_message")
@@ -169,7 +155,7 @@ class LoraControls:
 
     @error_to("lora_message")
     def activate(self, values: PreviewValues) -> Changes:
-        """Another of the LoRAs in use is to be weighed."""
+        """Show the weights of another LoRA in use."""
         return self._shown(selection_of(values).activate(values["active"]))
 
     # --- weights --------------------------------------------------------------------------------------------------
@@ -177,10 +163,7 @@ class LoraControls:
     @error_to("preset_message")
     def use_preset(self, values: PreviewValues) -> Changes:
         """A preset was chosen in the menu."""
-        if not values["preset"]:
-            return {}
-        selection = selection_of(values)
-        return self.weighed(selection, self.parse(values["preset"], selection))
+        return self.use_text(values, values["preset"])[0] if values["preset"] else {}
 
     @error_to("preset_message")
     def save(self, values: PreviewValues) -> Changes:
@@ -209,47 +192,37 @@ class LoraControls:
     # --- from pictures --------------------------------------------------------------------------------------------
 
     def use_exactly(self, entries: Mapping[str, LoraEntry]) -> Changes:
-        """Use exactly these LoRAs."""
+        """Use these LoRAs in the place of those in use."""
         return self.show(LoraSelection(dict(entries), next(iter(entries), None)))
 
     def show(self, selection: LoraSelection) -> Changes:
-        """Show this mix, whatever was sought and ticked before."""
+        """Show this selection, whatever was searched for and ticked before."""
         return _joined(self._list(selection, ""), self._shown(selection), {"search": ""})
 
     def entry(self, text: str, strength: float) -> LoraEntry:
-        """The slot that a preset string and a strength describe."""
-        return LoraEntry(
-            checked("strength", strength, -2, 2), self._slider_weights(self.parse(text, LoraSelection()), LoraEntry())
-        )
+        """The entry for a preset string and a strength; raises ValueError for what the sliders cannot show."""
+        weights = self.parse(text, LoraSelection()).weights
+        return LoraEntry.checked(strength, LoraEntry().weights).with_weights(weights)
 
     # --- what is shown --------------------------------------------------------------------------------------------
 
     def parse(self, text: str, selection: LoraSelection) -> Parsed:
-        """What a preset string means for the model, or the LoRA, of this mix; raises PresetStringError."""
-        return self.presets.parse(text, self.architecture(selection), seed=RANDOM_SEED_TEXT)
+        """Read a preset string for the model, or the LoRA, of this selection; raises PresetStringError."""
+        return self.presets.parse(text, self.architecture(selection))
 
-    @staticmethod
-    def check_range(parsed: Parsed) -> None:
-        """Raise ValueError for a weight that no slider can show."""
-        for block_id, value in {BASE: parsed.weights.base, **parsed.weights.values}.items():
-            checked(block_id, value, WEIGHT_MIN, WEIGHT_MAX)
-
-    def _slider_weights(self, parsed: Parsed, shown: LoraEntry) -> dict[str, float]:
-        self.check_range(parsed)
-        return {**shown.weights, BASE: parsed.weights.base, **parsed.weights.values}
-
-    def weighed(self, selection: LoraSelection, parsed: Parsed) -> Changes:
-        """These weights on the sliders, and what is to be said of them."""
-        entry = LoraEntry(selection.shown.strength, self._slider_weights(parsed, selection.shown))
-        selection = selection.with_shown(entry)
-        said = html.note("; ".join(parsed.notices))
-        return {"selection": selection, "weights": entry.weights, "preset_message": said}
+    def use_text(self, values: PreviewValues, text: str) -> tuple[Changes, Parsed]:
+        """Put the weights of a preset string or link on the sliders; return the changes and what the string says."""
+        selection = selection_of(values)
+        parsed = self.parse(text, selection)
+        selection = selection.with_shown(selection.shown.with_weights(parsed.weights))
+        message = html.note("; ".join(parsed.notices))
+        return {"selection": selection, "weights": selection.shown.weights, "preset_message": message}, parsed
 
     def origin_of(self, values: PreviewValues, weights: BlockWeights) -> Parsed | None:
-        """The text or preset that these weights come from, while they are its; its name and canvas hold for them."""
-        for text in (from_link(str(values["paste"] or "")), values["preset"]):
+        """The pasted text or the preset with exactly these weights: its name and canvas hold for them too."""
+        for text in (values["paste"], values["preset"]):
             try:
-                parsed = self.presets.parse(text, weights.architecture, seed=RANDOM_SEED_TEXT) if text else None
+                parsed = self.presets.parse(text, weights.architecture) if text else None
             except PresetStringError:
                 continue
             if parsed is not None and parsed.weights == weights:
@@ -259,20 +232,19 @@ class LoraControls:
     def _active_file(self, selection: LoraSelection) -> LoraFile | None:
         return self.lora_index.file(selection.active) if selection.active is not None else None
 
-    def _list(self, selection: LoraSelection, sought: object) -> Changes:
-        found = self.lora_index.files(str(sought or ""))
+    def _list(self, selection: LoraSelection, search: str | None) -> Changes:
+        found = self.lora_index.files(search or "")
         hidden = len(found) - SHOWN_FILES
-        shown = {
-            file.key: file for file in (*(self.lora_index.file(key) for key in selection.entries), *found[:SHOWN_FILES])
-        }
-        choices = [(html.label(file), file.key) for file in shown.values()]
+        files = [self.lora_index.file(key) for key in selection.entries]
+        files += [file for file in found[:SHOWN_FILES] if file not in files]
+        choices = [(html.label(file), file.key) for file in files]
         said = f"{hidden} more: search for them" if hidden > 0 else "" if found else "No LoRA fits the search"
         if not self.lora_index.files():
             said = "There is no .safetensors file in the folders"
         return {"loras": Properties(choices=choices, value=list(selection.entries)), "lora_message": html.note(said)}
 
     def _shown(self, selection: LoraSelection) -> Changes:
-        """Everything that depends on the mix: who is weighed, its facts, the sliders and what they cannot do."""
+        """Everything that depends on the selection: the active LoRA, its facts, the sliders and why some are off."""
         file = self._active_file(selection)
         architecture_id = self.architecture(selection)
         reasons = unavailable(architecture_id, self._lacks(file, architecture_id))
@@ -305,37 +277,35 @@ class LoraControls:
         return {block_id: "not in this LoRA" for block_id in (BASE, *BLOCK_IDS) if file.lacks(block_id)}
 
     @staticmethod
-    def _warning(file: LoraFile | None, architecture_id: str) -> str:
+    def _warning(file: LoraFile | None, architecture_id: str) -> Markup:
         if file is None or file.architecture == architecture_id:
-            return ""
+            return Markup("")
         theirs, ours = ARCHITECTURES[file.architecture].title, ARCHITECTURES[architecture_id].title
         return html.failure(f"{file.key} is for {theirs}, and the loaded model is {ours}: it cannot act here")
 
     def _presets(self, selection: LoraSelection, chosen: str | None = None) -> Changes:
-        names = [preset.name for preset in self.presets.fitting(self.architecture(selection))]
+        architecture_id = self.architecture(selection)
+        names = self.presets.names(architecture_id)
         return {
             "preset": Properties(choices=names, value=chosen),
             "grid_presets": Properties(choices=names),
             "preset_problems": html.problems(self.presets.problems()),
-            "preset_cards": self._cards(self.architecture(selection)),
+            "preset_cards": preset_cards.html(self.presets, architecture_id, "weights"),
         }
 
-    def _cards(self, architecture_id: str) -> str:
-        def parse(text: str) -> Parsed:
-            return self.presets.parse(text, architecture_id, seed=RANDOM_SEED_TEXT)
-
-        own = self.presets.own.read().presets
-        return preset_cards.html(self.presets.fitting(architecture_id), architecture_id, parse, "weights", own)
-
-    def changed_presets(self, selection: LoraSelection, chosen: str | None, said: str) -> Changes:
-        """The menus and cards after a change, with one chosen, and what is said of it."""
-        return {**self._presets(selection, chosen), "preset_message": html.note(said), "preset_replace": False}
+    def changed_presets(
+        self, selection: LoraSelection, chosen: str | None, said: str, problems: Iterable[LineProblem] = ()
+    ) -> Changes:
+        """The menus and cards after a change, with one preset chosen, a message, and what could not be read."""
+        message = html.note(said) + html.problems(problems)
+        return {**self._presets(selection, chosen), "preset_message": message, "preset_replace": False}
 
 
 def _joined(*changes: Changes) -> Changes:
-    """All changes; what several say of the LoRAs is said together."""
-    said = "".join(str(change.get("lora_message", "")) for change in changes)
-    return {name: change for part in changes for name, change in part.items()} | {"lora_message": said}
+    """All changes in one; their messages about the LoRAs are put together."""
+    messages = [change.get("lora_message") for change in changes]
+    message = Markup("").join(message for message in messages if isinstance(message, Markup))
+    return {name: change for part in changes for name, change in part.items()} | {"lora_message": message}
 
 
 def _strength_label(selection: LoraSelection) -> str:

@@ -1,8 +1,9 @@
-"""The tab: its places, side by side, with one state. Another place is one line more in ``PLACES``."""
+"""The page: its tabs and what they share. Another tab is one more entry in `TABS`."""
 
 from __future__ import annotations
 
 import gradio as gr
+from markupsafe import Markup
 
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.runner import Runner
@@ -16,15 +17,15 @@ from lib_blocktrain.workspace.jobs import Jobs
 from lib_blocktrain.workspace.lora_index import LoraIndex
 from lib_blocktrain.workspace.preset_store import PresetStore
 
-READING = '<p class="blocktrain-reading" role="status">Reading the model …</p>'
+READING = Markup('<p class="blocktrain-reading" role="status">Reading the model …</p>')
 TABS = (PreviewTab, AnalyseTab, TrainTab, RunsTab)
 
 
 class Page:
-    """The tab on a host. Build it inside ``with gr.Blocks() as blocks``, then ``opened_by(blocks)``.
+    """The page on a host. Build it inside ``with gr.Blocks() as blocks``, then call ``on_load(blocks)``.
 
-    The runner outlives the tab: it may be given, so that a tab that is built again finds what is being trained. `jobs`
-    may be given to share one queue with the API.
+    The runner outlives the page: give the one there is, so that a page that is built again shows what is being trained;
+    and give the API's ``jobs`` to share one queue.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class Page:
         first: InitialState | None = None,
         runner: Runner | None = None,
         jobs: Jobs | None = None,
-    ):
+    ) -> None:
         lora_index, presets = LoraIndex(lambda: host.lora_dirs), PresetStore(lambda: host.presets_path)
         controls = LoraControls(host, lora_index, presets, first or InitialState())
         self.runner = runner or Runner(host)
@@ -52,10 +53,10 @@ class Page:
             tab.wire(self.widgets)
 
     def on_load(self, blocks: gr.Blocks) -> None:
-        """Fill the tab whenever the page is loaded."""
+        """Fill the tabs whenever the page is loaded in a browser."""
         for tab in self.tabs:
             tab.on_load(blocks, self.widgets)
 
     def close(self) -> None:
-        """Cancel what is being drawn. What is being trained is the runner's: close that too where the program ends."""
+        """Cancel the jobs. Runs belong to the runner: close that too where the program ends."""
         self.jobs.close()

@@ -1,4 +1,4 @@
-"""Presets as cards with a tiny U map each: what it is for, how well founded, and its text to share in four forms.
+"""Presets as cards with a small U map each: the purpose, how well founded it is, and its text to share in four forms.
 
 ``javascript/preset_cards.js`` searches among them, copies, and puts a card's weights on the sliders of a U map.
 """
@@ -6,105 +6,117 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable
-from html import escape
 
-from lib_blocktrain.blocks import ARCHITECTURES, BASE
+from markupsafe import Markup
+
+from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.ui.u_map_layout import tiny
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
 from lib_blocktrain.weights.presets import GRADES, Preset, to_link
+from lib_blocktrain.workspace.preset_store import PresetStore
 
 GRADE_MARKS = {"A": "A", "C": "C", "-": "–"}
+LINE, LINK, JSON, KOHYA = "line", "link", "JSON", "kohya"
+FORMS = {
+    LINE: "Copy a line that LoRA Block Weight reads too",
+    LINK: "Copy a link: paste it here, or put it behind the address of this page",
+    JSON: "Copy as JSON",
+    KOHYA: "Copy as sd-scripts’ network_args: weights that scale the learning rate",
+}
+NO_KOHYA = "A learning rate cannot be negative, so kohya has no arguments for these weights"
 
 
-def html(
-    presets: Iterable[Preset],
-    architecture_id: str,
-    parse: Callable[[str], Parsed],
-    u_map: str,
-    own: Collection[str] = (),
-) -> str:
-    """The cards of presets, for one architecture; ``parse`` reads a preset string for it, ``own`` are a person's own.
-
-    ``u_map`` is the name of the map on whose sliders "Use" puts the weights.
-    """
-    cards = "".join(_card(preset, architecture_id, parse, preset.name in own) for preset in presets)
-    grades = "".join(f'<option value="{grade}">{GRADE_MARKS[grade]}: {text}</option>' for grade, text in GRADES.items())
-    return (
-        f'<div class="blocktrain-cards" data-u-map="blocktrain_u_{u_map}">'
+def html(presets: PresetStore, architecture_id: str, u_map: str) -> Markup:
+    """The cards of the presets for one architecture; "Use" puts weights on the sliders of the map named ``u_map``."""
+    own = presets.own.read().presets
+    cards = Markup("").join(
+        _card(preset, presets, architecture_id, preset.name in own) for preset in presets.fitting(architecture_id)
+    )
+    grades = Markup("").join(
+        Markup('<option value="{}">{}: {}</option>').format(grade, GRADE_MARKS[grade], text)
+        for grade, text in GRADES.items()
+    )
+    return Markup(
+        '<div class="blocktrain-cards" data-u-map="blocktrain_u_{}">'
         '<div class="blocktrain-cards-tools"><input type="search" aria-label="Search the presets" '
         'placeholder="name, purpose, block such as OUT05"><select aria-label="How well founded">'
-        f'<option value="">every grade</option>{grades}</select><span role="status"></span></div>'
-        f"<ul>{cards or '<li>There is no preset for this architecture yet</li>'}</ul></div>"
-    )
+        '<option value="">every grade</option>{}</select><span role="status"></span></div><ul>{}</ul></div>'
+    ).format(u_map, grades, cards or Markup("<li>There is no preset for this architecture yet</li>"))
 
 
-def card_map(weights: BlockWeights, name: str) -> str:
+def card_map(weights: BlockWeights, name: str) -> Markup:
     """A small picture of weights."""
     known = ARCHITECTURES[weights.architecture]
-    values = {BASE: weights.base, **weights.values}
-    return tiny(known, values, escape(f"{name} for {known.title}", quote=True))
+    return tiny(known, weights.with_base, f"{name} for {known.title}")
 
 
-def _card(preset: Preset, architecture_id: str, parse: Callable[[str], Parsed], own: bool) -> str:
+def _card(preset: Preset, presets: PresetStore, architecture_id: str, own: bool) -> Markup:
     try:
-        parsed = parse(preset.text)
+        parsed = presets.parse(preset.text, architecture_id)
     except PresetStringError as error:
-        return (
-            f'<li class="blocktrain-card" data-words="{escape(preset.name.casefold(), quote=True)}" data-grade="-">'
-            f"<b>{escape(preset.name)}</b><p>{escape(str(error))}</p></li>"
+        return Markup('<li class="blocktrain-card" data-words="{}" data-grade="-"><b>{}</b><p>{}</p></li>').format(
+            preset.name.casefold(), preset.name, error
         )
-    weights = {BASE: parsed.weights.base, **parsed.weights.values}
+    weights = parsed.weights.with_base
     acting = [block_id for block_id, weight in weights.items() if weight]
-    words = " ".join([preset.name, preset.purpose, preset.grade, *acting]).casefold()
-    marks = [f'<abbr title="Grade {preset.grade}: {GRADES[preset.grade]}">{GRADE_MARKS[preset.grade]}</abbr>']
-    marks += ["<span>yours</span>"] if own else []
-    marks += [f"<span>{ARCHITECTURES[known].title}</span>" for known in preset.architectures]
-    marks += [f"<span>{parsed.canvas:.0%} of the canvas</span>"] if parsed.canvas is not None else []
-    said = escape("; ".join([*filter(None, [preset.source]), *parsed.notices]), quote=True)
-    title = f' title="{said}"' if said else ""
-    return (
-        f'<li class="blocktrain-card" data-words="{escape(words, quote=True)}" data-grade="{preset.grade}" '
-        f'data-weights="{escape(json.dumps(weights), quote=True)}">'
-        f"{card_map(parsed.weights, preset.name)}"
-        f'<b{title}>{escape(preset.name)}</b><div class="blocktrain-card-marks">{"".join(marks)}</div>'
-        f"<p>{escape(preset.purpose)}</p>"
-        f'<div class="blocktrain-card-tools">{_use(preset.name)}{_copies(preset.name, parsed)}</div></li>'
+    return Markup(
+        '<li class="blocktrain-card" data-words="{words}" data-grade="{grade}" data-weights="{weights}">'
+        '{map}<b{title}>{name}</b><div class="blocktrain-card-marks">{marks}</div><p>{purpose}</p>'
+        '<div class="blocktrain-card-tools">{use}{copies}</div></li>'
+    ).format(
+        words=" ".join([preset.name, preset.purpose, preset.grade, *acting]).casefold(),
+        grade=preset.grade,
+        weights=json.dumps(weights),
+        map=card_map(parsed.weights, preset.name),
+        title=_title("; ".join([*filter(None, [preset.source]), *parsed.notices])),
+        name=preset.name,
+        marks=_marks(preset, parsed, own),
+        purpose=preset.purpose,
+        use=_use(preset.name),
+        copies=_copies(preset.name, parsed),
     )
 
 
-def _use(name: str) -> str:
-    label = escape(f"Use {name}", quote=True)
-    return f'<button type="button" data-use aria-label="{label}" title="Put these weights on the sliders">Use</button>'
+def _title(text: str) -> Markup:
+    return Markup(' title="{}"').format(text) if text else Markup("")
 
 
-def _copies(name: str, parsed: Parsed) -> str:
+def _marks(preset: Preset, parsed: Parsed, own: bool) -> Markup:
+    words = ["yours"] if own else []
+    words += [ARCHITECTURES[known].title for known in preset.architectures]
+    words += [f"{parsed.canvas:.0%} of the canvas"] if parsed.canvas is not None else []
+    grade = Markup('<abbr title="Grade {}: {}">{}</abbr>').format(
+        preset.grade, GRADES[preset.grade], GRADE_MARKS[preset.grade]
+    )
+    return grade + Markup("").join(Markup("<span>{}</span>").format(word) for word in words)
+
+
+def _use(name: str) -> Markup:
+    return Markup(
+        '<button type="button" data-use aria-label="Use {}" title="Put these weights on the sliders">Use</button>'
+    ).format(name)
+
+
+def _copies(name: str, parsed: Parsed) -> Markup:
     """A button for every form in which the weights can be shared."""
-    weights = parsed.weights
-    line = weights.to_line(name, with_architecture=True, canvas=parsed.canvas)
-    forms = (
-        ("line", "Copy a line that LoRA Block Weight reads too", line),
-        ("link", "Copy a link: paste it here, or put it behind the address of this page", to_link(line)),
-        ("JSON", "Copy as JSON", json.dumps(weights.to_json())),
-        ("kohya", "Copy as sd-scripts’ network_args: weights that scale the learning rate", _kohya(weights)),
-    )
     buttons = []
-    for form, help_text, text in forms:
-        label = escape(f"{help_text}: {name}", quote=True)
-        off = "" if text else " disabled"
-        help_text = (
-            help_text if text else "A learning rate cannot be negative, so kohya has no arguments for these weights"
-        )
-        buttons.append(
-            f'<button type="button" data-copy="{escape(text, quote=True)}" aria-label="{label}" '
-            f'title="{help_text}"{off}>{form}</button>'
-        )
-    return "".join(buttons)
+    for form, title in FORMS.items():
+        label, off = f"{title}: {name}", ""
+        try:
+            text = shared_text(parsed.weights, name, form, parsed.canvas)
+        except ValueError:
+            text, title, off = "", NO_KOHYA, " disabled"
+        button = Markup('<button type="button" data-copy="{}" aria-label="{}" title="{}"{}>{}</button>')
+        buttons.append(button.format(text, label, title, off, form))
+    return Markup("").join(buttons)
 
 
-def _kohya(weights: BlockWeights) -> str:
-    """sd-scripts' arguments, or nothing for weights that have none."""
-    if any(value < 0 for value in weights.values.values()):
-        return ""
-    return " ".join(f'"{argument}"' for argument in weights.to_kohya())
+def shared_text(weights: BlockWeights, name: str | None, form: str, canvas: float | None = None) -> str:
+    """Write weights in one of FORMS; raise ValueError for weights that the form cannot hold."""
+    line = weights.to_line(name, with_architecture=True, canvas=canvas)
+    if form == LINK:
+        return to_link(line)
+    if form == JSON:
+        return json.dumps(weights.to_json())
+    return " ".join(f'"{argument}"' for argument in weights.to_kohya()) if form == KOHYA else line

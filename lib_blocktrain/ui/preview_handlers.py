@@ -1,11 +1,12 @@
-"""The right side of the tab: drawing, with progress and Cancel; saving and loading pictures; baking."""
+"""Handlers of the right side of Preview: drawing with progress and Cancel, saving and loading pictures, baking."""
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+from markupsafe import Markup
 
 from lib_blocktrain.files import checked_name
 from lib_blocktrain.hosts.host import Cancelled, Host
@@ -27,13 +28,15 @@ from lib_blocktrain.workspace.drawing import (
 )
 from lib_blocktrain.workspace.images import Parameters, read_png, save_png
 from lib_blocktrain.workspace.jobs import Job, Jobs
+from lib_blocktrain.workspace.lora_selection import LoraEntry
+from lib_blocktrain.workspace.recent import Recent
 
 KEPT_RESULTS = 8
 MOST_PRESETS = 24  # in a grid
 
 
 class PreviewHandlers:
-    """What Preview, Grid, Cancel, Save, Load and Bake do."""
+    """Handlers of Preview, Draw the grid, Cancel, Save, Load PNG and Bake."""
 
     def __init__(
         self,
@@ -42,112 +45,106 @@ class PreviewHandlers:
         renderer: PreviewRenderer,
         jobs: Jobs,
         trained: Callable[[], str | None] = lambda: None,
-    ):
+    ) -> None:
         self.host = host
         self.controls = controls
         self.renderer = renderer
         self.jobs = jobs
         self._trained = trained  # the name of the run that has the model now
-        self._results: OrderedDict[str, dict[int, Rendered]] = OrderedDict()
+        self._results: Recent[str, dict[int, Rendered]] = Recent(KEPT_RESULTS)  # by job id
 
     # --- drawing --------------------------------------------------------------------------------------------------
 
     def compare(self, values: PreviewValues) -> Iterator[Changes]:
         """Draw the three pictures: without, at 1, under the block weights."""
-        yield from self._drawing(values, self._compared)
+        yield from self._draw(values, self._comparison)
 
     def compare_presets(self, values: PreviewValues) -> Iterator[Changes]:
-        """Draw one picture a preset."""
-        yield from self._drawing(values, self._presets)
+        """Draw one picture for each preset."""
+        yield from self._draw(values, self._grid)
 
     def cancel(self, values: PreviewValues) -> Changes:
-        """Stop the drawing that this page has begun; what is drawn already stays."""
+        """Cancel the drawing that this page has started; the pictures that are there stay."""
         self.jobs.cancel(values["job"] or "")
         return {}
 
-    def _compared(self, values: PreviewValues) -> list[Variant]:
+    def _comparison(self, values: PreviewValues) -> list[Variant]:
         return comparison(selection_of(values), self.host.model().architecture)
 
-    def _presets(self, values: PreviewValues) -> list[Variant]:
-        names = list(values["grid_presets"] or [])
+    def _grid(self, values: PreviewValues) -> list[Variant]:
+        names = values["grid_presets"] or []
         if len(names) > MOST_PRESETS:
             raise ValueError(f"{len(names)} presets: expected up to {MOST_PRESETS} in one grid")
         architecture = self.host.model().architecture
-        weights = {name: self.controls.presets.parse(name, architecture, seed=0).weights for name in names}
+        weights = {name: self.controls.presets.parse(name, architecture).weights for name in names}
         return grid(selection_of(values), weights, architecture)
 
-    def _drawing(
-        self, values: PreviewValues, variants_of: Callable[[PreviewValues], list[Variant]]
-    ) -> Iterator[Changes]:
+    def _draw(self, values: PreviewValues, variants_of: Callable[[PreviewValues], list[Variant]]) -> Iterator[Changes]:
         try:
             settings = with_seed(Settings.from_values(values, self.host.samplers))
             variants = variants_of(values)
         except (ValueError, OSError) as error:
             yield {"status": html.failure(str(error))}
             return
-        job = self.jobs.start(self.renderer.work(variants, settings))
+        job = self.jobs.start(self.renderer.work(variants, settings), "preview")
         try:
-            yield from self._followed(job, variants, settings)
+            yield from self._stream(job, variants, settings)
         finally:
-            job.cancel()  # of a page that was closed: nobody waits for its pictures
+            job.cancel()  # if the page was closed before the end
 
-    def _followed(self, job: Job, variants: Sequence[Variant], settings: Settings) -> Iterator[Changes]:
-        """What the page shows while a job goes on."""
-        drawn: dict[int, Rendered] = {}
-        self._keep(job.id, drawn)
+    def _stream(self, job: Job[None], variants: Sequence[Variant], settings: Settings) -> Iterator[Changes]:
+        """What the page shows while a job draws, and at its end."""
+        rendered: dict[int, Rendered] = {}
+        self._results[job.id] = rendered
         size = settings.width, settings.height
-        empty = html.pictures(variants, drawn, size)
+        empty = html.pictures(variants, rendered, size)
         yield {"job": job.id, "pictures": empty, "status": html.note("Starting …"), "cancel": _enabled(True)}
         for report in job.reports():
             if isinstance(report, Rendered):
-                drawn[report.number] = report
-                yield {"pictures": html.pictures(variants, drawn, size)}
+                rendered[report.number] = report
+                yield {"pictures": html.pictures(variants, rendered, size)}
             else:
                 yield status_update(report, "status", html.progress, self._waiting())
-        ending = html.ended(job.id, _ending(job, settings, variants, drawn))
+        ending = html.ended(job.id, _ending(job, settings, variants, rendered))
         yield {"status": ending, "cancel": _enabled(False)}
 
     def _waiting(self) -> str:
         name = self._trained()
         return f"Waiting for the model: {name} is trained on it; Pause in Runs frees it" if name else WAITING
 
-    def _keep(self, job_id: str, drawn: dict[int, Rendered]) -> None:
-        self._results[job_id] = drawn
-        while len(self._results) > KEPT_RESULTS:
-            self._results.popitem(last=False)
-
     # --- pictures on disk -----------------------------------------------------------------------------------------
 
     @error_to("status")
     def save(self, values: PreviewValues) -> Changes:
         """Write the last pictures to the host's output folder, with their parameters inside."""
-        drawn = self._results.get(values["job"] or "")
-        if not drawn:
+        rendered = self._results.get(values["job"] or "")
+        if not rendered:
             raise ValueError("there are no pictures to save: press Preview first")
         folder = self.host.output_dir / "blocktrain"
         now, names = time.strftime("%Y%m%d-%H%M%S"), []
-        for picture in drawn.values():
-            path = _free(folder, f"{now}-{picture.request.seed}-{picture.variant.name}")
-            save_png(picture.picture, path, picture.request, picture.model)
+        for one in rendered.values():
+            path = _free(folder, f"{now}-{one.request.seed}-{one.variant.name}")
+            save_png(one.image, path, one.request, one.model)
             names.append(path.name)
         return {"status": html.note(f"Saved in {folder}: {', '.join(names)}")}
 
     @error_to("status")
     def load(self, values: PreviewValues) -> Changes:
-        """Take prompt, settings, LoRAs and weights out of a picture's parameters."""
-        path: Path | None = values["png_file"]
+        """Take prompt, settings, LoRAs and weights from a picture's parameters."""
+        path = values["png_file"]
         if path is None:
             return {}
         found = read_png(path)
-        changes, said = _settings_in(found, self.host.samplers)
-        entries, missing = self._entries_in(found)
+        changes, said = _settings_of(found, self.host.samplers)
+        entries, missing = self._entries_of(found)
         if entries or found.loras:
             changes = {**changes, **self.controls.use_exactly(entries)}
         if missing:
             said.append(f"not in the folders: {', '.join(missing)}")
         return {**changes, "status": html.note("; ".join(["Parameters loaded", *said]))}
 
-    def _entries_in(self, found: Parameters) -> tuple[dict, list[str]]:
+    def _entries_of(self, found: Parameters) -> tuple[dict[str, LoraEntry], list[str]]:
+        """The LoRAs of a picture that are in the folders, and the names of the others."""
         files = {file.path.stem: file.key for file in self.controls.lora_index.files()}
         there = [lora for lora in found.loras if lora.name in files]
         entries = {files[lora.name]: self.controls.entry(lora.weights, lora.multiplier) for lora in there}
@@ -156,12 +153,12 @@ class PreviewHandlers:
     # --- baking ---------------------------------------------------------------------------------------------------
 
     def bake(self, values: PreviewValues) -> Iterator[Changes]:
-        """Write the active LoRA, the weights inside, to the first LoRA folder: with progress, in the host's queue."""
+        """Write the active LoRA with its weights baked in to the first LoRA folder, as a job."""
         try:
             selection = selection_of(values)
             if selection.active is None:
                 raise ValueError("no LoRA is chosen: tick one in the list")
-            name, replace = checked_name(values["bake_name"]), bool(values["bake_replace"])
+            name, replace = checked_name(values["bake_name"] or ""), bool(values["bake_replace"])
             path = self.host.lora_dirs[0] / f"{name}.safetensors"
             if path.exists() and not replace:
                 raise FileExistsError(f"there is a {path.name} already: choose another name, or tick “replace”")
@@ -171,22 +168,21 @@ class PreviewHandlers:
             return
         weights = selection.shown.block_weights(network.architecture)
 
-        def work(job: Job) -> None:
+        def work(job: Job[None]) -> None:
             model = self.host.model()
             base = {"unet": model.unet, **model.text_encoders} if model.architecture == network.architecture else None
-            progress = job.progress("Baking", 0, 1)
-            bake(network, weights, path, base=base, overwrite=replace, progress=progress)
+            bake(network, weights, path, base=base, overwrite=replace, progress=job.progress("Baking"))
 
-        def ended(_: Job) -> Changes:
+        def finished(_: Job[None]) -> Changes:
             self.controls.lora_index.refresh()
             listed = self.controls.find({**values, "search": ""})
             said = html.note(f"Wrote {path}: at strength 1 it does what {selection.active} does under these weights")
             return {"loras": listed["loras"], "search": "", "bake_status": said, "bake_replace": False}
 
-        yield from stream_job(self.jobs, "bake", work, ended)
+        yield from stream_job(self.jobs, "bake", work, finished)
 
     def cancel_bake(self, values: PreviewValues) -> Changes:
-        """Stop before anything is written."""
+        """Cancel before anything is written."""
         self.jobs.cancel(values["bake_job"] or "")
         return {}
 
@@ -195,26 +191,28 @@ def _enabled(yes: bool) -> Properties:
     return Properties(interactive=yes)
 
 
-def _ending(job: Job, settings: Settings, variants: Sequence[Variant], drawn: dict[int, Rendered]) -> str:
+def _ending(
+    job: Job[None], settings: Settings, variants: Sequence[Variant], rendered: Mapping[int, Rendered]
+) -> Markup:
     error = job.error()
     if isinstance(error, Cancelled):
-        return html.note(f"Cancelled: {len(drawn)} of {len(variants)} pictures drawn")
+        return html.note(f"Cancelled: {len(rendered)} of {len(variants)} pictures drawn")
     if error is not None:
         return html.failure(describe_error(error))
-    fresh = sum(not picture.again for picture in drawn.values())
-    said = f"{fresh} of {len(variants)} pictures drawn, seed {settings.seed}"
+    drawn = sum(not one.again for one in rendered.values())
+    said = f"{drawn} of {len(variants)} pictures drawn, seed {settings.seed}"
     if variants[-1].name == WEIGHTED and variants[-1].weights == variants[-2].weights:
         said += "; every block is at 1, so that the last two are one: move a block, and press Preview again"
-    elif not fresh:
+    elif not drawn:
         said += ": they are known from before, and nothing has changed"
-    elif fresh < len(variants):
+    elif drawn < len(variants):
         said += "; nothing else has changed"
-    notices = dict.fromkeys(notice for picture in drawn.values() for notice in picture.notices)
-    return "".join(html.note(text) for text in (said, *notices))
+    notices = dict.fromkeys(notice for one in rendered.values() for notice in one.notices)
+    return Markup("").join(html.note(text) for text in (said, *notices))
 
 
-def _settings_in(found: Parameters, samplers: Sequence[str]) -> tuple[dict[str, object], list[str]]:
-    """The widgets' values that a picture's parameters give, and what is to be said about the others."""
+def _settings_of(found: Parameters, samplers: Sequence[str]) -> tuple[dict[str, object], list[str]]:
+    """The widgets' values from a picture's parameters, and messages about those that cannot be taken."""
     values = found.values
     changes: dict[str, object] = {"prompt": found.prompt, "negative": found.negative}
     said = []
@@ -233,7 +231,7 @@ def _settings_in(found: Parameters, samplers: Sequence[str]) -> tuple[dict[str, 
 
 
 def _free(folder: Path, stem: str) -> Path:
-    """A path that is not taken: two saves within a second must not replace each other."""
+    """A path that is not taken: two saves within a second get names of their own."""
     number, path = 2, folder / f"{stem}.png"
     while path.exists():
         number, path = number + 1, folder / f"{stem}-{number}.png"

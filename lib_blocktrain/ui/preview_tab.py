@@ -1,7 +1,4 @@
-"""The place Preview: the LoRAs and their weights on the left, pictures on the right.
-
-What its buttons do is in ``desk`` and ``preview``; here is where they stand, and their wiring.
-"""
+"""The tab Preview: its widgets and their events. The LoRAs and their weights are on the left, pictures on the right."""
 
 from __future__ import annotations
 
@@ -10,8 +7,9 @@ import gradio as gr
 from lib_blocktrain.blocks import BASE, BLOCK_IDS
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.training.runs import Run
-from lib_blocktrain.ui import html, preset_panel
+from lib_blocktrain.ui import html
 from lib_blocktrain.ui.lora_controls import InitialState, weight_name
+from lib_blocktrain.ui.preset_cards import JSON, KOHYA, LINE, LINK
 from lib_blocktrain.ui.preview_handlers import PreviewHandlers
 from lib_blocktrain.ui.share_handlers import ShareHandlers
 from lib_blocktrain.ui.shim import on
@@ -31,7 +29,7 @@ SELECTION = ("selection", "loras", "strength", "weights")
 SHOWN = (*SELECTION, "u_map", "active", "facts", "bake_name", "lora_message")
 SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", "seed")
 PRESETS = ("preset", "grid_presets", "preset_cards", "preset_problems", "preset_message", "preset_replace")
-DRAWN = ("job", "pictures", "status", "cancel")
+PICTURES = ("job", "pictures", "status", "cancel")
 MODEL = ("model_line", "width", "height")
 COPY = "(line) => { window.blocktrain && window.blocktrain.share(line); }"
 DOWNLOAD = "(text) => { text && window.blocktrain && window.blocktrain.download(text, 'blocktrain-presets.txt'); }"
@@ -44,7 +42,7 @@ class PreviewTab:
 
     title = "Preview"
 
-    def __init__(self, shared: Shared):
+    def __init__(self, shared: Shared) -> None:
         self.host, self.first, self.controls = shared.host, shared.first, shared.controls
         renderer, runner = PreviewRenderer(shared.host, shared.lora_index), shared.runner
         self.preview = PreviewHandlers(
@@ -52,7 +50,6 @@ class PreviewTab:
         )
 
     def build(self, w: Widgets) -> None:
-        """Make its widgets."""
         w["selection"] = gr.State(LoraSelection())
         w["job"], w["bake_job"] = gr.State(""), gr.State("")
         with gr.Row(equal_height=False):
@@ -68,17 +65,17 @@ class PreviewTab:
             with gr.Column(scale=5, min_width=420):
                 _sliders(w)
             with gr.Column(scale=6, min_width=420):
-                preset_panel.build(w)
+                _presets(w)
+                _sharing(w)
                 _bake(w)
         w.groups["weights"] = {block_id: w[weight_name(block_id)] for block_id in WEIGHT_IDS}
 
     def wire(self, w: Widgets) -> None:
-        """Tie its events."""
         self._wire_controls(w)
         self._wire_preview(w)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
-        """Fill the lists at once, then ask for the model, which may have to be read."""
+        """Fill the lists at once, then ask for the model, which may have to be read from disk."""
         looked = on(
             blocks.load, self.controls.open, {}, w.pick("selection", "loras", "lora_message", "lora_folders", "weights")
         )
@@ -111,9 +108,9 @@ class PreviewTab:
     def _wire_preview(self, w: Widgets) -> None:
         preview = self.preview
         asked = w.pick(*SELECTION, *SETTINGS)
-        on(w["draw"].click, preview.compare, asked, w.pick(*DRAWN), queued=True)
+        on(w["draw"].click, preview.compare, asked, w.pick(*PICTURES), queued=True)
         asked = w.pick(*SELECTION, *SETTINGS, "grid_presets")
-        on(w["draw_grid"].click, preview.compare_presets, asked, w.pick(*DRAWN), queued=True)
+        on(w["draw_grid"].click, preview.compare_presets, asked, w.pick(*PICTURES), queued=True)
         on(w["cancel"].click, preview.cancel, w.pick("job"), {})
         on(w["save_pictures"].click, preview.save, w.pick("job"), w.pick("status"))
         loaded = w.pick(*SHOWN, *SETTINGS, "search", "status")
@@ -160,6 +157,53 @@ def _weight(w: Widgets, block_id: str) -> None:
     w.add(weight_name(block_id), gr.Slider, WEIGHT_MIN, WEIGHT_MAX, 1.0, step=0.01, label=block_id, interactive=False)
 
 
+def _presets(w: Widgets) -> None:
+    with gr.Group(elem_classes="blocktrain-panel"):
+        with gr.Row():
+            w.add("preset", gr.Dropdown, choices=[], label="Preset", scale=3, min_width=140)
+            w.add("preset_name", gr.Textbox, label="Name", scale=3, min_width=140, max_lines=1)
+            w.add("preset_replace", gr.Checkbox, label="replace", scale=1, min_width=120)
+        with gr.Row():
+            w.add("preset_save", gr.Button, "Save", size="sm", min_width=70)
+            w.add("preset_rename", gr.Button, "Rename", size="sm", min_width=70)
+            w.add("preset_delete", gr.Button, "Delete", size="sm", min_width=70)
+            w.add("preset_file", gr.UploadButton, "Import", size="sm", min_width=70, file_types=[".txt"])
+            w.add("preset_export", gr.Button, "Export", size="sm", min_width=70)
+    w.html("preset_message")
+    w.html("preset_problems")
+
+
+def _sharing(w: Widgets) -> None:
+    """Copy and paste, and all presets as cards."""
+    with gr.Group(elem_classes="blocktrain-panel"):
+        with gr.Row():
+            w.add(
+                "form",
+                gr.Radio,
+                choices=[LINE, LINK, KOHYA, JSON],
+                value=LINE,
+                label="Share as",
+                scale=4,
+                min_width=200,
+            )
+            w.add("copy", gr.Button, "Copy", size="sm", min_width=70)
+        w.add("line", gr.Textbox, label="To share", max_lines=2, interactive=False, show_copy_button=True)
+        w.add(
+            "paste",
+            gr.Textbox,
+            label="Paste block weights",
+            placeholder="NAME:1,0,0,… or OUT=1,IN=0 or a link",
+            lines=1,
+            max_lines=4,
+        )
+        w.add("apply", gr.Button, "Use these weights", size="sm", interactive=False)
+        # the page turns this text into a download
+        w.add("export", gr.Textbox, label="Exported presets", elem_classes="blocktrain-unseen")
+    w.html("understood")
+    with gr.Accordion("All presets as cards", open=True, elem_id="blocktrain_carding"):
+        w.html("preset_cards")
+
+
 def _bake(w: Widgets) -> None:
     with gr.Accordion("Bake the weights into a new LoRA file", open=False, elem_id="blocktrain_baking"):
         with gr.Row():
@@ -204,7 +248,7 @@ def _pictures(w: Widgets) -> None:
         w.add("save_pictures", gr.Button, "Save", scale=1, min_width=90)
         w.add("png_file", gr.UploadButton, "Load PNG", scale=1, min_width=110, file_types=[".png"])
     w.html("status")
-    # the places of what the first press will draw: nothing moves when it comes
+    # frames for what the first press will draw, so that nothing moves when it comes
     w.html("pictures", html.pictures(comparison(LoraSelection().choose(["a LoRA"]), "sd1"), {}, (1, 1)))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import gradio as gr
+from markupsafe import escape
 
 from lib_blocktrain.ui.values import Changes, Properties
 
@@ -113,12 +114,12 @@ def _in_order(changes: Changes, outputs: Named) -> object:
     ordered: list[object] = []
     for name, widget in outputs.items():
         if not isinstance(widget, Mapping):
-            ordered.append(_update(changes, name))
+            ordered.append(_update(changes, name, widget))
             continue
         members = changes.get(name, {})
         assert isinstance(members, Mapping), f"{name} is a group of widgets: expected a mapping of changes"
         _check_names(members, widget)
-        ordered += [_update(members, key) for key in widget]
+        ordered += [_update(members, key, member) for key, member in widget.items()]
     return ordered[0] if len(ordered) == 1 else ordered
 
 
@@ -128,6 +129,11 @@ def _check_names(changes: Changes, outputs: Mapping[str, object]) -> None:
         raise KeyError(f"{sorted(strange)} among the changes: expected some of {list(outputs)}")
 
 
-def _update(changes: Changes, name: str) -> object:
-    change = changes[name] if name in changes else Properties()
-    return gr.update(**change) if isinstance(change, Properties) else change
+def _update(changes: Changes, name: str, widget: gr.components.Component) -> object:
+    if name not in changes:
+        return gr.update()
+    change = changes[name]
+    if isinstance(change, Properties):
+        return gr.update(**change)
+    # what a handler did not mark as Markup is text
+    return str(escape(change)) if isinstance(widget, gr.HTML) else change

@@ -1,4 +1,4 @@
-"""Where the blocks of the U map stand: IN from the left inwards and down, OUT mirrored, M00 at the bottom.
+"""The layout of the U map: IN from the left inwards and down, OUT mirrored, M00 at the bottom.
 
 Across, lengths are in thousandths of the map's width, so that it fits any; down, they are in pixels.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lib_blocktrain.blocks import BASE, Architecture
+from markupsafe import Markup
+
+from lib_blocktrain.blocks import BASE, Architecture, Block
 from lib_blocktrain.ui.u_map_facts import level
 
-WIDTHS = {1: 130, 2: 122, 4: 114, 8: 106}  # of a block, by level: the width tells the resolution
+WIDTHS = {1: 130, 2: 122, 4: 114, 8: 106}  # of a block, by level: wider where the resolution is higher
 CENTRES = {1: 172, 2: 166, 4: 158, 8: 150}  # between the two sides
 GAP = 12
 BLOCK_HEIGHT, LANES_HEIGHT, LANE = 54, 20, 5  # the skip connections of a level run in lanes below it
@@ -22,7 +24,7 @@ TINY_HEIGHT = 220  # of a preset card's map, whose width is 1000
 
 @dataclass(frozen=True)
 class Box:
-    """Where something lies: ``left`` and ``width`` across, ``top`` down."""
+    """``left`` and ``width`` across, ``top`` down."""
 
     left: float
     top: int
@@ -41,6 +43,12 @@ class Box:
         return f"left:{self.left / 10:g}%;top:{self.top}px;width:{self.width / 10:g}%"
 
 
+def partner(block: Block) -> str:
+    """The block at the other end of the skip connection."""
+    assert block.skip is not None, f"{block.id} has no skip connection"
+    return block.skip
+
+
 def levels(known: Architecture) -> list[int]:
     """The levels from above: how often the latent's side was halved, as divisors."""
     return sorted({level(block) for block in known.blocks})
@@ -52,12 +60,12 @@ def side_width(divisor: int) -> int:
 
 
 def row_top(row: int) -> int:
-    """Where a level's blocks begin."""
+    """The top of a level's blocks."""
     return ABOVE + row * (BLOCK_HEIGHT + LANES_HEIGHT)
 
 
 def layout(known: Architecture) -> dict[str, Box]:
-    """Where each block and BASE stand."""
+    """The boxes of the blocks and of BASE."""
     boxes: dict[str, Box] = {}
     for row, divisor in enumerate(levels(known)):
         width = WIDTHS[divisor]
@@ -66,7 +74,7 @@ def layout(known: Architecture) -> dict[str, Box]:
         for column, block in enumerate(incoming):
             box = Box(left + column * (width + GAP), row_top(row), width)
             boxes[block.id] = box
-            boxes[block.skip] = Box(1000 - box.right, box.top, width)
+            boxes[partner(block)] = Box(1000 - box.right, box.top, width)
     width = WIDTHS[levels(known)[-1]]
     boxes["M00"] = Box(500 - width / 2, row_top(len(levels(known))), width)
     boxes[BASE] = Box(0, boxes["M00"].top, width)
@@ -79,23 +87,23 @@ def height(known: Architecture) -> int:
 
 
 def skip_paths(known: Architecture) -> dict[str, str]:
-    """The skip connection that begins at each IN block, as SVG path data: partners mirror each other, so they nest."""
+    """The skip connection of each IN block as SVG path data; as partners mirror each other, the lines nest."""
     boxes = layout(known)
     paths = {}
     for block in known.blocks:
         if block.id.startswith("IN"):
-            box, partner = boxes[block.id], boxes[block.skip]
+            box, other = boxes[block.id], boxes[partner(block)]
             bottom = box.top + BLOCK_HEIGHT
             lane = bottom + (BESIDE - int(block.id[2:]) % BESIDE) * LANE
-            paths[block.id] = f"M{box.middle:g} {bottom}V{lane}H{partner.middle:g}V{bottom}"
+            paths[block.id] = f"M{box.middle:g} {bottom}V{lane}H{other.middle:g}V{bottom}"
     return paths
 
 
 def flow_paths(known: Architecture) -> list[str]:
-    """The way from the last IN block through M00 to the first OUT block."""
+    """SVG path data of the way from the last IN block through M00 to the first OUT block."""
     boxes = layout(known)
     first, middle = boxes["OUT00"], boxes["M00"]
-    last = boxes[known.block("OUT00").skip]
+    last = boxes[partner(known.block("OUT00"))]
     across = last.top + BLOCK_HEIGHT // 2
     return [
         f"M{last.right:g} {across}H{last.right + 11:g}V{middle.top + 27}H{middle.left:g}",
@@ -103,8 +111,8 @@ def flow_paths(known: Architecture) -> list[str]:
     ]
 
 
-def tiny(known: Architecture, weights: Mapping[str, float], title: str) -> str:
-    """A small picture of some weights, as SVG; the title, which is not escaped here, names it."""
+def tiny(known: Architecture, weights: Mapping[str, float], title: str) -> Markup:
+    """A small picture of weights, as SVG with this title."""
     scale = TINY_HEIGHT / height(known)
     tall = BLOCK_HEIGHT * scale
     paths = {"room": "", "plus": "", "minus": ""}
@@ -115,6 +123,8 @@ def tiny(known: Architecture, weights: Mapping[str, float], title: str) -> str:
         for kind, up in (("room", tall), ("minus" if weight < 0 else "plus", filled)):
             if up:
                 paths[kind] += f"M{box.left:.0f} {bottom:.0f}h{box.width:.0f}v-{up:.0f}h-{box.width:.0f}z"
-    shapes = "".join(f'<path class="blocktrain-u-{kind}" d="{shape}"/>' for kind, shape in paths.items() if shape)
-    view = f'viewBox="0 0 1000 {TINY_HEIGHT}" preserveAspectRatio="none"'
-    return f'<svg class="blocktrain-u-tiny" {view} role="img" aria-label="{title}">{shapes}</svg>'
+    path = Markup('<path class="blocktrain-u-{}" d="{}"/>')
+    return Markup(
+        '<svg class="blocktrain-u-tiny" viewBox="0 0 1000 {}" preserveAspectRatio="none" role="img"'
+        ' aria-label="{}">{}</svg>'
+    ).format(TINY_HEIGHT, title, Markup("").join(path.format(*shape) for shape in paths.items() if shape[1]))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import dataclass
-from html import escape
 from typing import Protocol
 
 import gradio as gr
+from markupsafe import Markup
 
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.runner import Runner
@@ -45,13 +45,13 @@ class Widgets(dict[str, gr.components.Component]):
         self[name] = kind(*arguments, elem_id=f"blocktrain_{name}", **options)
         return self[name]
 
-    def html(self, name: str, value: str = "") -> None:
-        self.add(name, gr.HTML, value)
+    def html(self, name: str, value: Markup | None = None) -> None:
+        self.add(name, gr.HTML, value or "")
 
     def tell_titles(self) -> None:
         """Give the page the help of buttons (`javascript/field_help.js`)."""
-        titles = escape(json.dumps(self.titles), quote=True)
-        self.html("titles", f'<div class="blocktrain-titles" data-titles="{titles}"></div>')
+        template = Markup('<div class="blocktrain-titles" data-titles="{}"></div>')
+        self.html("titles", template.format(json.dumps(self.titles)))
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,9 @@
-"""Pictures to draw: which, in which order, and those that need no drawing again because nothing of theirs changed."""
+"""The pictures of a comparison: the variants, and their drawing; what has not changed is not drawn again."""
 
 from __future__ import annotations
 
 import secrets
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from PIL import Image
@@ -17,16 +15,17 @@ from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.workspace.jobs import Job
 from lib_blocktrain.workspace.lora_index import LoraIndex
 from lib_blocktrain.workspace.lora_selection import LoraSelection, fits
+from lib_blocktrain.workspace.recent import Recent
 
-KEPT_PICTURES = 32
+KEPT_IMAGES = 32
 SEED_MAX = 2**32 - 1
 SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
-WEIGHTED = "weights"  # name of the last arm of a comparison
+WEIGHTED = "weights"  # name of a comparison's last variant
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a picture depends on beside the LoRAs; ``width`` and ``height`` in pixels."""
+    """What a picture depends on besides the LoRAs; ``width`` and ``height`` in pixels."""
 
     prompt: str = ""
     negative: str = ""
@@ -38,10 +37,11 @@ class Settings:
     seed: int = 0
 
     @classmethod
-    def from_values(cls, values: dict, samplers: Sequence[str]) -> Settings:
-        """Check what the page sent; raises ValueError with the name, the value and what was expected."""
-        if values["sampler"] not in samplers:
-            raise ValueError(f"sampler {values['sampler']!r}: expected one of {', '.join(samplers)}")
+    def from_values(cls, values: Mapping[str, object], samplers: Sequence[str]) -> Settings:
+        """Check what a page or a request sent; raise ValueError with the name, the value and what was expected."""
+        sampler = values["sampler"]
+        if not isinstance(sampler, str) or sampler not in samplers:
+            raise ValueError(f"sampler {sampler!r}: expected one of {', '.join(samplers)}")
         width, height = (_whole(side, values[side], SIDE_MIN, SIDE_MAX) for side in ("width", "height"))
         for side, value in (("width", width), ("height", height)):
             if value % SIDE_STEP:
@@ -49,7 +49,7 @@ class Settings:
         return cls(
             prompt=str(values["prompt"] or ""),
             negative=str(values["negative"] or ""),
-            sampler=values["sampler"],
+            sampler=sampler,
             steps=_whole("steps", values["steps"], 1, 150),
             cfg=_number("CFG", values["cfg"], 0, 30),
             width=width,
@@ -58,26 +58,26 @@ class Settings:
         )
 
     def request(self, placements: Sequence[Placement], say: Callable[[str], None]) -> SampleRequest:
-        """A picture under these settings; `say` is told what a person should know of it."""
+        """Return the host's request for a picture under these settings; `say` hears the host's notices about it."""
         return SampleRequest(**vars(self), placements=tuple(placements), say=say)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One picture of a comparison: what it shows, the weights of every LoRA in it (none: without them)."""
+    """One picture of a comparison: the block weights and the strength of each LoRA that acts in it, by key."""
 
     name: str  # in file names
     title: str
-    weights: dict[str, tuple[BlockWeights, float]]  # by LoRA key: block weights and strength
+    weights: Mapping[str, tuple[BlockWeights, float]]
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A picture, what it shows and what it was made of; ``again``: it needed no drawing; ``notices`` of the host."""
+    """The image of a variant and the request it was made from; ``again``: it was kept from an earlier drawing."""
 
     number: int
     variant: Variant
-    picture: Image.Image
+    image: Image.Image
     request: SampleRequest
     model: str
     again: bool = False
@@ -98,8 +98,8 @@ def comparison(selection: LoraSelection, architecture: str) -> list[Variant]:
     return variants
 
 
-def grid(selection: LoraSelection, presets: dict[str, BlockWeights], architecture: str) -> list[Variant]:
-    """Without the LoRAs, then one picture a preset, which stands in for the active LoRA's weights."""
+def grid(selection: LoraSelection, presets: Mapping[str, BlockWeights], architecture: str) -> list[Variant]:
+    """Without the LoRAs, then one variant for each preset, in the place of the active LoRA's weights."""
     if selection.active is None:
         raise ValueError("no LoRA is chosen: tick one in the list")
     if not presets:
@@ -120,45 +120,42 @@ def _weighted(selection: LoraSelection, architecture: str) -> dict[str, tuple[Bl
 
 
 class PreviewRenderer:
-    """Draws arms on a host, and keeps the last pictures for when the same is asked for again."""
+    """Draws variants on a host, and keeps the last images for when the same is asked for again."""
 
-    def __init__(self, host: Host, lora_index: LoraIndex):
+    def __init__(self, host: Host, lora_index: LoraIndex) -> None:
         self.host = host
         self.lora_index = lora_index
-        self._kept: OrderedDict[tuple, tuple[Image.Image, tuple[str, ...]]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._kept: Recent[tuple[object, ...], tuple[Image.Image, tuple[str, ...]]] = Recent(KEPT_IMAGES)
 
-    def work(self, variants: Sequence[Variant], settings: Settings) -> Callable[[Job], None]:
-        """What a job does: it draws one arm after the other and reports each as it comes."""
+    def work(self, variants: Sequence[Variant], settings: Settings) -> Callable[[Job[None]], None]:
+        """Return the work of a job that draws the variants in turn and reports each as it comes."""
 
-        def draw_all(job: Job) -> None:
+        def draw_all(job: Job[None]) -> None:
             model = self.host.model()
             for number, variant in enumerate(variants):
                 job.check()
-                drawn = self._draw(model, number, variant, settings, job.progress(variant.title, number, len(variants)))
-                job.report(drawn)
+                progress = job.progress(variant.title, number, len(variants))
+                job.report(self._draw(model, number, variant, settings, progress))
 
         return draw_all
 
-    def _draw(self, model: Model, number: int, variant: Variant, settings: Settings, progress: Callable) -> Rendered:
+    def _draw(
+        self, model: Model, number: int, variant: Variant, settings: Settings, progress: Callable[[int, int], None]
+    ) -> Rendered:
         key = (id(model.unet), model.name, settings, self._identity(variant))
         notices: list[str] = []
         request = settings.request(self._placements(model.architecture, variant), notices.append)
-        with self._lock:
-            kept = self._kept.get(key)
+        kept = self._kept.get(key)
         if kept is not None:
-            picture, said = kept
-            return Rendered(number, variant, picture, request, model.name, again=True, notices=said)
+            image, said = kept
+            return Rendered(number, variant, image, request, model.name, again=True, notices=said)
         progress(0, settings.steps)
-        picture = self.host.sample(request, progress)
-        with self._lock:
-            self._kept[key] = picture, tuple(notices)
-            while len(self._kept) > KEPT_PICTURES:
-                self._kept.popitem(last=False)
-        return Rendered(number, variant, picture, request, model.name, notices=tuple(notices))
+        image = self.host.sample(request, progress)
+        self._kept[key] = image, tuple(notices)
+        return Rendered(number, variant, image, request, model.name, notices=tuple(notices))
 
-    def _identity(self, variant: Variant) -> tuple:
-        """What tells one arm's LoRAs from another's; a file that was replaced is another one."""
+    def _identity(self, variant: Variant) -> tuple[object, ...]:
+        """What a variant's LoRAs and their weights are; a file that was replaced is another LoRA."""
         return tuple((self.lora_index.stamp(key), *weights) for key, weights in variant.weights.items())
 
     def _placements(self, architecture: str, variant: Variant) -> list[Placement]:
@@ -175,7 +172,7 @@ class PreviewRenderer:
 
 
 def with_seed(settings: Settings) -> Settings:
-    """-1 stands for a random seed: the settings with one that is drawn, so that it can be said and used again."""
+    """Return the settings with a random seed drawn in the place of -1, so that it can be shown and used again."""
     return replace(settings, seed=secrets.randbelow(SEED_MAX + 1)) if settings.seed == -1 else settings
 
 

@@ -169,5 +169,7 @@ def contact_sheet(pictures: Sequence[tuple[str, Image.Image]], columns: int = 3,
         draw.text((x, y + 4), title, fill=(30, 36, 50), font=font)
         scale = side / max(picture.size)
         size = (round(picture.width * scale), round(picture.height * scale))
-        sheet.paste(picture.resize(size, Image.NEAREST if scale >= 2 else Image.LANCZOS), (x, y + TITLE))
+        sheet.paste(
+            picture.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS), (x, y + TITLE)
+        )
     return sheet

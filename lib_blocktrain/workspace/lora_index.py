@@ -1,10 +1,10 @@
-"""The LoRA files in the host's folders: what each contains, by its header alone, and those that were read, kept."""
+"""The LoRA files in the host's folders: what their headers say of them all, and the networks used last in memory."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ SHOWN_TAGS = 24
 
 @dataclass(frozen=True)
 class LoraFile:
-    """One network file. ``key`` names it in the tab and is unique there; ``problem`` says why it cannot be used."""
+    """A network file. ``key`` is its unique name in the page and the API; ``problem`` says why it cannot be used."""
 
     key: str
     path: Path
@@ -39,32 +39,32 @@ class LoraFile:
 
     @property
     def tags(self) -> list[tuple[str, float]]:
-        """Tags of its training captions with how often they stood there, the most frequent first."""
+        """Tags of its training captions with their counts, the most frequent first."""
         counts = tag_counts(self.metadata.get("ss_tag_frequency", ""))
         return sorted(counts.items(), key=lambda item: -item[1])
 
     @property
     def block_arguments(self) -> dict[str, str]:
-        """The arguments about blocks that it was trained with, if its metadata have any."""
+        """The arguments about blocks that it was trained with, from its metadata."""
         arguments = json_object(self.metadata.get("ss_network_args", ""))
         return {name: str(arguments[name]) for name in BLOCK_ARGUMENTS if name in arguments}
 
     def lacks(self, block_id: str) -> bool:
-        """Whether nothing of it acts in this block."""
+        """Whether it has no module in this block."""
         return not self.blocks.get(block_id)
 
 
 class LoraIndex:
-    """What lies in some folders. Reading a header is quick, and is done anew only for a file that has changed."""
+    """The LoRA files in some folders. A header is read again only when its file has changed."""
 
-    def __init__(self, folders: Callable[[], Sequence[Path]]):
+    def __init__(self, folders: Callable[[], Sequence[Path]]) -> None:
         self._folders = folders
         self._files: dict[str, LoraFile] = {}
-        self._networks: OrderedDict[Stamp, Network] = OrderedDict()
+        self._network = functools.lru_cache(maxsize=KEPT_NETWORKS)(_network)
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
-        """Look again what is there."""
+        """Look into the folders again."""
         known = {file.stamp: file for file in self._files.values()}
         files: dict[str, LoraFile] = {}
         for folder in self._folders():
@@ -76,32 +76,31 @@ class LoraIndex:
         self._files = files
 
     def files(self, sought: str = "") -> list[LoraFile]:
-        """The files whose name, algorithm, architecture or trigger words have all the words that are sought."""
+        """The files with all these words in their key, algorithm, architecture, trigger words or frequent tags."""
         words = sought.casefold().split()
         return [file for file in self._files.values() if all(word in _haystack(file) for word in words)]
 
     def file(self, key: str) -> LoraFile:
-        """The file of this key; raises ValueError for any other text, so that none becomes a path."""
+        """The file of this key; raises ValueError for any other text, so that no text becomes a path unchecked."""
         if key not in self._files:
-            self.refresh()  # a page may be older than this library: it was open while the server began anew
+            self.refresh()  # a page may be older than this index: it was open while the server restarted
         if key not in self._files:
             raise ValueError(f"there is no LoRA {key!r} in the folders: press Refresh")
         return self._files[key]
 
     def stamp(self, key: str) -> Stamp:
-        """What tells the file as it is now from what it was before."""
+        """The stamp of the file as it is now."""
         return _stamp(self.file(key).path)
 
     def network(self, key: str) -> Network:
-        """The network in memory; it is read from disk once, and again when its file has changed."""
-        path, stamp = self.file(key).path, self.stamp(key)
-        with self._lock:
-            if stamp not in self._networks:
-                self._networks[stamp] = read_network(path)
-                while len(self._networks) > KEPT_NETWORKS:
-                    self._networks.popitem(last=False)
-            self._networks.move_to_end(stamp)
-            return self._networks[stamp]
+        """The network in memory; it is read again when its file has changed."""
+        stamp = self.stamp(key)
+        with self._lock:  # two threads that want the same network read it once
+            return self._network(stamp)
+
+
+def _network(stamp: Stamp) -> Network:
+    return read_network(Path(stamp[0]))
 
 
 def _stamp(path: Path) -> Stamp:

@@ -1,7 +1,4 @@
-"""Which LoRAs are in use, each with its own weights and strength, and whose weights the sliders show.
-
-A mix is kept by the page between two events, as plain values, and the sliders hold the weights of its active LoRA.
-"""
+"""Which LoRAs are in use, each with its own weights and strength, and whose weights the sliders show."""
 
 from __future__ import annotations
 
@@ -18,20 +15,38 @@ STRENGTH_MIN, STRENGTH_MAX = -2.0, 2.0
 
 @dataclass(frozen=True)
 class LoraEntry:
-    """A LoRA in use: a strength, and one number for every slider (blocks that the model lacks keep theirs)."""
+    """A LoRA in use: its strength, and a weight for every slider (blocks that the model lacks keep theirs).
+
+    Numbers that come from outside go through `checked` or `with_weights`.
+    """
 
     strength: float = 1.0
     weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(WEIGHT_IDS, 1.0))
 
+    @classmethod
+    def checked(cls, strength: object, weights: Mapping[str, object]) -> LoraEntry:
+        """Return the entry; raise ValueError for what is no number in the range of its slider."""
+        return cls(
+            _in_range("strength", strength, STRENGTH_MIN, STRENGTH_MAX),
+            {block_id: _in_range(block_id, weights[block_id], WEIGHT_MIN, WEIGHT_MAX) for block_id in WEIGHT_IDS},
+        )
+
+    def with_weights(self, weights: BlockWeights) -> LoraEntry:
+        """Return the entry under other weights; raise ValueError for one that no slider can show."""
+        return self.checked(self.strength, {**self.weights, **weights.with_base})
+
     def block_weights(self, architecture_id: str) -> BlockWeights:
-        """The weights that this architecture has."""
-        values = {block_id: float(self.weights[block_id]) for block_id in architecture(architecture_id).block_ids}
-        return BlockWeights(architecture_id, values, float(self.weights[BASE]))
+        """Return the weights of the blocks that this architecture has."""
+        values = {block_id: self.weights[block_id] for block_id in architecture(architecture_id).block_ids}
+        return BlockWeights(architecture_id, values, self.weights[BASE])
 
 
 @dataclass(frozen=True)
 class LoraSelection:
-    """The LoRAs in use by key, in order; ``spare`` are the weights that the sliders show while there is none."""
+    """The LoRAs in use by key, in order; the sliders show the weights of ``active``, or ``spare`` while there is none.
+
+    The page keeps it in a State between two events.
+    """
 
     entries: Mapping[str, LoraEntry] = field(default_factory=dict)
     active: str | None = None
@@ -39,40 +54,31 @@ class LoraSelection:
 
     @property
     def shown(self) -> LoraEntry:
-        """What the sliders show."""
+        """The entry that the sliders show."""
         return self.entries[self.active] if self.active is not None else self.spare
 
     def with_shown(self, entry: LoraEntry) -> LoraSelection:
-        """The mix after a person has moved the sliders."""
+        """Return the selection with another entry on the sliders."""
         if self.active is None:
             return replace(self, spare=entry)
         return replace(self, entries={**self.entries, self.active: entry})
 
     def choose(self, keys: Sequence[str]) -> LoraSelection:
-        """Use these LoRAs. One that is new begins with the weights that the sliders show, and becomes active."""
+        """Use these LoRAs. A new one begins with the weights that the sliders show, and becomes active."""
         new = [key for key in keys if key not in self.entries]
         beginning = replace(self.shown, strength=1.0)
         entries = {key: self.entries.get(key, beginning) for key in keys}
         active = new[-1] if new else self.active if self.active in entries else next(iter(entries), None)
         return LoraSelection(entries, active, self.shown if active is None else self.spare)
 
-    def activate(self, key: str) -> LoraSelection:
+    def activate(self, key: str | None) -> LoraSelection:
         """Show the weights of this LoRA, which must be in use."""
         if key not in self.entries:
             raise ValueError(f"{key!r} is not in use: expected one of {list(self.entries)}")
         return replace(self, active=key)
 
 
-def entry_of(values: Mapping[str, object], strength: object) -> LoraEntry:
-    """The slot that sliders show: what was typed is checked, since a browser may send anything."""
-    weights = {}
-    for block_id in WEIGHT_IDS:
-        weights[block_id] = checked(block_id, values[block_id], WEIGHT_MIN, WEIGHT_MAX)
-    return LoraEntry(checked("strength", strength, STRENGTH_MIN, STRENGTH_MAX), weights)
-
-
-def checked(name: str, value: object, low: float, high: float) -> float:
-    """The number, or ValueError for none and for one outside the range."""
+def _in_range(name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise ValueError(f"{name} = {value!r}: expected a number from {low:g} to {high:g}")
     return float(value)
@@ -84,7 +90,7 @@ def fits(lora_architecture: str, model_architecture: str) -> bool:
 
 
 def unavailable(architecture_id: str, lacks: Mapping[str, str]) -> dict[str, str]:
-    """Why sliders do nothing, by block: first the model, then the LoRA (``lacks``: block id to reason)."""
+    """Why a slider has no effect, by block: a reason of the model's before one of the LoRA's, ``lacks``."""
     known = ARCHITECTURES[architecture_id]
     reasons = {block_id: f"not in {known.title}" for block_id in BLOCK_IDS if block_id not in known.block_ids}
     return {**lacks, **reasons}

@@ -1,8 +1,8 @@
-"""The preset menu: the shipped presets and the user's own file, as one."""
+"""The shipped presets and the user's own file as one store."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from lib_blocktrain.weights.block_weights import BlockWeights
@@ -11,18 +11,19 @@ from lib_blocktrain.weights.preset_strings import Parsed, parse
 from lib_blocktrain.weights.presets import Preset, from_link, shipped_presets
 
 FILE_LIMIT = 1_000_000  # bytes
+RANDOM_SEED = 0  # of R and U in a preset string, unless the caller has one: shown, so that it can be repeated
 EXPORTED = "# blocktrain presets"  # tells such a file from LoRA Block Weight's, where `#` makes a whole line a comment
 
 
 class PresetStore:
-    """Presets by name; an own one hides a shipped one of the same name."""
+    """Presets by name; one of the user's own hides a shipped one of the same name."""
 
-    def __init__(self, path: Callable[[], Path]):
+    def __init__(self, path: Callable[[], Path]) -> None:
         self._path = path
 
     @property
     def own(self) -> PresetFile:
-        """The user's own presets; read anew for every question, since people edit the file by hand too."""
+        """The user's own presets; read from disk at each use, since people edit the file by hand too."""
         return PresetFile(self._path())
 
     def all(self) -> dict[str, Preset]:
@@ -31,50 +32,52 @@ class PresetStore:
         return {**own, **{preset.name: preset for preset in shipped_presets() if preset.name not in own}}
 
     def problems(self) -> tuple[LineProblem, ...]:
-        """What cannot be read in the user's file."""
+        """The lines of the user's file that cannot be read."""
         return self.own.read().problems
 
     def fitting(self, architecture_id: str) -> list[Preset]:
-        """The presets that have a meaning for this architecture."""
+        """The presets for this architecture."""
         return [preset for preset in self.all().values() if architecture_id in preset.architectures]
 
-    def parse(self, text: str, architecture_id: str, seed: int | None = None, x: float | None = None) -> Parsed:
-        """Read a preset string, or a link, that may name any preset on the shelf; raises PresetStringError."""
+    def names(self, architecture_id: str) -> list[str]:
+        return [preset.name for preset in self.fitting(architecture_id)]
+
+    def parse(self, text: str, architecture_id: str, seed: int | None = RANDOM_SEED, x: float | None = None) -> Parsed:
+        """Read a preset string or a link, which may name any of these presets; raises PresetStringError."""
         return parse(from_link(text), architecture_id, seed=seed, x=x, presets=self.all())
 
     def save(self, name: str, weights: BlockWeights, *, canvas: float | None = None, replace: bool = False) -> None:
-        """Put weights into the user's file; raises ValueError for a name that is none, or is taken.
+        """Put weights into the user's file; raises ValueError for a name that is invalid or taken.
 
         `canvas` is the share of the picture for which they were found.
         """
-        name = (name or "").strip()
+        name = name.strip()
         if name in self.own.read().presets and not replace:
             raise ValueError(f"there is a preset {name!r} already: choose another name, or tick “replace”")
         self.own.put(Preset(name, (weights.architecture,), weights.to_line(with_architecture=True, canvas=canvas)))
 
-    def rename(self, name: str, new_name: str) -> None:
-        """Rename an own preset."""
-        self._own_only(name)
-        self.own.rename(name, (new_name or "").strip())
+    def rename(self, name: str | None, new_name: str) -> None:
+        """Rename one of the user's own presets."""
+        self.own.rename(self._own_name(name), new_name.strip())
 
-    def delete(self, name: str) -> str:
-        """Delete an own preset; returns its line."""
-        self._own_only(name)
+    def delete(self, name: str | None) -> str:
+        """Delete one of the user's own presets; returns its line."""
+        name = self._own_name(name)
         line = to_line(self.own.read().presets[name])
         self.own.delete(name)
         return line
 
     def exported(self) -> tuple[str, int]:
-        """The user's own presets as the text of a file, and how many there are; raises ValueError for none."""
+        """The user's own presets as the text of a file, and their number; raises ValueError for none."""
         presets = self.own.read().presets.values()
         if not presets:
             raise ValueError("there is no preset of your own yet: save one first")
         return "\n".join([EXPORTED, *map(to_line, presets), ""]), len(presets)
 
     def take(self, path: Path) -> tuple[int, tuple[LineProblem, ...]]:
-        """Take over an exported file's presets, or those of LoRA Block Weight's.
+        """Add the presets of an exported file or of LoRA Block Weight's; none replaces a preset that is here.
 
-        One whose name is taken stays as it is, and is said. Returns how many were added, and what was not.
+        Returns how many were added, and what was not and why.
         """
         if path.stat().st_size > FILE_LIMIT:
             raise ValueError(f"{path.name} is larger than {FILE_LIMIT} bytes: expected presets, one a line")
@@ -90,15 +93,18 @@ class PresetStore:
         said = tuple(LineProblem(0, name, f"{name} is here already, with other values: kept as it is") for name in kept)
         return len(new), (*found.problems, *said)
 
-    def _own_only(self, name: str | None) -> None:
+    def _own_name(self, name: str | None) -> str:
         if not name:
             raise ValueError("no preset is chosen: choose one of your own in the menu")
         if name not in self.own.read().presets:
             raise ValueError(f"{name!r} comes with the extension and stays: save it under a name of your own first")
+        return name
 
 
 def _same(one: Preset, other: Preset) -> bool:
-    """Whether two presets mean the same wherever both have a meaning."""
-    shared = set(one.architectures) & set(other.architectures)
-    read: Mapping[str, object] = {"seed": 0, "x": 0.0, "presets": {}}
-    return all(parse(one.text, a, **read).weights == parse(other.text, a, **read).weights for a in shared)
+    """Whether two presets give the same weights for each architecture that both are for."""
+
+    def weights(preset: Preset, architecture_id: str) -> BlockWeights:
+        return parse(preset.text, architecture_id, seed=RANDOM_SEED, x=0.0, presets={}).weights
+
+    return all(weights(one, a) == weights(other, a) for a in set(one.architectures) & set(other.architectures))

@@ -1,8 +1,10 @@
-"""What the tab shows: everything from files is text, and a caret points at its character."""
+"""What the page shows: everything from files is text, and a caret points at its character."""
 
 from __future__ import annotations
 
+import ast
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from lib_blocktrain.weights.preset_strings import PresetStringError, parse
 from lib_blocktrain.workspace.jobs import Step
 from tests.fakes import write_lora
 
+UI = sorted(Path(html.__file__).parent.glob("*.py"))
 MARKUP = '<img src=x onerror="alert(1)">'
 
 
@@ -24,7 +27,7 @@ def test_metadata_are_text(host, lora_index):
     lora_index.refresh()
     shown = html.facts(lora_index.file(MARKUP))
     assert set(re.findall(r"<(\w+)", shown)) == {"dl", "dt", "dd", "ul", "li", "small", "p", "code"}
-    assert shown.count("&lt;img src=x onerror=&quot;alert(1)&quot;&gt;") == 3
+    assert shown.count("&lt;img src=x onerror=&#34;alert(1)&#34;&gt;") == 3
 
 
 @pytest.mark.parametrize("text", [f"A:{'0,' * 16}oops", f"A:{'0.25,' * 16}oops,1", "\n\n# c", "A:1,\toops"])
@@ -53,3 +56,14 @@ def test_understood_names_every_block_that_is_on(text):
     read_back = parse(ranges or "*=0", "sd1").weights  # the ranges of a preset string
     assert dict(read_back.values) == dict(parsed.weights.values)
     assert ("REST = 0.5 has no slider" in shown) == (text == "*=0.5")
+
+
+@pytest.mark.parametrize("path", UI, ids=lambda path: path.stem)
+def test_text_gets_into_markup_by_format_only(path):
+    """Every Markup is made from a constant, and no f-string has a tag: neither could escape what is put into it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            texts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+            assert not any(re.search(r"</?[a-z]", text) for text in texts), f"{path.name}:{node.lineno}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Markup":
+            assert all(isinstance(argument, ast.Constant) for argument in node.args), f"{path.name}:{node.lineno}"

@@ -60,7 +60,7 @@ def test_all_weights_0_is_the_first_picture_drawn_again(host, preview, page):
     for block_id in WEIGHT_IDS:
         page.values["weights"][block_id] = 0.0
     compare(preview, page)
-    pixels = [set(p.picture.getdata()) for p in preview._results[page.values["job"]].values()]
+    pixels = [set(p.image.getdata()) for p in preview._results[page.values["job"]].values()]
     assert pixels[0] == pixels[2] != pixels[1]
     assert len(host.requests) == 3  # drawn, not taken from the first
 
@@ -209,7 +209,7 @@ def test_a_reader_who_leaves_cancels(host, preview, page):
     next(generator)
     while not host.requests:
         threading.Event().wait(0.01)
-    job = next(iter(preview.jobs._running.values()))
+    job = preview.jobs.current
     generator.close()
     host.gate.set()
     with pytest.raises(RuntimeError, match="cancelled"):

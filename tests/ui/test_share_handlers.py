@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from lib_blocktrain.ui.share_handlers import FORMS, ShareHandlers
+from lib_blocktrain.ui.preset_cards import FORMS
+from lib_blocktrain.ui.share_handlers import ShareHandlers
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import from_link

@@ -6,6 +6,7 @@ import pytest
 
 pytest.importorskip("gradio")
 import gradio as gr
+from markupsafe import Markup
 
 from lib_blocktrain.server.app import build
 from lib_blocktrain.ui import shim
@@ -33,6 +34,27 @@ def test_values_have_names():
 
 def test_one_output_is_no_list():
     assert tied(lambda values: {"x": "new"}, ("x",))("a", "b") == "new"
+
+
+def test_text_that_is_no_markup_is_escaped_where_html_is_shown():
+    with gr.Blocks() as blocks:
+        shown, button = gr.HTML(), gr.Button()
+        for text in ("<b>a</b>", Markup("<b>a</b>")):
+            shim.on(button.click, lambda values, text=text: {"shown": text}, {}, {"shown": shown})
+    fns = blocks.fns.values() if isinstance(blocks.fns, dict) else blocks.fns
+    assert [fn.fn() for fn in fns] == ["&lt;b&gt;a&lt;/b&gt;", "<b>a</b>"]
+
+
+def test_a_group_of_widgets_has_one_name():
+    with gr.Blocks() as blocks:
+        group = {"a": gr.Number(), "b": gr.Number()}
+        name, button = gr.Textbox(), gr.Button()
+        named = {"group": group, "name": name}
+        shim.on(button.click, lambda values: {"group": {"b": values["group"]["a"] + 1}}, named, named)
+    fns = blocks.fns.values() if isinstance(blocks.fns, dict) else blocks.fns
+    assert next(iter(fns)).fn(1, 2, "x") == [gr.update(), 2, gr.update()]
+    with pytest.raises(KeyError, match="c"):
+        shim._in_order({"group": {"c": 1}}, named)
 
 
 def test_properties():

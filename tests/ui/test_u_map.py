@@ -1,4 +1,4 @@
-"""The U map and the preset cards as HTML: where blocks stand, what is told of them, and that text stays text."""
+"""The U map and the preset cards as HTML: where blocks stand, their facts, and that text stays text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import html
 import itertools
 import json
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,8 +19,24 @@ from lib_blocktrain.ui.u_map_layout import BLOCK_HEIGHT, height, layout
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import GRADES, Preset, from_link, shipped_presets
+from lib_blocktrain.workspace.preset_store import PresetStore
 
 MARKUP = "<img src=x onerror=alert(1)>\"'&"
+
+
+class Presets(PresetStore):
+    """A user's own presets, whatever their names."""
+
+    def __init__(self, *presets: Preset):
+        super().__init__(lambda: Path("none.txt"))
+        self.presets = {preset.name: preset for preset in presets}
+
+    @property
+    def own(self):
+        return SimpleNamespace(read=lambda: SimpleNamespace(presets=self.presets))
+
+    def all(self) -> dict[str, Preset]:
+        return self.presets
 
 
 @pytest.mark.parametrize("known", ARCHITECTURES.values(), ids=lambda known: known.id)
@@ -58,17 +76,16 @@ def test_what_is_believed_names_blocks_and_grades_that_there_are():
 
 def test_text_stays_text():
     made = UMap("weights", "sd1", "w_", {"IN00": MARKUP}, MARKUP, {"IN01": 1.0}, MARKUP).html()
-    preset = Preset(MARKUP, ("sd1",), "*=1", MARKUP, source=MARKUP)
-    made += preset_cards.html([preset], "sd1", lambda text: parse(text, "sd1"), "weights", [MARKUP])
-    made += preset_cards.html([Preset(MARKUP, ("sd1",), MARKUP)], "sd1", lambda text: parse(text, "sd1"), "weights")
+    made += preset_cards.html(Presets(Preset(MARKUP, ("sd1",), "*=1", MARKUP, source=MARKUP)), "sd1", "weights")
+    made += preset_cards.html(Presets(Preset(MARKUP, ("sd1",), MARKUP)), "sd1", "weights")
     assert "<img" not in made
     assert html.unescape(re.search('data-subject="([^"]*)"', made)[1]) == MARKUP
 
 
 @pytest.mark.parametrize("architecture_id", ARCHITECTURES)
-def test_what_a_card_copies_reads_back_as_its_weights(architecture_id):
+def test_what_a_card_copies_reads_back_as_its_weights(architecture_id, tmp_path):
     presets = [preset for preset in shipped_presets() if architecture_id in preset.architectures]
-    made = preset_cards.html(presets, architecture_id, lambda text: parse(text, architecture_id), "weights")
+    made = preset_cards.html(PresetStore(lambda: tmp_path / "none.txt"), architecture_id, "weights")
     cards = made.split('<li class="blocktrain-card"')[1:]
     assert len(cards) == len(presets)
     for preset, card in zip(presets, cards, strict=True):
