@@ -1,0 +1,94 @@
+"""What the WebUIs have in common: steps of an image, checkpoints of runs by name, which WebUI this is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from lib_blocktrain.hosts.host import Cancelled
+from lib_blocktrain.hosts.webui import integration
+from tests.hosts.fake_webui import module
+
+
+@pytest.fixture
+def webui(monkeypatch, tmp_path):
+    """The modules that `steps` and `folders` import, which are imported anew inside and once more afterwards."""
+    state = SimpleNamespace(interrupted=False)
+    state.interrupt = lambda: setattr(state, "interrupted", True)
+    options = SimpleNamespace(data={"blocktrain_output_dir": str(tmp_path)})
+    shared = module("modules.shared", state=state, opts=options, cmd_opts=SimpleNamespace(lora_dir="loras"))
+    paths = module("modules.paths", data_path=str(tmp_path))
+    contents = {"modules": module("modules", shared=shared, paths=paths), "modules.shared": shared}
+    networks = module("networks", available_networks={}, available_network_aliases={"known": None})
+    network = module("network", NetworkOnDisk=lambda name, path: (name, path))
+    for name, content in {**contents, "modules.paths": paths, "networks": networks, "network": network}.items():
+        monkeypatch.setitem(sys.modules, name, content)
+    for name in ("steps", "folders"):
+        monkeypatch.delitem(sys.modules, f"lib_blocktrain.hosts.webui.{name}", raising=False)
+    from lib_blocktrain.hosts.webui import folders, steps
+
+    yield SimpleNamespace(steps=steps, folders=folders, shared=shared, networks=networks, root=tmp_path)
+    for name in ("steps", "folders"):
+        sys.modules.pop(f"lib_blocktrain.hosts.webui.{name}", None)
+        vars(sys.modules["lib_blocktrain.hosts.webui"]).pop(name, None)
+
+
+def denoiser(p, step: int, steps: int, total_steps: int | None = None) -> SimpleNamespace:
+    return SimpleNamespace(p=p, step=step, steps=steps, total_steps=total_steps)
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "total", "expected"), [(0, 4, None, 1), (3, 4, 4, 4), (5, 4, 8, 3), (0, None, None, 1)]
+)
+def test_step_counts_from_1_and_once_for_two_evaluations(webui, step, steps, total, expected):
+    assert webui.steps.current_step(denoiser(None, step, steps, total)) == expected
+
+
+def test_steps_reach_progress_until_it_raises(webui):
+    seen, p = [], SimpleNamespace(steps=3)
+
+    def progress(done, total):
+        seen.append((done, total))
+        if done == 1:
+            raise Cancelled("enough")
+
+    listener = webui.steps.listen(p, progress)
+    for step in range(3):
+        webui.steps.report_step(denoiser(p, step, 3))
+    assert seen == [(0, 3), (1, 3)]
+    assert webui.shared.state.interrupted
+    assert isinstance(listener.error, Cancelled)
+
+
+def test_an_image_that_is_not_ours_is_left_alone(webui):
+    webui.steps.report_step(denoiser(SimpleNamespace(steps=3), 0, 3))
+    assert not webui.shared.state.interrupted
+
+
+def test_the_newest_checkpoint_of_a_name_is_registered(webui):
+    for age, run in enumerate(("new", "old")):
+        for name in ("face-000100", "known"):
+            path = webui.root / "runs" / run / "checkpoints" / f"{name}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            os.utime(path, (1000 - age, 1000 - age))
+    webui.folders.register_checkpoints({"face-000100", "known", "missing"})
+    newest = webui.root / "runs" / "new" / "checkpoints" / "face-000100.safetensors"
+    assert webui.networks.available_networks == {"face-000100": ("face-000100", str(newest))}
+    assert set(webui.networks.available_network_aliases) == {"known", "face-000100"}
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"),
+    [({"modules.sd_hijack"}, "A1111"), ({"modules.sd_hijack", "modules_forge"}, "Forge"), (set(), None)],
+)
+def test_detected_by_modules(monkeypatch, present, expected):
+    monkeypatch.setattr(integration, "_can_import", lambda name: name in present)
+    if expected is None:
+        with pytest.raises(integration.UnknownWebUI, match="modules_forge"):
+            integration.detect()
+    else:
+        assert type(integration.detect()).__name__ == expected
