@@ -190,7 +190,7 @@ class _GradientProjection:
             noise = draw_noise(batch.latents.shape[1:], at, [generator_of(self._seed, "probe", number, timestep)])
             with torch.enable_grad():
                 noised = self._objective.noised(batch.latents, noise)
-                predicted = self._denoiser.of(noised, noise.timesteps, batch.conditioning)
+                predicted = self._denoiser.predict(noised, noise.timesteps, batch.conditioning)
                 loss = self._objective.losses(predicted, batch, noise).sum() / len(TIMESTEPS)
                 gradients = torch.autograd.grad(loss, list(self._ups.values()))
             for key, gradient in zip(self._ups, gradients):

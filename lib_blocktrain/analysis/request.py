@@ -14,6 +14,7 @@ from lib_blocktrain.analysis.sampling_grid import (
     MAX_SEEDS,
     MAX_STRENGTH,
     MAX_TEXT,
+    MAX_WORD,
     SamplingGrid,
 )
 from lib_blocktrain.networks.files import Network
@@ -71,9 +72,11 @@ class AnalysisRequest:
         ):
             if count > most:
                 raise ValueError(f"{count} {name}: expected up to {most}")
-        for text in (self.grid.negative, *self.grid.prompts):
-            if len(text) > MAX_TEXT:
-                raise ValueError(f"prompt of {len(text)} characters: expected up to {MAX_TEXT}")
+        texts = [("prompt", text, MAX_TEXT) for text in (self.grid.negative, *self.grid.prompts)]
+        texts += [("word", feature.word or "", MAX_WORD) for feature in self.features]
+        for name, text, most in texts:
+            if len(text) > most:
+                raise ValueError(f"{name} of {len(text)} characters: expected up to {most}")
         for name in ("multiplier", "value"):
             number = getattr(self.options, name)
             if not -MAX_STRENGTH <= number <= MAX_STRENGTH:

@@ -15,7 +15,7 @@ SMALL = 32 * 32  # positions of a latent up to which several seeds are computed 
 
 # The form, the command line and the API have these limits in common.
 MAX_PROMPTS, MAX_SEEDS = 16, 64
-MAX_TEXT = 100_000  # characters of a prompt
+MAX_TEXT, MAX_WORD = 100_000, 1000  # characters of a prompt, and of a word of it
 MIN_SIDE, MAX_SIDE = 64, 4096  # pixels
 MAX_GUIDANCE = 30
 MAX_STRENGTH = 10  # of the multiplier, and of the weight that a block is lowered to; either sign

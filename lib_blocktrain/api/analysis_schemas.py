@@ -14,15 +14,16 @@ from lib_blocktrain.analysis.sampling_grid import (
     MAX_SIDE,
     MAX_STRENGTH,
     MAX_TEXT,
+    MAX_WORD,
     MIN_SIDE,
 )
-from lib_blocktrain.api.schemas import WEIGHTS, Body, up_to
+from lib_blocktrain.api.schemas import WEIGHTS, Body, list_field
 
 
 class FeatureBody(Body):
     """One of these; none of them is the whole picture."""
 
-    word: str | None = Field(None, description="where this word of the prompt is", max_length=1000)
+    word: str | None = Field(None, description="where this word of the prompt is", max_length=MAX_WORD)
     box: list[float] | None = Field(None, description="left, top, right, bottom; 0 to 1, from top left")
     mask: str | None = Field(None, description="a picture in base64: where it is white")
 
@@ -32,15 +33,15 @@ class AnalyseBody(Body):
 
     lora: str = Field(description="as GET /loras has it", max_length=1000)
     method: Literal["exact", "fast", "one-only", "norms", "rendered"] = "exact"
-    prompts: list[str] = Field([], description="needed by all methods but norms", **up_to(MAX_PROMPTS))
+    prompts: list[str] = list_field([], MAX_PROMPTS, "needed by all methods but norms")
     negative: str = Field("", max_length=MAX_TEXT)
-    seeds: list[int] = Field([0, 1, 2], **up_to(MAX_SEEDS))
+    seeds: list[int] = list_field([0, 1, 2], MAX_SEEDS)
     cfg: float = Field(GUIDANCE, ge=0, le=MAX_GUIDANCE)
     width: int | None = Field(
         None, ge=MIN_SIDE, le=MAX_SIDE, description="pixels, in steps of 8; the model's own unless given"
     )
     height: int | None = Field(None, ge=MIN_SIDE, le=MAX_SIDE, description="as width")
-    features: list[FeatureBody] = Field([], description="one, or two to compare; none: the whole picture", **up_to(2))
+    features: list[FeatureBody] = list_field([], 2, "one, or two to compare; none: the whole picture")
     weights: str = Field("ALL", description=f"the block weights that it has: {WEIGHTS}", max_length=100_000)
     multiplier: float = Field(1.0, ge=-MAX_STRENGTH, le=MAX_STRENGTH, description="strength of the whole LoRA")
     value: float = Field(0.0, ge=-MAX_STRENGTH, le=MAX_STRENGTH, description="what a block is lowered to")

@@ -5,6 +5,7 @@ A name that is not known is refused. Limits that the model or the host sets are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pydantic
@@ -13,9 +14,10 @@ from pydantic import BaseModel, Field
 PYDANTIC_2 = int(pydantic.VERSION.split(".")[0]) >= 2
 
 
-def up_to(count: int) -> dict[str, int]:
-    """How many entries a list may have, for Field."""
-    return {"max_length" if PYDANTIC_2 else "max_items": count}
+def list_field(default: Sequence[object], most: int, description: str | None = None) -> Any:
+    """Return the field of a list of at most so many entries."""
+    limit: dict[str, Any] = {"max_length" if PYDANTIC_2 else "max_items": most}
+    return Field(list(default), description=description, **limit)
 
 
 Architecture = Literal["sd1", "sd2", "sdxl"]
@@ -142,7 +144,7 @@ class PreviewBody(Body):
     sampler: str | None = Field(None, description="the host's usual one unless given")
     width: int | None = Field(None, ge=64, le=2048, description="pixels, a multiple of 8; the model's own unless given")
     height: int | None = Field(None, ge=64, le=2048, description="as width")
-    loras: list[WeighedLora] = Field([], **up_to(16))
+    loras: list[WeighedLora] = list_field([], 16)
     answer: Literal["json", "png"] = Field("json", description="png: the file itself, its parameters inside")
     wait: float = Field(60, ge=0, le=600, description="seconds to wait for the model before the answer is busy")
 

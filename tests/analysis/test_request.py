@@ -44,6 +44,7 @@ def test_what_is_given_is_in_the_request():
         ({"prompts": [f"prompt {n}" for n in range(17)]}, "17 prompts: expected up to 16"),
         ({"prompts": ["a" * 100_001]}, "prompt of 100001 characters: expected up to 100000"),
         ({"negative": "a" * 100_001}, "prompt of 100001 characters: expected up to 100000"),
+        ({"features": [Feature(word="a" * 1001)]}, "word of 1001 characters: expected up to 1000"),
         ({"seeds": list(range(65))}, "65 seeds: expected up to 64"),
         ({"seeds": "0, one"}, "seeds '0, one': expected whole numbers with commas"),
         ({"seeds": [-1]}, r"seeds \(-1,\): expected whole numbers >= 0"),

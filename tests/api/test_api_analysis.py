@@ -1,0 +1,75 @@
+"""What the API makes of a request for an analysis."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import pytest
+from PIL import Image
+
+from lib_blocktrain.analysis.regions import WHOLE_IMAGE
+from lib_blocktrain.hosts.host import Cancelled
+from lib_blocktrain.workspace import analyses
+
+
+@pytest.fixture
+def requests(monkeypatch) -> list:
+    """The requests that reach the host, which runs none of them."""
+    reached = []
+
+    def run(host, request, progress):
+        reached.append(request)
+        raise Cancelled("not in this test")
+
+    monkeypatch.setattr(analyses, "run_analysis", run)
+    return reached
+
+
+def in_base64(image: Image.Image, form: str = "PNG") -> str:
+    content = io.BytesIO()
+    image.save(content, format=form)
+    return base64.b64encode(content.getvalue()).decode()
+
+
+def test_everything_sent_is_in_the_request(client, requests):
+    mask = Image.new("L", (8, 8))
+    mask.paste(255, (0, 0, 4, 8))
+    body = {"lora": "robot", "method": "fast", "prompts": ["a robot"], "negative": "bad", "seeds": [4, 5], "cfg": 1}
+    body |= {"width": 64, "height": 72, "weights": "OUT=1 | canvas=0.1", "multiplier": 0.5, "value": 0.25}
+    body["features"] = [{"box": [0, 0, 0.5, 1]}, {"mask": in_base64(mask)}]
+    assert client.post("/analyse", json=body).status_code == 202
+    (request,) = requests
+    grid, options = request.grid, request.options
+    assert (grid.prompts, grid.negative, grid.seeds, grid.guidance) == (("a robot",), "bad", (4, 5), 1)
+    assert (grid.width, grid.height, request.method, request.weights_share) == (64, 72, "fast", 0.1)
+    assert (options.multiplier, options.value, options.weights["OUT00"], options.weights["IN01"]) == (0.5, 0.25, 1, 0)
+    box, by_mask = request.features
+    assert box.box == (0, 0, 0.5, 1)
+    assert by_mask.mask.tobytes() == mask.tobytes()
+
+
+def test_a_second_feature_may_be_the_whole_image(client, requests):
+    body = {"lora": "robot", "prompts": ["a robot"], "features": [{"word": "robot"}, {}]}
+    assert client.post("/analyse", json=body).status_code == 202
+    assert requests[0].features[1] == WHOLE_IMAGE
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "said"),
+    [
+        ({"prompts": []}, 400, "no prompt: expected at least one"),
+        ({"prompts": [f"prompt {n}" for n in range(17)]}, 422, "prompts"),
+        ({"seeds": list(range(65))}, 422, "seeds"),
+        ({"width": 4104}, 422, "width"),
+        ({"width": 100}, 400, "width 100: expected a multiple of 8"),
+        ({"features": [{"box": [0, 1]}]}, 400, "expected four numbers"),
+        ({"features": [{"mask": "no base64"}]}, 400, "expected a PNG or JPEG in base64"),
+        ({"features": [{"mask": in_base64(Image.new("L", (8, 8)), "GIF")}]}, 400, "expected a picture as the mask"),
+        ({"features": [{"mask": in_base64(Image.new("1", (1, 8193)))}]}, 400, "the mask, 1x8193: expected up to 8192"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(client, requests, change, status, said):
+    answer = client.post("/analyse", json={"lora": "robot", "prompts": ["a robot"], **change})
+    assert (answer.status_code, requests) == (status, [])
+    assert said in answer.json()["detail"]
