@@ -6,17 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lib_blocktrain.analysis import sampling_grid as limits
 from lib_blocktrain.analysis.integrated import NODES
 from lib_blocktrain.analysis.regions import WHOLE_IMAGE, Feature
-from lib_blocktrain.analysis.sampling_grid import (
-    GUIDANCE,
-    MAX_PROMPTS,
-    MAX_SEEDS,
-    MAX_STRENGTH,
-    MAX_TEXT,
-    MAX_WORD,
-    SamplingGrid,
-)
+from lib_blocktrain.analysis.sampling_grid import GUIDANCE, SamplingGrid
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import Parsed
@@ -66,21 +59,23 @@ class AnalysisRequest:
         if self.method == "norms" and self.features != (WHOLE_IMAGE,):
             raise ValueError("norms are of the file alone: expected no word, mask or box with them")
         for name, count, most in (
-            ("prompts", len(self.grid.prompts), MAX_PROMPTS),
-            ("seeds", len(self.grid.seeds), MAX_SEEDS),
+            ("prompts", len(self.grid.prompts), limits.MAX_PROMPTS),
+            ("seeds", len(self.grid.seeds), limits.MAX_SEEDS),
             ("features", len(self.features), 2),
         ):
             if count > most:
                 raise ValueError(f"{count} {name}: expected up to {most}")
-        texts = [("prompt", text, MAX_TEXT) for text in (self.grid.negative, *self.grid.prompts)]
-        texts += [("word", feature.word or "", MAX_WORD) for feature in self.features]
+        texts = [("prompt", text, limits.MAX_TEXT) for text in (self.grid.negative, *self.grid.prompts)]
+        texts += [("word", feature.word or "", limits.MAX_WORD) for feature in self.features]
         for name, text, most in texts:
             if len(text) > most:
                 raise ValueError(f"{name} of {len(text)} characters: expected up to {most}")
         for name in ("multiplier", "value"):
             number = getattr(self.options, name)
-            if not -MAX_STRENGTH <= number <= MAX_STRENGTH:
-                raise ValueError(f"{name} {number!r}: expected a number from -{MAX_STRENGTH} to {MAX_STRENGTH}")
+            if not -limits.MAX_STRENGTH <= number <= limits.MAX_STRENGTH:
+                raise ValueError(
+                    f"{name} {number!r}: expected a number from -{limits.MAX_STRENGTH} to {limits.MAX_STRENGTH}"
+                )
 
 
 def build_request(
