@@ -47,12 +47,12 @@ import json, sys, time
 sys.path.insert(0, {root!r})
 import gradio as gr
 from lib_blocktrain.hosts.standalone import StandaloneHost
-from lib_blocktrain.ui.page import Tab
+from lib_blocktrain.ui.page import Page
 host, seconds = StandaloneHost(), []
 for _ in range(3):
     began = time.perf_counter(), time.process_time()
     with gr.Blocks(analytics_enabled=False) as blocks:
-        Tab(host).opened_by(blocks)
+        Page(host).on_load(blocks)
     seconds.append([time.perf_counter() - began[0], time.process_time() - began[1]])
 print(json.dumps(seconds))
 """

@@ -1,17 +1,15 @@
-"""The tab. gradio lives here only: in ``shim``, ``widgets``, ``tab``, ``server`` and the ``*_place`` modules.
+"""The page in gradio. gradio is imported only by `page`, `shim`, `widgets` and the four tabs.
 
-A place of the tab is a pair: ``preview_place``, ``analyse_place``, ``train_place`` and ``runs_place`` say where its
-widgets stand and what they are tied to. What its buttons do is plain Python, from named values to named changes, so
-that it is tested without a page:
+A tab is made of two modules: ``NAME_tab`` builds its widgets and ties their events; ``NAME_handlers`` has what an
+event does, as plain Python from named values (`values`) to named changes, so that it is tested without a page.
 
-- Preview: ``desk`` and ``preview`` (its left and its right side), ``library`` (what the LoRA files contain), ``mix``
-  (which are in use, each with its weights), ``shelf`` (presets), ``drawing`` (pictures), ``u_map`` (the U)
-- Analyse: ``analysing``
-- Train: ``form`` (the widgets as a table, there and back to a run), ``training``
-- Runs: ``watching``, ``history`` (metrics as curves), ``curves`` (curves as SVG)
-- all: ``jobs`` (work on the model, with progress and Cancel), ``texts``, ``training_texts`` and ``run_texts`` (what is
-  shown, as HTML), ``guard`` (who may speak to the standalone server)
+- Preview: ``lora_controls`` (LoRA list, sliders, presets), ``preview_handlers`` (pictures), ``share_handlers`` (presets
+  to copy and paste), ``preset_cards``, ``u_map``
+- Analyse: ``analyse_handlers``, ``probe_handlers``, ``feature_form``
+- Train: ``form`` (the widgets as a table, to a run and back), ``train_handlers``
+- Runs: ``runs_handlers``, ``history`` (metrics as curves), ``curves`` (curves as SVG)
+- all: ``html`` and ``*_html`` (what is shown), ``job_stream`` (progress and Cancel of a job), ``field_help``
 
-A host puts the tab up with ``Tab(host)`` inside a ``gr.Blocks``, then ``tab.opened_by(blocks)``. Another place is a
-class like ``PreviewPlace``, and its name in ``tab.PLACES``.
+A host builds ``Page(host)`` inside a ``gr.Blocks`` and calls ``page.on_load(blocks)``. Another tab is a class with the
+protocol `widgets.Tab`, listed in `page.TABS`.
 """

@@ -20,10 +20,9 @@ from lib_blocktrain.weights.preset_files import LineProblem
 from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
 from lib_blocktrain.workspace.lora_index import LoraFile, LoraIndex
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraEntry, LoraSelection, fits, unavailable
-from lib_blocktrain.workspace.preset_store import RANDOM_SEED, PresetStore
+from lib_blocktrain.workspace.preset_store import PresetStore
 
 SHOWN_FILES = 60  # in the list at once; search finds the others
-RANDOM_SEED_TEXT = RANDOM_SEED
 
 H = TypeVar("H")
 V = TypeVar("V")

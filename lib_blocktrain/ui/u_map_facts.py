@@ -1,4 +1,4 @@
-"""What the U map tells of a block: facts from ``blocks``, and what is believed of it, each claim with its grade.
+"""What the U map says about a block: facts from ``blocks``, and claims about its effect, each with its grade.
 
 Grades are those of the presets: A is a paper with code, C is what the community reports.
 """
@@ -17,7 +17,7 @@ LAYER_NAMES = MappingProxyType(
 
 @dataclass(frozen=True)
 class Belief:
-    """What some blocks are said to carry. The grade is a key of ``presets.GRADES``."""
+    """A claim about what some blocks carry. The grade is a key of ``presets.GRADES``."""
 
     architectures: tuple[str, ...]
     blocks: tuple[str, ...]
@@ -45,7 +45,7 @@ BELIEFS = (
 
 
 def beliefs(architecture_id: str, block_id: str) -> list[Belief]:
-    """What is believed of a block, the best grade first."""
+    """The claims about a block, the best grade first."""
     found = [belief for belief in BELIEFS if architecture_id in belief.architectures and block_id in belief.blocks]
     return sorted(found, key=lambda belief: belief.grade)
 

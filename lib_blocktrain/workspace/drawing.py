@@ -14,7 +14,7 @@ from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.workspace.jobs import Job
 from lib_blocktrain.workspace.lora_index import LoraIndex
-from lib_blocktrain.workspace.lora_selection import LoraSelection, fits
+from lib_blocktrain.workspace.lora_selection import LoraSelection, fits, in_range
 from lib_blocktrain.workspace.recent import Recent
 
 KEPT_IMAGES = 32
@@ -51,7 +51,7 @@ class Settings:
             negative=str(values["negative"] or ""),
             sampler=sampler,
             steps=_whole("steps", values["steps"], 1, 150),
-            cfg=_number("CFG", values["cfg"], 0, 30),
+            cfg=in_range("CFG", values["cfg"], 0, 30),
             width=width,
             height=height,
             seed=_whole("seed", values["seed"], -1, SEED_MAX),
@@ -177,13 +177,7 @@ def with_seed(settings: Settings) -> Settings:
 
 
 def _whole(name: str, value: object, low: int, high: int) -> int:
-    number = _number(name, value, low, high)
+    number = in_range(name, value, low, high)
     if number != int(number):
         raise ValueError(f"{name} {value!r}: expected a whole number")
     return int(number)
-
-
-def _number(name: str, value: object, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{name} {value!r}: expected a number from {low:g} to {high:g}")
-    return float(value)

@@ -28,7 +28,7 @@ _PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')  #
 
 @dataclass(frozen=True)
 class SavedLora:
-    """A LoRA as a picture's parameters name it: its weights are a preset string."""
+    """A LoRA in a picture's parameters; its weights are a preset string."""
 
     name: str
     weights: str
@@ -37,7 +37,7 @@ class SavedLora:
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a picture says that it was made with; ``values`` are the `Name: value` pairs as they stand there."""
+    """A picture's generation parameters; ``values`` are its `Name: value` pairs as text."""
 
     prompt: str
     negative: str
@@ -45,7 +45,7 @@ class Parameters:
 
     @property
     def loras(self) -> tuple[SavedLora, ...]:
-        """The LoRAs that this extension wrote down; those of a prompt's own tags are not among them."""
+        """The LoRAs that this extension wrote; those of the prompt's own tags are not among them."""
         numbers = itertools.takewhile(
             lambda n: {f"LoRA {n}", f"Block weights {n}"} <= set(self.values), itertools.count(1)
         )
@@ -59,14 +59,14 @@ class Parameters:
         )
 
 
-def infotext(request: SampleRequest, picture: Image.Image, model: str) -> str:
-    """The request as the WebUI writes it: prompt, negative prompt, then ``Name: value`` pairs."""
+def infotext(request: SampleRequest, image: Image.Image, model: str) -> str:
+    """Write the request as the WebUI does: prompt, negative prompt, then ``Name: value`` pairs."""
     pairs = {
         "Steps": request.steps,
         "Sampler": request.sampler,
         "CFG scale": f"{request.cfg:g}",
         "Seed": request.seed,
-        "Size": f"{picture.width}x{picture.height}",
+        "Size": f"{image.width}x{image.height}",
         "Model": model,
     }
     for number, placement in enumerate(request.placements, start=1):
@@ -80,7 +80,7 @@ def infotext(request: SampleRequest, picture: Image.Image, model: str) -> str:
 
 
 def read_infotext(text: str) -> Parameters:
-    """Read what `infotext`, or the WebUI, wrote. The last line holds the pairs; raises ValueError if it has none."""
+    """Read what `infotext` or the WebUI wrote; raise ValueError where the last line has no pairs."""
     if len(text) > LONGEST:
         raise ValueError(f"parameters of {len(text)} characters: expected up to {LONGEST}")
     *lines, last = text.split("\n")
@@ -93,7 +93,7 @@ def read_infotext(text: str) -> Parameters:
 
 
 def _pairs(line: str) -> Iterator[re.Match[str]]:
-    """The `Name: value` pairs of a line; what is none is passed over up to the next comma, so that none takes long."""
+    """Find the `Name: value` pairs of a line; text between is skipped up to the next comma, in linear time."""
     position = 0
     while position < len(line):
         found = _PAIR.match(line, position)
@@ -103,10 +103,10 @@ def _pairs(line: str) -> Iterator[re.Match[str]]:
 
 
 def read_png(path: Path) -> Parameters:
-    """The parameters in a PNG; raises ValueError for a file that has none or is no PNG."""
+    """Return the parameters in a PNG; raise ValueError for a file that has none or is no PNG."""
     try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            text = picture.info.get("parameters")
+        with Image.open(path, formats=["PNG"]) as image:
+            text = image.info.get("parameters")
     except (UnidentifiedImageError, SyntaxError, EOFError, struct.error) as error:
         raise ValueError(f"{path.name} is no PNG: expected a picture that was saved with its parameters") from error
     except (ValueError, Image.DecompressionBombError) as error:
@@ -116,25 +116,25 @@ def read_png(path: Path) -> Parameters:
     return read_infotext(text)
 
 
-def save_png(picture: Image.Image, path: Path, request: SampleRequest, model: str) -> None:
-    """Write the picture with its parameters in the text chunk that the WebUI reads."""
+def save_png(image: Image.Image, path: Path, request: SampleRequest, model: str) -> None:
+    """Write the image with its parameters in the text chunk that the WebUI reads."""
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: a name that ends in .png was expected")
     with atomic_write(path) as temporary:
-        temporary.write_bytes(to_png(picture, request, model))
+        temporary.write_bytes(to_png(image, request, model))
 
 
-def to_png(picture: Image.Image, request: SampleRequest, model: str) -> bytes:
-    """The PNG file of a picture, its parameters inside."""
+def to_png(image: Image.Image, request: SampleRequest, model: str) -> bytes:
+    """Return the PNG file of an image with its parameters inside."""
     info = PngInfo()
-    info.add_text("parameters", infotext(request, picture, model))
-    return png_of(picture, info)
+    info.add_text("parameters", infotext(request, image, model))
+    return png_of(image, info)
 
 
-def png_of(picture: Image.Image, info: PngInfo | None = None) -> bytes:
-    """The PNG file of a picture."""
+def png_of(image: Image.Image, info: PngInfo | None = None) -> bytes:
+    """Return the PNG file of an image."""
     content = io.BytesIO()
-    picture.save(content, format="PNG", pnginfo=info)
+    image.save(content, format="PNG", pnginfo=info)
     return content.getvalue()
 
 
@@ -146,7 +146,7 @@ def _number(name: str, text: str) -> float:
 
 
 def _quoted(value: str) -> str:
-    """A value as the WebUI writes it: as JSON where it could be taken for several."""
+    """Write a value as the WebUI does: as JSON where it has a separator."""
     return json.dumps(value, ensure_ascii=False) if re.search(r'[,:\n"]', value) or value != value.strip() else value
 
 
@@ -158,18 +158,18 @@ def _unquoted(value: str) -> str:
 
 
 def contact_sheet(pictures: Sequence[tuple[str, Image.Image]], columns: int = 3, side: int = 256) -> Image.Image:
-    """Titled pictures in rows; small ones are enlarged to ``side`` pixels."""
+    """Put titled pictures in rows, scaled to ``side`` pixels."""
     font = ImageFont.load_default()
     rows = -(-len(pictures) // columns)
     cell = side + MARGIN
     sheet = Image.new("RGB", (columns * cell + MARGIN, rows * (cell + TITLE) + MARGIN), (250, 250, 252))
     draw = ImageDraw.Draw(sheet)
-    for number, (title, picture) in enumerate(pictures):
+    for number, (title, image) in enumerate(pictures):
         x, y = MARGIN + number % columns * cell, MARGIN + number // columns * (cell + TITLE)
         draw.text((x, y + 4), title, fill=(30, 36, 50), font=font)
-        scale = side / max(picture.size)
-        size = (round(picture.width * scale), round(picture.height * scale))
+        scale = side / max(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
         sheet.paste(
-            picture.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS), (x, y + TITLE)
+            image.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS), (x, y + TITLE)
         )
     return sheet

@@ -27,8 +27,8 @@ class LoraEntry:
     def checked(cls, strength: object, weights: Mapping[str, object]) -> LoraEntry:
         """Return the entry; raise ValueError for what is no number in the range of its slider."""
         return cls(
-            _in_range("strength", strength, STRENGTH_MIN, STRENGTH_MAX),
-            {block_id: _in_range(block_id, weights[block_id], WEIGHT_MIN, WEIGHT_MAX) for block_id in WEIGHT_IDS},
+            in_range("strength =", strength, STRENGTH_MIN, STRENGTH_MAX),
+            {id_: in_range(f"{id_} =", weights[id_], WEIGHT_MIN, WEIGHT_MAX) for id_ in WEIGHT_IDS},
         )
 
     def with_weights(self, weights: BlockWeights) -> LoraEntry:
@@ -78,9 +78,10 @@ class LoraSelection:
         return replace(self, active=key)
 
 
-def _in_range(name: str, value: object, low: float, high: float) -> float:
+def in_range(name: str, value: object, low: float, high: float) -> float:
+    """Return the number; raise ValueError, which begins with the name, for anything else: a browser may send it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise ValueError(f"{name} = {value!r}: expected a number from {low:g} to {high:g}")
+        raise ValueError(f"{name} {value!r}: expected a number from {low:g} to {high:g}")
     return float(value)
 
 
