@@ -93,15 +93,19 @@ class PageWeights:
 
     def for_lora(self, name: str, loras: Collection[str]) -> str | None:
         """The accordion's preset string for this LoRA, None if it has none; `loras` are those of the prompt."""
-        everyone = None
+        return self.for_loras({*loras, name})[name]
+
+    def for_loras(self, loras: Collection[str]) -> dict[str, str | None]:
+        """The accordion's preset string for each LoRA of the prompt, None if it has none."""
+        own: dict[str, str] = {}
+        known, everyone = set(loras), None
         for line in filter(None, map(str.strip, self.text.split("\n"))):
             head, colon, rest = line.partition(":")
-            lora = head.strip() if colon else None
-            if lora == name:
-                return rest.strip()
-            if lora not in loras:  # PRESET, or a line `NAME:values` with the name of a preset
+            if colon and head.strip() in known:
+                own.setdefault(head.strip(), rest.strip())
+            else:  # PRESET, or a line `NAME:values` with the name of a preset
                 everyone = line
-        return everyone
+        return {name: own.get(name, everyone) for name in known}
 
 
 NO_PAGE_WEIGHTS = PageWeights()
@@ -227,10 +231,10 @@ def write_weights(prompt: str, text: str) -> str:
     `text` is a preset string for every LoRA, or lines `NAME: preset string`. A tag stays where there is none for it,
     and where its weights hold a colon or `>` (JSON), which a tag cannot.
     """
-    page, names = PageWeights(text), lora_names(prompt)
+    weights_of = PageWeights(text).for_loras(lora_names(prompt))
 
     def change(items: list[str]) -> list[str] | None:
-        weights = page.for_lora(items[0], names)
+        weights = weights_of[items[0]]
         if weights and has_name(weights):
             weights = weights.partition(":")[2].strip()
         if not weights or re.search("[:>]", weights):
