@@ -1,4 +1,4 @@
-"""A second demo model: another one, repeatable, of the first one's autoencoder and words."""
+"""A second demo model: fine-tuned repeatably, with the first one's autoencoder and vocabulary."""
 
 from __future__ import annotations
 

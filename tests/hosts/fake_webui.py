@@ -1,6 +1,6 @@
-"""Small stand-ins for the WebUI's modules, as far as this extension asks for them.
+"""Small stand-ins for the WebUI's modules, as far as this extension uses them.
 
-Their signatures are held against the real source in `tests/webui/test_signatures.py`.
+`tests/webui/test_signatures.py` compares their signatures with the real source.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ExtraNetworkParams:
 
 
 class Networks(ModuleType):
-    """The Lora extension: networks in memory, and what is merged into which layer."""
+    """The Lora extension: networks in memory, merged into layers."""
 
     def __init__(self, names):
         super().__init__("networks")
@@ -110,7 +110,7 @@ def extra_networks_lora(networks: Networks) -> ModuleType:
 
 
 class Processing(SimpleNamespace):
-    """`StableDiffusionProcessing`: what was asked for, and what the picture will say of itself."""
+    """`StableDiffusionProcessing`: a request, and the generation parameters of its image."""
 
     def __init__(self, **fields):
         super().__init__(**{"extra_generation_params": {}, "seeds": [1], "comments": {}, **fields})

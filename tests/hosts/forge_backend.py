@@ -20,7 +20,7 @@ from tests.tiny_models import CONTEXT, ldm_unet, randomised
 
 
 class LoraLoader:
-    """Merges patches by putting new parameters in the place of old ones, as `backend.patcher.lora` does."""
+    """Merges patches by replacing parameters, as `backend.patcher.lora` does."""
 
     def __init__(self, model):
         self.model, self.backup, self.loaded_hash, self.merges = model, {}, str([]), 0
@@ -48,7 +48,7 @@ class LoraLoader:
 
 
 class Patcher:
-    """What manages a model's memory and LoRAs, as `backend.patcher.base.ModelPatcher` does."""
+    """Manages a model's memory and LoRAs, as `backend.patcher.base.ModelPatcher` does."""
 
     def __init__(self, model):
         self.model, self.lora_patches, self.model_options = model, {}, {}
@@ -77,7 +77,7 @@ class Clip:
 
 
 class Engine:
-    """A text encoder with its tokenizer: words are numbers by their length."""
+    """A text encoder with its tokenizer: a word's token is its length."""
 
     chunk_length, id_start, id_end, id_pad = 75, 1, 2, 2
 
@@ -113,7 +113,7 @@ class Objects(SimpleNamespace):
 
 
 def sd_model(unet: nn.Module | None = None) -> SimpleNamespace:
-    """A loaded SD1 checkpoint, random, all of it inference tensors; `unet` in the place of a real topology."""
+    """Return a loaded SD1 checkpoint of random inference tensors; `unet` replaces the real topology."""
     kernel = nn.Module()
     kernel.diffusion_model = load_as_forge_does(unet or forge_unet(randomised(ldm_unet())))
     kernel.storage_dtype = kernel.computation_dtype = torch.float32
@@ -136,9 +136,9 @@ def sd_model(unet: nn.Module | None = None) -> SimpleNamespace:
 
 @contextmanager
 def process(monkeypatch) -> Iterator[SimpleNamespace]:
-    """Put Forge's modules into this process; what is yielded is what they show: `loaded`, `shared`, `load`.
+    """Put Forge's modules into this process; yield their contents: `loaded`, `shared`, `load`.
 
-    Those of ours that import them are imported anew inside, and once more by who wants them afterwards.
+    Our modules that import them are imported again inside the context, and again after it.
     """
     before = _taken_out()
     try:

@@ -55,7 +55,7 @@ def webui(monkeypatch):
 
 
 def draw(webui, *tags: str, p=None) -> dict[str, float]:
-    """What a picture with these tags has in its layers: 1 and what the networks add."""
+    """Return the weight of each layer in an image with these tags: 1, plus what the networks add."""
     p = p or fake.Processing()
     params = [fake.ExtraNetworkParams(tag.split(":")) for tag in tags]
     webui.activation.ExtraNetworkLora().activate(p, params)
@@ -94,7 +94,7 @@ def test_all_is_the_very_numbers_of_a_plain_tag(webui):
     whole = draw(webui, "face:1")
     before = webui.networks.merged
     assert draw(webui, "face:1:bw=ALL") == whole
-    assert webui.networks.merged == before  # not even merged anew
+    assert webui.networks.merged == before  # not even merged again
     assert type(webui.networks.loaded_networks[0].unet_multiplier) is float
 
 
@@ -128,7 +128,7 @@ def test_what_is_wrong_is_left_out_and_said(webui):
     assert [net.name for net in webui.networks.loaded_networks] == ["hair"]
     assert "'OUTX'" in webui.p.extra_generation_params["Block weights problem"]
     assert any("'OUTX'" in comment for comment in webui.p.comments)
-    draw(webui, "hair:1", p=webui.p)  # the next picture of a batch does not repeat it
+    draw(webui, "hair:1", p=webui.p)  # the next image of a batch does not repeat it
     assert not webui.p.extra_generation_params
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint is recognised as, from its header alone."""
+"""What a checkpoint is, from its header alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UNET = "model.diffusion_model."
 
 
 def header_only(path, context: int, channels: int = 4, block: str = "input_blocks.1.1", metadata=None, extra=()):
-    """A file with empty tensors of the shapes that tell; safetensors allows a tensor of no elements."""
+    """Write a file with empty tensors of the shapes that matter; safetensors allows tensors without elements."""
     shapes = {
         f"{UNET}{block}.transformer_blocks.0.attn2.to_k.weight": [0, context],
         f"{UNET}input_blocks.0.0.weight": [0, channels, 3, 3],

@@ -4,7 +4,7 @@ from lib_blocktrain.hosts.demo_model import MODEL, clip_vocabulary
 
 
 def test_vocabulary_is_clips_own():
-    """Ids that openai/clip-vit-large-patch14 gives: "a photo of a cat" and the two ends."""
+    """Ids from openai/clip-vit-large-patch14: "a photo of a cat", start and end."""
     ids = clip_vocabulary(MODEL / "tokenizer" / "merges.txt")
     assert len(ids) == 49408
     assert [ids[f"{word}</w>"] for word in ("a", "photo", "of", "cat")] == [320, 1125, 539, 2368]

@@ -1,4 +1,4 @@
-"""A picture that is cancelled, or for which there is no memory, leaves the standalone model as it was."""
+"""An image that is cancelled or runs out of memory leaves the standalone model as it was."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def request_(host) -> SampleRequest:
 
 @contextlib.contextmanager
 def unchanged(host: StandaloneHost) -> Iterator[None]:
-    """The same tensors, hooks and scheduler before and after, and the same picture."""
+    """Check that tensors, hooks, scheduler and a drawn image are the same before and after."""
     plain = SampleRequest("a fox", steps=2, width=64, height=64)
     before, scheduler = host.sample(plain).tobytes(), host.model().pipeline.scheduler
     state = {name: tensor.clone() for name, tensor in host.model().unet.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Forge's model as the protocol `Model`: borrowed for autograd, and given back as it was."""
+"""Forge's model as the protocol `Model`: borrowed for autograd, and returned as it was."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def model(forge):
 
 
 def learnable(unet):
-    """A LoRA on everything, whose tensors learn, and these tensors by key."""
+    """Return a LoRA on all layers, and its trainable tensors by key."""
     network = network_for(unet, layers=["attentions", "conv2"], scale=0.3)
     tensors = {key: (module.down, module.up) for key, module in network.modules.items()}
     for pair in tensors.values():
@@ -43,7 +43,7 @@ def learnable(unet):
 
 
 def merge_a_lora(sd_model, load):
-    """As Forge leaves it after a picture with `<lora:somewhere:1>`."""
+    """Leave the model as Forge does after an image with `<lora:somewhere:1>`."""
     unet = sd_model.forge_objects_original.unet.clone()
     key = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
     weight = unet.model.get_parameter(key)
@@ -56,7 +56,7 @@ def merge_a_lora(sd_model, load):
 
 
 def state_of(sd_model):
-    """Everything that must be the same afterwards; parameters by what they are, not only by what they hold."""
+    """Return all state that must not change; parameters by identity, not only by value."""
     objects = sd_model.forge_objects_original
     parts = {"unet": objects.unet.model.diffusion_model, "text": objects.clip.cond_stage_model}
     modules = {f"{part}.{name}": m for part, model in parts.items() for name, m in model.named_modules()}
@@ -93,7 +93,7 @@ def test_protocol(model):
 
 
 def test_gradients_are_those_of_a_plain_model(model):
-    """As it is, Forge's U-Net has no backward pass; borrowed, it has that of the same weights in Stability's."""
+    """Forge's U-Net has no backward pass by itself; borrowed, it has that of Stability's with the same weights."""
     plain = randomised(ldm_unet())
     network, tensors = learnable(plain)
     by_plain = gradients_on(plain, lambda: plain(LATENTS, TIMESTEPS, **CONTEXTS), tensors, network)
@@ -110,7 +110,7 @@ def test_gradients_are_those_of_a_plain_model(model):
 
 @pytest.mark.parametrize("merged", [False, True])
 def test_leaves_no_trace(forge, model, merged):
-    """After training, after an exception in it, with a LoRA of Forge's that was in the weights before."""
+    """After an exception in training, with and without a LoRA that Forge had merged before."""
     if merged:
         key, without = merge_a_lora(model.sd_model, forge.load)
     before, loaded = state_of(model.sd_model), [entry.model for entry in forge.loaded]
@@ -143,7 +143,7 @@ def test_a_failed_image_in_between_leaves_the_weights_borrowed(forge, model):
 
 
 def test_a_picture_in_between_may_merge_what_it_likes(forge, model):
-    """A sample with LoRAs of its own, drawn while training goes on, is not in the weights afterwards."""
+    """LoRAs of a sample drawn during training are not in the weights afterwards."""
     before = state_of(model.sd_model)
     with model.trainable():
         inside = {name: p.detach().clone() for name, p in model.unet.named_parameters()}
@@ -155,7 +155,7 @@ def test_a_picture_in_between_may_merge_what_it_likes(forge, model):
 
 
 def test_a_text_is_literal_and_part_of_the_graph(model):
-    """Of more than 75 tokens it comes in contexts of 77; what acts on the text encoder is trained with it."""
+    """More than 75 tokens give several contexts of 77; a network on the text encoder gets gradients."""
     words = ("word " * 80).strip()
     encoded = model.encode_prompt(words)["context"]
     assert encoded.shape == (1, 2 * 77, CONTEXT)
@@ -227,7 +227,7 @@ def test_no_model():
         hookable_model(SimpleNamespace(cond_stage_model=None))
 
 
-def test_a_refused_loan_leaves_no_trace(forge, model):
+def test_refused_training_leaves_no_trace(forge, model):
     merge_a_lora(model.sd_model, forge.load)
     before = state_of(model.sd_model)
     model.sd_model.forge_objects_original.unet.model.storage_dtype = torch.float8_e4m3fn

@@ -1,4 +1,4 @@
-"""Which checkpoint Forge's host gives: the one chosen in the page, unless others, or a run, are at work."""
+"""Which checkpoint Forge's host returns: the one chosen in the page, unless the queue is held."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Lock:
 
 @pytest.fixture
 def forge(monkeypatch):
-    """A process in which no checkpoint is loaded yet, and "first" is chosen."""
+    """A process in which "first" is chosen and no checkpoint is loaded yet."""
     with forge_backend.process(monkeypatch) as found:
         data = SimpleNamespace(
             sd_model=SimpleNamespace(), forge_hash="", forge_loading_parameters={"checkpoint": "first"}
@@ -91,7 +91,7 @@ def test_others_at_work_are_not_waited_for(forge):
 
 
 def test_a_picture_of_a_run_changes_no_checkpoint(forge):
-    """Another one was chosen while it goes on: Forge would read it for the picture, under the run."""
+    """Another one was chosen meanwhile: Forge would load it for the sample, in the middle of training."""
     with forge.host.queued():
         model = forge.host.model()
         with model.trainable():
@@ -127,7 +127,7 @@ def test_a_checkpoint_that_cannot_be_read(forge):
 
 
 def test_forges_that_hold_models_in_another_way(forge, monkeypatch):
-    """reForge and Forge Classic: the host is there, and says why there is no model; tags say it too."""
+    """reForge and Forge Classic: host and tags say why there is no model."""
     from lib_blocktrain.hosts.forge import Forge
 
     integration = Forge()

@@ -1,4 +1,4 @@
-"""Block weights of prompt tags on Forge's patches: by key and by file, on copies, and taken back."""
+"""Block weights of prompt tags on Forge's patches: by key and by file, on clones that are removed again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def forge(monkeypatch):
         networks = module("networks", loaded_networks=[], load_lora_for_models=None)
 
         class ExtraNetworkLora:
-            """As `extra_networks_lora.ExtraNetworkLora`: the same names and strengths again are taken for done."""
+            """As `extra_networks_lora.ExtraNetworkLora`: for the same names and strengths it does nothing."""
 
             def activate(self, p, params_list):
                 asked = [(params.items[0], float(params.items[1])) for params in params_list]
@@ -65,7 +65,7 @@ def forge(monkeypatch):
 
 
 def unet_of(keys):
-    """A U-Net that has these layers, and no others."""
+    """Return a U-Net with these layers only."""
     unet = torch.nn.Module()
     for key in keys:
         *folders, layer, _ = key.removeprefix("diffusion_model.").split(".")
@@ -87,7 +87,7 @@ def patches_for(model, keys, strength):
 
 
 def draw(forge, *tags):
-    """What Forge does for a picture up to its first step; returns the picture's parameters."""
+    """Do what Forge does for an image up to its first step; return the processing object."""
     p = Processing()
     forge.sd_model.forge_objects = forge.sd_model.forge_objects_original.shallow_copy()
     activation = sys.modules["extra_networks_lora"].ExtraNetworkLora()
@@ -99,7 +99,7 @@ def draw(forge, *tags):
 
 
 def strengths(forge):
-    """By LoRA and block, of the patches that are in force."""
+    """Return the strengths of the merged patches by LoRA and block."""
     blocks = {**{key: block for block, key in UNET.items()}, TEXT: "BASE"}
     found: dict[str, dict[str, float]] = {}
     objects = forge.sd_model.forge_objects
@@ -144,7 +144,7 @@ def test_all_is_forges_own_and_none_is_no_lora(forge):
 
 
 def test_weights_do_not_stay(forge):
-    """A plain tag after a weighted one: Forge sees the same name and strength, and would leave it as it is."""
+    """A plain tag after a weighted one has the same name and strength: Forge would merge nothing."""
     draw(forge, "x:1")
     plain = {key: list(changes) for key, changes in forge.sd_model.forge_objects.unet.lora_patches.items()}
     for tag in ("x:1:bw=OUT03=0.5", "x:1:bw=OUT03=0.25", "x:1"):
@@ -156,7 +156,7 @@ def test_weights_do_not_stay(forge):
 
 
 def test_several_loras_keep_their_own_weights(forge):
-    """The second has fewer keys than the first: what is counted by position is wrong from the second block on."""
+    """The second has fewer keys than the first: by position, weights would be wrong from the second block on."""
     draw(forge, "x:1:bw=IN=1,M00=1,BASE=0", "small:0.5:bw=OUT03=0.5")
     assert strengths(forge) == {"x": {"IN01": 1.0, "M00": 1.0, "REST": 1.0}, "small": {"OUT03": 0.25, "BASE": 0.5}}
     draw(forge, "x:1", "small:0.5:bw=OUT03=0.5")
@@ -170,7 +170,7 @@ def test_a_weight_twice_merges_once(forge):
 
 
 def test_steps(forge):
-    """Acts from the third step on until before the fifth; the text encoder, before the first, has all of it."""
+    """It acts in steps 3 and 4; on the text encoder, which runs before the first step, it acts as a whole."""
     from lib_blocktrain.hosts.forge import lora
 
     original = weight(forge, "M00")
@@ -205,7 +205,7 @@ def test_undone(forge):
 
 
 def test_without_a_model_that_is_known_weighed_loras_are_left_out(forge):
-    """As in a Forge that holds its models in another way: plain tags act as ever, the others say why they do not."""
+    """As in a Forge with another backend: plain tags work, and the others say why they do not."""
     from lib_blocktrain.hosts.forge import lora
 
     lora.unpatch()

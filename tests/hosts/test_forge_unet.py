@@ -37,7 +37,7 @@ def test_the_stand_in_computes_what_stabilitys_does():
 
 @pytest.mark.parametrize("side", [16, 20])
 def test_equals_the_models_own_forward_from_every_block(model, side):
-    """Also where a side halves unevenly, and an upsampler must be told what to come to: bit for bit."""
+    """Bit for bit, for odd sides, too, at which an upsampler needs the target size."""
     arch, unet = model
     given = inputs(arch == "sdxl", side)
     assert isinstance(layout_of(unet), Forge)

@@ -78,7 +78,7 @@ def test_native_size(host):
 
 
 def test_weights_0_is_no_lora_and_1_is_merged(host, network):
-    """Bit for bit the picture without a LoRA; and the same as with the deltas inside the weights."""
+    """The image is bit for bit the one without a LoRA, or with its deltas merged."""
     plain = pixels(host.sample(REQUEST))
     off = Placement(network, BlockWeights.uniform("sd1", 0.0))
     assert np.array_equal(plain, pixels(host.sample(replace(REQUEST, placements=[off]))))
@@ -93,7 +93,7 @@ def test_weights_0_is_no_lora_and_1_is_merged(host, network):
 
 
 def test_every_block_counts(host, network):
-    """Each block that the LoRA has changes the picture on its own, the text encoder too."""
+    """Each block of the LoRA changes the image by itself, and so does the text encoder."""
     plain = pixels(host.sample(replace(REQUEST, steps=2)))
     off = BlockWeights.uniform("sd1", 0.0)
     for block, count in network.blocks.items():
@@ -137,7 +137,7 @@ def test_long_prompt_is_said(host, caplog):
 
 
 def test_predict_and_encode_are_the_pipelines(host):
-    """One step of the model's own parts against the pipeline's parts, and a picture through the autoencoder."""
+    """One step by the model's methods against the pipeline's parts, and an image through the autoencoder."""
     model = host.model()
     conditioning = model.encode_prompt("a fox")
     assert conditioning["context"].shape == (1, 77, 128)
@@ -156,7 +156,7 @@ def test_predict_and_encode_are_the_pipelines(host):
 
 
 def narrow(architecture: str, folder: Path) -> Path:
-    """The shipped configurations with small widths: what a test can hold of a checkpoint of gigabytes."""
+    """Return the shipped configurations with small widths, in place of gigabytes."""
     shutil.copytree(standalone.CONFIGS / architecture, folder / architecture)
     unet_changes: dict = {"sd1": {"attention_head_dim": 4}, "sd2": {"attention_head_dim": [2, 4, 4, 4]}}.get(
         architecture, {"attention_head_dim": [2, 4, 4], "transformer_layers_per_block": [1, 2, 10]}
@@ -176,7 +176,7 @@ def narrow(architecture: str, folder: Path) -> Path:
 
 
 def hf_to_openclip(state: dict, projection: str | None) -> dict:
-    """transformers' CLIP names and tensors as OpenCLIP has them (q, k and v in one ``in_proj``)."""
+    """Convert transformers' CLIP tensors to OpenCLIP's names and layout (q, k and v in one ``in_proj``)."""
     names = {
         "embeddings.token_embedding.weight": "token_embedding.weight",
         "embeddings.position_embedding.weight": "positional_embedding",
@@ -205,7 +205,7 @@ def hf_to_openclip(state: dict, projection: str | None) -> dict:
 
 
 def single_file(pipeline, architecture: str, path: Path) -> Path:
-    """The pipeline's weights under the names of an original checkpoint."""
+    """Return the pipeline's weights under the names of an original checkpoint."""
     state = {
         "model.diffusion_model." + diffusers_to_ldm(k, architecture): v for k, v in pipeline.unet.state_dict().items()
     }
@@ -227,7 +227,7 @@ def single_file(pipeline, architecture: str, path: Path) -> Path:
 
 
 def random_pipeline(architecture: str, configs: Path):
-    """A pipeline of the (narrow) configurations with random weights, exact in half precision."""
+    """Return a pipeline of the narrow configurations with random weights that are exact in half precision."""
 
     def part(cls, name):
         config = json.loads((configs / architecture / name / "config.json").read_text())
@@ -261,7 +261,7 @@ def random_pipeline(architecture: str, configs: Path):
 
 @pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
 def test_single_file(architecture, tmp_path, monkeypatch):
-    """Saved under the original names, loaded from one file: the same picture, and no request to any hub."""
+    """A checkpoint in one file gives the same image, without a request to any hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     configs = narrow(architecture, tmp_path / "configs")
     monkeypatch.setattr(standalone, "CONFIGS", configs)
@@ -286,7 +286,7 @@ def test_single_file(architecture, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("architecture", ["sd1", "sdxl"])
 def test_inpainting_file(architecture, tmp_path, monkeypatch, caplog):
-    """Nine input channels: said, loaded, and drawn with everything masked."""
+    """A model with nine input channels is loaded with a notice, and draws with everything masked."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     configs = narrow(architecture, tmp_path / "configs")
     monkeypatch.setattr(standalone, "CONFIGS", configs)
@@ -303,7 +303,7 @@ def test_inpainting_file(architecture, tmp_path, monkeypatch, caplog):
 
 @pytest.mark.parametrize("architecture", ["sd1", "sd2", "sdxl"])
 def test_shipped_configurations_have_the_tables_blocks(architecture):
-    """The U-Net of the shipped configuration, without memory: every layer has its place in the block table."""
+    """Every layer of the shipped configuration, on the meta device, is in the block table."""
     config = json.loads((standalone.CONFIGS / architecture / "unet" / "config.json").read_text())
     with torch.device("meta"):
         unet = diffusers.UNet2DConditionModel.from_config(config)
@@ -314,7 +314,7 @@ def test_shipped_configurations_have_the_tables_blocks(architecture):
 
 
 def test_a_long_caption_comes_in_several_contexts(host):
-    """Each piece as it would be alone; brackets are no emphasis, and a short text is one piece."""
+    """Each chunk is encoded as it would be alone; brackets are literal, and a short text is one chunk."""
     model = host.model()
     words = ["(robot:1.3),", "[blue]"] * 30
     pieces = standalone._chunks(model.pipeline.tokenizer, " ".join(words))
@@ -330,7 +330,7 @@ def test_a_long_caption_comes_in_several_contexts(host):
 
 
 def test_a_vae_that_overflows_in_half_precision(host):
-    """It is run in fp32 and put back: latents that are numbers, weights with the same bits."""
+    """It runs in fp32: latents are finite, and afterwards the weights have the same bits."""
     model = host.model()
     vae = model.pipeline.vae
     picture = Image.new("RGB", (64, 64), "red")

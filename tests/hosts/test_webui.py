@@ -15,7 +15,7 @@ from tests.hosts.fake_webui import module
 
 @pytest.fixture
 def webui(monkeypatch, tmp_path):
-    """The modules that `steps` and `folders` import, which are imported anew inside and once more afterwards."""
+    """Stand-ins of the modules that `steps` and `folders` import; those two are imported again inside, and after it."""
     state = SimpleNamespace(interrupted=False)
     state.interrupt = lambda: setattr(state, "interrupted", True)
     options = SimpleNamespace(data={"blocktrain_output_dir": str(tmp_path)})

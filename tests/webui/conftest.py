@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items):
 
 @contextmanager
 def launched(data: Path, *flags: str, auth: str | None = None) -> Iterator[WebUI]:
-    """A WebUI of its own with these flags."""
+    """Start a WebUI with these flags."""
     folder = Path(WEBUI_DIR)
     python = os.environ.get("WEBUI_PYTHON", str(folder / "venv" / "bin" / "python"))
     with started(python, folder, data, [*FLAGS, *flags], {}, PATIENCE) as url:
@@ -51,7 +51,7 @@ def webui(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def another(webui, tmp_path_factory):
-    """Start one more WebUI, with other flags and the same models."""
+    """Return a function that starts another WebUI, with other flags and the same models."""
 
     def launch(*flags: str, auth: str | None = None):
         data = tmp_path_factory.mktemp("another")
@@ -63,7 +63,7 @@ def another(webui, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(webui, random_model) -> Path:
-    """A checkpoint of random weights in the WebUI's folder, with two LoRAs that do something in every block."""
+    """A checkpoint of random weights in the WebUI's folder, with two LoRAs that change every block."""
     from lib_blocktrain.hosts.ldm_export import export
     from tests.webui.random_models import write_lora
 

@@ -1,4 +1,4 @@
-"""What runs inside Forge's process for `test_in_forge.py` (see `probe/`): each function answers plain values."""
+"""What runs inside Forge's process for `test_in_forge.py` (see `probe/`): each function returns plain values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIDE = 64  # pixels; the U-Net halves its latents three times
 
 
 def fingerprint() -> dict[str, str]:
-    """Everything of the loaded model that must be the same afterwards: one digest for each kind."""
+    """Return a digest of each part of the loaded model's state that must not change."""
     from modules import shared
 
     objects = shared.sd_model.forge_objects_original
@@ -34,14 +34,14 @@ def fingerprint() -> dict[str, str]:
 
 
 def features() -> dict:
-    """What the extension found."""
+    """Return the features that the extension found."""
     kind = _kind()
     model = kind.host().model()
     return {"features": kind.features(), "host": kind.host().name, "architecture": model.architecture}
 
 
 def preview(prompt: str, file: str, weights: str, multiplier: float = 1.0) -> str:
-    """A picture from the tab's way of drawing: hooks instead of merged weights; PNG in base64."""
+    """Draw an image as the tab does, with hooks instead of merged weights; return a PNG in base64."""
     from lib_blocktrain.hosts.host import SampleRequest
     from lib_blocktrain.networks.files import read_network
     from lib_blocktrain.networks.placement import Placement
@@ -62,7 +62,7 @@ def preview(prompt: str, file: str, weights: str, multiplier: float = 1.0) -> st
 
 
 def forward_by_blocks() -> dict:
-    """The U-Net's output block by block, from each block on, against its own forward pass."""
+    """Compare the U-Net's output, run block by block from each block on, with its own forward pass."""
     import torch
 
     host = _kind().host()
@@ -77,7 +77,7 @@ def forward_by_blocks() -> dict:
 
 
 def gradients(file: str) -> dict:
-    """Of a LoRA on every attention layer: how many there are, and how far they are from finite differences."""
+    """Return the number of gradients of a LoRA on every attention layer, and their error by finite differences."""
 
     from lib_blocktrain.networks.files import read_network
     from lib_blocktrain.networks.hooks import applied
@@ -105,7 +105,7 @@ def gradients(file: str) -> dict:
 
 
 def _against_differences(loss, tensors, value: float) -> float:
-    """The relative error of the derivative along the gradient, by steps that change the loss by more than rounding."""
+    """Return the relative error of the derivative along the gradient, by steps that exceed rounding errors."""
     import torch
 
     norm = torch.stack([tensor.grad.square().sum() for tensor in tensors]).sum().sqrt()
@@ -182,7 +182,7 @@ def _config(folder: Path):
 
 
 def signatures() -> dict[str, list[str]]:
-    """The parameters of what the extension calls of Forge."""
+    """Return the parameters of the functions of Forge that the extension calls."""
     from backend import attention, memory_management
     from backend.patcher.base import ModelPatcher
     from backend.patcher.lora import LoraLoader
@@ -205,7 +205,7 @@ def signatures() -> dict[str, list[str]]:
 
 
 def script_order() -> list[str]:
-    """The files of extensions' scripts, in the order in which Forge loads them."""
+    """Return the scripts of extensions in the order in which Forge loads them."""
     from modules import scripts
 
     return [f"{file.basedir}/{file.filename}" for file in scripts.list_scripts("scripts", ".py")]

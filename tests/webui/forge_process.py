@@ -44,13 +44,13 @@ class Forge:
             return json.loads(answer.read() or "null")
 
     def inside(self, name: str, **arguments):
-        """What a function of `forge_inside.py` answers."""
+        """Call a function of `forge_inside.py` in Forge's process."""
         answer = self.call(f"/blocktrain-probe/{name}", arguments)
         assert "error" not in answer, answer.get("error")
         return answer["answer"]
 
     def draw(self, prompt: str, **options) -> tuple[Image.Image, str]:
-        """A picture and its parameters."""
+        """Draw an image; return it and its generation parameters."""
         body = {"prompt": prompt, "width": 64, "height": 64, "steps": 2, "cfg_scale": 5, "seed": 1, **options}
         answer = self.call("/sdapi/v1/txt2img", {"sampler_name": "Euler", **body})
         return picture_of(answer["images"][0]), json.loads(answer["info"])["infotexts"][0]
@@ -62,7 +62,7 @@ def picture_of(encoded: str) -> Image.Image:
 
 @contextmanager
 def running(folder: Path, data: Path) -> Iterator[Forge]:
-    """Start Forge with this extension, and end it."""
+    """Start Forge with this extension, and end it afterwards."""
     python = os.environ.get("FORGE_PYTHON", str(folder / "venv" / "bin" / "python"))
     inside = {"BLOCKTRAIN_INSIDE": str(Path(__file__).with_name("forge_inside.py"))}
     with started(python, folder, data, ["--always-cpu"], inside, max(PATIENCE, 900)) as url:
@@ -86,7 +86,7 @@ def write_models(folder: Path, data: Path) -> None:
     }
     randomised(models["unet"])
     final = models["te"].get_submodule("text_model.final_layer_norm")
-    torch.nn.init.normal_(final.bias, mean=0.1, std=0.3)  # a mean of 0 is divided by for emphasis
+    torch.nn.init.normal_(final.bias, mean=0.1, std=0.3)  # emphasis divides by the mean
     checkpoint = data / "models" / "Stable-diffusion" / "random.safetensors"
     lora = data / "models" / "Lora" / "random.safetensors"
     for path in (checkpoint, lora):

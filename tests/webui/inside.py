@@ -1,4 +1,4 @@
-"""What runs inside the WebUI's process for the tests (see `probe/`): each function answers plain values."""
+"""What runs inside the WebUI's process for the tests (see `probe/`): each function returns plain values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INTEGRATION = detect()
 
 
 def fingerprint() -> dict[str, str]:
-    """Everything of the loaded model that must be the same afterwards: one digest for each kind."""
+    """Return a digest of each part of the loaded model's state that must not change."""
     from modules import shared
 
     model = shared.sd_model
@@ -46,7 +46,7 @@ def _attention() -> list:
 
 
 def preview(prompt: str, lora: str | None = None, weights: str = "ALL", multiplier: float = 1.0, **settings) -> str:
-    """A picture as the tab draws it, as base64 of a PNG; `lora` is a file's name in the first folder."""
+    """Draw an image as the tab does, as a PNG in base64; `lora` is a file's name in the first folder."""
     from lib_blocktrain.hosts.host import SampleRequest
 
     host = INTEGRATION.host()
@@ -69,7 +69,7 @@ def _placements(lora: str, weights: str, multiplier: float) -> tuple:
 
 
 def broken_preview(prompt: str, lora: str) -> str:
-    """What a preview says that is cancelled at its second step."""
+    """Return the message of a preview that is cancelled at its second step."""
     from lib_blocktrain.hosts.host import Cancelled, SampleRequest
 
     def progress(done: int, of: int) -> None:
@@ -89,7 +89,7 @@ def broken_preview(prompt: str, lora: str) -> str:
 
 
 def train(config: dict, stop_after: int | None = None) -> dict:
-    """Train a run with the tab's runner, to its end, or stopped after a step; what became of it."""
+    """Train a run with the tab's runner, to its end or until a step; return its status."""
     from lib_blocktrain.training.config import RunConfig
     from lib_blocktrain.training.config_json import read
 
@@ -97,7 +97,7 @@ def train(config: dict, stop_after: int | None = None) -> dict:
     run = runner.add(read(RunConfig, config))
     while runner.current is not None or run.folder in [waiting.folder for waiting in runner.queue()]:
         if stop_after is not None and runner.status(run).step >= stop_after:
-            with suppress(ValueError):  # it has ended meanwhile
+            with suppress(ValueError):  # it ended in the meantime
                 runner.stop(run)
         time.sleep(0.1)
     status = runner.status(run)
@@ -106,7 +106,7 @@ def train(config: dict, stop_after: int | None = None) -> dict:
 
 
 def broken_training() -> str:
-    """What comes out of `trainable()` when its inside raises."""
+    """Return the message of an error raised inside `trainable()`."""
     model = INTEGRATION.host().model()
     with INTEGRATION.host().queued():
         try:
@@ -118,7 +118,7 @@ def broken_training() -> str:
 
 
 def same_as_webui(prompt: str) -> dict[str, float]:
-    """How far our conditioning and prediction are from the WebUI's own, relative to their size."""
+    """Return the relative distances of our conditioning and prediction from the WebUI's own."""
     import torch
     from modules import devices, prompt_parser, shared
 
@@ -158,7 +158,7 @@ def _picture():
 
 
 def pasted_by_callbacks(text: str) -> str:
-    """The prompt as "send to" makes it of a picture's parameters, extensions included."""
+    """Return the prompt that "send to" makes from generation parameters, extensions included."""
     from modules import infotext_utils, script_callbacks
 
     parameters = infotext_utils.parse_generation_parameters(text)
@@ -167,7 +167,7 @@ def pasted_by_callbacks(text: str) -> str:
 
 
 def loads(name: str) -> int:
-    """How many network files the WebUI has read since this was asked for first."""
+    """Return how many network files the WebUI has read since the first call."""
     networks = sys.modules["networks"]
     if not hasattr(networks, "blocktrain_probe_count"):
         networks.blocktrain_probe_count = 0
@@ -182,13 +182,13 @@ def loads(name: str) -> int:
 
 
 def axes() -> list[str]:
-    """The labels of the X/Y/Z plot's axes for txt2img, in the order of its menus."""
+    """Return the labels of the X/Y/Z plot's axes for txt2img, in the order of its menus."""
     options = INTEGRATION.xyz_grid().axis_options
     return [option.label for option in options if not getattr(option, "is_img2img", False)]
 
 
 def registered() -> dict[str, int]:
-    """How often this extension stands in the WebUI's lists."""
+    """Return how often this extension is registered in each of the WebUI's lists."""
     from modules import patches, script_callbacks, scripts
 
     callbacks = [c for kind in script_callbacks.callback_map.values() for c in kind if "blocktrain.py" in c.script]
@@ -203,7 +203,7 @@ def registered() -> dict[str, int]:
 
 
 def write_random(configuration: str, path: str) -> None:
-    """Write a checkpoint of random weights, as the WebUI's own code builds it of a yaml file; nothing is 0 in it."""
+    """Write a checkpoint of random weights, none of them 0, which the WebUI's code builds from a yaml file."""
     import torch
     from ldm.util import instantiate_from_config
     from modules import sd_disable_initialization
@@ -225,7 +225,7 @@ def write_random(configuration: str, path: str) -> None:
 
 
 def replace_unet(label: str | None) -> None:
-    """Have the U-Net replaced as TensorRT does it, by the WebUI's own means; None takes it back."""
+    """Replace the U-Net as TensorRT does, through the WebUI's SD Unet option; None restores it."""
     from modules import sd_unet, shared
 
     class Option(sd_unet.SdUnetOption):
@@ -245,7 +245,7 @@ def replace_unet(label: str | None) -> None:
 
 
 def replaced_functions() -> list[str]:
-    """Functions of the WebUI's Lora extension that are ours now."""
+    """Return the functions of the WebUI's Lora extension that are patched at present."""
     network, activation = sys.modules["network"], sys.modules["extra_networks_lora"]
     functions = (network.NetworkModule.multiplier, activation.ExtraNetworkLora.activate)
     return [function.__qualname__ for function in functions if "blocktrain" in function.__module__]
@@ -256,21 +256,21 @@ def threads() -> list[str]:
 
 
 def restart() -> None:
-    """As the button "Reload UI" does it."""
+    """Do what the button "Reload UI" does."""
     from modules import shared
 
     shared.state.request_restart()
 
 
 def checkpoint() -> str:
-    """The name of what is loaded, as the WebUI has it."""
+    """Return the WebUI's name of the loaded checkpoint."""
     from modules import shared
 
     return shared.sd_model.sd_checkpoint_info.name_for_extra
 
 
 def block_states(lora: str) -> dict[str, int]:
-    """How many modules of a LoRA find a layer of the loaded model, by block; `lora` is a file's name."""
+    """Return how many modules of a LoRA match a layer of the loaded model, by block; `lora` is a file's name."""
     from collections import Counter
 
     from lib_blocktrain.blocks import block_of
@@ -282,7 +282,7 @@ def block_states(lora: str) -> dict[str, int]:
 
 
 def script_order() -> list[str]:
-    """The files of extensions' scripts, in the order in which the WebUI loads them."""
+    """Return the scripts of extensions in the order in which the WebUI loads them."""
     from modules import scripts
 
     return [f"{file.basedir}/{file.filename}" for file in scripts.list_scripts("scripts", ".py")]

@@ -1,4 +1,4 @@
-"""What a person does in the WebUI's own page, in a real browser."""
+"""Steps of a user in the WebUI's own page, in a real browser."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Page(Opened):
         self.page.click(f'#tabs > .tab-nav > button:text-is("{title}")')
 
     def ours(self) -> None:
-        """Go to our tab, and wait until it has met the model."""
+        """Go to our tab, and wait until it shows the model."""
         self.tab("Block weights")
         self.page.wait_for_selector("#blocktrain_loras input")
 
@@ -73,7 +73,7 @@ class Page(Opened):
         self.page.locator(f'{dropdown} li[aria-label="{option}"]').click()
 
     def generate(self, place: str = "txt2img") -> str:
-        """Press Generate, and return what is said below the picture."""
+        """Press Generate, and return the text below the image."""
         before = self._pictures(place)
         self.page.click(f"#{place}_generate")
         shown = "[...document.querySelectorAll(`#${place}_gallery img`)].map(image => image.src)"
@@ -87,11 +87,11 @@ class Page(Opened):
         return [image.get_attribute("src") for image in self.page.locator(f"#{place}_gallery img").all()]
 
     def picture(self, place: str = "txt2img") -> np.ndarray:
-        """The pixels of the first picture that is shown."""
+        """Return the pixels of the first image shown."""
         return np.asarray(Image.open(io.BytesIO(self._content(place))).convert("RGB"))
 
     def file(self, path: Path, place: str = "txt2img") -> Path:
-        """The first picture that is shown, saved as a file."""
+        """Save the first image shown to a file."""
         path.write_bytes(self._content(place))
         return path
 
@@ -102,7 +102,7 @@ class Page(Opened):
         return self.page.request.get(urllib.parse.urljoin(self.webui.url, source)).body()
 
     def accordion(self, place: str = "txt2img") -> None:
-        """Open the accordion, if it is not open."""
+        """Open the accordion unless it is open."""
         if not self.page.locator(f"#blocktrain_{place}_text textarea").is_visible():
             self.page.click(f"#blocktrain_{place}_accordion .label-wrap")
         self.page.wait_for_selector(f"#blocktrain_{place}_text textarea")

@@ -1,4 +1,4 @@
-"""A WebUI as a process of its own, until it is ready."""
+"""Starts a WebUI as a process of its own and waits until it is ready."""
 
 from __future__ import annotations
 

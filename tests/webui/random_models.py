@@ -1,4 +1,4 @@
-"""Checkpoints of random weights for the WebUI, and LoRAs that act in every block of one.
+"""Checkpoints of random weights for the WebUI, and LoRAs that change every block of one.
 
 The WebUI's own code builds a checkpoint of a configuration (`inside.write_random`), so that its names and shapes are
 the real ones; only the widths are small. SD2's text encoder, and SDXL's second, are OpenCLIP's.
@@ -57,7 +57,7 @@ _UNET = {
 
 
 def configuration(architecture: str, clip: Path) -> str:
-    """The yaml of a small SD2 or SDXL; `clip` is a folder with the configuration of a CLIP text encoder."""
+    """Return the yaml of a small SD2 or SDXL; `clip` is a folder with the configuration of a CLIP text encoder."""
     made = {"sd2": _sd2, "sdxl": _sdxl}[architecture](clip)
     return json.dumps({"model": made})  # JSON is YAML
 
@@ -167,7 +167,7 @@ def write_lora(checkpoint: Path, path: Path, architecture: str = "sd1", seed: in
 
 
 def _keys(name: str, architecture: str) -> list[str]:
-    """The keys of the layers whose weight this is: OpenCLIP keeps those of q, k and v in one."""
+    """Return the LoRA keys of the layers in this weight: OpenCLIP has q, k and v in one."""
     component = {"sdxl": "te2" if "embedders.1." in name else "te1"}.get(architecture, "te")
     found = _RESBLOCK.search(name)
     if found:

@@ -22,7 +22,7 @@ SMALL = {"width": 64, "height": 64, "steps": 4, "cfg_scale": 5, "seed": 1, "samp
 
 
 def pixels(picture: str) -> np.ndarray:
-    """The pixels of a picture as the API sends it."""
+    """Return the pixels of an image as the API sends it."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB"))
 
 
@@ -36,15 +36,15 @@ class WebUI:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def call(self, route: str, body: dict | None = None):
-        """POST a body, or GET without one; the decoded answer."""
+        """POST a body, or GET without one; return the decoded answer."""
         return self.called_as(self.auth, route, body)
 
     def called_as(self, auth: str | None, route: str, body: dict | None = None):
-        """The same with another `user:password`, or with none."""
+        """Do the same with another `user:password`, or with none."""
         return self._answer(self._opener, route, body, auth)
 
     def logged_in(self, form: bytes, route: str, body: dict | None = None):
-        """The same with the cookies that the page's own login gives."""
+        """Do the same with the cookies of the page's own login."""
         cookies = urllib.request.HTTPCookieProcessor()
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), cookies)
         opener.open(f"{self.url}/login", form, timeout=PATIENCE).close()
@@ -66,20 +66,20 @@ class WebUI:
         return answer["answer"]
 
     def txt2img(self, prompt: str, route: str = "txt2img", **options) -> dict:
-        """The API's answer for a small picture."""
+        """Return the API's answer for a small image."""
         return self.call(f"/sdapi/v1/{route}", {"prompt": prompt, **SMALL, **options})
 
     def pixels(self, prompt: str, **options) -> np.ndarray:
         return pixels(self.txt2img(prompt, **options)["images"][0])
 
     def refusal(self, prompt: str, **options) -> str:
-        """What the API says to a picture that cannot be made."""
+        """Return the API's error for an image that cannot be drawn."""
         with pytest.raises(urllib.error.HTTPError) as refused:
             self.txt2img(prompt, **options)
         return refused.value.read().decode()
 
     def analysed(self, lora: str, **body) -> dict:
-        """What an analysis comes to, asked for through our own routes."""
+        """Run an analysis through our own routes and return its result."""
         job = self.call("/blocktrain/v1/analyse", {"lora": lora, "width": 64, "height": 64, "seeds": [0], **body})[
             "job"
         ]
@@ -88,12 +88,12 @@ class WebUI:
         return found
 
     def trained(self, config: dict) -> dict:
-        """What a run comes to, asked for through our own routes."""
+        """Train a run through our own routes and return its final status."""
         name = self.call("/blocktrain/v1/runs", {"config": config})["name"]
         return self.ended(name)
 
     def ended(self, name: str) -> dict:
-        """How a run stands once it is not waiting or trained any more."""
+        """Wait until a run is neither waiting nor in training, and return its status."""
         while (found := self.standing(name))["state"] in ("waiting", *ACTIVE_STATES):
             time.sleep(0.2)
         return found

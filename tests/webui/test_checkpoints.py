@@ -27,14 +27,14 @@ def loaded(request, webui, exported):
     webui.inside("write_random", configuration=str(folder / f"{name}.yaml"), path=str(checkpoint))
     write_lora(checkpoint, webui.loras / f"{name}-lora.safetensors", architecture)
     webui.call("/sdapi/v1/refresh-loras", {})
-    webui.call("/sdapi/v1/options", {"show_progress_type": "Approx cheap"})  # the usual one is fetched for SDXL
+    webui.call("/sdapi/v1/options", {"show_progress_type": "Approx cheap"})  # the default one is downloaded for SDXL
     webui.use_checkpoint(checkpoint.name)
     return SimpleNamespace(webui=webui, architecture=architecture, lora=f"{name}-lora")
 
 
 @pytest.fixture(scope="module")
 def weights(loaded) -> str:
-    """Another number for BASE and for each block, half of them 0."""
+    """Return different weights for BASE and each block, half of them 0."""
     ids = ["BASE", *ARCHITECTURES[loaded.architecture].block_ids]
     return ",".join(f"{block_id}={[0.5, 0, 1.3, 0][n % 4] + n / 50:g}" for n, block_id in enumerate(ids))
 
@@ -44,7 +44,7 @@ def tag(loaded, *more: str) -> str:
 
 
 def test_the_real_one_is_recognised(loaded):
-    """Every attention layer of the LoRA finds its place, in the blocks of its architecture."""
+    """Every attention layer of the LoRA matches a layer, in the blocks of its architecture."""
     webui, known = loaded.webui, ARCHITECTURES[loaded.architecture]
     assert webui.inside("registered")["scripts"] == 1
     found = webui.inside("block_states", lora=loaded.lora)
@@ -52,7 +52,7 @@ def test_the_real_one_is_recognised(loaded):
     assert set(found) == set(attention)
     assert len(attention) == {"sd2": 16, "sdxl": 11}[loaded.architecture]
     described = webui.call(f"/blocktrain/v1/loras/inspect?name={loaded.lora}")
-    if loaded.architecture == "sdxl":  # SD2 is told by a context 1024 wide, which so small a one has not
+    if loaded.architecture == "sdxl":  # SD2 is recognised by a context 1024 wide; this one is smaller
         assert described["architecture"] == "sdxl"
     assert {name: number for name, number in described["blocks"].items() if name in attention} == found
 
@@ -76,7 +76,7 @@ def test_all_is_the_plain_tag_and_none_is_no_lora(loaded):
 
 @pytest.mark.parametrize("blocks", ["all", "BASE alone"])
 def test_the_tabs_preview_is_the_tag(loaded, weights, blocks):
-    """Hooks against merged weights; in the second case the text encoder alone, OpenCLIP's attention among it."""
+    """Hooks against merged weights; in the second case for the text encoder alone, OpenCLIP's attention included."""
     webui, chosen = loaded.webui, weights if blocks == "all" else "BASE=1,REST=0"
     before = webui.inside("fingerprint")
     ours = pixels(webui.inside("preview", prompt=PROMPT, lora=loaded.lora, weights=chosen, **SAME)).astype(int)
@@ -89,7 +89,7 @@ def test_the_tabs_preview_is_the_tag(loaded, weights, blocks):
 
 
 def test_what_another_architecture_means_is_refused(loaded):
-    """17 values are SD1's and SD2's attention blocks, 12 are SDXL's, and so it is with presets."""
+    """17 values are the attention blocks of SD1 and SD2, 12 those of SDXL; the same holds for presets."""
     webui, base = loaded.webui, loaded.webui.pixels(PROMPT)
     of_another = {"sd2": {"1" + ",1" * 11: "12 values", "B-LORA-STYLE": "is for SDXL"}}
     of_another["sdxl"] = {"1" + ",1" * 16: "17 values", "OUTALL": "is for SD1 and SD2"}
@@ -102,7 +102,7 @@ def test_what_another_architecture_means_is_refused(loaded):
 
 
 def test_trains(loaded, tmp_path_factory):
-    """Two steps of the last blocks alone, and the model is whole after them; the LoRA can be used at once."""
+    """Two steps on the last blocks leave no trace in the model, and the LoRA can be used at once."""
     from tests.webui.test_model import run, write_pictures
 
     webui, blocks = loaded.webui, ARCHITECTURES[loaded.architecture].block_ids

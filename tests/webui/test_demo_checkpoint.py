@@ -53,7 +53,7 @@ def test_same_picture_twice(demo):
 
 
 def test_demo_lora_fits(demo):
-    """The WebUI's own Lora networks take every module of the demo LoRA, and the picture changes."""
+    """The WebUI's own Lora networks load every module of the demo LoRA, and the image changes."""
     import shutil
 
     folder = demo.data / "models" / "Lora"

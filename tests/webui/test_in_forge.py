@@ -1,4 +1,4 @@
-"""The extension in a real Forge, on its CPU: tags, preview, training, and a model that is whole afterwards.
+"""The extension in a real Forge, on its CPU: tags, preview and training, all without a trace in the model.
 
 `FORGE_DIR` names an installed stable-diffusion-webui-forge, `FORGE_PYTHON` the interpreter of its environment (by
 default `venv/bin/python` in it). Without `FORGE_DIR` all of these tests are skipped.
@@ -32,7 +32,7 @@ def forge(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(forge):
-    """Pixels of pictures by what stands behind the name of the LoRA, None for none; each is drawn once."""
+    """Return a function from a tag's text behind the LoRA's name to pixels, drawn once; None stands for no tag."""
     drawn = {}
 
     def draw(tag: str | None) -> np.ndarray:
@@ -47,7 +47,7 @@ def pictures(forge):
 
 
 def test_what_is_called_is_there(forge):
-    """The names and parameters that the stand-ins of `tests/hosts` have."""
+    """The stand-ins of `tests/hosts` have the names and parameters of the real functions."""
     found = forge.inside("signatures")
     assert found["load_models_gpu"][:2] == ["models", "memory_required"]
     assert found["attention"][:5] == ["q", "k", "v", "heads", "mask"]
@@ -74,7 +74,7 @@ def test_loaded_after_the_lora_extension(forge):
 
 
 def test_all_is_forges_own_and_none_is_no_lora(pictures):
-    """Bit for bit, and again after another weight of the same strength."""
+    """Bit for bit, and again after other weights at the same strength."""
     assert np.array_equal(pictures("1:bw=ALL"), pictures("1"))
     assert np.array_equal(pictures("1:bw=NONE"), pictures(None))
     some = pictures(f"1:bw={SOME}")
@@ -90,7 +90,7 @@ def test_a_tag_that_cannot_be_read_leaves_its_lora_out(pictures):
 
 
 def test_steps(pictures):
-    """Of two steps: from the third on is never, until before the third is always."""
+    """In an image of two steps, `start=3` is never and `stop=3` always."""
     assert np.array_equal(pictures("1:te=0:unet=1:start=3"), pictures(None))
     assert np.array_equal(pictures("1:stop=3"), pictures("1"))
     assert not np.array_equal(pictures("1:stop=2"), pictures("1"))
@@ -98,7 +98,7 @@ def test_steps(pictures):
 
 
 def test_the_tabs_preview_is_the_tag(forge, pictures):
-    """Hooks and merged weights differ by rounding; the block weights, BASE among them, mean the same."""
+    """Hooks and merged weights differ by rounding only, for block weights with BASE, too."""
     from tests.webui.forge_process import picture_of
 
     before = forge.inside("fingerprint")
@@ -115,7 +115,7 @@ def test_forward_by_blocks(forge):
 
 
 def test_gradients(forge):
-    """Every tensor of a LoRA on all attention layers has one, and they are those of finite differences."""
+    """Every tensor of a LoRA on all attention layers has a gradient, equal to finite differences."""
     before = forge.inside("fingerprint")
     found = forge.inside("gradients", file=str(forge.loras / "random.safetensors"))
     assert forge.inside("fingerprint") == before
@@ -125,7 +125,7 @@ def test_gradients(forge):
 
 @pytest.mark.parametrize("ending", ["finished", "stopped", "failed"])
 def test_training_leaves_no_trace(forge, tmp_path_factory, ending):
-    """With a LoRA of Forge's in the weights, the text encoder trained too, and a sample drawn in between."""
+    """With a LoRA merged by Forge, the text encoder trained, too, and a sample drawn in between."""
     forge.draw("a cat <lora:random:1>")
     before = forge.inside("fingerprint")
     found = forge.inside("train", folder=str(tmp_path_factory.mktemp("run")), ending=ending)

@@ -1,4 +1,4 @@
-"""What a WebUI asks of its guests: passwords, Reload UI, being switched off, another checkpoint in the middle."""
+"""What a WebUI expects of an extension: passwords, Reload UI, being disabled, a change of checkpoint meanwhile."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pictures(tmp_path_factory):
 
 
 def refused(webui, route: str, body: dict | None = None) -> tuple[int, str]:
-    """The status and the sentence of a refusal."""
+    """Return the status and the message of a refusal."""
     with pytest.raises(urllib.error.HTTPError) as answer:
         webui.call(f"/blocktrain/v1{route}", body)
     said = json.loads(answer.value.read())
@@ -44,7 +44,7 @@ def wait_until(there, what: str) -> None:
 
 
 def trains(webui, name: str, after: int = 1) -> dict:
-    """Wait until a run has made more steps than `after`, and say how it stands."""
+    """Wait until a run has made more steps than `after`, and return its status."""
     until = time.monotonic() + PATIENCE
     while (found := webui.standing(name))["step"] <= after or found["state"] != "training":
         assert time.monotonic() < until, found
@@ -54,14 +54,14 @@ def trains(webui, name: str, after: int = 1) -> dict:
 
 
 def restart(webui) -> None:
-    """Reload the UI, and wait until it is there again."""
+    """Reload the UI, and wait until it is back."""
     starts = webui.log.read_text(errors="replace").count("Startup time")
     webui.inside("restart")
     wait_until(lambda: webui.log.read_text(errors="replace").count("Startup time") > starts, "reloaded")
 
 
 def test_another_checkpoint_in_the_middle_of_a_run(weighed, exported, pictures):
-    """It waits for the run, which does not go on with it afterwards: it says which one it was begun on."""
+    """It waits for the run, which cannot be resumed on it: the message names the run's own checkpoint."""
     other = exported.with_name("blocktrain-other.safetensors")
     for suffix in (".safetensors", ".yaml"):
         shutil.copy(exported.with_suffix(suffix), other.with_suffix(suffix))
@@ -91,7 +91,7 @@ def test_another_checkpoint_in_the_middle_of_a_run(weighed, exported, pictures):
 
 
 def test_another_checkpoint_in_the_middle_of_an_analysis_and_a_preview(weighed, exported):
-    """Both end on the model that they began with, and nothing of them stays in either."""
+    """Both end on the model that they started with, and leave no trace in either."""
     other = exported.with_name("blocktrain-other.safetensors")
     before = weighed.inside("fingerprint")
     asked = {"prompt": PROMPT, "steps": 60, "width": 64, "height": 64, "loras": [{"name": LORA, "weights": "OUTD"}]}
@@ -124,7 +124,7 @@ def guarded(another, exported):
 
 
 def test_passwords(guarded):
-    """Either password, and the page's own login; nothing without."""
+    """Either password and the page's own login give access; nothing else does."""
     assert guarded.call("/blocktrain/v1/presets")["presets"]
     assert guarded.called_as("page:word", "/blocktrain/v1/runs")["runs"] == []
     for auth in (None, "api:wrong", "page:secret"):
@@ -140,7 +140,7 @@ def test_passwords(guarded):
 
 
 def test_reload_ui(guarded, pictures):
-    """It interrupts, which pauses a run; everything is there once afterwards, and the run can go on."""
+    """It interrupts, which pauses a run. Afterwards everything is registered once, and the run can be resumed."""
     before, threads = guarded.pixels(TAG), guarded.inside("threads")
     name = guarded.call("/blocktrain/v1/runs", {"config": run(pictures, name="long", steps=5000, samples={})})["name"]
     trains(guarded, name)
@@ -159,7 +159,7 @@ def test_reload_ui(guarded, pictures):
 
 
 def test_switched_off(guarded):
-    """Nothing of it is left after the reload; switched on again, everything is there once."""
+    """Nothing of it is left after the reload; enabled again, everything is registered once."""
     plain = guarded.pixels(TAG.replace(":bw=OUTD", ""))
     weighed = guarded.pixels(TAG)
     guarded.call("/sdapi/v1/options", {"disabled_extensions": ["sd-webui-blocktrain"]})
@@ -180,14 +180,14 @@ def test_switched_off(guarded):
 
 @pytest.fixture(scope="module")
 def listening(another, exported):
-    """A WebUI that other machines may call, and that asks nobody for a password."""
+    """A WebUI that listens to other machines without a password."""
     with another("--listen") as found:
         found.use_checkpoint(exported.name)
         yield found
 
 
 def test_listening_without_a_password(listening, pictures):
-    """Reading and drawing as the WebUI itself; what would change something is off, and says how to have it."""
+    """Reading and drawing work as in the WebUI itself; what changes anything is off, and says how to enable it."""
     assert listening.call("/blocktrain/v1/presets")["presets"]
     asked = {"prompt": PROMPT, "steps": 1, "width": 64, "height": 64}
     assert listening.call("/blocktrain/v1/preview", asked)["size"] == [64, 64]

@@ -1,4 +1,4 @@
-"""The loaded model in the real WebUI: what we compute with it is what the WebUI computes, and nothing of us stays."""
+"""The loaded model in the real WebUI: we compute what the WebUI computes, and leave no trace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def pictures(tmp_path_factory):
 
 
 def write_pictures(root: Path) -> Path:
-    """Two pictures of 64 pixels in kohya's layout; the caption is literal, brackets and all."""
+    """Two images of 64 pixels in kohya's layout; brackets in the caption are literal."""
     folder = root / "2_thing"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def run(pictures, **changes) -> dict:
 
 @pytest.fixture
 def whole(weighed):
-    """A user's LoRA is merged, then something happens, then everything is as it was."""
+    """With a user's LoRA merged, each of these leaves everything as it was."""
     weighed.pixels(f"{PROMPT} <lora:{LORA}:0.8:bw=OUTD>")
     before = weighed.inside("fingerprint")
     yield weighed
@@ -92,7 +92,7 @@ def test_a_trained_lora_can_be_used_at_once(whole, pictures):
 
 
 def test_steps_of_a_run_in_a_plot(weighed, pictures):
-    """The checkpoints of a run side by side, while they still lie in its folder."""
+    """Compare a run's checkpoints while they are still in its folder."""
     trained = weighed.trained(run(pictures, name="steps", steps=3, save_every=1, samples={}))
     assert trained["state"] == "finished", trained
     tag = f"a robot <lora:{trained['published'].removesuffix('.safetensors')}:1>"

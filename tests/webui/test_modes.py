@@ -1,4 +1,4 @@
-"""What memory modes, narrow weights and a replaced U-Net rule out in the real WebUI, and what they do not."""
+"""What works with memory modes, narrow weights and a replaced U-Net in the real WebUI, and what does not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["--medvram", "--lowvram"])
 def saving(request, another, exported):
-    """A WebUI that saves the GPU's memory: it moves parts of the model when they are called."""
+    """A WebUI that moves parts of the model to the GPU when they are called."""
     with another(request.param) as found:
         found.use_checkpoint(exported.name)
         found.flag = request.param
@@ -32,7 +32,7 @@ def saving(request, another, exported):
 
 
 def test_pictures_are_the_same(saving, weighed):
-    """Tag and tab's preview; BASE alone makes the text encoders move by themselves."""
+    """Tag and preview; with BASE alone only the text encoders are moved."""
     for weights in ("ALL", "OUTD", "BASE=1,REST=0"):
         theirs = saving.pixels(TAG.replace(":1>", f":1:bw={weights}>"))
         assert np.array_equal(theirs, weighed.pixels(TAG.replace(":1>", f":1:bw={weights}>")))
@@ -62,11 +62,11 @@ def test_analysis_needs_the_whole_unet(saving):
 
 
 def test_a_replaced_unet_cannot_be_hooked(weighed, pictures):
-    """Neither a preview nor training nor an analysis; the reason names what replaces it."""
+    """Preview, training and analysis are refused; the message names the replacement."""
     before = weighed.pixels(TAG)
     weighed.inside("replace_unet", label="[TRT] fox")
     try:
-        weighed.pixels(PROMPT)  # the engine's own picture: nothing of ours is in its way
+        weighed.pixels(PROMPT)  # the engine's own image is drawn as before
         with pytest.raises(urllib.error.HTTPError) as refused:
             weighed.call("/blocktrain/v1/preview", {"prompt": PROMPT, "loras": [{"name": LORA}], "steps": 1})
         said = json.loads(refused.value.read())
@@ -82,11 +82,11 @@ def test_a_replaced_unet_cannot_be_hooked(weighed, pictures):
 
 @pytest.mark.parametrize("saving", ["--medvram"], indirect=True)
 def test_narrow_weights_are_not_trained_on(saving, pictures):
-    """FP8: pictures and the tab's preview are drawn, training is refused. The last here: the WebUI keeps a trace.
+    """FP8: images and previews are drawn, training is refused. The last test here: the WebUI itself keeps a trace.
 
     Tag and preview are not the same: the WebUI rounds what it merges to FP8, and hooks add it in full.
     """
-    live = {"live_previews_enable": False}  # on a CPU the WebUI's own cannot show what FP8 makes
+    live = {"live_previews_enable": False}  # on a CPU the WebUI cannot decode them from FP8
     saving.call("/sdapi/v1/options", {"fp8_storage": "Enable", **live})
     try:
         base = saving.pixels(PROMPT)

@@ -19,7 +19,7 @@ TAG = f"{PROMPT} <lora:{LORA}:1>"
 
 @pytest.fixture(scope="module")
 def opened(browser, weighed):
-    """One page for all: it takes long to load."""
+    """One page for all tests: it is slow to load."""
     opened = Page(browser, weighed)
     yield opened
     opened.close()
@@ -27,7 +27,7 @@ def opened(browser, weighed):
 
 @pytest.fixture
 def page(opened):
-    """That page as it was opened."""
+    """That page in its initial state."""
     opened.tab("txt2img")
     opened.small()
     opened.prompt("")
@@ -76,7 +76,7 @@ def test_what_cannot_be_read_is_said_on_the_page(page, weighed):
 
 
 def test_send_to_brings_random_values_back(page, weighed, tmp_path):
-    """To img2img, with a seed that was random too; and from the picture's file, by PNG Info."""
+    """To img2img, with a random seed, too; and from the image's file, by PNG Info."""
     page.small(seed=-1)
     page.prompt(TAG.replace(":1>", f":1:bw={','.join(['R'] * 17)}>"))
     seed = int(re.search(r"Seed: (\d+)", page.generate())[1])
@@ -130,7 +130,7 @@ STATE = "document.querySelector('#blocktrain_runs_head [data-state]')?.dataset.s
 
 
 def test_trained_by_clicks_and_used_at_once(page, second, weighed, tmp_path_factory):
-    """Also seen from another tab of the browser, in which nothing was clicked."""
+    """A run is followed in another browser tab, too, in which nothing was clicked."""
     from tests.webui.test_model import write_pictures
 
     name = f"clicked-{time.time_ns()}"
@@ -155,7 +155,9 @@ def test_trained_by_clicks_and_used_at_once(page, second, weighed, tmp_path_fact
     page.page.wait_for_function(f"() => {STATE} === 'finished'")
     second.ours()
     second.go("Runs")
-    second.page.locator("#blocktrain_runs_list label", has_text=name).click()  # it opened with the newest of then
+    second.page.locator(
+        "#blocktrain_runs_list label", has_text=name
+    ).click()  # it opened with the run that was the newest then
     second.page.wait_for_function(f"() => {STATE} === 'finished'")
     assert name in second.text("runs_head")
     page.tab("txt2img")

@@ -1,4 +1,4 @@
-"""The prompt tag in the real WebUI: its own Lora networks under block weights, to the last bit where that is meant."""
+"""The prompt tag in the real WebUI: its own Lora networks under block weights, where possible bit for bit."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_all_is_the_plain_tag_and_none_is_no_lora(weighed, base, plain):
     for spelling in ("bw", "lbw"):
         assert np.array_equal(weighed.pixels(tag(f"{spelling}=ALL")), plain)
         assert np.array_equal(weighed.pixels(tag(f"{spelling}=NONE")), base)
-    assert np.array_equal(weighed.pixels(tag()), plain)  # nothing is left of the weights
+    assert np.array_equal(weighed.pixels(tag()), plain)  # no trace of the weights
     assert np.array_equal(weighed.pixels(PROMPT), base)
 
 
 def test_base_is_the_text_encoder(weighed):
-    """By another route: the WebUI's own te= and unet=. The conditioning that it keeps is not taken for another one."""
+    """Against the WebUI's own te= and unet=. Its cached conditioning is not used for other weights."""
     blocks = ",".join(["1"] * 25)
     assert np.array_equal(weighed.pixels(tag(f"bw=0,{blocks}")), weighed.pixels(tag("te=0", "unet=1")))
     only_text = tag(f"bw=1,{','.join(['0'] * 25)} | rest=0")
@@ -117,7 +117,7 @@ def test_the_accordion_is_the_tag(weighed):
 
 
 def test_the_tabs_preview_is_the_tag(weighed, base):
-    """Hooks against merged weights, BASE included. A tag of the same LoRA in the preview's prompt does not count."""
+    """Hooks against merged weights, BASE included. A tag of the same LoRA in the preview's prompt is ignored."""
     ours = pixels(weighed.inside("preview", prompt=tag(), lora=LORA, weights=WEIGHTS, **SAME))
     theirs = weighed.pixels(tag(f"bw={WEIGHTS}"))
     assert np.abs(ours.astype(int) - theirs).max() <= 2

@@ -1,4 +1,4 @@
-"""The stand-ins of `tests/hosts/fake_webui.py` have the signatures of the real WebUI's source, read and not run."""
+"""The stand-ins of `tests/hosts/fake_webui.py` have the signatures in the real WebUI's source, which is not run."""
 
 from __future__ import annotations
 
