@@ -203,10 +203,7 @@ class AnalyseHandlers:
         stored, weights = self._weights(values)
         name = (values["analyse_preset"] or "").strip()
         preset = preset_of(stored.first, weights, name)
-        own = self.controls.presets.own
-        if name in own.read().presets and not values["analyse_replace"]:
-            raise ValueError(f"there is a preset {name!r} already: choose another name, or tick “replace”")
-        own.put(preset)
+        self.controls.presets.put(preset, replace=values["analyse_replace"])
         names = self.controls.presets.names(stored.first.architecture)
         return {
             "analyse_message": html.note(f"Saved {name}: {preset.text}"),

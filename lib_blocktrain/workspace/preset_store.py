@@ -47,14 +47,15 @@ class PresetStore:
         return parse(from_link(text), architecture_id, seed=seed, x=x, presets=self.all())
 
     def save(self, name: str, weights: BlockWeights, *, canvas: float | None = None, replace: bool = False) -> None:
-        """Put weights into the user's file; raises ValueError for a name that is invalid or taken.
+        """Put weights into the user's file under a name; `canvas` is the share of the picture they were found for."""
+        line = weights.to_line(with_architecture=True, canvas=canvas)
+        self.put(Preset(name.strip(), (weights.architecture,), line), replace=replace)
 
-        `canvas` is the share of the picture for which they were found.
-        """
-        name = name.strip()
-        if name in self.own.read().presets and not replace:
-            raise ValueError(f"there is a preset {name!r} already: choose another name, or tick “replace”")
-        self.own.put(Preset(name, (weights.architecture,), weights.to_line(with_architecture=True, canvas=canvas)))
+    def put(self, preset: Preset, *, replace: bool = False) -> None:
+        """Put a preset into the user's file; raises ValueError for a name that is invalid or taken."""
+        if preset.name in self.own.read().presets and not replace:
+            raise ValueError(f"there is a preset {preset.name!r} already: choose another name, or tick “replace”")
+        self.own.put(preset)
 
     def rename(self, name: str | None, new_name: str) -> None:
         """Rename one of the user's own presets."""
