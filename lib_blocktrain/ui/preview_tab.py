@@ -83,9 +83,8 @@ class PreviewTab:
 
     def _wire_controls(self, w: Widgets) -> None:
         controls, sharing = self.controls, ShareHandlers(self.controls)
-        listed = ("loras", "lora_message")
         found = w.pick(*SELECTION, "search")
-        on(w["search"].input, controls.find, found, w.pick(*listed), latest=True)
+        on(w["search"].input, controls.find, found, w.pick("loras", "lora_message"), latest=True)
         looked = on(w["refresh"].click, controls.refresh, found, w.pick(*SHOWN, *PRESETS))
         on(looked.then, controls.meet_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS, *MODEL))
         on(w["loras"].input, controls.choose, found, w.pick(*SHOWN))
@@ -137,7 +136,7 @@ def _map(w: Widgets) -> None:
     with gr.Row():
         w.add("strength", gr.Slider, STRENGTH_MIN, STRENGTH_MAX, 1.0, step=0.05, label="Strength", interactive=False)
         _weight(w, BASE)
-    w.add("u_map", gr.HTML, UMap("weights", "sd1", weight_name("")).html())
+    w.html("u_map", UMap("weights", "sd1", weight_name("")).html())
 
 
 def _sliders(w: Widgets) -> None:
@@ -177,15 +176,8 @@ def _sharing(w: Widgets) -> None:
     """Copy and paste, and all presets as cards."""
     with gr.Group(elem_classes="blocktrain-panel"):
         with gr.Row():
-            w.add(
-                "form",
-                gr.Radio,
-                choices=[LINE, LINK, KOHYA, JSON],
-                value=LINE,
-                label="Share as",
-                scale=4,
-                min_width=200,
-            )
+            forms = [LINE, LINK, KOHYA, JSON]
+            w.add("form", gr.Radio, choices=forms, value=LINE, label="Share as", scale=4, min_width=200)
             w.add("copy", gr.Button, "Copy", size="sm", min_width=70)
         w.add("line", gr.Textbox, label="To share", max_lines=2, interactive=False, show_copy_button=True)
         w.add(

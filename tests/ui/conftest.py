@@ -1,4 +1,4 @@
-"""A desk, a preview and a page on the fake host of `tests.fakes`."""
+"""The LoRA controls, the handlers of Preview and a page, on the fake host of `tests.fakes`."""
 
 from __future__ import annotations
 

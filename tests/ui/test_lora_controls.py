@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 
 from lib_blocktrain.blocks import BLOCK_IDS
 from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
-from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraEntry, LoraSelection
+from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS
 from lib_blocktrain.workspace.preset_store import PresetStore
 from tests.fakes import SDXL_LAYERS, FakeModel, write_lora
 
@@ -167,9 +165,3 @@ def test_sliders_from_a_browser_are_checked(controls, page, value):
     answer = controls.choose(page.values)
     assert "IN04 = " in answer["lora_message"]
     assert "selection" not in answer
-
-
-def test_a_selection_survives_the_page():
-    """gradio copies the first value of a State deeply."""
-    selection = LoraSelection().choose(["a", "b"]).with_shown(LoraEntry(0.5)).activate("a")
-    assert copy.deepcopy(selection) == selection
