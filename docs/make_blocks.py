@@ -110,8 +110,8 @@ def believed(architecture: Architecture) -> str:
     """Return what is believed of this architecture's blocks, and of which nothing is."""
     found = sorted((b for b in BELIEFS if architecture.id in b.architectures), key=lambda belief: belief.grade)
     rows = [f"| {spans(b.blocks, architecture.block_ids)} | {b.carries} | {b.grade} | {b.source} |" for b in found]
-    said = {block_id for belief in found for block_id in belief.blocks}
-    others = [block_id for block_id in architecture.block_ids if block_id not in said]
+    covered = {block_id for belief in found for block_id in belief.blocks}
+    others = [block_id for block_id in architecture.block_ids if block_id not in covered]
     return "\n".join(
         [BELIEF_COLUMNS, *rows, "", f"Nothing that can be cited of {spans(others, architecture.block_ids)}."]
     )

@@ -304,10 +304,10 @@ def spans(block_ids: Iterable[str], order: Sequence[str] = BLOCK_IDS) -> str:
 
     Blocks that are not in the order (BASE, REST) are in no range.
     """
-    places = {block_id: place for place, block_id in enumerate(order)}
+    index_of = {block_id: index for index, block_id in enumerate(order)}
     runs: list[list[str]] = []
     for block_id in block_ids:
-        if runs and block_id in places and places.get(runs[-1][-1], -2) + 1 == places[block_id]:
+        if runs and block_id in index_of and index_of.get(runs[-1][-1], -2) + 1 == index_of[block_id]:
             runs[-1].append(block_id)
         else:
             runs.append([block_id])

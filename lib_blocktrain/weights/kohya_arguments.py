@@ -36,7 +36,7 @@ def has_kohya_arguments(text: str) -> bool:
 
 
 def read_kohya_arguments(span: Span, architecture: Architecture) -> tuple[BlockWeights, list[str]]:
-    """Return the weights and what is to be said about them; raise PresetStringError.
+    """Return the weights and notices about them; raise PresetStringError.
 
     Learning rates are the weights themselves. Alphas and ranks are fractions of `network_alpha` and `network_dim`,
     where the text has them, else of the largest. Where both are given, the weights come from the alphas, unless these

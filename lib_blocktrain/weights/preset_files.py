@@ -56,33 +56,33 @@ class PresetFile:
         """Add presets or replace those of the same name; raise ValueError for one that would not read back."""
         lines = self._lines()
         ending = "\r" if lines and lines[0].endswith("\r") else ""
-        place_of = {known.name: place for place, line in enumerate(lines) if (known := _preset_of(line))}
+        index_of = {known.name: index for index, line in enumerate(lines) if (known := _preset_of(line))}
         end = len(lines) - 1 if lines and not lines[-1] else len(lines)
         for preset in presets:
             line = to_line(preset) + ending
-            if preset.name in place_of:
-                lines[place_of[preset.name]] = line
+            if preset.name in index_of:
+                lines[index_of[preset.name]] = line
             else:
                 lines.insert(end, line)
-                place_of[preset.name], end = end, end + 1
+                index_of[preset.name], end = end, end + 1
         self._write(lines)
 
     def rename(self, name: str, new_name: str) -> None:
         """Rename a preset; raise ValueError if it is missing or the new name is taken or not allowed."""
         lines = self._lines()
-        places = self._existing(lines, name)
-        if self._places(lines, new_name):
+        indices = self._existing(lines, name)
+        if self._indices(lines, new_name):
             raise ValueError(f"there is a preset {new_name!r} already in {self.path}")
         _check_name(new_name)
-        for place in places:
-            lines[place] = new_name + lines[place][lines[place].index(":") :]
+        for index in indices:
+            lines[index] = new_name + lines[index][lines[index].index(":") :]
         self._write(lines)
 
     def delete(self, name: str) -> None:
         """Delete a preset; raise ValueError if it is missing."""
         lines = self._lines()
-        places = self._existing(lines, name)
-        self._write([line for place, line in enumerate(lines) if place not in places])
+        indices = self._existing(lines, name)
+        self._write([line for index, line in enumerate(lines) if index not in indices])
 
     def _lines(self) -> list[str]:
         if not self.path.exists():
@@ -99,15 +99,15 @@ class PresetFile:
             temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
 
     def _existing(self, lines: list[str], name: str) -> list[int]:
-        places = self._places(lines, name)
-        if not places:
+        indices = self._indices(lines, name)
+        if not indices:
             raise ValueError(f"there is no preset {name!r} in {self.path}")
-        return places
+        return indices
 
     @staticmethod
-    def _places(lines: Iterable[str], name: str) -> list[int]:
+    def _indices(lines: Iterable[str], name: str) -> list[int]:
         """Return the indices of the lines with this preset; unreadable lines belong to none."""
-        return [place for place, line in enumerate(lines) if (preset := _preset_of(line)) and preset.name == name]
+        return [index for index, line in enumerate(lines) if (preset := _preset_of(line)) and preset.name == name]
 
 
 def read_presets(text: str) -> PresetLines:
