@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class A1111(Integration):
-    """AUTOMATIC1111's WebUI."""
+    """AUTOMATIC1111's WebUI as a host."""
 
     package = __name__
 

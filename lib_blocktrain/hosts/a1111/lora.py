@@ -117,7 +117,6 @@ def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collec
 
 
 def unpatch() -> None:
-    """Undo `patch`."""
     for owner, name in list(patches.originals[_KEY]):
         patches.undo(_KEY, owner, name)
 

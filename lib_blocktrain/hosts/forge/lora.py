@@ -90,7 +90,6 @@ def _without_steps(p: Any, resolved: Resolved | None, why: str) -> Resolved | No
 
 
 def unpatch() -> None:
-    """Undo `patch`."""
     for owner, name in list(patches.originals[_KEY]):
         patches.undo(_KEY, owner, name)
 

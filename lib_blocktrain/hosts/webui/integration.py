@@ -77,7 +77,6 @@ class Integration:
         self.lora.patch(self.tag_context, folders.register_checkpoints)
 
     def unpatch(self) -> None:
-        """Undo ``patch``."""
         self.lora.unpatch()
 
     def on_cfg_denoiser(self, params: Any) -> None:
