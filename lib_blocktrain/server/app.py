@@ -36,13 +36,13 @@ FIRST_PORT, PORTS = 7870, 30  # tried in turn; the WebUIs' are from 7860 on
 FONTS = ("system-ui", "sans-serif")  # gradio's own themes load fonts from a server
 
 
-def build(host: Host, first: InitialState | None = None) -> tuple[gr.Blocks, Page]:
+def build(host: Host, initial: InitialState | None = None) -> tuple[gr.Blocks, Page]:
     """Build the page on a host."""
     theme = gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace"))
     css = (DATA / "style.css").read_text("utf-8") + "footer { display: none !important; }"
     script = "\n".join(path.read_text("utf-8") for path in sorted((DATA / "javascript").glob("*.js")))
     with gr.Blocks(title="blocktrain", theme=theme, css=css, analytics_enabled=False) as blocks:
-        page = Page(host, first)
+        page = Page(host, initial)
         page.on_load(blocks)
         shim.on(blocks.load, None, {}, {}, js=f"() => {{\n{script}\n}}")
     return shim.queue(blocks), page
@@ -60,19 +60,19 @@ def application(blocks: gr.Blocks, page: Page, port: int) -> ASGIApp:
 def serve(
     host: Host,
     port: int | None = None,
-    first: InitialState | None = None,
+    initial: InitialState | None = None,
     on_start: Callable[[str], object] | None = webbrowser.open,
 ) -> None:
     """Serve until interrupted; ``on_start`` is called with the address once the page answers."""
     with _private_uploads():
-        _serve(host, listen(port), first, on_start)
+        _serve(host, listen(port), initial, on_start)
 
 
 def _serve(
-    host: Host, listener: socket.socket, first: InitialState | None, on_start: Callable[[str], object] | None
+    host: Host, listener: socket.socket, initial: InitialState | None, on_start: Callable[[str], object] | None
 ) -> None:
     port = listener.getsockname()[1]
-    blocks, page = build(host, first)
+    blocks, page = build(host, initial)
     server = _Server(application(blocks, page, port))
     address = f"http://{ADDRESS}:{port}/"
     if on_start is not None:

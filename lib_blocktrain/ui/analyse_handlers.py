@@ -91,7 +91,7 @@ class AnalyseHandlers:
         """The keys of the readable LoRAs in the folders now, and which of them is to be chosen."""
         self.lora_index.refresh()
         keys = [file.key for file in self.lora_index.files() if not file.problem]
-        preferred = (values["analyse_lora"], self.controls.first.lora, *keys)
+        preferred = (values["analyse_lora"], self.controls.initial.lora, *keys)
         return keys, next((key for key in preferred if key in keys), None)
 
     # --- the analysis ---------------------------------------------------------------------------------------------

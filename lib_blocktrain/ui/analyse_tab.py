@@ -38,7 +38,7 @@ class AnalyseTab:
     title = "Analyse"
 
     def __init__(self, shared: Shared):
-        self.first = shared.first
+        self.initial = shared.initial
         self.handlers = AnalyseHandlers(shared.host, shared.controls, shared.lora_index, shared.jobs)
         self.probe_handlers = ProbeHandlers(self.handlers)
         self.train_handlers = TrainHandlers(shared.host, shared.controls, shared.runner)
@@ -115,9 +115,9 @@ class AnalyseTab:
             w.add("analyse_lora", gr.Dropdown, choices=[], label="LoRA", scale=3, min_width=150)
             w.add("analyse_strength", gr.Slider, -2.0, 2.0, 1.0, step=0.05, label="Strength", scale=3, min_width=150)
             w.add("analyse_refresh", gr.Button, "Refresh", min_width=90)
-        prompts = {"label": "Prompts, one a line", "value": self.first.prompt, "lines": 2, "max_lines": 8}
+        prompts = {"label": "Prompts, one a line", "value": self.initial.prompt, "lines": 2, "max_lines": 8}
         w.add("analyse_prompts", gr.Textbox, **prompts)
-        w.add("analyse_negative", gr.Textbox, label="Negative prompt", value=self.first.negative, lines=1)
+        w.add("analyse_negative", gr.Textbox, label="Negative prompt", value=self.initial.negative, lines=1)
         with gr.Row():
             w.add("analyse_seeds", gr.Textbox, label="Seeds", value="0, 1, 2", max_lines=1, min_width=110)
             w.add("analyse_cfg", gr.Slider, 0, 30, 5.0, step=0.5, label="CFG scale", min_width=110)

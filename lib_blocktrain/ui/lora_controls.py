@@ -77,11 +77,11 @@ def _before_ticks(values: SelectionValues) -> LoraSelection:
 class LoraControls:
     """The left side of Preview: which LoRAs act, and under which weights."""
 
-    def __init__(self, host: Host, lora_index: LoraIndex, presets: PresetStore, first: InitialState) -> None:
+    def __init__(self, host: Host, lora_index: LoraIndex, presets: PresetStore, initial: InitialState) -> None:
         self.host = host
         self.lora_index = lora_index
         self.presets = presets
-        self.first = first
+        self.initial = initial
 
     def architecture(self, selection: LoraSelection) -> str:
         """The loaded model's architecture; without a model the active LoRA's, else SD1."""
@@ -98,9 +98,9 @@ class LoraControls:
         """The page was loaded: look into the folders, and begin with the initial LoRA if it is there."""
         self.lora_index.refresh()
         selection = LoraSelection()
-        found = [file for file in self.lora_index.files() if file.key == self.first.lora and not file.problem]
+        found = [file for file in self.lora_index.files() if file.key == self.initial.lora and not file.problem]
         for file in found:  # the model is not read yet, so that the file says which blocks there are
-            parsed = self.presets.parse(self.first.weights, file.architecture)
+            parsed = self.presets.parse(self.initial.weights, file.architecture)
             selection = selection.choose([file.key]).with_shown(LoraEntry().with_weights(parsed.weights))
         return {
             **self._list(selection, ""),

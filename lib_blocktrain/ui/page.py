@@ -31,15 +31,15 @@ class Page:
     def __init__(
         self,
         host: Host,
-        first: InitialState | None = None,
+        initial: InitialState | None = None,
         runner: Runner | None = None,
         jobs: Jobs | None = None,
     ) -> None:
         lora_index, presets = LoraIndex(lambda: host.lora_dirs), PresetStore(lambda: host.presets_path)
-        controls = LoraControls(host, lora_index, presets, first or InitialState())
+        controls = LoraControls(host, lora_index, presets, initial or InitialState())
         self.runner = runner or Runner(host)
         self.jobs = jobs or Jobs(host)
-        shared = Shared(host, controls.first, lora_index, controls, self.jobs, self.runner)
+        shared = Shared(host, controls.initial, lora_index, controls, self.jobs, self.runner)
         self.widgets = Widgets()
         self.tabs: tuple[Tab, ...] = tuple(kind(shared) for kind in TABS)
         with gr.Column(elem_id="blocktrain"):

@@ -43,7 +43,7 @@ class PreviewTab:
     title = "Preview"
 
     def __init__(self, shared: Shared) -> None:
-        self.host, self.first, self.controls = shared.host, shared.first, shared.controls
+        self.host, self.initial, self.controls = shared.host, shared.initial, shared.controls
         renderer, runner = PreviewRenderer(shared.host, shared.lora_index), shared.runner
         self.preview = PreviewHandlers(
             shared.host, shared.controls, renderer, shared.jobs, lambda: _name_of(runner.current)
@@ -57,9 +57,9 @@ class PreviewTab:
                 _loras(w)
                 _map(w)
             with gr.Column(scale=6, min_width=420):
-                _prompts(w, self.first)
+                _prompts(w, self.initial)
                 _pictures(w)
-                _settings(w, self.host, self.first)
+                _settings(w, self.host, self.initial)
                 _grid(w)
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=420):
@@ -206,12 +206,12 @@ def _bake(w: Widgets) -> None:
         w.html("bake_status")
 
 
-def _prompts(w: Widgets, first: InitialState) -> None:
-    w.add("prompt", gr.Textbox, label="Prompt", value=first.prompt, lines=2)
-    w.add("negative", gr.Textbox, label="Negative prompt", value=first.negative, lines=1)
+def _prompts(w: Widgets, initial: InitialState) -> None:
+    w.add("prompt", gr.Textbox, label="Prompt", value=initial.prompt, lines=2)
+    w.add("negative", gr.Textbox, label="Negative prompt", value=initial.negative, lines=1)
 
 
-def _settings(w: Widgets, host: Host, first: InitialState) -> None:
+def _settings(w: Widgets, host: Host, initial: InitialState) -> None:
     with gr.Row():
         w.add(
             "sampler", gr.Dropdown, choices=list(host.samplers), value=host.samplers[0], label="Sampler", min_width=110
@@ -224,7 +224,7 @@ def _settings(w: Widgets, host: Host, first: InitialState) -> None:
         w.add(
             "seed",
             gr.Number,
-            value=first.seed,
+            value=initial.seed,
             label="Seed (-1: random)",
             precision=0,
             minimum=-1,

@@ -30,7 +30,7 @@ class TrainTab:
 
     def __init__(self, shared: Shared):
         self.host = shared.host
-        self.handlers = TrainHandlers(shared.host, shared.controls, shared.runner, shared.first.runs)
+        self.handlers = TrainHandlers(shared.host, shared.controls, shared.runner, shared.initial.runs)
 
     def build(self, w: Widgets) -> None:
         w["train_rest"] = gr.State({})

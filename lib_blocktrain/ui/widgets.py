@@ -59,7 +59,7 @@ class Shared:
     """What the tabs of one page have in common."""
 
     host: Host
-    first: InitialState
+    initial: InitialState
     lora_index: LoraIndex
     controls: LoraControls
     jobs: Jobs
