@@ -1,47 +1,70 @@
-// The accordion's buttons in a WebUI's own page. The standalone page has neither accordion nor prompt of that kind.
+// What the extension adds to a WebUI's own page: the accordion's buttons, and the buttons that send a picture to img2img.
+// The server reads and writes the prompt's tags (POST /blocktrain/v1/prompt/...). Not used by the standalone page.
 (() => {
     "use strict";
 
-    const TAG = /<(lora|lyco):([^>]+)>/g;
+    const PATIENCE = 30000; // milliseconds for the WebUI to copy a prompt from one tab to another
 
-    function box(id) {
+    function field(id) {
         return gradioApp().querySelector(`#${id} textarea, #${id} input`);
     }
 
-    function put(field, text) {
-        field.value = text;
-        field.dispatchEvent(new Event("input", { bubbles: true }));
+    function put(target, text) {
+        target.value = text;
+        target.dispatchEvent(new Event("input", { bubbles: true }));
     }
 
-    // One line for all LoRAs, or NAME: weights for each, as the accordion's help says.
-    function weightsOf(name, names, lines) {
-        let all = null;
-        for (const line of lines) {
-            const colon = line.indexOf(":");
-            const head = colon < 0 ? "" : line.slice(0, colon).trim();
-            if (head === name) {
-                return line.slice(colon + 1).trim();
-            }
-            if (!names.includes(head)) {
-                all = colon < 0 ? line : line.slice(colon + 1).trim();
-            }
+    // Show an error below an element, in place of the last one of this id; "" removes it.
+    function showError(id, element, text) {
+        gradioApp().querySelector(`#${id}`)?.remove();
+        if (text) {
+            const message = document.createElement("p");
+            message.id = id;
+            message.className = "blocktrain-webui-error";
+            message.setAttribute("role", "alert");
+            message.textContent = text;
+            element.after(message);
         }
-        return all;
     }
 
-    function write(place, text) {
-        const field = box(`${place}_prompt`);
-        const lines = (text || "").split("\n").map((line) => line.trim()).filter(Boolean);
-        if (!field || !lines.length) {
+    async function changedPrompt(path, body) {
+        let response;
+        try {
+            response = await fetch(`./blocktrain/v1/prompt/${path}`, {
+                method: "POST",
+                headers: { "Content-Type": "application/json" },
+                body: JSON.stringify(body),
+            });
+        } catch {
+            throw new Error("the server does not answer");
+        }
+        const answer = await response.json().catch(() => ({}));
+        if (typeof answer.prompt !== "string") {
+            throw new Error(answer.detail || `the server answered ${response.status}`);
+        }
+        return answer.prompt;
+    }
+
+    async function write(tab, text) {
+        const prompt = field(`${tab}_prompt`);
+        const row = gradioApp().querySelector(`#blocktrain_${tab}_write`).parentElement;
+        const show = (error) => showError(`blocktrain_${tab}_error`, row, error);
+        if (!prompt || !(text || "").trim()) {
             return;
         }
-        const names = [...field.value.matchAll(TAG)].map((found) => found[2].split(":")[0]);
-        const written = field.value.replace(TAG, (tag, kind, inside) => {
-            const items = inside.split(":").filter((item) => !/^l?bw=/.test(item));
-            const weights = weightsOf(items[0], names, lines);
-            return weights === null ? tag : `<${kind}:${[...items, `bw=${weights}`].join(":")}>`;
-        });
-        put(field, written);
+        show("");
+        try {
+            let sent, written;
+            do { // again if something was typed meanwhile
+                sent = prompt.value;
+                written = await changedPrompt("write-weights", { prompt: sent, weights: text });
+            } while (prompt.value !== sent);
+            if (written !== sent) {
+                put(prompt, written);
+            }
+        } catch (error) {
+            show(`The prompt stays as it is: ${error.message}`);
+        }
     }
 
     function edit(title, text) {
@@ -50,43 +73,39 @@
         if (button) {
             button.click();
         }
-        const field = box("blocktrain_paste");
-        if (field && text) {
-            put(field, text.split("\n")[0]);
+        const paste = field("blocktrain_paste");
+        if (paste && text) {
+            put(paste, text.split("\n")[0]);
         }
     }
 
-    // What the parameters below the picture say of it: {NAME: values}.
-    function madeWith(place) {
-        const text = gradioApp().querySelector(`#html_info_${place}`)?.innerText || "";
-        const found = text.match(/\bBlock weights: ("(?:[^"\\]|\\.)*"|[^,\n]*)/);
-        const value = found ? (found[1].startsWith('"') ? JSON.parse(found[1]) : found[1]) : "";
-        const entries = [...value.matchAll(/(?:^|; )([^:]+): ([^:;]*)/g)];
-        return Object.fromEntries(entries.map((entry) => [entry[1], entry[2].trim()]));
-    }
-
-    // The WebUI sends the prompt as it was typed: values drawn at random would be drawn again, from another seed.
-    function fix(place, target, until) {
-        const typed = box(`${place}_prompt`).value;
-        const values = madeWith(place);
-        const fixed = typed.replace(TAG, (tag, kind, inside) => {
-            const [name, ...items] = inside.split(":");
-            const weights = items.find((item) => /^l?bw=/.test(item)) || "";
-            if (!(name in values) || !/(^|[=,\s])[RU]([,\s]|$)/.test(weights)) {
-                return tag;
-            }
-            const drawn = items.map((item) => (item === weights ? `bw=${values[name]}` : item));
-            return `<${kind}:${[name, ...drawn].join(":")}>`;
-        });
+    // The WebUI sends the prompt as it was typed: random weights would be drawn again, from another seed.
+    async function fixRandom(tab) {
+        const typed = field(`${tab}_prompt`).value;
+        const parameters = gradioApp().querySelector(`#html_info_${tab}`)?.innerText || "";
+        const target = field("img2img_prompt");
+        const until = Date.now() + PATIENCE;
+        const show = (error) =>
+            showError("blocktrain_sent_error", gradioApp().querySelector("#img2img_prompt"), error);
+        show("");
+        if (!parameters.includes("Block weights: ")) {
+            return;
+        }
+        let fixed;
+        try {
+            fixed = await changedPrompt("fix-random", { prompt: typed, parameters });
+        } catch (error) {
+            show(`Random block weights of this prompt are not those of the picture: ${error.message}`);
+            return;
+        }
         if (fixed === typed) {
             return;
         }
-        const field = box(`${target}_prompt`);
         const wait = setInterval(() => {
-            if (field.value === typed) {
-                put(field, fixed);
+            if (target.value === typed) { // copied, and not edited since
+                put(target, fixed);
             }
-            if (field.value === fixed || Date.now() > until) {
+            if (target.value === fixed || Date.now() > until) {
                 clearInterval(wait);
             }
         }, 100);
@@ -94,9 +113,9 @@
 
     document.addEventListener("click", (event) => {
         const button = event.target.closest?.("[id$=_send_to_img2img], [id$=_send_to_inpaint]");
-        const place = button?.id.split("_send_to_")[0];
-        if (place === "txt2img" || place === "img2img") {
-            fix(place, "img2img", Date.now() + 30000);
+        const tab = button?.id.split("_send_to_")[0];
+        if (tab === "txt2img" || tab === "img2img") {
+            fixRandom(tab);
         }
     }, true);
 

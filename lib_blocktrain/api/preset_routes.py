@@ -1,4 +1,4 @@
-"""Presets: which there are, what a string means, saving and deleting the user's own."""
+"""Routes for presets, what their strings mean, and block weights in a prompt's tags."""
 
 from __future__ import annotations
 
@@ -7,13 +7,29 @@ from typing import Any
 from fastapi import APIRouter
 
 from lib_blocktrain.api.errors import ApiError, not_found
-from lib_blocktrain.api.schemas import Architecture, Done, ParseBody, ParsedWeights, PresetBody, PresetList
+from lib_blocktrain.api.schemas import (
+    Architecture,
+    Done,
+    FixRandomBody,
+    ParseBody,
+    ParsedWeights,
+    PresetBody,
+    PresetList,
+    Prompt,
+    WriteWeightsBody,
+)
 from lib_blocktrain.api.service import Service
 from lib_blocktrain.weights.preset_strings import Parsed
+from lib_blocktrain.weights.prompt_tags import fix_random_weights, write_weights
 
 
 def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) -> None:
-    """Add the routes under ``/presets``."""
+    """Add the routes under ``/presets`` and ``/prompt``."""
+    _add_preset_routes(reading, writing, service)
+    _add_prompt_routes(reading)
+
+
+def _add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) -> None:
 
     @reading.get("/presets", response_model=PresetList, summary="List presets, the user's own first")
     def list_presets(architecture: Architecture | None = None) -> dict[str, Any]:
@@ -44,6 +60,20 @@ def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) 
                 raise ApiError(409, "conflict", f"{name!r} comes with the extension and stays")
             service.presets.delete(name)
         return {"done": f"deleted {name}"}
+
+
+def _add_prompt_routes(reading: APIRouter) -> None:
+    """The WebUI's own page calls these: the grammar of the prompt tag is in Python alone."""
+
+    @reading.post("/prompt/write-weights", response_model=Prompt, summary="Write block weights into a prompt's tags")
+    def write(body: WriteWeightsBody) -> dict[str, str]:
+        return {"prompt": write_weights(body.prompt, body.weights)}
+
+    @reading.post(
+        "/prompt/fix-random", response_model=Prompt, summary="Write a picture's values in place of R and U in a prompt"
+    )
+    def fix_random(body: FixRandomBody) -> dict[str, str]:
+        return {"prompt": fix_random_weights(body.prompt, body.parameters)}
 
 
 def _parsed(found: Parsed) -> dict[str, Any]:

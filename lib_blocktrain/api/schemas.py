@@ -40,7 +40,7 @@ class Body(BaseModel):
 
 
 class PresetItem(BaseModel):
-    """A preset."""
+    """A preset as it is listed."""
 
     name: str
     architectures: list[str]
@@ -93,6 +93,28 @@ class PresetBody(Body):
     weights: str = Field(description=WEIGHTS, max_length=100_000)
     architecture: Architecture
     replace: bool = Field(False, description="replace an own preset of this name")
+
+
+class WriteWeightsBody(Body):
+    """A prompt into whose tags block weights are written."""
+
+    prompt: str = Field(max_length=100_000)
+    weights: str = Field(
+        description="a preset string for every LoRA of the prompt, or lines NAME: preset string", max_length=100_000
+    )
+
+
+class FixRandomBody(Body):
+    """A prompt with R or U among its block weights, and a picture that was drawn from it."""
+
+    prompt: str = Field(max_length=100_000)
+    parameters: str = Field(description="the picture's, as the WebUI writes them", max_length=100_000)
+
+
+class Prompt(BaseModel):
+    """The prompt with other block weights in its tags; all else in it is as it was sent."""
+
+    prompt: str
 
 
 class Done(BaseModel):

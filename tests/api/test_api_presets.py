@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -69,6 +70,31 @@ def test_what_cannot_be_parsed(client, refused, body, status, words):
     answer = client.post("/presets/parse", content=json.dumps(body), headers={"Content-Type": "application/json"})
     refused(answer, status or answer.status_code, *words)
     assert 400 <= answer.status_code < 500
+
+
+def test_weights_are_written_into_a_prompt(client):
+    sent = {"prompt": "a <lora:robot:0.8>, <lora:fox:1:bw=ALL>", "weights": "robot: OUT=1\nNONE"}
+    answer = client.post("/prompt/write-weights", json=sent)
+    assert answer.json() == {"prompt": "a <lora:robot:0.8:bw=OUT=1>, <lora:fox:1:bw=NONE>"}
+    assert client.post("/prompt/write-weights", json={**sent, "weights": ""}).json()["prompt"] == sent["prompt"]
+
+
+def test_random_weights_get_a_pictures_values(client):
+    sent = {
+        "prompt": "<lora:robot:1:bw=R,1>, <lora:fox:1:bw=OUTD>",
+        "parameters": 'a\nSteps: 2, Block weights: "robot: 0.25,1; fox: 1,0", Version: 1',
+    }
+    answer = client.post("/prompt/fix-random", json=sent)
+    assert answer.json() == {"prompt": "<lora:robot:1:bw=0.25,1>, <lora:fox:1:bw=OUTD>"}
+
+
+def test_a_long_prompt_with_many_lines_takes_no_minute(client):
+    prompt = "".join(f"<lora:a{number}:1>" for number in range(6000))
+    lines = "\n".join(f"a{number}: ALL" for number in range(6000))
+    began = time.monotonic()
+    answer = client.post("/prompt/write-weights", json={"prompt": prompt, "weights": lines})
+    assert answer.json()["prompt"].count(":bw=ALL>") == 6000
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ PREVIEW = {"prompt": "a robot", "negative": "", "seed": 3, "steps": 2, "cfg": 5.
 ANALYSE = {"lora": "robot", "method": "fast", "prompts": ["a robot"], "seeds": [0, 1], "cfg": 5.0, "weights": "ALL"}
 BODIES = {
     "/presets/parse": {"text": "OUT=R", "architecture": "sd1", "seed": 1, "x": 0.5},
+    "/prompt/write-weights": {"prompt": "a <lora:robot:1>", "weights": "robot: OUT=1"},
+    "/prompt/fix-random": {"prompt": "<lora:robot:1:bw=R>", "parameters": "Steps: 2, Block weights: robot: 0.5"},
     "/presets": {"name": "MINE", "weights": "OUT=1", "architecture": "sd1", "replace": True},
     "/preview": {**PREVIEW, "width": 64, "height": 64, "loras": [LORA], "answer": "json", "wait": 1},
     "/analyse": {
