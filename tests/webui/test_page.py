@@ -68,6 +68,22 @@ def test_written_into_the_prompt_and_edited_in_the_tab(page):
     assert page.weight("OUT05") == 1
 
 
+def test_a_failed_request_leaves_the_prompt_and_is_said_beside_the_button(page):
+    page.prompt(TAG)
+    page.accordion()
+    page.page.fill("#blocktrain_txt2img_text textarea", "OUTD")
+    page.page.route("**/blocktrain/v1/prompt/**", lambda route: route.abort())
+    page.click("txt2img_write")
+    error = page.page.locator("#blocktrain_txt2img_error")
+    error.wait_for()
+    assert "The prompt stays as it is: the server does not answer" in error.inner_text()
+    assert page.page.input_value("#txt2img_prompt textarea") == TAG
+    page.page.unroute("**/blocktrain/v1/prompt/**")
+    page.click("txt2img_write")
+    error.wait_for(state="detached")
+    page.page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('bw=OUTD')")
+
+
 def test_what_cannot_be_read_is_said_on_the_page(page, weighed):
     page.prompt(TAG.replace(":1>", ":1:bw=NO_SUCH>"))
     said = page.generate()
