@@ -120,7 +120,7 @@ def test_what_is_missing_is_said(installed, tmp_path, words):
     """And no environment is made."""
     result = run(installed / "blocktrain", *words, cwd=tmp_path)
     assert result.returncode == 1
-    assert "pip install 'sd-webui-blocktrain[standalone]'" in result.stderr
+    assert "pip install 'PATH[standalone]'" in result.stderr
     assert not list(tmp_path.iterdir())
     assert not list(installed.parent.rglob(".venv"))
 

@@ -71,13 +71,16 @@ def ensure(purpose: str, argv: list[str], torch_build: str = "auto", index: str 
 
     Raises EnvironmentFailure where that cannot be done, and where the package was installed from a wheel.
     """
+    if INSTALLED and purpose == "test":
+        raise EnvironmentFailure("the tests are in the repository, not in an installed package")
     lacking = missing(purpose)
     if not lacking:
         return
     if INSTALLED:
         extra = "" if purpose == "core" else "[standalone]"
         raise EnvironmentFailure(
-            f"this Python ({sys.executable}) lacks {', '.join(lacking)}: pip install 'sd-webui-blocktrain{extra}'"
+            f"this Python ({sys.executable}) lacks {', '.join(lacking)}: pip install 'PATH{extra}', where PATH is the"
+            " wheel of this package or a copy of its repository"
         )
     python = _python(VENV)
     if Path(sys.executable) == python:

@@ -1,4 +1,4 @@
-"""The commands that train; torch and the rest are imported when one of them runs."""
+"""The commands `train` and `estimate`; torch is imported when one of them runs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def train_command(arguments: argparse.Namespace) -> Answer | int:
 
 
 def estimate_command(arguments: argparse.Namespace) -> Answer:
-    """Say what a run costs, without loading the model: by its header, or the demo model's configuration."""
+    """Estimate the cost of a run without loading the model: by its header, or the demo model's configuration."""
     from lib_blocktrain.training.config import load
     from lib_blocktrain.training.estimate import estimate_run
 
