@@ -5,6 +5,8 @@
 - ``errors``, ``responses``: every answer and every error as JSON
 - ``schemas``, ``run_schemas``: what is sent and what comes back, for pydantic 1 and 2 alike
 - ``service``: what the routes share
-- ``preset_routes``, ``lora_routes``, ``analysis_routes``, ``run_routes``: the routes; ``drawing``, ``analysing`` and
-  ``run_config`` do their work, and are imported at the first request, since torch comes with them
+- ``preset_routes``, ``lora_routes``, ``analysis_routes``, ``run_routes``: the routes
+- ``run_config``: checks of a run's configuration
+
+Nothing here imports torch before the first request: what needs it is imported inside functions.
 """

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 
-from lib_blocktrain.api.analysis_schemas import AnalyseBody, Asked, FeatureBody, Found
 from lib_blocktrain.api.errors import api_error, not_found
+from lib_blocktrain.api.schemas import AnalyseBody, Asked, FeatureBody, Found
 from lib_blocktrain.api.service import Service
 
 if TYPE_CHECKING:

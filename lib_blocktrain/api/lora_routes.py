@@ -1,18 +1,29 @@
-"""LoRAs and pictures: what the files contain, and what they do."""
+"""Routes for LoRAs and previews: what the files contain, and one image by the host's own sampler."""
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from lib_blocktrain.api.schemas import LoraContents, LoraItem, Picture, PreviewBody
+from lib_blocktrain.api.schemas import LoraContents, LoraItem, Picture, PreviewBody, WeighedLora, values_of
 from lib_blocktrain.api.service import Service
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from lib_blocktrain.hosts.host import SampleRequest
+    from lib_blocktrain.networks.placement import Placement
+    from lib_blocktrain.workspace.drawing import Settings
+    from lib_blocktrain.workspace.jobs import Job
+    from lib_blocktrain.workspace.lora_index import LoraFile
 
 
 def add_lora_routes(reading: APIRouter, service: Service) -> None:
-    """Add the routes under ``/loras``, and ``/preview``; none of them writes anything."""
+    """Add the routes under ``/loras``, and ``/preview``; they write nothing."""
 
     @reading.get("/loras", response_model=list[LoraItem], summary="List the LoRAs in the host's folders")
     def list_loras(search: str = "") -> list[dict[str, Any]]:
@@ -35,9 +46,73 @@ def add_lora_routes(reading: APIRouter, service: Service) -> None:
         responses={200: {"content": {"image/png": {}}, "description": "the picture"}},
     )
     def preview(body: PreviewBody) -> dict[str, Any] | Response:
-        from lib_blocktrain.api.drawing import draw
-
-        drawn = draw(service, body)
+        drawn = _draw(service, body)
         if body.answer == "png":
             return Response(drawn.to_png(), media_type="image/png")
         return drawn.to_json()
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """An image, what it was made of, and the notices of the host and of the block weights."""
+
+    image: Image.Image
+    request: SampleRequest
+    model: str
+    notices: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        from lib_blocktrain.workspace.images import infotext
+
+        return {
+            "image": base64.b64encode(self.to_png()).decode("ascii"),
+            "parameters": infotext(self.request, self.image, self.model),
+            "seed": self.request.seed,
+            "size": list(self.image.size),
+            "model": self.model,
+            "notices": self.notices,
+        }
+
+    def to_png(self) -> bytes:
+        from lib_blocktrain.workspace.images import to_png
+
+        return to_png(self.image, self.request, self.model)
+
+
+def _draw(service: Service, body: PreviewBody) -> DrawnImage:
+    """Wait for the model and draw. Raises ApiError (busy) after ``body.wait`` seconds, ValueError for a wrong value."""
+    settings = _settings(service, body)
+    loras = [(service.lora(lora.name), lora) for lora in body.loras]
+
+    def work(job: Job[DrawnImage]) -> DrawnImage:
+        model = service.host.model()
+        placed = [_placement(service, model.architecture, file, lora, settings.seed) for file, lora in loras]
+        notices = [notice for _, about_weights in placed for notice in about_weights]
+        side = model.native_size
+        sized = replace(settings, width=body.width or side, height=body.height or side)
+        request = sized.request([placement for placement, _ in placed], notices.append)
+        image = service.host.sample(request, job.progress(job.what))
+        return DrawnImage(image, request, model.name, notices)
+
+    return service.begin(work, "preview", body.wait).result()
+
+
+def _settings(service: Service, body: PreviewBody) -> Settings:
+    """The request's settings, checked as the page checks its own; a missing side is the model's, known later."""
+    from lib_blocktrain.workspace.drawing import SIDE_STEP, Settings, with_seed
+
+    sides = {"width": body.width or SIDE_STEP * 64, "height": body.height or SIDE_STEP * 64}
+    values = {**values_of(body), **sides, "sampler": body.sampler or service.host.samplers[0]}
+    return with_seed(Settings.from_values(values, service.host.samplers))
+
+
+def _placement(
+    service: Service, architecture: str, file: LoraFile, lora: WeighedLora, seed: int
+) -> tuple[Placement, tuple[str, ...]]:
+    from lib_blocktrain.networks.placement import Placement
+    from lib_blocktrain.workspace.lora_selection import fits
+
+    if not fits(file.architecture, architecture):
+        raise ValueError(f"{file.key} is for {file.architecture}, and the loaded model is {architecture}")
+    parsed = service.parse(lora.weights, architecture, seed, lora.x)
+    return Placement(service.lora_index.network(file.key), parsed.weights, lora.multiplier), parsed.notices

@@ -1,8 +1,8 @@
-"""A run's configuration that came from outside: nothing in it may reach beyond the known folders, or run code."""
+"""Checks of a run's configuration from a request: it must not reach outside the allowed folders, or run code."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,13 @@ def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
     return replace(config, dataset=dataset)
 
 
-def _confined(dataset: DatasetConfig, roots: list[Path] | None) -> DatasetConfig:
+def _confined(dataset: DatasetConfig, roots: Sequence[Path] | None) -> DatasetConfig:
     """The dataset with absolute paths, all of them in one of the roots."""
     found = replace(
         dataset,
         folders=tuple(_folder(folder, roots) for folder in dataset.folders),
         validation=tuple(_folder(folder, roots) for folder in dataset.validation),
-        toml=_path("dataset.toml", dataset.toml, roots),
+        toml=dataset.toml and _allowed("dataset.toml", dataset.toml, roots),
     )
     if found.toml is not None:
         for folder in read_toml(found)[0].folders:
@@ -46,15 +46,14 @@ def _confined(dataset: DatasetConfig, roots: list[Path] | None) -> DatasetConfig
     return found
 
 
-def _folder(folder: FolderConfig, roots: list[Path] | None) -> FolderConfig:
-    path = _path("dataset.folders.path", folder.path, roots)
-    return replace(folder, path=path, mask_folder=_path("dataset.folders.mask_folder", folder.mask_folder, roots))
+def _folder(folder: FolderConfig, roots: Sequence[Path] | None) -> FolderConfig:
+    path = _allowed("dataset.folders.path", folder.path, roots)
+    masks = folder.mask_folder
+    return replace(folder, path=path, mask_folder=masks and _allowed("dataset.folders.mask_folder", masks, roots))
 
 
-def _path(name: str, value: str | None, roots: list[Path] | None) -> str | None:
-    """The path, links resolved; one that is not absolute is looked for in the roots."""
-    if value is None:
-        return None
+def _allowed(name: str, value: str, roots: Sequence[Path] | None) -> str:
+    """The path with its links resolved; one that is not absolute is looked up in the roots. Raises ConfigError."""
     path = Path(value)
     if roots is None:
         check(path.is_absolute(), name, value, "an absolute path")

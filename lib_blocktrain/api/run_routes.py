@@ -1,37 +1,61 @@
-"""Runs: start, watch, steer, and what they wrote."""
+"""Routes for training runs: start, watch and control them, and read the files that they wrote.
+
+Only listed files can be read: the result, checkpoints, samples and metrics, not the training state, and not `run.json`,
+which names folders of this machine. A name from a request is compared with the list and never used as a path.
+"""
 
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from lib_blocktrain.api.errors import ApiError
-from lib_blocktrain.api.run_files import file_of, files_of, opened
-from lib_blocktrain.api.run_schemas import FileItem, RunBody, RunList, RunState, RunStatus, StopBody, WeightsBody, sent
+from lib_blocktrain.api.errors import ApiError, not_found
+from lib_blocktrain.api.run_schemas import (
+    FileItem,
+    RunBody,
+    RunList,
+    RunState,
+    RunStatus,
+    StopBody,
+    WeightsBody,
+    sent_config,
+)
 from lib_blocktrain.api.schemas import Done
 from lib_blocktrain.api.service import Service
+from lib_blocktrain.files import is_device_name
 
 if TYPE_CHECKING:
     from lib_blocktrain.runner import Status
+    from lib_blocktrain.training.runs import Run
 
 MOST_ROWS = 10_000
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".safetensors": "application/octet-stream",
+    ".jsonl": "text/plain; charset=utf-8",
+}
+CHUNK = 1 << 20  # bytes
 
 
 def add_run_routes(reading: APIRouter, writing: APIRouter, service: Service) -> None:
     """Add the routes under ``/runs``."""
-    _watching(reading, service)
-    _steering(writing, service)
-    _files(reading, service)
+    _add_reading_routes(reading, service)
+    _add_writing_routes(writing, service)
+    _add_file_routes(reading, service)
 
 
-def _watching(reading: APIRouter, service: Service) -> None:
+def _add_reading_routes(reading: APIRouter, service: Service) -> None:
     @reading.get("/runs", response_model=RunList, summary="List all runs, the newest first, and the queue")
-    def runs() -> dict:
+    def list_runs() -> dict[str, Any]:
         states = [_state(service.runner.status(run)) for run in service.runner.runs()]
         return {
             "runs": states,
@@ -40,28 +64,28 @@ def _watching(reading: APIRouter, service: Service) -> None:
         }
 
     @reading.get("/runs/{name}", response_model=RunStatus, summary="How a run stands, and its metrics since a step")
-    def status(name: str, since: int = -1, most: int = Query(1000, ge=1, le=MOST_ROWS)) -> dict:
+    def read_run(name: str, since: int = -1, most: int = Query(1000, ge=1, le=MOST_ROWS)) -> dict[str, Any]:
         run = service.run(name)
         rows, more = run.metrics_after(since, most)  # a step is never cut, so that the next call can go on behind it
         return {"run": _state(service.runner.status(run)), "metrics": [_finite(row) for row in rows], "more": more}
 
 
-def _steering(writing: APIRouter, service: Service) -> None:
+def _add_writing_routes(writing: APIRouter, service: Service) -> None:
     @writing.post("/runs", response_model=RunState, status_code=202, summary="Put a new run into the queue")
-    def start(body: RunBody) -> dict:
+    def start_run(body: RunBody) -> dict[str, Any]:
         from lib_blocktrain.api.run_config import checked_config
 
-        return _state(service.runner.status(service.runner.add(checked_config(sent(body), service))))
+        return _state(service.runner.status(service.runner.add(checked_config(sent_config(body), service))))
 
     @writing.post("/runs/{name}/stop", response_model=RunState, summary="End a run; it can be resumed")
-    def stop(name: str, body: StopBody | None = None) -> dict:
+    def stop_run(name: str, body: StopBody | None = None) -> dict[str, Any]:
         run = service.run(name)
         with _as_conflict():
             service.runner.stop(run, save=body is None or body.save)
         return _state(service.runner.status(run))
 
     @writing.post("/runs/{name}/pause", response_model=RunState, summary="Save a run and free the model")
-    def pause(name: str) -> dict:
+    def pause_run(name: str) -> dict[str, Any]:
         run = service.run(name)
         status = service.runner.status(run)
         if not status.is_active:
@@ -70,14 +94,14 @@ def _steering(writing: APIRouter, service: Service) -> None:
         return _state(service.runner.status(run))
 
     @writing.post("/runs/{name}/resume", response_model=RunState, summary="Go on with a run that is not finished")
-    def resume(name: str) -> dict:
+    def resume_run(name: str) -> dict[str, Any]:
         run = service.run(name)
         with _as_conflict():
             service.runner.resume(run)
         return _state(service.runner.status(run))
 
     @writing.post("/runs/{name}/weights", response_model=Done, summary="Change the block weights of a run that trains")
-    def weights(name: str, body: WeightsBody) -> dict:
+    def change_weights(name: str, body: WeightsBody) -> dict[str, Any]:
         run = service.run(name)
         found = service.parse(body.weights, service.host.model().architecture, seed=0)
         with _as_conflict():
@@ -85,26 +109,96 @@ def _steering(writing: APIRouter, service: Service) -> None:
         return {"done": f"{name}: the weights change with the next step; its metrics say so, or why not"}
 
 
-def _files(reading: APIRouter, service: Service) -> None:
+def _add_file_routes(reading: APIRouter, service: Service) -> None:
     @reading.get("/runs/{name}/files", response_model=list[FileItem], summary="List what a run wrote")
-    def files(name: str) -> list[dict]:
-        return [{"name": file.name, "size": file.size} for file in files_of(service.run(name)).values()]
+    def list_files(name: str) -> list[dict[str, Any]]:
+        return [{"name": file.name, "size": file.size} for file in _files_of(service.run(name)).values()]
 
     @reading.get(
         "/runs/{name}/files/{file:path}",
         response_class=StreamingResponse,
         summary="Read a sample, a checkpoint, the result or the metrics of a run",
     )
-    def read(name: str, file: str) -> StreamingResponse:
-        found = file_of(service.run(name), file)
-        pieces, size = opened(found)
+    def read_file(name: str, file: str) -> StreamingResponse:
+        found = _file_of(service.run(name), file)
+        chunks, size = open_file(found)
         headers = {"Content-Length": str(size), "X-Content-Type-Options": "nosniff"}
-        return StreamingResponse(pieces, media_type=found.kind, headers=headers)
+        return StreamingResponse(chunks, media_type=found.media_type, headers=headers)
+
+
+@dataclass(frozen=True)
+class RunFile:
+    """A file of a run; ``name`` is its path in the run's folder, such as ``samples/000100-00.png``."""
+
+    name: str
+    path: Path
+    size: int
+
+    @property
+    def media_type(self) -> str:
+        return MEDIA_TYPES[self.path.suffix]
+
+
+def _files_of(run: Run) -> dict[str, RunFile]:
+    """What the run wrote, by name: result, checkpoints, samples and metrics. Links are left out."""
+    paths = [run.result, run.metrics_path, *_inside(run.folder / "checkpoints"), *_inside(run.folder / "samples")]
+    folder, found = run.folder.resolve(), {}
+    for path in paths:
+        name = path.relative_to(run.folder).as_posix()
+        if path.suffix in MEDIA_TYPES and path.is_file() and path.resolve() == folder / name:
+            with suppress(FileNotFoundError):  # a run removes old checkpoints
+                found[name] = RunFile(name, path, path.stat().st_size)
+    return found
+
+
+def _file_of(run: Run, name: str) -> RunFile:
+    """The file of this name. Raises ApiError: 400 for what cannot be a name, 404 for what the run did not write."""
+    for part in name.split("/"):
+        if part in ("", ".", "..") or is_device_name(part) or re.search(r'[\\:*?"<>|\x00-\x1f]', part):
+            raise ApiError(400, "bad request", f"{name!r} names no file of a run: expected such as metrics.jsonl")
+    found = _files_of(run).get(name)
+    if found is None:
+        raise not_found(f"run {run.folder.name} wrote no file {name!r}")
+    return found
+
+
+def open_file(file: RunFile) -> tuple[Iterator[bytes], int]:
+    """The file's bytes in chunks, and their number: its size when it was opened, even if it grows."""
+    descriptor = _open(file)
+    size = os.fstat(descriptor).st_size
+    return _chunks(descriptor, size), size
+
+
+def _open(file: RunFile) -> int:
+    """Open a file without following a link that has replaced it, or its folder, since it was listed."""
+    *folders, name = file.name.split("/")
+    if os.open not in os.supports_dir_fd:
+        return os.open(file.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    parent = os.open(file.path.parents[len(folders)], os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            os.close(parent)
+            parent = inner
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+def _chunks(descriptor: int, size: int) -> Iterator[bytes]:
+    with open(descriptor, "rb") as stream:
+        while size and (chunk := stream.read(min(CHUNK, size))):
+            size -= len(chunk)
+            yield chunk
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
 
 
 @contextmanager
 def _as_conflict() -> Iterator[None]:
-    """What the runner refuses is right in itself, and not now."""
+    """Turn the runner's ValueError into 409: the request is right, but not in the run's present state."""
     try:
         yield
     except ValueError as error:
@@ -112,15 +206,14 @@ def _as_conflict() -> Iterator[None]:
 
 
 def _state(status: Status) -> dict[str, Any]:
-    """A status as RunState has it: what is not a finite number is none."""
-    numbers = {name: None for name, value in status.to_json().items() if _strange(value)}
-    return {**status.to_json(), **numbers}
+    """A status as `RunState` describes it, with None for numbers that are not finite."""
+    return {name: None if _not_finite(value) else value for name, value in status.to_json().items()}
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of metrics as JSON can have it: what is not a finite number is text, as the runs write it."""
-    return {name: str(value) if _strange(value) else value for name, value in row.items()}
+    """A row of metrics for JSON, with text for numbers that are not finite, as in metrics.jsonl."""
+    return {name: str(value) if _not_finite(value) else value for name, value in row.items()}
 
 
-def _strange(value: object) -> bool:
+def _not_finite(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)

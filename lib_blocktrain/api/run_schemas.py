@@ -1,4 +1,4 @@
-"""What is sent and answered about runs. Configuration and status are typed by their own dataclasses."""
+"""Schemas of the requests and answers about runs. Configuration and status are made from their dataclasses."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import functools
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 from pydantic import BaseModel, Field
 
-from lib_blocktrain.api.schemas import PYDANTIC_2, WEIGHTS, Body
+from lib_blocktrain.api.schemas import WEIGHTS, Body, values_of
 from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.config_json import key_of
 from lib_blocktrain.training.status import Status
 
 
 @functools.cache  # pydantic 1 cannot describe two models of one name
-def _model(cls: type, base: type[BaseModel] = Body) -> type[BaseModel]:
+def _model_of(cls: type, base: type[BaseModel] = Body) -> type[BaseModel]:
     """A pydantic model of a dataclass; what is not sent stays unset, and has the dataclass's default."""
     hints = typing.get_type_hints(cls)
     fields: dict[str, Any] = {}
@@ -32,20 +32,28 @@ def _model(cls: type, base: type[BaseModel] = Body) -> type[BaseModel]:
 
 
 def _hint(hint: Any) -> Any:
-    """A dataclass's type hint as JSON has it."""
-    if dataclasses.is_dataclass(hint):
-        return _model(hint)
+    """The type of a dataclass's field in JSON."""
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return _model_of(hint)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is tuple:
-        return list[_hint(arguments[0])]
-    if origin in (Mapping, typing.get_origin(Mapping[str, int])):
-        return dict[str, arguments[1]]
+        return types.GenericAlias(list, (_hint(arguments[0]),))
+    if origin is Mapping or origin is typing.get_origin(Mapping[str, int]):
+        return types.GenericAlias(dict, (str, arguments[1]))
     if origin in (typing.Union, types.UnionType):
         return typing.Union[tuple(_hint(argument) for argument in arguments)]  # noqa: UP007 - made of a list
     return hint
 
 
-ConfigBody = _model(RunConfig)
+if TYPE_CHECKING:  # a model that is made at run time is no type to a type checker
+
+    class ConfigBody(Body): ...
+
+    class StatusBody(BaseModel): ...
+
+else:
+    ConfigBody = _model_of(RunConfig)
+    StatusBody = _model_of(Status, BaseModel)
 
 
 class RunBody(Body):
@@ -66,8 +74,8 @@ class WeightsBody(Body):
     weights: str = Field(description=WEIGHTS, max_length=100_000)
 
 
-class RunState(_model(Status, BaseModel)):
-    """How a run stands; `seconds_left` is None while nobody can tell."""
+class RunState(StatusBody):
+    """The state of a run; `seconds_left` is None while it is not known."""
 
     seconds_left: float | None = None
 
@@ -81,7 +89,7 @@ class RunList(BaseModel):
 
 
 class RunStatus(BaseModel):
-    """How a run stands, with rows of its metrics."""
+    """The state of a run, with rows of its metrics."""
 
     run: RunState
     metrics: list[dict[str, Any]] = Field(description="rows of later steps than asked for, the oldest first")
@@ -95,6 +103,6 @@ class FileItem(BaseModel):
     size: int = Field(description="bytes")
 
 
-def sent(body: RunBody) -> dict[str, Any]:
-    """The configuration with what was sent and nothing else, for `config_json.read`."""
-    return body.config.model_dump(exclude_unset=True) if PYDANTIC_2 else body.config.dict(exclude_unset=True)
+def sent_config(body: RunBody) -> dict[str, Any]:
+    """The configuration with the keys that were sent and no others, for `config_json.read`."""
+    return values_of(body.config, exclude_unset=True)

@@ -14,9 +14,10 @@ pytest.importorskip("httpx")
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from lib_blocktrain.api import drawing, run_config  # noqa: F401 - what the first call would import, for the time it takes
+from lib_blocktrain.api import run_config  # noqa: F401 - the first call imports these, which takes time
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.routes import PREFIX, mount
+from lib_blocktrain.workspace import analyses, drawing  # noqa: F401
 from tests.fakes import SDXL_LAYERS, FakeHost, write_lora
 
 ADDRESS = "http://127.0.0.1:7860"

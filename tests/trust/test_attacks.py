@@ -230,23 +230,25 @@ def test_a_preset_is_a_line_and_no_file(tally, server, name):
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_a_link_that_comes_between(tally, server, monkeypatch, what):
     """Between the list of a run's files and the opening of one, it, or its folder, becomes a link to elsewhere."""
-    from lib_blocktrain.api import run_files, run_routes
+    from lib_blocktrain.api import run_routes
 
     samples, elsewhere = server.run.folder / "samples", server.folder / "elsewhere"
     for folder in (samples, elsewhere):
         folder.mkdir(exist_ok=True)
         (folder / "a.png").write_text(SECRET if folder == elsewhere else "picture", "utf-8")
 
+    open_file = run_routes.open_file
+
     def opened(file):
         moved = samples / "a.png" if what == "file" else samples
         moved.rename(server.run.folder / "moved")
         moved.symlink_to(elsewhere / "a.png" if what == "file" else elsewhere)
-        return run_files.opened(file)
+        return open_file(file)
 
     path = f"{PREFIX}/runs/old/files/samples/a.png"
     assert server.ask("GET", path)[2] == b"picture"
     with tally.case("files of others", fault=True), monkeypatch.context() as patch:
-        patch.setattr(run_routes, "opened", opened)
+        patch.setattr(run_routes, "open_file", opened)
         assert server.ask("GET", path)[0] >= 400
     (samples / "a.png" if what == "file" else samples).unlink()
     (server.run.folder / "moved").rename(samples / "a.png" if what == "file" else samples)

@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import strategies as st
 
-from lib_blocktrain.api import drawing, run_config  # noqa: F401 - what the first call would import
+from lib_blocktrain.api import run_config  # noqa: F401 - the first call imports it, which takes time
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.routes import PREFIX, mount
 from lib_blocktrain.hosts.host import Cancelled
