@@ -85,8 +85,8 @@ def limits(arguments: argparse.Namespace) -> dict[str, float]:
     with patch("torch.nn.functional.scaled_dot_product_attention", fused):
         for weights in {"ALL", *arguments.weights}:
             step = training(model, weights, rank=arguments.rank)
-            with step as (prediction, _), FlopCounterMode(display=False) as counter:
-                prediction.of(latents, timesteps, conditioning).square().sum().backward()
+            with step as (denoiser, _), FlopCounterMode(display=False) as counter:
+                denoiser.predict(latents, timesteps, conditioning).square().sum().backward()
             counted[weights] = counter.get_total_flops()
     return {weights: counted[weights] / counted["ALL"] for weights in arguments.weights}
 

@@ -108,13 +108,13 @@ class Ours:
         trainer.data, trainer.device = OneBatch(work), next(work.unet.parameters()).device
         trainer.objective = Objective(run.config.loss, model.alphas_cumprod, "epsilon")
         trainer.train_state = TrainState(plan, run.config, dtype)
-        trainer.prediction = Denoiser(model, dtype, plan.first_block, checkpointing=False)
-        self._acting = trainer.train_state.acting
+        trainer.denoiser = Denoiser(model, dtype, plan.first_block, checkpointing=False)
+        self._network = trainer.train_state.training_network
         self._on = BlockWeights.uniform(work.architecture, 1.0)
 
     def ready(self) -> AbstractContextManager:
         """Put the LoRA on: once a run in truth, but here the arms share the U-Net."""
-        return applied(self.trainer.model.unet, self._acting, self._on)
+        return applied(self.trainer.model.unet, self._network, self._on)
 
     def step(self) -> float:
         self.trainer.run_step()
@@ -129,7 +129,7 @@ class OursCompiled(Ours):
 
     def __init__(self, work: Work):
         super().__init__(replace(work, unet=shared(work.unet)))
-        self.trainer.prediction.compiled = CompiledUNet(self.trainer.model.unet)
+        self.trainer.denoiser.compiled = CompiledUNet(self.trainer.model.unet)
         self._hooks = ExitStack()
         self._hooks.enter_context(super().ready())
 

@@ -1,10 +1,12 @@
-"""What a run asks of its host: samples drawn with the host's own sampler, and a place for its result."""
+"""A run's samples, drawn by the host's sampler, and its result, copied into the host's LoRA folder."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from pathlib import Path
+
+from PIL import Image
 
 from lib_blocktrain.hosts.host import Cancelled, Host, OutOfMemory, SampleRequest
 from lib_blocktrain.training.config import SampleConfig
@@ -15,16 +17,16 @@ log = logging.getLogger(__name__)
 
 
 def sampler(host: Host, wanted: SampleConfig, stopping: Callable[[], bool]) -> Draw:
-    """Return what draws a run's samples with the host's own sampler; the network is on the model already.
+    """Return the function that draws a run's samples on the host; the network is already applied to the model.
 
-    A picture that is not drawn to its end, or for which memory is not enough, is None, and ends no run.
+    It returns None, and the run goes on, where a sample was cancelled or memory was not enough.
     """
 
     def progress(done: int, of: int) -> None:
         if stopping():
             raise Cancelled("the run is told to stop")
 
-    def draw(prompt: str, seed: int):
+    def draw(prompt: str, seed: int) -> Image.Image | None:
         known = wanted.sampler if wanted.sampler in host.samplers else host.samplers[0]
         request = SampleRequest(prompt=prompt, seed=seed, steps=wanted.steps, cfg=wanted.cfg, sampler=known)
         try:
@@ -37,18 +39,18 @@ def sampler(host: Host, wanted: SampleConfig, stopping: Callable[[], bool]) -> D
 
 
 def publish_result(trainer: Trainer, host: Host) -> Path:
-    """Put a run's result where the host finds LoRAs, with its last sample as its picture; return the copy's path.
+    """Copy a run's result into the host's LoRA folder, with its last sample as preview; return the copy's path.
 
-    A copy that this run put there before is replaced; a file of someone else stays, and the copy has a number.
+    An earlier copy of this run is replaced; if another file has the name, the copy gets a number.
     """
     run, folder = trainer.run, host.lora_dirs[0]
-    pictures = sorted((run.folder / "samples").glob("*.png"))
+    samples = sorted((run.folder / "samples").glob("*.png"))
     tags = trainer.data.dataset.common_tags(run.config.dataset.separator)
     before = run.latest("published")
     return publish(
         run.result,
         folder,
         text=", ".join(tags),
-        picture=pictures[-1] if pictures else None,
+        preview=samples[-1] if samples else None,
         replaces=before if isinstance(before, str) and Path(before).name == before else None,
     )

@@ -1,4 +1,4 @@
-"""Runs that wait for their turn; the list is a file beside them, so that it survives a restart."""
+"""The queue of runs as a file beside their folders, which survives a restart."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lib_blocktrain.training.runs import Run, open_run
 
 
 class Queue:
-    """The runs under a folder that are still to be trained, in order. A run stays in it until it is done."""
+    """The runs of a folder that are still to be trained, in order. A run stays in the queue until it has ended."""
 
     def __init__(self, root: Path):
         self._root, self._path = root, root / "queue.json"
 
     def runs(self) -> list[Run]:
-        """Return the runs that wait; those whose folder is gone, or is none, are passed over."""
+        """Return the runs in the queue, without those whose folder is missing or cannot be read."""
         found = []
         for name in self._names():
             try:
@@ -26,7 +26,7 @@ class Queue:
         return found
 
     def add(self, run: Run) -> None:
-        """Put a run of this folder at the end, once."""
+        """Append a run of this folder, unless it is in the queue already."""
         if run.folder.resolve().parent != self._root.resolve():
             raise ValueError(f"{run.folder}: expected a run in {self._root}")
         names = self._names()
@@ -34,11 +34,11 @@ class Queue:
             self._write([*names, run.folder.name])
 
     def remove(self, run: Run) -> None:
-        """Take a run out, wherever it stands."""
+        """Remove a run from the queue."""
         self._write([name for name in self._names() if name != run.folder.name])
 
     def next(self) -> Run | None:
-        """Return the first run that is not finished; what is finished leaves the list."""
+        """Return the first run that is not finished; finished ones are removed."""
         for run in self.runs():
             if run.status != "finished":
                 return run
@@ -51,7 +51,7 @@ class Queue:
         except (FileNotFoundError, ValueError, RecursionError):
             return []
         names = names if isinstance(names, list) else []
-        # A name is a folder's in here and nothing else, whatever the file says.
+        # Names, not paths: the file may have been edited.
         return [
             name for name in names if isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
         ]

@@ -1,4 +1,4 @@
-"""How a run stands, and what went wrong with it, in words."""
+"""The status of runs: of the active one by what its trainer reports, of the others by their metrics."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from lib_blocktrain.training.status import Status
 
 log = logging.getLogger(__name__)
 
-_NUMBERS = ("loss", "smoothed", "lr", "seconds_a_step", "memory_mib")
-_SHOWN = ("step", "reason", "published", *_NUMBERS)
+_SHOWN = ("step", "reason", "published", "loss", "smoothed", "lr", "seconds_a_step", "memory_mib")
 
 
 class ActiveRun:
-    """The run that is being trained: what it was told, and what it said last."""
+    """The run that is being trained, with its control and what the trainer has reported."""
 
     def __init__(self, run: Run):
         self.run, self.control = run, TrainerControl()
         self.row: dict[str, Any] = {}
         self.notices: list[str] = []
-        self.pausing: str | None = None  # why
+        self.pausing: str | None = None  # the reason of a pause
 
-    def hear(self, row: Mapping[str, Any]) -> None:
-        """Keep what the trainer says."""
+    def update(self, row: Mapping[str, Any]) -> None:
+        """Take over what the trainer reports."""
         if "notice" in row:
             self.notices.append(row["notice"])
         else:
@@ -38,52 +37,57 @@ class ActiveRun:
 
     @property
     def state(self) -> str:
-        """One of GOING_ON."""
+        """One of ACTIVE_STATES."""
         if self.control.stopping:
             return "stopping" if self.pausing is None else "pausing"
         return "training" if "loss" in self.row else "preparing"
 
 
 class LatestMetrics:
-    """What a run's metrics said last, by name; what is new in them is read when it is asked for, and no more."""
+    """The last value of everything that is shown of a run; each call of `values` reads only the new rows."""
 
     def __init__(self, run: Run):
-        self._rows, self._said, self._lock = MetricsTail(run.metrics_path), {}, threading.Lock()
+        self._rows, self._lock = MetricsTail(run.metrics_path), threading.Lock()
+        self._values: dict[str, Any] = {}
 
-    def said(self) -> dict[str, Any]:
-        """What was said last of everything that is shown, by name."""
+    def values(self) -> dict[str, Any]:
+        """Return the last values by name."""
         with self._lock:
-            rows, of_another = self._rows.new()
-            if of_another:
-                self._said.clear()
+            rows, replaced = self._rows.read_new()
+            if replaced:
+                self._values.clear()
             for row in rows:
-                self._said.update((name, row[name]) for name in _SHOWN if name in row)
-            return dict(self._said)
+                self._values.update((name, row[name]) for name in _SHOWN if name in row)
+            return dict(self._values)
 
 
 def status_of(
-    run: Run, last: Mapping[str, Any], state: str, current: ActiveRun | None = None, reason: str = ""
+    run: Run, latest: Mapping[str, Any], state: str, active: ActiveRun | None = None, reason: str = ""
 ) -> Status:
-    """Return how a run stands, by its metrics and by what it said last if it is being trained."""
+    """Return the status of a run by its latest metrics, and by what is reported if it is active."""
     if state in ("failed", "diverged") and not reason:
-        reason = str(last.get("reason", ""))
-    row = current.row if current else {}
-    live = {**last, **row}
+        reason = str(latest.get("reason", ""))
+    row = active.row if active else {}
+    live = {**latest, **row}
     return Status(
         run.folder.name,
         state,
         int(_number(live.get("step")) or 0),
         run.config.steps,
-        *(_number(live.get(name)) for name in _NUMBERS),
+        loss=_number(live.get("loss")),
+        smoothed=_number(live.get("smoothed")),
+        lr=_number(live.get("lr")),
+        seconds_a_step=_number(live.get("seconds_a_step")),
+        memory_mib=_number(live.get("memory_mib")),
         encoded=(row["encoded"], row["of"]) if "encoded" in row else None,
         reason=reason,
-        notices=tuple(current.notices) if current else (),
-        published=last["published"] if isinstance(last.get("published"), str) else None,
+        notices=tuple(active.notices) if active else (),
+        published=latest["published"] if isinstance(latest.get("published"), str) else None,
     )
 
 
 def describe_error(error: BaseException) -> str:
-    """What went wrong, for the person who asked for it; what is no fault of theirs goes to the log whole."""
+    """Return an error's message for the user; an error that is none of theirs is logged with its traceback."""
     if isinstance(error, (ValueError, OSError, RuntimeError, MemoryError)):
         log.info("failed", exc_info=error)
         return error_text(error) or type(error).__name__
@@ -92,5 +96,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def _number(value: object) -> float | None:
-    known = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    return float(value) if known else None
+    """Return a finite number of the metrics, None for anything else."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
+        return None
+    return float(value)

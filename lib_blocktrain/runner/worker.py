@@ -1,4 +1,4 @@
-"""The worker that trains what is in the queue; the package says how it is asked."""
+"""The runner: the queue of runs and the thread that trains them."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ log = logging.getLogger(__name__)
 
 
 class Runner:
-    """Trains what is in the queue; see the module. `version` grows with every change of any run's state."""
+    """Trains the runs of the queue; see the package. `version` grows with every change of any run's state."""
 
     def __init__(self, host: Host):
         self.host, self.version = host, 0
         self._lock = threading.RLock()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blocktrain-runs")
-        self._current: ActiveRun | None = None
-        self._held = bool(self._queue.runs())  # left by an earlier session: begins when somebody says so
+        self._active: ActiveRun | None = None
+        self._held = bool(self._queue.runs())  # from an earlier session: waits for `begin()`
         self._reasons: dict[str, str] = {}
-        self._known: dict[str, tuple[tuple[int, ...], Status]] = {}  # by the run's name
-        self._last: dict[str, LatestMetrics] = {}  # by the run's name
-        self._opened: dict[Path, tuple[tuple[int, ...], Run]] = {}
+        self._statuses: dict[str, tuple[tuple[int, ...], Status]] = {}  # by the run's name, with their stamp
+        self._metrics: dict[str, LatestMetrics] = {}  # by the run's name
+        self._runs: dict[Path, tuple[tuple[int, ...], Run]] = {}  # by folder, with the stamp of run.json
 
     @property
     def root(self) -> Path:
@@ -57,53 +57,53 @@ class Runner:
     @property
     def current(self) -> Run | None:
         """The run that is being trained."""
-        with self._lock:  # between two runs it is neither
-            return None if self._current is None else self._current.run
+        with self._lock:
+            return None if self._active is None else self._active.run
 
-    # --- asking ---------------------------------------------------------------------------------------------------
+    # --- queries ----------------------------------------------------------------------------------------------------
 
     def runs(self) -> list[Run]:
         """All runs of the host, the newest first."""
         found = []
         for path in self.root.glob("*/run.json"):
             try:
-                found.append((path.stat().st_mtime_ns, self._open(path.parent)))
+                found.append((path.stat().st_mtime_ns, self._run_of(path.parent)))
             except (OSError, ValueError):
-                continue  # a folder of someone else's, or one that is being deleted
+                continue  # not a run's folder, or it is being deleted
         return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
     def queue(self) -> list[Run]:
-        """The runs that wait, in order; the one that is being trained, or is paused, is the first."""
+        """The runs in the queue, in order; the first may be the one that is being trained, or paused."""
         with self._lock:
             return self._queue.runs()
 
     def find(self, name: str) -> Run:
-        """The run in the folder of this name; raises ValueError for any other text, so that none becomes a path."""
+        """The run in the folder of this name; raises ValueError for anything else, paths included."""
         plain = isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
         if not plain or not (self.root / name / "run.json").is_file():
             raise ValueError(f"there is no run {name!r} in {self.root}")
-        return self._open(self.root / name)
+        return self._run_of(self.root / name)
 
     def status(self, run: Run) -> Status:
-        """How a run stands now; of runs that rest it is made anew only where something has changed."""
+        """The status of a run; that of an inactive run is kept until its metrics or any state change."""
         stamp = (self.version, *_stamp(run.metrics_path))
-        known = self._known.get(run.folder.name)
-        if known is not None and known[0] == stamp and not self._is_current(run):
+        known = self._statuses.get(run.folder.name)
+        if known is not None and known[0] == stamp and self._active_run(run) is None:
             return known[1]
         with self._lock:
-            current = self._current if self._is_current(run) else None
-            state = current.state if current else self._resting(run)
-            reason = (current.pausing or "") if current else self._reasons.get(run.folder.name, "")
-        last = self._last.setdefault(run.folder.name, LatestMetrics(run)).said()
-        status = status_of(run, last, state, current, reason)
-        if current is None and state != "running elsewhere":  # that one may end without a word
-            self._known[run.folder.name] = stamp, status
+            active = self._active_run(run)
+            state = active.state if active else self._inactive_state(run)
+            reason = (active.pausing or "") if active else self._reasons.get(run.folder.name, "")
+        latest = self._metrics.setdefault(run.folder.name, LatestMetrics(run)).values()
+        status = status_of(run, latest, state, active, reason)
+        if active is None and state != "running elsewhere":  # which may end without a change of its metrics
+            self._statuses[run.folder.name] = stamp, status
         return status
 
-    # --- telling --------------------------------------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------------------------
 
     def add(self, config: RunConfig) -> Run:
-        """Make a new run and put it at the end of the queue; the queue begins."""
+        """Create a run and append it to the queue; the queue begins."""
         with self._lock:
             run = create(config, new_folder(self.root, config.name))
             self._queue.add(run)
@@ -111,7 +111,7 @@ class Runner:
         return run
 
     def resume(self, run: Run) -> None:
-        """Put a run that is not finished at the end of the queue; the queue begins."""
+        """Append a run that has not finished to the queue; the queue begins."""
         with self._lock:
             state = self.status(run).state
             if state not in RESUMABLE_STATES:
@@ -121,29 +121,30 @@ class Runner:
         self.begin()
 
     def begin(self) -> None:
-        """Go on with what waits."""
+        """Go on with the queue."""
         with self._lock:
             self._held = False
-            if self._current is None and (run := self._queue.next()) is not None:
-                self._current = ActiveRun(run)
-                self._worker.submit(self._train, self._current).add_done_callback(partial(self._ended, self._current))
+            if self._active is None and (run := self._queue.next()) is not None:
+                self._active = ActiveRun(run)
+                self._worker.submit(self._train, self._active).add_done_callback(partial(self._on_end, self._active))
             self.version += 1
 
     def pause(self, reason: str = "") -> None:
-        """Save the run that is being trained, put the model back, and hold the queue; `reason` is for who looks."""
+        """Save and end the active run for now, and hold the queue; `reason` is shown in the run's status."""
         with self._lock:
             self._held = True
-            if self._current is not None and not self._current.control.stopping:
-                self._current.pausing = reason
-                self._current.control.stop()
+            if self._active is not None and not self._active.control.stopping:
+                self._active.pausing = reason
+                self._active.control.stop()
             self.version += 1
 
     def stop(self, run: Run, save: bool = True) -> None:
-        """End a run after this step, or take it out of the queue; without `save` what was saved last stays."""
+        """End a run after this step, or remove it from the queue; with `save` False the last saved state stays."""
         with self._lock:
-            if self._is_current(run):
-                self._current.pausing = None
-                self._current.control.stop(save)
+            active = self._active_run(run)
+            if active is not None:
+                active.pausing = None
+                active.control.stop(save)
             elif run.folder in [waiting.folder for waiting in self._queue.runs()]:
                 self._queue.remove(run)
             else:
@@ -151,73 +152,75 @@ class Runner:
             self.version += 1
 
     def set_weights(self, run: Run, weights: BlockWeights) -> None:
-        """Change the block weights of the run that is being trained, from its next step on."""
+        """Change the block weights of the active run, from its next step on."""
         with self._lock:
-            if not self._is_current(run):
+            active = self._active_run(run)
+            if active is None:
                 raise ValueError(f"{run.folder.name} is not being trained: its weights can change while it is")
-            self._current.control.set_weights(weights)
+            active.control.set_weights(weights)
 
     def close(self) -> None:
-        """Save and leave the run that is being trained: the program ends, and the queue waits for the next one."""
+        """Pause, and wait for the worker to end: the program ends."""
         self.pause()
         self._worker.shutdown()
 
     # --- the worker -----------------------------------------------------------------------------------------------
 
-    def _train(self, current: ActiveRun) -> Outcome | None:
-        run, control = current.run, current.control
-        with self.host.queued():  # not re-entrant: samples are drawn inside, without taking it again
+    def _train(self, active: ActiveRun) -> Outcome | None:
+        run, control = active.run, active.control
+        with self.host.queued():  # not re-entrant: samples are drawn without taking it again
             if control.stopping:
-                if not run.is_held():  # else its metrics are someone else's
-                    self._note(run, {"event": "stopped", "saved": False})
+                if not run.is_held():  # another process may write its metrics
+                    self._record(run, {"event": "stopped", "saved": False})
                 return None
             model = self.host.model()
-            self._note_model(run, getattr(model, "name", "unknown"))
+            self._check_model_name(run, model.name)
             draw = sampler(self.host, run.config.samples, lambda: control.stopping)
-            trainer = Trainer(model, run, control=control, draw=draw, report=partial(self._heard, current))
+            trainer = Trainer(model, run, control=control, draw=draw, report=partial(self._on_report, active))
             outcome = trainer.run_loop()
-            if outcome.result is not None and current.pausing is None:
-                self._note_published(run, publish_result(trainer, self.host))
+            if outcome.result is not None and active.pausing is None:
+                self._record_published(run, publish_result(trainer, self.host))
             return outcome
 
-    def _heard(self, current: ActiveRun, row: Mapping[str, Any]) -> None:
-        began = current.state
-        current.hear(row)
-        if current.state != began:
+    def _on_report(self, active: ActiveRun, row: Mapping[str, Any]) -> None:
+        state = active.state
+        active.update(row)
+        if active.state != state:
             self.version += 1
         if "loss" in row:
-            self.host.progress(f"training {current.run.config.name}", row["step"], current.run.config.steps)
+            self.host.progress(f"training {active.run.config.name}", row["step"], active.run.config.steps)
         if self.host.interrupted:
             self.pause(f"{self.host.name}'s Interrupt was pressed")
 
-    def _ended(self, current: ActiveRun, future: Future) -> None:
+    def _on_end(self, active: ActiveRun, future: Future[Outcome | None]) -> None:
         error = future.exception()
-        finished = error is None and future.result() is not None and future.result().ended == "finished"
+        outcome = None if error is not None else future.result()
+        finished = outcome is not None and outcome.ended == "finished"
         if error is not None:
-            self._failed(current.run, error)
+            self._record_failure(active.run, error)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         with self._lock:
-            if current.pausing is not None and not finished and error is None:
-                self._reasons[current.run.folder.name] = current.pausing
+            if active.pausing is not None and not finished and error is None:
+                self._reasons[active.run.folder.name] = active.pausing
             else:
-                self._queue.remove(current.run)
-            self._current = None
+                self._queue.remove(active.run)
+            self._active = None
             self.version += 1
             if not self._held:
                 self.begin()
 
-    def _failed(self, run: Run, error: BaseException) -> None:
+    def _record_failure(self, run: Run, error: BaseException) -> None:
         reason = describe_error(error)
         traceback.clear_frames(error.__traceback__)  # they hold the tensors of the run
-        if isinstance(error, RunInUse):  # its metrics are someone else's now
+        if isinstance(error, RunInUse):  # another process writes its metrics
             self._reasons[run.folder.name] = reason
-        elif not isinstance(error, Diverged):  # that one is in the metrics already
-            self._note(run, {"event": "failed", "reason": reason})
+        elif not isinstance(error, Diverged):  # the trainer has recorded it
+            self._record(run, {"event": "failed", "reason": reason})
 
-    def _note_model(self, run: Run, name: str) -> None:
-        """Record on which model a run begins; refuse one that names another, or was begun on another."""
+    def _check_model_name(self, run: Run, name: str) -> None:
+        """Record the model that a run begins on; raise ConfigError if it names, or was begun on, another one."""
         asked = run.config.checkpoint
         if asked is not None and Path(asked).stem not in name:
             raise ConfigError(
@@ -225,40 +228,41 @@ class Runner:
             )
         before = run.first("model")
         if before is None:
-            self._note(run, {"model": name})
+            self._record(run, {"model": name})
         elif before != name:
             raise ConfigError(f"this run was begun on {before!r}, and {name!r} is loaded: load {before!r} to go on")
 
-    def _note(self, run: Run, row: Mapping[str, Any]) -> None:
+    def _record(self, run: Run, row: Mapping[str, Any]) -> None:
         try:
             run.add_metrics({"step": run.latest("step") or 0, **row})
         except OSError as error:
             log.warning("%s: %s", run.metrics_path, error_text(error))
 
-    def _note_published(self, run: Run, path: Path) -> None:
-        self._note(run, {"published": path.name})
+    def _record_published(self, run: Run, path: Path) -> None:
+        self._record(run, {"published": path.name})
         self.host.refresh_loras()
 
-    # --- small things ---------------------------------------------------------------------------------------------
+    # --- helpers ----------------------------------------------------------------------------------------------------
 
     @property
     def _queue(self) -> Queue:
         return Queue(self.root)
 
-    def _open(self, folder: Path) -> Run:
-        """The run of a folder; its file is read anew only where it has changed."""
+    def _run_of(self, folder: Path) -> Run:
+        """Return the run of a folder; `run.json` is read again only if it has changed."""
         stamp = _stamp(folder / "run.json")
-        known = self._opened.get(folder)
+        known = self._runs.get(folder)
         if known is None or known[0] != stamp:
-            known = self._opened[folder] = stamp, open_run(folder)
+            known = self._runs[folder] = stamp, open_run(folder)
         return known[1]
 
-    def _is_current(self, run: Run) -> bool:
-        current = self._current
-        return current is not None and current.run.folder == run.folder
+    def _active_run(self, run: Run) -> ActiveRun | None:
+        """Return the active run if it is this one."""
+        active = self._active
+        return active if active is not None and active.run.folder == run.folder else None
 
-    def _resting(self, run: Run) -> str:
-        """The state of a run that this runner does not train now."""
+    def _inactive_state(self, run: Run) -> str:
+        """Return the state of a run that this runner is not training."""
         found = run.status
         waits = run.folder in [waiting.folder for waiting in self._queue.runs()]
         if found == "running":
@@ -271,7 +275,7 @@ class Runner:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """What tells a file as it is from what it was: time of its last change in ns, and size."""
+    """Return the time of a file's last change, in ns, and its size; zeros if there is none."""
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -1,11 +1,11 @@
 """Training a network under block weights, on the model that is in memory.
 
-- ``config``: what `run.json` says, as frozen dataclasses; ``reading`` makes them from JSON and names what is wrong
-- ``scope``: which modules a set of block weights creates, with rank, alpha and learning rate; ``fresh`` makes them
-- ``buckets``, ``captions``, ``dataset``, ``cache``, ``batches``: from a folder of pictures to a batch of latents
-- ``draws``, ``compiled``, ``step``: the noise of a sample; its loss and gradients
-- ``optimizers``, ``schedules``, ``precision``, ``norms``, ``live_weights``, ``learner``: how gradients become changes
-- ``runs``, ``status``, ``queue``, ``packing``, ``metadata``, ``result``: a run on disk, and the file that it is for
-- ``control``, ``watch``, ``tensorboard``, ``distributed``, ``trainer``: a run while it goes on
-- ``sizes``, ``estimate``, ``pace``: what it will cost
+- ``config``: the contents of `run.json`, as frozen dataclasses; ``config_json`` reads and writes them
+- ``plan``: which modules block weights create, with rank, alpha and learning rate; ``init`` makes them
+- ``buckets``, ``dataset``, ``kohya_toml``, ``cache``, ``batches``: from a folder of images to a batch of latents
+- ``rng``, ``compiled``, ``step``: the noise of a sample, the U-Net's prediction and the loss
+- ``optimizers``, ``precision``, ``norms``, ``live_weights``, ``train_state``: from gradients to changed weights
+- ``runs``, ``records``, ``state_file``, ``status``, ``metadata``, ``result``: a run on disk, and its network file
+- ``control``, ``monitor``, ``preparation``, ``distributed``, ``trainer``: the training loop
+- ``sizes``, ``estimate``: what a run will cost
 """

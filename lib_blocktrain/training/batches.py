@@ -1,4 +1,4 @@
-"""Which pictures a step trains on, and the batch of them. Everything follows from the seed and the step's number."""
+"""Which images a step trains on, with which captions, and the batch of them: all follows from seed and step number."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache
-from lib_blocktrain.training.captions import caption_of
 from lib_blocktrain.training.config import DatasetConfig
 from lib_blocktrain.training.dataset import DatasetImage
 from lib_blocktrain.training.rng import seed_of
@@ -23,11 +22,11 @@ from lib_blocktrain.training.rng import seed_of
 
 @dataclass(frozen=True)
 class Batch:
-    """What one process takes at once.
+    """What one process trains on at once.
 
     `latents` `(batch, 4, h, w)`, fp32; `conditioning` by name, `(batch, ...)`, empty where the text encoder is
-    trained; `mask` `(batch, 1, h, w)`, 0 to 1; `weights` `(batch,)` of the losses; `places`: each sample's number in
-    the batch of all processes, `of` their number.
+    trained; `sizes` `(batch, 6)`, SDXL's conditions; `mask` `(batch, 1, h, w)`, 0 to 1; `weights` `(batch,)` of the
+    losses; `indices`: each sample's number among the `total` of all processes.
     """
 
     latents: Tensor
@@ -36,116 +35,140 @@ class Batch:
     sizes: Tensor
     mask: Tensor | None
     weights: Tensor
-    places: tuple[int, ...]
-    of: int
+    indices: tuple[int, ...]
+    total: int
 
 
 class BatchSampler:
-    """The order of the pictures: in every epoch each picture `repeats` times, shuffled, a batch from one bucket.
+    """The order of the images: in every epoch each image `repeats` times, shuffled, each batch from one bucket.
 
-    Regularisation pictures are repeated, or left out, until there are as many as training pictures, as in sd-scripts.
+    Regularisation images are repeated, or left out, until there are as many as training images, as in sd-scripts.
     """
 
-    def __init__(self, pictures: Sequence[DatasetImage], size: int, seed: int):
+    def __init__(self, images: Sequence[DatasetImage], size: int, seed: int):
         self._size, self._seed = size, seed
-        trained = [p for p in pictures if not p.regularisation for _ in range(p.repeats)]
-        regularisation = [p for p in pictures if p.regularisation for _ in range(p.repeats)]
+        trained = [image for image in images if not image.regularisation for _ in range(image.repeats)]
+        regularisation = [image for image in images if image.regularisation for _ in range(image.repeats)]
         added = itertools.islice(itertools.cycle(regularisation), len(trained)) if regularisation else ()
         self._buckets: dict[tuple[int, int], list[DatasetImage]] = {}
-        for picture in (*trained, *added):
-            self._buckets.setdefault(picture.fit.bucket, []).append(picture)
-        self._epoch: tuple[int, list[list[DatasetImage]]] = (-1, [])
+        for image in (*trained, *added):
+            self._buckets.setdefault(image.fit.bucket, []).append(image)
+        self._epoch: tuple[int, list[list[DatasetImage]]] = (-1, [])  # its number, and its batches
 
     @property
-    def batches_an_epoch(self) -> int:
-        return sum(-(-len(pictures) // self._size) for pictures in self._buckets.values())
+    def batches_per_epoch(self) -> int:
+        return sum(-(-len(images) // self._size) for images in self._buckets.values())
 
     def batch(self, number: int) -> list[DatasetImage]:
-        """Return the pictures of batch 0, 1, ..., counted through all epochs."""
-        epoch, position = divmod(number, self.batches_an_epoch)
+        """Return the images of batch 0, 1, ..., counted through all epochs."""
+        epoch, position = divmod(number, self.batches_per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = epoch, self._shuffled(random.Random(seed_of(self._seed, "epoch", epoch)))
         return self._epoch[1][position]
 
     def _shuffled(self, rng: random.Random) -> list[list[DatasetImage]]:
         batches = []
-        for _, pictures in sorted(self._buckets.items()):
-            pictures = rng.sample(pictures, len(pictures))
-            batches += [pictures[i : i + self._size] for i in range(0, len(pictures), self._size)]
+        for _, bucket in sorted(self._buckets.items()):
+            images = rng.sample(bucket, len(bucket))
+            batches += [images[i : i + self._size] for i in range(0, len(images), self._size)]
         rng.shuffle(batches)
         return batches
 
 
 class BatchLoader:
-    """Makes batches of pictures; `texts` None leaves the captions to be encoded in the step."""
+    """Makes batches of images; with `conditioning` None their captions are left to be encoded in the step."""
 
     def __init__(
         self,
         config: DatasetConfig,
         latents: LatentCache,
-        texts: ConditioningCache | None,
+        conditioning: ConditioningCache | None,
         prior_weight: float,
         seed: int,
     ):
-        self._config, self._latents, self._texts = config, latents, texts
+        self._config, self._latents, self._conditioning = config, latents, conditioning
         self._prior_weight, self._seed = prior_weight, seed
 
-    def load(self, pictures: Sequence[DatasetImage], number: int, places: Sequence[int], of: int) -> Batch:
-        """Return the batch of these pictures, which have these places among the `of` of batch `number`."""
-        rngs = [random.Random(seed_of(self._seed, "augment", number, place)) for place in places]
+    def load(self, images: Sequence[DatasetImage], number: int, indices: Sequence[int], total: int) -> Batch:
+        """Return the batch of these images, which have these indices among the `total` of batch `number`."""
+        rngs = [random.Random(seed_of(self._seed, "augment", number, index)) for index in indices]
         flips = [self._config.flip and rng.random() < 0.5 for rng in rngs]
-        captions = [caption_of(picture.caption, self._config, rng) for picture, rng in zip(pictures, rngs)]
-        return self._batch(pictures, flips, captions, tuple(places), of)
+        captions = [augmented_caption(image.caption, self._config, rng) for image, rng in zip(images, rngs)]
+        return self._batch(images, flips, captions, tuple(indices), total)
 
-    def plain(self, pictures: Sequence[DatasetImage]) -> Batch:
-        """Return the batch of these pictures as they are: for validation."""
-        captions = [picture.caption for picture in pictures]
-        return self._batch(pictures, [False] * len(pictures), captions, tuple(range(len(pictures))), len(pictures))
+    def plain(self, images: Sequence[DatasetImage]) -> Batch:
+        """Return the batch of these images without augmentation: for validation."""
+        captions = [image.caption for image in images]
+        return self._batch(images, [False] * len(images), captions, tuple(range(len(images))), len(images))
 
     def _batch(
         self,
-        pictures: Sequence[DatasetImage],
+        images: Sequence[DatasetImage],
         flips: Sequence[bool],
         captions: Sequence[str],
-        places: tuple[int, ...],
-        of: int,
+        indices: tuple[int, ...],
+        total: int,
     ) -> Batch:
-        latents = torch.stack([self._latents.of(picture, flip) for picture, flip in zip(pictures, flips)])
-        weights = [self._prior_weight if picture.regularisation else 1.0 for picture in pictures]
-        conditioning = {} if self._texts is None else joined([self._texts.of(caption) for caption in captions])
-        masks = [_mask(picture, flip, latents.shape[-2:]) for picture, flip in zip(pictures, flips)]
+        latents = torch.stack([self._latents.of(image, flip) for image, flip in zip(images, flips)])
+        weights = [self._prior_weight if image.regularisation else 1.0 for image in images]
+        cache = self._conditioning
+        conditioning = {} if cache is None else joined([cache.of(caption) for caption in captions])
+        masks = [_mask(image, flip, latents.shape[-2:]) for image, flip in zip(images, flips)]
         mask = None
         if any(m is not None for m in masks):
             whole = torch.ones(1, *latents.shape[-2:])
             mask = torch.stack([whole if m is None else m for m in masks])
-        sizes = torch.tensor([_sizes(picture) for picture in pictures])
-        return Batch(latents, conditioning, tuple(captions), sizes, mask, torch.tensor(weights), places, of)
+        sizes = torch.tensor([_sizes(image) for image in images])
+        return Batch(latents, conditioning, tuple(captions), sizes, mask, torch.tensor(weights), indices, total)
+
+
+def captions_vary(config: DatasetConfig) -> bool:
+    """Whether an image's caption differs from step to step."""
+    return bool(config.shuffle_tags or config.tag_dropout or config.caption_dropout)
+
+
+def augmented_caption(caption: str, config: DatasetConfig, rng: random.Random) -> str:
+    """Return the caption for one step, as sd-scripts' `process_caption`: dropped whole, or its tags changed.
+
+    The first `keep_tags` tags stay in front, whatever happens to the others. Brackets are not emphasis.
+    """
+    if config.caption_dropout and rng.random() < config.caption_dropout:
+        return ""
+    if not (config.shuffle_tags or config.tag_dropout):
+        return caption
+    tags = [tag.strip() for tag in caption.strip().split(config.separator)]
+    kept, others = tags[: config.keep_tags], tags[config.keep_tags :]
+    if config.shuffle_tags:
+        rng.shuffle(others)
+    if config.tag_dropout:
+        others = [tag for tag in others if rng.random() >= config.tag_dropout]
+    return f"{config.separator} ".join(kept + others)
 
 
 def joined(conditionings: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return one batch of conditionings.
 
-    A long caption's context comes in several chunks of tokens. Contexts of different lengths are repeated until they
-    are equally long: attention to a whole context repeated is attention to the context.
+    The context of a long caption has several chunks of tokens. Contexts of different lengths are repeated until they
+    are equally long: attention to a repeated context equals attention to the context.
     """
     length = math.lcm(*(c["context"].shape[1] for c in conditionings))
     whole = [{**c, "context": c["context"].repeat(1, length // c["context"].shape[1], 1)} for c in conditionings]
     return {name: torch.cat([c[name] for c in whole]) for name in whole[0]}
 
 
-def _sizes(picture: DatasetImage) -> list[float]:
-    """SDXL's conditions (2307.01952, section 2.2): original height and width, top and left of the cut in the resized
-    picture, height and width of the bucket.
+def _sizes(image: DatasetImage) -> list[float]:
+    """SDXL's conditions (2307.01952, section 2.2): original height and width, top and left of the crop in the resized
+    image, height and width of the bucket.
     """
-    fit = picture.fit
+    fit = image.fit
     (width, height), (to_width, to_height) = fit.original, fit.bucket
     return [float(side) for side in (height, width, fit.top, fit.left, to_height, to_width)]
 
 
 @lru_cache(maxsize=4096)
-def _mask(picture: DatasetImage, flip: bool, size: torch.Size) -> Tensor | None:
-    """Return the mask at the latents' size `(1, h, w)`, each number the share of its 8x8 pixels."""
-    mask = picture.open_mask()
+def _mask(image: DatasetImage, flip: bool, size: torch.Size) -> Tensor | None:
+    """Return the mask at the latents' size `(1, h, w)`, each value the mean of its 8x8 pixels."""
+    mask = image.open_mask()
     if mask is None:
         return None
     mask = ImageOps.mirror(mask) if flip else mask

@@ -1,13 +1,13 @@
-"""Buckets: the sizes that pictures are cut to, so that each batch has one size and little is cut away.
+"""Buckets: the sizes that images are cropped to, so that each batch has one size and little is lost.
 
-sd-scripts' rules: sides are multiples of a step, the area is at most that of the run's size, a picture goes to the
-bucket of the nearest aspect ratio, is scaled until it covers it, and is cut in the centre.
+sd-scripts' rules: sides are multiples of a step, the area is at most that of the run's size, an image goes to the
+bucket of the nearest aspect ratio, is scaled until it covers it, and is cropped in the centre.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -19,7 +19,7 @@ Size = tuple[int, int]  # width, height in pixels
 
 @dataclass(frozen=True)
 class Fit:
-    """How a picture of a size is brought to its bucket: scaled to `resized`, then cut from `left`, `top`."""
+    """How an image is brought to its bucket: scaled from `original` to `resized`, then cropped from `left`, `top`."""
 
     original: Size
     resized: Size
@@ -33,24 +33,22 @@ class Fit:
     def top(self) -> int:
         return (self.resized[1] - self.bucket[1]) // 2
 
-    def cut(self, picture: Image.Image) -> Image.Image:
-        """Return the picture in its bucket's size."""
-        if self.resized != picture.size:
-            shrinking = self.resized[0] < picture.width
-            picture = picture.resize(
-                self.resized, Image.Resampling.BOX if picture.mode == "L" and shrinking else Image.Resampling.LANCZOS
-            )
-        return picture.crop((self.left, self.top, self.left + self.bucket[0], self.top + self.bucket[1]))
+    def crop(self, image: Image.Image) -> Image.Image:
+        """Return the image in its bucket's size."""
+        if self.resized != image.size:
+            shrinks_mask = image.mode == "L" and self.resized[0] < image.width
+            image = image.resize(self.resized, Image.Resampling.BOX if shrinks_mask else Image.Resampling.LANCZOS)
+        return image.crop((self.left, self.top, self.left + self.bucket[0], self.top + self.bucket[1]))
 
 
-def bucket_sizes(area: Size, least: int, most: int, step: int) -> tuple[Size, ...]:
+def bucket_sizes(area: Size, min_side: int, max_side: int, step: int) -> tuple[Size, ...]:
     """Return all bucket sizes for a training size (width, height), as sd-scripts' `make_bucket_resolutions`."""
     limit = area[0] * area[1]
     side = math.isqrt(limit) // step * step
     sizes = {(side, side)}
-    for width in range(least, most + 1, step):
-        height = min(most, limit // width // step * step)
-        if height >= least:
+    for width in range(min_side, max_side + 1, step):
+        height = min(max_side, limit // width // step * step)
+        if height >= min_side:
             sizes |= {(width, height), (height, width)}
     return tuple(sorted(size for size in sizes if min(size) > 0))
 
@@ -67,7 +65,7 @@ def fit(original: Size, sizes: Sequence[Size]) -> Fit:
 
 
 def fit_without_upscaling(original: Size, area: Size, step: int) -> Fit:
-    """Return a bucket that fits this picture alone: shrunk to the area if it is larger, sides cut to the step."""
+    """Return a bucket for this image alone: shrunk to the area if it is larger, sides cropped to the step."""
     width, height = original
     scale = min(1.0, math.sqrt(area[0] * area[1] / (width * height)))
     resized = round(width * scale), round(height * scale)
@@ -77,14 +75,14 @@ def fit_without_upscaling(original: Size, area: Size, step: int) -> Fit:
     return Fit(original, resized, bucket)
 
 
-def fitting(config: DatasetConfig, native: int):
-    """Return the function that finds a picture's Fit by its size; `native` is the model's own size in pixels."""
-    width = config.size or native
+def fitting(config: DatasetConfig, native_size: int) -> Callable[[Size], Fit]:
+    """Return the function that finds an image's Fit by its size; `native_size` is the model's, in pixels."""
+    width = config.size or native_size
     area, step = (width, config.height or width), config.bucket_step
     if not config.buckets:
         return lambda original: fit(original, (area,))
     if not config.upscale:
         return lambda original: fit_without_upscaling(original, area, step)
-    least, most = config.bucket_least or max(step, width // 2 // step * step), config.bucket_most or 2 * width
-    sizes = bucket_sizes(area, least, most, step)
+    min_side = config.bucket_least or max(step, width // 2 // step * step)
+    sizes = bucket_sizes(area, min_side, config.bucket_most or 2 * width, step)
     return lambda original: fit(original, sizes)

@@ -1,4 +1,4 @@
-"""The U-Net as one compiled graph, for the training step alone: samples and analyses go on as ever."""
+"""The U-Net as one compiled graph, for the training step only: samples and analyses use it as it is."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import nn
 
 from lib_blocktrain.training.config_json import ConfigError
 
-BACKEND = "inductor"  # torch's own; it wants a C++ compiler on a CPU, Triton on a GPU
-_SWITCH = "_compiled_call_impl"  # what torch's modules look for when they are called
+BACKEND = "inductor"  # torch's own; it needs a C++ compiler on a CPU, Triton on a GPU
+_COMPILED_CALL = "_compiled_call_impl"  # the attribute that `nn.Module.__call__` uses if it is set
 
 
 class CompiledUNet:
-    """Inside `acting` a call of the U-Net runs a graph that torch.compile has made of it, hooks included.
+    """Inside `active`, a call of the U-Net runs the graph that torch.compile has made of it, hooks included.
 
-    It is made at the first call, which takes minutes, and once more for each other size of the latents. Raises
+    The graph is made at the first call, which takes minutes, and again for each other size of the latents. Raises
     ConfigError for a U-Net that is not in diffusers' layout: those of WebUIs are patched while they run.
     """
 
@@ -36,21 +36,21 @@ class CompiledUNet:
         self.forget()
 
     def forget(self) -> None:
-        """Make the graph anew at the next call: torch does not see that other hooks have been put on."""
+        """Make the graph anew at the next call: torch does not notice other hooks."""
         torch._dynamo.reset()
 
     @contextmanager
-    def acting(self) -> Iterator[None]:
-        """Let the U-Net run compiled; raise ConfigError where torch cannot compile it."""
-        own, before = vars(self._unet), vars(self._unet).get(_SWITCH)
-        own[_SWITCH] = self._call
+    def active(self) -> Iterator[None]:
+        """Run the U-Net compiled; raise ConfigError where torch cannot compile it."""
+        own, before = vars(self._unet), vars(self._unet).get(_COMPILED_CALL)
+        own[_COMPILED_CALL] = self._call
         try:
             yield
         except torch._dynamo.exc.TorchDynamoException as error:
-            reason, *_ = str(error).strip().split("\n\n")  # advice for those who make compilers follows
+            reason, *_ = str(error).strip().split("\n\n")  # advice for developers of compilers follows
             said = " ".join(reason.split())[:300]
             raise ConfigError(f"compile = true, but torch cannot: {said}: expected a compiler, or false") from error
         finally:
-            del own[_SWITCH]
+            del own[_COMPILED_CALL]
             if before is not None:
-                own[_SWITCH] = before
+                own[_COMPILED_CALL] = before

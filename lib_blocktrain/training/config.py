@@ -1,6 +1,6 @@
 """What a run is, as frozen dataclasses: the contents of `run.json`.
 
-Every field has the default that people expect; a file says only what differs. Sizes are in pixels, rates as fractions.
+Every field but name and dataset has a default. Sizes are in pixels, rates are fractions.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from lib_blocktrain.files import is_device_name
 from lib_blocktrain.training.config_json import ConfigError, check, read, write
 
 _NAME = re.compile(r"(?!\.)[^\\/:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]{1,100}")
-MOST_RANK = 4096  # more than any layer has
-LARGEST = 4_000_000  # bytes of a run.json; one with every option has a few thousand
+MAX_RANK = 4096  # more than any layer has
+MAX_BYTES = 4_000_000  # bytes of a run.json; one with every option has a few thousand
 
 WeightMode = Literal["scale", "lr", "rank", "max_norm"]
 Algorithm = Literal["lora", "loha", "lokr", "dora"]
@@ -25,12 +25,12 @@ Algorithm = Literal["lora", "loha", "lokr", "dora"]
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The network: its algorithm, its size, and the block weights with what they scale (design, section 5).
+    """The network: its algorithm, its size, and the block weights and what they scale.
 
     `weights` is any preset string, kohya's network_args or JSON. `conv_rank` 0 leaves convolutions alone; above 0 the
     residual blocks, down- and upsamplers have modules too (LoCon). `elements` multiplies the weight of a kind of layer
     ("attn1", "attn2", "ff", "proj", "conv"), everywhere or in one block ("OUT03.attn2"). `block_ranks` and the like
-    say a block's own number, instead of what the weights make of it.
+    are a block's own numbers, which replace those that follow from its weight.
     """
 
     algorithm: Algorithm = "lora"
@@ -53,8 +53,8 @@ class NetworkConfig:
     neuron_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        check(1 <= self.rank <= MOST_RANK, "rank", self.rank, f"1 to {MOST_RANK}")
-        check(0 <= self.conv_rank <= MOST_RANK, "conv_rank", self.conv_rank, f"0 (no convolutions) to {MOST_RANK}")
+        check(1 <= self.rank <= MAX_RANK, "rank", self.rank, f"1 to {MAX_RANK}")
+        check(0 <= self.conv_rank <= MAX_RANK, "conv_rank", self.conv_rank, f"0 (no convolutions) to {MAX_RANK}")
         for name in ("alpha", "conv_alpha"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 (the rank) or more")
         check(self.cap > 0, "cap", self.cap, "more than 0")
@@ -111,7 +111,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Noise, target and loss; the papers stand at the functions of `diffusion`. 0 or None switches a thing off."""
+    """Noise, target and loss; the papers are cited in `model.diffusion`. 0 or None switches an option off."""
 
     kind: Literal["l2", "huber", "smooth_l1"] = "l2"
     huber_c: float = 0.1
@@ -145,12 +145,12 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class FolderConfig:
-    """A folder of pictures: of `N_concept` folders, or a flat one, which is repeated `repeats` times."""
+    """A folder of images, or of `N_concept` folders of images; all of them are repeated `repeats` times."""
 
     path: str
     repeats: int = 1
     regularisation: bool = False
-    class_caption: str | None = None  # for pictures without a caption; None: the concept of the folder's name
+    class_caption: str | None = None  # of images without a caption; None: the concept in the folder's name
     mask_folder: str | None = None
 
     def __post_init__(self) -> None:
@@ -159,7 +159,7 @@ class FolderConfig:
 
 @dataclass(frozen=True)
 class DatasetConfig:
-    """The pictures, how they are cut into buckets, and what is done to their captions."""
+    """The images, their buckets and the augmentation of their captions."""
 
     folders: tuple[FolderConfig, ...] = ()
     toml: str | None = None  # sd-scripts' dataset file instead of folders
@@ -169,7 +169,7 @@ class DatasetConfig:
     bucket_step: int = 64
     bucket_least: int | None = None  # None: half the size
     bucket_most: int | None = None  # None: twice the size
-    upscale: bool = True  # whether pictures smaller than their bucket's area are enlarged
+    upscale: bool = True  # whether images smaller than their bucket's area are enlarged
     caption_extensions: tuple[str, ...] = (".txt", ".caption")
     separator: str = ","
     keep_tags: int = 0
@@ -179,7 +179,7 @@ class DatasetConfig:
     flip: bool = False
     alpha_mask: bool = False
     validation: tuple[FolderConfig, ...] = ()
-    validation_share: float = 0.0  # of the pictures that is held out, where there is no folder for it
+    validation_share: float = 0.0  # of the images, held out where there is no folder for validation
     cache: str | None = None  # None: beside the runs
 
     def __post_init__(self) -> None:
@@ -195,7 +195,7 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Pictures to draw: the same prompts and seeds every `every` steps and at the end, and before the `first`."""
+    """Images to draw during the run, with the same prompts and seeds: every `every` steps, at the end, and `first`."""
 
     prompts: tuple[str, ...] = ()
     every: int = 0
@@ -208,7 +208,7 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A run. `steps` are changes of the weights; `save_every` 0 saves at the end only."""
+    """A run. `steps` are the optimizer's; `save_every` 0 saves at the end only."""
 
     name: str
     dataset: DatasetConfig
@@ -220,13 +220,13 @@ class RunConfig:
     checkpoint: str | None = None  # the model's file; None: what the host has loaded, the demo model standalone
     description: str = ""
     steps: int = 1000
-    batch: int = 1  # pictures a process takes at once
+    batch: int = 1  # images per process
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     checkpointing: bool = False
     compile: bool = False  # the U-Net, by torch.compile: minutes at the start for faster steps
     save_every: int = 0
-    keep: int = 0  # how many of the files saved on the way stay; 0: all
+    keep: int = 0  # how many of the files saved during the run stay; 0: all
     validate_every: int = 0
     save_dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -244,7 +244,7 @@ class RunConfig:
 
 
 def load(path: str | Path) -> RunConfig:
-    """Read a `run.json`; the paths in it are taken from its folder on, and come out absolute."""
+    """Read a `run.json`; its paths are relative to its folder, and are returned absolute."""
     path = Path(path)
     text = read_text(path)
     try:
@@ -261,8 +261,8 @@ def load(path: str | Path) -> RunConfig:
 
 def read_text(path: Path) -> str:
     """Return the text of a configuration file; raise ConfigError for one that is too large or not UTF-8."""
-    if path.stat().st_size > LARGEST:
-        raise ConfigError(f"{path} is larger than {LARGEST} bytes: expected a configuration")
+    if path.stat().st_size > MAX_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes: expected a configuration")
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -275,11 +275,14 @@ def dumps(config: RunConfig) -> str:
 
 
 def _absolute(config: RunConfig, folder: Path) -> RunConfig:
+    def absolute(path: str) -> str:
+        return str((folder / path).resolve())
+
     def at(path: str | None) -> str | None:
-        return None if path is None else str((folder / path).resolve())
+        return None if path is None else absolute(path)
 
     def folders(items: tuple[FolderConfig, ...]) -> tuple[FolderConfig, ...]:
-        return tuple(replace(item, path=at(item.path), mask_folder=at(item.mask_folder)) for item in items)
+        return tuple(replace(item, path=absolute(item.path), mask_folder=at(item.mask_folder)) for item in items)
 
     dataset = replace(
         config.dataset,

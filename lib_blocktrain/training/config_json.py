@@ -125,7 +125,9 @@ def _value(hint: Any, value: object, where: str) -> object:
         if not isinstance(value, Mapping):
             raise _error(where, value, "an object")
         return {key: _value(arguments[1], item, _at(where, key)) for key, item in value.items()}
-    return read(hint, value, where) if dataclasses.is_dataclass(hint) else _plain(hint, value, where)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return read(hint, value, where)
+    return _plain(hint, value, where)
 
 
 def _is_shallow(value: object, deepest: int) -> bool:

@@ -1,4 +1,4 @@
-"""How a run is told to stop, and how it tells that it did."""
+"""What another thread may ask of a run, how a run ends, and the errors that end it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OutOfMemory(TrainingError):
 
 
 class StoppedEarly(Exception):
-    """The run was told to stop before its first step."""
+    """The run was stopped before its first step."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Outcome:
 
 
 class TrainerControl:
-    """What another thread may ask of a run; it is done between two steps."""
+    """Requests to a run from other threads; the trainer carries them out between two steps."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.save = True
         self._stop = threading.Event()
         self._weights: BlockWeights | None = None
@@ -48,7 +48,7 @@ class TrainerControl:
         return self._stop.is_set()
 
     def stop(self, save: bool = True) -> None:
-        """End the run after this step; `save` False leaves what was saved last. It can be resumed either way."""
+        """End the run after this step; with `save` False the last saved state stays. It can be resumed either way."""
         self.save = save
         self._stop.set()
 
@@ -58,7 +58,7 @@ class TrainerControl:
             self._weights = weights
 
     def take_weights(self) -> BlockWeights | None:
-        """Return weights that were asked for since the last time."""
+        """Return the weights of the last `set_weights` since the previous call, if any."""
         with self._lock:
             taken, self._weights = self._weights, None
         return taken

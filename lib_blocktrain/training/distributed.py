@@ -1,4 +1,4 @@
-"""Several processes on one run, through PyTorch's own engine: gradients are summed, everything else is equal anyway.
+"""Several processes that train one run, by torch.distributed: their gradients are summed, all else is equal.
 
 Started by torchrun, which sets RANK, WORLD_SIZE and LOCAL_RANK; without it there is one process.
 """
@@ -24,7 +24,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes files and speaks."""
+        """Whether this is the process that writes files and reports."""
         return self.rank == 0
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
@@ -45,7 +45,7 @@ class Processes:
         return bool(total.item())
 
     def wait(self) -> None:
-        """Return when all processes have come here."""
+        """Return when all processes have called this."""
         if self.count > 1:
             dist.barrier()
 

@@ -1,10 +1,10 @@
-"""What a run will cost, before it starts: time against training all blocks, and memory in MiB."""
+"""What a run will cost: time and memory, by the sizes of its layers, and minutes, by the runs before it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,12 +12,16 @@ import torch
 from lib_blocktrain import blocks
 from lib_blocktrain.blocks import BASE
 from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.networks.layers import is_convolution, is_linear
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
-from lib_blocktrain.training.plan import read_weights, settings_of, weight_of
+from lib_blocktrain.training.plan import element_weight, read_weights, settings_of
+from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.sizes import Layer, PartSize, block_sizes
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 MIB = 2**20
+PACE_RUNS = 20  # how many of the newest runs are looked at
+PACE_MIN_STEPS = 5  # the first steps take longer than others
 # Millions of parameters: U-Net, text encoders, autoencoder.
 PARAMETERS = {"sd1": (860, 123, 84), "sd2": (866, 340, 84), "sdxl": (2567, 817, 84)}
 TEXT_ENCODERS = {"sd1": ((12, 768),), "sd2": ((23, 1024),), "sdxl": ((12, 768), (32, 1280))}  # layers, width
@@ -25,7 +29,8 @@ _TEXT_KEPT = 34  # numbers a token, layer and width that a text encoder's backwa
 _OVERHEAD = {"cuda": 600.0, "cpu": 250.0}  # MiB: the accelerator's context and kernels, the interpreter
 # Numbers that an optimizer keeps for each of the network's, by its name; others are taken as Adam's two.
 _OPTIMIZER_STATE = {"sgd": 0.0, "adafactor": 0.1, "lion": 1.0, "lion8bit": 0.25, "adamw8bit": 0.5, "prodigy": 4.0}
-_ALTERNATIVES = (
+_Changes = Mapping[str, Any]  # of a RunConfig's fields
+_ALTERNATIVES: tuple[tuple[str, _Changes, str | None], ...] = (  # title, changes, other block weights
     ("checkpointing", {"checkpointing": True}, None),
     ("OUT only", {}, "OUT=1"),
     ("OUT only and checkpointing", {"checkpointing": True}, "OUT=1"),
@@ -37,10 +42,10 @@ _ALTERNATIVES = (
 
 @dataclass(frozen=True)
 class UNetSize:
-    """Which U-Net: its architecture, and its sizes where they are not the architecture's own."""
+    """The U-Net's architecture, and its sizes where they are not the architecture's own."""
 
     architecture: str
-    native: int
+    native_size: int
     channels: tuple[int, ...] | None = None
     context: int | None = None
     parameters: int | None = None  # of the whole checkpoint
@@ -54,7 +59,7 @@ class UNetSize:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The cost of a run. `relative_time` of a step against one that trains all blocks in the same way."""
+    """The cost of a run; `relative_time` is that of a step against one that trains all blocks in the same way."""
 
     relative_time: float
     gflop: float
@@ -62,9 +67,9 @@ class Estimate:
     mib: dict[str, float]
     first_block: str | None
     free_mib: float | None = None
-    fits: tuple[str, ...] = ()  # what would fit where this does not
+    fits: tuple[str, ...] = ()  # alternatives that would fit where this does not
     title: str = ""
-    notices: tuple[str, ...] = field(default=())
+    notices: tuple[str, ...] = ()
 
     @property
     def total_mib(self) -> float:
@@ -104,6 +109,19 @@ class Estimate:
         }
 
 
+@dataclass(frozen=True)
+class Pace:
+    """The speed of a run: its name, and the arithmetic and the time of a step, samples included."""
+
+    source: str
+    gflop: float
+    seconds: float
+
+    def minutes(self, steps: int, gflop: float) -> float:
+        """Return how many minutes steps of another run take; `gflop` is the arithmetic of one."""
+        return steps * self.seconds * gflop / self.gflop / 60
+
+
 def estimate(config: RunConfig, unet: UNetSize, free_mib: float | None = None, device: str = "cuda") -> Estimate:
     """Return what this run costs on this U-Net; with the free memory, also what would fit instead."""
     weights, notices = read_weights(config.network, unet.architecture)
@@ -111,12 +129,14 @@ def estimate(config: RunConfig, unet: UNetSize, free_mib: float | None = None, d
     everything = BlockWeights.uniform(unet.architecture, 1.0)
     plain = replace(config, network=replace(config.network, text_encoder=False, elements={}))
     whole = _estimate(plain, unet, everything, device)
-    side = config.dataset.size or unet.native
+    side = config.dataset.size or unet.native_size
     title = f"{blocks.architecture(unet.architecture).title}, batch {config.batch}, {side}"
     if config.network.text_encoder and weights.base:
         notices += (f"{BASE} is trained: its gradient goes through all blocks with attention to the text",)
     found = replace(found, relative_time=found.gflop / whole.gflop, title=title, notices=notices, free_mib=free_mib)
-    return found if found.enough is not False else replace(found, fits=_what_fits(config, unet, free_mib, device))
+    if free_mib is None or found.total_mib <= free_mib:
+        return found
+    return replace(found, fits=_what_fits(config, unet, free_mib, device))
 
 
 def estimate_run(config: RunConfig, unet: UNetSize | None = None) -> Estimate:
@@ -127,25 +147,25 @@ def estimate_run(config: RunConfig, unet: UNetSize | None = None) -> Estimate:
 
 
 def size_of_model(model: Model) -> UNetSize:
-    """Return the sizes of a loaded model, by its layers."""
+    """Return the sizes of a loaded model, from its layers."""
     unet = model.unet
     first = {"down_blocks": "down_blocks.{}.resnets.0.conv1", "input_blocks": "input_blocks.{}.0.in_layers.2"}
-    weight = next(unet.parameters())
-    divisors = sorted({block.resolution_in for block in blocks.architecture(model.architecture).blocks})
+    divisors = {block.resolution_in for block in blocks.architecture(model.architecture).blocks}
     layout = "down_blocks" if hasattr(unet, "down_blocks") else "input_blocks"
     numbers = [level if layout == "down_blocks" else 1 + 3 * level for level in range(len(divisors))]
-    channels = tuple(unet.get_submodule(first[layout].format(number)).out_channels for number in numbers)
-    context = next(m.in_features for path, m in unet.named_modules() if path.endswith("attn2.to_k"))
+    layers = [unet.get_submodule(first[layout].format(number)) for number in numbers]
+    channels = tuple(layer.out_channels for layer in layers if is_convolution(layer))
+    context = next(m.in_features for path, m in unet.named_modules() if path.endswith("attn2.to_k") and is_linear(m))
     parts = (unet, *model.text_encoders.values())
     parameters = sum(p.numel() for part in parts for p in part.parameters())
-    parameters += (
-        PARAMETERS[model.architecture][2] * 10**6 if channels[0] >= 320 else 0
-    )  # the autoencoder of a real one
-    return UNetSize(model.architecture, model.native_size, channels, context, parameters, weight.element_size())
+    if channels[0] >= 320:  # a real checkpoint, whose autoencoder is not at hand
+        parameters += PARAMETERS[model.architecture][2] * 10**6
+    itemsize = next(unet.parameters()).element_size()
+    return UNetSize(model.architecture, model.native_size, channels, context, parameters, itemsize)
 
 
 def out_of_memory(config: RunConfig, model: Model) -> str:
-    """Return what to say when memory was not enough: what was needed, and what would do with less."""
+    """Return the message for a lack of memory: what was needed, and what would need less."""
     found = estimate(config, size_of_model(model))
     less = [
         f"{name} (about {_alternative(config, changes, weights, size_of_model(model)).total_mib:.0f} MiB)"
@@ -156,7 +176,7 @@ def out_of_memory(config: RunConfig, model: Model) -> str:
 
 
 def free_memory() -> float | None:
-    """Return the free memory in MiB of the accelerator, or of this machine; None where it cannot be asked."""
+    """Return the free memory in MiB of the accelerator, or of this machine; None where it is not known."""
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0] / MIB
     names = getattr(os, "sysconf_names", {})
@@ -165,9 +185,25 @@ def free_memory() -> float | None:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
+def pace_of(runs: Iterable[Run], model: str, unet: UNetSize, device: str) -> Pace | None:
+    """Return the pace of the newest run that was trained on this model; None where there is none."""
+    for run, _ in zip(runs, range(PACE_RUNS)):
+        try:
+            step, seconds = run.latest("step"), run.latest("seconds_a_step")
+            known = isinstance(seconds, float) and isinstance(step, int) and step >= PACE_MIN_STEPS
+            if not known or run.first("model") != model:
+                continue
+            gflop = estimate(run.config, unet, None, device).gflop
+        except (OSError, ValueError):
+            continue  # the list of runs reports it
+        if gflop > 0 and seconds > 0:
+            return Pace(run.folder.name, gflop, seconds)
+    return None
+
+
 def _estimate(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: str) -> Estimate:
     architecture, network = blocks.architecture(unet.architecture), config.network
-    side = config.dataset.size or unet.native
+    side = config.dataset.size or unet.native_size
     latent = ((config.dataset.height or side) // 8, side // 8)
     parts = [
         (block, part)
@@ -208,13 +244,13 @@ def _rank(block: str, layer: Layer, network: NetworkConfig, weights: BlockWeight
     """Return the rank of this layer's module, 0 without one, as `plan_of` makes them."""
     if block == "IN00" or (layer.element == "conv" and not network.conv_rank):
         return 0
-    weight = weight_of(weights, network, block, layer.element)
+    weight = element_weight(weights, network, block, layer.element)
     settings = settings_of(weight, network, block, is_kernel=layer.kernel > 1)
     return 0 if settings is None else settings.rank
 
 
 def _kept(parts: Sequence[tuple[str, PartSize]], trained: Sequence[bool], unet: UNetSize, checkpointing: bool) -> float:
-    """Return how many numbers the backward pass through these parts keeps; with checkpoints one block's at a time."""
+    """Return how many numbers the backward pass through these parts keeps; with checkpointing one block's at a time."""
     by_block: dict[str, float] = {}
     outputs = 0
     for (block, part), has_modules in zip(parts, trained):
@@ -245,7 +281,9 @@ def _memory(config: RunConfig, unet: UNetSize, parameters: int, kept: float, dev
     }
 
 
-def _alternative(config: RunConfig, changes: dict[str, Any], weights: str | None, unet: UNetSize, device: str = "cuda"):
+def _alternative(
+    config: RunConfig, changes: _Changes, weights: str | None, unet: UNetSize, device: str = "cuda"
+) -> Estimate:
     other = replace(config, **changes)
     if weights is not None:
         other = replace(other, network=replace(other.network, weights=weights, text_encoder=False))

@@ -1,4 +1,4 @@
-"""A network as it is before the first step: the modules of a scope, whose deltas are all 0."""
+"""The network before its first step: the modules of a plan, whose deltas are all 0, and their dropout in training."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch import Tensor, nn
 
 from lib_blocktrain.networks.adapters import DoRA, LoHa, LoKr, LoRA, NetworkModule
 from lib_blocktrain.networks.files import Network
-from lib_blocktrain.networks.layers import pointwise, run, weight_shape
+from lib_blocktrain.networks.keys import Algorithm
+from lib_blocktrain.networks.layers import pointwise, run, weight_of, weight_shape
 from lib_blocktrain.training.config import NetworkConfig
 from lib_blocktrain.training.plan import ModulePlan, Plan
 from lib_blocktrain.training.rng import generator_of
 
 
 def init_network(plan: Plan, config: NetworkConfig, name: str, seed: int) -> Network:
-    """Return the network of this scope, in fp32 on the layers' devices, its tensors ready for autograd.
+    """Return the network of a plan, in fp32 on the layers' devices, with `requires_grad`.
 
-    Each module is drawn from the seed and its own key: the same in every scope.
+    The random values of a module depend on the seed and its key alone, whatever else is in the plan.
     """
     modules: dict[str, NetworkModule] = {}
     for module in plan.modules:
@@ -31,7 +32,7 @@ def init_network(plan: Plan, config: NetworkConfig, name: str, seed: int) -> Net
 
 
 def trained_tensors(module: NetworkModule) -> dict[str, Tensor]:
-    """Return a module's tensors that take part in autograd, by their names in a file."""
+    """Return a module's tensors with `requires_grad`, by their names in a file."""
     inner = module.module if isinstance(module, TrainingModule) else module
     return {name: tensor for name, tensor in inner.to_tensors().items() if tensor.requires_grad}
 
@@ -65,8 +66,8 @@ def _lokr(plan: ModulePlan, config: NetworkConfig, generator: torch.Generator) -
 
 
 def _dora(plan: ModulePlan, config: NetworkConfig, generator: torch.Generator) -> DoRA:
-    """A LoRA with the magnitudes of the input channels, the form that the WebUI reads rightly (2402.09353)."""
-    weight = plan.layer.weight.detach().float()
+    """A LoRA with the magnitudes of the input channels (2402.09353), the form that the WebUI reads correctly."""
+    weight = weight_of(plan.layer).detach().float()
     magnitude = torch.linalg.vector_norm(weight, dim=(0, *range(2, weight.ndim)), keepdim=True)
     return DoRA(plan.key, _lora(plan, config, generator), magnitude)
 
@@ -85,7 +86,7 @@ def factors_of(size: int, factor: int) -> tuple[int, int]:
     -1: the nearest to square. As LyCORIS' `factorization`.
     """
     if factor > 0 and size % factor == 0:
-        return tuple(sorted((factor, size // factor)))
+        return min(factor, size // factor), max(factor, size // factor)
     limit = math.isqrt(size) if factor < 0 else min(factor, math.isqrt(size))
     small = next(candidate for candidate in range(limit, 0, -1) if size % candidate == 0)
     return small, size // small
@@ -97,7 +98,7 @@ def _uniform(shape: tuple[int, ...], fan_in: int, generator: torch.Generator) ->
 
 
 def _on_device(module: NetworkModule, layer: nn.Module) -> NetworkModule:
-    moved = module.to(layer.weight.device, torch.float32)
+    moved = module.to(weight_of(layer).device, torch.float32)
     for tensor in moved.to_tensors().values():
         if tensor.ndim:  # alpha is a number
             tensor.requires_grad_()
@@ -106,10 +107,10 @@ def _on_device(module: NetworkModule, layer: nn.Module) -> NetworkModule:
 
 @dataclass(frozen=True, eq=False)
 class TrainingModule(NetworkModule):
-    """A module in training: with a factor that its file has inside (`to_tensors`), and with dropout.
+    """A module in training: with a factor, which `to_tensors` multiplies in, and with dropout.
 
     `factor` is for LoKr with two whole factors, where readers ignore alpha. `rank_dropout` zeroes ranks of a sample,
-    `module_dropout` the module for a step, `neuron_dropout` single numbers between down and up (sd-scripts' names).
+    `module_dropout` the module for a step, `neuron_dropout` single values between down and up (sd-scripts' names).
     """
 
     module: NetworkModule
@@ -119,7 +120,7 @@ class TrainingModule(NetworkModule):
     neuron_dropout: float = 0.0
 
     @property
-    def algorithm(self):
+    def algorithm(self) -> Algorithm:
         return self.module.algorithm
 
     @property
@@ -141,28 +142,29 @@ class TrainingModule(NetworkModule):
         return (self.module if self.factor == 1 else self.module.scaled(self.factor)).to_tensors()
 
     def delta_weight(self, weight: Tensor) -> Tensor:
-        return self.module.delta_weight(weight) * (self.factor * self._kept(weight.device))
+        return self.module.delta_weight(weight) * (self.factor * self._keep_mask(weight.device))
 
     def delta_output(self, x: Tensor, layer: nn.Module) -> Tensor:
         if not (self.rank_dropout or self.neuron_dropout):
-            return self.module.delta_output(x, layer) * self._kept(x.device)
-        lora: LoRA = self.module
+            return self.module.delta_output(x, layer) * self._keep_mask(x.device)
+        lora = self.module
+        assert isinstance(lora, LoRA)  # NetworkConfig has these dropouts for no other algorithm
         hidden = run(layer, x, lora.down.to(x).reshape(lora.rank, *weight_shape(layer)[1:]))
         hidden = F.dropout(hidden, self.neuron_dropout)
         if self.rank_dropout:
             along = (-1, lora.rank, 1, 1) if hidden.ndim == 4 else (-1, *[1] * (hidden.ndim - 2), lora.rank)
             mask = torch.rand(len(x), lora.rank, device=x.device) >= self.rank_dropout
             hidden = hidden * (mask.to(x) / (1 - self.rank_dropout)).view(along)
-        return pointwise(layer, hidden * lora.scale, lora.up.to(x)) * self._kept(x.device)
+        return pointwise(layer, hidden * lora.scale, lora.up.to(x)) * self._keep_mask(x.device)
 
-    def _kept(self, device: torch.device) -> float | Tensor:
+    def _keep_mask(self, device: torch.device) -> float | Tensor:
         if not self.module_dropout:
             return 1.0
         return (torch.rand((), device=device) >= self.module_dropout).float()
 
 
 def training_network(network: Network, plan: Plan, config: NetworkConfig) -> Network:
-    """Return the network as it acts in training; where nothing is to be added, the modules are themselves."""
+    """Return the network as it acts in training: its modules, wrapped where they need a factor or dropout."""
     dropout = {name: getattr(config, name) for name in ("rank_dropout", "module_dropout", "neuron_dropout")}
     modules: dict[str, NetworkModule] = {}
     for planned in plan.modules:

@@ -1,4 +1,4 @@
-"""sd-scripts' dataset file (`--dataset_config`), where a TOML reader is at hand (Python 3.11, or the package tomli)."""
+"""Reads sd-scripts' dataset file (`--dataset_config`), with Python 3.11 or the package tomli."""
 
 from __future__ import annotations
 
@@ -37,10 +37,12 @@ _READ = {*_DATASET_OPTIONS, *_FOLDER_OPTIONS, "resolution", "bucket_no_upscale",
 
 
 def read_toml(config: DatasetConfig) -> tuple[DatasetConfig, list[str]]:
-    """Return the configuration with the folders and options of its `toml`, and what was not taken over.
+    """Return the configuration with the folders and options of its `toml`, and notices of what was not taken over.
 
     All datasets of the file must ask for the same: one training has one size here. Raises ConfigError.
     """
+    if config.toml is None:
+        raise ConfigError("dataset.toml is missing")
     path = Path(config.toml)
     reader, text = _reader(path), read_text(path)
     try:
@@ -49,7 +51,9 @@ def read_toml(config: DatasetConfig) -> tuple[DatasetConfig, list[str]]:
         raise ConfigError(f"{path}: {error}") from error
     general = data.get("general", {})
     check(isinstance(general, Mapping), f"{path}: general", general, "a table")
-    options, folders, notices = {}, [], []
+    options: dict[str, Any] = {}
+    folders: list[FolderConfig] = []
+    notices: list[str] = []
     for dataset in _tables(data, "datasets", path):
         for subset in _tables(dataset, "subsets", path):
             merged = {**general, **_plain(dataset), **_plain(subset)}
@@ -60,8 +64,8 @@ def read_toml(config: DatasetConfig) -> tuple[DatasetConfig, list[str]]:
                     raise ConfigError(
                         f"{path}: {name} is {options[name]!r} and {value!r}: expected one for all subsets"
                     )
-            strange = sorted(set(merged) - _READ - {"batch_size"})
-            notices += [f"{path.name}: {', '.join(strange)} not known here: ignored"] if strange else []
+            unknown = sorted(set(merged) - _READ - {"batch_size"})
+            notices += [f"{path.name}: {', '.join(unknown)} not known here: ignored"] if unknown else []
             if "batch_size" in merged:
                 notices.append(f"{path.name}: batch_size is the run's `batch` here: ignored")
     if not folders:
@@ -73,7 +77,7 @@ def read_toml(config: DatasetConfig) -> tuple[DatasetConfig, list[str]]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Let what is said against a value name the file."""
+    """Add the file to a ConfigError that does not name it."""
     try:
         yield
     except ConfigError as error:

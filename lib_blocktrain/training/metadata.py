@@ -1,4 +1,4 @@
-"""What a trained file says of itself: sd-scripts' `ss_*` entries, which the WebUI shows, and our own record."""
+"""The metadata of a trained file: sd-scripts' `ss_*` entries, which the WebUI shows, and our own record."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _LYCORIS_ALGORITHMS = {"loha": "loha", "lokr": "lokr", "dora": "locon"}
 
 
 def metadata_of(
-    config: RunConfig, weights: BlockWeights, dataset: Dataset, progress: Mapping[str, Any], native: int
+    config: RunConfig, weights: BlockWeights, dataset: Dataset, progress: Mapping[str, Any], native_size: int
 ) -> dict[str, str]:
     """Return the metadata of a network file.
 
     `progress` has `step`, `epoch`, `loss`, `started_at` (a Unix time), `model` (its name), `processes`.
     """
     network, optimizer, loss = config.network, config.optimizer, config.loss
-    trained = [picture for picture in dataset.pictures if not picture.regularisation]
-    side = config.dataset.size or native
+    trained = [image for image in dataset.images if not image.regularisation]
+    side = config.dataset.size or native_size
     entries: dict[str, Any] = {
         "ss_output_name": config.name,
         "ss_sd_model_name": progress["model"],
@@ -56,8 +56,8 @@ def metadata_of(
         "ss_seed": config.seed,
         "ss_resolution": f"({side}, {config.dataset.height or side})",
         "ss_enable_bucket": config.dataset.buckets,
-        "ss_num_train_images": sum(picture.repeats for picture in trained),
-        "ss_num_reg_images": sum(p.repeats for p in dataset.pictures if p.regularisation),
+        "ss_num_train_images": sum(image.repeats for image in trained),
+        "ss_num_reg_images": sum(p.repeats for p in dataset.images if p.regularisation),
         "ss_prior_loss_weight": loss.prior_weight,
         "ss_dataset_dirs": json.dumps(_folders(dataset)),
         "ss_bucket_info": json.dumps(_buckets(dataset)),
@@ -76,7 +76,7 @@ def metadata_of(
         "ss_ip_noise_gamma": loss.input_perturbation or None,
         "ss_training_comment": config.description or None,
         "ss_training_started_at": progress["started_at"],
-        RECORD: json.dumps({**_record(config, weights, progress), "canvas": dataset.canvas}),
+        RECORD: json.dumps({**_record(config, weights, progress), "canvas": dataset.area_share}),
     }
     return {**{key: str(value) for key, value in entries.items()}, **config.metadata}
 
@@ -91,7 +91,7 @@ def network_arguments(config: RunConfig, weights: BlockWeights) -> dict[str, str
         arguments["algo"] = _LYCORIS_ALGORITHMS[network.algorithm]
     if network.algorithm == "dora":
         arguments |= {"dora_wd": "True", "wd_on_output": "False"}
-    blocks = weights.replace({REST: 0.0})  # SDXL's lists have it, and it is never trained
+    blocks = weights.replace({REST: 0.0})  # it is in SDXL's lists, and never trained
     if network.weight_mode == "lr":
         arguments |= dict(entry.split("=", 1) for entry in blocks.to_kohya())
     if network.weight_mode in ("scale", "rank") or network.block_ranks or network.block_alphas:
@@ -114,7 +114,7 @@ def _block_arguments(weights: BlockWeights, network: NetworkConfig, is_kernel: b
 
 
 def _record(config: RunConfig, weights: BlockWeights, progress: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything needed to repeat the run, and the weights for the training form; they are never applied again."""
+    """Everything needed to repeat the run, and the weights for the training form. They are not for inference."""
     return {
         "version": __version__,
         "trained": {"weights": weights.to_json(), "meaning": config.network.weight_mode},
@@ -125,7 +125,7 @@ def _record(config: RunConfig, weights: BlockWeights, progress: Mapping[str, Any
 
 
 def _without_folders(value: Any) -> Any:
-    """Return the run with the names of its files and folders alone: where they lie is nobody's business."""
+    """Return the run with the names of its files and folders instead of paths, which are private."""
     if isinstance(value, dict):
         return {key: _name(item) if key in _PATHS else _without_folders(item) for key, item in value.items()}
     return [_without_folders(item) for item in value] if isinstance(value, list) else value
@@ -137,8 +137,8 @@ def _name(path: Any) -> Any:
 
 def _folders(dataset: Dataset) -> dict[str, dict[str, int]]:
     folders: dict[str, dict[str, int]] = {}
-    for picture in dataset.pictures:
-        entry = folders.setdefault(picture.path.parent.name, {"n_repeats": picture.repeats, "img_count": 0})
+    for image in dataset.images:
+        entry = folders.setdefault(image.path.parent.name, {"n_repeats": image.repeats, "img_count": 0})
         entry["img_count"] += 1
     return folders
 

@@ -1,4 +1,4 @@
-"""What is watched in a run: the loss and its trend, speed, memory; and when it has gone wrong."""
+"""The loss of a run and its trend, speed and memory, and the check for divergence."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 import torch
 
-SMOOTHING = 0.98  # of the loss, a step
-WARM = 20  # steps before the smoothed loss is a measure
-EXPLODED = 100.0  # times the smoothed loss
-OVERFLOWS = 30  # steps in a row without a usable gradient
+SMOOTHING = 0.98  # decay of the smoothed loss per step
+WARM_UP = 20  # steps before a loss is compared with the smoothed one
+EXPLODED = 100.0  # times the smoothed loss is divergence
+MAX_OVERFLOWS = 30  # steps in a row without a finite gradient
 
 
 class TrainingMonitor:
-    """Numbers of a run that outlive it (loss, best validation), and of this session (speed)."""
+    """Numbers that are saved with a run (loss, best validation loss), and those of this session (speed)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.loss = self.smoothed = math.nan
         self.best = math.inf
         self.count = 0
-        self.overflows = 0  # steps in a row whose gradients could not be used
+        self.overflows = 0  # steps in a row without a finite gradient
         self.gradient: float | None = None
         self.gradients: dict[str, float] = {}
         self._started, self._counted = time.monotonic(), 0
@@ -39,20 +39,23 @@ class TrainingMonitor:
         self.overflows = 0 if usable else self.overflows + 1
 
     def reason_to_stop(self, loss: float, scaled: bool) -> str | None:
-        """Return why training cannot go on after this loss, None if it can; `scaled`: fp16 passes over some."""
+        """Return why training cannot go on after this loss, None if it can.
+
+        `scaled`: with a loss scale (fp16) steps without a finite loss are skipped.
+        """
         if not math.isfinite(loss) and not scaled:
             return f"the loss is {loss}: a learning rate that is too high, or broken latents"
-        if self.overflows >= OVERFLOWS:
+        if self.overflows >= MAX_OVERFLOWS:
             return (
                 f"{self.overflows} steps in a row without a finite gradient in fp16: expected bf16 or fp32 to hold it"
             )
-        if self.count >= WARM and loss > EXPLODED * self.smoothed:
+        if self.count >= WARM_UP and loss > EXPLODED * self.smoothed:
             times = f"the loss is {loss:.3g}, {EXPLODED:g} times what it was ({self.smoothed:.3g})"
             return f"{times}: a learning rate that is too high"
         return None
 
     def row(self, optimizer: torch.optim.Optimizer, device: torch.device) -> dict[str, Any]:
-        """Return the metrics of the last step; seconds are those of this session."""
+        """Return the metrics of the last step; `seconds_a_step` is the mean of this session."""
         now = time.monotonic()
         row: dict[str, Any] = {
             "loss": self.loss,
@@ -67,9 +70,10 @@ class TrainingMonitor:
         return row
 
     def state(self) -> dict[str, Any]:
+        """Return what `load_state` needs, as text where it may not be finite."""
         return {"loss": str(self.loss), "smoothed": str(self.smoothed), "best": str(self.best), "count": self.count}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Go on from what `state` returned."""
         self.loss, self.smoothed, self.best = (float(state[name]) for name in ("loss", "smoothed", "best"))
         self.count = state["count"]

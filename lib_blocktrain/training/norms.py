@@ -1,9 +1,9 @@
-"""The size of what was learned: Frobenius norms of delta weights, by block, and their cap."""
+"""Frobenius norms of delta weights and gradients by block, and the cap of the former."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -11,8 +11,9 @@ from torch import Tensor
 from lib_blocktrain.networks.adapters import LoHa, LoKr, LoRA, NetworkModule
 from lib_blocktrain.networks.adapters.base import matrix
 from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.layers import weight_of
 from lib_blocktrain.training.init import TrainingModule, trained_tensors
-from lib_blocktrain.training.plan import Plan
+from lib_blocktrain.training.plan import ModulePlan, Plan
 
 
 @torch.no_grad()
@@ -28,28 +29,28 @@ def squared_norm(module: NetworkModule, weight: Tensor) -> Tensor:
 
 def block_norms(network: Network, plan: Plan) -> dict[str, float]:
     """Return the Frobenius norm of all delta weights of a block together, by block."""
-    return _roots(plan, lambda planned: squared_norm(network.modules[planned.key], planned.layer.weight))
+    return _by_block(plan, lambda planned: squared_norm(network.modules[planned.key], weight_of(planned.layer)))
 
 
 def gradient_norms(network: Network, plan: Plan) -> dict[str, float]:
     """Return the norm of the gradients of a block's tensors, by block."""
 
-    def squared(planned) -> Tensor:
+    def squared(planned: ModulePlan) -> Tensor:
         tensors = trained_tensors(network.modules[planned.key]).values()
         return sum((t.grad.float().square().sum() for t in tensors if t.grad is not None), torch.zeros(()))
 
-    return _roots(plan, squared)
+    return _by_block(plan, squared)
 
 
 def shares(norms: Mapping[str, float]) -> dict[str, float]:
-    """Return each block's share of the change: its squared norm over that of all."""
+    """Return each block's share of the whole change: its squared norm over the sum of all."""
     total = sum(norm**2 for norm in norms.values())
     return {block: norm**2 / total if total else 0.0 for block, norm in norms.items()}
 
 
 @torch.no_grad()
 def cap_norms(network: Network, plan: Plan) -> None:
-    """Shrink the blocks whose norm is above their cap, by one factor of each product."""
+    """Shrink the delta weights of the blocks whose norm is above their cap, in place."""
     caps = {planned.block: planned.cap for planned in plan.modules}
     for block, norm in block_norms(network, plan).items():
         limit = caps[block]
@@ -60,24 +61,27 @@ def cap_norms(network: Network, plan: Plan) -> None:
 
 @torch.no_grad()
 def scale_deltas(modules: Iterable[NetworkModule], factor: float) -> None:
-    """Multiply the deltas by a factor, in place, by the tensor of each product that began at 0."""
+    """Multiply the deltas by a factor, in place, by way of `linear_factor`."""
     for module in modules:
         inner = module.module if isinstance(module, TrainingModule) else module
         linear_factor(inner).mul_(factor)
 
 
 def linear_factor(module: NetworkModule) -> Tensor:
-    """Return a tensor in which the delta is linear; raise ValueError for an algorithm that has none."""
+    """Return the tensor that began at 0 and in which the delta is linear; raise ValueError where there is none."""
     if isinstance(module, LoRA):
         return module.up
     if isinstance(module, LoHa):
         return module.w2_a
     if isinstance(module, LoKr):
-        return module.w2 if module.w2 is not None else module.w2_b
+        factor = module.w2 if module.w2 is not None else module.w2_b
+        assert factor is not None  # one of the two is there
+        return factor
     raise ValueError(f"{module.key}: the delta of {type(module).__name__} is linear in none of its tensors")
 
 
-def _roots(plan: Plan, squared) -> dict[str, float]:
+def _by_block(plan: Plan, squared: Callable[[ModulePlan], Tensor]) -> dict[str, float]:
+    """Return the root of the sum of `squared` over the modules of each block."""
     totals: dict[str, Tensor] = {}
     for planned in plan.modules:
         value = squared(planned)

@@ -1,9 +1,10 @@
-"""Optimizers, as a table: what each is, which package it wants, and whether it can have a learning rate a block."""
+"""Optimizers as a table, their parameter groups by block and learning rate, and learning rate schedules."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,45 +13,45 @@ from torch import Tensor
 
 from lib_blocktrain.blocks import BASE
 from lib_blocktrain.networks.files import Network
-from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig
+from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig, ScheduleConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.init import trained_tensors
 from lib_blocktrain.training.plan import ModulePlan, Plan
 
-# What begins at 0 in its algorithm: B in LoRA+ (Hayou et al. 2024, 2402.12354).
+# The tensors that begin at 0: B in LoRA+ (Hayou et al. 2024, 2402.12354).
 _BEGINS_AT_ZERO = frozenset(("lora_up.weight", "hada_w2_a", "lokr_w2", "lokr_w2_b"))
 
 
 @dataclass(frozen=True)
-class Kind:
+class OptimizerSpec:
     """An optimizer by its dotted class; `one_rate` says why it cannot have several learning rates."""
 
     path: str
-    package: str = "torch"  # as pip knows it
-    one_rate: str | None = None
+    package: str = "torch"  # for pip
+    single_lr: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)  # defaults other than the class's own
 
 
 _FUSED = ("torch.optim.AdamW", "torch.optim.Adam")
-_ESTIMATES = "it estimates one step size for all weights, and takes no learning rates that differ"
+_ESTIMATES_LR = "it estimates one step size for all weights, and takes no learning rates that differ"
 
-TABLE: Mapping[str, Kind] = {
-    "AdamW": Kind("torch.optim.AdamW"),
-    "Adam": Kind("torch.optim.Adam"),
-    "NAdam": Kind("torch.optim.NAdam"),
-    "RAdam": Kind("torch.optim.RAdam"),
-    "Adafactor": Kind("torch.optim.Adafactor", "torch>=2.5"),
-    "SGD": Kind("torch.optim.SGD"),
-    "RMSprop": Kind("torch.optim.RMSprop"),
-    "AdamW8bit": Kind("bitsandbytes.optim.AdamW8bit", "bitsandbytes"),
-    "PagedAdamW8bit": Kind("bitsandbytes.optim.PagedAdamW8bit", "bitsandbytes"),
-    "Lion": Kind("lion_pytorch.Lion", "lion-pytorch"),
-    "Lion8bit": Kind("bitsandbytes.optim.Lion8bit", "bitsandbytes"),
-    "Prodigy": Kind("prodigyopt.Prodigy", "prodigyopt", _ESTIMATES, {"lr": 1.0}),
-    "DAdaptAdam": Kind("dadaptation.DAdaptAdam", "dadaptation", _ESTIMATES, {"lr": 1.0}),
-    "DAdaptLion": Kind("dadaptation.DAdaptLion", "dadaptation", _ESTIMATES, {"lr": 1.0}),
-    "AdamWScheduleFree": Kind("schedulefree.AdamWScheduleFree", "schedulefree"),
-    "SGDScheduleFree": Kind("schedulefree.SGDScheduleFree", "schedulefree"),
+TABLE: Mapping[str, OptimizerSpec] = {
+    "AdamW": OptimizerSpec("torch.optim.AdamW"),
+    "Adam": OptimizerSpec("torch.optim.Adam"),
+    "NAdam": OptimizerSpec("torch.optim.NAdam"),
+    "RAdam": OptimizerSpec("torch.optim.RAdam"),
+    "Adafactor": OptimizerSpec("torch.optim.Adafactor", "torch>=2.5"),
+    "SGD": OptimizerSpec("torch.optim.SGD"),
+    "RMSprop": OptimizerSpec("torch.optim.RMSprop"),
+    "AdamW8bit": OptimizerSpec("bitsandbytes.optim.AdamW8bit", "bitsandbytes"),
+    "PagedAdamW8bit": OptimizerSpec("bitsandbytes.optim.PagedAdamW8bit", "bitsandbytes"),
+    "Lion": OptimizerSpec("lion_pytorch.Lion", "lion-pytorch"),
+    "Lion8bit": OptimizerSpec("bitsandbytes.optim.Lion8bit", "bitsandbytes"),
+    "Prodigy": OptimizerSpec("prodigyopt.Prodigy", "prodigyopt", _ESTIMATES_LR, {"lr": 1.0}),
+    "DAdaptAdam": OptimizerSpec("dadaptation.DAdaptAdam", "dadaptation", _ESTIMATES_LR, {"lr": 1.0}),
+    "DAdaptLion": OptimizerSpec("dadaptation.DAdaptLion", "dadaptation", _ESTIMATES_LR, {"lr": 1.0}),
+    "AdamWScheduleFree": OptimizerSpec("schedulefree.AdamWScheduleFree", "schedulefree"),
+    "SGDScheduleFree": OptimizerSpec("schedulefree.SGDScheduleFree", "schedulefree"),
 }
 
 
@@ -77,7 +78,7 @@ def _learning_rates(planned: ModulePlan, optimizer: OptimizerConfig) -> tuple[fl
 
 def check_learning_rates(config: OptimizerConfig, network: NetworkConfig, plan: Plan) -> None:
     """Raise ConfigError where the optimizer cannot do what the learning rates ask of it."""
-    reason = _one_rate(config)
+    reason = _single_lr_reason(config)
     rates = {rate for planned in plan.modules for rate in _learning_rates(planned, config)}
     if reason and (network.weight_mode == "lr" or len(rates) > 1):
         what = "the weights' meaning is lr" if network.weight_mode == "lr" else f"there are {len(rates)} learning rates"
@@ -85,25 +86,25 @@ def check_learning_rates(config: OptimizerConfig, network: NetworkConfig, plan: 
 
 
 def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Return the optimizer; raise ConfigError with what to install, or with what it did not take."""
-    kind = kind_of(config.name)
-    made = _class_of(config.name, kind)
-    arguments = {**kind.arguments, **config.arguments}
-    if not {"fused", "foreach", "capturable", "differentiable"} & set(arguments) and _has_fused(made, kind, groups):
+    """Return the optimizer; raise ConfigError with the package to install, or the arguments that it refuses."""
+    spec = spec_of(config.name)
+    cls = _class_of(config.name, spec)
+    arguments = {**spec.arguments, **config.arguments}
+    if not {"fused", "foreach", "capturable", "differentiable"} & set(arguments) and _has_fused(cls, spec, groups):
         arguments["fused"] = True
     arguments.pop("lr", None)  # each group has its own
     try:
-        return made(groups, lr=config.lr, **arguments)
+        return cls(groups, lr=config.lr, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer {config.name}: {error}") from error
 
 
-def kind_of(name: str) -> Kind:
-    """Return an optimizer by its name in the table, in any case, or by its dotted class; raise ConfigError."""
-    found = next((kind for known, kind in TABLE.items() if known.lower() == name.lower()), None)
+def spec_of(name: str) -> OptimizerSpec:
+    """Return an optimizer by its name in the table, in upper or lower case, or by its dotted class."""
+    found = next((spec for known, spec in TABLE.items() if known.lower() == name.lower()), None)
     if found is None and "." not in name:
         raise ConfigError(f"optimizer.name = {name!r}: expected one of {', '.join(TABLE)}, or a dotted class")
-    return found or Kind(name, name.split(".")[0])
+    return found or OptimizerSpec(name, name.split(".")[0])
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -117,37 +118,72 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [tensor for group in optimizer.param_groups for tensor in group["params"]]
 
 
-def _has_fused(made: type[torch.optim.Optimizer], kind: Kind, groups: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether this torch has the optimizer as one operation for all tensors on these devices.
+def _has_fused(
+    cls: Callable[..., torch.optim.Optimizer], spec: OptimizerSpec, groups: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Whether this version of torch has the optimizer as one operation for all tensors on these devices.
 
-    One tensor after the other, Adam takes about ten operations each: of a small U-Net's step that is a twelfth.
+    Otherwise Adam takes about ten operations a tensor, which is a twelfth of a small U-Net's step.
     """
-    if kind.path not in _FUSED:
+    if spec.path not in _FUSED:
         return False
     devices = {tensor.device for group in groups for tensor in group["params"]}
     try:
-        made([torch.zeros(1, device=device, requires_grad=True) for device in devices], fused=True)
+        cls([torch.zeros(1, device=device, requires_grad=True) for device in devices], fused=True)
     except (RuntimeError, TypeError):  # torch before 2.4 has it on GPUs only
         return False
     return True
 
 
-def _one_rate(config: OptimizerConfig) -> str | None:
-    kind = kind_of(config.name)
-    relative = config.arguments.get("relative_step", kind.path.startswith("transformers."))
-    if kind.path.endswith("Adafactor") and relative:
+def _single_lr_reason(config: OptimizerConfig) -> str | None:
+    spec = spec_of(config.name)
+    relative = config.arguments.get("relative_step", spec.path.startswith("transformers."))
+    if spec.path.endswith("Adafactor") and relative:
         return "with relative_step it ignores the learning rate"
-    return kind.one_rate
+    return spec.single_lr
 
 
-def _class_of(name: str, kind: Kind) -> type[torch.optim.Optimizer]:
-    module, _, attribute = kind.path.rpartition(".")
+def _class_of(name: str, spec: OptimizerSpec) -> Callable[..., torch.optim.Optimizer]:
+    module, _, attribute = spec.path.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:  # ValueError: ".x", "a..b"
         raise ConfigError(
-            f"optimizer {name} needs a package that is not here ({error}): pip install '{kind.package}'"
+            f"optimizer {name} needs a package that is not here ({error}): pip install '{spec.package}'"
         ) from error
     if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
         raise ConfigError(f"optimizer.name = {name!r}: expected a class of optimizers (torch.optim.Optimizer)")
     return found
+
+
+# Schedules.
+
+
+def _constant(progress: float, cycles: int) -> float:
+    return 1.0
+
+
+def _linear(progress: float, cycles: int) -> float:
+    return 1 - progress
+
+
+def _cosine(progress: float, cycles: int) -> float:
+    """Loshchilov & Hutter 2016 (1608.03983), without restarts."""
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def _restarts(progress: float, cycles: int) -> float:
+    """Cosine with warm restarts (1608.03983, eq. 5)."""
+    return (1 + math.cos(math.pi * (cycles * progress % 1))) / 2 if progress < 1 else 0.0
+
+
+_CURVES = {"constant": _constant, "linear": _linear, "cosine": _cosine, "cosine_with_restarts": _restarts}
+
+
+def lr_factor(step: int, steps: int, schedule: ScheduleConfig) -> float:
+    """Return the factor of the learning rate at step 0, 1, ... of `steps`: warm-up, then the curve. It has no state."""
+    if step < schedule.warmup:
+        return (step + 1) / (schedule.warmup + 1)
+    progress = (step - schedule.warmup) / max(1, steps - schedule.warmup)
+    curve = _CURVES[schedule.name](min(progress, 1.0), schedule.cycles)
+    return schedule.min_lr_ratio + (1 - schedule.min_lr_ratio) * curve

@@ -1,4 +1,4 @@
-"""Which modules a set of block weights creates, and with what rank, alpha, learning rate and cap."""
+"""Which modules block weights create, and with what rank, alpha, learning rate and cap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lib_blocktrain.blocks import BASE, REST, block_of
 from lib_blocktrain.networks.keys import UNET, component_of
 from lib_blocktrain.networks.layers import is_convolution, is_linear, weight_shape
 from lib_blocktrain.networks.placement import Targets, layers_by_key
-from lib_blocktrain.training.config import MOST_RANK, NetworkConfig
+from lib_blocktrain.training.config import MAX_RANK, NetworkConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.preset_strings import parse
@@ -55,7 +55,7 @@ class ModulePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All modules to be made; `notices` is what the user should be told about them."""
+    """All modules to be made, with notices for the user about them."""
 
     architecture: str
     weights: BlockWeights
@@ -74,7 +74,7 @@ class Plan:
 
 
 def read_weights(config: NetworkConfig, architecture: str) -> tuple[BlockWeights, tuple[str, ...]]:
-    """Return the block weights of a run and what is to be said about them; BASE is 0 unless it is to be trained."""
+    """Return the block weights of a run, and notices about them."""
     if isinstance(config.weights, str):
         parsed = parse(config.weights, architecture)
         weights, notices = parsed.weights, parsed.notices
@@ -83,7 +83,7 @@ def read_weights(config: NetworkConfig, architecture: str) -> tuple[BlockWeights
         if theirs != architecture:
             raise ConfigError(f"weights for {str(theirs)[:40]}: expected {architecture}, the model's architecture")
         weights, notices = BlockWeights.from_json({**config.weights, "architecture": architecture}), ()
-    if not config.text_encoder:  # what is said of BASE would mislead
+    if not config.text_encoder:  # BASE is not trained then
         notices = tuple(notice for notice in notices if not notice.startswith(BASE))
     for block in (BASE, *weights.values):
         if not 0 <= weights[block] <= 2:
@@ -110,7 +110,7 @@ def plan_of(targets: Targets, architecture: str, config: NetworkConfig) -> Plan:
             continue
         if not (is_linear(layer) or is_convolution(layer)):
             continue
-        weight = weight_of(weights, config, block, element)
+        weight = element_weight(weights, config, block, element)
         found = settings_of(weight, config, block, is_kernel=max(weight_shape(layer)[2:], default=1) > 1)
         if found is not None:
             planned = ModulePlan(key, layer, block, element, weight, found.rank, found.alpha, found.lr, found.cap)
@@ -122,7 +122,7 @@ def plan_of(targets: Targets, architecture: str, config: NetworkConfig) -> Plan:
     return Plan(architecture, weights, tuple(modules), tuple(said))
 
 
-def weight_of(weights: BlockWeights, config: NetworkConfig, block: str, element: str) -> float:
+def element_weight(weights: BlockWeights, config: NetworkConfig, block: str, element: str) -> float:
     """Return the weight of one kind of layer in a block: the block weight times the element's."""
     return weights[block] * config.elements.get(f"{block}.{element}", config.elements.get(element, 1.0))
 
@@ -151,7 +151,7 @@ def settings_of(weight: float, config: NetworkConfig, block: str, is_kernel: boo
 
 
 def _element(key: str, block: str, architecture: str) -> str | None:
-    """Return the kind of layer that a key names, None for one that is never trained."""
+    """Return the element that a key belongs to, None for a layer that is never trained."""
     if component_of(key) != UNET:
         if not _TEXT_LAYER.search(key):
             return None
@@ -167,7 +167,7 @@ def _element(key: str, block: str, architecture: str) -> str | None:
 
 @cache
 def _parts(architecture: str) -> tuple[tuple[str, str], ...]:
-    """Return the beginning of the keys of each part of a block, and the part's kind."""
+    """Return the prefix of the keys of each part of a block, and the part's kind."""
     parts = [part for block in blocks.architecture(architecture).blocks for part in block.parts]
     names = [(part.ldm if architecture == "sdxl" else part.diffusers, part.kind) for part in parts]
     return tuple((f"lora_unet_{name.replace('.', '_')}_", kind) for name, kind in names)
@@ -186,9 +186,9 @@ def _check_names(config: NetworkConfig, architecture: str) -> None:
                 raise ConfigError(
                     f"network.{field}: unknown block {block!r}: expected {known[1]}..{known[-1]} or {BASE}"
                 )
-            most = MOST_RANK if field.endswith("ranks") else math.inf
+            most = MAX_RANK if field.endswith("ranks") else math.inf
             if not 0 <= value <= most:
-                raise ConfigError(f"network.{field}: {block} = {value}: expected 0 or more, ranks up to {MOST_RANK}")
+                raise ConfigError(f"network.{field}: {block} = {value}: expected 0 or more, ranks up to {MAX_RANK}")
 
 
 def _why_nothing(weights: BlockWeights, config: NetworkConfig) -> str:
@@ -198,7 +198,7 @@ def _why_nothing(weights: BlockWeights, config: NetworkConfig) -> str:
 
 
 def _empty_blocks(weights: BlockWeights, filled: Sequence[str] | set[str], config: NetworkConfig) -> list[str]:
-    """Say which blocks have a weight that reaches no layer, unless all weights are alike."""
+    """Return a notice of blocks with a weight but without a module, unless all weights are equal."""
     if len(set(weights.values.values())) == 1:
         return []
     empty = [block for block, weight in weights.values.items() if weight and block not in filled]

@@ -1,4 +1,4 @@
-"""Half precision: which one, and the scale that keeps small fp16 gradients from becoming 0."""
+"""Half precision: the dtype to compute in, and the loss scale that keeps small fp16 gradients from becoming 0."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def dtype_of(precision: str, model: torch.dtype) -> torch.dtype:
     return model if precision in ("auto", "fp32") else DTYPES[precision]
 
 
-def autocast(device: torch.device, dtype: torch.dtype, model: torch.dtype) -> AbstractContextManager:
-    """Compute in `dtype` where the model's weights are in another."""
+def autocast(device: torch.device, dtype: torch.dtype, model: torch.dtype) -> AbstractContextManager[object]:
+    """Compute in `dtype` where the model's weights have another one."""
     return nullcontext() if dtype in (model, torch.float32) else torch.autocast(device.type, dtype)
 
 
@@ -29,7 +29,7 @@ class LossScale:
 
     enabled: bool
     scale: float = 2.0**16
-    good: int = 0
+    finite_steps: int = 0  # since the scale has changed
     patience: int = 2000
 
     @property
@@ -37,15 +37,16 @@ class LossScale:
         return self.scale if self.enabled else 1.0
 
     def unscale(self, gradients: list[Tensor]) -> bool:
-        """Divide the gradients by the scale; return whether the step may be made, and adapt."""
+        """Divide the gradients by the scale, in place; return whether all are finite, and adapt the scale."""
         if not self.enabled:
             return True
         torch._foreach_mul_(gradients, 1 / self.scale)
-        finite = all(torch.isfinite(gradient).all() for gradient in gradients)
-        if not finite:
-            self.scale, self.good = self.scale / 2, 0
+        largest = torch._foreach_norm(gradients, float("inf"))
+        finite = torch.stack([value.to(largest[0].device) for value in largest]).isfinite().all()
+        if not finite:  # the only wait for the GPU
+            self.scale, self.finite_steps = self.scale / 2, 0
             return False
-        self.good += 1
-        if self.good >= self.patience:
-            self.scale, self.good = self.scale * 2, 0
+        self.finite_steps += 1
+        if self.finite_steps >= self.patience:
+            self.scale, self.finite_steps = self.scale * 2, 0
         return True

@@ -1,16 +1,14 @@
-"""What a run needs before its first step: the dataset found, its latents and texts encoded, its order known."""
+"""What a run needs before its first step: the dataset, its latents and conditioning, and the order of its batches."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lib_blocktrain.model.protocol import Model
-from lib_blocktrain.training.batches import Batch, BatchLoader, BatchSampler
+from lib_blocktrain.training.batches import Batch, BatchLoader, BatchSampler, captions_vary
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache
-from lib_blocktrain.training.captions import varies
 from lib_blocktrain.training.config import LossConfig, RunConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.dataset import Dataset, find
@@ -20,42 +18,39 @@ from lib_blocktrain.training.rng import generator_of
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.step import Noise, draw_noise
 
-log = logging.getLogger(__name__)
-
 VALIDATION_TIMESTEPS = (100, 300, 500, 700, 900)
 
-Progress = Callable[[int, int], None]  # pictures encoded, pictures in all
+Progress = Callable[[int, int], None]  # images encoded, images in all
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The data of a run, ready to be asked for a batch by its number."""
+    """The data of a run, which gives each batch by its number."""
 
     dataset: Dataset
-    order: BatchSampler
+    sampler: BatchSampler
     loader: BatchLoader
-    native: int
 
     def batch(self, number: int, processes: Processes) -> Batch | None:
-        """Return this process's part of batch `number`, None if nothing of it is left for this one."""
-        pictures = self.order.batch(number)
-        places = range(processes.rank, len(pictures), processes.count)
-        if not places:
+        """Return this process's part of batch `number`, None if there is no image left for it."""
+        images = self.sampler.batch(number)
+        indices = range(processes.rank, len(images), processes.count)
+        if not indices:
             return None
-        return self.loader.load([pictures[place] for place in places], number, places, len(pictures))
+        return self.loader.load([images[index] for index in indices], number, indices, len(images))
 
     def validation(self, config: RunConfig, processes: Processes) -> Iterator[tuple[Batch, Noise]]:
-        """Yield each picture held out at each of the fixed timesteps, with noise of its own that never changes."""
-        for index, picture in list(enumerate(self.dataset.held_out))[processes.rank :: processes.count]:
+        """Yield each held-out image at each of the fixed timesteps, with noise that never changes."""
+        for index, image in list(enumerate(self.dataset.held_out))[processes.rank :: processes.count]:
             for timestep in VALIDATION_TIMESTEPS:
                 generator = generator_of(config.seed, "validation", index, timestep)
-                batch = self.loader.plain([picture])
+                batch = self.loader.plain([image])
                 at = LossConfig(min_timestep=timestep, max_timestep=timestep + 1)
                 yield batch, draw_noise(batch.latents.shape[1:], at, [generator])
 
 
 def check_model(model: Model) -> tuple[str, ...]:
-    """Return what is to be said of training on this model; raise ConfigError if it cannot be trained on."""
+    """Return notices about training on this model; raise ConfigError if it cannot be trained on."""
     if model.in_channels != 4:
         raise ConfigError(
             f"the model's U-Net takes {model.in_channels} channels: an inpainting or editing model cannot be trained on"
@@ -65,19 +60,19 @@ def check_model(model: Model) -> tuple[str, ...]:
 
 
 def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Progress | None = None) -> TrainingData:
-    """Find the dataset and encode what can be encoded before the start; raises DatasetError."""
-    config, native = run.config, model.native_size
-    dataset = find(config.dataset, native)
+    """Find the dataset and encode what does not change from step to step; raises DatasetError."""
+    config = run.config
+    dataset = find(config.dataset, model.native_size)
     folder = Path(config.dataset.cache) if config.dataset.cache else run.folder.parent / "cache"
     latents = LatentCache(model, folder)
-    texts = None if plan.trains_text else ConditioningCache(model, folder)
-    pictures = [*dataset.pictures, *dataset.held_out]
-    for number, picture in enumerate(pictures):
-        latents.of(picture)
-        if texts is not None and not varies(config.dataset):
-            texts.of(picture.caption)
+    conditioning = None if plan.trains_text else ConditioningCache(model, folder)
+    images = [*dataset.images, *dataset.held_out]
+    for number, image in enumerate(images):
+        latents.of(image)
+        if conditioning is not None and not captions_vary(config.dataset):
+            conditioning.of(image.caption)
         if progress is not None:
-            progress(number + 1, len(pictures))
-    order = BatchSampler(dataset.pictures, config.batch * processes, config.seed)
-    loader = BatchLoader(config.dataset, latents, texts, config.loss.prior_weight, config.seed)
-    return TrainingData(dataset, order, loader, native)
+            progress(number + 1, len(images))
+    sampler = BatchSampler(dataset.images, config.batch * processes, config.seed)
+    loader = BatchLoader(config.dataset, latents, conditioning, config.loss.prior_weight, config.seed)
+    return TrainingData(dataset, sampler, loader)

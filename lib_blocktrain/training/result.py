@@ -1,4 +1,4 @@
-"""The network as its file has it, for every program that reads such files."""
+"""The network as it is saved, and its copy in a LoRA folder."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from lib_blocktrain.training.plan import Plan
 
 
 def saved_network(network: Network, plan: Plan, config: NetworkConfig) -> Network:
-    """Return the network without dropout, with what readers ignore folded into its tensors."""
+    """Return the network without dropout, with the factors that readers ignore multiplied into its tensors."""
     plain = replace(config, rank_dropout=0.0, module_dropout=0.0, neuron_dropout=0.0)
     return with_one_alpha(training_network(network, plan, plain), config.alpha or float(config.rank))
 
 
 def with_one_alpha(network: Network, alpha: float) -> Network:
-    """Return a network whose LoRA modules all have this alpha; where it was another, lora_up makes up for it.
+    """Return a network whose LoRA modules all have this alpha; `lora_up` is scaled where it was another one.
 
     diffusers (0.35) reads one alpha for all attention layers of a file: with several, blocks would act too strongly.
     """
@@ -43,7 +43,7 @@ def _with_alpha(module: NetworkModule, alpha: float) -> NetworkModule:
 
 @contextmanager
 def swapped_parameters(parameters: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
-    """Give the parameters other values while the context is open; without others they keep their own."""
+    """Give the parameters other values inside the context; without others they keep their own."""
     if not others:
         yield
         return
@@ -65,13 +65,13 @@ def publish(
     *,
     text: str = "",
     weight: float = 1.0,
-    picture: Path | None = None,
+    preview: Path | None = None,
     replaces: str | None = None,
 ) -> Path:
-    """Copy a result into a LoRA folder, with what the WebUI shows beside it; return the copy's path.
+    """Copy a result into a LoRA folder, with the WebUI's metadata beside it; return the copy's path.
 
-    `text` is the WebUI's "activation text", `weight` its "preferred weight", `picture` a PNG to show it by. Another
-    file of that name stays: the copy has a number behind its name then; `replaces` is a name that may be replaced.
+    `text` is the WebUI's "activation text", `weight` its "preferred weight", `preview` its image, a PNG. A file of
+    the same name is not replaced, the copy gets a number after its name; unless the file's name is `replaces`.
     """
     target, number = folder / result.name, 2
     while target.exists() and target.name != replaces:
@@ -81,8 +81,8 @@ def publish(
         target.with_suffix(".json"): (json.dumps(card, indent=4, ensure_ascii=False) + "\n").encode(),
         target: result.read_bytes(),
     }
-    if picture is not None:
-        contents[target.with_suffix(".png")] = picture.read_bytes()
+    if preview is not None:
+        contents[target.with_suffix(".png")] = preview.read_bytes()
     for path, content in contents.items():
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)

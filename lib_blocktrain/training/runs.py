@@ -1,25 +1,25 @@
-"""A run as a folder: everything that is needed to show it again, to go on with it, or to repeat it.
+"""A run as a folder: all that is needed to show it, to resume it or to repeat it.
 
-run.json            what was asked for, with absolute paths
-metrics.jsonl       a line an event
+run.json            its configuration, with absolute paths
+metrics.jsonl       a line a row
 state.safetensors   the whole state at the last save: network, optimizer, loss scale, step
-checkpoints/        network files saved on the way
-samples/            pictures drawn on the way
+checkpoints/        network files saved during the run
+samples/            images drawn during the run
 NAME.safetensors    the result
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from lib_blocktrain.files import atomic_write, path_in_errors, remove_leftovers
 from lib_blocktrain.training import config as configs
@@ -27,19 +27,18 @@ from lib_blocktrain.training import records, state_file
 from lib_blocktrain.training.config import RunConfig
 
 _EVENTS = ("started", "resumed", "finished", "stopped", "diverged", "failed")
-_A_LOOK = 2.0  # seconds: far longer than anybody's look at a lock keeps it from the run's trainer
-_PAUSE = 0.01  # seconds between two tries
-_LOOKS = 3 if os.name == "nt" else 1  # where two looks keep each other out
-_HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)  # what a lock that is taken says
+# Seconds. `is_held` takes the lock for an instant only: a trainer waits for that far longer than it can take, and
+# `is_held` asks more than once, since two of them at a time keep each other out.
+_TRAINER_WAITS, _LOOK_WAITS, _BETWEEN_TRIES = 2.0, 0.06, 0.005
 
 
 class RunInUse(RuntimeError):
-    """Another process, or another thread, is at this run."""
+    """Another process or thread trains this run."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder and what it was asked to do."""
+    """A run's folder and configuration."""
 
     folder: Path
     config: RunConfig
@@ -61,15 +60,15 @@ class Run:
         return self.folder / "checkpoints" / f"{self.config.name}-{step:06}.safetensors"
 
     def checkpoints(self) -> list[Path]:
-        """Return the network files saved on the way, the oldest first."""
+        """Return the network files saved during the run, the oldest first."""
         return sorted((self.folder / "checkpoints").glob("*.safetensors"))
 
     def sample(self, step: int, number: int) -> Path:
-        """Return the path of a picture of a step."""
+        """Return the path of an image that was drawn at a step."""
         return self.folder / "samples" / f"{step:06}-{number:02}.png"
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed process left half written; the caller holds the run."""
+        """Remove temporary files of a killed process; the caller holds the run."""
         for folder in (self.folder, self.folder / "checkpoints", self.folder / "samples"):
             remove_leftovers(folder)
 
@@ -81,31 +80,33 @@ class Run:
         state_file.save(self.state_path, state)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return all rows of the metrics; a last line that a killed process left unfinished is passed over."""
+        """Return all rows of the metrics; lines that are not valid are skipped."""
         return list(records.rows(self.metrics_path))
 
     def first(self, name: str) -> Any:
-        """Return what the first row of the metrics that has something of this name says; None where none has."""
+        """Return the first value of this name in the metrics, None if there is none."""
         return next((row[name] for row in records.rows(self.metrics_path) if row.get(name) is not None), None)
 
     def latest(self, name: str) -> Any:
-        """Return what the last row of the metrics that has something of this name says; None where none has."""
-        return next((row[name] for row in records.latest(self.metrics_path) if row.get(name) is not None), None)
+        """Return the last value of this name in the metrics, None if there is none."""
+        return next(
+            (row[name] for row in records.rows_newest_first(self.metrics_path) if row.get(name) is not None), None
+        )
 
-    def metrics_after(self, step: float, most: int) -> tuple[list[dict[str, Any]], bool]:
-        """Return the first `most` rows of later steps and the rest of the last one's step, and whether more follow."""
-        return records.behind(self.metrics_path, step, most)
+    def metrics_after(self, step: float, limit: int) -> tuple[list[dict[str, Any]], bool]:
+        """Return the first `limit` rows of later steps and the rest of the last step, and whether more follow."""
+        return records.rows_after(self.metrics_path, step, limit)
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
-        """Append a row; what is not a finite number is written as text, so that any reader can read it."""
-        text = json.dumps(_readable(row), ensure_ascii=False, allow_nan=False)
+        """Append a row; numbers that are not finite are written as text, since JSON has none."""
+        text = json.dumps(_finite(row), ensure_ascii=False, allow_nan=False)
         with path_in_errors(self.metrics_path), open(self.metrics_path, "ab+") as file:
             if file.tell() and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
-                text = "\n" + text  # a killed process left half a line: this one must not become its other half
+                text = "\n" + text  # a killed process left half a line
             file.write(text.encode("utf-8", "replace") + b"\n")
 
     def drop_metrics_after(self, step: int) -> None:
-        """Take rows of later steps out of the metrics: a resumed run makes them again."""
+        """Delete the rows of later steps, which a resumed run makes again."""
         if not self.metrics_path.exists():
             return
         kept = [row for row in records.rows(self.metrics_path) if records.step_of(row) <= step]
@@ -115,45 +116,38 @@ class Run:
 
     @property
     def status(self) -> str:
-        """How the run stands: "waiting", "running", "broken off" (killed), or by its last event."""
+        """The run's status: "waiting", "running", "broken off" (killed), or by its last event."""
         if self.is_held():
             return "running"
-        events = (row["event"] for row in records.latest(self.metrics_path) if row.get("event") in _EVENTS)
+        events = (row["event"] for row in records.rows_newest_first(self.metrics_path) if row.get("event") in _EVENTS)
         last = next(events, "waiting")
         return "broken off" if last in ("started", "resumed") else last
 
     def is_held(self) -> bool:
-        """Whether somebody trains this run now. A look keeps nobody from it, and leaves nothing behind."""
+        """Whether a thread or process trains this run. Asking makes no file and keeps no trainer out."""
+        if not self._lock_path.exists():
+            return False
         try:
-            with open(self.folder / ".lock", "rb") as file:
-                for _ in range(_LOOKS):
-                    if self._took(file, shared=True):
-                        return False
-                    time.sleep(_PAUSE)
+            with FileLock(self._lock_path).acquire(timeout=_LOOK_WAITS, poll_interval=_BETWEEN_TRIES):
+                return False
+        except Timeout:
+            return True
         except OSError:
-            return False  # nobody ever trained it, or nobody can
-        return True
+            return False  # in a folder that cannot be written to, nobody trains
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run while the context is open; raise RunInUse if another does. A killed process holds nothing."""
-        with open(self.folder / ".lock", "a+", encoding="utf-8") as file:
-            end = time.monotonic() + _A_LOOK
-            while not self._took(file, shared=False):
-                if time.monotonic() > end:
-                    raise RunInUse(f"{self.folder}: another process trains this run")
-                time.sleep(_PAUSE)  # it may be a look only
+        """Hold the run; raise RunInUse if another does. The operating system frees the lock of a killed process."""
+        try:
+            lock = FileLock(self._lock_path).acquire(timeout=_TRAINER_WAITS, poll_interval=_BETWEEN_TRIES)
+        except Timeout as error:
+            raise RunInUse(f"{self.folder}: another process trains this run") from error
+        with lock:
             yield
 
-    @staticmethod
-    def _took(file: IO[Any], shared: bool) -> bool:
-        try:
-            _lock(file, shared)
-        except OSError as error:
-            if error.errno not in _HELD:
-                raise
-            return False
-        return True
+    @property
+    def _lock_path(self) -> Path:
+        return self.folder / ".lock"
 
 
 def create(config: RunConfig, folder: Path) -> Run:
@@ -182,23 +176,11 @@ def new_folder(root: Path, name: str) -> Path:
     return folder
 
 
-def _readable(value: Any) -> Any:
+def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _readable(item) for key, item in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_readable(item) for item in value]
+        return [_finite(item) for item in value]
     if isinstance(value, float) and value not in (float("inf"), float("-inf")) and value == value:
         return value
     return str(value) if isinstance(value, float) else value
-
-
-def _lock(file: IO[Any], shared: bool) -> None:
-    """Lock an open file without waiting, beside other shared locks or alone; raises OSError where that cannot be."""
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # it knows no shared locks
-    else:
-        import fcntl
-
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

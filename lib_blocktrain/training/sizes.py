@@ -13,9 +13,9 @@ TOKENS = 77
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with a weight `(outputs, inputs * kernel)`, used at so many positions; `element` as in block weights.
+    """A layer with a weight `(outputs, inputs * kernel)`, applied at `positions` places; `element` as in NetworkConfig.
 
-    `from_context`: its input is the text, which wants no gradient unless the text encoder is trained.
+    `from_context`: its input is the text's conditioning, which needs no gradient unless the text encoder is trained.
     """
 
     element: str
@@ -43,7 +43,7 @@ class PartSize:
     """A part of a block: its layers, the products inside attention, and what a backward pass through it keeps.
 
     `attention`: multiplications of softmax(q k) v; `scores`: numbers in its matrices, per head; `kept`: numbers saved,
-    and `kept_trained` more of them where the layers have modules, which want their inputs.
+    and `kept_trained` more of them where the layers have modules, which need their inputs.
     """
 
     kind: str
@@ -72,7 +72,7 @@ def block_sizes(
     for block in architecture.blocks:
         width = widths[block.resolution_in]
         inputs = previous
-        if block.id.startswith("OUT"):
+        if block.skip is not None and block.id.startswith("OUT"):
             inputs += widths[architecture.block(block.skip).resolution_in]
         area = math.prod(math.ceil(side / block.resolution_in) for side in latent)
         sizes[block.id] = tuple(_parts(block, area, inputs, width, context))

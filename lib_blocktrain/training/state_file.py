@@ -1,4 +1,8 @@
-"""Any state of tensors and plain values as one safetensors file, without pickle."""
+"""The state of a run as one safetensors file, without pickle.
+
+Tensors are stored under their dotted path (`train_state.parameters.KEY.lora_up.weight`); everything else is one JSON
+object in the file's metadata, with null in the place of a tensor.
+"""
 
 from __future__ import annotations
 
@@ -9,64 +13,67 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
+from lib_blocktrain import __version__
 from lib_blocktrain.files import atomic_write
 
-_TENSOR, _PAIRS, _TUPLE = "__tensor__", "__pairs__", "__tuple__"
+_VALUES, _VERSION = "values", "blocktrain_version"  # keys of the metadata
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a state, in one file that appears whole or not at all."""
+    """Write a state of tensors, mappings, lists and plain values; keys come back as text, tuples as lists."""
     tensors: dict[str, Tensor] = {}
-    text = json.dumps(_packed(state, "", tensors))
-    content = safetensors.torch.save(tensors or {"nothing": torch.zeros(1)}, {"state": text})
+    values = json.dumps(_without_tensors(state, "", tensors))
+    content = safetensors.torch.save(tensors, {_VALUES: values, _VERSION: __version__})
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
-def load(path: Path) -> Any:
-    """Return the state of a file that `save` wrote; raise ValueError for another."""
+def load(path: Path) -> dict[str, Any]:
+    """Return the state of a file that `save` wrote; raise ValueError for another file."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             # cloned: what is mapped from the file would change with it
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            text = (file.metadata() or {}).get("state")
+            metadata = file.metadata() or {}
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path}: {error}") from error
-    if text is None:
-        raise ValueError(f"{path}: not the state of a run")
+    if _VALUES not in metadata:
+        found = "a state that an earlier development version wrote" if "state" in metadata else "not the state of a run"
+        raise ValueError(f"{path}: {found}: expected one of version {__version__}")
     try:
-        return _unpacked(json.loads(text), tensors)
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        state = _with_tensors(json.loads(metadata[_VALUES]), "", tensors)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: the state of a run, but damaged: {error!r}") from error
+    if tensors or not isinstance(state, dict):
+        found = ", ".join([*tensors][:3]) or type(state).__name__
+        raise ValueError(f"{path}: the state of a run, but damaged: no place for {found}")
+    return state
 
 
-def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Return the value with None for each tensor, which goes into `tensors` under its path."""
     if isinstance(value, Tensor):
-        tensors[name] = value.detach().cpu().contiguous().clone()
-        return {_TENSOR: name}
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return None
     if isinstance(value, Mapping):
-        items = {key: _packed(item, f"{name}/{key}", tensors) for key, item in value.items()}
-        return items if all(isinstance(key, str) for key in items) else {_PAIRS: [[k, v] for k, v in items.items()]}
+        return {str(key): _without_tensors(item, _below(path, key), tensors) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        items = [_packed(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
-        return items if isinstance(value, list) else {_TUPLE: items}
+        return [_without_tensors(item, _below(path, index), tensors) for index, item in enumerate(value)]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"{name}: {type(value).__name__} cannot be saved in a run's state")
+    raise TypeError(f"{path}: {type(value).__name__} cannot be saved in a run's state")
 
 
-def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _with_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Undo `_without_tensors`; each tensor that is put back leaves `tensors`."""
+    if isinstance(value, dict):
+        return {key: _with_tensors(item, _below(path, key), tensors) for key, item in value.items()}
     if isinstance(value, list):
-        return [_unpacked(item, tensors) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if _TENSOR in value:
-        return tensors[value[_TENSOR]]
-    if _TUPLE in value:
-        return tuple(_unpacked(item, tensors) for item in value[_TUPLE])
-    if _PAIRS in value:
-        return {key: _unpacked(item, tensors) for key, item in value[_PAIRS]}
-    return {key: _unpacked(item, tensors) for key, item in value.items()}
+        return [_with_tensors(item, _below(path, index), tensors) for index, item in enumerate(value)]
+    return tensors.pop(path, None) if value is None else value
+
+
+def _below(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)

@@ -1,4 +1,4 @@
-"""How a run stands, as everybody is told who looks at it. Standard library only."""
+"""The status of a run, for the page, the API and the command line. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,29 +6,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 ACTIVE_STATES = ("preparing", "training", "pausing", "stopping")
-RESUMABLE_STATES = (
-    "paused",
-    "stopped",
-    "failed",
-    "diverged",
-    "broken off",
-    "waiting",
-)
-
-
-def _about(text: str, **options: Any) -> Any:
-    return field(metadata={"about": text}, **options)
+RESUMABLE_STATES = ("paused", "stopped", "failed", "diverged", "broken off", "waiting")
+_STATES = (*ACTIVE_STATES, *RESUMABLE_STATES, "finished", "running elsewhere")
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a run stands.
+    """The status of a run.
 
     "broken off" is a run that ended with the program, "running elsewhere" one that another process trains.
     """
 
     name: str
-    state: str = _about(", ".join((*ACTIVE_STATES, *RESUMABLE_STATES, "finished", "running elsewhere")))
+    state: str = field(metadata={"about": ", ".join(_STATES)})
     step: int
     steps: int
     loss: float | None = None
@@ -36,10 +26,12 @@ class Status:
     lr: float | None = None
     seconds_a_step: float | None = None
     memory_mib: float | None = None
-    encoded: tuple[int, int] | None = _about("pictures that are ready, and of how many", default=None)
-    reason: str = _about("why it failed or paused", default="")
+    encoded: tuple[int, int] | None = field(
+        default=None, metadata={"about": "pictures that are ready, and of how many"}
+    )
+    reason: str = field(default="", metadata={"about": "why it failed or paused"})
     notices: tuple[str, ...] = ()
-    published: str | None = _about("the network file in the LoRA folder", default=None)
+    published: str | None = field(default=None, metadata={"about": "the network file in the LoRA folder"})
 
     @property
     def is_active(self) -> bool:
@@ -48,7 +40,7 @@ class Status:
 
     @property
     def seconds_left(self) -> float | None:
-        """What is left at the speed so far."""
+        """Seconds that are left at the speed so far."""
         return None if self.seconds_a_step is None else (self.steps - self.step) * self.seconds_a_step
 
     def to_json(self) -> dict[str, Any]:

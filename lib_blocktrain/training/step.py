@@ -1,4 +1,4 @@
-"""One step: noise, prediction, loss, gradients. The noise of a sample belongs to (seed, step, sample)."""
+"""The noise of a batch, the U-Net's prediction for it, and the loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lib_blocktrain.training.precision import autocast
 
 @dataclass(frozen=True)
 class Noise:
-    """What is drawn for a batch: `noise` is the target's, `added` goes into the latents; `timesteps` `(batch,)`."""
+    """The random values of a batch: `noise` for the target, `added` for the latents; `timesteps` `(batch,)`."""
 
     noise: Tensor
     added: Tensor
@@ -29,21 +29,21 @@ class Noise:
 
 
 def draw_noise(shape: Sequence[int], config: LossConfig, generators: Sequence[torch.Generator]) -> Noise:
-    """Draw for each sample of latents `(channels, h, w)` from its own generator, on the CPU."""
+    """Draw the noise of each sample, `shape` `(channels, h, w)`, from its own generator, on the CPU."""
     drawn = [_draw_one(tuple(shape), config, generator) for generator in generators]
     noise, added, timesteps = zip(*drawn)
     return Noise(torch.stack(noise), torch.stack(added), torch.tensor(timesteps))
 
 
 def _draw_one(shape: tuple[int, ...], config: LossConfig, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
-    timestep = torch.randint(config.min_timestep, config.max_timestep, (), generator=generator).item()
+    timestep = torch.randint(config.min_timestep, config.max_timestep, (), generator=generator)
     noise = torch.randn(shape, generator=generator)
     if config.noise_offset:
         noise = diffusion.with_offset(noise, config.noise_offset, generator)
     if config.multires_iterations:
         noise = diffusion.with_multires(noise, config.multires_iterations, config.multires_discount, generator)
     added = diffusion.perturbed(noise, config.input_perturbation, generator) if config.input_perturbation else noise
-    return noise, added, timestep
+    return noise, added, int(timestep)
 
 
 class Objective:
@@ -61,13 +61,13 @@ class Objective:
         self.alphas_cumprod = diffusion.zero_terminal_snr(alphas) if config.zero_terminal_snr else alphas
 
     def noised(self, latents: Tensor, noise: Noise) -> Tensor:
-        """Return x_t."""
+        """Return x_t, the latents with noise."""
         return diffusion.add_noise(latents, noise.added.to(latents), self.alphas_cumprod, noise.timesteps)
 
     def losses(self, predicted: Tensor, batch: Batch, noise: Noise) -> Tensor:
         """Return the loss of each sample `(batch,)`, fp32.
 
-        In sd-scripts' order: element by element, mask, mean over all but the batch, the picture's weight, SNR weight.
+        In sd-scripts' order: by element, mask, mean over all but the batch, the image's weight, SNR weight.
         """
         device, latents = predicted.device, batch.latents.to(predicted.device)
         target = diffusion.target_of(
@@ -89,17 +89,15 @@ class Objective:
 
 
 def masked(loss: Tensor, mask: Tensor, normalised: bool) -> Tensor:
-    """Return the loss under a mask; `normalised`: as if the masked part were the whole picture, so that a small mask
-    does not mean a small loss.
-    """
+    """Return the loss times the mask; `normalised`: over the mask's mean, so that a small mask is not a small loss."""
     loss = loss * mask
     return loss / mask.mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6) if normalised else loss
 
 
 class Denoiser:
-    """The U-Net's output, with checkpointing or without, or compiled.
+    """The U-Net's output, with or without checkpointing, or compiled.
 
-    A checkpoint is set for each block from the first trained one on: before it nothing is kept anyway.
+    Each block from the first trained one on is a checkpoint: nothing before it is kept anyway.
     """
 
     def __init__(
@@ -112,28 +110,29 @@ class Denoiser:
     ):
         self.model, self.dtype, self.compiled = model, dtype, compiled
         known = blocks.architecture(model.architecture).block_ids
-        self._kept = frozenset(known[known.index(first_block) :] if first_block else known) if checkpointing else None
+        self._checkpointing = checkpointing
+        self._checkpoints = frozenset(known[known.index(first_block) :] if first_block else known)
 
-    def of(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
-        """Return what the U-Net predicts, `(batch, 4, h, w)`, for noised latents."""
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        """Return the U-Net's output, `(batch, 4, h, w)`, for noised latents."""
         weight = next(self.model.unet.parameters())
         latents, timesteps = latents.to(weight), timesteps.to(weight.device)
         conditioning = {name: _like(name, tensor, weight) for name, tensor in conditioning.items()}
         with autocast(weight.device, self.dtype, weight.dtype):
-            if self._kept is None:
-                with self.compiled.acting() if self.compiled else nullcontext():
+            if not self._checkpointing:
+                with self.compiled.active() if self.compiled else nullcontext():
                     return self.model.predict(latents, timesteps, conditioning)
             state = self.model.enter_blocks(latents, timesteps, conditioning)
             return self.model.run_blocks("IN00", state, call=self._call)
 
     def _call(self, block: str, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        if block not in self._kept or not torch.is_grad_enabled():
+        if block not in self._checkpoints or not torch.is_grad_enabled():
             return function(*tensors)
         return checkpoint(function, *tensors, use_reentrant=False)
 
 
 def conditioning_of(model: Model, batch: Batch) -> dict[str, Tensor]:
-    """Return a batch's conditioning; where it has none yet, encode its captions as part of the graph."""
+    """Return a batch's conditioning; where the text encoder is trained, encode its captions as part of the graph."""
     conditioning = dict(batch.conditioning) or joined([model.encode_prompt(caption) for caption in batch.captions])
     if "size" in conditioning:
         conditioning["size"] = batch.sizes.to(conditioning["size"])
@@ -141,5 +140,5 @@ def conditioning_of(model: Model, batch: Batch) -> dict[str, Tensor]:
 
 
 def _like(name: str, tensor: Tensor, weight: Tensor) -> Tensor:
-    """Return a conditioning in the weights' dtype, except for sizes: fp16 has not every whole number above 2048."""
+    """Return a conditioning in the weights' dtype, except for sizes: fp16 lacks whole numbers above 2048."""
     return tensor.to(weight.device) if name == "size" else tensor.to(weight)

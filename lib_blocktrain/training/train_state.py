@@ -1,4 +1,4 @@
-"""The network that learns: its tensors, their optimizer, their average, and the last weights that were good."""
+"""The network in training with its optimizer, averaged weights, loss scale and last good weights."""
 
 from __future__ import annotations
 
@@ -26,75 +26,76 @@ from lib_blocktrain.training.precision import LossScale
 from lib_blocktrain.training.result import saved_network, swapped_parameters
 from lib_blocktrain.weights.block_weights import BlockWeights
 
-_MEANS = ("fused", "foreach", "capturable")  # options of torch's optimizers that say how, not what
+_IMPLEMENTATIONS = ("fused", "foreach", "capturable")  # options of torch's optimizers that change no result
 
 
 class TrainState:
-    """A network of a scope with all that its training remembers; it can save and load itself.
+    """All that changes while a network is trained; it can save and load itself.
 
-    `dtype` is what the model computes in: fp16 wants a scaled loss. Raises ConfigError for an optimizer that cannot
-    do what is asked of it.
+    `dtype` is what the model computes in: fp16 needs a scaled loss. Raises ConfigError for an optimizer that cannot
+    do what the configuration asks for.
     """
 
     def __init__(self, plan: Plan, config: RunConfig, dtype: torch.dtype):
         self.plan, self.config = plan, config
         self.network = init_network(plan, config.network, config.name, config.seed)
-        groups = parameter_groups(self.network, plan, config.optimizer)
         check_learning_rates(config.optimizer, config.network, plan)
-        self.optimizer = make_optimizer(config.optimizer, groups)
+        self.optimizer = make_optimizer(config.optimizer, parameter_groups(self.network, plan, config.optimizer))
         self.parameters = parameters_of(self.optimizer)
         self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema else []
         self._good = [p.detach().clone() for p in self.parameters]
-        self.scale = LossScale(enabled=dtype == torch.float16)
+        self.loss_scale = LossScale(enabled=dtype == torch.float16)
 
     @property
-    def acting(self) -> Network:
+    def training_network(self) -> Network:
         """The network as it acts in training, dropout included."""
         return training_network(self.network, self.plan, self.config.network)
 
-    def begin_step(self, rate_factor: float) -> None:
-        """Make ready for the gradients of a step, at this factor of the learning rates."""
-        set_learning_rates(self.optimizer, rate_factor)
+    def begin_step(self, lr_factor: float) -> None:
+        """Prepare for the gradients of a step, with the learning rates multiplied by this factor."""
+        set_learning_rates(self.optimizer, lr_factor)
         self._set_mode(training=True)
-        self.optimizer.zero_grad(set_to_none=True)  # the first gradient that comes is taken as it is, without a sum
+        self.optimizer.zero_grad(set_to_none=True)  # the first gradient is then stored as it is, without a sum
 
     def gradients(self) -> list[Tensor]:
-        """Return the gradient of every parameter, 0 where none has come."""
+        """Return the gradient of every parameter, 0 where there is none."""
+        gradients = []
         for parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        return [parameter.grad for parameter in self.parameters]
+            gradients.append(parameter.grad)
+        return gradients
 
     def unscale(self) -> bool:
-        """Take the loss scale out of the gradients; return whether they can be used."""
-        return self.scale.unscale(self.gradients())
+        """Divide the gradients by the loss scale; return whether they are finite."""
+        return self.loss_scale.unscale(self.gradients())
 
     def optimize(self) -> float | None:
-        """Make the step and what follows from new weights; return the norm of the gradients if they are clipped."""
-        clip, norm = self.config.optimizer.clip, None
-        if clip:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, clip)
+        """Make the optimizer's step, then cap norms and update the average; return the gradients' norm if clipped."""
+        norm = None
+        if self.config.optimizer.clip:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.clip)
         self.optimizer.step()
         if self.config.network.weight_mode == "max_norm":
             cap_norms(self.network, self.plan)
         if self.average:
             now = [parameter.detach() for parameter in self.parameters]
             torch._foreach_lerp_(self.average, now, 1 - self.config.optimizer.ema)
-        return None if norm is None else float(norm)  # a GPU is waited for at the end only
+        return None if norm is None else float(norm)  # last, since it waits for the GPU
 
     @torch.no_grad()
     def remember_good(self) -> None:
-        """Keep the weights as they are: they have just given a loss that can be used."""
+        """Keep a copy of the weights, which have just given a finite loss."""
         torch._foreach_copy_(self._good, [parameter.detach() for parameter in self.parameters])
 
     @torch.no_grad()
     def back_to_good(self) -> None:
-        """Put back the weights that were kept last."""
+        """Put back the weights of the last `remember_good`."""
         torch._foreach_copy_([parameter.detach() for parameter in self.parameters], self._good)
 
     @torch.no_grad()
-    def change(self, after: Plan) -> None:
-        """Take over other block weights; raises ConfigError where a run cannot."""
+    def change_weights(self, after: Plan) -> None:
+        """Change to the block weights of another plan; raises ConfigError where a run cannot."""
         change = weight_change(self.plan, after, self.config.network)
         divided = change.divided(self.network)
         self.network, self.plan = change.network(self.network), after
@@ -102,11 +103,11 @@ class TrainState:
             for copy, parameter in zip(copies, self.parameters):
                 copy.div_(divided.get(id(parameter), 1.0))
         for group in self.optimizer.param_groups:
-            group["base_lr"] *= change.rates.get(group["block"], 1.0)
+            group["base_lr"] *= change.lr_factors.get(group["block"], 1.0)
 
     @contextmanager
     def network_to_save(self) -> Iterator[Network]:
-        """Yield the network as its file has it: of the averaged weights, or a schedule-free optimizer's, if any."""
+        """Yield the network as its file has it: with the averaged weights, or a schedule-free optimizer's, if any."""
         self._set_mode(training=False)
         try:
             with swapped_parameters(self.parameters, self.average):
@@ -115,42 +116,49 @@ class TrainState:
             self._set_mode(training=True)
 
     def state(self) -> dict[str, Any]:
-        """Return everything that training goes on from."""
+        """Return everything that `load_state` needs, for `state_file.save`."""
         self._set_mode(training=True)
+        names = self._names()
         return {
-            "names": self._names(),
-            "parameters": [parameter.detach() for parameter in self.parameters],
-            "average": self.average,
+            "parameters": {name: parameter.detach() for name, parameter in zip(names, self.parameters)},
+            "average": dict(zip(names, self.average)),
             "optimizer": self.optimizer.state_dict(),
-            "scale": {"scale": self.scale.scale, "good": self.scale.good},
+            "loss_scale": {"scale": self.loss_scale.scale, "finite_steps": self.loss_scale.finite_steps},
             "weights": self.plan.weights.to_json(),
         }
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; raise ValueError if it is another network's."""
-        ours, theirs = [*self.parameters, *self.average], [*state["parameters"], *state["average"]]
-        if state["names"] != self._names() or [p.shape for p in ours] != [value.shape for value in theirs]:
+        """Go on from a saved state; raise ValueError if it is another network's."""
+        names, saved, average = self._names(), state["parameters"], state["average"]
+        values = [*saved.values(), *average.values()]
+        ours = [*self.parameters, *self.average]
+        if [*saved] != names or [p.shape for p in ours] != [value.shape for value in values]:
             raise ValueError("the saved state is that of another network than the one that run.json describes")
-        for parameter, value in zip(ours, theirs):
+        for parameter, value in zip(ours, values):
             parameter.copy_(value)
-        self.optimizer.load_state_dict(self._by_our_means(state["optimizer"]))
-        self.scale.scale, self.scale.good = state["scale"]["scale"], state["scale"]["good"]
+        self.optimizer.load_state_dict(self._optimizer_state(state["optimizer"]))
+        self.loss_scale.scale = state["loss_scale"]["scale"]
+        self.loss_scale.finite_steps = state["loss_scale"]["finite_steps"]
 
-    def _by_our_means(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an optimizer's state with our way to compute a step: another torch may lack the saved one."""
-        ours = self.optimizer.param_groups
-        means = [{name: group[name] for name in _MEANS if name in group} for group in ours]
-        groups = [{**theirs, **own} for theirs, own in zip(saved["param_groups"], means, strict=True)]
-        return {**saved, "param_groups": groups}
+    def _optimizer_state(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an optimizer's saved state with the types that JSON lacks, and with our implementation of the step.
+
+        Another version of torch may lack the implementation that the run began with.
+        """
+        groups = []
+        for ours, theirs in zip(self.optimizer.param_groups, saved["param_groups"], strict=True):
+            group = {k: tuple(v) if isinstance(ours.get(k), tuple) else v for k, v in theirs.items()}
+            groups.append({**group, **{name: ours[name] for name in _IMPLEMENTATIONS if name in ours}})
+        return {**saved, "state": {int(i): values for i, values in saved["state"].items()}, "param_groups": groups}
 
     @staticmethod
     def weights_of(state: Mapping[str, Any]) -> BlockWeights:
-        """Return the block weights of a state, which may have changed since the start."""
+        """Return the block weights of a saved state, which may have changed since the start of the run."""
         return BlockWeights.from_json(state["weights"])
 
     def _names(self) -> list[str]:
-        """Return the parameters' names in a file, in order."""
+        """Return the names that the parameters have in a network file, in order."""
         names = {
             id(tensor): f"{key}.{name}"
             for key, module in self.network.modules.items()
@@ -159,7 +167,7 @@ class TrainState:
         return [names[id(parameter)] for parameter in self.parameters]
 
     def _set_mode(self, training: bool) -> None:
-        """Tell a schedule-free optimizer which of its two sets of weights is wanted; others have one."""
+        """Tell a schedule-free optimizer which of its two sets of weights to use; other optimizers have one."""
         switch = getattr(self.optimizer, "train" if training else "eval", None)
         if switch is not None:
             switch()

@@ -1,4 +1,4 @@
-"""A run while it goes on: the loop, what is saved and shown on the way, and how it ends."""
+"""The training loop of a run: its steps, what is saved, validated and drawn during it, and how it ends."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ from lib_blocktrain.training.estimate import out_of_memory
 from lib_blocktrain.training.metadata import metadata_of
 from lib_blocktrain.training.monitor import TrainingMonitor
 from lib_blocktrain.training.norms import block_norms, gradient_norms, shares
+from lib_blocktrain.training.optimizers import lr_factor
 from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.precision import DTYPES, dtype_of
 from lib_blocktrain.training.preparation import check_model, prepare
+from lib_blocktrain.training.records import event_writer
 from lib_blocktrain.training.rng import generator_of, seed_of
 from lib_blocktrain.training.runs import Run
-from lib_blocktrain.training.schedules import factor_at
 from lib_blocktrain.training.step import Denoiser, Noise, Objective, conditioning_of, draw_noise
-from lib_blocktrain.training.tensorboard import event_writer
 from lib_blocktrain.training.train_state import TrainState
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 log = logging.getLogger(__name__)
 
-STATE_EVERY = 120.0  # seconds; what a killed run loses at most where nothing is saved on the way
+STATE_EVERY = 120.0  # seconds; the most that a killed run loses
 BLOCKS_EVERY = 10  # steps between two rows of norms by block
 
-# Prompt, seed -> picture, by the host's own sampler; None where it could not be drawn, which ends no run.
+# Prompt, seed -> image, by the host's own sampler; None where it could not be drawn, which does not end the run.
 Draw = Callable[[str, int], Image.Image | None]
 Report = Callable[[Mapping[str, Any]], None]
 
 
 class Trainer:
-    """Trains one run on a loaded model. `run_loop` may be called once; a run goes on with another Trainer.
+    """Trains one run on a loaded model. `run_loop` may be called once; to go on with the run takes another Trainer.
 
-    `draw` draws the samples, `report` hears every row of the metrics (and `encoded`, `of` while the dataset is
-    encoded), `control` stops the run from another thread. The caller holds the host's lock.
+    `draw` draws the samples; `report` is called with every row of the metrics, with `notice`, and with `encoded` and
+    `of` while the dataset is encoded; `control` may be used by other threads. The caller holds the host's lock.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class Trainer:
         self._write_events = event_writer(run.folder / "tensorboard") if self.processes.is_first else None
 
     def run_loop(self) -> Outcome:
-        """Train to the last step, or until it is stopped; whatever happens, the model is left as it was."""
+        """Train to the last step, or until the run is stopped; the model is always left as it was."""
         held = self.run.locked() if self.processes.is_first else nullcontext()
-        with held, self.model.trainable(), self.hooks, self.compiled or nullcontext(), self._memory():
+        with held, self.model.trainable(), self.hooks, self.compiled or nullcontext(), self._memory_errors():
             try:
                 self.prepare()
             except StoppedEarly:
@@ -92,11 +92,11 @@ class Trainer:
             return self.finish()
 
     def prepare(self) -> None:
-        """Make what the first step needs, or bring back what the last one left."""
+        """Prepare the first step, from the saved state if there is one."""
         for notice in check_model(self.model):
             self.notice(notice)
         state = self.run.load_state()
-        plan = self._plan(TrainState.weights_of(state["learner"]) if state else None)
+        plan = self._plan(TrainState.weights_of(state["train_state"]) if state else None)
         for notice in plan.notices:
             self.notice(notice)
         self.data = prepare(self.model, self.run, plan, self.processes.count, self._encoded)
@@ -105,11 +105,13 @@ class Trainer:
         weight = next(self.model.unet.parameters())
         self.device, dtype = weight.device, dtype_of(self.config.precision, weight.dtype)
         if DTYPES.get(self.config.precision, dtype) != dtype:
-            self.notice(f"precision {self.config.precision}: the model's weights are {dtype}, and are computed with so")
+            self.notice(
+                f"precision {self.config.precision}: the model's weights are {dtype}, and so is the computation"
+            )
         self.objective = Objective(self.config.loss, self.model.alphas_cumprod, self.model.prediction)
         self.train_state = TrainState(plan, self.config, dtype)
         first = None if plan.trains_text else plan.first_block
-        self.prediction = Denoiser(self.model, dtype, first, self.config.checkpointing, self.compiled)
+        self.denoiser = Denoiser(self.model, dtype, first, self.config.checkpointing, self.compiled)
         if state:
             self.load_state(state)
         if self.processes.is_first:
@@ -119,8 +121,8 @@ class Trainer:
         self.apply()
 
     def run_step(self) -> None:
-        """Change the weights once."""
-        self.train_state.begin_step(factor_at(self.step, self.config.steps, self.config.schedule))
+        """Make one step of the optimizer."""
+        self.train_state.begin_step(lr_factor(self.step, self.config.steps, self.config.schedule))
         loss = self.forward_backward()
         self.check(loss)
         self.train_state.remember_good()
@@ -129,15 +131,15 @@ class Trainer:
         self.monitor.add(loss)
 
     def forward_backward(self) -> float:
-        """Leave the gradients of one step, of all processes, at the parameters; return the mean loss."""
+        """Compute the gradients of one step, summed over all processes; return the mean loss."""
         total, accumulate = torch.zeros((), device=self.device), self.config.optimizer.accumulate
         for number in range(self.step * accumulate, (self.step + 1) * accumulate):
             batch = self.data.batch(number, self.processes)
             if batch is None:
-                continue  # fewer pictures than processes are left of this bucket
+                continue  # this bucket has fewer images left than there are processes
             with self._seeded(number):
-                loss = self.losses(batch, self.noise(batch, number)).sum() / (batch.of * accumulate)
-                (loss * self.train_state.scale.factor).backward()
+                loss = self.losses(batch, self.noise(batch, number)).sum() / (batch.total * accumulate)
+                (loss * self.train_state.loss_scale.factor).backward()
             total += loss.detach()
         self.processes.sum([*self.train_state.gradients(), total])
         return float(total)
@@ -145,12 +147,12 @@ class Trainer:
     def losses(self, batch: Batch, noise: Noise) -> torch.Tensor:
         """Return the loss of each sample, `(batch,)`."""
         noised = self.objective.noised(batch.latents, noise)
-        predicted = self.prediction.of(noised, noise.timesteps, conditioning_of(self.model, batch))
+        predicted = self.denoiser.predict(noised, noise.timesteps, conditioning_of(self.model, batch))
         return self.objective.losses(predicted, batch, noise)
 
     def noise(self, batch: Batch, number: int) -> Noise:
         """Draw the noise and timesteps of a batch, each sample's from (seed, step, sample)."""
-        generators = [generator_of(self.config.seed, "noise", number, place) for place in batch.places]
+        generators = [generator_of(self.config.seed, "noise", number, place) for place in batch.indices]
         return draw_noise(batch.latents.shape[1:], self.config.loss, generators)
 
     def optimize(self) -> None:
@@ -164,8 +166,8 @@ class Trainer:
         self.monitor.gradient = self.train_state.optimize()
 
     def check(self, loss: float) -> None:
-        """Raise Diverged, with the last good weights put back and saved, for a loss after which nothing good comes."""
-        reason = self.monitor.reason_to_stop(loss, self.train_state.scale.enabled)
+        """Raise Diverged if the loss has diverged, after the last good weights were put back and saved."""
+        reason = self.monitor.reason_to_stop(loss, self.train_state.loss_scale.enabled)
         if reason is None:
             return
         self.train_state.back_to_good()
@@ -174,7 +176,7 @@ class Trainer:
         raise Diverged(f"step {self.step + 1}: {reason}; the weights of the step before are in {path}")
 
     def after_step(self) -> None:
-        """Record the step, and save, validate and draw where it is time."""
+        """Record the step, and save, validate and draw samples if they are due."""
         last = self.step >= self.config.steps
         self.note(self.monitor.row(self.train_state.optimizer, self.device))
         if self._shows_blocks(self.step):
@@ -191,7 +193,7 @@ class Trainer:
             self.save_state()
 
     def finish(self) -> Outcome:
-        """Save what there is, and say how it ended."""
+        """Save the result and the state, and record how the run ended."""
         ended = "finished" if self.step >= self.config.steps else "stopped"
         save = ended == "finished" or self.control.save
         if save:
@@ -202,20 +204,20 @@ class Trainer:
         return Outcome(ended, self.step, self.run.result if save else None)
 
     def apply(self) -> None:
-        """Put the network on the model, as it is now."""
+        """Apply the network to the model as it is now."""
         self.hooks.close()
         if self.compiled:
             self.compiled.forget()
         weights = BlockWeights.uniform(self.model.architecture, 1.0)
-        self.hooks.enter_context(applied(self.targets, self.train_state.acting, weights))
+        self.hooks.enter_context(applied(self.targets, self.train_state.training_network, weights))
 
     def change_weights(self) -> None:
-        """Take over the block weights that another thread asked for, or say why not."""
+        """Change to the block weights that another thread asked for, or record why that is not possible."""
         asked = self.control.take_weights()
         if asked is None:
             return
         try:
-            self.train_state.change(self._plan(asked))
+            self.train_state.change_weights(self._plan(asked))
         except ValueError as error:
             self.note({"event": "weights refused", "reason": str(error)})
             return
@@ -223,32 +225,32 @@ class Trainer:
         self.note({"event": "weights", "weights": asked.to_json()})
 
     def stopping(self) -> bool:
-        """Return whether a process was told to stop: all of them stop after the same step."""
+        """Whether any process was asked to stop: all of them stop after the same step."""
         return self.processes.any(self.control.stopping, self.device)
 
     # Saving.
 
     def state(self) -> dict[str, Any]:
-        """Return everything that a resumed run needs; noise, data order and dropout follow from seed and step."""
+        """Return all that a resumed run needs; noise, order of the data and dropout follow from seed and step."""
         return {
             "step": self.step,
             "started_at": self.started_at,
-            "pictures": self.data.dataset.mark,
+            "dataset": self.data.dataset.fingerprint,
             "model": self._model_name,
-            "learner": self.train_state.state(),
-            "watch": self.monitor.state(),
+            "train_state": self.train_state.state(),
+            "monitor": self.monitor.state(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave; other pictures than then are said."""
+        """Go on from a saved state; give notice if the dataset or the model is another one."""
         self.step, self.started_at = state["step"], state["started_at"]
-        self.train_state.load_state(state["learner"])
-        if state.get("pictures", self.data.dataset.mark) != self.data.dataset.mark:
+        self.train_state.load_state(state["train_state"])
+        if state["dataset"] != self.data.dataset.fingerprint:
             self.notice("the pictures are not those that this run began with: it goes on, but not as it would have")
-        before = state.get("model", self._model_name)
+        before = state["model"]
         if before != self._model_name:
             self.notice(f"the run began on {before}, and goes on with {self._model_name}: it was not learnt for that")
-        self.monitor.load_state(state["watch"])
+        self.monitor.load_state(state["monitor"])
 
     @property
     def _model_name(self) -> str:
@@ -261,7 +263,7 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def save_checkpoint(self) -> Path:
-        """Save the network file of this step, and take away the oldest beyond those that stay."""
+        """Save the network file of this step, and delete the oldest ones beyond `keep`."""
         path = self.save(self.run.checkpoint(self.step))
         if self.config.keep and self.processes.is_first:
             for old in self.run.checkpoints()[: -self.config.keep]:
@@ -279,19 +281,21 @@ class Trainer:
     def _metadata(self) -> dict[str, str]:
         progress = {
             "step": self.step,
-            "epoch": self.step * self.config.optimizer.accumulate // self.data.order.batches_an_epoch,
+            "epoch": self.step * self.config.optimizer.accumulate // self.data.sampler.batches_per_epoch,
             "loss": self.monitor.smoothed,
             "started_at": self.started_at,
             "model": self._model_name,
             "processes": self.processes.count,
         }
-        return metadata_of(self.config, self.train_state.plan.weights, self.data.dataset, progress, self.data.native)
+        return metadata_of(
+            self.config, self.train_state.plan.weights, self.data.dataset, progress, self.model.native_size
+        )
 
-    # Watching.
+    # Validation, samples, metrics.
 
     @torch.no_grad()
     def validate(self) -> None:
-        """Measure the loss on the pictures held out, at fixed timesteps with fixed noise; keep the best weights."""
+        """Compute the loss of the held-out images, at fixed timesteps with fixed noise; save the best weights."""
         if not self.data.dataset.held_out:
             return
         total = torch.zeros(2, device=self.device)
@@ -307,21 +311,21 @@ class Trainer:
 
     @torch.no_grad()
     def draw_samples(self) -> None:
-        """Draw the prompts with their seeds, with the network as it is now."""
+        """Draw the prompts with their seeds and with the network as it is now."""
         if self.draw is None or not self.processes.is_first:
             return
         for number, prompt in enumerate(self.config.samples.prompts):
-            picture = self.draw(prompt, self.config.samples.seed + number)
-            if picture is None:
+            image = self.draw(prompt, self.config.samples.seed + number)
+            if image is None:
                 self.note({"sample": None, "prompt": prompt})
                 continue
             path = self.run.sample(self.step, number)
             with atomic_write(path) as temporary:
-                picture.save(temporary, format="PNG")
+                image.save(temporary, format="PNG")
             self.note({"sample": path.name, "prompt": prompt})
 
     def note_start(self, event: str) -> None:
-        """Record what this run, or this part of it, begins with: the table of the dataset, the modules by block."""
+        """Record the start of this session: the dataset, the modules by block, the number of parameters."""
         modules = Counter(planned.block for planned in self.train_state.plan.modules)
         numbers = sum(parameter.numel() for parameter in self.train_state.parameters)
         dataset = self.data.dataset.describe(self.config.dataset.separator)
@@ -332,12 +336,13 @@ class Trainer:
         if self.processes.is_first:
             row = {"step": self.step, **row}
             self.run.add_metrics(row)
-            self._write_events(row)
+            if self._write_events is not None:
+                self._write_events(row)
             if self.report is not None:
                 self.report(row)
 
     def notice(self, text: str) -> None:
-        """Say what the user should know, where it is looked for."""
+        """Log and report something that the user should know."""
         if self.processes.is_first:
             log.warning("%s", text)
             if self.report is not None:
@@ -348,8 +353,6 @@ class Trainer:
             self.report({"encoded": done, "of": of})
         if self.control.stopping and self.processes.count == 1:
             raise StoppedEarly
-
-    # Small things.
 
     def _plan(self, weights: BlockWeights | None) -> Plan:
         config = self.config.network
@@ -362,7 +365,7 @@ class Trainer:
 
     @contextmanager
     def _seeded(self, number: int) -> Iterator[None]:
-        """Give dropout random numbers that follow from the step, and leave everyone else's alone."""
+        """Seed dropout by the step, and restore the random state afterwards."""
         network = self.config.network
         if not (network.rank_dropout or network.module_dropout or network.neuron_dropout):
             yield
@@ -372,8 +375,8 @@ class Trainer:
             yield
 
     @contextmanager
-    def _memory(self) -> Iterator[None]:
-        """Explain when there was not enough of it, and give back what was taken."""
+    def _memory_errors(self) -> Iterator[None]:
+        """Turn a lack of memory into OutOfMemory with an explanation, and empty the cache afterwards."""
         try:
             yield
         except torch.cuda.OutOfMemoryError as error:

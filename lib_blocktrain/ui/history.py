@@ -64,7 +64,7 @@ class HistoryReader:
     def read(self) -> History:
         """The history up to now. May be called from any thread."""
         with self._lock:
-            rows, replaced = self._rows.new()
+            rows, replaced = self._rows.read_new()
             self._history = _extended(read_history(()) if replaced else self._history, rows)
             return self._history.copy()
 

@@ -19,9 +19,8 @@ from lib_blocktrain.runner import Runner
 from lib_blocktrain.training.config import RunConfig, load
 from lib_blocktrain.training.config_json import ConfigError, read, write
 from lib_blocktrain.training.dataset import Dataset, find
-from lib_blocktrain.training.estimate import estimate, free_memory, size_of_model
+from lib_blocktrain.training.estimate import estimate, free_memory, pace_of, size_of_model
 from lib_blocktrain.training.optimizers import check_learning_rates
-from lib_blocktrain.training.pace import pace_of
 from lib_blocktrain.training.plan import plan_of, read_weights
 from lib_blocktrain.training.preparation import check_model
 from lib_blocktrain.ui import form, html, train_html
@@ -82,13 +81,13 @@ class TrainHandlers:
         try:
             config = read(RunConfig, json.loads(path.read_text("utf-8")))
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{path.name} is no text: expected a run.json") from error
+            raise ConfigError(f"{path.name} is not text: expected a run.json") from error
         except json.JSONDecodeError as error:
             raise ConfigError(f"{path.name}: line {error.lineno}: {error.msg}: expected a run.json") from error
         message = f"Loaded {config.name} from {path.name}"
         relative = [folder.path for folder in config.dataset.folders if not Path(folder.path).is_absolute()]
         if relative:
-            message += f"; {', '.join(relative)}: choose where that folder lies"
+            message += f"; {', '.join(relative)}: choose where that folder is"
         return self.filled(config, message)
 
     @error_to("train_loaded")
@@ -99,7 +98,7 @@ class TrainHandlers:
             raise ValueError("no LoRA is chosen in Preview: tick one there that was trained here")
         config = _recorded(self.controls.lora_index.file(selection.active).metadata, selection.active)
         names = ", ".join(folder.path for folder in config.dataset.folders)
-        message = f"The run of {selection.active}; its pictures lay in a folder “{names}”: choose where that is now"
+        message = f"The run of {selection.active}; its pictures were in a folder “{names}”: choose where that is now"
         return self.filled(config, message, {FOLDERS: ""})
 
     def filled(self, config: RunConfig, message: str, instead: Mapping[str, object] | None = None) -> Changes:
@@ -218,7 +217,7 @@ class TrainHandlers:
         if not isinstance(config.network.weights, str):
             return Markup("")
         parsed = self.controls.presets.parse(config.network.weights, self._architecture())
-        text = area_warning(parsed.canvas, dataset.canvas)
+        text = area_warning(parsed.canvas, dataset.area_share)
         return html.failure(f"These weights were {text}") if text else Markup("")
 
     def _cost(self, config: RunConfig) -> Markup:

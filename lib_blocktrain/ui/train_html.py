@@ -7,8 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lib_blocktrain.training.estimate import Estimate
-from lib_blocktrain.training.pace import Pace
+from lib_blocktrain.training.estimate import Estimate, Pace
 from lib_blocktrain.ui import html
 
 SHOWN_TAGS, LISTED_TAGS = 10, 200  # at once, and when they are unfolded
@@ -27,8 +26,8 @@ def dataset_table(contents: Mapping[str, Any]) -> Markup:
     if contents["held_out"]:
         rows.append(("held out", f"{contents['held_out']} pictures, for the validation loss"))
     if contents["masks"]:
-        share = f"{contents['canvas_share']:.0%} of the canvas"
-        rows.append(("masks", f"{contents['masks']}, which let through {share}"))
+        share = f"{contents['canvas_share']:.0%} of the picture"
+        rows.append(("masks", f"{contents['masks']}, which cover {share}"))
     if contents["without_caption"]:
         rows.append(("without caption", f"{contents['without_caption']} pictures"))
     rows.append(("caption tags", _tags(contents["tags"])))
@@ -64,7 +63,7 @@ def _time(estimate: Estimate, steps: int, pace: Pace | None) -> str:
     if estimate.first_block:
         relative += f"; the backward pass stops at {estimate.first_block}"
     if pace is None:
-        return f"{relative}. How many minutes that is here shows once a run has begun"
+        return f"{relative}. The time in minutes is shown once a run has begun"
     duration = html.duration(60 * pace.minutes(steps, estimate.gflop))
     return f"about {duration}, as {pace.source} went: {relative}"
 

@@ -50,8 +50,8 @@ def flops():
             model, side, context = models[architecture]
             arguments = inputs(side, context, "meta", sdxl=architecture == "sdxl")
             step = training(model, weights, checkpointing=checkpointing, rank=16)
-            with step as (prediction, _), FlopCounterMode(display=False) as counter:
-                prediction.of(*arguments).square().sum().backward()
+            with step as (denoiser, _), FlopCounterMode(display=False) as counter:
+                denoiser.predict(*arguments).square().sum().backward()
             counted[key] = counter.get_total_flops()
         return counted[key]
 
@@ -89,7 +89,7 @@ def test_a_checkpoint_costs_the_trained_part_once_more(flops):
 def saved_bytes(model: Bare, weights: str, arguments, *, checkpointing=False, rank=16) -> tuple[int, int]:
     """Bytes kept for the backward pass, unique storages: all of them, and those that are no weights."""
     kept: dict[int, tuple[int, object]] = {}
-    with training(model, weights, checkpointing=checkpointing, rank=rank) as (prediction, tensors):
+    with training(model, weights, checkpointing=checkpointing, rank=rank) as (denoiser, tensors):
         weights_of = {t.untyped_storage()._cdata for t in (*model.unet.parameters(), *tensors.values())}
 
         def pack(tensor):
@@ -98,7 +98,7 @@ def saved_bytes(model: Bare, weights: str, arguments, *, checkpointing=False, ra
             return tensor
 
         with saved_tensors_hooks(pack, lambda tensor: tensor):
-            output = prediction.of(*arguments)
+            output = denoiser.predict(*arguments)
         del output
     activations = sum(size for storage, (size, _) in kept.items() if storage not in weights_of)
     return sum(size for size, _ in kept.values()), activations
@@ -152,8 +152,8 @@ def gradients(model: Bare, weights: str, arguments, *, unpruned: bool = False, c
     if unpruned:  # what sd-scripts does: the gradient of the inputs is asked for, so that nothing is left out
         latents = latents.clone().requires_grad_()
         conditioning = {**conditioning, "context": conditioning["context"].clone().requires_grad_()}
-    with training(model, weights, checkpointing=checkpointing, rank=4) as (prediction, tensors):
-        prediction.of(latents, timesteps, conditioning).square().mean().backward()
+    with training(model, weights, checkpointing=checkpointing, rank=4) as (denoiser, tensors):
+        denoiser.predict(latents, timesteps, conditioning).square().mean().backward()
         assert (latents.grad is not None) == unpruned
         return {name: tensor.grad for name, tensor in tensors.items()}
 

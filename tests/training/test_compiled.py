@@ -38,9 +38,9 @@ def test_the_same_gradients_and_no_more_of_a_backward_pass(monkeypatch):
     before, generator = state_of(unet), torch.Generator().manual_seed(0)
     latents, context = torch.randn(1, 4, 8, 8, generator=generator), torch.randn(1, 77, CONTEXT, generator=generator)
     for graph in (None, CompiledUNet(unet)):
-        with training(Bare(unet, "sd1"), "OUT09-OUT11=1", rank=2) as (prediction, tensors):
-            prediction.compiled = graph
-            loss = prediction.of(latents, torch.tensor([500]), {"context": context}).square().sum()
+        with training(Bare(unet, "sd1"), "OUT09-OUT11=1", rank=2) as (denoiser, tensors):
+            denoiser.compiled = graph
+            loss = denoiser.predict(latents, torch.tensor([500]), {"context": context}).square().sum()
             with FlopCounterMode(display=False) as counter:
                 loss.backward()
             found[graph] = counter.get_total_flops(), [tensor.grad for tensor in tensors.values()]
@@ -101,7 +101,7 @@ def test_what_cannot_be_compiled(config, monkeypatch):
     monkeypatch.setattr(compiled, "BACKEND", broken)
     small = Small()
     graph = CompiledUNet(small)
-    with pytest.raises(ConfigError, match=r"torch cannot.*no compiler here"), graph.acting():
+    with pytest.raises(ConfigError, match=r"torch cannot.*no compiler here"), graph.active():
         small(torch.zeros(1, 4, 2, 2))
     graph.forget()
     assert small(torch.zeros(1, 4, 2, 2)).shape == (1, 4, 2, 2)

@@ -19,7 +19,7 @@ from lib_blocktrain.training.config import (
     load,
 )
 from lib_blocktrain.training.config_json import ConfigError, read
-from lib_blocktrain.training.schedules import factor_at
+from lib_blocktrain.training.optimizers import lr_factor
 from lib_blocktrain.training.state_file import load as load_state
 from lib_blocktrain.training.state_file import save as save_state
 
@@ -104,7 +104,7 @@ def test_the_first_ready_run_is_the_held_out_subject():
 
 def test_schedules():
     def curve(schedule, steps=10):
-        return [factor_at(step, steps, schedule) for step in range(steps)]
+        return [lr_factor(step, steps, schedule) for step in range(steps)]
 
     assert curve(ScheduleConfig()) == [1.0] * 10
     assert curve(ScheduleConfig("linear")) == pytest.approx([1 - i / 10 for i in range(10)])
@@ -117,7 +117,7 @@ def test_schedules():
     restarts = curve(ScheduleConfig("cosine_with_restarts", cycles=2))
     assert restarts[0] == restarts[5] == 1
     assert restarts[4] < 0.15
-    assert factor_at(99, 10, ScheduleConfig("linear")) == 0
+    assert lr_factor(99, 10, ScheduleConfig("linear")) == 0
 
 
 def test_schedules_are_transformers():
@@ -135,7 +135,7 @@ def test_schedules_are_transformers():
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         scheduler = make(optimizer, 0, 30)
         for step in range(30):
-            ours = factor_at(step, 30, ScheduleConfig(name, cycles=3))
+            ours = lr_factor(step, 30, ScheduleConfig(name, cycles=3))
             assert ours == pytest.approx(scheduler.get_last_lr()[0], abs=1e-6), (name, step)
             optimizer.step()
             scheduler.step()
@@ -155,15 +155,23 @@ def test_any_state_without_pickle(tmp_path):
     }
     save_state(tmp_path / "a", state)
     found = load_state(tmp_path / "a")
-    assert found["groups"] == state["groups"]
-    assert isinstance(found["groups"][0]["betas"], tuple)
-    assert found["state"].keys() == {0, 1}
+    assert found["groups"] == [{**state["groups"][0], "betas": [0.9, 0.999]}]  # JSON: lists, and keys that are text
+    assert found["state"].keys() == {"0", "1"}
+    assert found["state"]["1"] == {}
+    assert found["state"]["0"]["step"].dtype == torch.float32
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(found["tensors"], state["tensors"]))
     with pytest.raises(TypeError, match="object cannot be saved"):
         save_state(tmp_path / "b", {"x": object()})
     (tmp_path / "c").write_bytes(b"\x00" * 50)
     with pytest.raises(ValueError, match="c"):
         load_state(tmp_path / "c")
+    content = (tmp_path / "a").read_bytes()
+    (tmp_path / "d").write_bytes(content.replace(b'"state.0.step"', b'"state.0.pets"'))
+    with pytest.raises(ValueError, match=r"damaged: no place for state\.0\.pets"):
+        load_state(tmp_path / "d")
+    (tmp_path / "e").write_bytes(content.replace(b'"values"', b'"state" '))
+    with pytest.raises(ValueError, match="an earlier development version wrote: expected one of version"):
+        load_state(tmp_path / "e")
 
 
 def test_replacing_keeps_checks():

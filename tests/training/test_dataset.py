@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 
 from lib_blocktrain.training import buckets
-from lib_blocktrain.training.batches import BatchSampler
+from lib_blocktrain.training.batches import BatchSampler, augmented_caption
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache, TensorStore
-from lib_blocktrain.training.captions import caption_of
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.dataset import DatasetError, find
@@ -42,13 +41,13 @@ def test_counted_folders(tmp_path):
     (tmp_path / "2_a cat" / "c.caption").write_text("cat", "utf-8")
     (tmp_path / "2_a cat" / "notes.md").write_text("not a picture", "utf-8")
     picture(tmp_path / "sketches" / "d.png")
-    found = {p.path.name: (p.repeats, p.caption) for p in find(of(tmp_path), 64).pictures}
+    found = {p.path.name: (p.repeats, p.caption) for p in find(of(tmp_path), 64).images}
     assert found == {"a.png": (10, "robot (1.2), blue"), "b.jpg": (10, "robot"), "c.webp": (2, "cat")}
 
 
 def test_a_flat_folder(tmp_path):
     picture(tmp_path / "a.png")
-    [found] = find(of(FolderConfig(str(tmp_path), repeats=3, class_caption="thing")), 64).pictures
+    [found] = find(of(FolderConfig(str(tmp_path), repeats=3, class_caption="thing")), 64).images
     assert (found.repeats, found.caption) == (3, "thing")
 
 
@@ -58,7 +57,7 @@ def test_broken_pictures_are_named(tmp_path):
     whole = picture(tmp_path / "whole.png", (640, 640)).read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     dataset = find(of(tmp_path), 64)
-    assert {p.path.name for p in dataset.pictures} == {"good.png", "whole.png"}
+    assert {p.path.name for p in dataset.images} == {"good.png", "whole.png"}
     assert len(dataset.broken) == 2
     assert all(any(name in line for line in dataset.broken) for name in ("broken.png", "cut.jpg"))
 
@@ -86,13 +85,13 @@ def test_masks(tmp_path):
         FolderConfig(str(tmp_path), mask_folder=str(tmp_path / "masks")), alpha_mask=True, buckets=False, size=64
     )
     dataset = find(config, 64)
-    masks = {p.path.name: np.asarray(p.open_mask()) for p in dataset.pictures}
+    masks = {p.path.name: np.asarray(p.open_mask()) for p in dataset.images}
     assert masks.keys() == {"a.png", "b.png", "c.png"}
     assert masks["a.png"].mean() == pytest.approx(127.5)  # the middle of the left half and the right one
     assert masks["b.png"].mean() == 255
     assert masks["c.png"].mean() == 51
     assert dataset.describe()["canvas_share"] == pytest.approx((0.5 + 1 + 0.2) / 3, abs=1e-3)
-    transparent = next(p for p in dataset.pictures if p.path.name == "c.png")
+    transparent = next(p for p in dataset.images if p.path.name == "c.png")
     assert transparent.open().getpixel((0, 0)) == (255, 0, 0)  # the colour below the mask, not white
 
 
@@ -117,13 +116,13 @@ def test_a_picture_goes_to_the_nearest_aspect_and_covers_it(original, bucket):
     assert found.resized[0] >= bucket[0]
     assert found.resized[1] >= bucket[1]
     assert found.resized[0] == bucket[0] or found.resized[1] == bucket[1]
-    assert found.cut(Image.new("RGB", original)).size == bucket
+    assert found.crop(Image.new("RGB", original)).size == bucket
 
 
 def test_cut_from_the_middle():
     wide = Image.new("RGB", (192, 64))
     wide.paste((255, 255, 255), (64, 0, 128, 64))
-    cut = np.asarray(buckets.fit((192, 64), ((64, 64),)).cut(wide))
+    cut = np.asarray(buckets.fit((192, 64), ((64, 64),)).crop(wide))
     assert cut.shape == (64, 64, 3)
     assert cut.min() == 255
 
@@ -142,18 +141,18 @@ def test_every_epoch_has_every_picture_as_often_as_its_repeats(tmp_path):
         picture(tmp_path / "3_a" / f"{number}.png", (64, 64) if number < 3 else (128, 64))
     picture(tmp_path / "1_b" / "b.png")
     dataset = find(of(tmp_path, size=128, bucket_least=64), 128)
-    order = BatchSampler(dataset.pictures, 4, seed=0)
+    order = BatchSampler(dataset.images, 4, seed=0)
     epochs = [
-        [order.batch(i) for i in range(e * order.batches_an_epoch, (e + 1) * order.batches_an_epoch)] for e in (0, 1)
+        [order.batch(i) for i in range(e * order.batches_per_epoch, (e + 1) * order.batches_per_epoch)] for e in (0, 1)
     ]
     for batches in epochs:
         counts = Counter(p.path.name for batch in batches for p in batch)
         assert counts == {**{f"{i}.png": 3 for i in range(5)}, "b.png": 1}
         assert all(len({p.fit.bucket for p in batch}) == 1 for batch in batches)
     assert epochs[0] != epochs[1]
-    again = BatchSampler(dataset.pictures, 4, seed=0)
-    assert again.batch(order.batches_an_epoch) == epochs[1][0]
-    assert [BatchSampler(dataset.pictures, 4, seed=1).batch(i) for i in range(3)] != epochs[0][:3]
+    again = BatchSampler(dataset.images, 4, seed=0)
+    assert again.batch(order.batches_per_epoch) == epochs[1][0]
+    assert [BatchSampler(dataset.images, 4, seed=1).batch(i) for i in range(3)] != epochs[0][:3]
 
 
 def test_regularisation_pictures_are_as_many_as_the_others(tmp_path):
@@ -161,8 +160,8 @@ def test_regularisation_pictures_are_as_many_as_the_others(tmp_path):
         picture(tmp_path / "train" / f"{number}.png")
     picture(tmp_path / "reg" / "class.png")
     dataset = find(of(tmp_path / "train", FolderConfig(str(tmp_path / "reg"), regularisation=True)), 64)
-    order = BatchSampler(dataset.pictures, 2, seed=0)
-    counts = Counter(p.regularisation for i in range(order.batches_an_epoch) for p in order.batch(i))
+    order = BatchSampler(dataset.images, 2, seed=0)
+    counts = Counter(p.regularisation for i in range(order.batches_per_epoch) for p in order.batch(i))
     assert counts == {False: 4, True: 4}
 
 
@@ -170,26 +169,26 @@ def test_captions():
     rng = random.Random(0)
     caption = "a, b, (c:1.2), d, e"
     plain = of("x")
-    assert caption_of(caption, plain, rng) == caption
-    shuffled = {caption_of(caption, replace(plain, shuffle_tags=True, keep_tags=2), rng) for _ in range(50)}
+    assert augmented_caption(caption, plain, rng) == caption
+    shuffled = {augmented_caption(caption, replace(plain, shuffle_tags=True, keep_tags=2), rng) for _ in range(50)}
     assert len(shuffled) == 6
     assert all(c.startswith("a, b, ") and sorted(c.split(", ")) == sorted(caption.split(", ")) for c in shuffled)
     dropped = Counter(
         tag
         for _ in range(400)
-        for tag in caption_of(caption, replace(plain, tag_dropout=0.25, keep_tags=1), rng).split(", ")
+        for tag in augmented_caption(caption, replace(plain, tag_dropout=0.25, keep_tags=1), rng).split(", ")
     )
     assert dropped["a"] == 400
     assert 260 < dropped["b"] < 340
-    assert {caption_of(caption, replace(plain, caption_dropout=0.5), rng) for _ in range(50)} == {caption, ""}
+    assert {augmented_caption(caption, replace(plain, caption_dropout=0.5), rng) for _ in range(50)} == {caption, ""}
 
 
 def test_held_out_pictures(tmp_path):
     for number in range(10):
         picture(tmp_path / f"{number}.png")
     dataset = find(of(tmp_path, validation_share=0.2), 64)
-    assert (len(dataset.pictures), len(dataset.held_out)) == (8, 2)
-    assert not set(dataset.pictures) & set(dataset.held_out)
+    assert (len(dataset.images), len(dataset.held_out)) == (8, 2)
+    assert not set(dataset.images) & set(dataset.held_out)
     assert find(of(tmp_path, validation_share=0.2), 64) == dataset
 
 
@@ -215,7 +214,7 @@ class Counted:
 
 def test_latents_are_never_stale(tmp_path):
     path, model, folder = picture(tmp_path / "pictures" / "a.png"), Counted(), tmp_path / "cache"
-    [found] = find(of(path.parent), 64).pictures
+    [found] = find(of(path.parent), 64).images
     first = LatentCache(model, folder).of(found)
     model.images = 0
     assert torch.equal(LatentCache(model, folder).of(found), first)
@@ -228,7 +227,7 @@ def test_latents_are_never_stale(tmp_path):
     assert torch.equal(LatentCache(model, folder).of(found), first * 2)
     picture(path, color="blue")  # the file is another
     assert not torch.equal(LatentCache(model, folder).of(found), first * 2)
-    [smaller] = find(of(path.parent, size=128, bucket_least=128), 64).pictures  # another size
+    [smaller] = find(of(path.parent, size=128, bucket_least=128), 64).images  # another size
     assert LatentCache(model, folder).of(smaller).shape == (3, 16, 16)
 
 
@@ -253,7 +252,7 @@ def test_latents_that_are_no_numbers(tmp_path):
     path, model = picture(tmp_path / "a.png"), Counted()
     cache = LatentCache(model, None)
     model.vae = float("nan")
-    [found] = find(of(path.parent), 64).pictures
+    [found] = find(of(path.parent), 64).images
     with pytest.raises(DatasetError, match=r"a\.png.*not finite"):
         cache.of(found)
 
@@ -288,11 +287,11 @@ def test_toml(tmp_path):
     picture(tmp_path / "robot" / "a.png", (768, 512))
     picture(tmp_path / "reg" / "b.png", (768, 512))
     dataset = find(DatasetConfig(toml=str(tmp_path / "set.toml")), 512)
-    assert [(p.path.name, p.repeats, p.regularisation, p.caption) for p in dataset.pictures] == [
+    assert [(p.path.name, p.repeats, p.regularisation, p.caption) for p in dataset.images] == [
         ("a.png", 5, False, ""),
         ("b.png", 1, True, "machine"),
     ]
-    assert {p.fit.bucket for p in dataset.pictures} == {(768, 512)}
+    assert {p.fit.bucket for p in dataset.images} == {(768, 512)}
     assert any("random_crop not known" in notice for notice in dataset.notices)
     assert any("batch_size" in notice for notice in dataset.notices)
     (tmp_path / "set.toml").write_text("[[datasets", "utf-8")

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from lib_blocktrain.blocks import architecture
+from lib_blocktrain.training import state_file
 from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.init import factors_of, init_network, trained_tensors, training_network
 from lib_blocktrain.training.norms import block_norms, cap_norms
-from lib_blocktrain.training.optimizers import TABLE, kind_of, parameter_groups
+from lib_blocktrain.training.optimizers import TABLE, parameter_groups, spec_of
 from lib_blocktrain.training.plan import plan_of
 from lib_blocktrain.training.precision import LossScale, dtype_of
 from lib_blocktrain.training.train_state import TrainState
@@ -219,10 +220,10 @@ def test_a_learning_rate_acts_on_its_block(config):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, kind in TABLE.items() if hasattr(torch.optim, kind.path.rpartition(".")[2])]
+    "name", [name for name, spec in TABLE.items() if hasattr(torch.optim, spec.path.rpartition(".")[2])]
 )
-def test_torchs_optimizers_learn_and_resume(config, name):
-    """Each makes a step, and the state that it saves goes on to the same bits."""
+def test_torchs_optimizers_learn_and_resume(config, name, tmp_path):
+    """Each makes a step, and the state in its file goes on to the same bits, with values of the same types."""
     plan = plan_of(diffusers_unet(), "sd1", config.network)
     run = replace(config, optimizer=OptimizerConfig(name, lr=1e-2))
 
@@ -237,7 +238,11 @@ def test_torchs_optimizers_learn_and_resume(config, name):
     for train_state in (whole, broken):
         step(train_state, 0)
     resumed = TrainState(plan, run, torch.float32)
-    resumed.load_state(broken.state())
+    state_file.save(tmp_path / "state", broken.state())
+    resumed.load_state(state_file.load(tmp_path / "state"))
+    before, after = broken.optimizer.state_dict(), resumed.optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    assert [*after["state"]] == [*before["state"]]
     for train_state in (whole, resumed):
         step(train_state, 1)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters, resumed.parameters))
@@ -245,10 +250,10 @@ def test_torchs_optimizers_learn_and_resume(config, name):
 
 
 def test_any_dotted_class_and_no_other():
-    assert kind_of("adamw").path == "torch.optim.AdamW"
-    assert kind_of("torch.optim.Adamax").path == "torch.optim.Adamax"
+    assert spec_of("adamw").path == "torch.optim.AdamW"
+    assert spec_of("torch.optim.Adamax").path == "torch.optim.Adamax"
     with pytest.raises(ConfigError, match=r"'Adammm': expected one of AdamW, .* or a dotted class"):
-        kind_of("Adammm")
+        spec_of("Adammm")
 
 
 def test_the_precision_is_at_most_the_models():

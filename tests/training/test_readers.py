@@ -25,7 +25,7 @@ def trained(train, config, model, inputs, **network):
     trainer = train(replace(config, steps=2, network=replace(config.network, **network)))
     with torch.no_grad():
         plain = model.predict(*inputs)
-        with applied(model.unet, trainer.train_state.acting, BlockWeights.uniform("sd1", 1.0)):
+        with applied(model.unet, trainer.train_state.training_network, BlockWeights.uniform("sd1", 1.0)):
             expected = model.predict(*inputs)
     assert (expected - plain).abs().max() > 1e-3
     return trainer.outcome.result, expected

@@ -33,10 +33,10 @@ def long_one(run, steps: int) -> list[dict]:
 
 @pytest.mark.parametrize("piece", [7, 64, 1 << 16])
 def test_every_way_of_reading_says_the_same(run, monkeypatch, piece):
-    monkeypatch.setattr(records, "PIECE", piece)
+    monkeypatch.setattr(records, "CHUNK", piece)
     written = long_one(run, 120)
     assert run.metrics() == written
-    assert list(records.latest(run.metrics_path)) == written[::-1]
+    assert list(records.rows_newest_first(run.metrics_path)) == written[::-1]
     for since in (-1, 0, 1, 50, 119, 120, 500):
         later = [row for row in written if row["step"] > since]
         for most in (1, 10, 1000):
@@ -63,25 +63,25 @@ def test_little_is_read_of_a_long_one(run, monkeypatch):
     assert run.metrics_after(39_000, 100)[0][0]["step"] > 39_000
     assert run.metrics_after(20, 100)[1]
     assert size > 2_000_000
-    assert read < 8 * records.PIECE
+    assert read < 8 * records.CHUNK
 
 
 def test_following(run):
     follower = records.MetricsTail(run.metrics_path)
-    assert follower.new() == ([], False)
+    assert follower.read_new() == ([], False)
     run.add_metrics({"step": 1})
-    assert follower.new() == ([{"step": 1}], True)
+    assert follower.read_new() == ([{"step": 1}], True)
     run.add_metrics({"step": 2, "loss": 0.5})
     with open(run.metrics_path, "a", encoding="utf-8") as file:
         file.write('{"step": 3, "lo')
-    assert follower.new() == ([{"step": 2, "loss": 0.5}], False)
+    assert follower.read_new() == ([{"step": 2, "loss": 0.5}], False)
     run.add_metrics({"step": 4})  # the half line of a killed process costs no other
-    assert follower.new() == ([{"step": 4}], False)
+    assert follower.read_new() == ([{"step": 4}], False)
     run.drop_metrics_after(1)
-    assert follower.new() == ([{"step": 1}], True)
-    assert follower.new() == ([], False)
+    assert follower.read_new() == ([{"step": 1}], True)
+    assert follower.read_new() == ([], False)
     run.metrics_path.unlink()
-    assert follower.new() == ([], True)
+    assert follower.read_new() == ([], True)
 
 
 def test_a_look_keeps_nobody_from_a_run(run):
@@ -110,7 +110,7 @@ def test_a_look_keeps_nobody_from_a_run(run):
 
 
 def test_a_second_trainer_is_told(run, monkeypatch):
-    monkeypatch.setattr(runs, "_A_LOOK", 0.05)
+    monkeypatch.setattr(runs, "_TRAINER_WAITS", 0.05)
     with run.locked(), pytest.raises(runs.RunInUse, match="another process trains this run"), run.locked():
         pass
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from lib_blocktrain.runner.queue import Queue
-from lib_blocktrain.training import runs, tensorboard
+from lib_blocktrain.training import records, runs
 from lib_blocktrain.training.config import OptimizerConfig
 from lib_blocktrain.training.monitor import TrainingMonitor
 from lib_blocktrain.training.plan import plan_of
@@ -54,6 +56,25 @@ def test_how_a_run_stands(config, tmp_path):
     ):
         run.add_metrics({"step": 1, "event": event})
         assert run.status == status
+
+
+def test_a_killed_process_leaves_no_lock(config, tmp_path):
+    run = runs.create(config, tmp_path / "run")
+    code = (
+        "import pathlib, sys\nfrom lib_blocktrain.training.runs import open_run\n"
+        "with open_run(pathlib.Path(sys.argv[1])).locked():\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code, str(run.folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        assert run.is_held()
+        with pytest.raises(runs.RunInUse, match="another process"), run.locked():
+            pass
+        process.kill()
+        process.wait()
+    assert not run.is_held()
+    with run.locked():
+        assert run.status == "running"
 
 
 def test_a_queue_survives_a_restart(config, tmp_path):
@@ -158,10 +179,10 @@ def test_tensorboard_where_it_is(monkeypatch, tmp_path):
     written = []
     writer = SimpleNamespace(add_scalar=lambda *arguments: written.append(arguments))
     package = SimpleNamespace(SummaryWriter=lambda folder: writer)
-    monkeypatch.setattr(tensorboard.importlib.util, "find_spec", lambda name: True)
-    monkeypatch.setattr(tensorboard.importlib, "import_module", lambda name: package)
-    tensorboard.event_writer(tmp_path)({"step": 3, "loss": 0.5, "norms": {"OUT09": 1.5}, "event": "text"})
+    monkeypatch.setattr(records.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(records.importlib, "import_module", lambda name: package)
+    records.event_writer(tmp_path)({"step": 3, "loss": 0.5, "norms": {"OUT09": 1.5}, "event": "text"})
     assert written == [("loss", 0.5, 3), ("norms/OUT09", 1.5, 3)]
-    monkeypatch.setattr(tensorboard.importlib.util, "find_spec", lambda name: None)
-    tensorboard.event_writer(tmp_path)({"step": 3, "loss": 0.5})
+    monkeypatch.setattr(records.importlib.util, "find_spec", lambda name: None)
+    records.event_writer(tmp_path)({"step": 3, "loss": 0.5})
     assert len(written) == 2

@@ -160,12 +160,12 @@ def test_a_fused_optimizer_and_a_plain_one_go_the_same_way(config):
     plan, ends = plan_of(diffusers_unet(), "sd1", config.network), {}
     plainly = replace(config, optimizer=replace(config.optimizer, arguments={"fused": False}))
     for first, second in ((plainly, config), (config, plainly)):
-        train_state, is_active = (TrainState(plan, run, torch.float32) for run in (first, second))
-        means = [group["fused"] for group in is_active.optimizer.param_groups]
+        train_state, resumed = (TrainState(plan, run, torch.float32) for run in (first, second))
+        implementations = [group["fused"] for group in resumed.optimizer.param_groups]
         steps_of(train_state, range(3))
-        is_active.load_state(copy.deepcopy(train_state.state()))
-        assert [group["fused"] for group in is_active.optimizer.param_groups] == means
-        ends[first is plainly] = steps_of(train_state, range(3, 6)), steps_of(is_active, range(3, 6))
+        resumed.load_state(copy.deepcopy(train_state.state()))
+        assert [group["fused"] for group in resumed.optimizer.param_groups] == implementations
+        ends[first is plainly] = steps_of(train_state, range(3, 6)), steps_of(resumed, range(3, 6))
     plain, *others = [*ends[True], *ends[False]]
     assert all(weights.abs().max() > 0 for weights in plain)
     for found in others:

@@ -314,7 +314,7 @@ def test_validation_keeps_the_best(train, config):
     assert len(losses) == 3
     assert trainer.monitor.best == min(losses)
     assert (trainer.run.folder / "tiny-best.safetensors").exists()
-    assert len(trainer.data.dataset.pictures) == 3
+    assert len(trainer.data.dataset.images) == 3
 
 
 def test_samples_are_drawn_with_the_network_on(train, config, model):

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig
-from lib_blocktrain.training.dataset import LONGEST_CAPTION, Dataset, DatasetError, DatasetImage, find
+from lib_blocktrain.training.dataset import MAX_CAPTION, Dataset, DatasetError, DatasetImage, find
 from lib_blocktrain.workspace.images import read_png
 from tests.trust.junk import damaged_bytes
 from tests.trust.tally import bounded, fuzz, refused
@@ -77,7 +77,7 @@ def test_kinds_of_pictures(tally, tmp_path, name):
     """All are RGB of the bucket's size in training, and the grey is the grey: of 16 bits, of inks, of a palette too."""
     (tmp_path / name).write_bytes(KINDS[name]())
     with tally.case("pictures"):
-        picture = found(tmp_path).pictures[0]
+        picture = found(tmp_path).images[0]
         opened = picture.open()
         assert opened.mode == "RGB"
         assert opened.size == picture.fit.bucket
@@ -129,7 +129,7 @@ def test_bombs_and_broken_pictures(tally, tmp_path, name):
     (tmp_path / "sound.png").write_bytes(KINDS["RGB.png"]())
     with tally.case("pictures", fault=True), bounded(seconds=20):
         dataset = found(tmp_path)
-        assert [picture.path.name for picture in dataset.pictures] == ["sound.png"]
+        assert [picture.path.name for picture in dataset.images] == ["sound.png"]
         assert len(dataset.broken) == 1
         assert str(path) in dataset.broken[0]
     (tmp_path / "sound.png").unlink()
@@ -149,7 +149,7 @@ def test_damaged_pictures(tally, tmp_path):
             path.write_bytes(content)
             dataset = found(tmp_path)
             case.fault = bool(dataset.broken)
-            for picture in dataset.pictures:
+            for picture in dataset.images:
                 assert picture.open().size == picture.fit.bucket
             for line in dataset.broken:
                 assert str(path) in line
@@ -164,13 +164,13 @@ def test_a_broken_mask(tally, tmp_path):
     (tmp_path / "a.mask.png").write_bytes(b"no mask")
     with tally.case("pictures", fault=True):
         dataset = found(tmp_path)
-        assert [picture.path.name for picture in dataset.pictures] == ["b.png"]
+        assert [picture.path.name for picture in dataset.images] == ["b.png"]
         assert "a.mask.png" in dataset.broken[0]
 
 
 def test_a_picture_that_went_away(tally, tmp_path):
     (tmp_path / "a.png").write_bytes(KINDS["RGB.png"]())
-    picture: DatasetImage = found(tmp_path).pictures[0]
+    picture: DatasetImage = found(tmp_path).images[0]
     picture.path.unlink()
     with tally.case("pictures", fault=True):
         assert refused(picture.open, str(tmp_path / "a.png"), "No such file")
@@ -186,7 +186,7 @@ def test_a_picture_that_went_away(tally, tmp_path):
         (b"<script>alert(1)</script>", "<script>alert(1)</script>"),
         ("größer".encode("latin-1"), "not UTF-8 at byte 2"),
         ("a robot".encode("utf-16"), "not UTF-8 at byte 0"),
-        (b"a" * (LONGEST_CAPTION + 1), "a caption of more than"),
+        (b"a" * (MAX_CAPTION + 1), "a caption of more than"),
         (b"\n" * 10_000_000, "a caption of more than"),
     ],
     ids=lambda value: repr(value[:20]),
@@ -201,7 +201,7 @@ def test_captions(tally, tmp_path, content, caption):
             case.fault = True
             assert f"{tmp_path / 'a.txt'}: {caption}" in dataset.broken[0]
         else:
-            assert dataset.pictures[0].caption == caption
+            assert dataset.images[0].caption == caption
 
 
 def test_an_enormous_caption(tally, tmp_path):

@@ -34,7 +34,7 @@ MODULES = {
     "socket": ("server/app.py", "api/access.py"),
     "webbrowser": ("server/app.py", "cli/page.py"),
     "importlib": (
-        *("cli/environment.py", "training/kohya_toml.py", "training/optimizers.py", "training/tensorboard.py"),
+        *("cli/environment.py", "training/kohya_toml.py", "training/optimizers.py", "training/records.py"),
         *("hosts/forge/", "hosts/webui/", "install.py"),
     ),
 }
