@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib_blocktrain.analysis import probe as probing
-from lib_blocktrain.analysis.probe import own_images, probe
+from lib_blocktrain.analysis.probe import build_probe_request, own_images, probe
 from lib_blocktrain.blocks import block_of
 from lib_blocktrain.model.diffusion import add_noise
 from lib_blocktrain.training.batches import Batch
@@ -88,3 +88,22 @@ def test_pictures_that_cannot_be_probed_are_refused(sd1, quick):
     still = [replace(one, weights=torch.zeros(1)) for one in pictures(sd1, 2)]
     with pytest.raises(ValueError, match="nothing in common"):
         probe(sd1, still)
+
+
+def test_a_request_names_its_folders(tmp_path):
+    data, others = tmp_path / "5_robot", tmp_path / "1_other"
+    data.mkdir()
+    others.mkdir()
+    request = build_probe_request([data], references=[others], class_prompt=" a photo ", images=3.0)
+    assert [(folder.path, folder.regularisation) for folder in request.dataset.folders] == [
+        (str(data), False),
+        (str(others), True),
+    ]
+    assert (request.class_prompt, request.images, request.convolutions) == ("a photo", 3, False)
+    for images in (1, 65, 2.5, None):
+        with pytest.raises(ValueError, match=f"pictures {images}: expected a whole number from 2 to 64"):
+            build_probe_request([data], images=images)
+    with pytest.raises(ValueError, match="no folder of pictures"):
+        build_probe_request([])
+    with pytest.raises(ValueError, match="nowhere: expected a folder of pictures"):
+        build_probe_request([data], references=[tmp_path / "nowhere"])

@@ -1,4 +1,4 @@
-"""Figures of two pictures, and the rendered sheet."""
+"""Differences between two images, and the contact sheet of rendered ones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from PIL import Image, ImageFilter
 
 from lib_blocktrain.analysis.contact_sheet import contact_sheet
 from lib_blocktrain.analysis.perceptual import changed_share, perceived_difference, to_lab
-from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.rendered import analysis_of, render
-from lib_blocktrain.analysis.request import AnalysisRequest, Options
-from lib_blocktrain.analysis.sampling_grid import SamplingGrid
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.weights.block_weights import BlockWeights
-from lib_blocktrain.workspace.analyses import run_analysis
 from tests.analysis.miniature import lora_for
 
 
@@ -91,39 +87,3 @@ def test_rendered_sheet(sd1):
     assert max(max(row) for row in analysis_of(hidden, network, "demo").values) < 1e-4
     with pytest.raises(ValueError, match="seed 5"):
         contact_sheet(found, "a robot", 5)
-
-
-def test_rendered_through_a_host(sd1):
-    """Every picture is asked for with its block lowered, under the question's settings; the cost is counted."""
-
-    class Painter:
-        samplers = ("DDIM",)
-
-        def __init__(self):
-            self.requests = []
-
-        def model(self):
-            return sd1
-
-        def sample(self, request, progress=None):
-            self.requests.append(request)
-            progress(request.steps, request.steps)
-            (placement,) = request.placements
-            lost = sum(1 - value for value in placement.weights.values.values())
-            return Image.new("RGB", (64, 64), (int(100 * lost), 0, 0))
-
-    network, host, seen = lora_for(sd1, ("attn2_to_q",)), Painter(), []
-    grid = SamplingGrid(("a robot",), seeds=(4,), guidance=3.0, width=64, height=64)
-    options = Options(multiplier=0.7, value=0.5)
-    request = AnalysisRequest(network, grid, "rendered", (Feature(box=(0, 0, 0.5, 1)),), options, image_steps=2)
-    found = run_analysis(host, request, lambda done, total: seen.append((done, total)))
-    (analysis,) = found.analyses
-    assert len(host.requests) == len(analysis.blocks) + 1
-    assert {(r.prompt, r.seed, r.steps, r.cfg, r.width) for r in host.requests} == {("a robot", 4, 2, 3.0, 64)}
-    assert {r.placements[0].multiplier for r in host.requests} == {0.7}
-    assert analysis.evaluations == len(host.requests) * 2 * 2
-    assert analysis.area_share == 0.5
-    for share in analysis.settings["changed_share"].values():
-        assert share == pytest.approx(0.5 / 3, abs=0.02)  # the red samples of one half
-    assert seen[-1][0] == seen[-1][1]
-    assert list(found.sheets) == ["sheet-1-1-4"]
