@@ -1,7 +1,7 @@
-"""Who may call the API. A WebUI leaves the routes of extensions open; these ask for its passwords.
+"""Who may call the API. A WebUI does not protect the routes of extensions; these ask for its passwords themselves.
 
-Three questions to every request, none of which needs its body: is it of another web page in the user's browser, has it
-a password where there are any, and may it change something?
+Three checks of every request, before its body is read: does it come from another web page in the user's browser, does
+it have a password if there are any, and may it change something?
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ def _anywhere() -> None:
 
 @dataclass(frozen=True)
 class Access:
-    """What a server asks of its callers.
+    """What a server requires of its callers.
 
-    ``credentials``: without any, nobody is asked for a password. ``sessions``: gradio's login in the browser counts
-    too. ``exposed``: the server answers other machines. ``open``: the user's setting that without passwords all may be
-    done from there nevertheless. ``origins`` and ``origin_pattern``: other web pages that may call. ``dataset_dirs``:
-    where the pictures of a run may lie; None: anywhere. ``names``: what a server for this machine alone may be called.
+    - ``credentials``: users and passwords; without any, no password is asked for
+    - ``sessions``: gradio's login in the browser is accepted in place of a password
+    - ``exposed``: the server answers other machines
+    - ``open``: the user's setting that an exposed server without passwords may be changed through the API
+    - ``origins``, ``origin_pattern``: other web pages that may call
+    - ``dataset_dirs``: where the images of a run may be; None is anywhere
+    - ``names``: the host names by which a server for this machine alone may be called, besides addresses
     """
 
     credentials: Credentials = ()
@@ -54,7 +57,7 @@ class Access:
     names: frozenset[str] = field(default_factory=lambda: frozenset({"localhost", socket.gethostname().lower()}))
 
     def check(self, request: Any, writes: bool) -> None:
-        """Raise Refused (401 or 403) for a starlette request that must not pass."""
+        """Raise ApiError (401 or 403) for a request that is not allowed."""
         self._check_page(request)
         if self.credentials:
             if not self._has_password(request):
@@ -69,10 +72,10 @@ class Access:
             )
 
     def _check_page(self, request: Any) -> None:
-        """Refuse calls of other web pages: browsers send Origin with all that could change something.
+        """Refuse calls of other web pages: browsers send Origin with every request that could change something.
 
-        A page whose own name was made to point here (DNS rebinding) is of our origin as the browser sees it: a server
-        for this machine alone, without a password, is called by address, or by this machine's name.
+        For a page whose name was made to point here (DNS rebinding) the browser sees the same origin. So a server for
+        this machine alone and without a password must be called by address, or by this machine's name.
         """
         origin, hosts = request.headers.get("origin"), _hosts(request.headers)
         if origin is not None and not self._is_known(origin.lower(), hosts):
@@ -102,7 +105,7 @@ class Access:
         return self.sessions and _logged_in(request)
 
     def knows(self, user: str, password: str) -> bool:
-        """Whether these are among the credentials; takes as long for a wrong one as for a right one."""
+        """Whether these are among the credentials, in a time that does not depend on the answer."""
         given, found = _joined(user, password), False
         for known in self.credentials:
             found |= compare_digest(given, _joined(*known))
@@ -112,8 +115,8 @@ class Access:
 def webui_access(cmd_opts: Any, opts: Any) -> Access:
     """Return the access that a WebUI's flags and settings ask for: ``modules.shared.cmd_opts`` and ``.opts``.
 
-    Settings are asked anew at every call. Raises ValueError for --api-auth or --gradio-auth that cannot be read: no
-    password must not come of a mistyped one.
+    Settings are read at every request. Raises ValueError for --api-auth or --gradio-auth that cannot be read, since a
+    mistyped password must not mean none.
     """
     asked = _credentials("--api-auth", _flag(cmd_opts, "api_auth"))
     page = _page_credentials(cmd_opts)
@@ -137,7 +140,7 @@ def webui_access(cmd_opts: Any, opts: Any) -> Access:
 
 
 def is_exposed(cmd_opts: Any) -> bool:
-    """Whether a WebUI with these flags answers other machines. ``--nowebui`` without a name listens everywhere."""
+    """Whether a WebUI with these flags answers other machines; with ``--nowebui`` alone it listens on all addresses."""
     name = _flag(cmd_opts, "server_name")
     if any(_flag(cmd_opts, flag) for flag in ("share", "listen", "ngrok")):
         return True
@@ -147,7 +150,7 @@ def is_exposed(cmd_opts: Any) -> bool:
 
 
 def _page_credentials(cmd_opts: Any) -> Credentials:
-    """As ``initialize_util.get_gradio_auth_creds`` reads them, of the flag and of the file."""
+    """The users of the flag and of its file, read as the WebUI's ``initialize_util.get_gradio_auth_creds`` does."""
     texts = [_flag(cmd_opts, "gradio_auth") or ""]
     path = _flag(cmd_opts, "gradio_auth_path")
     if path:
@@ -172,7 +175,7 @@ def _flag(cmd_opts: Any, name: str) -> Any:
 
 
 def _basic(header: str) -> tuple[str, str] | None:
-    """User and password of an Authorization header; None where it is of another kind."""
+    """The user and password of an Authorization header; None if it is not Basic, or malformed."""
     kind, _, value = header.partition(" ")
     if kind.lower() != "basic":
         return None
@@ -188,7 +191,7 @@ def _joined(user: str, password: str) -> bytes:
 
 
 def _logged_in(request: Any) -> bool:
-    """Whether the browser has logged in on gradio's page (3.41: two cookies; 4: the same with the app's own name)."""
+    """Whether the browser has logged in to gradio (two cookies; since gradio 4 with the app's id in their names)."""
     tokens: Mapping[str, str] = getattr(request.app, "tokens", None) or {}
     ending = getattr(request.app, "cookie_id", None)
     names = ("access-token", "access-token-unsecure")
@@ -197,7 +200,7 @@ def _logged_in(request: Any) -> bool:
 
 
 def _hosts(headers: Mapping[str, str]) -> list[str]:
-    """What this server was called: by its Host, and by the one that a proxy passed on (no page can set that)."""
+    """The server's names in the request: its Host, and those that a proxy forwarded, which no page can set."""
     found = [headers.get("host", ""), *headers.get("x-forwarded-host", "").split(",")]
     return [host.strip().lower() for host in found if host.strip()]
 

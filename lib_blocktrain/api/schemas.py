@@ -1,6 +1,6 @@
-"""What is sent to the API and what comes back, as models of pydantic 1 (AUTOMATIC1111) and 2 (Forge, standalone).
+"""Schemas of the requests and answers, for pydantic 1 (AUTOMATIC1111) and 2 (Forge, standalone).
 
-A name that is not known is refused. Limits that the model or the host sets are looked at where the work is done.
+An unknown field is refused. What depends on the model or the host is checked where the work is done.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WEIGHTS = "a preset's name, 25 or 26 values, a short form, ranges such as OUT=1,
 
 
 class Body(BaseModel):
-    """What a client sends."""
+    """The body of a request."""
 
     if PYDANTIC_2:
         model_config = {"extra": "forbid"}
@@ -54,7 +54,7 @@ class PresetItem(BaseModel):
 
 
 class PresetLine(BaseModel):
-    """What is wrong with a line of the user's file; lines count from 1."""
+    """An error in a line of the user's file; lines count from 1."""
 
     line: int
     text: str
@@ -62,14 +62,14 @@ class PresetLine(BaseModel):
 
 
 class PresetList(BaseModel):
-    """All presets that fit what was asked for."""
+    """The presets for the requested architecture."""
 
     presets: list[PresetItem]
     problems: list[PresetLine] = Field(description="lines of the user's file that cannot be read")
 
 
 class ParseBody(Body):
-    """A text to understand as block weights."""
+    """A text to read as block weights."""
 
     text: str = Field(description=WEIGHTS, max_length=100_000)
     architecture: Architecture
@@ -78,18 +78,18 @@ class ParseBody(Body):
 
 
 class ParsedWeights(BaseModel):
-    """What a text was understood as."""
+    """Block weights that were read from a text."""
 
     architecture: str
     name: str | None = None
-    form: str = Field(description="what the text was understood as")
+    form: str = Field(description="the form of the text")
     weights: dict[str, float] = Field(description="by block, with BASE and REST")
     notices: list[str]
     line: str = Field(description="the same as a canonical preset line")
 
 
 class PresetBody(Body):
-    """A preset to keep in the user's file."""
+    """A preset to save in the user's file."""
 
     name: str = Field(max_length=1000)
     weights: str = Field(description=WEIGHTS, max_length=100_000)
@@ -98,7 +98,7 @@ class PresetBody(Body):
 
 
 class WriteWeightsBody(Body):
-    """A prompt into whose tags block weights are written."""
+    """A prompt, and the block weights to write into its tags."""
 
     prompt: str = Field(max_length=100_000)
     weights: str = Field(
@@ -107,20 +107,20 @@ class WriteWeightsBody(Body):
 
 
 class FixRandomBody(Body):
-    """A prompt with R or U among its block weights, and a picture that was drawn from it."""
+    """A prompt with R or U among its block weights, and the parameters of an image drawn from it."""
 
     prompt: str = Field(max_length=100_000)
     parameters: str = Field(description="the picture's, as the WebUI writes them", max_length=100_000)
 
 
 class Prompt(BaseModel):
-    """The prompt with other block weights in its tags; all else in it is as it was sent."""
+    """The prompt, changed in its tags alone."""
 
     prompt: str
 
 
 class Done(BaseModel):
-    """An answer that needs no data."""
+    """An answer without data."""
 
     done: str = Field(description="what was done, as a sentence")
 
@@ -131,7 +131,7 @@ class Done(BaseModel):
 class LoraItem(BaseModel):
     """A network file in one of the folders of LoRAs."""
 
-    name: str = Field(description="as the other routes take it; with the folder if it lies in one")
+    name: str = Field(description="as the other routes take it; with its folder, if it is in one")
     architecture: str
     algorithms: list[str]
     problem: str = Field(description="why it cannot be used, if it cannot")
@@ -149,7 +149,7 @@ class LoraContents(BaseModel):
 
 
 class WeighedLora(Body):
-    """A LoRA of a picture, under block weights."""
+    """A LoRA of an image, and its block weights."""
 
     name: str = Field(description="as GET /loras has it", max_length=1000)
     weights: str = Field("ALL", description=WEIGHTS, max_length=100_000)
@@ -158,7 +158,7 @@ class WeighedLora(Body):
 
 
 class PreviewBody(Body):
-    """A picture to draw."""
+    """An image to draw."""
 
     prompt: str = Field(max_length=100_000)
     negative: str = Field("", max_length=100_000)
@@ -174,7 +174,7 @@ class PreviewBody(Body):
 
 
 class Picture(BaseModel):
-    """A picture that was drawn."""
+    """An image that was drawn."""
 
     image: str = Field(description="a PNG in base64, its parameters inside")
     parameters: str = Field(description="prompt and settings as the WebUI writes them, with the block weights")
@@ -188,7 +188,7 @@ class Picture(BaseModel):
 
 
 class FeatureBody(Body):
-    """One of these; none of them is the whole picture."""
+    """A feature by one of these; without any, the whole image."""
 
     word: str | None = Field(None, description="where this word of the prompt is", max_length=limits.MAX_WORD)
     box: list[float] | None = Field(None, description="left, top, right, bottom; 0 to 1, from top left")
@@ -235,16 +235,16 @@ class Found(BaseModel):
     detail: str = Field("", description="why it failed")
 
 
-# --- what goes on -------------------------------------------------------------------------------------------------
+# --- progress ----------------------------------------------------------------------------------------------------
 
 
 class Progress(BaseModel):
-    """What goes on with the model."""
+    """What the model is used for now."""
 
     busy: bool
-    what: str = Field("", description="preview, analysis or training")
+    what: str = Field("", description="preview, analysis, probe, bake or training")
     text: str = ""
-    job: str = Field("", description="the run's name, or the analysis's id")
+    job: str = Field("", description="the run's name, or the job's id")
     share: float | None = Field(None, description="0 to 1")
 
 

@@ -27,14 +27,15 @@ def status_update(report: object, status: str, progress: Callable[[Step], Markup
 
 
 def stream_job(
-    jobs: Jobs, name: str, work: Callable[[Job[T]], T], finished: Callable[[Job[T]], Changes]
+    jobs: Jobs, name: str, work: Callable[[Job[T]], T], finished: Callable[[Job[T]], Changes], what: str | None = None
 ) -> Iterator[Changes]:
     """Run ``work`` as a job and show how it goes, in the widgets NAME_job, NAME_status and NAME_cancel.
 
-    ``finished`` returns what changes at the end; it is not called if the job failed or was cancelled.
+    ``finished`` returns what changes at the end; it is not called if the job failed or was cancelled. ``what`` names
+    the kind of job for others that wait, where NAME is not a word for it.
     """
     status, cancel = f"{name}_status", f"{name}_cancel"
-    job = jobs.start(work)
+    job = jobs.start(work, what or name)
     try:
         yield {f"{name}_job": job.id, status: html.note("Starting …"), cancel: Properties(interactive=True)}
         for report in job.reports():
