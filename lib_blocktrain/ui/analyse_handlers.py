@@ -36,10 +36,10 @@ MAX_RESULTS = 8  # that are kept for the buttons
 SUGGESTED = "suggested"  # by a probe; no rule for the figures of an analysis
 RULE_LABELS = {
     "strongest": "keep the strongest (how many)",
-    "down-to": "keep so much of the effect (%)",
-    "proportional": "weigh by the figures",
+    "down-to": "keep this share of the effect (%)",
+    "proportional": "in proportion to the figures",
     "lower": "lower what carries B",
-    SUGGESTED: "as a probe suggests them",
+    SUGGESTED: "as the probe suggests",
 }
 assert RULE_LABELS.keys() == {*RULES, SUGGESTED}
 RULE_OF = {label: name for name, label in RULE_LABELS.items()}  # gradio 3's menus have no values beside labels
@@ -110,7 +110,7 @@ class AnalyseHandlers:
         def finished(job: Job[AnalysisResult]) -> Changes:
             return self.store(job.id, StoredResult(key, job.result()))
 
-        yield from stream_job(self.jobs, "analyse", work, finished)
+        yield from stream_job(self.jobs, "analyse", work, finished, "analysis")
 
     def draw(self, values: AnalyseValues) -> Iterator[Changes]:
         """Draw the picture on which the user then paints the feature."""
@@ -129,7 +129,7 @@ class AnalyseHandlers:
             image = analyse_html.paintable(job.result())
             return {"analyse_drawing": image, "analyse_kind": DRAWN, "analyse_status": note}
 
-        yield from stream_job(self.jobs, "analyse", work, finished)
+        yield from stream_job(self.jobs, "analyse", work, finished, "preview")
 
     def cancel(self, values: AnalyseValues) -> Changes:
         """Cancel the analysis or drawing that this page has started."""

@@ -26,7 +26,7 @@ def miniature():
 
 
 @pytest.fixture
-def analysing(host, controls, lora_index, jobs, miniature) -> Iterator[AnalyseHandlers]:
+def handlers(host, controls, lora_index, jobs, miniature) -> Iterator[AnalyseHandlers]:
     host.loaded = miniature
     network = lora_for(miniature, ("attn2_to_q",), scale=0.3)
     write_network(host.lora_dirs[0] / "thing.safetensors", network)
@@ -37,7 +37,7 @@ def analysing(host, controls, lora_index, jobs, miniature) -> Iterator[AnalyseHa
 
 
 @pytest.fixture
-def asking(page):
+def filled(page):
     page.values |= {"analyse_lora": "thing", "analyse_prompts": f"{PROMPT}\n\n", "analyse_negative": ""}
     page.values |= {"analyse_seeds": "0, 1", "analyse_cfg": 1.0, "analyse_strength": 1.0, "analyse_method": "fast"}
     page.values |= {"analyse_kind": WHOLE, "analyse_word": "", "analyse_box": "", "analyse_mask": None}
@@ -48,95 +48,95 @@ def asking(page):
     return page
 
 
-def test_a_word_against_another(analysing, asking, host):
-    asking.values |= {"analyse_kind": WORD, "analyse_word": "robot"}
-    asking.values |= {"analyse_against": WORD, "analyse_against_word": "background", "analyse_seeds": "0 1"}
-    asking.run(analysing.start(asking.values))
-    shown = asking.values["analyse_bars"]
+def test_a_word_against_another(handlers, filled, host):
+    filled.values |= {"analyse_kind": WORD, "analyse_word": "robot"}
+    filled.values |= {"analyse_against": WORD, "analyse_against_word": "background", "analyse_seeds": "0 1"}
+    filled.run(handlers.start(filled.values))
+    shown = filled.values["analyse_bars"]
     blocks = [block for block, count in lora_for(host.loaded, ("attn2_to_q",)).blocks.items() if count]
     for block in blocks:
         assert shown.count(f'data-block="{block}"') == 2  # in the bars, and side by side
     assert "of the picture:" in shown
-    assert "the word “robot” of thing" in asking.values["analyse_head"]
-    assert "agree on the order" in asking.values["analyse_head"]
-    assert 'data-values="{' in asking.values["analyse_map"]
-    assert f'data-ended="{asking.values["analyse_found"]}"' in asking.values["analyse_status"]
-    assert asking.properties["analyse_cancel"]["interactive"] is False
+    assert "the word “robot” of thing" in filled.values["analyse_head"]
+    assert "agree on the order" in filled.values["analyse_head"]
+    assert 'data-values="{' in filled.values["analyse_map"]
+    assert f'data-ended="{filled.values["analyse_found"]}"' in filled.values["analyse_status"]
+    assert filled.properties["analyse_cancel"]["interactive"] is False
 
 
-def test_to_sliders_preset_training_and_files(analysing, asking, host, controls):
-    asking.values |= {"analyse_kind": BOX, "analyse_box": "0, 0, 0.5, 0.5"}
-    asking.run(analysing.start(asking.values))
-    result = analysing._results[asking.values["analyse_found"]].first
+def test_to_sliders_preset_training_and_files(handlers, filled, host, controls):
+    filled.values |= {"analyse_kind": BOX, "analyse_box": "0, 0, 0.5, 0.5"}
+    filled.run(handlers.start(filled.values))
+    result = handlers._results[filled.values["analyse_found"]].first
     two = {f.block for f in result.figures if f.rank <= 2}
 
-    asking.take(analysing.to_sliders(asking.values))
-    assert asking.properties["tabs"]["selected"] == "Preview"
-    assert "thing and its weights are on the sliders: press Preview" in asking.values["status"]
-    assert asking.values["selection"].active == "thing"
-    assert {block for block, value in asking.weights().items() if value} == {"BASE", *two}
+    filled.take(handlers.to_sliders(filled.values))
+    assert filled.properties["tabs"]["selected"] == "Preview"
+    assert "thing and its weights are on the sliders: press Preview" in filled.values["status"]
+    assert filled.values["selection"].active == "thing"
+    assert {block for block, value in filled.weights().items() if value} == {"BASE", *two}
 
-    asking.take(analysing.to_preset(asking.values))
-    assert "Saved THING" in asking.values["analyse_message"]
+    filled.take(handlers.to_preset(filled.values))
+    assert "Saved THING" in filled.values["analyse_message"]
     saved = controls.presets.own.read().presets["THING"]
     parsed = parse(saved.text, "sd1")
     assert (parsed.canvas, parsed.attributes["arch"]) == (0.25, "sd1")
-    assert "already" in analysing.to_preset(asking.values)["analyse_message"]
-    assert "A:B" in analysing.to_preset({**asking.values, "analyse_preset": "A:B"})["analyse_message"]
+    assert "already" in handlers.to_preset(filled.values)["analyse_message"]
+    assert "A:B" in handlers.to_preset({**filled.values, "analyse_preset": "A:B"})["analyse_message"]
 
-    asking.run(analysing.start({**asking.values, "analyse_box": "0,0,1,1"}))
-    assert "Your preset THING: found for a feature that fills 25%" in asking.values["analyse_bars"]
-    asking.run(analysing.start(asking.values))
+    filled.run(handlers.start({**filled.values, "analyse_box": "0,0,1,1"}))
+    assert "Your preset THING: found for a feature that fills 25%" in filled.values["analyse_bars"]
+    filled.run(handlers.start(filled.values))
 
-    line = analysing.to_training(asking.values)["train_form"]["train_network_weights"]
+    line = handlers.to_training(filled.values)["train_form"]["train_network_weights"]
     assert parse(line, "sd1").weights == parsed.weights
     assert parse(line, "sd1").canvas == 0.25
 
-    asking.take(analysing.save(asking.values))
+    filled.take(handlers.save(filled.values))
     (file,) = (host.output_dir / "blocktrain" / "analyses").glob("*.json")
-    assert read_analysis(file) == analysing._results[asking.values["analyse_found"]].first
+    assert read_analysis(file) == handlers._results[filled.values["analyse_found"]].first
     assert file.with_suffix(".csv").exists()
-    assert "expected 1 to" in analysing.to_sliders({**asking.values, "analyse_amount": 99})["analyse_message"]
+    assert "expected 1 to" in handlers.to_sliders({**filled.values, "analyse_amount": 99})["analyse_message"]
 
 
-def test_what_a_rule_makes_is_said_before_it_is_used(analysing, asking):
-    asking.take(analysing.open(asking.values))
-    assert 'data-values="{}"' in asking.values["analyse_map"]
-    assert analysing.show_weights(asking.values) == {}  # nothing is found yet
+def test_what_a_rule_makes_is_said_before_it_is_used(handlers, filled):
+    filled.take(handlers.open(filled.values))
+    assert 'data-values="{}"' in filled.values["analyse_map"]
+    assert handlers.show_weights(filled.values) == {}  # nothing is found yet
 
-    asking.run(analysing.start(asking.values))
-    assert all(asking.properties[name]["interactive"] for name in RESULT_BUTTONS)
-    result = analysing._results[asking.values["analyse_found"]].first
+    filled.run(handlers.start(filled.values))
+    assert all(filled.properties[name]["interactive"] for name in RESULT_BUTTONS)
+    result = handlers._results[filled.values["analyse_found"]].first
     two = {f.block: f for f in result.figures if f.rank <= 2}
-    asking.take(analysing.show_weights(asking.values))
+    filled.take(handlers.show_weights(filled.values))
     share = sum(figure.share for figure in two.values())
-    assert f" = 1; the others 0: {share:.0%} of the effect" in asking.values["analyse_weights"]
-    assert all(block in asking.values["analyse_weights"] for block in two)
-    weights = json.loads(unescape(re.search('data-weights="([^"]*)"', asking.values["analyse_map"])[1]))
-    asking.take(analysing.to_sliders(asking.values))
+    assert f" = 1; the others 0: {share:.0%} of the effect" in filled.values["analyse_weights"]
+    assert all(block in filled.values["analyse_weights"] for block in two)
+    weights = json.loads(unescape(re.search('data-weights="([^"]*)"', filled.values["analyse_map"])[1]))
+    filled.take(handlers.to_sliders(filled.values))
     assert {block for block, value in weights.items() if value} == {"BASE", *two}
-    assert {block: asking.weights()[block] for block in weights} == weights
+    assert {block: filled.weights()[block] for block in weights} == weights
 
-    asking.take(analysing.show_weights({**asking.values, "analyse_amount": 99}))
-    assert "expected 1 to" in asking.values["analyse_weights"]
-    assert 'data-weights=""' in asking.values["analyse_map"]
+    filled.take(handlers.show_weights({**filled.values, "analyse_amount": 99}))
+    assert "expected 1 to" in filled.values["analyse_weights"]
+    assert 'data-weights=""' in filled.values["analyse_map"]
 
 
-def test_norms_need_no_model_and_no_prompt(analysing, asking, host):
+def test_norms_need_no_model_and_no_prompt(handlers, filled, host):
     host.loaded = None
-    asking.values |= {"analyse_method": "norms", "analyse_prompts": ""}
-    asking.run(analysing.start(asking.values))
-    assert "one picture alone" in asking.values["analyse_head"]
+    filled.values |= {"analyse_method": "norms", "analyse_prompts": ""}
+    filled.run(handlers.start(filled.values))
+    assert "one picture alone" in filled.values["analyse_head"]
 
 
-def test_cancelling_ends_it(analysing, asking):
-    asking.values |= {"analyse_method": "exact", "analyse_seeds": "0,1,2,3"}
-    for changes in analysing.start(asking.values):
-        asking.take(changes)
+def test_cancelling_ends_it(handlers, filled):
+    filled.values |= {"analyse_method": "exact", "analyse_seeds": "0,1,2,3"}
+    for changes in handlers.start(filled.values):
+        filled.take(changes)
         if "of" in str(changes.get("analyse_status", "")):
-            analysing.cancel(asking.values)
-    assert "Cancelled" in asking.values["analyse_status"]
-    assert "analyse_bars" not in asking.values
+            handlers.cancel(filled.values)
+    assert "Cancelled" in filled.values["analyse_status"]
+    assert "analyse_bars" not in filled.values
 
 
 @pytest.mark.parametrize(
@@ -154,38 +154,38 @@ def test_cancelling_ends_it(analysing, asking):
         ({"analyse_method": "guess"}, "expected one of exact"),
     ],
 )
-def test_bad_input_is_said(analysing, asking, change, said):
-    asking.values |= change
-    asking.run(analysing.start(asking.values))
-    assert "blocktrain-failure" in asking.values["analyse_status"]
-    assert said in asking.values["analyse_status"]
+def test_bad_input_is_said(handlers, filled, change, said):
+    filled.values |= change
+    filled.run(handlers.start(filled.values))
+    assert "blocktrain-failure" in filled.values["analyse_status"]
+    assert said in filled.values["analyse_status"]
 
 
-def test_a_mask_file_and_one_that_is_none(analysing, asking, tmp_path):
+def test_a_mask_file_and_one_that_is_none(handlers, filled, tmp_path):
     mask = Image.new("L", (64, 64))
     ImageDraw.Draw(mask).rectangle((0, 0, 31, 63), fill=255)
     mask.save(tmp_path / "mask.png")
-    asking.values |= {"analyse_kind": FILE, "analyse_mask": tmp_path / "mask.png"}
-    asking.run(analysing.start(asking.values))
-    assert analysing._results[asking.values["analyse_found"]].first.area_share == 0.5
+    filled.values |= {"analyse_kind": FILE, "analyse_mask": tmp_path / "mask.png"}
+    filled.run(handlers.start(filled.values))
+    assert handlers._results[filled.values["analyse_found"]].first.area_share == 0.5
     (tmp_path / "mask.png").write_text("no picture")
-    asking.run(analysing.start(asking.values))
-    assert "expected a picture as the mask" in asking.values["analyse_status"]
+    filled.run(handlers.start(filled.values))
+    assert "expected a picture as the mask" in filled.values["analyse_status"]
 
 
-def test_similar_loras_with_reasons(analysing, asking, host):
+def test_similar_loras_with_reasons(handlers, filled, host):
     (host.lora_dirs[0] / "broken.safetensors").write_bytes(b"x")
-    asking.take(analysing.find_similar(asking.values))
-    assert "robot" in asking.values["analyse_similar"]
-    assert "blocks alike" in asking.values["analyse_similar"]
-    assert "broken: " in asking.values["analyse_similar"]
+    filled.take(handlers.find_similar(filled.values))
+    assert "robot" in filled.values["analyse_similar"]
+    assert "blocks alike" in filled.values["analyse_similar"]
+    assert "broken: " in filled.values["analyse_similar"]
 
 
-def test_what_is_painted_becomes_a_mask(analysing, asking):
+def test_what_is_painted_becomes_a_mask(handlers, filled):
     """A broad line down the left half's middle, and what is no stroke."""
-    asking.values |= {"analyse_kind": DRAWN, "analyse_painted": "[[0.25, 0.25, 0, 0.25, 1]]"}
-    asking.run(analysing.start(asking.values))
-    assert analysing._results[asking.values["analyse_found"]].first.area_share == pytest.approx(0.5, abs=0.13)
+    filled.values |= {"analyse_kind": DRAWN, "analyse_painted": "[[0.25, 0.25, 0, 0.25, 1]]"}
+    filled.run(handlers.start(filled.values))
+    assert handlers._results[filled.values["analyse_found"]].first.area_share == pytest.approx(0.5, abs=0.13)
     assert painted_mask(" ") is painted_mask("[]") is None
     for wrong in ("x", "3", "[3]", "[[0.1]]", "[[0.1, 2, 0]]", '[["a", 0, 0]]', "[[0.1, NaN, 0]]", "[" * 9999):
         with pytest.raises(ValueError, match="expected lists of a radius"):

@@ -26,7 +26,7 @@ def model(random_model):
 
 
 @pytest.fixture
-def analysing(host, controls, lora_index, jobs, model) -> Iterator[AnalyseHandlers]:
+def handlers(host, controls, lora_index, jobs, model) -> Iterator[AnalyseHandlers]:
     host.loaded = model
     before = state_of(model.unet)
     yield AnalyseHandlers(host, controls, lora_index, jobs)
@@ -34,7 +34,7 @@ def analysing(host, controls, lora_index, jobs, model) -> Iterator[AnalyseHandle
 
 
 @pytest.fixture
-def asking(page, tmp_path, monkeypatch):
+def filled(page, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TIMESTEPS", (400,))
     folder = tmp_path / "5_<b>thing"
     folder.mkdir()
@@ -47,36 +47,36 @@ def asking(page, tmp_path, monkeypatch):
     return page
 
 
-def test_from_pictures_to_the_training(analysing, asking, host):
-    asking.run(ProbeHandlers(analysing).start(asking.values))
-    assert asking.values["probe_status"].startswith("<div data-ended=")
-    shown = asking.values["analyse_bars"]
+def test_from_pictures_to_the_training(handlers, filled, host):
+    filled.run(ProbeHandlers(handlers).start(filled.values))
+    assert filled.values["probe_status"].startswith("<div data-ended=")
+    shown = filled.values["analyse_bars"]
     assert shown.count("<li data-block=") == 16  # the blocks with attention
-    assert "5_&lt;b&gt;thing" in asking.values["analyse_head"]
-    assert asking.values["analyse_rule"] == RULE_LABELS[SUGGESTED]
-    answer = asking.take(analysing.to_training(asking.values))
+    assert "5_&lt;b&gt;thing" in filled.values["analyse_head"]
+    assert filled.values["analyse_rule"] == RULE_LABELS[SUGGESTED]
+    answer = filled.take(handlers.to_training(filled.values))
     assert answer["tabs"] == {"selected": "Train"}
-    suggested = parse(asking.form["train_network_weights"], "sd1").weights
+    suggested = parse(filled.form["train_network_weights"], "sd1").weights
     assert max(suggested.values.values()) == 1
     assert all(not suggested[block] for block in ("IN00", "IN03", "IN06", "IN09"))
 
-    asking.take(analysing.to_sliders(asking.values))
-    assert asking.values["loras"] == ["robot"]  # the LoRA that is weighed stays
-    assert {b: asking.values["weights"][b] for b in suggested.values} == dict(suggested.values)
-    asking.take(analysing.save(asking.values))
+    filled.take(handlers.to_sliders(filled.values))
+    assert filled.values["loras"] == ["robot"]  # the LoRA that is weighed stays
+    assert {b: filled.values["weights"][b] for b in suggested.values} == dict(suggested.values)
+    filled.take(handlers.save(filled.values))
     (path,) = (host.output_dir / "blocktrain" / "analyses").glob("*-dataset-probe.json")
     assert read_analysis(path).method == "probe"
-    asking.values["analyse_rule"] = "strongest"
-    asking.values["analyse_amount"] = 2
-    asking.take(analysing.to_training(asking.values))
-    assert sum(parse(asking.form["train_network_weights"], "sd1").weights.values.values()) == 2
+    filled.values["analyse_rule"] = "strongest"
+    filled.values["analyse_amount"] = 2
+    filled.take(handlers.to_training(filled.values))
+    assert sum(parse(filled.form["train_network_weights"], "sd1").weights.values.values()) == 2
 
 
-def test_against_the_class_both_are_shown(analysing, asking):
-    asking.values["probe_class"] = "a photo"
-    steps = asking.run(ProbeHandlers(analysing).start(asking.values))
+def test_against_the_class_both_are_shown(handlers, filled):
+    filled.values["probe_class"] = "a photo"
+    steps = filled.run(ProbeHandlers(handlers).start(filled.values))
     assert any("Probing: 9 of 9" in str(step.get("probe_status")) for step in steps)  # 3 drawn, 3 and 3 probed
-    assert "against “a photo”" in asking.values["analyse_head"] + asking.values["analyse_table"]
+    assert "against “a photo”" in filled.values["analyse_head"] + filled.values["analyse_table"]
 
 
 @pytest.mark.parametrize(
@@ -88,26 +88,26 @@ def test_against_the_class_both_are_shown(analysing, asking):
         ({"probe_pictures": None}, "pictures None: expected"),
     ],
 )
-def test_what_cannot_be_probed_is_said(analysing, asking, changes, said):
-    asking.values |= changes
-    asking.run(ProbeHandlers(analysing).start(asking.values))
-    assert said in asking.values["probe_status"]
-    assert asking.values["analyse_found"] == ""
+def test_what_cannot_be_probed_is_said(handlers, filled, changes, said):
+    filled.values |= changes
+    filled.run(ProbeHandlers(handlers).start(filled.values))
+    assert said in filled.values["probe_status"]
+    assert filled.values["analyse_found"] == ""
 
 
-def test_cancel(analysing, asking, host):
-    probing = ProbeHandlers(analysing)
+def test_cancel(handlers, filled, host):
+    probing = ProbeHandlers(handlers)
     with host.queued():
-        going = probing.start(asking.values)
-        asking.take(next(going))
-        asking.take(probing.cancel(asking.values))
-        asking.run(going)
-    assert "Cancelled" in asking.values["probe_status"]
+        going = probing.start(filled.values)
+        filled.take(next(going))
+        filled.take(probing.cancel(filled.values))
+        filled.run(going)
+    assert "Cancelled" in filled.values["probe_status"]
 
 
-def test_only_a_probe_suggests(analysing, asking):
-    asking.run(ProbeHandlers(analysing).start(asking.values))
-    found = analysing._results[asking.values["analyse_found"]]
-    analysing._results["other"] = type(found)(found.lora, found.result)
-    said = analysing.to_training({**asking.values, "analyse_found": "other"})
+def test_only_a_probe_suggests(handlers, filled):
+    filled.run(ProbeHandlers(handlers).start(filled.values))
+    found = handlers._results[filled.values["analyse_found"]]
+    handlers._results["other"] = type(found)(found.lora, found.result)
+    said = handlers.to_training({**filled.values, "analyse_found": "other"})
     assert "only a probe of pictures does" in said["analyse_message"]

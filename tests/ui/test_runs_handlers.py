@@ -35,7 +35,7 @@ ROWS = (
 
 
 @pytest.fixture
-def watching(host, controls):
+def handlers(host, controls):
     runner = Runner(host)
     yield RunsHandlers(host, controls, runner, TrainHandlers(host, controls, runner, READY))
     runner.close()
@@ -54,11 +54,11 @@ def run(host):
 
 
 @pytest.fixture
-def opened(watching):
+def opened(handlers):
     page = Page()
     page.values |= {"runs_chosen": "", "runs_shown": {}, "runs_list": None, "runs_weights": "", "runs_message": ""}
     page.values["runs_file"] = "result"
-    page.take(watching.open(page.values))
+    page.take(handlers.open(page.values))
     return page
 
 
@@ -85,47 +85,47 @@ def test_a_run_found_on_disk_is_shown(run, opened):
     assert not {"runs_stop", "runs_pause", "runs_preview"} & can
 
 
-def test_only_what_has_changed_is_told(run, watching, opened):
-    assert set(opened.take(watching.poll(opened.values))) == {"runs_shown", "runs_beat"}
+def test_only_what_has_changed_is_told(run, handlers, opened):
+    assert set(opened.take(handlers.poll(opened.values))) == {"runs_shown", "runs_beat"}
     run.add_metrics({"step": 3, "loss": 0.1, "smoothed": 0.3})
-    answer = opened.take(watching.poll(opened.values))
+    answer = opened.take(handlers.poll(opened.values))
     assert {"runs_head", "runs_curves"} <= set(answer)
     assert "runs_samples" not in answer
 
 
-def test_the_buttons_say_what_cannot_be_done(run, watching, opened):
+def test_the_buttons_say_what_cannot_be_done(run, handlers, opened):
     for press, said in (
-        (watching.stop, "there is nothing to stop"),
-        (watching.set_weights, "is not being trained"),
-        (watching.to_preview, "has no LoRA yet"),
+        (handlers.stop, "there is nothing to stop"),
+        (handlers.set_weights, "is not being trained"),
+        (handlers.to_preview, "has no LoRA yet"),
     ):
         opened.values["runs_weights"] = "OUT=1"
         opened.take(press(opened.values))
         assert said in opened.values["runs_message"]
     opened.values["runs_chosen"] = "../runs/robot-1"
-    opened.take(watching.resume(opened.values))
+    opened.take(handlers.resume(opened.values))
     assert "there is no run" in opened.values["runs_message"]
 
 
-def test_run_again_fills_the_form(run, watching, opened):
-    answer = opened.take(watching.to_training(opened.values))
+def test_run_again_fills_the_form(run, handlers, opened):
+    answer = opened.take(handlers.to_training(opened.values))
     assert answer["tabs"] == {"selected": "Train"}
     assert form.config_of(opened.form, opened.values["train_rest"]) == run.config
 
 
-def test_preview_it(run, watching, opened, host, lora_index):
-    opened.take(watching.controls.open(opened.values))
+def test_preview_it(run, handlers, opened, host, lora_index):
+    opened.take(handlers.controls.open(opened.values))
     write_lora(host.lora_dirs[0] / "robot-out.safetensors")
     run.add_metrics({"step": 2, "published": "robot-out.safetensors"})
-    opened.take(watching.poll(opened.values))
+    opened.take(handlers.poll(opened.values))
     assert opened.properties["runs_preview"]["interactive"] is True
-    answer = opened.take(watching.to_preview(opened.values))
+    answer = opened.take(handlers.to_preview(opened.values))
     assert answer["tabs"] == {"selected": "Preview"}
     assert "robot-out and its weights are on the sliders: press Preview" in answer["status"]
     assert opened.values["loras"] == ["robot-out"]
     assert set(opened.weights().values()) == {1.0}
     (host.lora_dirs[0] / "robot-out.safetensors").unlink()
-    opened.take(watching.to_preview(opened.values))
+    opened.take(handlers.to_preview(opened.values))
     assert "robot-out.safetensors is not in" in opened.values["runs_message"]
 
 
@@ -175,24 +175,24 @@ def test_a_long_history_is_thinned():
     assert all(step - 15 <= value <= step for step, value in history.curves["loss"])
 
 
-def test_preview_what_was_saved_on_the_way(run, watching, opened, host):
-    opened.take(watching.controls.open(opened.values))
+def test_preview_what_was_saved_on_the_way(run, handlers, opened, host):
+    opened.take(handlers.controls.open(opened.values))
     for step in (1, 250):
         write_lora(run.checkpoint(step), ss_output_name=f"at {step}")
-    opened.take(watching.poll(opened.values))
+    opened.take(handlers.poll(opened.values))
     assert opened.properties["runs_file"]["choices"] == ["result", "step 250", "step 1"]
     assert opened.properties["runs_preview"]["interactive"] is True  # though the run has no result yet
     opened.values["runs_file"] = "step 250"
     for _ in range(2):  # the second time it is there already
-        answer = opened.take(watching.to_preview(opened.values))
+        answer = opened.take(handlers.to_preview(opened.values))
         assert answer["tabs"] == {"selected": "Preview"}
         assert opened.values["loras"] == [run.checkpoint(250).stem]
     assert (host.lora_dirs[0] / run.checkpoint(250).name).read_bytes() == run.checkpoint(250).read_bytes()
     assert len(list(host.lora_dirs[0].glob(f"{run.config.name}*.safetensors"))) == 1
     opened.values["runs_file"] = "result"
-    assert "has no LoRA yet" in watching.to_preview(opened.values)["runs_message"]
+    assert "has no LoRA yet" in handlers.to_preview(opened.values)["runs_message"]
     opened.values["runs_file"] = "step 1"
     run.checkpoint(1).unlink()
-    assert "expected one of result, step 250" in watching.to_preview(opened.values)["runs_message"]
-    opened.take(watching.choose({**opened.values, "runs_list": run.folder.name}))
+    assert "expected one of result, step 250" in handlers.to_preview(opened.values)["runs_message"]
+    opened.take(handlers.choose({**opened.values, "runs_list": run.folder.name}))
     assert opened.values["runs_file"] == "result"
