@@ -129,7 +129,7 @@ class AnalyseTab:
 
 def _feature(w: Widgets) -> None:
     with gr.Group(elem_classes="blocktrain-panel"):
-        w.add("analyse_kind", gr.Radio, choices=list(KINDS), value=WHOLE, label="Feature: what the blocks are to make")
+        w.add("analyse_kind", gr.Radio, choices=list(KINDS), value=WHOLE, label="Feature to analyse")
         w.add("analyse_word", gr.Textbox, label="Word of the prompt", max_lines=1, visible=False)
         w.add("analyse_box", gr.Textbox, label="Box: left,top,right,bottom, each 0 to 1", max_lines=1, visible=False)
         w.add("analyse_mask", gr.File, label="Mask: white where the feature is", file_types=["image"], visible=False)
@@ -142,14 +142,14 @@ def _feature(w: Widgets) -> None:
 
 def _second_feature(w: Widgets) -> None:
     with gr.Accordion("A second feature, B, to compare with", open=False, elem_id="blocktrain_analyse_second"):
-        w.add("analyse_against", gr.Radio, choices=list(SECOND_KINDS), value=NOTHING, label="B: what is not wanted")
+        w.add("analyse_against", gr.Radio, choices=list(SECOND_KINDS), value=NOTHING, label="B: the unwanted feature")
         w.add("analyse_against_word", gr.Textbox, label="Word of the prompt", max_lines=1, visible=False)
         w.add("analyse_against_box", gr.Textbox, label="Box of B, each 0 to 1", max_lines=1, visible=False)
         w.add("analyse_against_mask", gr.File, label="Mask of B", file_types=["image"], visible=False)
 
 
 def _probe(w: Widgets) -> None:
-    with gr.Accordion("Before there is a LoRA: what would pictures move?", open=False, elem_id="blocktrain_probing"):
+    with gr.Accordion("Before training: which blocks would pictures move?", open=False, elem_id="blocktrain_probing"):
         w.add("probe_folder", gr.Textbox, label="Folder of pictures", lines=1, max_lines=4)
         with gr.Row():
             w.add("probe_class", gr.Textbox, label="Against the class", placeholder="a photo of a dog", scale=3)
@@ -165,7 +165,7 @@ def _using(w: Widgets) -> None:
     with gr.Group(elem_classes="blocktrain-panel"):
         with gr.Row():
             rules = {"choices": list(RULE_LABELS.values()), "value": RULE_LABELS["down-to"]}
-            w.add("analyse_rule", gr.Dropdown, **rules, label="Block weights from it", scale=4, min_width=260)
+            w.add("analyse_rule", gr.Dropdown, **rules, label="Block weights from the result", scale=4, min_width=260)
             w.add("analyse_amount", gr.Number, value=80, label="Number", min_width=90)
         w.html("analyse_weights")
         with gr.Row():

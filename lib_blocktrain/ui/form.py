@@ -71,7 +71,7 @@ def _field(path: str, label: str, info: str | None = None) -> Field:
 
 MAIN = "main"
 GROUPS: Mapping[str, tuple[Field, ...]] = {
-    "dataset": (_field(FOLDERS, "Folder of pictures", "where the pictures lie; several, one a line"),),
+    "dataset": (_field(FOLDERS, "Folder of pictures", "where the pictures are; several, one a line"),),
     "weights": (
         _field(WEIGHTS, "Block weights", "a preset's name, NAME:1,0,…, OUT=1,IN=0, kohya's network_args or JSON"),
     ),
@@ -91,7 +91,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("checkpointing", "Checkpointing"),
     ),
     "samples": (
-        _field("samples.prompts", "Prompts to draw on the way"),
+        _field("samples.prompts", "Prompts of the samples"),
         _field("samples.every", "Every n steps"),
         _field("samples.first", "Before the first step"),
         _field("samples.seed", "Seed"),
@@ -126,7 +126,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("dataset.height", "Height"),
         _field("dataset.buckets", "Buckets"),
         _field("dataset.bucket_step", "Bucket step"),
-        _field("dataset.bucket_least", "Least side"),
+        _field("dataset.bucket_least", "Smallest side"),
         _field("dataset.bucket_most", "Largest side"),
         _field("dataset.upscale", "Enlarge small pictures"),
         _field("dataset.toml", "sd-scripts' dataset .toml instead of folders"),
@@ -161,14 +161,14 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("optimizer.arguments", "Optimizer arguments", "name=value, one a line"),
         _field("schedule.warmup", "Warm-up steps"),
         _field("schedule.cycles", "Restarts"),
-        _field("schedule.least", "Least learning rate"),
+        _field("schedule.least", "Lowest learning rate"),
     ),
     "Precision, seed, saving": (
         _field("precision", "Precision"),
         _field("seed", "Seed"),
         _field("save_every", "Save every n steps"),
-        _field("keep", "How many of those stay"),
-        _field("save_dtype", "Numbers in the file"),
+        _field("keep", "How many of them to keep"),
+        _field("save_dtype", "Data type in the file"),
         _field("description", "Description"),
     ),
     "name": (_field("name", "Name of the LoRA"),),

@@ -126,12 +126,12 @@ class RunsHandlers:
     @error_to("runs_message")
     def stop(self, values: RunsValues) -> Changes:
         """End the chosen run; what was saved last stays."""
-        return self._command(values, lambda run: self.runner.stop(run, save=False), "Told {} to stop after this step")
+        return self._command(values, lambda run: self.runner.stop(run, save=False), "{} stops after this step")
 
     @error_to("runs_message")
     def stop_and_save(self, values: RunsValues) -> Changes:
         """Save the chosen run and end it."""
-        return self._command(values, self.runner.stop, "Told {} to save and stop after this step")
+        return self._command(values, self.runner.stop, "{} saves and stops after this step")
 
     @error_to("runs_message")
     def pause(self, values: RunsValues) -> Changes:

@@ -32,7 +32,7 @@ class RunsTab:
                 w.add("runs_list", gr.Radio, choices=[], label="Runs")
                 w.html("runs_queue")
                 w.add("runs_begin", gr.Button, "Go on with the queue", variant="primary", visible=False)
-                w.add("runs_tick", gr.Button, "Look again", size="sm")
+                w.add("runs_tick", gr.Button, "Refresh", size="sm")
                 w.html("runs_beat")
             with gr.Column(scale=5, min_width=420):
                 w.html("runs_head")

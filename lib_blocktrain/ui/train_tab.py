@@ -44,8 +44,8 @@ class TrainTab:
                 w.html("train_loaded")
                 self._group(w, "dataset")
                 with gr.Row():
-                    w.add("train_look", gr.Button, "Look what is there", size="sm")
-                    w.add("train_probe", gr.Button, "Probe them", size="sm")
+                    w.add("train_look", gr.Button, "Check the pictures", size="sm")
+                    w.add("train_probe", gr.Button, "Probe the pictures", size="sm")
                 w.html("train_dataset")
                 self._weights(w)
                 with gr.Row():

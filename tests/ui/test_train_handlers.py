@@ -16,7 +16,7 @@ from PIL import Image
 from lib_blocktrain.hosts.host import NoModel
 from lib_blocktrain.training.config import FolderConfig, NetworkConfig, RunConfig, load
 from lib_blocktrain.training.config_json import ConfigError, write
-from lib_blocktrain.training.pace import Pace
+from lib_blocktrain.training.estimate import Pace
 from lib_blocktrain.ui import form
 from lib_blocktrain.ui import train_handlers as module
 from lib_blocktrain.ui.train_handlers import TrainHandlers
@@ -52,17 +52,17 @@ def model(random_model):
 
 
 @pytest.fixture
-def training(host, controls, model, tmp_path):
+def handlers(host, controls, model, tmp_path):
     host.loaded = model
     return TrainHandlers(host, controls, Asked(tmp_path), READY)
 
 
 @pytest.fixture
-def filled(training):
+def filled(handlers):
     """The form with the first ready run in it."""
     page = Page()
     page.values |= {"train_form": form.defaults(), "train_rest": {}, "train_preset": None, "train_ready": "1-robot"}
-    page.take(training.load_ready(page.values))
+    page.take(handlers.load_ready(page.values))
     return page
 
 
@@ -110,8 +110,8 @@ def test_bad_values_are_named(name, value, said):
         form.config_of(values, {})
 
 
-def test_what_was_found(training, filled, tmp_path):
-    filled.take(training.inspect_dataset(filled.values))
+def test_what_was_found(handlers, filled, tmp_path):
+    filled.take(handlers.inspect_dataset(filled.values))
     assert "<dt>pictures</dt><dd>" in filled.values["train_dataset"]
     assert "robot" in filled.values["train_dataset"]
 
@@ -121,7 +121,7 @@ def test_what_was_found(training, filled, tmp_path):
     (folder / "a.txt").write_text("<i>tag</i>, thing", "utf-8")
     (folder / "broken.png").write_bytes(b"no picture")
     filled.form.update({"train_dataset_folders": str(folder), "train_name": ""})
-    filled.take(training.inspect_dataset(filled.values))
+    filled.take(handlers.inspect_dataset(filled.values))
     said = filled.values["train_dataset"]
     assert "1, 3 with their repeats" in said
     assert "&lt;i&gt;tag&lt;/i&gt;" in said
@@ -131,44 +131,44 @@ def test_what_was_found(training, filled, tmp_path):
     assert filled.form["train_name"] == "<b>thing"
 
 
-def test_the_cost_follows_the_weights(training, filled, monkeypatch):
+def test_the_cost_follows_the_weights(handlers, filled, monkeypatch):
     monkeypatch.setattr(module, "free_memory", lambda: 10_000.0)
     times = {}
     for text in ("ALL", "OUT09-OUT11=1"):
         filled.form["train_network_weights"] = text
-        filled.take(training.estimate(filled.values))
+        filled.take(handlers.estimate(filled.values))
         assert "Understood as" in filled.values["train_understood"]
         times[text] = float(re.search(r"a step takes ([\d.]+)", filled.values["train_estimate"])[1])
     assert times["ALL"] == 1
     assert 0.4 < times["OUT09-OUT11=1"] < 0.8
     assert "stops at OUT09" in filled.values["train_estimate"]
-    assert "shows once a run has begun" in filled.values["train_estimate"]
+    assert "is shown once a run has begun" in filled.values["train_estimate"]
     monkeypatch.setattr(module, "pace_of", lambda *_: Pace("earlier", 10.0, 2.0))
-    filled.take(training.estimate(filled.values))
+    filled.take(handlers.estimate(filled.values))
     assert "as earlier went" in filled.values["train_estimate"]
     monkeypatch.setattr(module, "free_memory", lambda: 1.0)
-    filled.take(training.estimate(filled.values))
+    filled.take(handlers.estimate(filled.values))
     assert "blocktrain-failure" in filled.values["train_estimate"]
     assert ": choose " in filled.values["train_estimate"] or "no choice" in filled.values["train_estimate"]
     filled.form["train_network_weights"] = "OUT=oops"
-    filled.take(training.estimate(filled.values))
+    filled.take(handlers.estimate(filled.values))
     assert "oops" in filled.values["train_understood"]
     assert filled.values["train_estimate"] == ""
 
 
-def test_weights_from_the_sliders(training, filled):
+def test_weights_from_the_sliders(handlers, filled):
     filled.values["weights"]["OUT05"] = 0.5
-    filled.take(training.from_sliders(filled.values))
+    filled.take(handlers.from_sliders(filled.values))
     assert filled.form["train_network_weights"].endswith("| arch=sd1")
-    filled.take(training.start(filled.values))
-    assert "1,1,1,1,1,0.5,1" in training.runner.configs[0].network.weights
+    filled.take(handlers.start(filled.values))
+    assert "1,1,1,1,1,0.5,1" in handlers.runner.configs[0].network.weights
     filled.values["weights"]["OUT05"] = -0.5
-    filled.take(training.from_sliders(filled.values))
-    filled.take(training.start(filled.values))
+    filled.take(handlers.from_sliders(filled.values))
+    filled.take(handlers.start(filled.values))
     assert "OUT05 = -0.5: expected 0 to 2 in training" in filled.values["train_message"]
 
 
-def test_weights_for_another_share_of_the_picture_are_said_before_and_at_the_start(training, filled, tmp_path):
+def test_weights_for_another_share_of_the_picture_are_said_before_and_at_the_start(handlers, filled, tmp_path):
     folder = tmp_path / "3_thing"
     folder.mkdir()
     for name in "ab":
@@ -178,34 +178,34 @@ def test_weights_for_another_share_of_the_picture_are_said_before_and_at_the_sta
         mask.save(folder / f"{name}.mask.png")
     filled.form.update({"train_dataset_folders": str(folder), "train_dataset_size": "64"})
     for share, warned in (("0.1", True), ("0.4", False)):
-        training.controls.presets.own.path.write_text(f"face:OUT=1|arch=sd1 canvas={share}\n", "utf-8")
-        filled.take(training.use_preset({**filled.values, "train_preset": "face"}))
+        handlers.controls.presets.own.path.write_text(f"face:OUT=1|arch=sd1 canvas={share}\n", "utf-8")
+        filled.take(handlers.use_preset({**filled.values, "train_preset": "face"}))
         assert filled.form["train_network_weights"].endswith(f"canvas={share}")
-        filled.take(training.inspect_dataset(filled.values))
-        filled.take(training.start(filled.values))
+        filled.take(handlers.inspect_dataset(filled.values))
+        filled.take(handlers.start(filled.values))
         for place in ("train_dataset", "train_message"):
             said = f"found for a feature that fills {float(share):.0%} of the picture, used for one that fills 50%"
             assert (said in filled.values[place]) == warned
-    assert [parse(config.network.weights, "sd1").canvas for config in training.runner.configs] == [0.1, 0.4]
+    assert [parse(config.network.weights, "sd1").canvas for config in handlers.runner.configs] == [0.1, 0.4]
 
 
-def test_the_form_begins_with_what_suits_the_model(training, filled, monkeypatch):
+def test_the_form_begins_with_what_suits_the_model(handlers, filled, monkeypatch):
     for architecture, checkpointing in (("sd1", False), ("sdxl", True)):
-        monkeypatch.setattr(training, "_architecture", lambda name=architecture: name)
-        filled.take(training.open(filled.values))
+        monkeypatch.setattr(handlers, "_architecture", lambda name=architecture: name)
+        filled.take(handlers.open(filled.values))
         assert filled.form["train_checkpointing"] is checkpointing
         assert filled.form["train_samples_every"] == 100
         assert filled.form["train_name"] == ""
 
 
-def test_start(training, filled):
-    training.controls.presets.save("mine", training.controls.presets.parse("OUT=1", "sd1").weights)
+def test_start(handlers, filled):
+    handlers.controls.presets.save("mine", handlers.controls.presets.parse("OUT=1", "sd1").weights)
     filled.form.update({"train_network_weights": "mine"})
-    changes = filled.take(training.start(filled.values))
+    changes = filled.take(handlers.start(filled.values))
     assert changes["tabs"] == {"selected": "Runs"}
     assert changes["runs_chosen"] == "robot"
     # a preset of the user's own is written out: another machine does not know it
-    assert training.runner.configs[0].network.weights == "mine:1,0,0,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1,1,1,1"
+    assert handlers.runner.configs[0].network.weights == "mine:1,0,0,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1,1,1,1"
 
 
 @pytest.mark.parametrize(
@@ -219,36 +219,36 @@ def test_start(training, filled):
         ({"train_dataset_folders": "/nowhere"}, "no such folder"),
     ],
 )
-def test_what_cannot_be_trained_is_said_at_once(training, filled, changes, said):
+def test_what_cannot_be_trained_is_said_at_once(handlers, filled, changes, said):
     filled.form.update(changes)
-    filled.take(training.start(filled.values))
+    filled.take(handlers.start(filled.values))
     assert said in filled.values["train_message"]
-    assert training.runner.configs == []
+    assert handlers.runner.configs == []
 
 
-def test_without_a_model(training, filled):
-    training.host.loaded = None
-    filled.take(training.estimate(filled.values))
+def test_without_a_model(handlers, filled):
+    handlers.host.loaded = None
+    filled.take(handlers.estimate(filled.values))
     assert "no checkpoint is loaded" in filled.values["train_estimate"]
-    filled.take(training.start(filled.values))
+    filled.take(handlers.start(filled.values))
     assert "no checkpoint is loaded" in filled.values["train_message"]
     with pytest.raises(NoModel):
-        training.host.model()
+        handlers.host.model()
 
 
-def test_load_file(training, filled, tmp_path):
+def test_load_file(handlers, filled, tmp_path):
     path = tmp_path / "run.json"
     path.write_text((READY / "2-robot-out.json").read_text("utf-8"), "utf-8")
-    filled.take(training.load_file({"train_file": path}))
+    filled.take(handlers.load_file({"train_file": path}))
     assert filled.form["train_network_weights"] == "OUT06-OUT11=1"
-    assert "../datasets/robot: choose where that folder lies" in filled.values["train_loaded"]
-    for content, said in ((b"{", "expected a run.json"), (b"\xff", "is no text"), (b'{"nmae": 1}', "did you mean")):
+    assert "../datasets/robot: choose where that folder is" in filled.values["train_loaded"]
+    for content, said in ((b"{", "expected a run.json"), (b"\xff", "is not text"), (b'{"nmae": 1}', "did you mean")):
         path.write_bytes(content)
-        filled.take(training.load_file({"train_file": path}))
+        filled.take(handlers.load_file({"train_file": path}))
         assert said in filled.values["train_loaded"]
 
 
-def test_from_a_lora_that_was_trained_here(training, filled, lora_index, host):
+def test_from_a_lora_that_was_trained_here(handlers, filled, lora_index, host):
     from tests.fakes import write_lora
 
     run = {**write(replace(load(READY / "2-robot-out.json"), steps=77))}
@@ -256,13 +256,13 @@ def test_from_a_lora_that_was_trained_here(training, filled, lora_index, host):
     record = json.dumps({"version": "0", "run": run})
     write_lora(host.lora_dirs[0] / "robot.safetensors", ss_blocktrain=record)
     lora_index.refresh()
-    filled.take(training.controls.open(filled.values))
-    filled.take(training.load_lora(filled.values))
+    filled.take(handlers.controls.open(filled.values))
+    filled.take(handlers.load_lora(filled.values))
     assert filled.form["train_steps"] == 77
     assert filled.form["train_dataset_folders"] == ""
     assert "a folder “robot”" in filled.values["train_loaded"]
     write_lora(host.lora_dirs[0] / "robot.safetensors", ss_blocktrain="{")
     lora_index.refresh()
-    filled.take(training.load_lora(filled.values))
+    filled.take(handlers.load_lora(filled.values))
     assert "was not trained here" in filled.values["train_loaded"]
     assert isinstance(form.config_of({**filled.form, "train_dataset_folders": str(READY)}, {}), RunConfig)
