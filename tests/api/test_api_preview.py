@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -13,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 
+from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.networks.keys import describe
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.workspace.images import read_infotext
-from lib_blocktrain.workspace.jobs import MOST_WAITING
+from lib_blocktrain.workspace.jobs import MOST_WAITING, Job, Jobs
 
 BODY = {"prompt": "a fox", "steps": 2, "width": 64, "height": 64}
 
@@ -176,6 +178,37 @@ def test_busy_polling_and_interrupt(address, host):
     assert call(address + "/preview", BODY)[0] == 200
     assert call(address + "/progress")[1]["busy"] is False
     assert call(address + "/interrupt", {})[0] == 409
+
+
+def test_a_job_of_the_page(serve, listening, host):
+    """The page and the API share one queue: its job is in the progress, is waited for, and can be interrupted."""
+    jobs = Jobs(host)
+    address = listening(serve(jobs=lambda: jobs)) + "/blocktrain/v1"
+    gate = threading.Event()
+
+    def work(job: Job[None]) -> None:
+        progress = job.progress("under the block weights", 1, 2)
+        progress(1, 4)
+        gate.wait(60)
+        progress(2, 4)
+
+    job = jobs.begin(work, "preview", 60)
+    until(lambda: job.step is not None)
+    assert call(address + "/progress")[1] == {
+        "busy": True,
+        "what": "preview",
+        "job": job.id,
+        "text": "step 1 of 4",
+        "share": 0.625,
+    }
+    status, body = call(address + "/preview", {**BODY, "wait": 0})
+    assert (status, body["error"]) == (409, "busy")
+    assert "preview goes on" in body["detail"]
+    assert call(address + "/interrupt", {})[1]["done"] == "preview ends before its next step"
+    gate.set()
+    assert isinstance(job.error(), Cancelled)
+    assert call(address + "/preview", BODY)[0] == 200
+    jobs.close()
 
 
 def body_of(address: str) -> dict:
