@@ -42,10 +42,10 @@ SEEDS, SHOWN, COUNTED = (0, 1, 2), 3, 24
 TEXT = """\
 # A worked example: which blocks carry it?
 
-Written by `python docs/make_analysis.py`: every figure and picture here is what it found.
+Written by `python docs/make_analysis.py`, with the figures and pictures that it measured.
 
-`{lora}` was trained on pictures that all have the same green background, and no caption says so: it has learnt robots,
-and green with them. Asked for “{prompt}” it draws the second row below. Which blocks make the robot?
+`{lora}` was trained on pictures that all have the same green background, which no caption mentions: it has learnt
+both the robots and the green. Asked for “{prompt}” it draws the second row below. Which blocks make the robot?
 
 <!-- in the tests: a minute; with --seeds 0 --method fast -->
 ```bash
@@ -56,13 +56,13 @@ python -m lib_blocktrain analyse --lora demo/loras/{lora}.safetensors \\
 
 {sentence}
 
-The blocks that carry “{wanted}”, beside what they do in a strip at the top, where there is background only:
+The blocks that carry “{wanted}”, compared with their effect in a strip at the top, where there is only background:
 
 ```text
 {comparison}
 ```
 
-The weights made of it, with the architecture and the share of the picture that they were found for:
+The weights made from it, with the architecture and the share of the picture that they were found for:
 
 ```text
 {line}
@@ -70,12 +70,12 @@ The weights made of it, with the architecture and the share of the picture that 
 
 ![Without the LoRA, with it, and under these weights, for three seeds](images/analysis.png)
 
-In {counted} pictures of this prompt the demo's classifier reads
+In {counted} pictures of this prompt the demo's classifier finds
 
 {read}
 
-Cost: {evaluations:.0f} U-Net evaluations for both features together; the rendered way, one picture a block at 20 steps,
-takes {rendered:.0f}. [How to analyse](analysis.md) says what else can be asked.
+Cost: {evaluations:.0f} U-Net evaluations for both features together; the `rendered` method, one picture per block at 20 steps,
+takes {rendered:.0f}. See [how to analyse](analysis.md) for the other options.
 """
 
 

@@ -16,20 +16,20 @@ Cells = Mapping[str, Mapping[tuple[str, int], Cell]]  # by arm, by subject and s
 HEAD = """# Evidence: does training under block weights keep the subject and leak less?
 
 Written by `python benchmarks/evidence.py report` from the cells that `python benchmarks/evidence.py run` made (its
-`--help` says how); no number stands here that is not in a cell. All on the demo model, a small Stable Diffusion whose
-pictures are emoji on plain backgrounds: what holds for it need not hold for SD1.5 or SDXL.
+`--help` says how); every number here comes from a cell. All of it is measured on the demo model, a small Stable
+Diffusion whose pictures are emoji on plain backgrounds: it need not hold for SD1.5 or SDXL.
 
 A *replicate* is a subject (one that the model has never seen) and a seed, which draws the dataset, the initial LoRA
 and the order of training; all arms of a replicate share them, and are compared in pairs. Means have 95 % bootstrap
-intervals over replicates. "less" and "more" are said only where the interval of the paired difference leaves out 0
-and three digits show it, from five replicates on; there are many rows, so that one in twenty may say so by chance.
+intervals over replicates. A row says "less" or "more" only where the interval of the paired difference excludes 0 at
+three digits, with five replicates or more; with so many rows, one in twenty may do so by chance.
 
 - **fidelity**: the classifier's probability of the subject, on pictures that ask for what the dataset never showed
 - **leakage, asked otherwise**: its probability of the factor that never changed in the dataset, where the prompt asks
   for another value of it; minus that of the model alone
 - **leakage, nothing asked**: the same where the prompt says nothing of the factor, as in training
-- **at matched fidelity**: every LoRA is drawn at several strengths; compared is the least leakage with which at least
-  the fidelity is reached that both arms reach. *Area*: the mean of that over all fidelities up to there
+- **at matched fidelity**: every LoRA is drawn at several strengths; the arms are compared by the least leakage at which
+  they reach the fidelity that both can reach. *Area*: the mean of that over all fidelities up to there
 - **drift**: how far pictures without the trigger move (RMS of latents; 1 is their standard deviation)
 - **diversity**: how far pictures of one prompt are from each other, in the same unit
 - **gap**: loss on held-out pictures of the subject minus that on training pictures, minus the same for the model alone
