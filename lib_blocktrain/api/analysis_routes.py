@@ -35,7 +35,7 @@ def add_analysis_routes(reading: APIRouter, service: Service) -> None:
             jobs.popitem(last=False)
         return {"job": job.id}
 
-    @reading.get("/analyse/{job}", response_model=Found, summary="How an analysis stands, and what it found")
+    @reading.get("/analyse/{job}", response_model=Found, summary="The progress of an analysis, and its result")
     def result(job: str) -> dict[str, Any]:
         known = jobs.get(job)
         if known is None:

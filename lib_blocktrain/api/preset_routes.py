@@ -38,7 +38,7 @@ def _add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service)
         problems = [{"line": p.line, "text": p.text, "message": p.message} for p in service.presets.problems()]
         return {"presets": [{**vars(p), "own": p.name in own} for p in fitting], "problems": problems}
 
-    @reading.post("/presets/parse", response_model=ParsedWeights, summary="Say what a string is understood as")
+    @reading.post("/presets/parse", response_model=ParsedWeights, summary="Read a preset string")
     def parse_weights(body: ParseBody) -> dict[str, Any]:
         return _parsed(service.parse(body.text, body.architecture, body.seed, body.x))
 

@@ -79,10 +79,10 @@ class _Lock(HTTPBasic):
 
 
 def _add_progress_routes(reading: APIRouter, writing: APIRouter, service: Service) -> None:
-    @reading.get("/progress", response_model=Progress, summary="Say what goes on, and how far it is")
+    @reading.get("/progress", response_model=Progress, summary="What the model is used for now, and its progress")
     def progress() -> dict[str, Any]:
         return service.progress()
 
-    @writing.post("/interrupt", response_model=Done, summary="End what goes on before its next step; a run is paused")
+    @writing.post("/interrupt", response_model=Done, summary="End the job before its next step, or pause the run")
     def interrupt() -> dict[str, str]:
         return {"done": service.interrupt()}

@@ -63,10 +63,10 @@ def _add_reading_routes(reading: APIRouter, service: Service) -> None:
             "held": service.runner.held,
         }
 
-    @reading.get("/runs/{name}", response_model=RunStatus, summary="How a run stands, and its metrics since a step")
+    @reading.get("/runs/{name}", response_model=RunStatus, summary="The state of a run, and its metrics since a step")
     def read_run(name: str, since: int = -1, most: int = Query(1000, ge=1, le=MOST_ROWS)) -> dict[str, Any]:
         run = service.run(name)
-        rows, more = run.metrics_after(since, most)  # a step is never cut, so that the next call can go on behind it
+        rows, more = run.metrics_after(since, most)  # all rows of a step, so that the next call can continue after it
         return {"run": _state(service.runner.status(run)), "metrics": [_finite(row) for row in rows], "more": more}
 
 
