@@ -95,7 +95,7 @@ class Stepping(Trainer):
 
 
 class Ours:
-    """The package's own trainer, with all that it does in a step: noise by sample, loss, watch, norms, metrics."""
+    """The package's own trainer, with all that it does in a step: noise by sample, loss, monitor, norms, metrics."""
 
     name = "ours"
 

@@ -48,8 +48,8 @@ class CompiledUNet:
             yield
         except torch._dynamo.exc.TorchDynamoException as error:
             reason, *_ = str(error).strip().split("\n\n")  # advice for developers of compilers follows
-            said = " ".join(reason.split())[:300]
-            raise ConfigError(f"compile = true, but torch cannot: {said}: expected a compiler, or false") from error
+            message = " ".join(reason.split())[:300]
+            raise ConfigError(f"compile = true, but torch cannot: {message}: expected a compiler, or false") from error
         finally:
             del own[_COMPILED_CALL]
             if before is not None:

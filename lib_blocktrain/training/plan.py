@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -115,11 +115,10 @@ def plan_of(targets: Targets, architecture: str, config: NetworkConfig) -> Plan:
         if found is not None:
             planned = ModulePlan(key, layer, block, element, weight, found.rank, found.alpha, found.lr, found.cap)
             modules.append(planned)
-    said = [*notices]
     if not modules:
         raise ConfigError(f"nothing to train under the weights {weights.to_line()}: {_why_nothing(weights, config)}")
-    said += _empty_blocks(weights, {module.block for module in modules}, config)
-    return Plan(architecture, weights, tuple(modules), tuple(said))
+    empty = _empty_blocks(weights, {module.block for module in modules}, config)
+    return Plan(architecture, weights, tuple(modules), (*notices, *empty))
 
 
 def element_weight(weights: BlockWeights, config: NetworkConfig, block: str, element: str) -> float:
@@ -197,7 +196,7 @@ def _why_nothing(weights: BlockWeights, config: NetworkConfig) -> str:
     return "the blocks that are left have convolutions only: expected a conv_rank above 0, or other blocks"
 
 
-def _empty_blocks(weights: BlockWeights, filled: Sequence[str] | set[str], config: NetworkConfig) -> list[str]:
+def _empty_blocks(weights: BlockWeights, filled: set[str], config: NetworkConfig) -> list[str]:
     """Return a notice of blocks with a weight but without a module, unless all weights are equal."""
     if len(set(weights.values.values())) == 1:
         return []

@@ -6,6 +6,8 @@ So a resumed run equals an unbroken one, and the number of processes changes not
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -19,3 +21,11 @@ def seed_of(*parts: object) -> int:
 def generator_of(*parts: object) -> torch.Generator:
     """Return a generator with such a seed, on the CPU, whose numbers are the same on every machine."""
     return torch.Generator("cpu").manual_seed(seed_of(*parts))
+
+
+@contextmanager
+def global_seed(device: torch.device, *parts: object) -> Iterator[None]:
+    """Seed torch's own generators, of the CPU and of this device, inside the context; restore them afterwards."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed_of(*parts))
+        yield

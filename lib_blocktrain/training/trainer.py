@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.precision import DTYPES, dtype_of
 from lib_blocktrain.training.preparation import check_model, prepare
 from lib_blocktrain.training.records import event_writer
-from lib_blocktrain.training.rng import generator_of, seed_of
+from lib_blocktrain.training.rng import generator_of, global_seed
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.step import Denoiser, Noise, Objective, conditioning_of, draw_noise
 from lib_blocktrain.training.train_state import TrainState
@@ -137,7 +137,7 @@ class Trainer:
             batch = self.data.batch(number, self.processes)
             if batch is None:
                 continue  # this bucket has fewer images left than there are processes
-            with self._seeded(number):
+            with self._dropout_seed(number):
                 loss = self.losses(batch, self.noise(batch, number)).sum() / (batch.total * accumulate)
                 (loss * self.train_state.loss_scale.factor).backward()
             total += loss.detach()
@@ -213,16 +213,16 @@ class Trainer:
 
     def change_weights(self) -> None:
         """Change to the block weights that another thread asked for, or record why that is not possible."""
-        asked = self.control.take_weights()
-        if asked is None:
+        weights = self.control.take_weights()
+        if weights is None:
             return
         try:
-            self.train_state.change_weights(self._plan(asked))
+            self.train_state.change_weights(self._plan(weights))
         except ValueError as error:
             self.note({"event": "weights refused", "reason": str(error)})
             return
         self.apply()
-        self.note({"event": "weights", "weights": asked.to_json()})
+        self.note({"event": "weights", "weights": weights.to_json()})
 
     def stopping(self) -> bool:
         """Whether any process was asked to stop: all of them stop after the same step."""
@@ -363,16 +363,12 @@ class Trainer:
     def _shows_blocks(self, step: int) -> bool:
         return step == 1 or step % BLOCKS_EVERY == 0 or step >= self.config.steps
 
-    @contextmanager
-    def _seeded(self, number: int) -> Iterator[None]:
-        """Seed dropout by the step, and restore the random state afterwards."""
+    def _dropout_seed(self, number: int) -> AbstractContextManager[None]:
+        """Seed dropout, if there is any, by the batch, so that a resumed run draws the same values."""
         network = self.config.network
         if not (network.rank_dropout or network.module_dropout or network.neuron_dropout):
-            yield
-            return
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed_of(self.config.seed, "dropout", number, self.processes.rank))
-            yield
+            return nullcontext()
+        return global_seed(self.device, self.config.seed, "dropout", number, self.processes.rank)
 
     @contextmanager
     def _memory_errors(self) -> Iterator[None]:
