@@ -20,8 +20,7 @@ sys.path.insert(0, str(ROOT))
 from demo.classifier import read  # noqa: E402
 from demo.evaluate import load_classifier  # noqa: E402
 from demo.pictures import as_tensor  # noqa: E402
-from lib_blocktrain.analysis.area_share import area_sentence  # noqa: E402
-from lib_blocktrain.analysis.regions import Feature  # noqa: E402
+from lib_blocktrain.analysis.regions import Feature, area_sentence  # noqa: E402
 from lib_blocktrain.analysis.request import AnalysisRequest  # noqa: E402
 from lib_blocktrain.analysis.results import compare  # noqa: E402
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid  # noqa: E402
@@ -74,8 +73,8 @@ In {counted} pictures of this prompt the demo's classifier finds
 
 {read}
 
-Cost: {evaluations:.0f} U-Net evaluations for both features together; the `rendered` method, one picture per block at 20 steps,
-takes {rendered:.0f}. See [how to analyse](analysis.md) for the other options.
+Cost: {evaluations:.0f} U-Net evaluations for both features together; the `rendered` method, one picture per block at
+20 steps, takes {rendered:.0f}. See [how to analyse](analysis.md) for the other options.
 """
 
 

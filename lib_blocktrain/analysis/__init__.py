@@ -2,9 +2,9 @@
 
 - ``request``, ``sampling_grid``: what is asked, and its limits
 - ``instrumented_model``, ``trajectory``: predictions that begin at any block; the points at which blocks are compared
-- ``effects`` (leave one out, one only), ``integrated`` (integrated gradients), ``weight_norms``, ``rendered`` with
-  ``perceptual`` and ``contact_sheet``: the methods
-- ``attention``, ``regions``, ``area_share``: which part of the image a feature is, and how large that is
+- ``attribution``: leave one out, one only, integrated gradients, weight norms; ``rendered`` with ``perceptual``: whole
+  images
+- ``attention``, ``regions``: which part of the image a feature is, and how large that is
 - ``run``: from a request to figures; ``statistics``, ``results``: the figures, their noise, and their files
 - ``weight_rules``: block weights and presets made of figures
 - ``probe``: a dataset before there is a LoRA; ``similar``: LoRAs like a dataset or another LoRA

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lib_blocktrain.analysis import sampling_grid as limits
-from lib_blocktrain.analysis.integrated import NODES
+from lib_blocktrain.analysis.attribution import NODES
 from lib_blocktrain.analysis.regions import WHOLE_IMAGE, Feature
 from lib_blocktrain.analysis.sampling_grid import GUIDANCE, SamplingGrid
 from lib_blocktrain.networks.files import Network

@@ -11,10 +11,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_blocktrain.analysis import integrated
-from lib_blocktrain.analysis.effects import Pause, leave_one_out, one_only, without
+from lib_blocktrain.analysis.attribution import (
+    FAST_TIMESTEPS,
+    Pause,
+    integrated_gradients,
+    leave_one_out,
+    norm,
+    one_only,
+    without,
+)
 from lib_blocktrain.analysis.instrumented_model import InstrumentedModel, instrument
-from lib_blocktrain.analysis.integrated import integrated_gradients, norm
 from lib_blocktrain.analysis.regions import WHOLE_IMAGE, Feature, fixed_region, strong
 from lib_blocktrain.analysis.request import Options, settings_json
 from lib_blocktrain.analysis.results import Analysis, Observation
@@ -48,7 +54,7 @@ def analyse(
         raise ValueError("no feature: expected at least one")
     options, began = options or Options(), time.perf_counter()
     fast = method == "fast"
-    grid = grid.with_timesteps(integrated.TIMESTEPS if fast else TIMESTEPS)
+    grid = grid.with_timesteps(FAST_TIMESTEPS if fast else TIMESTEPS)
     with instrument(model, network, grid, options.weights, options.multiplier) as instrumented:
         words = list(dict.fromkeys(feature.word for feature in features if feature.word is not None))
         counter = _Counter(progress, instrumented, bool(words), options.nodes * len(features) if fast else None)

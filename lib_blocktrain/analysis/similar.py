@@ -18,7 +18,7 @@ import safetensors
 from torch import Tensor
 
 from lib_blocktrain import blocks
-from lib_blocktrain.analysis.weight_norms import OF_THE_WEIGHT, squared_delta
+from lib_blocktrain.analysis.attribution import OF_THE_WEIGHT, squared_delta
 from lib_blocktrain.blocks import ARCHITECTURES, block_of
 from lib_blocktrain.files import atomic_write, files_below
 from lib_blocktrain.networks.adapters import DoRA, NetworkModule, NetworkModuleError, module_from_tensors

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from lib_blocktrain.analysis import similar
+from lib_blocktrain.analysis.attribution import weight_norms
 from lib_blocktrain.analysis.similar import Profile, Profiles, of_file, rank
-from lib_blocktrain.analysis.weight_norms import weight_norms
 from lib_blocktrain.networks.adapters import DoRA
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.weights.block_weights import BlockWeights

@@ -7,9 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib_blocktrain.analysis.effects import leave_one_out, one_only, without
+from lib_blocktrain.analysis.attribution import (
+    gauss_legendre,
+    integrated_gradients,
+    leave_one_out,
+    norm,
+    one_only,
+    without,
+)
 from lib_blocktrain.analysis.instrumented_model import instrument
-from lib_blocktrain.analysis.integrated import gauss_legendre, integrated_gradients, norm
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.request import Options
 from lib_blocktrain.analysis.run import NOISE_METHODS, analyse

@@ -6,10 +6,19 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_blocktrain.analysis.area_share import area_sentence, area_warning, views
 from lib_blocktrain.analysis.attention import HeatMap, Tokens, WordNotFoundError, recording_attention, tokens_of
 from lib_blocktrain.analysis.instrumented_model import instrument
-from lib_blocktrain.analysis.regions import Feature, box_region, mask_region, otsu, read_box, strong
+from lib_blocktrain.analysis.regions import (
+    Feature,
+    area_sentence,
+    area_warning,
+    box_region,
+    mask_region,
+    otsu,
+    read_box,
+    strong,
+    views,
+)
 from lib_blocktrain.analysis.trajectory import walk
 from tests.analysis.miniature import GRID, PROMPT, lora_for
 from tests.tiny_models import assert_untouched, state_of

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from lib_blocktrain.analysis.contact_sheet import contact_sheet
 from lib_blocktrain.analysis.perceptual import changed_share, perceived_difference, to_lab
-from lib_blocktrain.analysis.rendered import analysis_of, render
+from lib_blocktrain.analysis.rendered import analysis_of, contact_sheet, render
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.weights.block_weights import BlockWeights
 from tests.analysis.miniature import lora_for
