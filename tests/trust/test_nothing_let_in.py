@@ -32,10 +32,10 @@ MODULES = {
     "urllib.request": ("cli/remote.py",),  # asks the API whose address its user gave
     "subprocess": ("cli/environment.py", "cli/commands.py", "install.py"),
     "socket": ("server/app.py", "api/access.py"),
-    "webbrowser": ("server/app.py", "cli/page.py"),
+    "webbrowser": ("cli/commands.py",),
     "importlib": (
-        *("cli/environment.py", "training/kohya_toml.py", "training/optimizers.py", "training/records.py"),
-        *("hosts/forge/", "hosts/webui/", "install.py"),
+        *("cli/commands.py", "cli/environment.py", "training/kohya_toml.py", "training/optimizers.py"),
+        *("training/records.py", "hosts/forge/", "hosts/webui/", "install.py"),
     ),
 }
 CALLS = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}
