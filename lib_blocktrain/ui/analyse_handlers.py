@@ -10,8 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 from PIL import Image
 
-from lib_blocktrain.analysis.area_share import area_warning
-from lib_blocktrain.analysis.regions import Feature
+from lib_blocktrain.analysis.regions import Feature, area_warning
 from lib_blocktrain.analysis.request import AnalysisRequest, build_request
 from lib_blocktrain.analysis.results import Analysis, compare, write_analysis
 from lib_blocktrain.analysis.similar import of_file

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from markupsafe import Markup
 
-from lib_blocktrain.analysis.area_share import area_warning
+from lib_blocktrain.analysis.regions import area_warning
 from lib_blocktrain.blocks import BASE
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.networks.bake import RECORD
