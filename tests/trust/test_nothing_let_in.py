@@ -32,7 +32,7 @@ MODULES = {
     "urllib.request": ("cli/remote.py",),  # asks the API whose address its user gave
     "subprocess": ("cli/environment.py", "cli/commands.py", "install.py"),
     "socket": ("server/app.py", "api/access.py"),
-    "webbrowser": ("cli/commands.py",),
+    "webbrowser": ("server/app.py", "cli/commands.py"),
     "importlib": (
         *("cli/commands.py", "cli/environment.py", "training/kohya_toml.py", "training/optimizers.py"),
         *("training/records.py", "hosts/forge/", "hosts/webui/", "install.py"),
