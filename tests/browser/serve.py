@@ -30,13 +30,13 @@ def main() -> None:
     host = StandaloneHost(output_dir=arguments.output, lora_dirs=(arguments.lora_dir,))
     host.use(load_demo(arguments.model))
 
-    first = InitialState("a photo of a large robot, blue background", lora=arguments.lora, seed=1, runs=DEMO / "runs")
+    initial = InitialState("a photo of a large robot, blue background", lora=arguments.lora, seed=1, runs=DEMO / "runs")
 
-    def opened(address: str) -> None:
+    def on_start(address: str) -> None:
         sys.stdout.write(address + "\n")
         sys.stdout.flush()
 
-    serve(host, arguments.port, first, opened)
+    serve(host, arguments.port, initial, on_start)
 
 
 if __name__ == "__main__":
