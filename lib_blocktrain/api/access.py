@@ -56,9 +56,15 @@ class Access:
     dataset_dirs: Callable[[], Sequence[Path] | None] = _anywhere
     names: frozenset[str] = field(default_factory=lambda: frozenset({"localhost", socket.gethostname().lower()}))
 
-    def check(self, request: Any, writes: bool) -> None:
-        """Raise ApiError (401 or 403) for a request that is not allowed."""
+    def check(self, request: Any, *, writes: bool, public: bool = False) -> None:
+        """Raise ApiError (401 or 403) for a request that is not allowed.
+
+        ``public`` is for routes that neither read nor change anything of the host. The WebUI's own page calls them, and
+        with --api-auth alone it has no password to send.
+        """
         self._check_page(request)
+        if public:
+            return
         if self.credentials:
             if not self._has_password(request):
                 asked = "a user and a password are needed: those of --api-auth or --gradio-auth"

@@ -24,12 +24,7 @@ from lib_blocktrain.weights.prompt_tags import fix_random_weights, write_weights
 
 
 def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) -> None:
-    """Add the routes under ``/presets`` and ``/prompt``."""
-    _add_preset_routes(reading, writing, service)
-    _add_prompt_routes(reading)
-
-
-def _add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) -> None:
+    """Add the routes under ``/presets``."""
 
     @reading.get("/presets", response_model=PresetList, summary="List presets, the user's own first")
     def list_presets(architecture: Architecture | None = None) -> dict[str, Any]:
@@ -62,14 +57,14 @@ def _add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service)
         return {"done": f"deleted {name}"}
 
 
-def _add_prompt_routes(reading: APIRouter) -> None:
-    """The WebUI's own page calls these: the grammar of the prompt tag is in Python alone."""
+def add_prompt_routes(public: APIRouter) -> None:
+    """Add the routes under ``/prompt``. The WebUI's own page calls them: the grammar of the tag is in Python alone."""
 
-    @reading.post("/prompt/write-weights", response_model=Prompt, summary="Write block weights into a prompt's tags")
+    @public.post("/prompt/write-weights", response_model=Prompt, summary="Write block weights into a prompt's tags")
     def write(body: WriteWeightsBody) -> dict[str, str]:
         return {"prompt": write_weights(body.prompt, body.weights)}
 
-    @reading.post(
+    @public.post(
         "/prompt/fix-random", response_model=Prompt, summary="Write a picture's values in place of R and U in a prompt"
     )
     def fix_random(body: FixRandomBody) -> dict[str, str]:

@@ -32,7 +32,7 @@ class OwnRoute(APIRoute):
     """A route of this API, told by its class from the others of the same application."""
 
 
-def guarded(access: Access, *, writes: bool) -> type[OwnRoute]:
+def guarded(access: Access, *, writes: bool, public: bool) -> type[OwnRoute]:
     """Return a class of routes that check the caller before they read the body, and answer errors as JSON."""
 
     class Guarded(OwnRoute):
@@ -41,7 +41,7 @@ def guarded(access: Access, *, writes: bool) -> type[OwnRoute]:
 
             async def respond(request: Request) -> Response:
                 try:
-                    access.check(request, writes)
+                    access.check(request, writes=writes, public=public)
                     return await handle(await _with_body(request))
                 except Exception as error:  # noqa: BLE001 - the last place before the client
                     return _error_response(api_error(error))

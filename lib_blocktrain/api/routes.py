@@ -11,7 +11,7 @@ from fastapi.security import HTTPBasic
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.analysis_routes import add_analysis_routes
 from lib_blocktrain.api.lora_routes import add_lora_routes
-from lib_blocktrain.api.preset_routes import add_preset_routes
+from lib_blocktrain.api.preset_routes import add_preset_routes, add_prompt_routes
 from lib_blocktrain.api.responses import AsciiJSON, OwnRoute, guarded
 from lib_blocktrain.api.run_routes import add_run_routes
 from lib_blocktrain.api.schemas import Done, Progress
@@ -49,25 +49,27 @@ def mount(
     and then no routes must be mounted.
     """
     service = Service(host, access, runner, jobs)
-    reading, writing = _router(access, writes=False), _router(access, writes=True)
+    public, reading = _router(access, public=True), _router(access)
+    writing = _router(access, writes=True)
+    add_prompt_routes(public)
     add_preset_routes(reading, writing, service)
     add_lora_routes(reading, service)
     add_analysis_routes(reading, service)
     add_run_routes(reading, writing, service)
     _add_progress_routes(reading, writing, service)
     app.router.routes[:] = [route for route in app.router.routes if not isinstance(route, OwnRoute)]
-    for router in (reading, writing):
+    for router in (public, reading, writing):
         app.router.routes.extend(router.routes)  # include_router would make each of them a second time
     app.openapi_schema = None  # made again when it is asked for
 
 
-def _router(access: Access, *, writes: bool) -> APIRouter:
+def _router(access: Access, *, writes: bool = False, public: bool = False) -> APIRouter:
     return APIRouter(
         prefix=PREFIX,
         tags=["blocktrain"],
         default_response_class=AsciiJSON,
-        dependencies=[Depends(_Lock(scheme_name="HTTPBasic"))] if access.credentials else [],
-        route_class=guarded(access, writes=writes),
+        dependencies=[Depends(_Lock(scheme_name="HTTPBasic"))] if access.credentials and not public else [],
+        route_class=guarded(access, writes=writes, public=public),
     )
 
 

@@ -25,6 +25,10 @@ FLAGS = {
     "cors_allow_origins_regex": None,
 }
 READING = ("/presets/parse", "/prompt/write-weights", "/prompt/fix-random", "/preview", "/analyse")  # by POST
+PUBLIC = {  # text in, text out; the WebUI's own page calls them, and with --api-auth alone it has no password
+    "/prompt/write-weights": {"prompt": "<lora:a:1>", "weights": "OUTD"},
+    "/prompt/fix-random": {"prompt": "<lora:a:1:bw=R>", "parameters": "Block weights: a: 0.5"},
+}
 SAVE = {"name": "MINE", "weights": "OUTALL", "architecture": "sd1"}
 
 
@@ -50,7 +54,7 @@ def test_without_passwords_this_machine_may_do_all(client):
 def test_every_route_asks_for_the_password(serve, flag, refused):
     access = webui_access(flags(**{flag: "anna:secret:with colon,bob:ß"}), SimpleNamespace())
     client = serve(access)
-    routes = every_route(client)
+    routes = [(method, path) for method, path in every_route(client) if path not in PUBLIC]
     assert len(routes) > 15
     for method, path in routes:
         answer = client.request(method, path)
@@ -65,6 +69,13 @@ def test_every_route_asks_for_the_password(serve, flag, refused):
         ("nobody", "secret:with colon", 401),
     ]:
         assert client.get("/presets", headers=basic(user, password)).status_code == status, user
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+def test_prompts_are_changed_without_a_password_but_for_no_other_page(serve, path, refused):
+    client = serve(webui_access(flags(api_auth="anna:secret", listen=True), SimpleNamespace()))
+    assert client.post(path, json=PUBLIC[path]).json().keys() == {"prompt"}
+    refused(client.post(path, json=PUBLIC[path], headers={"Origin": "https://elsewhere.example"}), 403, "elsewhere")
 
 
 def test_strange_headers_are_no_password(serve):
