@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
@@ -13,6 +12,7 @@ from fastapi import APIRouter
 from lib_blocktrain.api.errors import api_error, not_found
 from lib_blocktrain.api.schemas import AnalyseBody, Asked, FeatureBody, Found
 from lib_blocktrain.api.service import Service
+from lib_blocktrain.workspace.recent import Recent
 
 if TYPE_CHECKING:
     from lib_blocktrain.analysis.regions import Feature
@@ -24,15 +24,13 @@ KEPT = 16  # analyses that can still be read
 
 
 def add_analysis_routes(reading: APIRouter, service: Service) -> None:
-    """Add the routes under ``/analyse``; they write nothing. The last ``KEPT`` analyses can be read."""
-    jobs: OrderedDict[str, Job[dict[str, Any]]] = OrderedDict()
+    """Add the routes under ``/analyse``. They write nothing; the last ``KEPT`` analyses can be read."""
+    jobs: Recent[str, Job[dict[str, Any]]] = Recent(KEPT)
 
     @reading.post("/analyse", response_model=Asked, status_code=202, summary="Say how much each block matters")
     def analyse(body: AnalyseBody) -> dict[str, str]:
         job = _start(service, body)
         jobs[job.id] = job
-        while len(jobs) > KEPT:
-            jobs.popitem(last=False)
         return {"job": job.id}
 
     @reading.get("/analyse/{job}", response_model=Found, summary="The progress of an analysis, and its result")
