@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lib_blocktrain.analysis.area_share import area_sentence, area_warning
-from lib_blocktrain.analysis.contact_sheet import contact_sheet
+from lib_blocktrain.analysis.attribution import weight_norms
 from lib_blocktrain.analysis.instrumented_model import active_blocks
-from lib_blocktrain.analysis.rendered import analysis_of, render
+from lib_blocktrain.analysis.regions import area_sentence, area_warning
+from lib_blocktrain.analysis.rendered import analysis_of, contact_sheet, render
 from lib_blocktrain.analysis.request import AnalysisRequest, settings_json
 from lib_blocktrain.analysis.results import Analysis
 from lib_blocktrain.analysis.run import NOISE_METHODS, analyse, region_masks
 from lib_blocktrain.analysis.similar import Profile, Profiles, Ranking, rank
-from lib_blocktrain.analysis.weight_norms import weight_norms
 from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.hosts.host import Host, Progress, SampleRequest
 from lib_blocktrain.networks.placement import Placement
