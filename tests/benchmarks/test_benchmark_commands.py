@@ -39,8 +39,8 @@ def test_programs_train_the_same_layers_and_leave_the_weights(name, work, unet, 
     before = state_of(unet)
     loop = loop_of(name, work, 0)
     shapes = sorted(tuple(p.shape[:2]) for p in trained(loop))
-    expected = [(4, s.layer.weight.shape[1]) for s in work.scope().modules]
-    expected += [(s.layer.weight.shape[0], 4) for s in work.scope().modules]
+    expected = [(4, s.layer.weight.shape[1]) for s in work.plan().modules]
+    expected += [(s.layer.weight.shape[0], 4) for s in work.plan().modules]
     assert shapes == sorted(expected)
     learned = [p.detach().clone() for p in trained(loop)]
     with loop.ready():
