@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from lib_blocktrain.files import atomic_write, path_in_errors, remove_leftovers
 from lib_blocktrain.training import config as configs
 from lib_blocktrain.training import records, state_file
+from lib_blocktrain.training.checked_file import DamagedFile
 from lib_blocktrain.training.config import RunConfig
 
 _EVENTS = ("started", "resumed", "finished", "stopped", "diverged", "failed")
@@ -73,8 +74,21 @@ class Run:
             remove_leftovers(folder)
 
     def load_state(self) -> dict[str, Any] | None:
-        """Return the state of the last save, None before the first."""
-        return state_file.load(self.state_path) if self.state_path.exists() else None
+        """Return the state of the last save, None before the first; DamagedFile says what can be used instead."""
+        if not self.state_path.exists():
+            return None
+        try:
+            return state_file.load(self.state_path)
+        except DamagedFile as error:
+            raise DamagedFile(f"{error}; {self.saved_network}; without its state the run begins at step 0") from error
+
+    @property
+    def saved_network(self) -> str:
+        """The newest network file of the run, as a sentence."""
+        saved = [path for path in (*self.checkpoints(), self.result) if path.is_file()]
+        if not saved:
+            return "there is no network file of this run"
+        return f"its newest network file is {max(saved, key=lambda path: (path.stat().st_mtime_ns, path.name))}"
 
     def save_state(self, state: Mapping[str, Any]) -> None:
         state_file.save(self.state_path, state)

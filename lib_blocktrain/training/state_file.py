@@ -1,22 +1,24 @@
 """The state of a run as one safetensors file, without pickle.
 
 Tensors are stored under their dotted path (`train_state.parameters.KEY.lora_up.weight`); everything else is one JSON
-object in the file's metadata, with null in the place of a tensor.
+object in the file's metadata, with null in the place of a tensor. The file carries a checksum (`checked_file`).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from lib_blocktrain import __version__
-from lib_blocktrain.files import atomic_write
+from lib_blocktrain.training import checked_file
+from lib_blocktrain.training.checked_file import CHECKSUM, DamagedFile
+
+log = logging.getLogger(__name__)
 
 _VALUES, _VERSION = "values", "blocktrain_version"  # keys of the metadata
 
@@ -25,30 +27,29 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state of tensors, mappings, lists and plain values; keys come back as text, tuples as lists."""
     tensors: dict[str, Tensor] = {}
     values = json.dumps(_without_tensors(state, "", tensors))
-    content = safetensors.torch.save(tensors, {_VALUES: values, _VERSION: __version__})
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
+    checked_file.write(path, tensors, {_VALUES: values, _VERSION: __version__})
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return the state of a file that `save` wrote; raise ValueError for another file."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            # cloned: what is mapped from the file would change with it
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            metadata = file.metadata() or {}
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path}: {error}") from error
+    """Return the state of a file that `save` wrote; raise ValueError for another file, DamagedFile for a damaged one.
+
+    One of an earlier version has no checksum: it is read, and that is logged.
+    """
+    tensors, metadata = checked_file.read(path)
     if _VALUES not in metadata:
         found = "a state that an earlier development version wrote" if "state" in metadata else "not the state of a run"
         raise ValueError(f"{path}: {found}: expected one of version {__version__}")
+    if CHECKSUM not in metadata:
+        if set(metadata) != {_VALUES, _VERSION}:  # the key itself may be what is damaged
+            raise DamagedFile(f"{path}: the state of a run, but damaged: it has {sorted(metadata)}")
+        log.warning("%s has no checksum, since an earlier version wrote it: damage would not be noticed", path)
     try:
         state = _with_tensors(json.loads(metadata[_VALUES]), "", tensors)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: the state of a run, but damaged: {error!r}") from error
+        raise DamagedFile(f"{path}: the state of a run, but damaged: {error!r}") from error
     if tensors or not isinstance(state, dict):
         found = ", ".join([*tensors][:3]) or type(state).__name__
-        raise ValueError(f"{path}: the state of a run, but damaged: no place for {found}")
+        raise DamagedFile(f"{path}: the state of a run, but damaged: no place for {found}")
     return state
 
 

@@ -1,0 +1,92 @@
+"""The file of a run's state: what is read of it, and that a damaged one is never taken for a whole one."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+import pytest
+import safetensors.torch
+import torch
+
+from lib_blocktrain.training import runs, state_file
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig
+
+STATE = {
+    "step": 3,
+    "train_state": {
+        "parameters": {"lora_unet_x.lora_up.weight": torch.randn(8, 4), "lora_unet_x.lora_down.weight": torch.ones(4)},
+        "optimizer": {"state": {0: {"exp_avg": torch.randn(8, 4), "step": torch.tensor(3.0)}}},
+    },
+    "model": 'a "checksum":"' + "0" * 64 + '" in a name, Größe',
+}
+VALUES = '{"step": 3, "x": null}'
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    damaged = bytearray(content)
+    damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+def unnoticed(path, bits) -> list[int]:
+    """Return those bits whose change `load` does not notice, or does not say in a message with the path."""
+    content, found = path.read_bytes(), []
+    for bit in bits:
+        path.write_bytes(flipped(content, bit))
+        try:
+            state_file.load(path)
+        except ValueError as error:
+            if str(path) in str(error):
+                continue
+        found.append(bit)
+    path.write_bytes(content)
+    return found
+
+
+def test_a_thousand_flipped_bits_are_all_noticed(tmp_path):
+    path = tmp_path / "state.safetensors"
+    state_file.save(path, STATE)
+    bits = random.Random(0).sample(range(path.stat().st_size * 8), 1000)
+    assert unnoticed(path, bits) == []
+    loaded = state_file.load(path)
+    assert loaded["model"] == STATE["model"]
+    average = loaded["train_state"]["optimizer"]["state"]["0"]["exp_avg"]
+    assert torch.equal(average, STATE["train_state"]["optimizer"]["state"][0]["exp_avg"])
+
+
+def test_every_bit_around_the_checksum_counts(tmp_path):
+    """The bits of the checksum, of its key, of the header's length and of what pads the header, one by one."""
+    path = tmp_path / "state.safetensors"
+    state_file.save(path, {"step": 3, "x": torch.ones(2)})
+    assert unnoticed(path, range(path.stat().st_size * 8)) == []
+
+
+def test_a_state_without_a_checksum_is_read_and_that_is_said(tmp_path, caplog):
+    path = tmp_path / "state.safetensors"
+    metadata = {"values": VALUES, "blocktrain_version": "0.1.0"}
+    path.write_bytes(safetensors.torch.save({"x": torch.ones(2)}, metadata))
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(state_file.load(path)["x"], torch.ones(2))
+    assert "has no checksum" in caplog.text
+    path.write_bytes(safetensors.torch.save({"x": torch.ones(2)}, {**metadata, "checksun": "0" * 64}))
+    with pytest.raises(ValueError, match="damaged"):
+        state_file.load(path)
+
+
+def test_what_can_be_used_instead_is_named(tmp_path):
+    folder = DatasetConfig(folders=(FolderConfig(str(tmp_path)),))
+    run = runs.create(RunConfig("robot", folder), tmp_path / "run")
+    run.save_state(STATE)
+    run.state_path.write_bytes(flipped(run.state_path.read_bytes(), run.state_path.stat().st_size * 8 - 5))
+    with pytest.raises(ValueError, match=r"state\.safetensors: damaged.*no network file") as raised:
+        run.load_state()
+    assert "step 0" in str(raised.value)
+    for step in (2, 4):
+        run.checkpoint(step).parent.mkdir(exist_ok=True)
+        run.checkpoint(step).write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"checkpoints.robot-000004\.safetensors"):
+        run.load_state()
+    run.result.write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"run.robot\.safetensors"):
+        run.load_state()
