@@ -435,10 +435,9 @@ def _titles(architecture_ids: Iterable[str]) -> str:
 def _homes(key: str) -> set[str]:
     """Return the architectures that have the layer of this key."""
     flat = key.replace(".", "_")
-    for pattern, homes in _TELLING_KEYS:
-        if pattern.search(flat):
-            return homes
-    return {known for known in ARCHITECTURES if _find_block(key, known)}
+    having = {known for known in ARCHITECTURES if _find_block(key, known)}
+    told = next((homes for pattern, homes in _TELLING_KEYS if pattern.search(flat)), having)
+    return having & told
 
 
 def _context_width(shapes: Mapping[str, Sequence[int]]) -> int | None:

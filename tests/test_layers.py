@@ -37,8 +37,8 @@ CORE_PACKAGES = {"torch", "safetensors", "numpy", "PIL", "filelock"}
 # Importing these, and whatever they import at their top level, must not import torch: the command line answers
 # `presets` and `inspect` without it, and the WebUI starts with some of them.
 TORCH_FREE = (
-    "files", "blocks", "weights", "networks.header", "networks.keys", "cli", "server.webui", "hosts.webui.integration",
-    "training.status", "__main__",
+    "files", "blocks", "weights", "networks.header", "networks.keys", "networks.contents", "cli", "server.webui",
+    "hosts.webui.integration", "training.status", "__main__",
 )  # fmt: skip
 ONLY_IN = {
     "diffusers": ("hosts/standalone.py",),

@@ -22,8 +22,8 @@ from lib_blocktrain.analysis.attribution import OF_THE_WEIGHT, squared_delta
 from lib_blocktrain.blocks import ARCHITECTURES, block_of
 from lib_blocktrain.files import atomic_write, files_below
 from lib_blocktrain.networks.adapters import DoRA, NetworkModule, NetworkModuleError, module_from_tensors
+from lib_blocktrain.networks.contents import Contents, contents_of
 from lib_blocktrain.networks.header import NetworkFileError, json_object, read_header, tag_counts
-from lib_blocktrain.networks.keys import architecture_of, modules_in
 from lib_blocktrain.training.dataset import Dataset
 
 log = logging.getLogger(__name__)
@@ -84,10 +84,10 @@ class Ranking:
     folders: tuple[Path, ...] = ()
 
 
-def of_dataset(dataset: Dataset, architecture: str, separator: str) -> Profile:
+def of_dataset(dataset: Dataset, architecture: str) -> Profile:
     """Return the profile of a dataset."""
     tags: dict[str, float] = {}
-    for counts in dataset.tag_frequency(separator).values():
+    for counts in dataset.tag_frequency().values():
         for tag, count in counts.items():
             tags[tag] = tags.get(tag, 0.0) + count
     return Profile("the dataset", architecture=architecture, tags=tags, area_share=dataset.area_share)
@@ -102,8 +102,8 @@ def of_file(path: Path) -> Profile:
         return Profile(path.stem, str(path), problem=error.strerror or str(error))
     try:
         header = read_header(path)
-        architecture = architecture_of(path, header.shapes)
-        norms = _norms(path, header.shapes, architecture)
+        contents = contents_of(path, header.shapes)
+        norms = _norms(path, contents)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         log.info("%s: %s", path, error)
         return Profile(path.stem, str(path), problem=str(error), stamp=stamp)
@@ -111,7 +111,7 @@ def of_file(path: Path) -> Profile:
     share = record.get("canvas")
     share = float(share) if isinstance(share, (int, float)) and 0 < share <= 1 else None
     tags = tag_counts(header.metadata.get("ss_tag_frequency", ""))
-    return Profile(path.stem, str(path), architecture, tags, norms, share, stamp=stamp)
+    return Profile(path.stem, str(path), contents.architecture, tags, norms, share, stamp=stamp)
 
 
 class Profiles:
@@ -204,12 +204,12 @@ def _blocks(profile: Profile) -> tuple[str, ...]:
     return ARCHITECTURES[profile.architecture].block_ids
 
 
-def _norms(path: Path, shapes: Mapping[str, tuple[int, ...]], architecture: str) -> dict[str, float]:
+def _norms(path: Path, contents: Contents) -> dict[str, float]:
     """Return each block's share of the squared norm, from a few modules of each."""
-    sources, _ = modules_in(shapes, architecture)
+    sources = contents.modules
     by_block: dict[str, list[str]] = {}
     for key in sorted(sources):
-        by_block.setdefault(block_of(key, architecture), []).append(key)
+        by_block.setdefault(block_of(key, contents.architecture), []).append(key)
     squares = {}
     with safetensors.safe_open(path, framework="pt") as file:
         for block, keys in by_block.items():
@@ -222,7 +222,7 @@ def _norms(path: Path, shapes: Mapping[str, tuple[int, ...]], architecture: str)
                 squares[block] = sum(known) / len(known) * len(keys)
     total = sum(squares.values())
     if not sources:
-        raise NetworkFileError(f"{path}: no network modules among its {len(shapes)} keys")
+        raise NetworkFileError(f"{path}: no network modules among its {len(contents.unread)} keys")
     return {block: square / total for block, square in squares.items()} if total else {}
 
 

@@ -35,7 +35,7 @@ def add_lora_routes(reading: APIRouter, service: Service) -> None:
 
     @reading.get("/loras/inspect", response_model=LoraContents, summary="Say what a LoRA contains, by its header")
     def inspect_lora(name: str) -> dict[str, Any]:
-        from lib_blocktrain.networks.keys import describe
+        from lib_blocktrain.networks.contents import describe
 
         return dict(describe(service.lora(name).path))
 

@@ -74,7 +74,7 @@ def parsed_text(data: Mapping[str, Any]) -> str:
 
 def inspect(arguments: argparse.Namespace) -> Answer:
     """Say what a network file contains."""
-    from lib_blocktrain.networks.keys import describe
+    from lib_blocktrain.networks.contents import describe
 
     data = describe(arguments.file)
     return data, inspected_text(arguments.file.name, data)

@@ -18,8 +18,9 @@ from torch import Tensor
 from lib_blocktrain.blocks import block_of
 from lib_blocktrain.files import atomic_write
 from lib_blocktrain.networks.adapters import NetworkModule, NetworkModuleError, module_from_tensors
+from lib_blocktrain.networks.contents import contents_of
 from lib_blocktrain.networks.header import Header, NetworkFileError, read_header
-from lib_blocktrain.networks.keys import architecture_of, component_of, modules_of
+from lib_blocktrain.networks.keys import component_of
 
 log = logging.getLogger(__name__)
 
@@ -75,28 +76,25 @@ def read_network(path: str | Path) -> Network:
     """Read a network file; raises NetworkFileError, or NetworkModuleError for tensors that do not form a module."""
     path = Path(path)
     header = read_header(path)
-    architecture = architecture_of(path, header.shapes)
-    sources, unread = modules_of(path, header.shapes, architecture)
+    contents = contents_of(path, header.shapes)
     alphas = _peft_alphas(path, header.metadata)
-    _check_dtypes(path, header, sources)
+    _check_dtypes(path, header, contents.modules)
     try:
         # Not memory-mapped: when another program truncates a mapped file, the process is killed (SIGBUS).
         tensors = safetensors.torch.load(path.read_bytes())
-        modules = dict(_modules(tensors, sources, alphas))
+        modules = dict(_modules(tensors, contents.modules, alphas))
     except NetworkModuleError as error:
         raise NetworkModuleError(f"{path}: {error}") from error
     except KeyError as error:
         raise NetworkFileError(f"{path}: {error}: an unknown dtype, or replaced while it was read") from error
     except (safetensors.SafetensorError, ValueError) as error:
         raise NetworkFileError(f"{path}: {error}") from error
-    for key, names in sources.items():
-        known = modules[key].algorithm.tensor_names if key in modules else ()
-        unread += [source for tensor, source in names.items() if tensor not in known]
+    unread = contents.unread
     if not modules:
         raise NetworkFileError(f"{path}: no network modules among its {len(header.shapes)} keys, e.g. {unread[0]!r}")
     if unread:
         log.warning("%s: %d keys belong to no known module and are left out, e.g. %s", path, len(unread), unread[0])
-    return Network(path.stem, architecture, modules, header.metadata, tuple(unread), path)
+    return Network(path.stem, contents.architecture, modules, header.metadata, unread, path)
 
 
 def write_network(

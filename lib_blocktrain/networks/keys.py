@@ -7,15 +7,10 @@ WebUI reads: `lora_unet_` and the layer's path with underscores (diffusers' path
 """
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TypedDict
 
-from lib_blocktrain import blocks
 from lib_blocktrain.blocks import UnknownLayerError, block_of, diffusers_to_ldm, ldm_to_diffusers
-from lib_blocktrain.networks.header import NetworkFileError, read_header
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -196,86 +191,30 @@ def modules_in(sources: Iterable[str], architecture: str) -> tuple[dict[str, dic
     return modules, unread
 
 
-def modules_of(path: Path, shapes: Shapes, architecture: str) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Return `modules_in` of a file's keys; raise NetworkFileError in place of ValueError."""
-    try:
-        return modules_in(shapes, architecture)
-    except ValueError as error:
-        raise NetworkFileError(f"{path}: {error}") from error
+def unet_layer(source: str) -> bool:
+    """Whether a file's key is a network's tensor for a layer of some U-Net, not necessarily of one of ours."""
+    module, tensor = split_key(source) or ("", "weight")  # a tensor called "weight" may be anything, an embedding too
+    return tensor != "weight" and _component_and_path(module)[0] == UNET
 
 
-def architecture_of(path: Path, shapes: Shapes) -> str:
-    """Return the architecture of a network file by its tensors, or raise NetworkFileError."""
-    try:
-        return blocks.detect_architecture(shapes, shapes)
-    except ValueError as error:
-        raise NetworkFileError(f"{path}: not a network for SD1, SD2 or SDXL: {error}") from error
-
-
-class Description(TypedDict):
-    """What a network file contains, as `inspect --json` prints it."""
-
-    architecture: str
-    algorithms: list[str]
-    """With "dora" where some modules are."""
-    rank: int | list[int] | None
-    """A list if there are several, None without any."""
-    blocks: dict[str, int]
-    """Number of modules by block id, BASE and REST included."""
-    metadata: dict[str, str]
-    unread: list[str]
-    """Keys of no known module."""
-
-
-def describe(path: str | Path) -> Description:
-    """Return the contents of a network file by its header alone; raise NetworkFileError."""
-    path = Path(path)
-    header = read_header(path)
-    architecture = architecture_of(path, header.shapes)
-    modules, unread = modules_of(path, header.shapes, architecture)
-    counts = dict.fromkeys((blocks.BASE, *blocks.ARCHITECTURES[architecture].block_ids, blocks.REST), 0)
-    algorithms: Counter[str] = Counter()
-    ranks: set[int] = set()
-    for key, sources in modules.items():
-        shapes = {tensor: header.shapes[source] for tensor, source in sources.items()}
-        algorithm = algorithm_of(shapes)
-        if algorithm is None:
-            unread.extend(sources.values())
-            continue
-        unread.extend(source for tensor, source in sources.items() if tensor not in algorithm.tensor_names)
-        counts[block_of(key, architecture)] += 1
-        algorithms[algorithm.id] += 1
-        algorithms["dora"] += "dora_scale" in shapes
-        rank = algorithm.rank(shapes)
-        ranks |= set() if rank is None else {rank}
-    return {
-        "architecture": architecture,
-        "algorithms": sorted(+algorithms),
-        "rank": sorted(ranks) if len(ranks) > 1 else next(iter(ranks), None),
-        "blocks": counts,
-        "metadata": dict(header.metadata),
-        "unread": unread,
-    }
+def unwrapped(path: str) -> str:
+    """Return the path without the prefixes of checkpoints and trainers."""
+    wrapped = _WRAPPERS.match(path)
+    return path[wrapped.end() :] if wrapped else path
 
 
 def _component_and_path(module: str) -> tuple[str, str]:
     """Return the component that a module's prefix names, and the rest of the module."""
-    bare = _unwrapped(module)
+    bare = unwrapped(module)
     found = _TEXT_ENCODER.match(bare)
     if found:
         return (TE2 if found["name"] in _SECOND_TEXT_ENCODER else TE), found["path"]
     return (TE if _CLIP_PATH.match(bare) else UNET), bare
 
 
-def _unwrapped(path: str) -> str:
-    """Return the path without the prefixes of checkpoints and trainers."""
-    wrapped = _WRAPPERS.match(path)
-    return path[wrapped.end() :] if wrapped else path
-
-
 def _unet_path(path: str, architecture: str) -> str:
     """Return the dotted path of a U-Net layer in the spelling of this architecture's network files."""
-    path = _unwrapped(path)
+    path = unwrapped(path)
     if "." not in path:
         path = _WORDS.sub(lambda word: word[0].replace(".", "_"), path.replace("_", "."))
     path = path.replace(".processor.", ".")

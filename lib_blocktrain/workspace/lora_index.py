@@ -1,4 +1,4 @@
-"""The LoRA files in the host's folders: what their headers say of them all, and the networks used last in memory."""
+"""The index of the LoRA files in the host's folders, and the most recently used networks in memory."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib_blocktrain.files import files_below
+from lib_blocktrain.networks.contents import describe
 from lib_blocktrain.networks.files import Network, read_network
 from lib_blocktrain.networks.header import json_object, tag_counts
-from lib_blocktrain.networks.keys import describe
 from lib_blocktrain.weights.kohya_arguments import BLOCK_ARGUMENTS
 
 log = logging.getLogger(__name__)
 
-Stamp = tuple[str, int, int]  # path, mtime in ns, size: the same stamp, the same file
+Stamp = tuple[str, int, int]  # path, mtime in ns, size: equal if the file has not changed
 KEPT_NETWORKS = 8
 SHOWN_TAGS = 24
 
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A network file. ``key`` is its unique name in the page and the API; ``problem`` says why it cannot be used."""
+    """A network file and what its header says. ``key`` is its unique name; ``problem`` says why it cannot be used."""
 
     key: str
     path: Path
@@ -39,13 +39,13 @@ class LoraFile:
 
     @property
     def tags(self) -> list[tuple[str, float]]:
-        """Tags of its training captions with their counts, the most frequent first."""
+        """The tags of its training captions with their counts, most frequent first."""
         counts = tag_counts(self.metadata.get("ss_tag_frequency", ""))
         return sorted(counts.items(), key=lambda item: -item[1])
 
     @property
     def block_arguments(self) -> dict[str, str]:
-        """The arguments about blocks that it was trained with, from its metadata."""
+        """The block arguments that it was trained with, from its metadata."""
         arguments = json_object(self.metadata.get("ss_network_args", ""))
         return {name: str(arguments[name]) for name in BLOCK_ARGUMENTS if name in arguments}
 
@@ -64,7 +64,7 @@ class LoraIndex:
         self._lock = threading.Lock()
 
     def refresh(self) -> None:
-        """Look into the folders again."""
+        """Read the folders again."""
         known = {file.stamp: file for file in self._files.values()}
         files: dict[str, LoraFile] = {}
         for folder in self._folders():
@@ -76,26 +76,26 @@ class LoraIndex:
         self._files = files
 
     def files(self, sought: str = "") -> list[LoraFile]:
-        """The files with all these words in their key, algorithm, architecture, trigger words or frequent tags."""
+        """The files that have all of these words in key, algorithm, architecture, trigger words or frequent tags."""
         words = sought.casefold().split()
         return [file for file in self._files.values() if all(word in _haystack(file) for word in words)]
 
     def file(self, key: str) -> LoraFile:
-        """The file of this key; raises ValueError for any other text, so that no text becomes a path unchecked."""
+        """The file with this key; raises ValueError for any other text, so that no text from outside becomes a path."""
         if key not in self._files:
-            self.refresh()  # a page may be older than this index: it was open while the server restarted
+            self.refresh()  # the page may have been open since before a restart of the server
         if key not in self._files:
             raise ValueError(f"there is no LoRA {key!r} in the folders: press Refresh")
         return self._files[key]
 
     def stamp(self, key: str) -> Stamp:
-        """The stamp of the file as it is now."""
+        """The present stamp of the file."""
         return _stamp(self.file(key).path)
 
     def network(self, key: str) -> Network:
-        """The network in memory; it is read again when its file has changed."""
+        """The network, from memory unless its file has changed."""
         stamp = self.stamp(key)
-        with self._lock:  # two threads that want the same network read it once
+        with self._lock:  # so that two threads do not read the same network twice
             return self._network(stamp)
 
 

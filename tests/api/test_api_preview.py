@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from lib_blocktrain.hosts.host import Cancelled
-from lib_blocktrain.networks.keys import describe
+from lib_blocktrain.networks.contents import describe
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.workspace.images import read_infotext
 from lib_blocktrain.workspace.jobs import MOST_WAITING, Job, Jobs

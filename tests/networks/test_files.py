@@ -10,10 +10,10 @@ import safetensors.torch
 import torch
 
 from lib_blocktrain.networks.adapters import DoRA, LoRA
+from lib_blocktrain.networks.contents import describe
 from lib_blocktrain.networks.files import Network, network_hashes, read_network, write_network
 from lib_blocktrain.networks.header import NetworkFileError, read_header
 from lib_blocktrain.networks.hooks import applied
-from lib_blocktrain.networks.keys import describe
 from tests.networks.cases import filled, lora
 from tests.tiny_models import diffusers_unet, network_for, predict
 
@@ -162,7 +162,7 @@ def test_describe_needs_no_torch(tmp_path, unet):
     path = write_network(tmp_path / "a.safetensors", network)
     program = f"""
 import json, sys
-from lib_blocktrain.networks.keys import describe
+from lib_blocktrain.networks.contents import describe
 found = describe({str(path)!r})
 assert not {{"torch", "numpy", "safetensors"}} & sys.modules.keys()
 print(json.dumps(found))

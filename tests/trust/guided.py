@@ -93,7 +93,7 @@ def toml() -> tuple[Callable[[bytes], None], list[bytes]]:
 
 
 def headers() -> tuple[Callable[[bytes], None], list[bytes]]:
-    from lib_blocktrain.networks.keys import describe
+    from lib_blocktrain.networks.contents import describe
     from tests.fakes import write_lora
 
     valid = write_lora(Path(tempfile.mkdtemp()) / "robot.safetensors", ss_output_name="robot").read_bytes()

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from lib_blocktrain.hosts.checkpoint import read_checkpoint_info
 from lib_blocktrain.networks.bake import RECORD, bake
+from lib_blocktrain.networks.contents import describe
 from lib_blocktrain.networks.files import read_network
 from lib_blocktrain.networks.hooks import applied
-from lib_blocktrain.networks.keys import describe
 from lib_blocktrain.networks.merge import merged
 from lib_blocktrain.weights.block_weights import BlockWeights
 from tests.networks.cases import SCALED, UNSCALED

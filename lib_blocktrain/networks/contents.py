@@ -1,0 +1,129 @@
+"""What a network file contains, by its header alone: whose it is, its modules, and what nobody reads in it.
+
+Standard library only. Whatever opens a network file begins here, so that a list, `inspect`, `similar` and the reader
+itself say the same of it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from lib_blocktrain import blocks
+from lib_blocktrain.blocks import ARCHITECTURES, block_of
+from lib_blocktrain.networks.header import NetworkFileError, read_header
+from lib_blocktrain.networks.keys import Algorithm, Shapes, algorithm_of, modules_in, unet_layer, unwrapped
+
+_REFUSED = "not a network for SD1, SD2 or SDXL"
+
+# How the keys of other models begin, after the prefixes of trainers, with underscores; the most specific first. Their
+# text encoders may be CLIP, whose keys are those of ours, so that one such key decides.
+_OTHER_MODELS = tuple(
+    (title, re.compile(rf"(?:transformer_)?(?:{pattern})"))
+    for title, pattern in (
+        ("Flux or a model built like it", r"(?:double|single|single_transformer)_blocks_\d"),
+        ("SD3", r"joint_blocks_\d"),
+        ("a diffusion transformer, such as SD3, Flux or PixArt", r"transformer_blocks_\d"),
+        ("Wan or a model built like it", r"blocks_\d+_(?:self|cross)_attn_"),
+        ("SD3 or Flux: it has a T5 text encoder", r"(?:te3|text_encoder_3|(?:text_encoders_)?t5(?:xxl)?)_"),
+    )
+)
+_ANY_OTHER = re.compile("|".join(pattern.pattern for _, pattern in _OTHER_MODELS))
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The modules that an algorithm recognises, {key: {tensor name: key in the file}}, and their algorithms by key.
+
+    `unread` are the file's keys that belong to none of them.
+    """
+
+    architecture: str
+    modules: Mapping[str, Mapping[str, str]]
+    algorithms: Mapping[str, Algorithm]
+    unread: tuple[str, ...]
+
+
+def contents_of(path: Path, shapes: Shapes) -> Contents:
+    """Return what a network file with tensors of these names and shapes contains, or raise NetworkFileError."""
+    _refuse_other_models(path, shapes)
+    try:
+        architecture = blocks.detect_architecture(shapes, shapes)
+    except ValueError as error:
+        raise NetworkFileError(f"{path}: {_REFUSED}: {error}") from error
+    try:
+        sources, unread = modules_in(shapes, architecture)
+    except ValueError as error:
+        raise NetworkFileError(f"{path}: {error}") from error
+    _refuse_other_unets(path, architecture, sources, unread)
+    algorithms: dict[str, Algorithm] = {}
+    for key, tensors in sources.items():
+        algorithm = algorithm_of({tensor: shapes[source] for tensor, source in tensors.items()})
+        known = algorithm.tensor_names if algorithm else frozenset()
+        unread += [source for tensor, source in tensors.items() if tensor not in known]
+        if algorithm:
+            algorithms[key] = algorithm
+    return Contents(architecture, {key: sources[key] for key in algorithms}, algorithms, tuple(unread))
+
+
+class Description(TypedDict):
+    """What a network file contains, as `inspect --json` prints it."""
+
+    architecture: str
+    algorithms: list[str]
+    """With "dora" where some modules are."""
+    rank: int | list[int] | None
+    """A list if there are several, None without any."""
+    blocks: dict[str, int]
+    """Number of modules by block id, BASE and REST included."""
+    metadata: dict[str, str]
+    unread: list[str]
+    """Keys of no known module."""
+
+
+def describe(path: str | Path) -> Description:
+    """Return the contents of a network file by its header alone; raise NetworkFileError."""
+    path = Path(path)
+    header = read_header(path)
+    found = contents_of(path, header.shapes)
+    counts = dict.fromkeys((blocks.BASE, *ARCHITECTURES[found.architecture].block_ids, blocks.REST), 0)
+    algorithms: Counter[str] = Counter()
+    ranks: set[int] = set()
+    for key, sources in found.modules.items():
+        counts[block_of(key, found.architecture)] += 1
+        algorithms[found.algorithms[key].id] += 1
+        algorithms["dora"] += "dora_scale" in sources
+        rank = found.algorithms[key].rank({tensor: header.shapes[source] for tensor, source in sources.items()})
+        ranks |= set() if rank is None else {rank}
+    return {
+        "architecture": found.architecture,
+        "algorithms": sorted(+algorithms),
+        "rank": sorted(ranks) if len(ranks) > 1 else next(iter(ranks), None),
+        "blocks": counts,
+        "metadata": dict(header.metadata),
+        "unread": list(found.unread),
+    }
+
+
+def _refuse_other_models(path: Path, sources: Iterable[str]) -> None:
+    """Raise NetworkFileError, with its name, for a network of another model."""
+    names = {source: unwrapped(source).replace(".", "_") for source in sources}
+    names = {source: name for source, name in names.items() if _ANY_OTHER.match(name)}
+    for title, pattern in _OTHER_MODELS:
+        for source, name in names.items():
+            if pattern.match(name):
+                raise NetworkFileError(f"{path}: {_REFUSED}: it is for {title} (its key {source!r})")
+
+
+def _refuse_other_unets(path: Path, architecture: str, modules: Iterable[str], unread: Iterable[str]) -> None:
+    """Raise NetworkFileError for a file whose U-Net layers are none of ours, whatever its text encoders are.
+
+    Layers outside the blocks do not count: other models have a `time_embedding` too.
+    """
+    other = [source for source in unread if unet_layer(source)]
+    if other and all(block_of(key, architecture) in (blocks.BASE, blocks.REST) for key in modules):
+        raise NetworkFileError(
+            f"{path}: {_REFUSED}: it is for a U-Net that is none of these ({len(other)} keys, e.g. {other[0]!r})"
+        )

@@ -1,0 +1,88 @@
+"""What a file is by its header: other models' networks are refused as what they are, in every spelling in use."""
+
+import pytest
+import safetensors.torch
+import torch
+
+from lib_blocktrain.analysis.similar import of_file
+from lib_blocktrain.networks.contents import describe
+from lib_blocktrain.networks.files import read_network
+from lib_blocktrain.networks.header import NetworkFileError
+from tests.networks.cases import filled
+
+CLIP_L = "text_model.encoder.layers.0.self_attn.q_proj"
+TE1, TE2 = (f"lora_te{number}_{CLIP_L.replace('.', '_')}" for number in (1, 2))
+FLUX, SD3, ANY = "Flux or a model built like it", "SD3", "a diffusion transformer"
+
+# The modules of a file by the program that writes it: sd-scripts, diffusers, OneTrainer, ComfyUI, XLabs, musubi-tuner.
+FOREIGN = {
+    "Flux, sd-scripts": (FLUX, ["lora_unet_double_blocks_0_img_attn_proj", "lora_unet_single_blocks_1_linear1", TE1]),
+    "Flux, only single": (FLUX, [TE1, "lora_unet_single_blocks_7_linear2"]),
+    "Flux, diffusers": (
+        FLUX,
+        [
+            "transformer.transformer_blocks.1.attn.to_q",
+            "transformer.single_transformer_blocks.1.attn.to_q",
+            f"text_encoder.{CLIP_L}",
+        ],
+    ),
+    "Flux, OneTrainer": (FLUX, ["lora_transformer_single_transformer_blocks_3_attn_to_q", TE1]),
+    "Flux, ComfyUI": (
+        FLUX,
+        ["diffusion_model.double_blocks.0.img_attn.qkv", f"text_encoders.clip_l.transformer.{CLIP_L}"],
+    ),
+    "Flux, PEFT": (FLUX, ["base_model.model.single_transformer_blocks.0.proj_mlp"]),
+    "SD3, sd-scripts": (SD3, ["lora_unet_joint_blocks_0_x_block_attn_qkv", TE1, TE2]),
+    "SD3, ComfyUI": (
+        SD3,
+        ["diffusion_model.joint_blocks.0.x_block.attn.qkv", f"text_encoders.clip_g.transformer.{CLIP_L}"],
+    ),
+    "SD3, diffusers": (ANY, ["transformer.transformer_blocks.1.attn.add_q_proj", f"text_encoder_2.{CLIP_L}"]),
+    "SD3, OneTrainer": (ANY, ["lora_transformer_transformer_blocks_1_attn_to_q", TE1, TE2]),
+    "PixArt, diffusers": (ANY, ["transformer.transformer_blocks.1.attn2.to_k"]),
+    "T5 beside CLIP": ("SD3 or Flux", [TE1, "lora_te3_encoder_block_0_layer_0_SelfAttention_q"]),
+    "Wan, ComfyUI": ("Wan", ["diffusion_model.blocks.0.self_attn.q", "diffusion_model.time_embedding.0"]),
+    "Wan, musubi-tuner": ("Wan", ["lora_unet_blocks_0_cross_attn_k"]),
+    "an unknown U-Net beside CLIP": ("a U-Net that is none of these", ["lora_unet_layers_0_attention_qkv", TE1]),
+    "an unknown U-Net, and a name like ours": (
+        "a U-Net that is none of these",
+        [f"lora_te_{CLIP_L.replace('.', '_')}", "unet.time_embedding.linear_1", "unet.layers.0.attention.qkv"],
+    ),
+}
+
+
+def file_of(path, modules, names=("lora_down.weight", "lora_up.weight")):
+    shapes = ((4, 16), (16, 4))
+    tensors = {f"{module}.{n}": filled(*s) for module in modules for n, s in zip(names, shapes, strict=True)}
+    safetensors.torch.save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize(("title", "modules"), FOREIGN.values(), ids=FOREIGN)
+@pytest.mark.parametrize("reversed_order", [False, True])
+def test_other_models_are_refused_as_what_they_are(tmp_path, title, modules, reversed_order):
+    path = file_of(tmp_path / "foreign.safetensors", modules[::-1] if reversed_order else modules)
+    for read in (read_network, describe):
+        with pytest.raises(NetworkFileError, match=rf"not a network for SD1, SD2 or SDXL: .*{title}"):
+            read(path)
+    assert title in of_file(path).problem
+
+
+def test_flux_as_xlabs_writes_it(tmp_path):
+    names = [f"double_blocks.0.processor.{part}_lora1.{side}.weight" for part in "qkv" for side in ("down", "up")]
+    safetensors.torch.save_file({name: torch.ones(4, 4) for name in names}, tmp_path / "x.safetensors")
+    with pytest.raises(NetworkFileError, match=FLUX):
+        describe(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "modules"),
+    [
+        ("sdxl", [TE1, TE2]),
+        ("sd1", ["lora_unet_mid_block_attentions_0_proj_in", "lora_unet_motion_modules_0_proj"]),
+        ("sdxl", ["unet.up_blocks.0.attentions.1.transformer_blocks.9.attn1.to_q"]),
+        ("sd1", ["lora_unet_time_embedding_linear_1", f"lora_te_{CLIP_L.replace('.', '_')}"]),
+    ],
+)
+def test_ours_are_not_taken_for_others(tmp_path, architecture, modules):
+    assert describe(file_of(tmp_path / "ours.safetensors", modules))["architecture"] == architecture
