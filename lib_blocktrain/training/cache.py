@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lib_blocktrain.files import atomic_write
 from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.training import checked_file
+from lib_blocktrain.training.checked_file import CHECKSUM, DamagedFile
 from lib_blocktrain.training.dataset import DatasetError, DatasetImage
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,7 @@ class TensorStore:
         if found is None:
             found = {name: tensor.detach().cpu().contiguous() for name, tensor in make().items()}
             if path is not None:
-                with atomic_write(path) as temporary:
-                    temporary.write_bytes(safetensors.torch.save(found))
+                checked_file.write(path, found, {})
         if self._bytes < _MEMORY_LIMIT:
             self._memory[key] = found
             self._bytes += sum(tensor.numel() * tensor.element_size() for tensor in found.values())
@@ -57,14 +56,17 @@ class TensorStore:
 
 
 def _read(path: Path) -> Tensors | None:
-    """Return the tensors of a file, None where there is none that can be read."""
+    """Return the tensors of a file, None where there is none whose checksum is right."""
     if not path.is_file():
         return None
     try:
-        return safetensors.torch.load(path.read_bytes())  # unlike a memory map this leaves no file open
-    except (OSError, safetensors.SafetensorError) as error:
+        tensors, metadata = checked_file.read(path)
+        if CHECKSUM in metadata:
+            return tensors
+        log.info("%s has no checksum, since an earlier version wrote it: it is made anew", path)
+    except (OSError, DamagedFile) as error:
         log.warning("%s cannot be read (%s): it is made anew", path, error)
-        return None
+    return None
 
 
 class LatentCache:
@@ -105,7 +107,11 @@ class ConditioningCache:
 
     @torch.no_grad()
     def _encode(self, caption: str) -> Tensors:
-        return dict(self._model.encode_prompt(caption))
+        """Return the conditioning of a caption; raise DatasetError if it has numbers that are not finite."""
+        conditioning = dict(self._model.encode_prompt(caption))
+        if not all(torch.isfinite(tensor).all() for tensor in conditioning.values()):
+            raise DatasetError(f"caption {caption!r}: the text encoder gives numbers that are not finite")
+        return conditioning
 
 
 def _noise_image() -> Image.Image:
