@@ -103,7 +103,7 @@ _REST_WITHOUT_PARAMETERS = ("time_proj", "add_time_proj", "out.1", "conv_act")
 # "unet.base_model.model." and "model.diffusion_model." both occur.
 _WRAPPERS = re.compile(r"(?:(?:base_model|model|diffusion_model|unet|lora|oft|lycoris|[01])_)+")
 _TEXT_ENCODER = re.compile(
-    r"(?:te\d?|text_encoders?|text_model|cond_stage_model|conditioner|clip_[lg]|transformer_(?:text_model|resblocks))"
+    r"(?:te\d?|text_encoders?|text_model|cond_stage_model|conditioner|clip_[lgh]|transformer_(?:text_model|resblocks))"
     r"(?:_|$)"
 )
 
@@ -111,6 +111,7 @@ _TEXT_ENCODER = re.compile(
 _TELLING_KEYS = (
     (re.compile(r"(?:^|_)te[12]_|text_encoder_2_|conditioner_embedders_|clip_g_"), {"sdxl"}),
     (re.compile(r"transformer_blocks_[1-9]"), {"sdxl"}),  # SD1's and SD2's transformers are one deep
+    (re.compile(r"clip_h_"), {"sd2"}),
     (re.compile(r"^lora_te_|cond_stage_model_"), {"sd1", "sd2"}),
 )
 _KOHYA_UNET = re.compile(r"lora_unet_(?:(?P<ldm>(?:input|middle|output)_block)|(?:down|mid|up)_block)")
@@ -344,6 +345,8 @@ def detect_architecture(keys: Iterable[str], shapes: Mapping[str, Sequence[int]]
         fitting = {"sdxl"} if custom["ldm"] else {"sd1", "sd2"}
     if "sdxl" in fitting:
         return "sdxl"
+    if len(fitting) == 1:
+        return fitting.pop()
     return "sd2" if any(_LONG_TEXT_ENCODER.search(key) for key in keys) else "sd1"
 
 

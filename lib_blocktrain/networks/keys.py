@@ -106,8 +106,12 @@ _UNET_PATH = re.compile(
     r"(?:(?P<ldm>input_blocks|middle_block|output_blocks|time_embed|label_emb|out)"
     r"|down_blocks|mid_block|up_blocks|time_embedding|add_embedding|conv_in|conv_out|conv_norm_out)(?:[._]|$)"
 )
-_TEXT_ENCODER = re.compile(r"(?P<name>te[12]?|text_encoder(?:_2)?|[01])[._](?P<path>.+)")
-_SECOND_TEXT_ENCODER = ("te2", "text_encoder_2", "1")  # A1111 numbers the two encoders of SDXL 0 and 1
+# Names of text encoders: kohya's and diffusers', ComfyUI's and OneTrainer's, a checkpoint's, and the numbers by which
+# A1111 tells those of SDXL apart.
+_TEXT_ENCODER = re.compile(
+    r"(?:(?P<second>te2|text_encoder_2|(?:text_encoders[._])?clip_g|conditioner[._]embedders[._]1|1)"
+    r"|te1?|text_encoder|(?:text_encoders[._])?clip_[lh]|conditioner[._]embedders[._]0|cond_stage_model|0)[._](?P<path>.+)"
+)
 _CLIP_PATH = re.compile(r"(?:.*[._])?(?:text_model|resblocks)[._]")
 # The names in a U-Net's paths that have an underscore of their own, after all underscores have become dots.
 _WORDS = re.compile(
@@ -208,7 +212,7 @@ def _component_and_path(module: str) -> tuple[str, str]:
     bare = unwrapped(module)
     found = _TEXT_ENCODER.match(bare)
     if found:
-        return (TE2 if found["name"] in _SECOND_TEXT_ENCODER else TE), found["path"]
+        return (TE2 if found["second"] else TE), found["path"]
     return (TE if _CLIP_PATH.match(bare) else UNET), bare
 
 
@@ -244,4 +248,4 @@ def _text_encoder_path(path: str) -> str:
         number, inner = transformers.groups()
         inner = re.sub(r"^self_attn_to_(q|k|v|out)$", r"self_attn_\1_proj", inner)
         return f"text_model_encoder_layers_{number}_{inner}"
-    return flat
+    return flat.removeprefix("transformer_")

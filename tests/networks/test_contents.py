@@ -86,3 +86,28 @@ def test_flux_as_xlabs_writes_it(tmp_path):
 )
 def test_ours_are_not_taken_for_others(tmp_path, architecture, modules):
     assert describe(file_of(tmp_path / "ours.safetensors", modules))["architecture"] == architecture
+
+
+@pytest.mark.parametrize(
+    "prefixes",
+    [
+        ("text_encoders.clip_l.transformer.", "text_encoders.clip_g.transformer."),
+        ("clip_l.transformer.", "clip_g.transformer."),
+        ("clip_l.", "clip_g."),
+        ("conditioner.embedders.0.transformer.", "conditioner.embedders.1.transformer."),
+    ],
+)
+def test_both_text_encoders_of_sdxl_in_other_tools_keys(tmp_path, prefixes):
+    """Without a layer of the U-Net, the second encoder tells SDXL."""
+    network = read_network(file_of(tmp_path / "both.safetensors", [prefix + CLIP_L for prefix in prefixes]))
+    assert network.architecture == "sdxl"
+    assert sorted(network.modules) == [TE1, TE2]
+
+
+def test_clip_g_alone_is_sdxls_second(tmp_path):
+    network = read_network(file_of(tmp_path / "g.safetensors", [f"text_encoders.clip_g.transformer.{CLIP_L}"]))
+    assert (network.architecture, list(network.modules)) == ("sdxl", [TE2])
+
+
+def test_clip_h_is_sd2s(tmp_path):
+    assert describe(file_of(tmp_path / "h.safetensors", [f"clip_h.transformer.{CLIP_L}"]))["architecture"] == "sd2"

@@ -77,6 +77,34 @@ SPELLINGS = [
         "alpha",
     ),
     ("sdxl", "1_model_transformer_resblocks_0_attn_q_proj.alpha", f"lora_te2_{TE_Q}", "alpha"),
+    *(
+        (architecture, f"{prefix}{module}.lora_up.weight", f"lora_{component}_{TE_Q}", "lora_up.weight")
+        for module in ("text_model.encoder.layers.0.self_attn.q_proj",)
+        for architecture, prefix, component in (
+            ("sdxl", "text_encoders.clip_l.transformer.", "te1"),  # ComfyUI's own, as its "Save LoRA" writes them
+            ("sdxl", "text_encoders.clip_g.transformer.", "te2"),
+            ("sdxl", "clip_l.transformer.", "te1"),
+            ("sdxl", "clip_g.transformer.", "te2"),
+            ("sd1", "text_encoders.clip_l.transformer.", "te"),
+            ("sd2", "text_encoders.clip_h.transformer.", "te"),
+            ("sd2", "clip_h.transformer.", "te"),
+            ("sdxl", "clip_l.", "te1"),  # OneTrainer's OMI
+            ("sdxl", "clip_g.", "te2"),
+            ("sdxl", "lora_te2_", "te2"),
+            ("sdxl", "conditioner.embedders.0.transformer.", "te1"),  # the checkpoint's
+            ("sd1", "cond_stage_model.transformer.", "te"),
+        )
+    ),
+    ("sdxl", "text_encoders.clip_g.transformer.text_projection.diff", "lora_te2_text_projection", "diff"),
+    ("sdxl", "clip_g.text_projection.diff", "lora_te2_text_projection", "diff"),
+    (
+        "sdxl",
+        "conditioner.embedders.1.model.transformer.resblocks.0.attn.q_proj.alpha",
+        f"lora_te2_{TE_Q}",
+        "alpha",
+    ),
+    # OneTrainer's OMI: LDM's U-Net below "unet"
+    ("sdxl", "unet.output_blocks.2.2.conv.alpha", "lora_unet_output_blocks_2_2_conv", "alpha"),
 ]
 
 
