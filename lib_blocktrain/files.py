@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout
 INSTALLED = not (ROOT / "scripts" / "blocktrain.py").is_file()  # from a wheel: ROOT is site-packages
 DATA = Path(__file__).resolve().parent / "data" if INSTALLED else ROOT  # style.css, javascript/, demo/ (setup.py)
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow has 40 more readers, EPS by Ghostscript among them
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³]|conin\$|conout\$) *(\.|$)", re.IGNORECASE)
 
 
@@ -76,6 +77,12 @@ def error_text(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
+
+
+def one_of(words: Sequence[str]) -> str:
+    """The words as a choice: `a`, `a or b`, `a, b or c`."""
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 LONGEST_NAME = 120  # characters; file systems take 255 bytes, suffix and temporary name included

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from lib_blocktrain.blocks import architecture, spans
+from lib_blocktrain.files import PICTURE_FORMATS, one_of
 
 BINS = 128  # of the histogram in which Otsu's threshold is sought
 MAX_MASK_SIDE = 8192  # pixels: a small file can hold a huge image
@@ -78,8 +79,8 @@ def read_box(text: str) -> Box:
     return left, top, right, bottom
 
 
-def read_mask(source: Path | BinaryIO, name: str, formats: list[str] | None = None) -> Image.Image:
-    """Read a mask from an image file, of any of the `formats` (None: all that Pillow knows).
+def read_mask(source: Path | BinaryIO, name: str, formats: tuple[str, ...] = PICTURE_FORMATS) -> Image.Image:
+    """Read a mask from an image file, of any of the `formats`.
 
     Raises ValueError, with the `name`, for what is no image or has more than MAX_MASK_SIDE pixels a side.
     """
@@ -91,7 +92,7 @@ def read_mask(source: Path | BinaryIO, name: str, formats: list[str] | None = No
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         if getattr(error, "errno", None) is not None:  # of the file system, which says what and where
             raise
-        raise ValueError(f"{name}: expected a picture as the mask") from error
+        raise ValueError(f"{name}: expected a picture as the mask: {one_of(formats)}") from error
 
 
 def fixed_region(feature: Feature, size: tuple[int, int]) -> Tensor | None:

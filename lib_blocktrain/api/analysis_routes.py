@@ -88,7 +88,7 @@ def _feature(body: FeatureBody) -> Feature:
             content = base64.b64decode(body.mask, validate=True)
         except binascii.Error as error:
             raise ValueError("the mask: expected a PNG or JPEG in base64") from error
-        mask = read_mask(io.BytesIO(content), "the mask", formats=["PNG", "JPEG"])
+        mask = read_mask(io.BytesIO(content), "the mask", formats=("PNG", "JPEG"))
     return Feature(body.word, None if body.box is None else to_box(body.box), mask)
 
 

@@ -11,16 +11,16 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lib_blocktrain.files import error_text
+from lib_blocktrain.files import PICTURE_FORMATS, error_text, one_of
 from lib_blocktrain.training.buckets import Fit, Size, fitting
-from lib_blocktrain.training.config import DatasetConfig, FolderConfig
+from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig, ImageOptions
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,12 @@ class DatasetImage:
     repeats: int = 1
     regularisation: bool = False
     mask: Path | None = None
+    options: ImageOptions = field(default_factory=ImageOptions)
+
+    @property
+    def tags(self) -> list[str]:
+        """The caption's parts between separators, without those that are empty."""
+        return [tag for part in self.caption.split(self.options.separator) if (tag := part.strip())]
 
     def open(self) -> Image.Image:
         """Return the image in its bucket's size, RGB; transparent pixels become white, unless alpha is the mask."""
@@ -99,24 +105,22 @@ class Dataset:
         seen = [(p.path.name, p.caption, p.repeats, p.fit.bucket) for p in self.images]
         return hashlib.sha256(repr(seen).encode("utf-8", "surrogatepass")).hexdigest()
 
-    def tag_frequency(self, separator: str = ",") -> dict[str, dict[str, int]]:
+    def tag_frequency(self) -> dict[str, dict[str, int]]:
         """Number of images by tag, by folder: `ss_tag_frequency`."""
         found: dict[str, Counter[str]] = {}
         for image in self.images:
-            tags = (tag.strip() for tag in image.caption.split(separator))
-            found.setdefault(image.path.parent.name, Counter()).update(tag for tag in tags if tag)
+            found.setdefault(image.path.parent.name, Counter()).update(image.tags)
         return {folder: dict(counts) for folder, counts in found.items()}
 
-    def common_tags(self, separator: str = ",") -> list[str]:
+    def common_tags(self) -> list[str]:
         """Return the tags that all captions have, which a prompt for the subject needs."""
-        captions = [image.caption.split(separator) for image in self.images if not image.regularisation]
-        tags = [{tag.strip() for tag in caption if tag.strip()} for caption in captions]
-        return [tag for tag in map(str.strip, captions[0]) if tag and all(tag in others for others in tags)]
+        captions = [image.tags for image in self.images if not image.regularisation]
+        return [tag for tag in captions[0] if all(tag in others for others in map(set, captions))]
 
-    def describe(self, separator: str = ",") -> dict[str, object]:
+    def describe(self) -> dict[str, object]:
         """Return a summary as plain values for JSON."""
         tags: Counter[str] = Counter()
-        for counts in self.tag_frequency(separator).values():
+        for counts in self.tag_frequency().values():
             tags.update(counts)
         return {
             "pictures": sum(not p.regularisation for p in self.images),
@@ -139,11 +143,8 @@ def find(config: DatasetConfig, native_size: int) -> Dataset:
 
     Images that cannot be read are left out, with a line in `broken`.
     """
-    notices: list[str] = []
     if config.toml is not None:
-        from lib_blocktrain.training.kohya_toml import read_toml
-
-        config, notices = read_toml(config)
+        raise DatasetError(f"{config.toml}: this file is read where a run is loaded, and was not: expected its folders")
     broken: list[str] = []
     fit_for = fitting(config, native_size)
     images = [p for folder in config.folders for p in _images(folder, config, fit_for, broken)]
@@ -157,13 +158,13 @@ def find(config: DatasetConfig, native_size: int) -> Dataset:
         most = max(images, key=lambda image: image.repeats)
         raise DatasetError(
             f"{most.path.parent}: each picture is repeated {most.repeats} times (the number at the beginning of the"
-            f" folder's name counts): expected up to {MAX_REPEATS} pictures with repeats in all"
+            f" folder's name counts, except in a toml): expected up to {MAX_REPEATS} pictures with repeats in all"
         )
     if not trained:
         where = ", ".join(folder.path for folder in config.folders)
         found = f"none of {len(broken)} can be read, e.g. {broken[0]}" if broken else "there is none"
         raise DatasetError(f"{where}: expected pictures ({', '.join(sorted(EXTENSIONS))}), but {found}")
-    return Dataset(tuple(images), tuple(held_out), tuple(broken), tuple(notices))
+    return Dataset(tuple(images), tuple(held_out), tuple(broken), config.notices)
 
 
 def mask_share(image: DatasetImage) -> float:
@@ -174,6 +175,7 @@ def mask_share(image: DatasetImage) -> float:
 def _images(
     folder: FolderConfig, config: DatasetConfig, fit_for: Callable[[Size], Fit], broken: list[str]
 ) -> Iterator[DatasetImage]:
+    options = config.options_of(folder)
     for folder_path, repeats, concept in _image_folders(folder):
         for path in sorted(folder_path.iterdir()):
             if path.suffix.lower() not in EXTENSIONS or path.stem.endswith(_MASK_ENDINGS):
@@ -183,15 +185,15 @@ def _images(
                     image.verify()
                 image = _upright(path)
                 fit = _fit(path, image.size, fit_for)
-                caption = _caption(path, config)
-                mask = _mask(path, folder, config.alpha_mask and image.mode == "RGBA")
+                caption = _caption(path, options)
+                mask = _mask(path, folder, options.alpha_mask and image.mode == "RGBA")
                 if mask is not None and mask != path:
                     _upright(mask)
             except DatasetError as error:
                 broken.append(str(error))
                 continue
             caption = (folder.class_caption or concept or "") if caption is None else caption
-            yield DatasetImage(path, caption, fit, repeats, folder.regularisation, mask)
+            yield DatasetImage(path, caption, fit, repeats, folder.regularisation, mask, options)
 
 
 def _fit(path: Path, size: Size, fit_for: Callable[[Size], Fit]) -> Fit:
@@ -206,10 +208,16 @@ def _fit(path: Path, size: Size, fit_for: Callable[[Size], Fit]) -> Fit:
 
 
 def _image_folders(folder: FolderConfig) -> Iterator[tuple[Path, int, str | None]]:
-    """Yield the folders with images, their repeats and concept: the `N_concept` folders in it, or itself."""
+    """Yield the folders with images, their repeats and concept: the `N_concept` folders in it, or itself.
+
+    See FolderConfig for `numbered`.
+    """
     path = Path(folder.path)
     if not path.is_dir():
         raise DatasetError(f"{path}: no such folder")
+    if not folder.numbered:
+        yield path, folder.repeats, None
+        return
     counted = [(child, found) for child in sorted(path.iterdir()) if child.is_dir() and (found := _repeated(child))]
     for child, found in counted:
         yield child, int(found[1]) * folder.repeats, found[2]
@@ -223,9 +231,9 @@ def _repeated(path: Path) -> re.Match[str] | None:
     return found if found and int(found[1]) > 0 else None
 
 
-def _caption(path: Path, config: DatasetConfig) -> str | None:
+def _caption(path: Path, options: ImageOptions) -> str | None:
     """Return the first line of the caption file beside the image, None without one; may raise DatasetError."""
-    for extension in config.caption_extensions:
+    for extension in options.caption_extensions:
         file = path.with_suffix(extension)
         if file.is_file():
             return _first_line(file)
@@ -274,12 +282,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise DatasetError(f"{path}: larger than {MAX_FILE_BYTES // 2**20} MiB: expected a picture")
-        with Image.open(path) as image:
+        with Image.open(path, formats=PICTURE_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DatasetError(f"{path}: {image.width}x{image.height} pixels: expected up to {MAX_PIXELS}")
             yield image
     except DatasetError:
         raise
+    except UnidentifiedImageError as error:
+        raise DatasetError(f"{path}: expected {one_of(PICTURE_FORMATS)}: it is damaged, or something else") from error
     except _UNREADABLE as error:
         message = error_text(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         raise DatasetError(message if str(path) in message else f"{path}: {message}") from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from markupsafe import Markup
 from PIL import Image
 
+from lib_blocktrain.files import PICTURE_FORMATS
 from lib_blocktrain.runner import Status
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.ui import html
@@ -18,12 +19,12 @@ from lib_blocktrain.ui.curves import chart
 from lib_blocktrain.ui.history import History, Sample
 
 THUMBNAIL = 160  # pixels
-SHOWN_SAMPLES = 24  # for each prompt, the latest
+SHOWN_SAMPLES = 24  # the latest of each prompt
 SHOWN_EVENTS = 8
 
 
 def label(status: Status) -> str:
-    """One line of the list, as plain text; the step of an active run changes all the time and is shown elsewhere."""
+    """One line of the list, as plain text, without the step of an active run, which changes all the time."""
     step = "" if status.is_active else f" · {status.step}/{status.steps}"
     return f"{status.name} · {status.state}{step}"
 
@@ -116,8 +117,8 @@ def _figure(run: Run, sample: Sample) -> Markup:
 
 @functools.lru_cache(maxsize=256)
 def _thumbnail(path: Path, modified: int) -> str:
-    """A small copy as a data URL; with the time of the last change in the cache's key a replaced file is read again."""
-    with Image.open(path) as image:
+    """A thumbnail as a data URL; `modified` is in the cache's key, so that a replaced file is read again."""
+    with Image.open(path, formats=PICTURE_FORMATS) as image:
         small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     content = io.BytesIO()
