@@ -36,8 +36,9 @@ from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.networks.layers import weight_shape
 from lib_blocktrain.training.batches import Batch, BatchLoader
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache
-from lib_blocktrain.training.config import DatasetConfig, FolderConfig, LossConfig, NetworkConfig
+from lib_blocktrain.training.config import LossConfig, NetworkConfig
 from lib_blocktrain.training.dataset import Dataset, DatasetError, find
+from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig
 from lib_blocktrain.training.init import init_network
 from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.preparation import check_model
@@ -226,7 +227,7 @@ def probe_dataset(model: Model, request: ProbeRequest, progress: Progress | None
     check_model(model)
     config, class_prompt = request.dataset, request.class_prompt
     dataset = find(config, model.native_size)
-    images, references = batches_of(model, dataset, config, request.images)
+    images, references = batches_of(model, dataset, request.images)
     own = len(images) if class_prompt else 0
     total = own + len(images) * (2 if references or own else 1)
 
@@ -254,9 +255,9 @@ def probe_dataset(model: Model, request: ProbeRequest, progress: Progress | None
     )
 
 
-def batches_of(model: Model, dataset: Dataset, config: DatasetConfig, most: int) -> tuple[list[Batch], list[Batch]]:
+def batches_of(model: Model, dataset: Dataset, most: int) -> tuple[list[Batch], list[Batch]]:
     """Return batches of one image each, at most `most`: those to be trained on, and regularisation images."""
-    loader = BatchLoader(config, LatentCache(model, None), ConditioningCache(model, None), prior_weight=1.0, seed=0)
+    loader = BatchLoader(LatentCache(model, None), ConditioningCache(model, None), prior_weight=1.0, seed=0)
     kinds = [[p for p in dataset.images if p.regularisation == kind][:most] for kind in (False, True)]
     trained, regularisation = ([loader.plain([picture]) for picture in pictures] for pictures in kinds)
     return trained, [replace(batch, weights=torch.ones(1)) for batch in regularisation]

@@ -9,9 +9,9 @@ from typing import Any
 
 from lib_blocktrain.api.service import Service
 from lib_blocktrain.files import checked_name
-from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig
+from lib_blocktrain.training.config import RunConfig, resolved
 from lib_blocktrain.training.config_json import ConfigError, check, read
-from lib_blocktrain.training.kohya_toml import read_toml
+from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig
 from lib_blocktrain.training.optimizers import TABLE
 
 
@@ -25,6 +25,8 @@ def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
     if config.checkpoint is not None and Path(config.checkpoint) != getattr(service.host, "checkpoint", None):
         raise ConfigError(f"checkpoint = {config.checkpoint!r}: expected none: a run takes the model that is loaded")
     roots = service.access.dataset_dirs()
+    toml = config.dataset.toml and _allowed("dataset.toml", config.dataset.toml, roots)
+    config = resolved(replace(config, dataset=replace(config.dataset, toml=toml)))  # what is checked is what is trained
     dataset = _confined(config.dataset, roots)
     cache = service.host.output_dir.resolve()
     if dataset.cache is not None and not Path(dataset.cache).resolve().is_relative_to(cache):
@@ -34,16 +36,11 @@ def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
 
 def _confined(dataset: DatasetConfig, roots: Sequence[Path] | None) -> DatasetConfig:
     """The dataset with absolute paths, all of them in one of the roots."""
-    found = replace(
+    return replace(
         dataset,
         folders=tuple(_folder(folder, roots) for folder in dataset.folders),
         validation=tuple(_folder(folder, roots) for folder in dataset.validation),
-        toml=dataset.toml and _allowed("dataset.toml", dataset.toml, roots),
     )
-    if found.toml is not None:
-        for folder in read_toml(found)[0].folders:
-            _folder(folder, roots)
-    return found
 
 
 def _folder(folder: FolderConfig, roots: Sequence[Path] | None) -> FolderConfig:

@@ -95,11 +95,11 @@ def similar_command(arguments: argparse.Namespace) -> Answer:
     return data, "\n".join(rows or [f"no other network file in {', '.join(map(str, found.folders))}"])
 
 
-def _dataset(arguments: argparse.Namespace) -> tuple[Any, str, str]:
+def _dataset(arguments: argparse.Namespace) -> tuple[Any, str]:
     from lib_blocktrain.blocks import ARCHITECTURES
-    from lib_blocktrain.training.config import DatasetConfig, FolderConfig
     from lib_blocktrain.training.dataset import find
+    from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig
 
     config = DatasetConfig(folders=(FolderConfig(str(arguments.data)),))
     found = find(config, ARCHITECTURES[arguments.architecture].native_size)
-    return found, arguments.architecture, config.separator
+    return found, arguments.architecture

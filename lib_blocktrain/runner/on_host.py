@@ -45,7 +45,7 @@ def publish_result(trainer: Trainer, host: Host) -> Path:
     """
     run, folder = trainer.run, host.lora_dirs[0]
     samples = sorted((run.folder / "samples").glob("*.png"))
-    tags = trainer.data.dataset.common_tags(run.config.dataset.separator)
+    tags = trainer.data.dataset.common_tags()
     before = run.latest("published")
     return publish(
         run.result,

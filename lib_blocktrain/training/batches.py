@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache
-from lib_blocktrain.training.config import DatasetConfig
 from lib_blocktrain.training.dataset import DatasetImage
+from lib_blocktrain.training.dataset_config import ImageOptions
 from lib_blocktrain.training.rng import seed_of
 
 
@@ -78,22 +78,15 @@ class BatchSampler:
 class BatchLoader:
     """Makes batches of images; with `conditioning` None their captions are left to be encoded in the step."""
 
-    def __init__(
-        self,
-        config: DatasetConfig,
-        latents: LatentCache,
-        conditioning: ConditioningCache | None,
-        prior_weight: float,
-        seed: int,
-    ):
-        self._config, self._latents, self._conditioning = config, latents, conditioning
+    def __init__(self, latents: LatentCache, conditioning: ConditioningCache | None, prior_weight: float, seed: int):
+        self._latents, self._conditioning = latents, conditioning
         self._prior_weight, self._seed = prior_weight, seed
 
     def load(self, images: Sequence[DatasetImage], number: int, indices: Sequence[int], total: int) -> Batch:
         """Return the batch of these images, which have these indices among the `total` of batch `number`."""
         rngs = [random.Random(seed_of(self._seed, "augment", number, index)) for index in indices]
-        flips = [self._config.flip and rng.random() < 0.5 for rng in rngs]
-        captions = [augmented_caption(image.caption, self._config, rng) for image, rng in zip(images, rngs)]
+        flips = [image.options.flip and rng.random() < 0.5 for image, rng in zip(images, rngs)]
+        captions = [augmented_caption(image.caption, image.options, rng) for image, rng in zip(images, rngs)]
         return self._batch(images, flips, captions, tuple(indices), total)
 
     def plain(self, images: Sequence[DatasetImage]) -> Batch:
@@ -122,27 +115,27 @@ class BatchLoader:
         return Batch(latents, conditioning, tuple(captions), sizes, mask, torch.tensor(weights), indices, total)
 
 
-def captions_vary(config: DatasetConfig) -> bool:
-    """Whether an image's caption differs from step to step."""
-    return bool(config.shuffle_tags or config.tag_dropout or config.caption_dropout)
+def captions_vary(options: ImageOptions) -> bool:
+    """Whether a caption differs from step to step."""
+    return bool(options.shuffle_tags or options.tag_dropout or options.caption_dropout)
 
 
-def augmented_caption(caption: str, config: DatasetConfig, rng: random.Random) -> str:
+def augmented_caption(caption: str, options: ImageOptions, rng: random.Random) -> str:
     """Return the caption for one step, as sd-scripts' `process_caption`: dropped whole, or its tags changed.
 
     The first `keep_tags` tags stay in front, whatever happens to the others. Brackets are not emphasis.
     """
-    if config.caption_dropout and rng.random() < config.caption_dropout:
+    if options.caption_dropout and rng.random() < options.caption_dropout:
         return ""
-    if not (config.shuffle_tags or config.tag_dropout):
+    if not (options.shuffle_tags or options.tag_dropout):
         return caption
-    tags = [tag.strip() for tag in caption.strip().split(config.separator)]
-    kept, others = tags[: config.keep_tags], tags[config.keep_tags :]
-    if config.shuffle_tags:
+    tags = [tag.strip() for tag in caption.strip().split(options.separator)]
+    kept, others = tags[: options.keep_tags], tags[options.keep_tags :]
+    if options.shuffle_tags:
         rng.shuffle(others)
-    if config.tag_dropout:
-        others = [tag for tag in others if rng.random() >= config.tag_dropout]
-    return f"{config.separator} ".join(kept + others)
+    if options.tag_dropout:
+        others = [tag for tag in others if rng.random() >= options.tag_dropout]
+    return f"{options.separator} ".join(kept + others)
 
 
 def joined(conditionings: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from lib_blocktrain.training.config import DatasetConfig
+from lib_blocktrain.training.dataset_config import DatasetConfig
 
 Size = tuple[int, int]  # width, height in pixels
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lib_blocktrain.files import is_device_name
-from lib_blocktrain.training.config_json import ConfigError, check, read, write
+from lib_blocktrain.training.config_json import ConfigError, check, read, read_text, write
+from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig
+from lib_blocktrain.training.kohya_toml import read_toml
 
 _NAME = re.compile(r"(?!\.)[^\\/:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]{1,100}")
 MAX_RANK = 4096  # more than any layer has
-MAX_BYTES = 4_000_000  # bytes of a run.json; one with every option has a few thousand
 
 WeightMode = Literal["scale", "lr", "rank", "max_norm"]
 Algorithm = Literal["lora", "loha", "lokr", "dora"]
@@ -144,56 +145,6 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class FolderConfig:
-    """A folder of images, or of `N_concept` folders of images; all of them are repeated `repeats` times."""
-
-    path: str
-    repeats: int = 1
-    regularisation: bool = False
-    class_caption: str | None = None  # of images without a caption; None: the concept in the folder's name
-    mask_folder: str | None = None
-
-    def __post_init__(self) -> None:
-        check(self.repeats >= 1, "repeats", self.repeats, "1 or more")
-
-
-@dataclass(frozen=True)
-class DatasetConfig:
-    """The images, their buckets and the augmentation of their captions."""
-
-    folders: tuple[FolderConfig, ...] = ()
-    toml: str | None = None  # sd-scripts' dataset file instead of folders
-    size: int | None = None  # the side of a square of the buckets' area; None: the model's own
-    height: int | None = None  # with it, size is the width
-    buckets: bool = True
-    bucket_step: int = 64
-    bucket_least: int | None = None  # None: half the size
-    bucket_most: int | None = None  # None: twice the size
-    upscale: bool = True  # whether images smaller than their bucket's area are enlarged
-    caption_extensions: tuple[str, ...] = (".txt", ".caption")
-    separator: str = ","
-    keep_tags: int = 0
-    shuffle_tags: bool = False
-    tag_dropout: float = 0.0
-    caption_dropout: float = 0.0
-    flip: bool = False
-    alpha_mask: bool = False
-    validation: tuple[FolderConfig, ...] = ()
-    validation_share: float = 0.0  # of the images, held out where there is no folder for validation
-    cache: str | None = None  # None: beside the runs
-
-    def __post_init__(self) -> None:
-        check(bool(self.folders) != bool(self.toml), "folders", list(self.folders), "folders or a toml, one of them")
-        for name in ("tag_dropout", "caption_dropout", "validation_share"):
-            check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to, not with, 1")
-        for name in ("size", "height", "bucket_least", "bucket_most"):
-            value = getattr(self, name)
-            check(value is None or (value >= 64 and value % 8 == 0), name, value, "a multiple of 8 from 64 on")
-        check(self.bucket_step >= 8 and self.bucket_step % 8 == 0, "bucket_step", self.bucket_step, "a multiple of 8")
-        check(self.keep_tags >= 0, "keep_tags", self.keep_tags, "0 or more")
-
-
-@dataclass(frozen=True)
 class SampleConfig:
     """Images to draw during the run, with the same prompts and seeds: every `every` steps, at the end, and `first`."""
 
@@ -244,7 +195,7 @@ class RunConfig:
 
 
 def load(path: str | Path) -> RunConfig:
-    """Read a `run.json`; its paths are relative to its folder, and are returned absolute."""
+    """Read a `run.json`, resolved; its paths are relative to its folder, and are returned absolute."""
     path = Path(path)
     text = read_text(path)
     try:
@@ -254,19 +205,22 @@ def load(path: str | Path) -> RunConfig:
     except (RecursionError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
     try:
-        return _absolute(read(RunConfig, data), path.resolve().parent)
+        return resolved(_absolute(read(RunConfig, data), path.resolve().parent))
     except (ValueError, RuntimeError) as error:  # paths with a null byte, links in a circle
         raise ConfigError(f"{path}: {error}") from error
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a configuration file; raise ConfigError for one that is too large or not UTF-8."""
-    if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes: expected a configuration")
-    try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}: save it as UTF-8") from error
+def resolved(config: RunConfig) -> RunConfig:
+    """Return the run with the folders and options of its dataset's toml in their place; raises ConfigError.
+
+    It is called wherever a run comes in - a file, a form, a request - so that nothing later looks at the toml. Two
+    files that ask for the same give the same run.
+    """
+    dataset = config.dataset
+    if dataset.toml is not None:
+        dataset, notices = read_toml(dataset)
+        dataset = replace(dataset, notices=tuple(notices))
+    return replace(config, dataset=dataset.in_normal_form())
 
 
 def dumps(config: RunConfig) -> str:

@@ -13,12 +13,14 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T", bound="DataclassInstance")
+MAX_BYTES = 4_000_000  # bytes of a configuration's file; a run.json with every option has a few thousand
 _QUOTE = reprlib.Repr()
 _QUOTE.maxstring = _QUOTE.maxother = _QUOTE.maxlong = 100
 _QUOTE.maxtuple = _QUOTE.maxlist = 6
@@ -26,6 +28,16 @@ _QUOTE.maxtuple = _QUOTE.maxlist = 6
 
 class ConfigError(ValueError):
     """A value in `run.json` that cannot be used; the message says where it stands and what was expected."""
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a configuration file; raise ConfigError for one that is too large or not UTF-8."""
+    if path.stat().st_size > MAX_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes: expected a configuration")
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}: save it as UTF-8") from error
 
 
 def key_of(field: dataclasses.Field[Any]) -> str:

@@ -10,15 +10,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lib_blocktrain.training.config import DatasetConfig, FolderConfig, read_text
-from lib_blocktrain.training.config_json import ConfigError, check, read, write
+from lib_blocktrain.training.config_json import ConfigError, check, read, read_text, write
+from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig
 
-# sd-scripts' name -> ours, of the options that a dataset or one of its subsets may have.
-_DATASET_OPTIONS = {
+# sd-scripts' name -> ours: of a run, which has one size and one set of buckets, and of a folder.
+_RUN_OPTIONS = {
     "enable_bucket": "buckets",
     "bucket_reso_steps": "bucket_step",
     "min_bucket_reso": "bucket_least",
     "max_bucket_reso": "bucket_most",
+}
+_FOLDER_OPTIONS = {
+    "num_repeats": "repeats",
+    "is_reg": "regularisation",
+    "class_tokens": "class_caption",
+    "conditioning_data_dir": "mask_folder",
     "caption_separator": "separator",
     "keep_tokens": "keep_tags",
     "shuffle_caption": "shuffle_tags",
@@ -27,19 +33,15 @@ _DATASET_OPTIONS = {
     "flip_aug": "flip",
     "alpha_mask": "alpha_mask",
 }
-_FOLDER_OPTIONS = {
-    "num_repeats": "repeats",
-    "is_reg": "regularisation",
-    "class_tokens": "class_caption",
-    "conditioning_data_dir": "mask_folder",
-}
-_READ = {*_DATASET_OPTIONS, *_FOLDER_OPTIONS, "resolution", "bucket_no_upscale", "caption_extension", "image_dir"}
+_READ = {*_RUN_OPTIONS, *_FOLDER_OPTIONS, "resolution", "bucket_no_upscale", "caption_extension", "image_dir"}
 
 
 def read_toml(config: DatasetConfig) -> tuple[DatasetConfig, list[str]]:
     """Return the configuration with the folders and options of its `toml`, and notices of what was not taken over.
 
-    All datasets of the file must ask for the same: one training has one size here. Raises ConfigError.
+    As in sd-scripts a subset's option counts before its dataset's and that before the general one; an option that the
+    file does not have is the configuration's own, as there the command line's. All datasets must ask for the same
+    sizes: one training has one size here. Raises ConfigError.
     """
     if config.toml is None:
         raise ConfigError("dataset.toml is missing")
@@ -51,28 +53,32 @@ def read_toml(config: DatasetConfig) -> tuple[DatasetConfig, list[str]]:
         raise ConfigError(f"{path}: {error}") from error
     general = data.get("general", {})
     check(isinstance(general, Mapping), f"{path}: general", general, "a table")
-    options: dict[str, Any] = {}
+    own = write(config)
+    options: list[dict[str, Any]] = []
     folders: list[FolderConfig] = []
     notices: list[str] = []
     for dataset in _tables(data, "datasets", path):
         for subset in _tables(dataset, "subsets", path):
             merged = {**general, **_plain(dataset), **_plain(subset)}
             folders.append(_folder(merged, path))
-            ours = _options(merged, path)
-            for name, value in ours.items():
-                if options.setdefault(name, value) != value:
-                    raise ConfigError(
-                        f"{path}: {name} is {options[name]!r} and {value!r}: expected one for all subsets"
-                    )
-            unknown = sorted(set(merged) - _READ - {"batch_size"})
-            notices += [f"{path.name}: {', '.join(unknown)} not known here: ignored"] if unknown else []
-            if "batch_size" in merged:
-                notices.append(f"{path.name}: batch_size is the run's `batch` here: ignored")
+            options.append({**own, **_run_options(merged, path)})
+            notices += _not_taken_over(merged, path)
     if not folders:
         raise ConfigError(f"{path}: expected [[datasets]] with [[datasets.subsets]]")
-    found = {**write(config), **options, "toml": None, "folders": write(folders)}
+    for name, value in options[0].items():
+        if other := [found[name] for found in options if found[name] != value]:
+            raise ConfigError(f"{path}: {name} is {value!r} and {other[0]!r}: expected one for all subsets")
+    found = {**options[0], "toml": None, "folders": write(folders)}
     with _naming(path):
         return read(DatasetConfig, found, str(path)), list(dict.fromkeys(notices))
+
+
+def _not_taken_over(options: Mapping[str, Any], path: Path) -> list[str]:
+    unknown = sorted(set(options) - _READ - {"batch_size"})
+    notices = [f"{path.name}: {', '.join(unknown)} not known here: ignored"] if unknown else []
+    if "batch_size" in options:
+        notices.append(f"{path.name}: batch_size is the run's `batch` here: ignored")
+    return notices
 
 
 @contextmanager
@@ -110,23 +116,25 @@ def _folder(options: Mapping[str, Any], path: Path) -> FolderConfig:
     if "image_dir" not in options:
         raise ConfigError(f"{path}: a subset without image_dir: expected one (metadata files are not read)")
     values = {ours: options[theirs] for theirs, ours in _FOLDER_OPTIONS.items() if theirs in options}
+    if "caption_extension" in options:
+        extension = options["caption_extension"]
+        check(isinstance(extension, str), f"{path}: caption_extension", extension, 'text, such as ".txt"')
+        values["caption_extensions"] = (extension if extension.startswith(".") else f".{extension}",)
     with _naming(path):
-        folder = read(FolderConfig, {**values, "path": options["image_dir"]}, f"{path}: subset")
+        folder = read(FolderConfig, {**values, "path": options["image_dir"], "numbered": False}, f"{path}: subset")
     masks = folder.mask_folder and str((path.parent / folder.mask_folder).resolve())
     return replace(folder, path=str((path.parent / folder.path).resolve()), mask_folder=masks)
 
 
-def _options(options: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    values = {ours: options[theirs] for theirs, ours in _DATASET_OPTIONS.items() if theirs in options}
+def _run_options(options: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    values = {ours: options[theirs] for theirs, ours in _RUN_OPTIONS.items() if theirs in options}
     if "resolution" in options:
         side = options["resolution"]
         sides = side if isinstance(side, list) else [side]
         check(len(sides) in (1, 2), f"{path}: resolution", side, "a number, or [width, height]")
         values["size"], values["height"] = sides if len(sides) == 2 else (sides[0], None)
     if "bucket_no_upscale" in options:
-        values["upscale"] = not options["bucket_no_upscale"]
-    if "caption_extension" in options:
-        extension = options["caption_extension"]
-        check(isinstance(extension, str), f"{path}: caption_extension", extension, 'text, such as ".txt"')
-        values["caption_extensions"] = (extension if extension.startswith(".") else f".{extension}",)
+        value = options["bucket_no_upscale"]
+        check(isinstance(value, bool), f"{path}: bucket_no_upscale", value, "true or false")
+        values["upscale"] = not value
     return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,12 @@ def metadata_of(
         "ss_prior_loss_weight": loss.prior_weight,
         "ss_dataset_dirs": json.dumps(_folders(dataset)),
         "ss_bucket_info": json.dumps(_buckets(dataset)),
-        "ss_tag_frequency": json.dumps(dataset.tag_frequency(config.dataset.separator)),
-        "ss_shuffle_caption": config.dataset.shuffle_tags,
-        "ss_keep_tokens": config.dataset.keep_tags,
-        "ss_caption_dropout_rate": config.dataset.caption_dropout,
-        "ss_caption_tag_dropout_rate": config.dataset.tag_dropout,
-        "ss_flip_aug": config.dataset.flip,
+        "ss_tag_frequency": json.dumps(dataset.tag_frequency()),
+        "ss_shuffle_caption": _option(dataset, "shuffle_tags"),
+        "ss_keep_tokens": _option(dataset, "keep_tags"),
+        "ss_caption_dropout_rate": _option(dataset, "caption_dropout"),
+        "ss_caption_tag_dropout_rate": _option(dataset, "tag_dropout"),
+        "ss_flip_aug": _option(dataset, "flip"),
         "ss_noise_offset": loss.noise_offset or None,
         "ss_multires_noise_iterations": loss.multires_iterations or None,
         "ss_multires_noise_discount": loss.multires_discount,
@@ -120,7 +121,7 @@ def _record(config: RunConfig, weights: BlockWeights, progress: Mapping[str, Any
         "trained": {"weights": weights.to_json(), "meaning": config.network.weight_mode},
         "step": progress["step"],
         "loss": progress["loss"],
-        "run": _without_folders(write(config)),
+        "run": _without_folders(write(replace(config, dataset=replace(config.dataset, notices=())))),
     }
 
 
@@ -133,6 +134,13 @@ def _without_folders(value: Any) -> Any:
 
 def _name(path: Any) -> Any:
     return Path(path).name if isinstance(path, str) else path
+
+
+def _option(dataset: Dataset, name: str) -> object:
+    """Return an option's value; where folders differ, JSON of the values by folder."""
+    values = {image.path.parent.name: getattr(image.options, name) for image in dataset.images}
+    same = len({getattr(image.options, name) for image in dataset.images}) == 1
+    return next(iter(values.values())) if same else json.dumps(values)
 
 
 def _folders(dataset: Dataset) -> dict[str, dict[str, int]]:

@@ -69,10 +69,10 @@ def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Pr
     images = [*dataset.images, *dataset.held_out]
     for number, image in enumerate(images):
         latents.of(image)
-        if conditioning is not None and not captions_vary(config.dataset):
+        if conditioning is not None and not captions_vary(image.options):
             conditioning.of(image.caption)
         if progress is not None:
             progress(number + 1, len(images))
     sampler = BatchSampler(dataset.images, config.batch * processes, config.seed)
-    loader = BatchLoader(config.dataset, latents, conditioning, config.loss.prior_weight, config.seed)
+    loader = BatchLoader(latents, conditioning, config.loss.prior_weight, config.seed)
     return TrainingData(dataset, sampler, loader)

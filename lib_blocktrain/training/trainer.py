@@ -328,7 +328,7 @@ class Trainer:
         """Record the start of this session: the dataset, the modules by block, the number of parameters."""
         modules = Counter(planned.block for planned in self.train_state.plan.modules)
         numbers = sum(parameter.numel() for parameter in self.train_state.parameters)
-        dataset = self.data.dataset.describe(self.config.dataset.separator)
+        dataset = self.data.dataset.describe()
         self.note({"event": event, "modules": dict(modules), "parameters": numbers, "dataset": dataset})
 
     def note(self, row: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_blocktrain.training.config import RunConfig
+from lib_blocktrain.training.config import RunConfig, resolved
 from lib_blocktrain.training.config_json import ConfigError, read, type_of, write
 from lib_blocktrain.training.optimizers import TABLE
 from lib_blocktrain.weights.block_weights import BlockWeights
@@ -224,7 +224,7 @@ def config_of(values: Mapping[str, object], rest: Mapping[str, Any] | None = Non
         if not draft:
             raise ConfigError("the LoRA has no name yet: expected one such as robot")
         data["name"] = "draft"
-    return read(RunConfig, data)
+    return resolved(read(RunConfig, data))
 
 
 _BY_PATH = {field.path: field for field in FIELDS}

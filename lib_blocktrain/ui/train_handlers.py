@@ -123,7 +123,7 @@ class TrainHandlers:
         fields = values["train_form"]
         config = form.config_of({**fields, NAME: fields[NAME] or "draft"}, values["train_rest"])
         dataset = find(config.dataset, self._native_size())
-        table = train_html.dataset_table(dataset.describe(config.dataset.separator))
+        table = train_html.dataset_table(dataset.describe())
         changes: dict[str, object] = {"train_dataset": table + self._share_warning(config, dataset)}
         if not fields[NAME] and config.dataset.folders:
             changes["train_form"] = {NAME: _name_of(Path(config.dataset.folders[0].path))}

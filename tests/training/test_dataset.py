@@ -16,7 +16,7 @@ from PIL import Image
 from lib_blocktrain.training import buckets
 from lib_blocktrain.training.batches import BatchSampler, augmented_caption
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache, TensorStore
-from lib_blocktrain.training.config import DatasetConfig, FolderConfig
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig, resolved
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.dataset import DatasetError, find
 
@@ -281,12 +281,16 @@ batch_size = 4
 """
 
 
+def of_toml(path: Path) -> DatasetConfig:
+    return resolved(RunConfig("x", DatasetConfig(toml=str(path)))).dataset
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is Python 3.11's")
 def test_toml(tmp_path):
     (tmp_path / "set.toml").write_text(TOML, "utf-8")
     picture(tmp_path / "robot" / "a.png", (768, 512))
     picture(tmp_path / "reg" / "b.png", (768, 512))
-    dataset = find(DatasetConfig(toml=str(tmp_path / "set.toml")), 512)
+    dataset = find(of_toml(tmp_path / "set.toml"), 512)
     assert [(p.path.name, p.repeats, p.regularisation, p.caption) for p in dataset.images] == [
         ("a.png", 5, False, ""),
         ("b.png", 1, True, "machine"),
@@ -296,4 +300,4 @@ def test_toml(tmp_path):
     assert any("batch_size" in notice for notice in dataset.notices)
     (tmp_path / "set.toml").write_text("[[datasets", "utf-8")
     with pytest.raises(ConfigError, match=r"set\.toml"):
-        find(DatasetConfig(toml=str(tmp_path / "set.toml")), 512)
+        of_toml(tmp_path / "set.toml")

@@ -20,7 +20,7 @@ import uvicorn
 from lib_blocktrain.api.routes import PREFIX
 from lib_blocktrain.server.app import UPLOADS, _private_uploads, application, build, listen
 from lib_blocktrain.training import runs
-from lib_blocktrain.training.config import DatasetConfig, RunConfig
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig
 from tests.fakes import FakeHost, write_lora
 
 SECRET = "nobody's business"
@@ -35,7 +35,9 @@ class Standalone:
         self.folder, self.host = folder, FakeHost(folder)
         write_lora(self.host.lora_dirs[0] / "robot.safetensors")
         (folder / "secret.txt").write_text(SECRET, "utf-8")
-        self.run = runs.create(RunConfig("old", DatasetConfig(toml="x")), self.host.output_dir / "runs" / "old")
+        self.run = runs.create(
+            RunConfig("old", DatasetConfig((FolderConfig("x"),))), self.host.output_dir / "runs" / "old"
+        )
         self.run.add_metrics({"step": 1, "event": "stopped"})
         blocks, self.tab = build(self.host)
         listener = listen(0)

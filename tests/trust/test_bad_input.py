@@ -14,7 +14,7 @@ from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.training import config as configs
 from lib_blocktrain.training import runs, state_file
-from lib_blocktrain.training.config import DatasetConfig, RunConfig
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig
 from lib_blocktrain.training.kohya_toml import read_toml
 from lib_blocktrain.training.optimizers import make_optimizer
 from lib_blocktrain.training.plan import read_weights
@@ -298,7 +298,7 @@ def test_states(tally, tmp_path):
 
 def test_metrics_and_queue(tally, tmp_path):
     """What is broken in a run's records is passed over; what is whole is found, whatever ends of lines a prompt has."""
-    run = runs.create(RunConfig("a", DatasetConfig(toml="x")), tmp_path / "a")
+    run = runs.create(RunConfig("a", DatasetConfig((FolderConfig("x"),))), tmp_path / "a")
     row = {"step": 1, "prompt": "one\u2028two\x85three", "event": "started"}
     run.add_metrics(row)
     assert run.metrics() == [row]

@@ -24,7 +24,7 @@ from lib_blocktrain.api.routes import PREFIX, mount
 from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.training import runs
-from lib_blocktrain.training.config import DatasetConfig, RunConfig
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig
 from lib_blocktrain.workspace import analyses
 from tests.fakes import FakeHost, write_lora
 from tests.trust.junk import JUNK, damaged_bytes, damaged_json
@@ -97,7 +97,7 @@ class Server:
     def __init__(self, folder: Path):
         self.folder, self.host = folder, FakeHost(folder)
         write_lora(self.host.lora_dirs[0] / "robot.safetensors")
-        run = runs.create(RunConfig("old", DatasetConfig(toml="x")), self.host.output_dir / "runs" / "old")
+        run = runs.create(RunConfig("old", DatasetConfig((FolderConfig("x"),))), self.host.output_dir / "runs" / "old")
         run.add_metrics({"step": 1, "event": "stopped"})
         self.runner, app = Resting(self.host), FastAPI()
         mount(app, self.host, Access(), runner=lambda: self.runner)

@@ -15,7 +15,7 @@ from lib_blocktrain.cli import environment
 from lib_blocktrain.files import checked_name, is_device_name
 from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.training import runs
-from lib_blocktrain.training.config import DatasetConfig, RunConfig
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig
 from lib_blocktrain.workspace.lora_index import LoraIndex
 from tests.fakes import write_lora
 from tests.trust import licences
@@ -136,7 +136,7 @@ def test_names_of_runs(tally, tmp_path):
     def check(name):
         with tally.case("names that become files") as case:
             taken = []
-            case.fault = refused(lambda: taken.append(RunConfig(name, DatasetConfig(toml="x")))) is not None
+            case.fault = refused(lambda: taken.append(RunConfig(name, DatasetConfig((FolderConfig("x"),))))) is not None
             for config in taken:
                 check_name(config.name, root)
                 run = runs.create(config, runs.new_folder(root, config.name))
@@ -178,7 +178,7 @@ def test_names_of_loras(tally, tmp_path):
 
 def test_names_in_a_queue(tally, tmp_path):
     root = tmp_path / "runs"
-    runs.create(RunConfig("outside", DatasetConfig(toml="x")), tmp_path / "outside")
+    runs.create(RunConfig("outside", DatasetConfig((FolderConfig("x"),))), tmp_path / "outside")
     root.mkdir()
 
     def check(name):

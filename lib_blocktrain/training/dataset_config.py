@@ -1,0 +1,119 @@
+"""What the pictures of a run are, as frozen dataclasses: the entry `dataset` of `run.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from lib_blocktrain.training.config_json import check
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """What may differ from folder to folder: how captions and masks are found, and what is changed at random."""
+
+    caption_extensions: tuple[str, ...] = (".txt", ".caption")
+    separator: str = ","
+    keep_tags: int = 0
+    shuffle_tags: bool = False
+    tag_dropout: float = 0.0
+    caption_dropout: float = 0.0
+    flip: bool = False
+    alpha_mask: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("tag_dropout", "caption_dropout"):
+            check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to, not with, 1")
+        check(self.keep_tags >= 0, "keep_tags", self.keep_tags, "0 or more")
+        check(bool(self.separator), "separator", self.separator, "text, such as ,")
+
+
+OPTIONS = tuple(field.name for field in fields(ImageOptions))
+
+
+@dataclass(frozen=True)
+class FolderConfig:
+    """A folder of images; the options that are None are the dataset's.
+
+    `numbered`: a folder in the layout of `--train_data_dir`. The `N_concept` folders in it are trained on if there are
+    any, and the number N, of these or in its own name, multiplies `repeats`. Else its own images are trained on,
+    `repeats` times, whatever it is called: the `image_dir` of a toml.
+    """
+
+    path: str
+    repeats: int = 1
+    regularisation: bool = False
+    class_caption: str | None = None  # of images without a caption; None: the concept in the folder's name
+    mask_folder: str | None = None
+    numbered: bool = True
+    caption_extensions: tuple[str, ...] | None = None
+    separator: str | None = None
+    keep_tags: int | None = None
+    shuffle_tags: bool | None = None
+    tag_dropout: float | None = None
+    caption_dropout: float | None = None
+    flip: bool | None = None
+    alpha_mask: bool | None = None
+
+    def __post_init__(self) -> None:
+        check(self.repeats >= 1, "repeats", self.repeats, "1 or more")
+        ImageOptions(**self.stated)
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The options that the folder has itself."""
+        return {name: value for name in OPTIONS if (value := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class DatasetConfig(ImageOptions):
+    """The images and their buckets; its options are those of folders that state no other."""
+
+    folders: tuple[FolderConfig, ...] = ()
+    toml: str | None = None  # sd-scripts' dataset file instead of folders; None once it has been read
+    size: int | None = None  # the side of a square of the buckets' area; None: the model's own
+    height: int | None = None  # with it, size is the width
+    buckets: bool = True
+    bucket_step: int = 64
+    bucket_least: int | None = None  # None: half the size
+    bucket_most: int | None = None  # None: twice the size
+    upscale: bool = True  # whether images smaller than their bucket's area are enlarged
+    validation: tuple[FolderConfig, ...] = ()
+    validation_share: float = 0.0  # of the images, held out where there is no folder for validation
+    cache: str | None = None  # None: beside the runs
+    notices: tuple[str, ...] = ()  # what the toml has that was not taken over
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(bool(self.folders) != bool(self.toml), "folders", list(self.folders), "folders or a toml, one of them")
+        check(0 <= self.validation_share < 1, "validation_share", self.validation_share, "0 up to, not with, 1")
+        for name in ("size", "height", "bucket_least", "bucket_most"):
+            value = getattr(self, name)
+            check(value is None or (value >= 64 and value % 8 == 0), name, value, "a multiple of 8 from 64 on")
+        check(self.bucket_step >= 8 and self.bucket_step % 8 == 0, "bucket_step", self.bucket_step, "a multiple of 8")
+
+    def options_of(self, folder: FolderConfig) -> ImageOptions:
+        """Return the options of a folder's images: its own, and the dataset's for the others."""
+        return ImageOptions(**{name: getattr(self, name) for name in OPTIONS} | folder.stated)
+
+    def in_normal_form(self) -> DatasetConfig:
+        """Return an equal dataset whose options are those of its first folder; the others state what differs.
+
+        Of all the ways to write the same options it is one, so that the same run has the same record.
+        """
+        if not self.folders:
+            return self
+        first = self.options_of(self.folders[0])
+
+        def differing(folder: FolderConfig) -> FolderConfig:
+            own = self.options_of(folder)
+            stated: dict[str, Any] = dict.fromkeys(OPTIONS)
+            for name in OPTIONS:
+                if getattr(own, name) != getattr(first, name):
+                    stated[name] = getattr(own, name)
+            return replace(folder, **stated)
+
+        options = {name: getattr(first, name) for name in OPTIONS}
+        folders, validation = (tuple(map(differing, items)) for items in (self.folders, self.validation))
+        height = None if self.height == self.size else self.height
+        return replace(self, folders=folders, validation=validation, height=height, **options)
