@@ -21,14 +21,14 @@ from lib_blocktrain import blocks
 from lib_blocktrain.analysis.attribution import OF_THE_WEIGHT, squared_delta
 from lib_blocktrain.blocks import ARCHITECTURES, block_of
 from lib_blocktrain.files import atomic_write, files_below
-from lib_blocktrain.networks.adapters import DoRA, NetworkModule, NetworkModuleError, module_from_tensors
+from lib_blocktrain.networks.adapters import DoRA, module_from_tensors
 from lib_blocktrain.networks.contents import Contents, contents_of
 from lib_blocktrain.networks.header import NetworkFileError, json_object, read_header, tag_counts
 from lib_blocktrain.training.dataset import Dataset
 
 log = logging.getLogger(__name__)
 
-FORMAT = "blocktrain-profiles-2"
+FORMAT = "blocktrain-profiles-3"
 SAMPLED = 4  # modules of each block that are read: the others are taken to be like them
 RECORD = "ss_blocktrain"
 # How much each kind of likeness counts; one that is not known counts as half.
@@ -217,21 +217,18 @@ def _norms(path: Path, contents: Contents) -> dict[str, float]:
                 continue
             chosen = keys[:: max(1, len(keys) // SAMPLED)]
             found = [_square(key, {name: file.get_tensor(s) for name, s in sources[key].items()}) for key in chosen]
-            known = [square for square in found if square is not None and math.isfinite(square)]
+            known = [square for square in found if square is not None]
+            if not all(map(math.isfinite, known)):
+                raise NetworkFileError(f"{path}: numbers in {block} are not finite, or too large: it cannot be used")
             if known:
                 squares[block] = sum(known) / len(known) * len(keys)
     total = sum(squares.values())
-    if not sources:
-        raise NetworkFileError(f"{path}: no network modules among its {len(contents.unread)} keys")
     return {block: square / total for block, square in squares.items()} if total else {}
 
 
 def _square(key: str, tensors: Mapping[str, Tensor]) -> float | None:
     """Return |delta W|^2, None where it does not follow from the file alone."""
-    try:
-        module: NetworkModule | None = module_from_tensors(key, tensors)
-    except NetworkModuleError:
-        return None
+    module = module_from_tensors(key, tensors)
     if isinstance(module, DoRA):
         module = module.direction
     return None if module is None or isinstance(module, OF_THE_WEIGHT) else squared_delta(module)

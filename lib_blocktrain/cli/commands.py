@@ -1,6 +1,6 @@
-"""The commands, but for those that train or analyse.
+"""All commands except those that train or analyse.
 
-Imports that need torch stand inside the commands, so that the others answer at once.
+Modules that need torch are imported inside the commands, so that the other commands start quickly.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ TOUR_LORA = "robot-on-green"
 TOUR_PROMPT = "a photo of a large robot in the center"
 TOUR_WEIGHTS = "OUT06-OUT11=1"
 TOUR_SEED = 0
-MAX_TEST_WORKERS = 4  # each takes up to 3 GB
+NAMED_KEYS = 4  # of those in a network file that nobody reads
+MAX_TEST_WORKERS = 4  # each needs up to 3 GB
 
 
 def presets_list(arguments: argparse.Namespace) -> Answer:
-    """List the presets that ship, those of one architecture if asked."""
+    """List the shipped presets, optionally of one architecture only."""
     from lib_blocktrain.weights.presets import shipped_presets
 
     presets = [p for p in shipped_presets() if arguments.architecture in (None, *p.architectures)]
@@ -41,14 +42,14 @@ def presets_list(arguments: argparse.Namespace) -> Answer:
 
 
 def presets_text(presets: Sequence[Mapping[str, Any]]) -> str:
-    """A line a preset, for people."""
+    """The presets as plain text, one per line."""
     width = max(len(preset["name"]) for preset in presets)
     row = "{name:<{width}}  {fits:<12}  {grade}  {purpose}"
     return "\n".join(row.format(width=width, fits="/".join(p["architectures"]), **p).rstrip() for p in presets)
 
 
 def presets_parse(arguments: argparse.Namespace) -> Answer:
-    """Say what a preset string is understood as."""
+    """Print how a preset string is understood."""
     from lib_blocktrain.weights.preset_strings import parse, weights_in_errors
 
     with weights_in_errors(arguments.string):
@@ -66,14 +67,14 @@ def presets_parse(arguments: argparse.Namespace) -> Answer:
 
 
 def parsed_text(data: Mapping[str, Any]) -> str:
-    """What a preset string was understood as, for people."""
+    """How a preset string was understood, as plain text."""
     rows = [f"understood as {data['form']} for {data['architecture']}", *(f"note: {n}" for n in data["notices"])]
     rows += [f"  {block:<5} {value:g}" for block, value in data["weights"].items()]
     return "\n".join([*rows, data["line"]])
 
 
 def inspect(arguments: argparse.Namespace) -> Answer:
-    """Say what a network file contains."""
+    """Print the contents of a network file."""
     from lib_blocktrain.networks.contents import describe
 
     data = describe(arguments.file)
@@ -81,17 +82,21 @@ def inspect(arguments: argparse.Namespace) -> Answer:
 
 
 def inspected_text(name: str, data: Mapping[str, Any]) -> str:
-    """What a network file contains, for people."""
+    """The contents of a network file, as plain text."""
+    rank = "" if data["rank"] is None else f", rank {data['rank']}"
+    unread = data["unread"]
+    named = ", ".join([*map(repr, unread[:NAMED_KEYS]), *["..."] * (len(unread) > NAMED_KEYS)])
     rows = [
-        f"{name}: {', '.join(data['algorithms'])} for {data['architecture']}, rank {data['rank']}",
+        f"{name}: {', '.join(data['algorithms'])} for {data['architecture']}{rank}",
         *(f"  {block:<5} {count:>4} modules" for block, count in data["blocks"].items() if count),
+        *([f"  {len(unread)} keys that nobody reads: {named}"] if unread else []),
         *(f"  {key}: {str(value)[:100]}" for key, value in sorted(data["metadata"].items())),
     ]
     return "\n".join(rows)
 
 
 def open_host(checkpoint: Path | None, lora_dirs: Sequence[Path] = ()) -> Host:
-    """The standalone host on a checkpoint; the demo model without one."""
+    """The standalone host for a checkpoint, by default the demo model."""
     from lib_blocktrain.hosts.standalone import StandaloneHost
 
     return StandaloneHost(checkpoint, lora_dirs=tuple(lora_dirs))
@@ -107,12 +112,12 @@ def open_tab(arguments: argparse.Namespace) -> int:
     if checkpoint is None:
         check_present()
     for path in (*([checkpoint] if checkpoint else []), *(arguments.lora_dir or ())):
-        path.stat()  # a mistyped path is an error now, not when the page is open
+        path.stat()  # report a mistyped path now, not after the page has opened
     host = open_host(checkpoint, arguments.lora_dir or ())
     tour = InitialState(TOUR_PROMPT, lora=TOUR_LORA, weights=TOUR_WEIGHTS, seed=TOUR_SEED, runs=DEMO / "runs")
 
     def opened(address: str) -> None:
-        sys.stdout.write(f"The tab is at {address} (Ctrl+C ends it)\n")
+        sys.stdout.write(f"The tab is at {address} (press Ctrl+C to stop)\n")
         sys.stdout.flush()
         if not arguments.no_browser:
             webbrowser.open(address)
@@ -189,7 +194,7 @@ def tour(arguments: argparse.Namespace) -> Answer:
 
 
 def bake(arguments: argparse.Namespace) -> Answer:
-    """Write a network file with the weights inside."""
+    """Write a network file with the block weights baked in."""
     from lib_blocktrain.networks.bake import bake as bake_file
     from lib_blocktrain.networks.files import read_network
     from lib_blocktrain.weights.preset_strings import parse
@@ -215,18 +220,18 @@ def demo_export(arguments: argparse.Namespace) -> Answer:
 
 
 def test(arguments: argparse.Namespace) -> int:
-    """Run pytest on the project's tests: all of them on all cores, or what is asked for on one; its exit status."""
+    """Run pytest: all tests on all cores, or those asked for on one core; return its exit status."""
     from lib_blocktrain.files import ROOT
 
     words, environment = arguments.pytest, dict(os.environ)
     if not words:
         words = ["-n", str(min(os.cpu_count() or 1, MAX_TEST_WORKERS)), "--dist", "loadfile"]
-        environment.setdefault("OMP_NUM_THREADS", "1")  # or each of them would take all cores
+        environment.setdefault("OMP_NUM_THREADS", "1")  # otherwise each worker would use all cores
     return subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, env=environment, check=False).returncode
 
 
 class ProgressBar:
-    """tqdm on stderr where a person looks at it; nothing where stderr is no terminal or tqdm is not installed."""
+    """A tqdm bar on stderr; silent if stderr is not a terminal or tqdm is not installed."""
 
     def __init__(self, what: str):
         self._what = what
@@ -234,7 +239,7 @@ class ProgressBar:
         self._shown = sys.stderr.isatty() and find_spec("tqdm") is not None
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Show that `done` of `total` are done; `note` stands behind the bar."""
+        """Show that `done` of `total` are done; `note` is shown after the bar."""
         if not self._shown:
             return
         if self._bar is None:
@@ -244,6 +249,6 @@ class ProgressBar:
         self._bar.total = total
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
-        if done >= total:  # what counts from the beginning again gets a new line
+        if done >= total:  # a count that restarts gets a new bar
             self._bar.close()
             self._bar = None

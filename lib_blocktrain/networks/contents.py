@@ -65,6 +65,9 @@ def contents_of(path: Path, shapes: Shapes) -> Contents:
         unread += [source for tensor, source in tensors.items() if tensor not in known]
         if algorithm:
             algorithms[key] = algorithm
+    if not algorithms:
+        example = f", e.g. {unread[0]!r}" if unread else ""
+        raise NetworkFileError(f"{path}: no network modules among its {len(shapes)} keys{example}")
     return Contents(architecture, {key: sources[key] for key in algorithms}, algorithms, tuple(unread))
 
 

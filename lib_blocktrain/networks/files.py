@@ -90,8 +90,6 @@ def read_network(path: str | Path) -> Network:
     except (safetensors.SafetensorError, ValueError) as error:
         raise NetworkFileError(f"{path}: {error}") from error
     unread = contents.unread
-    if not modules:
-        raise NetworkFileError(f"{path}: no network modules among its {len(header.shapes)} keys, e.g. {unread[0]!r}")
     if unread:
         log.warning("%s: %d keys belong to no known module and are left out, e.g. %s", path, len(unread), unread[0])
     return Network(path.stem, contents.architecture, modules, header.metadata, unread, path)

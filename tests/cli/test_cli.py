@@ -122,6 +122,30 @@ def test_inspect(network_file):
     assert data["metadata"]["ss_output_name"] == "three"
 
 
+def test_inspect_names_the_keys_that_nobody_reads(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    module = "lora_unet_conv_out"
+    known = {f"{module}.diff": torch.ones(4, 4), "lora_te1_text_model_encoder_layers_0_mlp_fc1.diff": torch.ones(4, 4)}
+    others = {name: torch.ones(2) for name in (f"{module}.scalar", "bundle_emb.\x1b[31mface.vec")}
+    path = tmp_path / "some.safetensors"
+    save_file({**known, **others}, path)
+    text = run("inspect", path).stdout
+    assert "full for sdxl\n" in text, "there is no rank, and none is named"
+    assert f"2 keys that nobody reads: 'bundle_emb.\\x1b[31mface.vec', '{module}.scalar'" in text
+    save_file({**known, **{f"emb.{number:02}": torch.ones(2) for number in range(30)}}, path)
+    assert "30 keys that nobody reads: 'emb.00', 'emb.01', 'emb.02', 'emb.03', ..." in run("inspect", path).stdout
+
+
+def test_inspect_refuses_a_file_with_nothing_known(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha": torch.ones(())}, tmp_path / "empty.safetensors")
+    refused(run("inspect", tmp_path / "empty.safetensors"), "no network modules among its 1 keys")
+
+
 def test_inspect_refuses(tmp_path, network_file):
     refused(run("inspect", tmp_path / "missing.safetensors"), "missing.safetensors")
     garbage = tmp_path / "garbage.safetensors"

@@ -4,7 +4,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from lib_blocktrain.analysis.similar import of_file
+from lib_blocktrain.analysis.similar import Profile, of_file, rank
+from lib_blocktrain.networks.adapters import NetworkModuleError
 from lib_blocktrain.networks.contents import describe
 from lib_blocktrain.networks.files import read_network
 from lib_blocktrain.networks.header import NetworkFileError
@@ -111,3 +112,40 @@ def test_clip_g_alone_is_sdxls_second(tmp_path):
 
 def test_clip_h_is_sd2s(tmp_path):
     assert describe(file_of(tmp_path / "h.safetensors", [f"clip_h.transformer.{CLIP_L}"]))["architecture"] == "sd2"
+
+
+NOTHING_KNOWN = {
+    "half of a LoRA": {f"{TE1}.lora_down.weight": (4, 16)},
+    "alphas only": {f"{TE1}.alpha": ()},
+    "a checkpoint": {"model.diffusion_model.middle_block.1.proj_in.weight": (16, 16)},
+    "embeddings and alphas": {"bundle_emb.face.string_to_param.*": (4, 16), f"{TE2}.alpha": ()},
+    "one tensor of a LoHa": {"lora_unet_mid_block_resnets_0_conv1.hada_w1_a": (4, 4), f"{TE1}.alpha": ()},
+}
+
+
+@pytest.mark.parametrize("shapes", NOTHING_KNOWN.values(), ids=NOTHING_KNOWN)
+def test_a_file_with_nothing_known_in_it_is_an_error_for_everyone(tmp_path, shapes):
+    path = tmp_path / "empty.safetensors"
+    safetensors.torch.save_file({name: torch.ones(shape) for name, shape in shapes.items()}, path)
+    said = rf"empty\.safetensors: (no network modules among its {len(shapes)} keys|not a network for)"
+    for read in (read_network, describe):
+        with pytest.raises(NetworkFileError, match=said):
+            read(path)
+    profile = of_file(path)
+    assert profile.problem
+    assert rank(Profile("sought", architecture="sd1"), [profile]).matches == ()
+
+
+@pytest.mark.parametrize(
+    ("up", "said"),
+    [(torch.ones(16, 5), "shapes"), (torch.full((16, 4), torch.nan), "not finite")],
+    ids=["factors that do not fit", "NaN"],
+)
+def test_what_the_reader_refuses_is_not_ranked(tmp_path, up, said):
+    path = tmp_path / "broken.safetensors"
+    key = "lora_unet_mid_block_attentions_0_proj_in"
+    tensors = {f"{key}.lora_down.weight": filled(4, 16), f"{key}.lora_up.weight": up}
+    safetensors.torch.save_file(tensors, path)
+    with pytest.raises(NetworkModuleError, match=said):
+        read_network(path)
+    assert said in of_file(path).problem
