@@ -38,13 +38,15 @@ class TrainingMonitor:
     def add_gradient(self, usable: bool) -> None:
         self.overflows = 0 if usable else self.overflows + 1
 
-    def reason_to_stop(self, loss: float, scaled: bool) -> str | None:
-        """Return why training cannot go on after this loss, None if it can.
+    def reason_to_stop(self, loss: float, scaled: bool, gradient: float = 0.0) -> str | None:
+        """Return why training cannot go on after this loss and norm of the gradients, None if it can.
 
-        `scaled`: with a loss scale (fp16) steps without a finite loss are skipped.
+        `scaled`: with a loss scale (fp16) steps without a finite loss or gradient are skipped.
         """
         if not math.isfinite(loss) and not scaled:
             return f"the loss is {loss}: a learning rate that is too high, or broken latents"
+        if not math.isfinite(gradient) and not scaled:
+            return f"the loss is {loss:.3g}, but the gradient is {gradient}: a learning rate that is too high"
         if self.overflows >= MAX_OVERFLOWS:
             return (
                 f"{self.overflows} steps in a row without a finite gradient in fp16: expected bf16 or fp32 to hold it"

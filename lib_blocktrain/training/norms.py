@@ -1,9 +1,9 @@
-"""Frobenius norms of delta weights and gradients by block, and the cap of the former."""
+"""Norms of delta weights and gradients, by block and of all, and what is cut down to a norm."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -46,6 +46,21 @@ def shares(norms: Mapping[str, float]) -> dict[str, float]:
     """Return each block's share of the whole change: its squared norm over the sum of all."""
     total = sum(norm**2 for norm in norms.values())
     return {block: norm**2 / total if total else 0.0 for block, norm in norms.items()}
+
+
+@torch.no_grad()
+def total_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the 2-norm of all tensors together, `()`, without a wait: not finite where one of their numbers is not."""
+    norms = torch._foreach_norm([tensor.detach() for tensor in tensors])
+    return torch.linalg.vector_norm(torch.stack([norm.float().to(norms[0].device) for norm in norms]))
+
+
+@torch.no_grad()
+def clip_to_norm(tensors: Sequence[Tensor], most: float, norm: Tensor) -> None:
+    """Multiply the tensors, whose norm this is, in place, so that it is `most` at most; as `clip_grad_norm_`."""
+    factor = torch.clamp(most / (norm + 1e-6), max=1.0)
+    for device in {tensor.device for tensor in tensors}:
+        torch._foreach_mul_([tensor for tensor in tensors if tensor.device == device], factor.to(device))
 
 
 @torch.no_grad()

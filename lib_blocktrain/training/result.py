@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,6 +40,23 @@ def _with_alpha(module: NetworkModule, alpha: float) -> NetworkModule:
     if not isinstance(module, LoRA):
         return module
     return replace(module, up=module.up.detach() * (module.effective_alpha / alpha), alpha=alpha)
+
+
+def reason_not_to_save(network: Network, dtype: torch.dtype) -> str | None:
+    """Return which weight a file of this dtype cannot hold, None if it can hold all."""
+    tensors = {
+        f"{key}.{name}": tensor.detach()
+        for key, module in network.modules.items()
+        for name, tensor in module.to_tensors().items()
+        if tensor.ndim  # alpha stays exact
+    }
+    largest = torch.stack([norm.float().cpu() for norm in torch._foreach_norm([*tensors.values()], float("inf"))])
+    spoilt = (~largest.to(dtype).isfinite()).nonzero().flatten().tolist()
+    if not spoilt:
+        return None
+    name, number = [*tensors][spoilt[0]], float(largest[spoilt[0]])
+    found = "is not finite" if not math.isfinite(number) else f"is {number:.3g}, too large for {dtype}"
+    return f"{len(spoilt)} of {len(tensors)} tensors cannot be saved, {name} {found}: a learning rate that is too high"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.init import init_network, trained_tensors, training_network
 from lib_blocktrain.training.live_weights import weight_change
-from lib_blocktrain.training.norms import cap_norms
+from lib_blocktrain.training.norms import cap_norms, clip_to_norm, total_norm
 from lib_blocktrain.training.optimizers import (
     check_learning_rates,
     make_optimizer,
@@ -43,7 +44,8 @@ class TrainState:
         self.optimizer = make_optimizer(config.optimizer, parameter_groups(self.network, plan, config.optimizer))
         self.parameters = parameters_of(self.optimizer)
         self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema else []
-        self._good = [p.detach().clone() for p in self.parameters]
+        self._good = [tensor.clone() for tensor in self._all_weights()]
+        self._gradient_norm: Tensor | None = None  # of the step that is being made
         self.loss_scale = LossScale(enabled=dtype == torch.float16)
 
     @property
@@ -66,32 +68,44 @@ class TrainState:
             gradients.append(parameter.grad)
         return gradients
 
-    def unscale(self) -> bool:
-        """Divide the gradients by the loss scale; return whether they are finite."""
-        return self.loss_scale.unscale(self.gradients())
+    def measure(self, loss: Tensor) -> tuple[float, float]:
+        """Divide the gradients by the loss scale; return the loss, and the norm of all gradients: inf or nan if any is.
 
-    def optimize(self) -> float | None:
-        """Make the optimizer's step, then cap norms and update the average; return the gradients' norm if clipped."""
-        norm = None
+        This is the step's one wait for the GPU (in fp16 there is another, for the loss scale).
+        """
+        gradients = self.gradients()
+        usable = self.loss_scale.unscale(gradients)
+        self._gradient_norm = total_norm(gradients)
+        found, norm = torch.stack([loss.float(), self._gradient_norm.to(loss.device)]).tolist()
+        return found, norm if usable else math.inf
+
+    def optimize(self) -> None:
+        """Make the optimizer's step with the gradients, clipped; then cap norms and update the average."""
         if self.config.optimizer.clip:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.clip)
+            gradients, norm = self.gradients(), self._gradient_norm
+            clip_to_norm(gradients, self.config.optimizer.clip, total_norm(gradients) if norm is None else norm)
+        self._gradient_norm = None
         self.optimizer.step()
         if self.config.network.weight_mode == "max_norm":
             cap_norms(self.network, self.plan)
         if self.average:
             now = [parameter.detach() for parameter in self.parameters]
             torch._foreach_lerp_(self.average, now, 1 - self.config.optimizer.ema)
-        return None if norm is None else float(norm)  # last, since it waits for the GPU
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all weights, and their averages, are finite."""
+        return bool(total_norm(self._all_weights()).isfinite())
 
     @torch.no_grad()
     def remember_good(self) -> None:
-        """Keep a copy of the weights, which have just given a finite loss."""
-        torch._foreach_copy_(self._good, [parameter.detach() for parameter in self.parameters])
+        """Keep a copy of the weights and their averages, which have just given a finite loss and gradient."""
+        torch._foreach_copy_(self._good, self._all_weights())
 
     @torch.no_grad()
     def back_to_good(self) -> None:
-        """Put back the weights of the last `remember_good`."""
-        torch._foreach_copy_([parameter.detach() for parameter in self.parameters], self._good)
+        """Put back what the last `remember_good` kept."""
+        torch._foreach_copy_(self._all_weights(), self._good)
 
     @torch.no_grad()
     def change_weights(self, after: Plan) -> None:
@@ -99,7 +113,7 @@ class TrainState:
         change = weight_change(self.plan, after, self.config.network)
         divided = change.divided(self.network)
         self.network, self.plan = change.network(self.network), after
-        for copies in (self.average, self._good):
+        for copies in (self.average, self._good, self._good[len(self.parameters) :]):
             for copy, parameter in zip(copies, self.parameters):
                 copy.div_(divided.get(id(parameter), 1.0))
         for group in self.optimizer.param_groups:
@@ -156,6 +170,10 @@ class TrainState:
     def weights_of(state: Mapping[str, Any]) -> BlockWeights:
         """Return the block weights of a saved state, which may have changed since the start of the run."""
         return BlockWeights.from_json(state["weights"])
+
+    def _all_weights(self) -> list[Tensor]:
+        """Return the weights, then their averages, if there are any."""
+        return [*(parameter.detach() for parameter in self.parameters), *self.average]
 
     def _names(self) -> list[str]:
         """Return the names that the parameters have in a network file, in order."""

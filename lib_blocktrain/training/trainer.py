@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from PIL import Image
@@ -26,11 +27,12 @@ from lib_blocktrain.training.estimate import out_of_memory
 from lib_blocktrain.training.metadata import metadata_of
 from lib_blocktrain.training.monitor import TrainingMonitor
 from lib_blocktrain.training.norms import block_norms, gradient_norms, shares
-from lib_blocktrain.training.optimizers import lr_factor
+from lib_blocktrain.training.optimizers import learning_rate_notices, lr_factor
 from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.precision import DTYPES, dtype_of
 from lib_blocktrain.training.preparation import check_model, prepare
 from lib_blocktrain.training.records import event_writer
+from lib_blocktrain.training.result import reason_not_to_save
 from lib_blocktrain.training.rng import generator_of, global_seed
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.step import Denoiser, Noise, Objective, conditioning_of, draw_noise
@@ -71,6 +73,7 @@ class Trainer:
         self.compiled = CompiledUNet(model.unet) if run.config.compile else None
         self.monitor = TrainingMonitor()
         self.step, self.started_at = 0, time.time()
+        self._good_step = 0  # of the weights that `diverge` goes back to
         self.hooks, self._saved_at = ExitStack(), time.monotonic()
         self._write_events = event_writer(run.folder / "tensorboard") if self.processes.is_first else None
 
@@ -97,7 +100,8 @@ class Trainer:
             self.notice(notice)
         state = self.run.load_state()
         plan = self._plan(TrainState.weights_of(state["train_state"]) if state else None)
-        for notice in plan.notices:
+        rates = learning_rate_notices(self.config.optimizer, self.config.schedule)
+        for notice in (*plan.notices, *rates):
             self.notice(notice)
         self.data = prepare(self.model, self.run, plan, self.processes.count, self._encoded)
         for notice in self.data.dataset.notices:
@@ -121,17 +125,22 @@ class Trainer:
         self.apply()
 
     def run_step(self) -> None:
-        """Make one step of the optimizer."""
+        """Make one step of the optimizer, unless in fp16 the gradients overflowed."""
         self.train_state.begin_step(lr_factor(self.step, self.config.steps, self.config.schedule))
-        loss = self.forward_backward()
-        self.check(loss)
-        self.train_state.remember_good()
-        self.optimize()
+        loss, gradient = self.train_state.measure(self.forward_backward())
+        self.monitor.add_gradient(math.isfinite(gradient))
+        reason = self.monitor.reason_to_stop(loss, self.train_state.loss_scale.enabled, gradient)
+        if reason is not None:
+            self.diverge(self.step + 1, reason)
+        if math.isfinite(gradient):
+            self.remember_good()
+            self.monitor.gradient = gradient if self.config.optimizer.clip else None
+            self.optimize()
         self.step += 1
         self.monitor.add(loss)
 
-    def forward_backward(self) -> float:
-        """Compute the gradients of one step, summed over all processes; return the mean loss."""
+    def forward_backward(self) -> torch.Tensor:
+        """Compute the gradients of one step, summed over all processes; return the mean loss, `()`."""
         total, accumulate = torch.zeros((), device=self.device), self.config.optimizer.accumulate
         for number in range(self.step * accumulate, (self.step + 1) * accumulate):
             batch = self.data.batch(number, self.processes)
@@ -142,7 +151,7 @@ class Trainer:
                 (loss * self.train_state.loss_scale.factor).backward()
             total += loss.detach()
         self.processes.sum([*self.train_state.gradients(), total])
-        return float(total)
+        return total
 
     def losses(self, batch: Batch, noise: Noise) -> torch.Tensor:
         """Return the loss of each sample, `(batch,)`."""
@@ -156,24 +165,25 @@ class Trainer:
         return draw_noise(batch.latents.shape[1:], self.config.loss, generators)
 
     def optimize(self) -> None:
-        """Make the step, unless the gradients overflowed."""
-        usable = self.train_state.unscale()
-        self.monitor.add_gradient(usable)
-        if not usable:
-            return
+        """Change the weights by the gradients."""
         if self._shows_blocks(self.step + 1):
             self.monitor.gradients = gradient_norms(self.train_state.network, self.train_state.plan)
-        self.monitor.gradient = self.train_state.optimize()
+        self.train_state.optimize()
 
-    def check(self, loss: float) -> None:
-        """Raise Diverged if the loss has diverged, after the last good weights were put back and saved."""
-        reason = self.monitor.reason_to_stop(loss, self.train_state.loss_scale.enabled)
-        if reason is None:
-            return
-        self.train_state.back_to_good()
-        path = self.save_checkpoint()
+    def remember_good(self) -> None:
+        """Keep the weights, which have just given a finite loss and gradient."""
+        self.train_state.remember_good()
+        self._good_step = self.step
+
+    def diverge(self, step: int, reason: str) -> NoReturn:
+        """Raise Diverged, after the last good weights were put back and saved."""
         self.note({"event": "diverged", "reason": reason})
-        raise Diverged(f"step {self.step + 1}: {reason}; the weights of the step before are in {path}")
+        self.train_state.back_to_good()
+        self.step = self._good_step
+        kept = "nothing was learnt before"
+        if self.step and self._spoilt() is None:
+            kept = f"the weights of step {self.step} are in {self.save_checkpoint()}"
+        raise Diverged(f"step {step}: {reason}; {kept}")
 
     def after_step(self) -> None:
         """Record the step, and save, validate and draw samples if they are due."""
@@ -245,6 +255,7 @@ class Trainer:
         """Go on from a saved state; give notice if the dataset or the model is another one."""
         self.step, self.started_at = state["step"], state["started_at"]
         self.train_state.load_state(state["train_state"])
+        self.remember_good()
         if state["dataset"] != self.data.dataset.fingerprint:
             self.notice("the pictures are not those that this run began with: it goes on, but not as it would have")
         before = state["model"]
@@ -257,7 +268,8 @@ class Trainer:
         return getattr(self.model, "name", None) or (self.config.checkpoint or "unknown")
 
     def save_state(self) -> None:
-        """Write the state into the run's folder, from the first process."""
+        """Write the state into the run's folder, from the first process; raises Diverged."""
+        self.check_weights()
         if self.processes.is_first:
             self.run.save_state(self.state())
         self._saved_at = time.monotonic()
@@ -271,12 +283,26 @@ class Trainer:
         return path
 
     def save(self, path: Path) -> Path:
-        """Write the network file."""
+        """Write the network file; raises Diverged if it cannot hold the weights."""
+        self.check_weights()
         if self.processes.is_first:
             with self.train_state.network_to_save() as network:
                 network = replace(network, name=path.stem, metadata=self._metadata())
                 write_network(path, network, dtype=DTYPES[self.config.save_dtype], overwrite=True)
         return path
+
+    def check_weights(self) -> None:
+        """Raise Diverged if the last step left weights that cannot be saved."""
+        reason = self._spoilt()
+        if reason is not None:
+            self.diverge(self.step, reason)
+
+    def _spoilt(self) -> str | None:
+        """Return why the network cannot be saved, None if it can."""
+        if not self.train_state.is_finite:
+            return "the weights are not finite: a learning rate that is too high"
+        with self.train_state.network_to_save() as network:
+            return reason_not_to_save(network, DTYPES[self.config.save_dtype])
 
     def _metadata(self) -> dict[str, str]:
         progress = {
