@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lib_blocktrain.training import checked_file
 from lib_blocktrain.training.config import (
     DatasetConfig,
     FolderConfig,
@@ -165,11 +166,12 @@ def test_any_state_without_pickle(tmp_path):
     (tmp_path / "c").write_bytes(b"\x00" * 50)
     with pytest.raises(ValueError, match="c"):
         load_state(tmp_path / "c")
-    content = (tmp_path / "a").read_bytes()
-    (tmp_path / "d").write_bytes(content.replace(b'"state.0.step"', b'"state.0.pets"'))
+    tensors, metadata = checked_file.read(tmp_path / "a")
+    tensors["state.0.pets"] = tensors.pop("state.0.step")
+    checked_file.write(tmp_path / "d", tensors, metadata)
     with pytest.raises(ValueError, match=r"damaged: no place for state\.0\.pets"):
         load_state(tmp_path / "d")
-    (tmp_path / "e").write_bytes(content.replace(b'"values"', b'"state" '))
+    checked_file.write(tmp_path / "e", tensors, {"state": metadata["values"]})
     with pytest.raises(ValueError, match="an earlier development version wrote: expected one of version"):
         load_state(tmp_path / "e")
 
