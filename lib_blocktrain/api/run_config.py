@@ -12,7 +12,7 @@ from lib_blocktrain.files import checked_name
 from lib_blocktrain.training.config import RunConfig, resolved
 from lib_blocktrain.training.config_json import ConfigError, check, read
 from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig
-from lib_blocktrain.training.optimizers import TABLE
+from lib_blocktrain.training.optimizer_table import TABLE
 
 
 def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:

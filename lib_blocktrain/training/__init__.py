@@ -4,7 +4,8 @@
 - ``plan``: which modules block weights create, with rank, alpha and learning rate; ``init`` makes them
 - ``buckets``, ``dataset``, ``kohya_toml``, ``cache``, ``batches``: from a folder of images to a batch of latents
 - ``rng``, ``compiled``, ``step``: the noise of a sample, the U-Net's prediction and the loss
-- ``optimizers``, ``precision``, ``norms``, ``live_weights``, ``train_state``: from gradients to changed weights
+- ``optimizer_table``, ``optimizers``, ``precision``, ``norms``, ``live_weights``, ``train_state``: from gradients to
+  changed weights
 - ``checked_file``, ``runs``, ``records``, ``state_file``, ``status``, ``metadata``, ``result``: a run on disk, and its
   network file
 - ``control``, ``monitor``, ``preparation``, ``distributed``, ``trainer``: the training loop

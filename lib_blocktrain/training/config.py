@@ -16,6 +16,7 @@ from lib_blocktrain.files import is_device_name
 from lib_blocktrain.training.config_json import ConfigError, check, read, read_text, write
 from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig
 from lib_blocktrain.training.kohya_toml import read_toml
+from lib_blocktrain.training.optimizer_table import own_rate
 
 _NAME = re.compile(r"(?!\.)[^\\/:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]{1,100}")
 MAX_RANK = 4096  # more than any layer has
@@ -75,10 +76,10 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The optimizer, by a name of `optimizers.TABLE` or a dotted class; `arguments` go to it as they are."""
+    """The optimizer, by a name of `optimizer_table.TABLE` or a dotted class; `arguments` go to it as they are."""
 
     name: str = "AdamW"
-    lr: float = 1e-4
+    lr: float | None = None  # None: the optimizer's own, by `optimizer_table`
     text_encoder_lr: float | None = None  # None: as lr
     lora_plus: float = 1.0  # LR of lora_up over that of lora_down (Hayou et al. 2024, 2402.12354)
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -87,12 +88,17 @@ class OptimizerConfig:
     ema: float = 0.0  # decay of the average of the weights that is saved; 0: the weights themselves
 
     def __post_init__(self) -> None:
-        check(self.lr > 0, "lr", self.lr, "more than 0")
+        check(self.lr is None or self.lr > 0, "lr", self.lr, "more than 0")
         check(self.text_encoder_lr is None or self.text_encoder_lr > 0, "text_encoder_lr", self.text_encoder_lr, "> 0")
         check(self.lora_plus > 0, "lora_plus", self.lora_plus, "more than 0")
         check(self.clip >= 0, "clip", self.clip, "0 (no clipping) or more")
         check(self.accumulate >= 1, "accumulate", self.accumulate, "1 or more")
         check(0 <= self.ema < 1, "ema", self.ema, "0 up to, not with, 1")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate: the one that is asked for, else the optimizer's own."""
+        return own_rate(self.name) if self.lr is None else self.lr
 
 
 @dataclass(frozen=True)

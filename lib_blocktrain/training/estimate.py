@@ -14,6 +14,7 @@ from lib_blocktrain.blocks import BASE
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.networks.layers import is_convolution, is_linear
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
+from lib_blocktrain.training.optimizers import learning_rate_notices
 from lib_blocktrain.training.plan import element_weight, read_weights, settings_of
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.sizes import Layer, PartSize, block_sizes
@@ -85,7 +86,7 @@ class Estimate:
         parts = ", ".join(f"{name} {mib:.0f}" for name, mib in self.mib.items())
         lines = [
             f"{self.title}: a step takes {self.relative_time:.2f} of one that trains all blocks, and about"
-            f" {self.total_mib:.0f} MiB ({parts}); {self.parameters:,} numbers are trained"
+            f" {self.total_mib:.0f} MiB ({parts}); {self.parameters:,} trained parameters"
         ]
         if self.enough is False:
             choice = f"choose {', or '.join(self.fits)}" if self.fits else "no choice of blocks or batch fits"
@@ -125,6 +126,7 @@ class Pace:
 def estimate(config: RunConfig, unet: UNetSize, free_mib: float | None = None, device: str = "cuda") -> Estimate:
     """Return what this run costs on this U-Net; with the free memory, also what would fit instead."""
     weights, notices = read_weights(config.network, unet.architecture)
+    notices += learning_rate_notices(config.optimizer, config.schedule)
     found = _estimate(config, unet, weights, device)
     everything = BlockWeights.uniform(unet.architecture, 1.0)
     plain = replace(config, network=replace(config.network, text_encoder=False, elements={}))

@@ -1,11 +1,10 @@
-"""Optimizers as a table, their parameter groups by block and learning rate, and learning rate schedules."""
+"""Optimizers, their parameter groups by block and learning rate, and learning rate schedules."""
 
 from __future__ import annotations
 
 import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,43 +15,14 @@ from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig, ScheduleConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.init import trained_tensors
+from lib_blocktrain.training.optimizer_table import OptimizerSpec, spec_of
 from lib_blocktrain.training.plan import ModulePlan, Plan
 
 # The tensors that begin at 0: B in LoRA+ (Hayou et al. 2024, 2402.12354).
 _BEGINS_AT_ZERO = frozenset(("lora_up.weight", "hada_w2_a", "lokr_w2", "lokr_w2_b"))
 
 
-@dataclass(frozen=True)
-class OptimizerSpec:
-    """An optimizer by its dotted class; `one_rate` says why it cannot have several learning rates."""
-
-    path: str
-    package: str = "torch"  # for pip
-    single_lr: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # defaults other than the class's own
-
-
 _FUSED = ("torch.optim.AdamW", "torch.optim.Adam")
-_ESTIMATES_LR = "it estimates one step size for all weights, and takes no learning rates that differ"
-
-TABLE: Mapping[str, OptimizerSpec] = {
-    "AdamW": OptimizerSpec("torch.optim.AdamW"),
-    "Adam": OptimizerSpec("torch.optim.Adam"),
-    "NAdam": OptimizerSpec("torch.optim.NAdam"),
-    "RAdam": OptimizerSpec("torch.optim.RAdam"),
-    "Adafactor": OptimizerSpec("torch.optim.Adafactor", "torch>=2.5"),
-    "SGD": OptimizerSpec("torch.optim.SGD"),
-    "RMSprop": OptimizerSpec("torch.optim.RMSprop"),
-    "AdamW8bit": OptimizerSpec("bitsandbytes.optim.AdamW8bit", "bitsandbytes"),
-    "PagedAdamW8bit": OptimizerSpec("bitsandbytes.optim.PagedAdamW8bit", "bitsandbytes"),
-    "Lion": OptimizerSpec("lion_pytorch.Lion", "lion-pytorch"),
-    "Lion8bit": OptimizerSpec("bitsandbytes.optim.Lion8bit", "bitsandbytes"),
-    "Prodigy": OptimizerSpec("prodigyopt.Prodigy", "prodigyopt", _ESTIMATES_LR, {"lr": 1.0}),
-    "DAdaptAdam": OptimizerSpec("dadaptation.DAdaptAdam", "dadaptation", _ESTIMATES_LR, {"lr": 1.0}),
-    "DAdaptLion": OptimizerSpec("dadaptation.DAdaptLion", "dadaptation", _ESTIMATES_LR, {"lr": 1.0}),
-    "AdamWScheduleFree": OptimizerSpec("schedulefree.AdamWScheduleFree", "schedulefree"),
-    "SGDScheduleFree": OptimizerSpec("schedulefree.SGDScheduleFree", "schedulefree"),
-}
 
 
 def parameter_groups(network: Network, plan: Plan, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
@@ -72,7 +42,7 @@ def parameter_groups(network: Network, plan: Plan, optimizer: OptimizerConfig) -
 def _learning_rates(planned: ModulePlan, optimizer: OptimizerConfig) -> tuple[float, float]:
     """Return the learning rate of a module's tensors, and of those that begin at 0 (LoRA+); BASE may have its own."""
     own = optimizer.text_encoder_lr if planned.block == BASE else None
-    lr = (own or optimizer.lr) * planned.lr
+    lr = (own or optimizer.rate) * planned.lr
     return lr, lr * optimizer.lora_plus
 
 
@@ -83,6 +53,24 @@ def check_learning_rates(config: OptimizerConfig, network: NetworkConfig, plan: 
     if reason and (network.weight_mode == "lr" or len(rates) > 1):
         what = "the weights' meaning is lr" if network.weight_mode == "lr" else f"there are {len(rates)} learning rates"
         raise ConfigError(f"optimizer.name = {config.name!r}, and {what}: {reason}: expected the meaning scale or rank")
+    spec = spec_of(config.name)
+    if rates and min(rates) < spec.least_rate:
+        raise ConfigError(
+            f"optimizer.lr = {min(rates):g} with {config.name}, which finds its step size itself and multiplies it by"
+            f" lr: nothing would be learnt: expected about {spec.rate:g}, at least {spec.least_rate:g}, or no lr"
+        )
+
+
+def learning_rate_notices(config: OptimizerConfig, schedule: ScheduleConfig) -> tuple[str, ...]:
+    """Say what the optimizer ignores of the learning rates that were asked for."""
+    if not _is_relative(config):
+        return ()
+    asked = {"optimizer.lr": config.lr, "optimizer.text_encoder_lr": config.text_encoder_lr}
+    ignored = [f"{name} = {value:g}" for name, value in asked.items() if value is not None]
+    if schedule != ScheduleConfig():
+        ignored.append(f"the schedule {schedule.name}, warmup {schedule.warmup}")
+    what = f"{config.name} with relative_step makes its own learning rate"
+    return (f"{what}: {', '.join(ignored)}: ignored; relative_step=false uses them",) if ignored else ()
 
 
 def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -94,17 +82,9 @@ def make_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> tor
         arguments["fused"] = True
     arguments.pop("lr", None)  # each group has its own
     try:
-        return cls(groups, lr=config.lr, **arguments)
+        return cls(groups, lr=None if _is_relative(config) else config.rate, **arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer {config.name}: {error}") from error
-
-
-def spec_of(name: str) -> OptimizerSpec:
-    """Return an optimizer by its name in the table, in upper or lower case, or by its dotted class."""
-    found = next((spec for known, spec in TABLE.items() if known.lower() == name.lower()), None)
-    if found is None and "." not in name:
-        raise ConfigError(f"optimizer.name = {name!r}: expected one of {', '.join(TABLE)}, or a dotted class")
-    return found or OptimizerSpec(name, name.split(".")[0])
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -136,11 +116,15 @@ def _has_fused(
 
 
 def _single_lr_reason(config: OptimizerConfig) -> str | None:
-    spec = spec_of(config.name)
-    relative = config.arguments.get("relative_step", spec.path.startswith("transformers."))
-    if spec.path.endswith("Adafactor") and relative:
+    if _is_relative(config):
         return "with relative_step it ignores the learning rate"
-    return spec.single_lr
+    return spec_of(config.name).single_lr
+
+
+def _is_relative(config: OptimizerConfig) -> bool:
+    """Whether this is transformers' Adafactor with the step size that it makes itself, its default."""
+    path = spec_of(config.name).path
+    return path.startswith("transformers.") and bool(config.arguments.get("relative_step", True))
 
 
 def _class_of(name: str, spec: OptimizerSpec) -> Callable[..., torch.optim.Optimizer]:

@@ -121,7 +121,7 @@ _FORM = {
     "optimizer.text_encoder_lr": "Of BASE; empty takes the learning rate. Half of it is usual.",
     "steps": "Changes of the weights: 1000 for a first LoRA of 10 to 30 pictures.",
     "batch": "Pictures at once: more is steadier and takes more memory.",
-    "optimizer.lr": "How far a step goes: 0.0001 suits AdamW; Prodigy finds its own from 1.",
+    "optimizer.lr": "Step size. Empty: the optimizer's own, such as 0.0001 for AdamW and 1 for Prodigy.",
     "optimizer.name": "AdamW is the safe choice; the 8-bit ones save memory.",
     "schedule.name": "How the learning rate goes over the steps.",
     "schedule.warmup": "Steps in which the learning rate rises from 0.",

@@ -16,7 +16,7 @@ from typing import Any
 
 from lib_blocktrain.training.config import RunConfig, resolved
 from lib_blocktrain.training.config_json import ConfigError, read, type_of, write
-from lib_blocktrain.training.optimizers import TABLE
+from lib_blocktrain.training.optimizer_table import TABLE
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 AUTO = "model's own"  # the choice that stands for None
@@ -84,7 +84,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
     MAIN: (
         _field("steps", "Steps"),
         _field("batch", "Batch"),
-        _field("optimizer.lr", "Learning rate"),
+        _field("optimizer.lr", "Learning rate", "the optimizer's own"),
         _field("optimizer.name", "Optimizer"),
         _field("schedule.name", "Schedule"),
         _field("dataset.size", "Resolution", "model's own"),

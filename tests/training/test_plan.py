@@ -14,7 +14,8 @@ from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.init import factors_of, init_network, trained_tensors, training_network
 from lib_blocktrain.training.norms import block_norms, cap_norms
-from lib_blocktrain.training.optimizers import TABLE, parameter_groups, spec_of
+from lib_blocktrain.training.optimizer_table import TABLE, spec_of
+from lib_blocktrain.training.optimizers import parameter_groups
 from lib_blocktrain.training.plan import plan_of
 from lib_blocktrain.training.precision import LossScale, dtype_of
 from lib_blocktrain.training.train_state import TrainState

@@ -208,10 +208,18 @@ def test_start(handlers, filled):
     assert handlers.runner.configs[0].network.weights == "mine:1,0,0,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1,1,1,1"
 
 
+def test_a_form_without_a_rate_has_the_optimizers_own(handlers, filled):
+    assert form.defaults()["train_optimizer_lr"] == ""
+    filled.form.update({"train_optimizer_name": "Prodigy", "train_optimizer_lr": ""})
+    filled.take(handlers.start(filled.values))
+    assert handlers.runner.configs[0].optimizer.rate == 1.0
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"train_optimizer_name": "Prodigy", "train_network_meaning": "lr"}, "expected the meaning scale or rank"),
+        ({"train_optimizer_name": "Prodigy", "train_optimizer_lr": "1e-4"}, "expected about 1, at least 0.1, or no lr"),
         ({"train_network_algorithm": "dora"}, "alpha does not scale"),
         ({"train_network_weights": "NONE"}, "nothing to train"),
         ({"train_network_weights": "IN00=1"}, "expected a conv_rank above 0"),

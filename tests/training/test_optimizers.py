@@ -1,0 +1,93 @@
+"""Optimizers: each has a learning rate of its own, and says what it cannot do with the one that is asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig, RunConfig, ScheduleConfig, dumps
+from lib_blocktrain.training.config_json import ConfigError, read
+from lib_blocktrain.training.optimizer_table import TABLE, spec_of
+from lib_blocktrain.training.optimizers import check_learning_rates, learning_rate_notices
+from lib_blocktrain.training.plan import plan_of
+from lib_blocktrain.training.train_state import TrainState
+from tests.tiny_models import diffusers_unet
+
+NETWORK = NetworkConfig(weights="OUT09=1,OUT10=0.5", rank=2)
+RUN = {"name": "a", "dataset": {"folders": [{"path": "."}]}}
+
+
+def checked(optimizer: OptimizerConfig) -> None:
+    check_learning_rates(optimizer, NETWORK, plan_of(diffusers_unet(), "sd1", NETWORK))
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_optimizer_has_a_rate_that_it_takes(name):
+    """A run.json that names an optimizer and no rate gets the optimizer's own; it stays open in the file."""
+    config = read(RunConfig, {**RUN, "optimizer": {"name": name}})
+    assert config.optimizer.rate == TABLE[name].rate
+    checked(config.optimizer)
+    assert json.loads(dumps(config))["optimizer"]["lr"] is None
+    assert replace(config.optimizer, name="Prodigy").rate == 1.0
+
+
+@pytest.mark.parametrize(
+    "name", ["Prodigy", "DAdaptAdam", "dadaptlion", "prodigyopt.Prodigy", "prodigyplus.ProdigyPlusScheduleFree"]
+)
+def test_a_rate_at_which_nothing_is_learnt_is_refused(name):
+    assert OptimizerConfig(name).rate == 1.0
+    with pytest.raises(ConfigError, match=rf"lr = 0\.0001 with {name}.*expected about 1, at least 0\.1, or no lr"):
+        checked(OptimizerConfig(name, lr=1e-4))
+    checked(OptimizerConfig(name, lr=0.5))
+    with pytest.raises(ConfigError, match="estimates one step size"):
+        check_learning_rates(
+            OptimizerConfig(name), replace(NETWORK, weight_mode="lr"), plan_of(diffusers_unet(), "sd1", NETWORK)
+        )
+
+
+def test_adafactor_is_transformers():
+    """As in sd-scripts: relative_step unless it is switched off, and then the rate counts."""
+    assert spec_of("Adafactor") == spec_of("transformers.optimization.Adafactor")
+    relative, absolute = OptimizerConfig("Adafactor"), OptimizerConfig("Adafactor", 1e-3)
+    absolute = replace(absolute, arguments={"relative_step": False, "scale_parameter": False, "warmup_init": False})
+    by_rate = replace(NETWORK, weight_mode="lr")
+    plan = plan_of(diffusers_unet(), "sd1", by_rate)
+    check_learning_rates(absolute, by_rate, plan)
+    with pytest.raises(ConfigError, match="with relative_step it ignores the learning rate"):
+        check_learning_rates(relative, by_rate, plan)
+    changes = {}
+    for name, optimizer in (("relative", relative), ("absolute", absolute), ("faster", replace(absolute, lr=2e-3))):
+        run = replace(read(RunConfig, RUN), network=NETWORK, optimizer=optimizer)
+        state = TrainState(plan_of(diffusers_unet(), "sd1", NETWORK), run, torch.float32)
+        before = [parameter.detach().clone() for parameter in state.parameters]
+        state.begin_step(1.0)
+        for gradient in state.gradients():
+            gradient.fill_(1.0)
+        state.optimize()
+        changes[name] = sum(float((p.detach() - b).abs().sum()) for p, b in zip(state.parameters, before))
+    assert changes["relative"] > 0
+    assert changes["faster"] == pytest.approx(2 * changes["absolute"], rel=1e-3)
+
+
+def test_what_adafactor_ignores_is_said():
+    constant = ScheduleConfig()
+    assert learning_rate_notices(OptimizerConfig("Adafactor"), constant) == ()
+    assert learning_rate_notices(OptimizerConfig("AdamW", lr=1e-3), ScheduleConfig("cosine")) == ()
+    asked = OptimizerConfig("Adafactor", lr=1e-3)
+    [notice] = learning_rate_notices(asked, ScheduleConfig("cosine", warmup=5))
+    assert "optimizer.lr = 0.001, the schedule cosine, warmup 5: ignored" in notice
+    assert learning_rate_notices(replace(asked, arguments={"relative_step": False}), constant) == ()
+
+
+def test_a_run_and_an_estimate_say_what_is_ignored(train, config):
+    from lib_blocktrain.training.estimate import UNetSize, estimate
+
+    optimizer = OptimizerConfig("Adafactor", lr=1e-3)
+    notices: list[str] = []
+    train(replace(config, optimizer=optimizer, steps=1), report=lambda row: notices.append(row.get("notice", "")))
+    assert any("optimizer.lr = 0.001: ignored" in notice for notice in notices)
+    found = estimate(replace(config, optimizer=optimizer), UNetSize("sd1", 64, (64,) * 4, 64, 10**6, 4))
+    assert any("optimizer.lr = 0.001: ignored" in notice for notice in found.notices)
