@@ -42,6 +42,31 @@ def _first_size(*names: str) -> Callable[[Shapes], int | None]:
     return lambda shapes: next((shapes[name][0] for name in names if shapes.get(name)), None)
 
 
+def glora_is_todays(shapes: Shapes) -> bool:
+    """Whether a GLoRA's tensors are in today's layout (see `adapters.glora`), by which of the two fits their shapes.
+
+    Both fit where the layer has as many inputs as outputs: a rank is not larger than these. Where it equals them, the
+    answer is True.
+    """
+    a1, a2, b1, b2 = (shapes[f"{name}.weight"] for name in ("a1", "a2", "b1", "b2"))
+    today, first = _glora_fits(a1, a2, b1, b2), _glora_fits(a2, a1, b2, b1)
+    return a1[0] >= a1[1] if today == first else today
+
+
+def _glora_fits(*shapes: Sequence[int]) -> bool:
+    """Whether these are (in, rank), (rank, in), (out, rank), (rank, in[, k, k]), each with [, 1, 1] or without."""
+    a_up, a_down, b_up, b_down = (tuple(shape) for shape in shapes)
+    rank_in = a_up[1::-1]
+    pointwise = {1}.issuperset((*a_up[2:], *a_down[2:], *b_up[2:]))
+    return pointwise and a_down[:2] == rank_in == b_down[:2] and b_up[1] == a_up[1]
+
+
+def _glora_rank(shapes: Shapes) -> int | None:
+    if any(len(shapes[f"{name}.weight"]) < 2 for name in ("a1", "a2", "b1", "b2")):
+        return None
+    return shapes["a1.weight"][1 if glora_is_todays(shapes) else 0]
+
+
 def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
@@ -75,7 +100,7 @@ ALGORITHMS = {
             "glora",
             needs=(_names("a1.weight a2.weight b1.weight b2.weight"),),
             may=_names("alpha"),
-            rank=lambda shapes: min(shapes["a1.weight"][:2], default=None),
+            rank=_glora_rank,
         ),
         Algorithm(
             "oft",

@@ -188,3 +188,34 @@ def test_delta_output_is_differentiable_in_input_and_factors():
     assert module.trainable
     for found, wanted in zip(gradients, expected, strict=True):
         assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("first_layout", [False, True])
+@pytest.mark.parametrize("rank", [1, 3, 4, 5, 8, 16])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.Conv2d(4, 32, 3, padding=1),
+        lambda: nn.Conv2d(32, 4, 3, padding=1),
+        lambda: nn.Linear(16, 16),
+        lambda: nn.Linear(4, 16),
+    ],
+    ids=["conv_in", "conv_out", "square", "few inputs"],
+)
+def test_glora_of_a_rank_above_the_inputs(layer, rank, first_layout):
+    """LyCORIS' preset "full" puts it on `conv_in`, which has 4 inputs."""
+    modules = pytest.importorskip("lycoris.modules")
+    layer = layer()
+    oracle = modules.GLoRAModule(KEY, layer, lora_dim=rank, alpha=ALPHA)
+    for parameter in (oracle.a1, oracle.a2, oracle.b1, oracle.b2):
+        nn.init.normal_(parameter.weight, std=0.3)
+    names = str.maketrans("12", "21") if first_layout else {}
+    tensors = {name.translate(names): tensor.detach() for name, tensor in oracle.state_dict().items()}
+    module = module_from_tensors(KEY, tensors)
+    module.check_fits(weight_shape(layer))
+    assert module.rank == rank
+    expected, _ = oracle.get_diff_weight()
+    if rank == 16 and first_layout and isinstance(layer, nn.Linear) and layer.in_features == 16:
+        assert module.delta_weight(layer.weight).shape == expected.shape  # both layouts in one shape: either
+        return
+    assert torch.allclose(module.delta_weight(layer.weight.detach()), expected, atol=1e-4)

@@ -154,6 +154,17 @@ def test_one_tensor_in_two_spellings_is_refused():
         ({"lokr_w1": (4, 4), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 4)}, "lokr", 2),
         ({"lokr_w1": (4, 4), "lokr_w2": (8, 4)}, "lokr", None),
         ({"a1.weight": (16, 3), "a2.weight": (3, 16), "b1.weight": (32, 3), "b2.weight": (3, 16)}, "glora", 3),
+        (
+            {
+                "a1.weight": (4, 8, 1, 1),
+                "a2.weight": (8, 4, 1, 1),
+                "b1.weight": (320, 8, 1, 1),
+                "b2.weight": (8, 4, 3, 3),
+            },
+            "glora",
+            8,
+        ),
+        ({"a1.weight": (8, 4), "a2.weight": (4, 8), "b1.weight": (8, 4), "b2.weight": (9, 8)}, "glora", 8),
         ({"oft_blocks": (8, 4, 4)}, "oft", None),
         ({"oft_blocks": (3, 8, 4, 4)}, "boft", None),
         ({"diff": (32, 16)}, "full", None),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lib_blocktrain.networks.adapters.base import NetworkModule, NetworkModuleError, RankedModule, matrix, widened
-from lib_blocktrain.networks.keys import ALGORITHMS
+from lib_blocktrain.networks.keys import ALGORITHMS, glora_is_todays
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,8 +17,9 @@ class GLoRA(RankedModule):
 
     (Chavan et al. 2023, 2306.07967, the part that LyCORIS trains, `glora.py`.) There are two layouts. Today's: A =
     a1 @ a2, B = b1 @ b2 with `a1` (in, rank), `a2` (rank, in), `b1` (out, rank), `b2` (rank, in[, k, k]). The first,
-    which the WebUI reads: A = a2 @ a1, B = b2 @ b1 with the shapes exchanged accordingly. Shapes tell them apart: a
-    rank is not larger than the sides of the product. The WebUI ignores alpha here; LyCORIS, which trains it, does not.
+    which the WebUI reads: A = a2 @ a1, B = b2 @ b1 with the shapes exchanged accordingly. The shapes of all four tell
+    them apart, since a rank may be larger than the number of inputs: `conv_in` has 4. The WebUI ignores alpha here;
+    LyCORIS, which trains it, does not.
     """
 
     a1: Tensor
@@ -30,8 +31,10 @@ class GLoRA(RankedModule):
     names: ClassVar = {**{name: f"{name}.weight" for name in ("a1", "a2", "b1", "b2")}, "alpha": "alpha"}
 
     def __post_init__(self) -> None:
-        if self.a1.ndim < 2:
-            raise NetworkModuleError(f"{self.key}: a1 of shape {tuple(self.a1.shape)}: expected (in, rank)")
+        for name in ("a1", "a2", "b1", "b2"):
+            if getattr(self, name).ndim < 2:
+                shape = tuple(getattr(self, name).shape)
+                raise NetworkModuleError(f"{self.key}: {name} of shape {shape}: expected two dimensions or more")
         for left, right in self._products():
             self.check_product(left, right)
 
@@ -62,7 +65,6 @@ class GLoRA(RankedModule):
 
     def _products(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Return (up, down) of A and of B."""
-        first_layout = self.a1.shape[0] <= self.a1.shape[1]
-        if first_layout:
-            return (self.a2, self.a1), (self.b2, self.b1)
-        return (self.a1, self.a2), (self.b1, self.b2)
+        if glora_is_todays({name: tensor.shape for name, tensor in self.to_tensors().items()}):
+            return (self.a1, self.a2), (self.b1, self.b2)
+        return (self.a2, self.a1), (self.b2, self.b1)
