@@ -105,7 +105,8 @@ class BatchLoader:
         latents = torch.stack([self._latents.of(image, flip) for image, flip in zip(images, flips)])
         weights = [self._prior_weight if image.regularisation else 1.0 for image in images]
         cache = self._conditioning
-        conditioning = {} if cache is None else joined([cache.of(caption) for caption in captions])
+        passing = [caption not in ("", image.caption) for image, caption in zip(images, captions)]
+        conditioning = {} if cache is None else joined([cache.of(*c) for c in zip(captions, passing)])
         masks = [_mask(image, flip, latents.shape[-2:]) for image, flip in zip(images, flips)]
         mask = None
         if any(m is not None for m in masks):

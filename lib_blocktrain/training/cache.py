@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 Tensors = dict[str, Tensor]
 _MEMORY_LIMIT = 512 * 2**20  # bytes of a store in memory; what comes later is read from the disk each time
+_PASSING = 256  # captions of a single step that stay in memory: 75 MiB for SDXL
 _PROBE_TEXT = "a (probe:1.2) of the text encoder, [its] clip skip and its precision"
 
 
@@ -98,12 +100,27 @@ class ConditioningCache:
 
     def __init__(self, model: Model, folder: Path | None):
         self._model, self._store = model, TensorStore(folder and folder / "texts")
+        self._passing: OrderedDict[str, Tensors] = OrderedDict()  # the last one used is at the end
         self._text_encoder = _digest(_bytes_of(self._encode(_PROBE_TEXT)))
 
-    def of(self, caption: str) -> Tensors:
-        """Return the conditioning of a caption, by name."""
+    def of(self, caption: str, passing: bool = False) -> Tensors:
+        """Return the conditioning of a caption, by name.
+
+        One that is made for a single step, as by shuffling, is `passing`: it hardly comes again, and is not stored.
+        """
+        if passing:
+            return self._of_passing(caption)
         key = _digest(repr((self._text_encoder, caption)).encode())
         return self._store.get(key, lambda: self._encode(caption))
+
+    def _of_passing(self, caption: str) -> Tensors:
+        found = self._passing.pop(caption, None)
+        if found is None:
+            found = {name: tensor.detach().cpu() for name, tensor in self._encode(caption).items()}
+        self._passing[caption] = found
+        if len(self._passing) > _PASSING:
+            self._passing.popitem(last=False)
+        return found
 
     @torch.no_grad()
     def _encode(self, caption: str) -> Tensors:
