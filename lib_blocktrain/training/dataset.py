@@ -5,42 +5,33 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-import re
-import struct
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from lib_blocktrain.files import PICTURE_FORMATS, error_text, one_of
+from lib_blocktrain.files import error_text
 from lib_blocktrain.training.buckets import Fit, Size, fitting
 from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig, ImageOptions
+from lib_blocktrain.training.folder_contents import (
+    EXTENSIONS,
+    contents_of,
+    in_folder,
+    numbered_folders,
+    place,
+    repeats_of,
+    unused_masks,
+)
+from lib_blocktrain.training.picture_files import MAX_PIXELS, DatasetError, eight_bits, opened, rgb, upright
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-MAX_PIXELS = 128_000_000  # of an image: decoded it takes less than a GiB
-MAX_FILE_BYTES = 512 * 2**20  # of an image
 MAX_CAPTION = 16_384  # characters, and four times as many bytes of its file
 MAX_REPEATS = 10_000_000  # of all images together: the order of an epoch is in memory
-_REPEATED = re.compile(r"(\d+)_(.+)")
-_MASK_ENDINGS = (".mask", "-masklabel", "_mask")  # after the image's name: ours, OneTrainer's, a common one
-
-# What Pillow raises for damaged images and for other files.
-_UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, MemoryError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
-)
-
-
-class DatasetError(ValueError):
-    """A dataset that cannot be trained on; the message says which folder and why."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +53,15 @@ class DatasetImage:
 
     def open(self) -> Image.Image:
         """Return the image in its bucket's size, RGB; transparent pixels become white, unless alpha is the mask."""
-        image = _upright(self.path)
-        return self.fit.crop(image.convert("RGB") if self.mask == self.path else _rgb(_eight_bits(image)))
+        image = upright(self.path)
+        return self.fit.crop(image.convert("RGB") if self.mask == self.path else rgb(eight_bits(image)))
 
     def open_mask(self) -> Image.Image | None:
         """Return the mask in the bucket's size, "L", 255 where the loss counts."""
         if self.mask is None:
             return None
-        source = _upright(self.mask)
-        grey = source.getchannel("A") if self.mask == self.path else _eight_bits(source).convert("L")
+        source = upright(self.mask)
+        grey = source.getchannel("A") if self.mask == self.path else eight_bits(source).convert("L")
         if grey.size != self.fit.original:
             grey = grey.resize(self.fit.original, Image.Resampling.NEAREST)
         return self.fit.crop(grey)
@@ -78,12 +69,16 @@ class DatasetImage:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images to train on, images held out for validation, and what was left out (`broken`) with the reason."""
+    """Images to train on, images held out for validation, and what was left out, by name and with the reason.
+
+    `broken` are images that cannot be used, `left_out` the files and folders that are no images.
+    """
 
     images: tuple[DatasetImage, ...]
     held_out: tuple[DatasetImage, ...] = ()
     broken: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def buckets(self) -> Counter[Size]:
@@ -134,6 +129,7 @@ class Dataset:
             "masks": sum(image.mask is not None for image in self.images),
             "canvas_share": self.area_share,
             "broken": list(self.broken),
+            "left_out": list(self.left_out),
             "notices": list(self.notices),
         }
 
@@ -141,17 +137,17 @@ class Dataset:
 def find(config: DatasetConfig, native_size: int) -> Dataset:
     """Find the dataset's images; `native_size` is the model's, in pixels. Raises DatasetError if none can be read.
 
-    Images that cannot be read are left out, with a line in `broken`.
+    Images that cannot be read are left out, with a line in `broken`; other files and folders with one in `left_out`.
     """
     if config.toml is not None:
         raise DatasetError(f"{config.toml}: this file is read where a run is loaded, and was not: expected its folders")
-    broken: list[str] = []
-    fit_for = fitting(config, native_size)
-    images = [p for folder in config.folders for p in _images(folder, config, fit_for, broken)]
-    held_out = [p for folder in config.validation for p in _images(folder, config, fit_for, broken)]
+    search = _Search(config, native_size)
+    images = [image for folder in config.folders for image in search.images(folder)]
+    held_out = [image for folder in config.validation for image in search.images(folder)]
+    broken, left_out = search.broken, search.all_left_out()
     if not config.validation and config.validation_share:
         images, held_out = _split(images, config.validation_share)
-    for line in broken:
+    for line in (*broken, *left_out):
         log.warning("left out: %s", line)
     trained = [image for image in images if not image.regularisation]
     if sum(image.repeats for image in images) > MAX_REPEATS:
@@ -164,7 +160,7 @@ def find(config: DatasetConfig, native_size: int) -> Dataset:
         where = ", ".join(folder.path for folder in config.folders)
         found = f"none of {len(broken)} can be read, e.g. {broken[0]}" if broken else "there is none"
         raise DatasetError(f"{where}: expected pictures ({', '.join(sorted(EXTENSIONS))}), but {found}")
-    return Dataset(tuple(images), tuple(held_out), tuple(broken), config.notices)
+    return Dataset(tuple(images), tuple(held_out), tuple(broken), config.notices, tuple(left_out))
 
 
 def mask_share(image: DatasetImage) -> float:
@@ -172,72 +168,84 @@ def mask_share(image: DatasetImage) -> float:
     return float(np.asarray(image.open_mask(), dtype=np.float32).mean() / 255)
 
 
-def _images(
-    folder: FolderConfig, config: DatasetConfig, fit_for: Callable[[Size], Fit], broken: list[str]
-) -> Iterator[DatasetImage]:
-    options = config.options_of(folder)
-    for folder_path, repeats, concept in _image_folders(folder):
-        for path in sorted(folder_path.iterdir()):
-            if path.suffix.lower() not in EXTENSIONS or path.stem.endswith(_MASK_ENDINGS):
-                continue
-            try:
-                with _opened(path) as image:
-                    image.verify()
-                image = _upright(path)
-                fit = _fit(path, image.size, fit_for)
-                caption = _caption(path, options)
-                mask = _mask(path, folder, options.alpha_mask and image.mode == "RGBA")
-                if mask is not None and mask != path:
-                    _upright(mask)
-            except DatasetError as error:
-                broken.append(str(error))
-                continue
-            caption = (folder.class_caption or concept or "") if caption is None else caption
-            yield DatasetImage(path, caption, fit, repeats, folder.regularisation, mask, options)
+class _Search:
+    """What is found in the folders of a configuration, and what of them is not used."""
+
+    def __init__(self, config: DatasetConfig, native_size: int):
+        self._config, self._fit_for = config, fitting(config, native_size)
+        folders = (*config.folders, *config.validation)
+        self._mask_folders = [Path(name) for name in dict.fromkeys(f.mask_folder for f in folders) if name is not None]
+        self._known = {place(path) for path in (*self._mask_folders, *(Path(folder.path) for folder in folders))}
+        self._masks: set[Path] = set()
+        self.broken: list[str] = []
+        self._left_out: list[str] = []
+
+    def images(self, folder: FolderConfig) -> Iterator[DatasetImage]:
+        """Yield the images of a folder that can be read."""
+        options = self._config.options_of(folder)
+        for path, repeats, concept in self._image_folders(folder):
+            contents = contents_of(path, options.caption_extensions, self._known)
+            self._left_out += contents.left_out
+            for picture in contents.pictures:
+                text = contents.captions.get(picture)
+                mask = contents.masks.get(picture) or _in_mask_folder(picture, folder)
+                if mask is not None:
+                    self._masks.add(mask)
+                try:
+                    fit, has_alpha = self._look(picture, mask)
+                    caption = (folder.class_caption or concept or "") if text is None else _first_line(text)
+                except DatasetError as error:
+                    self.broken.append(str(error))
+                    continue
+                if mask is None and options.alpha_mask and has_alpha:
+                    mask = picture
+                yield DatasetImage(picture, caption, fit, repeats, folder.regularisation, mask, options)
+
+    def all_left_out(self) -> list[str]:
+        """Return a line for each folder and reason, of masks that no picture has as well."""
+        masks = [line for folder in self._mask_folders for line in unused_masks(folder, self._masks)]
+        return list(dict.fromkeys([*self._left_out, *masks]))
+
+    def _look(self, path: Path, mask: Path | None) -> tuple[Fit, bool]:
+        """Return how an image is brought to its bucket, and whether it has an alpha channel; read all of both files."""
+        with opened(path) as image:
+            image.verify()
+        image = upright(path)
+        if mask is not None:
+            upright(mask)
+        try:
+            fit = self._fit_for(image.size)
+        except ValueError as error:
+            raise DatasetError(f"{path}: {error}") from error
+        if fit.resized[0] * fit.resized[1] > MAX_PIXELS:
+            size = f"{image.width}x{image.height}"
+            raise DatasetError(f"{path}: {size} pixels, too long and narrow for the bucket {fit.bucket}")
+        return fit, image.mode == "RGBA"
+
+    def _image_folders(self, folder: FolderConfig) -> Iterator[tuple[Path, int, str | None]]:
+        """Yield the folders with images, their repeats and concept: the `N_concept` folders in it, or itself.
+
+        See FolderConfig for `numbered`.
+        """
+        path = Path(folder.path)
+        for needed in (path, *([Path(folder.mask_folder)] if folder.mask_folder is not None else [])):
+            if not needed.is_dir():
+                raise DatasetError(f"{needed}: no such folder")
+        if not folder.numbered:
+            yield path, folder.repeats, None
+            return
+        counted, beside = numbered_folders(path, self._known)
+        self._left_out += beside
+        for child, number, concept in counted:
+            yield child, number * folder.repeats, concept
+        if not counted:  # it may be an N_concept folder itself
+            own_number, own_concept = repeats_of(path) or (1, None)
+            yield path, folder.repeats * own_number, own_concept
 
 
-def _fit(path: Path, size: Size, fit_for: Callable[[Size], Fit]) -> Fit:
-    """Return how an image is brought to its bucket; raise DatasetError where no bucket can have its shape."""
-    try:
-        fit = fit_for(size)
-    except ValueError as error:
-        raise DatasetError(f"{path}: {error}") from error
-    if fit.resized[0] * fit.resized[1] > MAX_PIXELS:
-        raise DatasetError(f"{path}: {size[0]}x{size[1]} pixels, too long and narrow for the bucket {fit.bucket}")
-    return fit
-
-
-def _image_folders(folder: FolderConfig) -> Iterator[tuple[Path, int, str | None]]:
-    """Yield the folders with images, their repeats and concept: the `N_concept` folders in it, or itself.
-
-    See FolderConfig for `numbered`.
-    """
-    path = Path(folder.path)
-    if not path.is_dir():
-        raise DatasetError(f"{path}: no such folder")
-    if not folder.numbered:
-        yield path, folder.repeats, None
-        return
-    counted = [(child, found) for child in sorted(path.iterdir()) if child.is_dir() and (found := _repeated(child))]
-    for child, found in counted:
-        yield child, int(found[1]) * folder.repeats, found[2]
-    if not counted:
-        found = _repeated(path)  # it may be an N_concept folder itself
-        yield path, folder.repeats * (int(found[1]) if found else 1), found[2] if found else None
-
-
-def _repeated(path: Path) -> re.Match[str] | None:
-    found = _REPEATED.fullmatch(path.name)
-    return found if found and int(found[1]) > 0 else None
-
-
-def _caption(path: Path, options: ImageOptions) -> str | None:
-    """Return the first line of the caption file beside the image, None without one; may raise DatasetError."""
-    for extension in options.caption_extensions:
-        file = path.with_suffix(extension)
-        if file.is_file():
-            return _first_line(file)
-    return None
+def _in_mask_folder(picture: Path, folder: FolderConfig) -> Path | None:
+    names = [f"{picture.stem}{extension}" for extension in sorted(EXTENSIONS)]
+    return None if folder.mask_folder is None else in_folder(Path(folder.mask_folder), names)
 
 
 def _first_line(file: Path) -> str:
@@ -254,56 +262,9 @@ def _first_line(file: Path) -> str:
     return lines[0].strip() if lines else ""
 
 
-def _mask(path: Path, folder: FolderConfig, alpha: bool) -> Path | None:
-    candidates = [path.with_name(f"{path.stem}{ending}.png") for ending in _MASK_ENDINGS]
-    if folder.mask_folder is not None:
-        candidates += [Path(folder.mask_folder) / f"{path.stem}{extension}" for extension in sorted(EXTENSIONS)]
-    return next((mask for mask in candidates if mask.is_file()), path if alpha else None)
-
-
 def _split(images: list[DatasetImage], share: float) -> tuple[list[DatasetImage], list[DatasetImage]]:
     """Return the images without a held-out share, and that share: always the same, at least one, never all."""
     candidates = [image for image in images if not image.regularisation]
     count = min(len(candidates) - 1, max(1, round(share * len(candidates))))
     held_out = set(map(id, random.Random("held out").sample(candidates, max(0, count))))
     return [p for p in images if id(p) not in held_out], [p for p in candidates if id(p) in held_out]
-
-
-def _upright(path: Path) -> Image.Image:
-    """Return an image with its EXIF orientation applied, the first frame of an animation; may raise DatasetError."""
-    with _opened(path) as image:
-        image.load()
-        return ImageOps.exif_transpose(image) or image
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image; an error that it causes while the context is open becomes a DatasetError that names it."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise DatasetError(f"{path}: larger than {MAX_FILE_BYTES // 2**20} MiB: expected a picture")
-        with Image.open(path, formats=PICTURE_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DatasetError(f"{path}: {image.width}x{image.height} pixels: expected up to {MAX_PIXELS}")
-            yield image
-    except DatasetError:
-        raise
-    except UnidentifiedImageError as error:
-        raise DatasetError(f"{path}: expected {one_of(PICTURE_FORMATS)}: it is damaged, or something else") from error
-    except _UNREADABLE as error:
-        message = error_text(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        raise DatasetError(message if str(path) in message else f"{path}: {message}") from error
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Return a grey image of 16 bits with 8 bits; Pillow's own conversion clips values above 255."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")

@@ -35,7 +35,8 @@ def dataset_table(contents: Mapping[str, Any]) -> Markup:
     broken = [f"left out: {line}" for line in contents["broken"][:SHOWN_BROKEN]]
     if len(contents["broken"]) > SHOWN_BROKEN:
         broken.append(f"and {len(contents['broken']) - SHOWN_BROKEN} more are left out")
-    notes = Markup("").join([*map(html.note, contents["notices"]), *map(html.failure, broken)])
+    said = [*contents["notices"], *(f"left out: {line}" for line in contents["left_out"])]
+    notes = Markup("").join([*map(html.note, said), *map(html.failure, broken)])
     return Markup('<dl class="blocktrain-facts">{}</dl>{}').format(body, notes)
 
 
