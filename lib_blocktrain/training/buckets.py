@@ -1,7 +1,9 @@
 """Buckets: the sizes that images are cropped to, so that each batch has one size and little is lost.
 
-sd-scripts' rules: sides are multiples of a step, the area is at most that of the run's size, an image goes to the
-bucket of the nearest aspect ratio, is scaled until it covers it, and is cropped in the centre.
+sd-scripts' rules (`BucketManager`, `make_bucket_resolutions`): sides are multiples of a step, the area is at most that
+of the run's size, an image goes to the bucket of the nearest aspect ratio, is scaled until it covers it, and is cropped
+in the centre. Without upscaling an image that is too large is shrunk to a multiple of the step on one side, the one
+that keeps its aspect ratio better, and no image is enlarged.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from lib_blocktrain.training.config_json import check
 from lib_blocktrain.training.dataset_config import DatasetConfig
 
 Size = tuple[int, int]  # width, height in pixels
@@ -54,35 +57,55 @@ def bucket_sizes(area: Size, min_side: int, max_side: int, step: int) -> tuple[S
 
 
 def fit(original: Size, sizes: Sequence[Size]) -> Fit:
-    """Return the bucket of the nearest aspect ratio and how to get there."""
+    """Return the bucket of the nearest aspect ratio, the first of several, and how to get there."""
     width, height = original
-    if original in sizes:
-        return Fit(original, original, original)
-    bucket = min(sizes, key=lambda size: (abs(size[0] / size[1] - width / height), -size[0] * size[1]))
-    scale = max(bucket[0] / width, bucket[1] / height)
-    resized = max(bucket[0], round(width * scale)), max(bucket[1], round(height * scale))
-    return Fit(original, resized, bucket)
+    aspect = width / height
+    bucket = original if original in sizes else min(sizes, key=lambda size: abs(size[0] / size[1] - aspect))
+    scale = bucket[1] / height if aspect > bucket[0] / bucket[1] else bucket[0] / width
+    return Fit(original, (_rounded(width * scale), _rounded(height * scale)), bucket)
 
 
 def fit_without_upscaling(original: Size, area: Size, step: int) -> Fit:
-    """Return a bucket for this image alone: shrunk to the area if it is larger, sides cropped to the step."""
+    """Return a bucket for this image alone; raise ValueError for an image that is smaller than a step."""
     width, height = original
-    scale = min(1.0, math.sqrt(area[0] * area[1] / (width * height)))
-    resized = round(width * scale), round(height * scale)
+    limit = area[0] * area[1]
+    resized = original if width * height <= limit else _shrunk(width / height, limit, step)
     bucket = resized[0] // step * step, resized[1] // step * step
     if min(bucket) == 0:
         raise ValueError(f"{width}x{height} pixels: expected at least {step} on each side, or upscale")
     return Fit(original, resized, bucket)
 
 
+def _shrunk(aspect: float, limit: int, step: int) -> Size:
+    """Return the size of this aspect ratio and about this area with a multiple of the step as width or as height."""
+    width, height = (_rounded(side) // step * step for side in (math.sqrt(limit * aspect), math.sqrt(limit / aspect)))
+    by_width = width / max(1, _rounded(width / aspect) // step * step)  # the bucket's aspect ratio
+    by_height = _rounded(height * aspect) // step * step / max(1, height)
+    if abs(by_width - aspect) < abs(by_height - aspect):
+        return width, _rounded(width / aspect)
+    return _rounded(height * aspect), height
+
+
+def _rounded(side: float) -> int:
+    return int(side + 0.5)
+
+
 def fitting(config: DatasetConfig, native_size: int) -> Callable[[Size], Fit]:
-    """Return the function that finds an image's Fit by its size; `native_size` is the model's, in pixels."""
+    """Return the function that finds an image's Fit by its size; `native_size` is the model's, in pixels.
+
+    Raises ConfigError for limits between which no bucket of this size lies.
+    """
     width = config.size or native_size
     area, step = (width, config.height or width), config.bucket_step
     if not config.buckets:
         return lambda original: fit(original, (area,))
     if not config.upscale:
         return lambda original: fit_without_upscaling(original, area, step)
-    min_side = config.bucket_least or max(step, width // 2 // step * step)
-    sizes = bucket_sizes(area, min_side, config.bucket_most or 2 * width, step)
+    least, most = config.bucket_least, config.bucket_most
+    check(least is None or least <= min(area), "dataset.bucket_least", least, f"up to {min(area)}, the shorter side")
+    check(most is None or most >= max(area), "dataset.bucket_most", most, f"{max(area)}, the longer side, or more")
+    min_side = max(step, (least or min(area) // 2) // step * step)
+    max_side = math.ceil((most or 2 * max(area)) / step) * step
+    sizes = bucket_sizes(area, min_side, max_side, step)
+    check(bool(sizes), "dataset.bucket_step", step, f"up to {min(area)}, the shorter side")
     return lambda original: fit(original, sizes)
