@@ -8,6 +8,6 @@
   changed weights
 - ``checked_file``, ``runs``, ``records``, ``state_file``, ``status``, ``metadata``, ``result``: a run on disk, and its
   network file
-- ``control``, ``monitor``, ``preparation``, ``distributed``, ``trainer``: the training loop
+- ``control``, ``monitor``, ``preparation``, ``origin``, ``distributed``, ``trainer``: the training loop
 - ``sizes``, ``estimate``: what a run will cost
 """

@@ -76,15 +76,15 @@ class LatentCache:
 
     def __init__(self, model: Model, folder: Path | None):
         self._model, self._store = model, TensorStore(folder and folder / "latents")
-        self._contents: dict[Path, str] = {}  # digests
+        self.contents: dict[Path, str] = {}  # the digest of each picture that was asked for
         self._vae = _digest(_bytes_of({"probe": model.encode_image(_noise_image()).float()}))
 
     def of(self, image: DatasetImage, flipped: bool = False) -> Tensor:
         """Return the latents of an image; raise DatasetError if the VAE gives none that are finite."""
-        if image.path not in self._contents:
-            self._contents[image.path] = _digest(image.path.read_bytes())
+        if image.path not in self.contents:
+            self.contents[image.path] = _digest(image.path.read_bytes())
         alpha = image.mask == image.path
-        key = _digest(repr((self._vae, self._contents[image.path], image.fit, flipped, alpha)).encode())
+        key = _digest(repr((self._vae, self.contents[image.path], image.fit, flipped, alpha)).encode())
         return self._store.get(key, lambda: {"latents": self._encode(image, flipped)})["latents"]
 
     def _encode(self, image: DatasetImage, flipped: bool) -> Tensor:

@@ -18,9 +18,8 @@ from lib_blocktrain.training.plan import Plan
 
 @dataclass(frozen=True)
 class WeightChange:
-    """What new block weights change: learning rates by block, and, in the mode `scale`, scales and alphas by key."""
+    """What new block weights change in the mode `scale`: scales and alphas by key."""
 
-    lr_factors: Mapping[str, float]
     scales: Mapping[str, float]
     alphas: Mapping[str, float]
 
@@ -57,6 +56,5 @@ def weight_change(before: Plan, after: Plan, config: NetworkConfig) -> WeightCha
         blocks = sorted({(old.get(key) or new[key]).block for key in old.keys() ^ new.keys()})
         raise ConfigError(f"{', '.join(blocks)}: a weight cannot become 0, or leave it, while a run goes on")
     ratios = {key: new[key].weight / old[key].weight for key in old}
-    lr_factors = {new[key].block: ratio for key, ratio in ratios.items()} if config.weight_mode == "lr" else {}
     scales = ratios if config.weight_mode == "scale" else dict.fromkeys(ratios, 1.0)
-    return WeightChange(lr_factors, scales, {key: module.alpha for key, module in new.items()})
+    return WeightChange(scales, {key: module.alpha for key, module in new.items()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class TrainingData:
     dataset: Dataset
     sampler: BatchSampler
     loader: BatchLoader
+    contents: Mapping[Path, str]  # the digest of each picture's file
 
     def batch(self, number: int, processes: Processes) -> Batch | None:
         """Return this process's part of batch `number`, None if there is no image left for it."""
@@ -75,4 +76,4 @@ def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Pr
             progress(number + 1, len(images))
     sampler = BatchSampler(dataset.images, config.batch * processes, config.seed)
     loader = BatchLoader(latents, conditioning, config.loss.prior_weight, config.seed)
-    return TrainingData(dataset, sampler, loader)
+    return TrainingData(dataset, sampler, loader, latents.contents)

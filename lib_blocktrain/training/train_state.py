@@ -116,8 +116,13 @@ class TrainState:
         for copies in (self.average, self._good, self._good[len(self.parameters) :]):
             for copy, parameter in zip(copies, self.parameters):
                 copy.div_(divided.get(id(parameter), 1.0))
+        rates = {
+            id(tensor): group["base_lr"]
+            for group in parameter_groups(self.network, self.plan, self.config.optimizer)
+            for tensor in group["params"]
+        }
         for group in self.optimizer.param_groups:
-            group["base_lr"] *= change.lr_factors.get(group["block"], 1.0)
+            group["base_lr"] = rates[id(group["params"][0])]
 
     @contextmanager
     def network_to_save(self) -> Iterator[Network]:
@@ -156,14 +161,14 @@ class TrainState:
         self.loss_scale.finite_steps = state["loss_scale"]["finite_steps"]
 
     def _optimizer_state(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an optimizer's saved state with the types that JSON lacks, and with our implementation of the step.
+        """Return an optimizer's saved state with the types that JSON lacks, our rates and our way to make a step.
 
-        Another version of torch may lack the implementation that the run began with.
+        `run.json` may have another rate by now, and another version of torch may lack the implementation.
         """
         groups = []
         for ours, theirs in zip(self.optimizer.param_groups, saved["param_groups"], strict=True):
             group = {k: tuple(v) if isinstance(ours.get(k), tuple) else v for k, v in theirs.items()}
-            groups.append({**group, **{name: ours[name] for name in _IMPLEMENTATIONS if name in ours}})
+            groups.append({**group, **{name: ours[name] for name in ("base_lr", *_IMPLEMENTATIONS) if name in ours}})
         return {**saved, "state": {int(i): values for i, values in saved["state"].items()}, "param_groups": groups}
 
     @staticmethod

@@ -21,6 +21,7 @@ from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training.batches import Batch
 from lib_blocktrain.training.compiled import CompiledUNet
+from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.control import Diverged, Outcome, OutOfMemory, StoppedEarly, TrainerControl
 from lib_blocktrain.training.distributed import Processes
 from lib_blocktrain.training.estimate import out_of_memory
@@ -28,6 +29,7 @@ from lib_blocktrain.training.metadata import metadata_of
 from lib_blocktrain.training.monitor import TrainingMonitor
 from lib_blocktrain.training.norms import block_norms, gradient_norms, shares
 from lib_blocktrain.training.optimizers import learning_rate_notices, lr_factor
+from lib_blocktrain.training.origin import check_config, origin_of
 from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.precision import DTYPES, dtype_of
 from lib_blocktrain.training.preparation import check_model, prepare
@@ -99,6 +101,8 @@ class Trainer:
         for notice in check_model(self.model):
             self.notice(notice)
         state = self.run.load_state()
+        if state:
+            self._check_config(state)
         plan = self._plan(TrainState.weights_of(state["train_state"]) if state else None)
         rates = learning_rate_notices(self.config.optimizer, self.config.schedule)
         for notice in (*plan.notices, *rates):
@@ -106,6 +110,7 @@ class Trainer:
         self.data = prepare(self.model, self.run, plan, self.processes.count, self._encoded)
         for notice in self.data.dataset.notices:
             self.notice(notice)
+        self.origin = origin_of(self.config, self.model, self._model_name, self.data.dataset, self.data.contents)
         weight = next(self.model.unet.parameters())
         self.device, dtype = weight.device, dtype_of(self.config.precision, weight.dtype)
         if DTYPES.get(self.config.precision, dtype) != dtype:
@@ -245,22 +250,29 @@ class Trainer:
         return {
             "step": self.step,
             "started_at": self.started_at,
-            "dataset": self.data.dataset.fingerprint,
-            "model": self._model_name,
+            "origin": self.origin.to_state(),
             "train_state": self.train_state.state(),
             "monitor": self.monitor.state(),
         }
+
+    def _check_config(self, state: Mapping[str, Any]) -> None:
+        """Give notice of what was changed in `run.json` since the state was saved, or raise ConfigError."""
+        if "origin" not in state:
+            raise ConfigError(
+                f"{self.run.state_path}: an earlier development version wrote it, without what it was made with:"
+                " expected one of this version; without it the run begins at step 0"
+            )
+        changed = check_config(state["origin"]["config"], self.config)
+        if changed is not None:
+            self.notice(f"{changed}: that holds from step {state['step'] + 1} on")
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state; give notice if the dataset or the model is another one."""
         self.step, self.started_at = state["step"], state["started_at"]
         self.train_state.load_state(state["train_state"])
         self.remember_good()
-        if state["dataset"] != self.data.dataset.fingerprint:
-            self.notice("the pictures are not those that this run began with: it goes on, but not as it would have")
-        before = state["model"]
-        if before != self._model_name:
-            self.notice(f"the run began on {before}, and goes on with {self._model_name}: it was not learnt for that")
+        for notice in self.origin.notices(state["origin"]):
+            self.notice(notice)
         self.monitor.load_state(state["monitor"])
 
     @property
