@@ -17,12 +17,12 @@ _DISTILLED = re.compile(r"turbo|lightning|\blcm\b|hyper-?sd|_lcm", re.IGNORECASE
 
 
 class UnsupportedCheckpoint(ValueError):
-    """The file is no usable checkpoint of SD1, SD2 or SDXL; the message says why."""
+    """The file is not a usable SD1, SD2 or SDXL checkpoint; the message says why."""
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint is; ``prediction`` is None if the file does not tell (SD2 has both, with the same keys)."""
+    """The kind of a checkpoint; ``prediction`` is None if the file does not say (SD2 has both, with the same keys)."""
 
     architecture: str
     prediction: Prediction | None
@@ -31,7 +31,7 @@ class CheckpointInfo:
 
 
 def read_checkpoint_info(path: Path) -> CheckpointInfo:
-    """Return what a checkpoint in the original (LDM) layout is; raise UnsupportedCheckpoint or OSError."""
+    """Return the kind of a checkpoint in the original (LDM) layout; raise UnsupportedCheckpoint or OSError."""
     header = read_header(path)
     shapes = header.shapes
     width = _context_width(shapes)

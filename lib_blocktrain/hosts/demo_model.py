@@ -1,4 +1,4 @@
-"""The embedded demo model: its folders, and the token table and vocabulary that its files leave out."""
+"""The embedded demo model: its folders, and how its shortened token table and vocabulary are restored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 
 
 def check_present(folder: Path = MODEL) -> None:
-    """Raise FileNotFoundError if the demo model is missing, as in a wheel that was built without it."""
+    """Raise FileNotFoundError if the demo model is missing, as in a wheel built without it."""
     if not (folder / "unet").is_dir():
         raise FileNotFoundError(
             f"the demo model is not in {folder}: give a checkpoint (--checkpoint FILE), or run this in a copy of the"

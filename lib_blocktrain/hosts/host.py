@@ -1,4 +1,4 @@
-"""The protocol `Host`: what the rest of the extension needs of the program that holds the model."""
+"""The protocol `Host`: what the rest of the extension needs from the program that holds the model."""
 
 from __future__ import annotations
 

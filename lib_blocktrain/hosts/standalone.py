@@ -148,7 +148,7 @@ class StandaloneHost:
         self.output_dir = output_dir or (Path.cwd() if INSTALLED else ROOT) / "outputs"
         self.presets_path = self.output_dir / "presets.txt"
         self.samplers: Sequence[str] = tuple(SAMPLERS)
-        # what is baked goes to the first: to outputs, never among the files of this checkout
+        # the first receives baked files: in outputs, not among the checkout's own files
         beside = LORAS if checkpoint is None else checkpoint.parent
         self.lora_dirs: Sequence[Path] = tuple(lora_dirs) or (self.output_dir / "loras", beside)
         self._lock, self._loading = threading.Lock(), threading.Lock()
@@ -159,7 +159,7 @@ class StandaloneHost:
         self._model = model
 
     def model(self) -> StandaloneModel:
-        with self._loading:  # two browser tabs that open at the same time load it once
+        with self._loading:  # two requests at the same time load it once
             if self._model is None:
                 self._model = self._load()
         return self._model
@@ -180,7 +180,7 @@ class StandaloneHost:
 
     @property
     def interrupted(self) -> bool:
-        """Always False: the tab's Cancel ends jobs by itself."""
+        """Always False: jobs are cancelled by the page's own Cancel."""
         return False
 
     def progress(self, what: str, done: int, of: int) -> None:
@@ -197,7 +197,7 @@ class StandaloneHost:
             with applied(targets, request.placements, say=request.say):
                 return _draw(model, request, progress)
         except torch.cuda.OutOfMemoryError:
-            pass  # what is raised below must not hold this error's frames, and with them their tensors
+            pass  # raised outside the except block, since this error's frames hold tensors
         torch.cuda.empty_cache()
         size = _size(model, request)
         raise OutOfMemory(f"the GPU has too little memory for this picture: try fewer pixels than {size}")

@@ -1,19 +1,19 @@
 """The queue of runs of a host, trained one after the other in a thread of their own.
 
-The page and the HTTP API share one runner. Closing a page does not end a run.
+The page and the HTTP API share one runner. Closing the page does not end a run.
 
     runner = Runner(host)
-    run = runner.add(config)        a new run, at the end of the queue, which begins
+    run = runner.add(config)        append a new run to the queue, and start the queue
     runner.status(run)              a Status: its state, step, loss, seconds left, why it failed
     runner.pause()                  save the active run, release the model and the host's lock, and hold the queue
-    runner.begin()                  go on with the queue; a paused run ends as if there had been no pause
-    runner.stop(run, save=True)     end a run, or remove it from the queue; the next one begins
-    runner.resume(run)              put a stopped, failed or broken-off run at the end of the queue
+    runner.begin()                  start the queue; a paused run gives the same result as without the pause
+    runner.stop(run, save=True)     end a run, or remove it from the queue; the next one starts
+    runner.resume(run)              append a stopped, failed or interrupted run to the queue
     runner.set_weights(run, w)      change the block weights of the active run
     runner.find(name), runner.runs(), runner.queue()
 
-The queue is a file. After a restart it waits for `begin()`, since nobody has asked for the GPU yet.
-What cannot be done raises ValueError with the reason. Everything may be called from any thread.
+The queue is a file. After a restart it waits for `begin()`, so that training never starts unasked.
+Impossible requests raise ValueError with the reason. All methods may be called from any thread.
 """
 
 from lib_blocktrain.runner.on_host import publish_result, sampler

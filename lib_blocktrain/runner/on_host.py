@@ -1,4 +1,4 @@
-"""A run's samples, drawn by the host's sampler, and its result, copied into the host's LoRA folder."""
+"""Draws a run's samples by the host's sampler, and copies its result into the host's LoRA folder."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ log = logging.getLogger(__name__)
 def sampler(host: Host, wanted: SampleConfig, stopping: Callable[[], bool]) -> Draw:
     """Return the function that draws a run's samples on the host; the network is already applied to the model.
 
-    It returns None, and the run goes on, where a sample was cancelled or memory was not enough.
+    It returns None, and the run continues, if the sample was cancelled or memory ran out.
     """
 
     def progress(done: int, of: int) -> None:
         if stopping():
-            raise Cancelled("the run is told to stop")
+            raise Cancelled("the run is being stopped")
 
     def draw(prompt: str, seed: int) -> Image.Image | None:
-        known = wanted.sampler if wanted.sampler in host.samplers else host.samplers[0]
-        request = SampleRequest(prompt=prompt, seed=seed, steps=wanted.steps, cfg=wanted.cfg, sampler=known)
+        name = wanted.sampler if wanted.sampler in host.samplers else host.samplers[0]
+        request = SampleRequest(prompt=prompt, seed=seed, steps=wanted.steps, cfg=wanted.cfg, sampler=name)
         try:
             return host.sample(request, progress)
         except (OutOfMemory, Cancelled) as error:

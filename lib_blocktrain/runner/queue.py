@@ -1,4 +1,4 @@
-"""The queue of runs as a file beside their folders, which survives a restart."""
+"""The queue of runs, stored as a file beside their folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lib_blocktrain.training.runs import Run, open_run
 
 
 class Queue:
-    """The runs of a folder that are still to be trained, in order. A run stays in the queue until it has ended."""
+    """The runs of a folder that are still to be trained, in order. A run is removed when it has ended."""
 
     def __init__(self, root: Path):
         self._root, self._path = root, root / "queue.json"

@@ -1,4 +1,4 @@
-"""The status of runs: of the active one by what its trainer reports, of the others by their metrics."""
+"""The status of runs: of the active one from its trainer's reports, of the others from their metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN = ("step", "reason", "published", "loss", "smoothed", "lr", "seconds_a_st
 
 
 class ActiveRun:
-    """The run that is being trained, with its control and what the trainer has reported."""
+    """The run in training, with its control and the trainer's latest reports."""
 
     def __init__(self, run: Run):
         self.run, self.control = run, TrainerControl()
@@ -29,7 +29,7 @@ class ActiveRun:
         self.pausing: str | None = None  # the reason of a pause
 
     def update(self, row: Mapping[str, Any]) -> None:
-        """Take over what the trainer reports."""
+        """Store a report of the trainer."""
         if "notice" in row:
             self.notices.append(row["notice"])
         else:
@@ -44,14 +44,14 @@ class ActiveRun:
 
 
 class LatestMetrics:
-    """The last value of everything that is shown of a run; each call of `values` reads only the new rows."""
+    """The latest values in a run's metrics; each call of `values` reads only the new rows."""
 
     def __init__(self, run: Run):
         self._rows, self._lock = MetricsTail(run.metrics_path), threading.Lock()
         self._values: dict[str, Any] = {}
 
     def values(self) -> dict[str, Any]:
-        """Return the last values by name."""
+        """Return the latest values by name."""
         with self._lock:
             rows, replaced = self._rows.read_new()
             if replaced:
@@ -64,7 +64,7 @@ class LatestMetrics:
 def status_of(
     run: Run, latest: Mapping[str, Any], state: str, active: ActiveRun | None = None, reason: str = ""
 ) -> Status:
-    """Return the status of a run by its latest metrics, and by what is reported if it is active."""
+    """Return the status of a run from its latest metrics and, if it is active, from the trainer's reports."""
     if state in ("failed", "diverged") and not reason:
         reason = str(latest.get("reason", ""))
     row = active.row if active else {}
@@ -87,7 +87,7 @@ def status_of(
 
 
 def describe_error(error: BaseException) -> str:
-    """Return an error's message for the user; an error that is none of theirs is logged with its traceback."""
+    """Return an error's message for the user; unexpected errors are also logged with their traceback."""
     if isinstance(error, (ValueError, OSError, RuntimeError, MemoryError)):
         log.info("failed", exc_info=error)
         return error_text(error) or type(error).__name__

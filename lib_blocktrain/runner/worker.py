@@ -1,4 +1,4 @@
-"""The runner: the queue of runs and the thread that trains them."""
+"""The runner: trains the queued runs in its own thread."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ log = logging.getLogger(__name__)
 
 
 class Runner:
-    """Trains the runs of the queue; see the package. `version` grows with every change of any run's state."""
+    """Trains the queued runs; see the package. `version` grows with every change in the state of any run."""
 
     def __init__(self, host: Host):
         self.host, self.version = host, 0
         self._lock = threading.RLock()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blocktrain-runs")
         self._active: ActiveRun | None = None
-        self._held = bool(self._queue.runs())  # from an earlier session: waits for `begin()`
+        self._held = bool(self._queue.runs())  # runs queued by an earlier process wait for `begin()`
         self._reasons: dict[str, str] = {}
         self._statuses: dict[str, tuple[tuple[int, ...], Status]] = {}  # by the run's name, with their stamp
         self._metrics: dict[str, LatestMetrics] = {}  # by the run's name
@@ -56,14 +56,14 @@ class Runner:
 
     @property
     def current(self) -> Run | None:
-        """The run that is being trained."""
+        """The run in training."""
         with self._lock:
             return None if self._active is None else self._active.run
 
     # --- queries ----------------------------------------------------------------------------------------------------
 
     def runs(self) -> list[Run]:
-        """All runs of the host, the newest first."""
+        """All runs of the host, newest first."""
         found = []
         for path in self.root.glob("*/run.json"):
             try:
@@ -73,19 +73,19 @@ class Runner:
         return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
     def queue(self) -> list[Run]:
-        """The runs in the queue, in order; the first may be the one that is being trained, or paused."""
+        """The queued runs, in order; the first may be in training, or paused."""
         with self._lock:
             return self._queue.runs()
 
     def find(self, name: str) -> Run:
-        """The run in the folder of this name; raises ValueError for anything else, paths included."""
+        """The run in the folder of this name; raises ValueError for anything else, including paths."""
         plain = isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
         if not plain or not (self.root / name / "run.json").is_file():
             raise ValueError(f"there is no run {name!r} in {self.root}")
         return self._run_of(self.root / name)
 
     def status(self, run: Run) -> Status:
-        """The status of a run; that of an inactive run is kept until its metrics or any state change."""
+        """The status of a run; for an inactive run it is cached until its metrics or any run's state change."""
         stamp = (self.version, *_stamp(run.metrics_path))
         known = self._statuses.get(run.folder.name)
         if known is not None and known[0] == stamp and self._active_run(run) is None:
@@ -96,14 +96,14 @@ class Runner:
             reason = (active.pausing or "") if active else self._reasons.get(run.folder.name, "")
         latest = self._metrics.setdefault(run.folder.name, LatestMetrics(run)).values()
         status = status_of(run, latest, state, active, reason)
-        if active is None and state != "running elsewhere":  # which may end without a change of its metrics
+        if active is None and state != "running elsewhere":  # that run may end without a change of its metrics
             self._statuses[run.folder.name] = stamp, status
         return status
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def add(self, config: RunConfig) -> Run:
-        """Create a run and append it to the queue; the queue begins."""
+        """Create a run, append it to the queue, and start the queue."""
         with self._lock:
             run = create(config, new_folder(self.root, config.name))
             self._queue.add(run)
@@ -111,7 +111,7 @@ class Runner:
         return run
 
     def resume(self, run: Run) -> None:
-        """Append a run that has not finished to the queue; the queue begins."""
+        """Append an unfinished run to the queue, and start the queue."""
         with self._lock:
             state = self.status(run).state
             if state not in RESUMABLE_STATES:
@@ -121,7 +121,7 @@ class Runner:
         self.begin()
 
     def begin(self) -> None:
-        """Go on with the queue."""
+        """Start the queue."""
         with self._lock:
             self._held = False
             if self._active is None and (run := self._queue.next()) is not None:
@@ -130,7 +130,7 @@ class Runner:
             self.version += 1
 
     def pause(self, reason: str = "") -> None:
-        """Save and end the active run for now, and hold the queue; `reason` is shown in the run's status."""
+        """Save and interrupt the active run, and hold the queue; `reason` is shown in the run's status."""
         with self._lock:
             self._held = True
             if self._active is not None and not self._active.control.stopping:
@@ -139,7 +139,7 @@ class Runner:
             self.version += 1
 
     def stop(self, run: Run, save: bool = True) -> None:
-        """End a run after this step, or remove it from the queue; with `save` False the last saved state stays."""
+        """End a run after this step, or remove it from the queue; with `save` False only earlier saves are kept."""
         with self._lock:
             active = self._active_run(run)
             if active is not None:
@@ -156,11 +156,11 @@ class Runner:
         with self._lock:
             active = self._active_run(run)
             if active is None:
-                raise ValueError(f"{run.folder.name} is not being trained: its weights can change while it is")
+                raise ValueError(f"{run.folder.name} is not being trained: weights can be changed only during training")
             active.control.set_weights(weights)
 
     def close(self) -> None:
-        """Pause, and wait for the worker to end: the program ends."""
+        """Pause, and wait for the worker to end; called when the program exits."""
         self.pause()
         self._worker.shutdown()
 
@@ -168,7 +168,7 @@ class Runner:
 
     def _train(self, active: ActiveRun) -> Outcome | None:
         run, control = active.run, active.control
-        with self.host.queued():  # not re-entrant: samples are drawn without taking it again
+        with self.host.queued():  # not re-entrant: samples are drawn under it without acquiring it again
             if control.stopping:
                 if not run.is_held():  # another process may write its metrics
                     self._record(run, {"event": "stopped", "saved": False})
@@ -213,24 +213,24 @@ class Runner:
 
     def _record_failure(self, run: Run, error: BaseException) -> None:
         reason = describe_error(error)
-        traceback.clear_frames(error.__traceback__)  # they hold the tensors of the run
+        traceback.clear_frames(error.__traceback__)  # they hold the run's tensors
         if isinstance(error, RunInUse):  # another process writes its metrics
             self._reasons[run.folder.name] = reason
         elif not isinstance(error, Diverged):  # the trainer has recorded it
             self._record(run, {"event": "failed", "reason": reason})
 
     def _check_model_name(self, run: Run, name: str) -> None:
-        """Record the model that a run begins on; raise ConfigError if it names, or was begun on, another one."""
-        asked = run.config.checkpoint
-        if asked is not None and Path(asked).stem not in name:
+        """Record the model that a run starts on; raise ConfigError if it names, or was started on, another one."""
+        wanted = run.config.checkpoint
+        if wanted is not None and Path(wanted).stem not in name:
             raise ConfigError(
-                f"this run is for {Path(asked).name!r}, and {name!r} is loaded: expected no checkpoint, or it"
+                f"this run is for {Path(wanted).name!r}, and {name!r} is loaded: expected no checkpoint, or it"
             )
         before = run.first("model")
         if before is None:
             self._record(run, {"model": name})
         elif before != name:
-            raise ConfigError(f"this run was begun on {before!r}, and {name!r} is loaded: load {before!r} to go on")
+            raise ConfigError(f"this run was started on {before!r}, and {name!r} is loaded: load {before!r}")
 
     def _record(self, run: Run, row: Mapping[str, Any]) -> None:
         try:
@@ -263,21 +263,21 @@ class Runner:
 
     def _inactive_state(self, run: Run) -> str:
         """Return the state of a run that this runner is not training."""
-        found = run.status
+        state = run.status
         waits = run.folder in [waiting.folder for waiting in self._queue.runs()]
-        if found == "running":
+        if state == "running":
             return "running elsewhere"
-        if waits and found == "stopped":
+        if waits and state == "stopped":
             return "paused"
-        if waits and found in ("failed", "diverged", "broken off"):
+        if waits and state in ("failed", "diverged", "broken off"):
             return "waiting"
-        return "stopped" if found == "waiting" and not waits else found
+        return "stopped" if state == "waiting" and not waits else state
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Return the time of a file's last change, in ns, and its size; zeros if there is none."""
+    """Return the time of a file's last change, in ns, and its size; zeros if it does not exist."""
     try:
-        found = path.stat()
+        info = path.stat()
     except FileNotFoundError:
         return 0, 0
-    return found.st_mtime_ns, found.st_size
+    return info.st_mtime_ns, info.st_size

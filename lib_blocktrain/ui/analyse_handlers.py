@@ -1,4 +1,4 @@
-"""The handlers of the Analyse tab: run an analysis, and use what it finds as weights. They know no widgets."""
+"""The handlers of the Analyse tab: run an analysis, and turn its result into block weights. They use no widgets."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from lib_blocktrain.workspace.lora_index import LoraIndex
 from lib_blocktrain.workspace.lora_selection import LoraEntry
 from lib_blocktrain.workspace.recent import Recent
 
-MAX_RESULTS = 8  # that are kept for the buttons
-SUGGESTED = "suggested"  # by a probe; no rule for the figures of an analysis
+MAX_RESULTS = 8  # kept in memory for the buttons
+SUGGESTED = "suggested"  # the weights that a probe suggests; not one of weight_rules.RULES
 RULE_LABELS = {
     "strongest": "keep the strongest (how many)",
-    "down-to": "keep this share of the effect (%)",
-    "proportional": "in proportion to the figures",
-    "lower": "lower what carries B",
-    SUGGESTED: "as the probe suggests",
+    "down-to": "keep this much of the effect (%)",
+    "proportional": "proportional to the figures",
+    "lower": "lower the blocks that carry B",
+    SUGGESTED: "as suggested by the probe",
 }
 assert RULE_LABELS.keys() == {*RULES, SUGGESTED}
-RULE_OF = {label: name for name, label in RULE_LABELS.items()}  # gradio 3's menus have no values beside labels
+RULE_OF = {label: name for name, label in RULE_LABELS.items()}  # a gradio 3 menu has labels only, no values
 PRESET_MENUS = ("preset", "grid_presets", "train_preset")  # of all tabs
 RESULT_BUTTONS = ("analyse_sliders", "analyse_train", "analyse_save", "analyse_save_preset")
 
@@ -50,7 +50,7 @@ RESULT_BUTTONS = ("analyse_sliders", "analyse_train", "analyse_save", "analyse_s
 class StoredResult:
     """The result of an analysis, and the key of its LoRA. For a probe, which has no LoRA, the key is "".
 
-    A probe also suggests weights, and may have made `others`, further analyses of the same pictures.
+    A probe also suggests weights; `others` are its further analyses of the same pictures.
     """
 
     lora: str
@@ -68,7 +68,7 @@ class StoredResult:
 
 
 class AnalyseHandlers:
-    """Run and cancel an analysis; make weights of its result, and send them to the other tabs."""
+    """Run and cancel an analysis; compute weights from its result, and send them to the other tabs."""
 
     def __init__(self, host: Host, controls: LoraControls, lora_index: LoraIndex, jobs: Jobs):
         self.host, self.controls, self.lora_index, self.jobs = host, controls, lora_index, jobs
@@ -80,14 +80,14 @@ class AnalyseHandlers:
         return {"analyse_lora": Properties(choices=keys, value=key)}
 
     def open(self, values: AnalyseValues) -> Changes:
-        """Fill the menu, and show an empty map for the LoRA in it."""
+        """Fill the menu of LoRAs, and show an empty map for the one selected in it."""
         keys, key = self._keys(values)
         architecture_id = self.lora_index.file(key).architecture if key else "sd1"
         menu = Properties(choices=keys, value=key)
         return {"analyse_lora": menu, "analyse_map": UMap("analyse", architecture_id, values={}).html()}
 
     def _keys(self, values: AnalyseValues) -> tuple[list[str], str | None]:
-        """The keys of the readable LoRAs in the folders now, and which of them is to be chosen."""
+        """The keys of the readable LoRAs now in the folders, and the one to select."""
         self.lora_index.refresh()
         keys = [file.key for file in self.lora_index.files() if not file.problem]
         preferred = (values["analyse_lora"], self.controls.initial.lora, *keys)
@@ -112,7 +112,7 @@ class AnalyseHandlers:
         yield from stream_job(self.jobs, "analyse", work, finished, "analysis")
 
     def draw(self, values: AnalyseValues) -> Iterator[Changes]:
-        """Draw the picture on which the user then paints the feature."""
+        """Draw the picture over which the user then paints the feature."""
         try:
             _, request = self._request(values)
         except (ValueError, OSError) as error:
@@ -136,7 +136,7 @@ class AnalyseHandlers:
         return {}
 
     def store(self, job_id: str, stored: StoredResult) -> dict[str, object]:
-        """Keep a result for the buttons that use it, and show it."""
+        """Store a result for the buttons that use it, and show it."""
         self._results[job_id] = stored
         first, second = stored.first, stored.second
         figures = analyse_html.bars(first) + html.note(stored.result.area_sentence)
@@ -153,7 +153,7 @@ class AnalyseHandlers:
         }
 
     def _preset_warnings(self, analysis: Analysis) -> Markup:
-        """Which of the user's presets were found for another share of the picture than this feature's."""
+        """Warnings about the user's presets that were found for a feature of another size."""
         notes = []
         for preset in self.controls.presets.own.read().presets.values():
             architecture = analysis.architecture
@@ -167,7 +167,7 @@ class AnalyseHandlers:
     # --- what to do with it ---------------------------------------------------------------------------------------
 
     def show_weights(self, values: AnalyseValues) -> Changes:
-        """Show the weights that the rule makes of the result, on the map and in words."""
+        """Show the weights that the rule gives for the result, on the map and in words."""
         stored = self._results.get(values["analyse_found"] or "")
         if stored is None:
             return {}
@@ -182,7 +182,7 @@ class AnalyseHandlers:
 
     @error_to("analyse_message")
     def to_sliders(self, values: AnalyseValues) -> Changes:
-        """Put the weights on the sliders of Preview, for the LoRA that was analysed; a probe's for the active one."""
+        """Set the sliders of Preview to the weights: for the LoRA analysed or, after a probe, for the active one."""
         stored, weights = self._weights(values)
         selection = selection_of(values)
         line = weights.to_line(with_architecture=True)
@@ -198,7 +198,7 @@ class AnalyseHandlers:
 
     @error_to("analyse_message")
     def to_preset(self, values: AnalyseValues) -> Changes:
-        """Save the weights under a name, with the architecture and the share of the picture they were found for."""
+        """Save the weights as a preset, with their architecture and the share of the picture the feature fills."""
         stored, weights = self._weights(values)
         name = (values["analyse_preset"] or "").strip()
         preset = preset_of(stored.first, weights, name)
@@ -219,7 +219,7 @@ class AnalyseHandlers:
 
     @error_to("analyse_message")
     def save(self, values: AnalyseValues) -> Changes:
-        """Write JSON, CSV and sheets to the host's output folder."""
+        """Write JSON, CSV and contact sheets to the host's output folder."""
         stored = self._result(values)
         folder = self.host.output_dir / "blocktrain" / "analyses"
         stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(stored.lora).name or 'dataset'}-{stored.first.method}"
@@ -237,12 +237,12 @@ class AnalyseHandlers:
 
     @error_to("analyse_message")
     def find_similar(self, values: AnalyseValues) -> Changes:
-        """Rank the other LoRAs by their likeness to the chosen one."""
+        """Rank the other LoRAs by similarity to the selected one."""
         target = of_file(self.lora_index.file(_chosen_lora(values)).path)
         return {"analyse_similar": analyse_html.ranking(rank_similar(self.host, target)), "analyse_message": ""}
 
     def _request(self, values: AnalyseValues, features: Sequence[Feature] = ()) -> tuple[str, AnalysisRequest]:
-        """The key of the chosen LoRA, and the request to analyse it; without features for the whole picture."""
+        """The key of the selected LoRA, and the request to analyse it; without features, for the whole picture."""
         key = _chosen_lora(values)
         prompts = (line.strip() for line in (values["analyse_prompts"] or "").splitlines())
         request = build_request(
@@ -258,25 +258,25 @@ class AnalyseHandlers:
         return key, request
 
     def _weights(self, values: AnalyseValues) -> tuple[StoredResult, BlockWeights]:
-        """The result, and the weights that the rule makes of it."""
+        """The result, and the weights that the rule gives for it."""
         stored = self._result(values)
         label, amount = values["analyse_rule"] or "", values["analyse_amount"]
         rule = RULE_OF.get(label, label)
         if rule != SUGGESTED:
             return stored, weights_by_rule(rule, stored.first, None if amount is None else float(amount), stored.second)
         if stored.suggested is None:
-            raise ValueError("nothing is suggested here, as only a probe of pictures does: choose another rule")
+            raise ValueError("only a probe of pictures suggests weights: choose another rule")
         return stored, stored.suggested
 
     def _result(self, values: AnalyseValues) -> StoredResult:
         stored = self._results.get(values["analyse_found"] or "")
         if stored is None:
-            raise ValueError("there is no analysis yet: press Analyse first")
+            raise ValueError("there is no result yet: press Analyse first")
         return stored
 
 
 def _map(analysis: Analysis, weights: Mapping[str, float] | None = None) -> Markup:
-    """The figures as colours on the U map; blocks within the noise have none."""
+    """The figures as colours on the U map; blocks within the noise stay uncoloured."""
     values = {figure.block: round(max(figure.mean, 0.0), 4) for figure in analysis.figures if not figure.within_noise}
     return UMap("analyse", analysis.architecture, values=values, title=analysis.feature, weights=weights).html()
 
@@ -289,7 +289,7 @@ def _chosen_lora(values: AnalyseValues) -> str:
 
 
 def _features(values: AnalyseValues) -> tuple[Feature, ...]:
-    if values["analyse_method"] == "norms":  # which looks at the file alone
+    if values["analyse_method"] == "norms":  # needs the file only
         return ()
     first, second = first_feature(values), second_feature(values)
     return (first, second) if second.given else (first,)

@@ -1,6 +1,6 @@
 """HTML of the Analyse tab: bars with their noise, tables, two features side by side, images.
 
-The bars' colours, blue and orange, can be told apart by colour-blind readers; figures stand beside every bar.
+The bars are blue and orange, which colour-blind readers can distinguish; every bar also has its figure in numbers.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ SHOWN_MATCHES = 20
 
 
 def heading(analysis: Analysis) -> Markup:
-    """One sentence of what was analysed and what it cost."""
+    """One sentence: what was analysed, and its cost."""
     parts = [f"{analysis.feature} of {analysis.name}: {MEANINGS[analysis.method]}", *analysis.summary()]
     if analysis.stability is None:
-        parts.append("one picture alone: its noise cannot be estimated")
+        parts.append("only one picture: the noise cannot be estimated")
     text = "; ".join([*parts, *analysis.notices])
     return Markup('<p class="blocktrain-analysis-head" role="status">{}</p>').format(text)
 
 
 def bars(analysis: Analysis) -> Markup:
-    """A bar for each block in the order of the forward pass, with the noise as a line over its end."""
+    """A bar for each block in the order of the forward pass, with its noise as a line across the end of the bar."""
     highest = max((abs(f.mean) + (f.noise or 0.0) for f in analysis.figures), default=0.0) or 1.0
     lowest = min((f.mean - (f.noise or 0.0) for f in analysis.figures), default=0.0)
     zero = 25.0 if lowest < 0 else 0.0  # these are in % of the width
@@ -55,7 +55,7 @@ def comparison(compared: Comparison) -> Markup:
     rows = []
     for row in compared.rows:
         first, second = (share / largest * 50 for share in (row.first, row.second))
-        advice = "about alike" if row.within_noise else "raise for A" if row.difference > 0 else "lower against B"
+        advice = "about alike" if row.within_noise else "favours A" if row.difference > 0 else "favours B"
         pieces = _piece("plus", 50 - first, 50) + _piece("minus", 50, 50 + second)
         rows.append(_row(row.block, pieces, f"{100 * row.difference:+.1f}", advice))
     lines = [f"{letter}: {title}" for letter, title in zip("AB", compared.titles)]
@@ -65,7 +65,7 @@ def comparison(compared: Comparison) -> Markup:
 
 
 def weights(analysis: Analysis, block_weights: BlockWeights) -> Markup:
-    """The weights that a rule makes of the figures, and how much of the effect they let through."""
+    """The weights that a rule gives for the figures, and how much of the effect they keep."""
     groups = html.by_value(block_weights.values, ARCHITECTURES[block_weights.architecture])
     on = [f"{ids} = {number(value)}" for value, ids in sorted(groups.items(), reverse=True) if value]
     off = ["the others 0"] if 0.0 in groups and on else []
@@ -84,7 +84,7 @@ def table(analysis: Analysis) -> Markup:
 
 
 def sheets(images: Mapping[str, Image.Image]) -> Markup:
-    """The contact sheets of a rendered analysis, one below the other."""
+    """The contact sheets of a rendered analysis, from top to bottom."""
     return Markup("").join(Markup("<figure>{}</figure>").format(_image(image, name)) for name, image in images.items())
 
 
@@ -100,7 +100,7 @@ def progress(step: Step) -> Markup:
 
 
 def ranking(ranked: Ranking) -> Markup:
-    """The LoRAs that are most alike, with the reasons, and the files that cannot be read."""
+    """The most similar LoRAs, with reasons, and the files that cannot be read."""
     shown = ranked.matches[:SHOWN_MATCHES]
     rows = [(f"{match.likeness:.0%}", match.profile.name, "; ".join(match.reasons)) for match in shown]
     found = _table(("likeness", "LoRA", "why"), rows)
@@ -130,7 +130,7 @@ def _bars(label: str, rows: Iterable[Markup]) -> Markup:
 
 
 def _row(block: str, pieces: Markup, figures: str, remark: str) -> Markup:
-    """A block's name, its bar and its figures; where the page is narrow these come under each other."""
+    """A block's name, its bar and its figures; stacked on a narrow page."""
     small = Markup(" <small>{}</small>").format(remark) if remark else ""
     return Markup(
         '<li data-block="{block}"><span>{block}</span><span class="blocktrain-bar-place" aria-hidden="true">{pieces}'

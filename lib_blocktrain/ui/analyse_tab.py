@@ -33,7 +33,7 @@ SECOND_KIND_WIDGETS = {WORD: "analyse_against_word", BOX: "analyse_against_box",
 
 
 class AnalyseTab:
-    """Which blocks of a LoRA carry a feature, and weights made from that."""
+    """Which blocks of a LoRA carry a feature, and block weights computed from the answer."""
 
     title = "Analyse"
 
@@ -115,7 +115,7 @@ class AnalyseTab:
             w.add("analyse_lora", gr.Dropdown, choices=[], label="LoRA", scale=3, min_width=150)
             w.add("analyse_strength", gr.Slider, -2.0, 2.0, 1.0, step=0.05, label="Strength", scale=3, min_width=150)
             w.add("analyse_refresh", gr.Button, "Refresh", min_width=90)
-        prompts = {"label": "Prompts, one a line", "value": self.initial.prompt, "lines": 2, "max_lines": 8}
+        prompts = {"label": "Prompts, one per line", "value": self.initial.prompt, "lines": 2, "max_lines": 8}
         w.add("analyse_prompts", gr.Textbox, **prompts)
         w.add("analyse_negative", gr.Textbox, label="Negative prompt", value=self.initial.negative, lines=1)
         with gr.Row():
@@ -149,10 +149,10 @@ def _second_feature(w: Widgets) -> None:
 
 
 def _probe(w: Widgets) -> None:
-    with gr.Accordion("Before training: which blocks would pictures move?", open=False, elem_id="blocktrain_probing"):
+    with gr.Accordion("Before training: which blocks would pictures change?", open=False, elem_id="blocktrain_probing"):
         w.add("probe_folder", gr.Textbox, label="Folder of pictures", lines=1, max_lines=4)
         with gr.Row():
-            w.add("probe_class", gr.Textbox, label="Against the class", placeholder="a photo of a dog", scale=3)
+            w.add("probe_class", gr.Textbox, label="Compared with", placeholder="a photo of a dog", scale=3)
             w.add("probe_pictures", gr.Number, value=16, label="Pictures", precision=0, min_width=90)
             w.add("probe_convolutions", gr.Checkbox, label="convolutions", min_width=120)
         with gr.Row():
@@ -169,19 +169,19 @@ def _using(w: Widgets) -> None:
             w.add("analyse_amount", gr.Number, value=80, label="Number", min_width=90)
         w.html("analyse_weights")
         with gr.Row():
-            small = {"size": "sm", "interactive": False}  # until there is an answer
+            small = {"size": "sm", "interactive": False}  # until there is a result
             w.add("analyse_sliders", gr.Button, "To the sliders", **small, min_width=110)
             w.add("analyse_train", gr.Button, "To the training form", **small, min_width=130)
             w.add("analyse_save", gr.Button, "Save JSON and CSV", **small, min_width=130)
         with gr.Row():
-            w.add("analyse_preset", gr.Textbox, label="Name of a preset", max_lines=1, scale=3, min_width=120)
+            w.add("analyse_preset", gr.Textbox, label="Preset name", max_lines=1, scale=3, min_width=120)
             w.add("analyse_replace", gr.Checkbox, label="replace", min_width=120)
             w.add("analyse_save_preset", gr.Button, "Save as preset", **small, min_width=110)
     w.html("analyse_message")
 
 
 def _similar(w: Widgets) -> None:
-    with gr.Accordion("LoRAs like this one", open=False, elem_id="blocktrain_analyse_alike"):
+    with gr.Accordion("Similar LoRAs", open=False, elem_id="blocktrain_analyse_alike"):
         w.add("analyse_find", gr.Button, "Find similar LoRAs", size="sm")
         w.html("analyse_similar")
 

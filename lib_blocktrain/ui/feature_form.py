@@ -1,4 +1,4 @@
-"""The two features that the Analyse tab asks about: from its widgets to a word, a box or a mask.
+"""Reads the two features of the Analyse tab from its widgets: a word, a box or a mask.
 
 A mask may be painted in the page: `javascript/mask_painter.js` sends the brush strokes as JSON.
 """
@@ -17,12 +17,12 @@ WHOLE, WORD, BOX, DRAWN, FILE = "the whole picture", "a word", "a box", "drawn o
 NOTHING = "nothing"
 KINDS = (WHOLE, WORD, BOX, DRAWN, FILE)
 SECOND_KINDS = (NOTHING, WORD, BOX, FILE)
-MASK_SIDE = 256  # pixels of a painted mask, which covers the whole image whatever its shape
+MASK_SIDE = 256  # pixels; a painted mask is square and covers the whole image, whatever its shape
 MAX_STROKES_LENGTH = 100_000  # characters
 
 
 def first_feature(values: AnalyseValues) -> Feature:
-    """The feature to analyse. Raises ValueError, as for all these functions, if its widgets are not filled in."""
+    """The feature to analyse. All functions here raise ValueError for widgets that are not filled in."""
     kind = values["analyse_kind"]
     if kind == DRAWN:
         mask = painted_mask(values["analyse_painted"] or "")
@@ -33,7 +33,7 @@ def first_feature(values: AnalyseValues) -> Feature:
 
 
 def second_feature(values: AnalyseValues) -> Feature:
-    """The feature to compare with; one that is not `given` if there is none."""
+    """The feature to compare with; its `given` is False if there is none."""
     word, box, mask = values["analyse_against_word"], values["analyse_against_box"], values["analyse_against_mask"]
     return _feature(values["analyse_against"], word, box, mask)
 

@@ -1,6 +1,6 @@
 """The training form as a table: its widgets, each with its entry of `run.json`, and the conversion in both directions.
 
-Entries that have no widget (a block's own rank, some settings of a folder) are kept as they were loaded.
+Entries without a widget (such as ranks of single blocks, or some settings of a folder) keep their loaded values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lib_blocktrain.training.config_json import ConfigError, read, type_of, writ
 from lib_blocktrain.training.optimizer_table import TABLE
 from lib_blocktrain.weights.block_weights import BlockWeights
 
-AUTO = "model's own"  # the choice that stands for None
+AUTO = "model's own"  # shown for None
 WHOLE, NUMBER, OPTIONAL, TEXT, LINES, PAIRS, CHOICE, SWITCH = (
     "whole", "number", "optional", "text", "lines", "pairs", "choice", "switch",
 )  # fmt: skip
@@ -48,7 +48,7 @@ def field_name(path: str) -> str:
 
 
 def _field(path: str, label: str, info: str | None = None) -> Field:
-    """A field whose kind follows from the entry's type in `training.config`."""
+    """A field, whose kind is derived from the entry's type in `training.config`."""
     if path == "optimizer.name":
         return Field(path, label, CHOICE, tuple(TABLE), info)
     if path in (FOLDERS, REGULARISATION, VALIDATION):
@@ -71,7 +71,7 @@ def _field(path: str, label: str, info: str | None = None) -> Field:
 
 MAIN = "main"
 GROUPS: Mapping[str, tuple[Field, ...]] = {
-    "dataset": (_field(FOLDERS, "Folder of pictures", "where the pictures are; several, one a line"),),
+    "dataset": (_field(FOLDERS, "Folder of pictures", "one folder per line"),),
     "weights": (
         _field(WEIGHTS, "Block weights", "a preset's name, NAME:1,0,…, OUT=1,IN=0, kohya's network_args or JSON"),
     ),
@@ -91,7 +91,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("checkpointing", "Checkpointing"),
     ),
     "samples": (
-        _field("samples.prompts", "Prompts of the samples"),
+        _field("samples.prompts", "Sample prompts"),
         _field("samples.every", "Every n steps"),
         _field("samples.first", "Before the first step"),
         _field("samples.seed", "Seed"),
@@ -103,21 +103,21 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("network.conv_rank", "Rank of convolutions"),
         _field("network.conv_alpha", "Alpha of convolutions"),
         _field("network.text_encoder", "Train the text encoder"),
-        _field("optimizer.text_encoder_lr", "Its learning rate", "the same"),
+        _field("optimizer.text_encoder_lr", "Text encoder learning rate", "the same"),
     ),
     "Captions": (
         _field("dataset.keep_tags", "Keep the first n tags"),
-        _field("dataset.shuffle_tags", "Shuffle the others"),
+        _field("dataset.shuffle_tags", "Shuffle the other tags"),
         _field("dataset.tag_dropout", "Tag dropout"),
         _field("dataset.caption_dropout", "Caption dropout"),
         _field("dataset.caption_extensions", "Caption files"),
-        _field("dataset.separator", "Separator of tags"),
+        _field("dataset.separator", "Tag separator"),
     ),
     "Pictures, masks, regularisation, validation": (
-        _field(REGULARISATION, "Folders of regularisation pictures"),
+        _field(REGULARISATION, "Regularisation folders"),
         _field("loss.prior_weight", "Prior weight"),
-        _field(VALIDATION, "Folders of validation pictures"),
-        _field("dataset.validation_share", "Share held out"),
+        _field(VALIDATION, "Validation folders"),
+        _field("dataset.validation_share", "Fraction held out"),
         _field("validate_every", "Validate every n steps"),
         _field("dataset.alpha_mask", "Alpha is the mask"),
         _field("loss.masked", "Use masks"),
@@ -130,7 +130,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("dataset.bucket_most", "Largest side"),
         _field("dataset.upscale", "Enlarge small pictures"),
         _field("dataset.toml", "sd-scripts' dataset .toml instead of folders"),
-        _field("dataset.cache", "Folder of the cache"),
+        _field("dataset.cache", "Cache folder"),
     ),
     "Loss and noise": (
         _field("loss.kind", "Loss"),
@@ -148,17 +148,17 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("loss.max_timestep", "Last timestep"),
     ),
     "Network and optimizer": (
-        _field("network.cap", "Cap of a block's norm"),
-        _field("network.elements", "Weights of kinds of layers"),
+        _field("network.cap", "Cap on a block's norm"),
+        _field("network.elements", "Weights by kind of layer"),
         _field("network.factor", "LoKr's factor"),
         _field("network.rank_dropout", "Rank dropout"),
         _field("network.module_dropout", "Module dropout"),
         _field("network.neuron_dropout", "Neuron dropout"),
         _field("optimizer.lora_plus", "LoRA+ ratio"),
         _field("optimizer.clip", "Clip gradients at"),
-        _field("optimizer.accumulate", "Batches to a step"),
+        _field("optimizer.accumulate", "Batches per step"),
         _field("optimizer.ema", "EMA decay"),
-        _field("optimizer.arguments", "Optimizer arguments", "name=value, one a line"),
+        _field("optimizer.arguments", "Optimizer arguments", "name=value, one per line"),
         _field("schedule.warmup", "Warm-up steps"),
         _field("schedule.cycles", "Restarts"),
         _field("schedule.least", "Lowest learning rate"),
@@ -167,7 +167,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("precision", "Precision"),
         _field("seed", "Seed"),
         _field("save_every", "Save every n steps"),
-        _field("keep", "How many of them to keep"),
+        _field("keep", "Checkpoints to keep"),
         _field("save_dtype", "Data type in the file"),
         _field("description", "Description"),
     ),
@@ -198,9 +198,9 @@ def values_of(config: RunConfig) -> dict[str, object]:
 
 
 def config_of(values: Mapping[str, object], rest: Mapping[str, Any] | None = None, *, draft: bool = False) -> RunConfig:
-    """The run in the form; `rest` is the run that was loaded, as in `run.json`. Raises ConfigError, with the entry.
+    """The configuration in the form; `rest` is the loaded `run.json`. Raises ConfigError, which names the entry.
 
-    A draft, of which only the cost is wanted, needs neither pictures nor a name.
+    A `draft`, used to estimate the cost, needs neither pictures nor a name.
     """
     data: dict[str, Any] = copy.deepcopy(dict(rest)) if rest else {}
     for field in FIELDS:

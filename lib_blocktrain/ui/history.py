@@ -14,7 +14,7 @@ from lib_blocktrain.training.records import MetricsTail
 
 Points = list[tuple[int, float]]  # step, value
 
-MAX_POINTS = 1000  # per curve: more cannot be told apart, and so a long run takes no more memory than a short one
+MAX_POINTS = 1000  # per curve: more cannot be seen, and the memory that a long run takes is bounded
 _SAMPLE = re.compile(r"\d{6,}-\d{2,}\.png")  # the names that `Run.sample` gives
 _CURVES = ("loss", "smoothed", "lr", "validation")
 _BY_BLOCK = ("norms", "gradients", "shares")
@@ -44,7 +44,7 @@ class History:
         return {block: points[-1][1] for block, points in self.by_block["shares"].items() if points}
 
     def copy(self) -> History:
-        """A copy whose curves do not grow with this one's."""
+        """A copy that later rows, which extend this history in place, do not change."""
         curves = {name: list(points) for name, points in self.curves.items()}
         by_block = {name: {b: list(points) for b, points in blocks.items()} for name, blocks in self.by_block.items()}
         return History(curves, by_block, self.samples, self.events)
@@ -96,7 +96,7 @@ def _extended(history: History, rows: Iterable[Mapping[str, Any]]) -> History:
 
 
 def thinned(points: Points, limit: int = 300) -> Points:
-    """At most about `limit` points: the mean of each stretch, at its last step."""
+    """At most about `limit` points: each is the mean of several, at the last step among them."""
     size = math.ceil(len(points) / limit)
     if size <= 1:
         return points

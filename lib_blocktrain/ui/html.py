@@ -50,12 +50,12 @@ def folders(paths: Iterable[Path]) -> Markup:
 
 
 def brought(lora: str | None) -> Markup:
-    """What Preview says when another tab has set weights or a LoRA: the pictures there are older."""
+    """The note in Preview when another tab has set its weights: the pictures shown were drawn before that."""
     return note(f"{lora} and its weights are on the sliders: press Preview to draw with them" if lora else "")
 
 
 def ended(job_id: str, shown: str) -> Markup:
-    """The end of a job, marked with its id, by which the page tells one end from the next."""
+    """The end of a job, marked with its id so that the page's scripts notice each new one."""
     return Markup('<div data-ended="{}">{}</div>').format(job_id, shown)
 
 
@@ -71,7 +71,7 @@ def label(file: LoraFile) -> str:
 
 
 def facts(file: LoraFile | None) -> Markup:
-    """What a LoRA file contains, and what its metadata say."""
+    """What a LoRA file contains, and the useful part of its metadata."""
     if file is None:
         return note("Tick a LoRA above: its blocks, rank, tags and training are shown here")
     if file.problem:
@@ -90,7 +90,8 @@ def facts(file: LoraFile | None) -> Markup:
     for name, value in file.block_arguments.items():
         rows.append((name, Markup("<code>{}</code>").format(value)))
     if file.unread:
-        rows.append(("not understood", f"{file.unread} tensors, which do nothing here"))
+        rows.append(("not understood", f"{file.unread} tensors, which are ignored"))
+    rows += [("note", notice) for notice in file.notices]
     body = Markup("").join(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in rows)
     return Markup('<dl class="blocktrain-facts">{}</dl>').format(body)
 
@@ -184,14 +185,14 @@ def bar(step: Step, words: str) -> Markup:
 
 
 def pictures(variants: Sequence[Variant], rendered: Mapping[int, Rendered], size: tuple[int, int]) -> Markup:
-    """The pictures of a comparison side by side; empty frames of the same shape hold the room of those to come."""
+    """The pictures of a comparison side by side, with empty frames of the same shape for those not drawn yet."""
     many = len(variants) >= MANY
     kind = "blocktrain-pictures blocktrain-grid" if many else "blocktrain-pictures"
     figures = []
     for place, variant in enumerate(variants):
         found = rendered.get(place)
         image = _image(found, small=many) if found else _frame(size)
-        again = Markup(" <small>(the same)</small>") if found and found.again else ""
+        again = Markup(" <small>(the same)</small>") if found and found.reused else ""
         figures.append(
             Markup('<figure data-arm="{}">{}<figcaption>{}{}</figcaption></figure>').format(
                 variant.name, image, variant.title, again

@@ -1,4 +1,4 @@
-"""What the page shows of a job while it runs, and when it has ended."""
+"""Streams the state of a job to the page: progress, Cancel, result or error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WAITING = "Waiting for the model …"
 
 
 def status_update(report: object, status: str, progress: Callable[[Step], Markup], waiting: str = WAITING) -> Changes:
-    """How a job's report changes the widget ``status``; one that only says that the job goes on changes nothing."""
+    """The change to the widget ``status`` for a job's report; none for one that only keeps the connection open."""
     if isinstance(report, Step):
         return {status: progress(report)}
     if isinstance(report, Waiting):
@@ -29,10 +29,10 @@ def status_update(report: object, status: str, progress: Callable[[Step], Markup
 def stream_job(
     jobs: Jobs, name: str, work: Callable[[Job[T]], T], finished: Callable[[Job[T]], Changes], what: str | None = None
 ) -> Iterator[Changes]:
-    """Run ``work`` as a job and show how it goes, in the widgets NAME_job, NAME_status and NAME_cancel.
+    """Run ``work`` as a job, and stream its progress to the widgets NAME_job, NAME_status and NAME_cancel.
 
-    ``finished`` returns what changes at the end; it is not called if the job failed or was cancelled. ``what`` names
-    the kind of job for others that wait, where NAME is not a word for it.
+    ``finished`` returns the changes after success; it is not called if the job failed or was cancelled. ``what`` is the
+    kind of job shown to others that wait for the model, if it is not NAME.
     """
     status, cancel = f"{name}_status", f"{name}_cancel"
     job = jobs.start(work, what or name)

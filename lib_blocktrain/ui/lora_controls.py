@@ -1,4 +1,4 @@
-"""Handlers of the LoRA list, the sliders and the presets: from named values to named changes, without a page."""
+"""Handlers of the LoRA list, the sliders and the presets, as plain functions of named values."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lib_blocktrain.workspace.lora_index import LoraFile, LoraIndex
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraEntry, LoraSelection, fits, unavailable
 from lib_blocktrain.workspace.preset_store import PresetStore
 
-SHOWN_FILES = 60  # in the list at once; search finds the others
+SHOWN_FILES = 60  # listed at once; the others are found by searching
 
 H = TypeVar("H")
 V = TypeVar("V")
 
 
 def weight_name(block_id: str) -> str:
-    """The name of a block's slider, and so its id in the page, which the U map's script knows."""
+    """The name of a block's slider; its id in the page, by which `u_map.js` finds it, is made from it."""
     return f"w_{block_id}"
 
 
@@ -51,7 +51,7 @@ def error_to(name: str) -> Callable[[Callable[[H, V], Changes]], Callable[[H, V]
 
 @dataclass(frozen=True)
 class InitialState:
-    """What the page shows at first: a LoRA under a preset string; ``runs`` is a folder of ready runs."""
+    """What a new page shows: a LoRA under a preset string; ``runs`` is a folder of ready runs."""
 
     prompt: str = ""
     negative: str = ""
@@ -62,9 +62,9 @@ class InitialState:
 
 
 def selection_of(values: SelectionValues) -> LoraSelection:
-    """Return the selection with what the sliders and the ticks show now, as far as that is newer.
+    """Return the selection, updated with the present values of the sliders and checkboxes.
 
-    The ticks count more than the State: the answers to two events in quick succession may arrive in the other order.
+    The checkboxes override the State, since the responses to two quick events may arrive out of order.
     """
     selection = _before_ticks(values)
     return selection if set(values["loras"]) == set(selection.entries) else selection.choose(values["loras"])
@@ -75,7 +75,7 @@ def _before_ticks(values: SelectionValues) -> LoraSelection:
 
 
 class LoraControls:
-    """The left side of Preview: which LoRAs act, and under which weights."""
+    """Handlers of the left side of Preview: which LoRAs are used, and under which weights."""
 
     def __init__(self, host: Host, lora_index: LoraIndex, presets: PresetStore, initial: InitialState) -> None:
         self.host = host
@@ -95,11 +95,11 @@ class LoraControls:
 
     @error_to("lora_message")
     def open(self, values: PreviewValues) -> Changes:
-        """The page was loaded: look into the folders, and begin with the initial LoRA if it is there."""
+        """Fill a page that was just loaded: list the folders, and select the initial LoRA if it is there."""
         self.lora_index.refresh()
         selection = LoraSelection()
         found = [file for file in self.lora_index.files() if file.key == self.initial.lora and not file.problem]
-        for file in found:  # the model is not read yet, so that the file says which blocks there are
+        for file in found:  # the model is not loaded yet: use the file's architecture
             parsed = self.presets.parse(self.initial.weights, file.architecture)
             selection = selection.choose([file.key]).with_shown(LoraEntry().with_weights(parsed.weights))
         return {
@@ -111,11 +111,11 @@ class LoraControls:
 
     @error_to("lora_message")
     def meet_model(self, values: PreviewValues) -> Changes:
-        """Show which model is loaded, and what depends on it; it may have to be read from disk first."""
+        """Show which model is loaded, and everything that depends on it. The model may be loaded here."""
         selection = selection_of(values)
         shown = {**self._shown(selection), **self._presets(selection)}
         if not shown["lora_message"]:
-            del shown["lora_message"]  # the message about the files stays
+            del shown["lora_message"]  # keep the message about the files
         try:
             model = self.host.model()
         except NoModel as error:
@@ -127,13 +127,13 @@ class LoraControls:
 
     @error_to("lora_message")
     def refresh(self, values: PreviewValues) -> Changes:
-        """Look into the folders and at the model again."""
+        """Read the LoRA folders again, and check which model is loaded."""
         self.lora_index.refresh()
         selection = selection_of(values)
         keys = {file.key for file in self.lora_index.files()}
         gone = [key for key in selection.entries if key not in keys]
         selection = selection.choose([key for key in selection.entries if key in keys])
-        said = f"{len(keys)} LoRA files" + (f"; {', '.join(gone)} gone from the folders" if gone else "")
+        said = f"{len(keys)} LoRA files" + (f"; {', '.join(gone)} no longer in the folders" if gone else "")
         changes = _joined(self._list(selection, values["search"]), self._shown(selection), self._presets(selection))
         return _joined({"lora_message": html.note(said)}, changes)
 
@@ -144,7 +144,7 @@ class LoraControls:
 
     @error_to("lora_message")
     def choose(self, values: PreviewValues) -> Changes:
-        """LoRAs were ticked or unticked."""
+        """Update the selection after LoRAs were ticked or unticked."""
         selection = _before_ticks(values)
         broken = [key for key in values["loras"] if self.lora_index.file(key).problem]
         if broken:
@@ -161,7 +161,7 @@ class LoraControls:
 
     @error_to("preset_message")
     def use_preset(self, values: PreviewValues) -> Changes:
-        """A preset was chosen in the menu."""
+        """Set the sliders to the preset chosen in the menu."""
         return self.use_text(values, values["preset"])[0] if values["preset"] else {}
 
     @error_to("preset_message")
@@ -177,40 +177,40 @@ class LoraControls:
 
     @error_to("preset_message")
     def rename(self, values: PreviewValues) -> Changes:
-        """Give the chosen preset the name that was typed."""
+        """Rename the selected preset to the name that was typed."""
         old, new = values["preset"], (values["preset_name"] or "").strip()
         self.presets.rename(old, new)
-        return self.changed_presets(selection_of(values), new, f"{old} is called {new} now")
+        return self.changed_presets(selection_of(values), new, f"{old} renamed to {new}")
 
     @error_to("preset_message")
     def delete(self, values: PreviewValues) -> Changes:
         """Delete the chosen preset."""
         line = self.presets.delete(values["preset"])
-        return self.changed_presets(selection_of(values), None, f"Deleted; to have it again, paste {line}")
+        return self.changed_presets(selection_of(values), None, f"Deleted; to restore it, paste {line}")
 
     # --- from pictures --------------------------------------------------------------------------------------------
 
     def use_exactly(self, entries: Mapping[str, LoraEntry]) -> Changes:
-        """Use these LoRAs in the place of those in use."""
+        """Replace the LoRAs in use by these."""
         return self.show(LoraSelection(dict(entries), next(iter(entries), None)))
 
     def show(self, selection: LoraSelection) -> Changes:
-        """Show this selection, whatever was searched for and ticked before."""
+        """Replace the selection by this one, and clear the search."""
         return _joined(self._list(selection, ""), self._shown(selection), {"search": ""})
 
     def entry(self, text: str, strength: float) -> LoraEntry:
-        """The entry for a preset string and a strength; raises ValueError for what the sliders cannot show."""
+        """The entry for a preset string and a strength; raises ValueError for values outside the sliders' range."""
         weights = self.parse(text, LoraSelection()).weights
         return LoraEntry.checked(strength, LoraEntry().weights).with_weights(weights)
 
     # --- what is shown --------------------------------------------------------------------------------------------
 
     def parse(self, text: str, selection: LoraSelection) -> Parsed:
-        """Read a preset string for the model, or the LoRA, of this selection; raises PresetStringError."""
+        """Read a preset string for `architecture(selection)`; raises PresetStringError."""
         return self.presets.parse(text, self.architecture(selection))
 
     def use_text(self, values: PreviewValues, text: str) -> tuple[Changes, Parsed]:
-        """Put the weights of a preset string or link on the sliders; return the changes and what the string says."""
+        """Set the sliders to the weights of a preset string or link; return the changes and the parsed string."""
         selection = selection_of(values)
         parsed = self.parse(text, selection)
         selection = selection.with_shown(selection.shown.with_weights(parsed.weights))
@@ -218,7 +218,7 @@ class LoraControls:
         return {"selection": selection, "weights": selection.shown.weights, "preset_message": message}, parsed
 
     def origin_of(self, values: PreviewValues, weights: BlockWeights) -> Parsed | None:
-        """The pasted text or the preset with exactly these weights: its name and canvas hold for them too."""
+        """The pasted text or selected preset that has exactly these weights, for its name and canvas share."""
         for text in (values["paste"], values["preset"]):
             try:
                 parsed = self.presets.parse(text, weights.architecture) if text else None
@@ -237,7 +237,7 @@ class LoraControls:
         files = [self.lora_index.file(key) for key in selection.entries]
         files += [file for file in found[:SHOWN_FILES] if file not in files]
         choices = [(html.label(file), file.key) for file in files]
-        said = f"{hidden} more: search for them" if hidden > 0 else "" if found else "No LoRA fits the search"
+        said = f"{hidden} more files: use the search" if hidden > 0 else "" if found else "No LoRA matches the search"
         if not self.lora_index.files():
             said = "There is no .safetensors file in the folders"
         return {"loras": Properties(choices=choices, value=list(selection.entries)), "lora_message": html.note(said)}
@@ -280,7 +280,7 @@ class LoraControls:
         if file is None or file.architecture == architecture_id:
             return Markup("")
         theirs, ours = ARCHITECTURES[file.architecture].title, ARCHITECTURES[architecture_id].title
-        return html.failure(f"{file.key} is for {theirs}, and the loaded model is {ours}: it cannot act here")
+        return html.failure(f"{file.key} is for {theirs}, and the loaded model is {ours}: it has no effect here")
 
     def _presets(self, selection: LoraSelection, chosen: str | None = None) -> Changes:
         architecture_id = self.architecture(selection)
@@ -295,13 +295,13 @@ class LoraControls:
     def changed_presets(
         self, selection: LoraSelection, chosen: str | None, said: str, problems: Iterable[LineProblem] = ()
     ) -> Changes:
-        """The menus and cards after a change, with one preset chosen, a message, and what could not be read."""
+        """The menus and cards after a change, with one preset selected, a message, and unreadable lines."""
         message = html.note(said) + html.problems(problems)
         return {**self._presets(selection, chosen), "preset_message": message, "preset_replace": False}
 
 
 def _joined(*changes: Changes) -> Changes:
-    """All changes in one; their messages about the LoRAs are put together."""
+    """All changes in one mapping; their messages about the LoRAs are concatenated."""
     messages = [change.get("lora_message") for change in changes]
     message = Markup("").join(message for message in messages if isinstance(message, Markup))
     return {name: change for part in changes for name, change in part.items()} | {"lora_message": message}

@@ -1,4 +1,4 @@
-"""The page: its tabs and what they share. Another tab is one more entry in `TABS`."""
+"""The page: its tabs, and what they share. To add a tab, add its class to `TABS`."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ TABS = (PreviewTab, AnalyseTab, TrainTab, RunsTab)
 class Page:
     """The page on a host. Build it inside ``with gr.Blocks() as blocks``, then call ``on_load(blocks)``.
 
-    The runner outlives the page: give the one there is, so that a page that is built again shows what is being trained;
-    and give the API's ``jobs`` to share one queue.
+    Pass the existing ``runner``, which outlives the page, so that a rebuilt page shows the run in training; pass the
+    API's ``jobs`` so that both use one queue.
     """
 
     def __init__(
@@ -58,5 +58,5 @@ class Page:
             tab.on_load(blocks, self.widgets)
 
     def close(self) -> None:
-        """Cancel the jobs. Runs belong to the runner: close that too where the program ends."""
+        """Cancel the jobs. Runs belong to the runner, which has its own `close`."""
         self.jobs.close()

@@ -1,6 +1,6 @@
-"""Presets as cards with a small U map each: the purpose, how well founded it is, and its text to share in four forms.
+"""Presets as cards: a small U map, the purpose, the grade of evidence, and buttons that copy the preset in four forms.
 
-``javascript/preset_cards.js`` searches among them, copies, and puts a card's weights on the sliders of a U map.
+``javascript/preset_cards.js`` filters the cards, copies, and sets the sliders of a U map to a card's weights.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GRADE_MARKS = {"A": "A", "C": "C", "-": "–"}
 LINE, LINK, JSON, KOHYA = "line", "link", "JSON", "kohya"
 FORMS = {
     LINE: "Copy a line that LoRA Block Weight reads too",
-    LINK: "Copy a link: paste it here, or put it behind the address of this page",
+    LINK: "Copy a link: paste it here, or append it to the address of this page",
     JSON: "Copy as JSON",
     KOHYA: "Copy as sd-scripts’ network_args: weights that scale the learning rate",
 }
@@ -28,7 +28,7 @@ NO_KOHYA = "A learning rate cannot be negative, so kohya has no arguments for th
 
 
 def html(presets: PresetStore, architecture_id: str, u_map: str) -> Markup:
-    """The cards of the presets for one architecture; "Use" puts weights on the sliders of the map named ``u_map``."""
+    """The cards of the presets for one architecture; "Use" sets the sliders of the map named ``u_map``."""
     own = presets.own.read().presets
     cards = Markup("").join(
         _card(preset, presets, architecture_id, preset.name in own) for preset in presets.fitting(architecture_id)
@@ -40,13 +40,13 @@ def html(presets: PresetStore, architecture_id: str, u_map: str) -> Markup:
     return Markup(
         '<div class="blocktrain-cards" data-u-map="blocktrain_u_{}">'
         '<div class="blocktrain-cards-tools"><input type="search" aria-label="Search the presets" '
-        'placeholder="name, purpose, block such as OUT05"><select aria-label="How well founded">'
+        'placeholder="name, purpose, block such as OUT05"><select aria-label="Grade of evidence">'
         '<option value="">every grade</option>{}</select><span role="status"></span></div><ul>{}</ul></div>'
     ).format(u_map, grades, cards or Markup("<li>There is no preset for this architecture yet</li>"))
 
 
 def card_map(weights: BlockWeights, name: str) -> Markup:
-    """A small picture of weights."""
+    """A small U map of weights, as SVG."""
     known = ARCHITECTURES[weights.architecture]
     return tiny(known, weights.with_base, f"{name} for {known.title}")
 
@@ -94,12 +94,12 @@ def _marks(preset: Preset, parsed: Parsed, own: bool) -> Markup:
 
 def _use(name: str) -> Markup:
     return Markup(
-        '<button type="button" data-use aria-label="Use {}" title="Put these weights on the sliders">Use</button>'
+        '<button type="button" data-use aria-label="Use {}" title="Set the sliders to these weights">Use</button>'
     ).format(name)
 
 
 def _copies(name: str, parsed: Parsed) -> Markup:
-    """A button for every form in which the weights can be shared."""
+    """A Copy button for each form in which weights can be shared."""
     buttons = []
     for form, title in FORMS.items():
         label, off = f"{title}: {name}", ""

@@ -32,7 +32,7 @@ from lib_blocktrain.workspace.lora_selection import LoraEntry
 from lib_blocktrain.workspace.recent import Recent
 
 KEPT_RESULTS = 8
-MOST_PRESETS = 24  # in a grid
+MAX_PRESETS = 24  # in a grid
 
 
 class PreviewHandlers:
@@ -50,13 +50,13 @@ class PreviewHandlers:
         self.controls = controls
         self.renderer = renderer
         self.jobs = jobs
-        self._trained = trained  # the name of the run that has the model now
+        self._trained = trained  # returns the name of the run in training, or None
         self._results: Recent[str, dict[int, Rendered]] = Recent(KEPT_RESULTS)  # by job id
 
     # --- drawing --------------------------------------------------------------------------------------------------
 
     def compare(self, values: PreviewValues) -> Iterator[Changes]:
-        """Draw the three pictures: without, at 1, under the block weights."""
+        """Draw three pictures: without the LoRA, with all blocks at 1, and under the block weights."""
         yield from self._draw(values, self._comparison)
 
     def compare_presets(self, values: PreviewValues) -> Iterator[Changes]:
@@ -64,7 +64,7 @@ class PreviewHandlers:
         yield from self._draw(values, self._grid)
 
     def cancel(self, values: PreviewValues) -> Changes:
-        """Cancel the drawing that this page has started; the pictures that are there stay."""
+        """Cancel the drawing that this page has started; finished pictures are kept."""
         self.jobs.cancel(values["job"] or "")
         return {}
 
@@ -73,8 +73,8 @@ class PreviewHandlers:
 
     def _grid(self, values: PreviewValues) -> list[Variant]:
         names = values["grid_presets"] or []
-        if len(names) > MOST_PRESETS:
-            raise ValueError(f"{len(names)} presets: expected up to {MOST_PRESETS} in one grid")
+        if len(names) > MAX_PRESETS:
+            raise ValueError(f"{len(names)} presets: expected up to {MAX_PRESETS} in one grid")
         architecture = self.host.model().architecture
         weights = {name: self.controls.presets.parse(name, architecture).weights for name in names}
         return grid(selection_of(values), weights, architecture)
@@ -93,7 +93,7 @@ class PreviewHandlers:
             job.cancel()  # if the page was closed before the end
 
     def _stream(self, job: Job[None], variants: Sequence[Variant], settings: Settings) -> Iterator[Changes]:
-        """What the page shows while a job draws, and at its end."""
+        """Stream the pictures and the progress of a job to the page."""
         rendered: dict[int, Rendered] = {}
         self._results[job.id] = rendered
         size = settings.width, settings.height
@@ -110,13 +110,13 @@ class PreviewHandlers:
 
     def _waiting(self) -> str:
         name = self._trained()
-        return f"Waiting for the model: {name} is trained on it; Pause in Runs frees it" if name else WAITING
+        return f"Waiting for the model: {name} is being trained; Pause in Runs releases it" if name else WAITING
 
     # --- pictures on disk -----------------------------------------------------------------------------------------
 
     @error_to("status")
     def save(self, values: PreviewValues) -> Changes:
-        """Write the last pictures to the host's output folder, with their parameters inside."""
+        """Save the latest pictures to the host's output folder, with their generation parameters."""
         rendered = self._results.get(values["job"] or "")
         if not rendered:
             raise ValueError("there are no pictures to save: press Preview first")
@@ -130,7 +130,7 @@ class PreviewHandlers:
 
     @error_to("status")
     def load(self, values: PreviewValues) -> Changes:
-        """Take prompt, settings, LoRAs and weights from a picture's parameters."""
+        """Load prompt, settings, LoRAs and weights from a picture's generation parameters."""
         path = values["png_file"]
         if path is None:
             return {}
@@ -144,7 +144,7 @@ class PreviewHandlers:
         return {**changes, "status": html.note("; ".join(["Parameters loaded", *said]))}
 
     def _entries_of(self, found: Parameters) -> tuple[dict[str, LoraEntry], list[str]]:
-        """The LoRAs of a picture that are in the folders, and the names of the others."""
+        """The LoRAs of a picture that are in the folders, and the names of those that are not."""
         files = {file.path.stem: file.key for file in self.controls.lora_index.files()}
         there = [lora for lora in found.loras if lora.name in files]
         entries = {files[lora.name]: self.controls.entry(lora.weights, lora.multiplier) for lora in there}
@@ -182,7 +182,7 @@ class PreviewHandlers:
         yield from stream_job(self.jobs, "bake", work, finished)
 
     def cancel_bake(self, values: PreviewValues) -> Changes:
-        """Cancel before anything is written."""
+        """Cancel baking; no file is written."""
         self.jobs.cancel(values["bake_job"] or "")
         return {}
 
@@ -199,20 +199,20 @@ def _ending(
         return html.note(f"Cancelled: {len(rendered)} of {len(variants)} pictures drawn")
     if error is not None:
         return html.failure(describe_error(error))
-    drawn = sum(not one.again for one in rendered.values())
+    drawn = sum(not one.reused for one in rendered.values())
     said = f"{drawn} of {len(variants)} pictures drawn, seed {settings.seed}"
     if variants[-1].name == WEIGHTED and variants[-1].weights == variants[-2].weights:
-        said += "; every block is at 1, so that the last two are one: move a block, and press Preview again"
+        said += "; every block is at 1, so the last two pictures are the same: change a block and press Preview again"
     elif not drawn:
-        said += ": they are known from before, and nothing has changed"
+        said += ": nothing has changed, and the earlier ones are shown"
     elif drawn < len(variants):
-        said += "; nothing else has changed"
+        said += "; the others are unchanged"
     notices = dict.fromkeys(notice for one in rendered.values() for notice in one.notices)
     return Markup("").join(html.note(text) for text in (said, *notices))
 
 
 def _settings_of(found: Parameters, samplers: Sequence[str]) -> tuple[dict[str, object], list[str]]:
-    """The widgets' values from a picture's parameters, and messages about those that cannot be taken."""
+    """The widgets' values from a picture's parameters, and messages about those that cannot be used."""
     values = found.values
     changes: dict[str, object] = {"prompt": found.prompt, "negative": found.negative}
     said = []
@@ -226,12 +226,12 @@ def _settings_of(found: Parameters, samplers: Sequence[str]) -> tuple[dict[str, 
     if sampler in samplers:
         changes["sampler"] = sampler
     elif sampler:
-        said.append(f"its sampler, {sampler}, is not known here")
+        said.append(f"the sampler {sampler} is not available here")
     return changes, said
 
 
 def _free(folder: Path, stem: str) -> Path:
-    """A path that is not taken: two saves within a second get names of their own."""
+    """A path that does not exist yet, with a number if there were several saves within a second."""
     number, path = 2, folder / f"{stem}.png"
     while path.exists():
         number, path = number + 1, folder / f"{stem}-{number}.png"

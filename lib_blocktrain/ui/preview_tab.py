@@ -1,4 +1,4 @@
-"""The tab Preview: its widgets and their events. The LoRAs and their weights are on the left, pictures on the right."""
+"""The Preview tab: LoRAs and weights on the left, pictures on the right."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OUT_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("OUT")
 
 
 class PreviewTab:
-    """Any LoRA under any block weights, drawn by the host."""
+    """Pictures with any LoRA under any block weights, drawn by the host."""
 
     title = "Preview"
 
@@ -75,7 +75,7 @@ class PreviewTab:
         self._wire_preview(w)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
-        """Fill the lists at once, then ask for the model, which may have to be read from disk."""
+        """Fill the lists at once, then load the model, which can take a while."""
         looked = on(
             blocks.load, self.controls.open, {}, w.pick("selection", "loras", "lora_message", "lora_folders", "weights")
         )
@@ -102,7 +102,7 @@ class PreviewTab:
             on(w[f"preset_{button}"].click, function, named, w.pick(*PRESETS))
         exported = on(w["preset_export"].click, sharing.export, {}, w.pick("export", "preset_message"))
         on(exported.then, None, w.pick("export"), {}, js=DOWNLOAD)
-        on(w["preset_file"].upload, sharing.take_file, w.pick("preset_file", *SELECTION), w.pick(*PRESETS))
+        on(w["preset_file"].upload, sharing.import_file, w.pick("preset_file", *SELECTION), w.pick(*PRESETS))
 
     def _wire_preview(self, w: Widgets) -> None:
         preview = self.preview
@@ -124,10 +124,10 @@ def _loras(w: Widgets) -> None:
         with gr.Row():
             w.add("search", gr.Textbox, label="LoRA files", placeholder="name, tag, algorithm", scale=5, max_lines=1)
             w.add("refresh", gr.Button, "Refresh", scale=1, min_width=90)
-        w.add("loras", gr.CheckboxGroup, choices=[], label="Tick those to use", show_label=False)
+        w.add("loras", gr.CheckboxGroup, choices=[], label="Tick the LoRAs to use", show_label=False)
         w.html("lora_folders")
     w.html("lora_message")
-    w.add("active", gr.Radio, choices=[], label="Weights below are for", visible=False)
+    w.add("active", gr.Radio, choices=[], label="Edit the weights of", visible=False)
     with gr.Accordion("What this LoRA contains", open=False, elem_id="blocktrain_contents"):
         w.html("facts", html.facts(None))
 
@@ -140,7 +140,7 @@ def _map(w: Widgets) -> None:
 
 
 def _sliders(w: Widgets) -> None:
-    """The U again: IN down on the left, M00 below, OUT up on the right, so that skip partners face each other."""
+    """The sliders in the shape of the U: IN on the left, M00 below, OUT on the right, skip partners side by side."""
     with gr.Row(elem_id="blocktrain_weights", equal_height=False):
         with gr.Column(min_width=120, elem_classes="blocktrain-in"):
             for block_id in IN_IDS:
@@ -173,7 +173,7 @@ def _presets(w: Widgets) -> None:
 
 
 def _sharing(w: Widgets) -> None:
-    """Copy and paste, and all presets as cards."""
+    """Copying and pasting of weights, and all presets as cards."""
     with gr.Group(elem_classes="blocktrain-panel"):
         with gr.Row():
             forms = [LINE, LINK, KOHYA, JSON]
@@ -189,7 +189,7 @@ def _sharing(w: Widgets) -> None:
             max_lines=4,
         )
         w.add("apply", gr.Button, "Use these weights", size="sm", interactive=False)
-        # the page turns this text into a download
+        # the page's script turns this text into a download
         w.add("export", gr.Textbox, label="Exported presets", elem_classes="blocktrain-unseen")
     w.html("understood")
     with gr.Accordion("All presets as cards", open=True, elem_id="blocktrain_carding"):
@@ -240,7 +240,7 @@ def _pictures(w: Widgets) -> None:
         w.add("save_pictures", gr.Button, "Save", scale=1, min_width=90)
         w.add("png_file", gr.UploadButton, "Load PNG", scale=1, min_width=110, file_types=[".png"])
     w.html("status")
-    # frames for what the first press will draw, so that nothing moves when it comes
+    # empty frames for the first comparison, so that the layout does not shift
     w.html("pictures", html.pictures(comparison(LoraSelection().choose(["a LoRA"]), "sd1"), {}, (1, 1)))
 
 

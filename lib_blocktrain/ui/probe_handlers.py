@@ -1,4 +1,4 @@
-"""The handlers of the probe in the Analyse tab: which blocks a training on some pictures would move."""
+"""The handlers of the probe in the Analyse tab: which blocks training on given pictures would change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lib_blocktrain.workspace.jobs import Job
 
 
 class ProbeHandlers:
-    """Run and cancel a probe; its result is stored, and used, like that of an analysis."""
+    """Run and cancel a probe; its result is stored and used like that of an analysis."""
 
     def __init__(self, analyse: AnalyseHandlers):
         self.host, self.jobs, self.analyse = analyse.host, analyse.jobs, analyse
@@ -34,7 +34,7 @@ class ProbeHandlers:
             result = probe_dataset(self.host.model(), request, job.progress("Probing"))
             try:
                 suggested = result.weights
-            except ValueError:  # no block is above the noise: the figures are shown all the same
+            except ValueError:  # no block is above the noise; the figures are still shown
                 suggested = None
             first, *others = result.analyses
             return StoredResult("", AnalysisResult((first,), latent=result.latent), suggested, tuple(others))
@@ -51,7 +51,7 @@ class ProbeHandlers:
         changes = self.analyse.store(job.id, stored)
         notes, table = changes.pop("analyse_status"), changes["analyse_table"]
         if stored.suggested is None:
-            more = html.note("no block's gradient is above the noise: more pictures may tell, or more alike ones")
+            more = html.note("no block's gradient is above the noise: try more pictures, or more similar ones")
         else:
             more, changes["analyse_rule"] = Markup(""), RULE_LABELS[SUGGESTED]
         others = Markup("").join(analyse_html.heading(other) + analyse_html.bars(other) for other in stored.others)

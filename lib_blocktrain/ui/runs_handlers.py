@@ -1,7 +1,7 @@
 """The handlers of the Runs tab: show the runs while they are trained, and control them. They know no widgets.
 
-The page polls (`javascript/blocktrain_runs.js`), each time after it has the last answer, and is sent only the widgets
-that have changed since: it keeps digests of what it shows in `runs_shown`.
+The page polls (`javascript/blocktrain_runs.js`), one request at a time, and gets only the widgets that have changed: it
+sends digests of what it shows, kept in `runs_shown`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BUTTONS = ("stop_save", "stop", "pause", "resume", "again", "preview", "weigh")
 
 
 class RunsHandlers:
-    """Show the host's runs and their progress; stop, pause, resume them, and send them to the other tabs."""
+    """Show the host's runs and their progress; stop, pause and resume them; send them to the other tabs."""
 
     def __init__(self, host: Host, controls: LoraControls, runner: Runner, training: TrainHandlers):
         self.host, self.controls, self.runner, self.training = host, controls, runner, training
@@ -46,15 +46,15 @@ class RunsHandlers:
     # --- showing --------------------------------------------------------------------------------------------------
 
     def open(self, values: RunsValues) -> Changes:
-        """Show everything, as a page that was just loaded shows nothing yet."""
+        """Fill a page that was just loaded: all widgets are sent."""
         return self._changes(values["runs_chosen"], {})
 
     def poll(self, values: RunsValues) -> Changes:
-        """What has changed since the last answer to this page."""
+        """The changes since the last response to this page."""
         return self._changes(values["runs_chosen"], values["runs_shown"])
 
     def _changes(self, chosen: str | None, digests: Mapping[str, str]) -> dict[str, object]:
-        """The widgets whose digest differs, and all digests."""
+        """The widgets whose digests differ, and the digests of all."""
         run = self._shown_run(chosen)
         contents = self._contents(run)
         current = {name: hashlib.sha256(repr(content).encode()).hexdigest()[:16] for name, content in contents.items()}
@@ -67,7 +67,7 @@ class RunsHandlers:
         return {**changes, "runs_shown": {**digests, **current}, "runs_beat": beat}
 
     def choose(self, values: RunsValues) -> Changes:
-        """Show the run that was chosen in the list."""
+        """Show the run selected in the list."""
         name = values["runs_list"] or ""
         weights = ""
         if name:
@@ -78,14 +78,14 @@ class RunsHandlers:
         return {**changes, "runs_chosen": name, "runs_message": "", "runs_weights": weights, "runs_file": file}
 
     def _shown_run(self, chosen: str | None) -> Run | None:
-        """The chosen run, else the one that is being trained, else the newest."""
+        """The selected run, else the one in training, else the newest."""
         try:
             return self.runner.find(chosen or "")
         except ValueError:
             return self.runner.current or next(iter(self.runner.runs()), None)
 
     def _contents(self, run: Run | None) -> dict[str, object]:
-        """The contents of all widgets, with this run as the one that is shown."""
+        """The contents of all widgets, showing this run."""
         runs, queue = self.runner.runs()[:SHOWN_RUNS], self.runner.queue()
         if run is not None and run.folder not in [other.folder for other in runs]:
             runs.append(run)
@@ -125,39 +125,39 @@ class RunsHandlers:
 
     @error_to("runs_message")
     def stop(self, values: RunsValues) -> Changes:
-        """End the chosen run; what was saved last stays."""
+        """End the selected run; what was saved last is kept."""
         return self._command(values, lambda run: self.runner.stop(run, save=False), "{} stops after this step")
 
     @error_to("runs_message")
     def stop_and_save(self, values: RunsValues) -> Changes:
-        """Save the chosen run and end it."""
+        """Save the selected run and end it."""
         return self._command(values, self.runner.stop, "{} saves and stops after this step")
 
     @error_to("runs_message")
     def pause(self, values: RunsValues) -> Changes:
-        """Save the run that is being trained, give the model back, and hold the queue."""
-        return self._command(values, lambda run: self.runner.pause(), "{} pauses after this step, and frees the model")
+        """Save the run in training, release the model, and hold the queue."""
+        return self._command(values, lambda run: self.runner.pause(), "{} pauses after this step")
 
     @error_to("runs_message")
     def resume(self, values: RunsValues) -> Changes:
-        """Put the chosen run back into the queue, to go on from what was saved last."""
-        return self._command(values, self.runner.resume, "{} goes on when its turn comes")
+        """Put the selected run back into the queue; it continues from what was saved last."""
+        return self._command(values, self.runner.resume, "{} continues when it is next in the queue")
 
     def _command(self, values: RunsValues, command: Callable[[Run], object], message: str) -> Changes:
-        """Apply a command to the chosen run, and show what follows from it."""
+        """Apply a command to the selected run, and show the new state."""
         run = self._chosen_run(values)
         command(run)
         return {**self.poll(values), "runs_message": html.note(message.format(run.folder.name))}
 
     @error_to("runs_message")
     def start_queue(self, values: RunsValues) -> Changes:
-        """Go on with the runs in the queue."""
+        """Start the queued runs."""
         self.runner.begin()
-        return {**self.poll(values), "runs_message": html.note("The queue goes on")}
+        return {**self.poll(values), "runs_message": html.note("The queue has started")}
 
     @error_to("runs_message")
     def set_weights(self, values: RunsValues) -> Changes:
-        """Change the block weights of the run that is being trained."""
+        """Change the block weights of the run in training."""
         run = self._chosen_run(values)
         architecture = self.host.model().architecture
         parsed = self.controls.presets.parse(values["runs_weights"] or "", architecture)
@@ -180,18 +180,18 @@ class RunsHandlers:
 
     @error_to("runs_message")
     def to_training(self, values: RunsValues) -> Changes:
-        """Fill the form of Train with the chosen run."""
+        """Fill the training form with the settings of the selected run."""
         run = self._chosen_run(values)
         return {
-            **self.training.filled(run.config, f"The run {run.folder.name}, ready to be started again"),
+            **self.training.filled(run.config, f"The run {run.folder.name}: change what you like, then press Start"),
             "tabs": Properties(selected="Train"),
         }
 
     @error_to("runs_message")
     def to_preview(self, values: RunsValues) -> Changes:
-        """Use the run's LoRA alone in Preview, at weight 1 everywhere: the run's own weights are inside the file.
+        """Select only the run's LoRA in Preview, at weight 1 everywhere: the run's block weights are inside the file.
 
-        A checkpoint is first put among the LoRAs, where the result of a finished run is already.
+        A checkpoint is first copied into the LoRA folder, where the result of a finished run already is.
         """
         run, title, folder = self._chosen_run(values), values["runs_file"] or RESULT, self.host.lora_dirs[0].resolve()
         name = self._result_name(run) if title == RESULT else self._publish_checkpoint(run, title)
@@ -199,18 +199,18 @@ class RunsHandlers:
         files = (file for file in self.controls.lora_index.files() if file.path.name == name)
         file = next((file for file in files if file.path.parent.resolve() == folder), None)
         if file is None:
-            raise ValueError(f"{name} is not in {folder} any more")
+            raise ValueError(f"{name} is no longer in {folder}")
         changes = self.controls.use_exactly({file.key: LoraEntry()})
         return {**changes, "tabs": Properties(selected="Preview"), "status": html.brought(file.key)}
 
     def _result_name(self, run: Run) -> str:
         status = self.runner.status(run)
         if status.published is None:
-            raise ValueError(f"{status.name} has no LoRA yet: let it finish, or press “Stop and save”")
+            raise ValueError(f"{status.name} has no LoRA yet: wait until it has finished, or press “Stop and save”")
         return status.published
 
     def _publish_checkpoint(self, run: Run, title: str) -> str:
-        """Put a checkpoint among the LoRAs, unless the same file is there already; return its name."""
+        """Copy a checkpoint into the LoRA folder, unless the same file is there already; return its name."""
         path = next((path for path in run.checkpoints() if _title(path) == title), None)
         if path is None:
             known = ", ".join(_files(run))
@@ -223,23 +223,23 @@ class RunsHandlers:
 
 
 def _no_run_contents() -> dict[str, object]:
-    note = html.note("There is no run yet: start one in the tab Train")
+    note = html.note("There is no run yet: start one in Train")
     parts = {**dict.fromkeys(RUN_PARTS, Markup("")), "runs_head": note}
     return {**parts, "runs_file": Properties(choices=_files(None)), **_buttons(None)}
 
 
 def _title(path: Path) -> str:
-    """What a checkpoint is called in the menu: "step 250"."""
+    """The name of a checkpoint in the menu, such as "step 250"."""
     return f"step {int(path.stem[-6:])}" if path.stem[-6:].isdigit() else path.stem
 
 
 def _files(run: Run | None) -> list[str]:
-    """The choices of the menu of files: the result, and the run's checkpoints from the newest."""
+    """The choices of the menu of files: the result, then the checkpoints, newest first."""
     return [RESULT, *(map(_title, reversed(run.checkpoints())) if run else ())]
 
 
 def _buttons(status: Status | None, has_checkpoints: bool = False) -> dict[str, Properties]:
-    """The buttons, enabled where they make sense for the run that is shown."""
+    """The buttons, enabled where they apply to the run shown."""
     training = status is not None and status.state in ("preparing", "training")
     waiting = status is not None and status.state in ("waiting", "paused")
     enabled = {

@@ -17,7 +17,7 @@ POLLED = (*STATE, *CONTENTS, "runs_beat")
 
 
 class RunsTab:
-    """The run that is being trained, those that wait, and earlier ones."""
+    """The run in training, queued runs, and earlier ones."""
 
     title = "Runs"
 
@@ -31,7 +31,7 @@ class RunsTab:
             with gr.Column(scale=2, min_width=300):
                 w.add("runs_list", gr.Radio, choices=[], label="Runs")
                 w.html("runs_queue")
-                w.add("runs_begin", gr.Button, "Go on with the queue", variant="primary", visible=False)
+                w.add("runs_begin", gr.Button, "Start the queue", variant="primary", visible=False)
                 w.add("runs_tick", gr.Button, "Refresh", size="sm")
                 w.html("runs_beat")
             with gr.Column(scale=5, min_width=420):
@@ -44,16 +44,16 @@ class RunsTab:
                     w.add("runs_again", gr.Button, "Run again", interactive=False, min_width=90)
                 with gr.Row():
                     w.add("runs_file", gr.Dropdown, choices=[RESULT], value=RESULT, label="File", min_width=140)
-                    w.add("runs_preview", gr.Button, "Preview it", interactive=False, min_width=100)
+                    w.add("runs_preview", gr.Button, "Open in Preview", interactive=False, min_width=100)
                 w.html("runs_message")
                 w.html("runs_samples")
                 w.html("runs_curves")
                 w.html("runs_map")
-                with gr.Accordion("Change the block weights while it runs", open=False, elem_id="blocktrain_runs_live"):
+                with gr.Accordion("Change the block weights during a run", open=False, elem_id="blocktrain_runs_live"):
                     w.add("runs_weights", gr.Textbox, label="Block weights", lines=1, max_lines=4)
                     with gr.Row():
-                        w.add("runs_sliders", gr.Button, "Take the sliders of Preview", size="sm")
-                        w.add("runs_weigh", gr.Button, "Change them", size="sm", interactive=False)
+                        w.add("runs_sliders", gr.Button, "Use the sliders of Preview", size="sm")
+                        w.add("runs_weigh", gr.Button, "Change weights", size="sm", interactive=False)
                 w.html("runs_events")
 
     def wire(self, w: Widgets) -> None:

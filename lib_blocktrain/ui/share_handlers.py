@@ -1,4 +1,4 @@
-"""Handlers of presets between people: what is copied, pasted, exported and imported."""
+"""Handlers for sharing presets: copy, paste, export and import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lib_blocktrain.weights.preset_strings import PresetStringError
 from lib_blocktrain.weights.presets import from_link
 from lib_blocktrain.workspace.lora_selection import LoraEntry
 
-COPIED = "It stands in “To share”, and is on the clipboard where the browser lets it"
+COPIED = "Written to “To share”, and to the clipboard if the browser allows it"
 
 
 class ShareHandlers:
@@ -24,7 +24,7 @@ class ShareHandlers:
         self.controls = controls
 
     def explain(self, values: PreviewValues) -> Changes:
-        """Show how the pasted text is read, as it is typed."""
+        """Show how the pasted text is understood, while it is typed."""
         text = from_link(values["paste"] or "")
         if not text.strip():
             return {"understood": "", "apply": Properties(interactive=False)}
@@ -41,13 +41,13 @@ class ShareHandlers:
 
     @error_to("understood")
     def apply(self, values: PreviewValues) -> Changes:
-        """Put what was pasted on the sliders."""
+        """Set the sliders to the pasted weights."""
         changes, parsed = self.controls.use_text(values, values["paste"] or "")
         return {**changes, "preset_name": parsed.name or values["preset_name"] or ""}
 
     @error_to("preset_message")
     def copy(self, values: PreviewValues) -> Changes:
-        """Write the weights on the sliders as a text that others can paste."""
+        """Write the weights on the sliders in the selected form, for others to paste."""
         form = values["form"]
         if form is None or form not in FORMS:
             raise ValueError(f"form {form!r}: expected one of {', '.join(FORMS)}")
@@ -58,7 +58,7 @@ class ShareHandlers:
         if name and self._is_another(name, weights):
             name, said = "", f"{COPIED}; without a name, since the preset {name} has other weights"
         if name and read_line(weights.to_line(name)).name != name:
-            raise ValueError(f"{name!r} cannot name a preset: choose another name")
+            raise ValueError(f"{name!r} is not a valid name for a preset: choose another")
         known, canvas = (origin.name, origin.canvas) if origin else (None, None)
         return {"line": shared_text(weights, name or known, form, canvas), "preset_message": html.note(said)}
 
@@ -70,15 +70,15 @@ class ShareHandlers:
 
     @error_to("preset_message")
     def export(self, values: PreviewValues) -> Changes:
-        """Hand the user's own presets to the page as the text of a file."""
+        """Send the user's own presets to the page, which offers them as a download."""
         text, count = self.controls.presets.exported()
-        said = f"{count} preset{'s' if count > 1 else ''} of your own in blocktrain-presets.txt, among your downloads"
+        said = f"{count} preset{'s' if count > 1 else ''} of your own in your downloads, as blocktrain-presets.txt"
         return {"export": text, "preset_message": html.note(said)}
 
     @error_to("preset_message")
-    def take_file(self, values: PreviewValues) -> Changes:
+    def import_file(self, values: PreviewValues) -> Changes:
         """Add the presets of an uploaded file: an exported one, or LoRA Block Weight's."""
         if values["preset_file"] is None:
             return {}
-        count, problems = self.controls.presets.take(values["preset_file"])
+        count, problems = self.controls.presets.import_file(values["preset_file"])
         return self.controls.changed_presets(selection_of(values), None, f"{count} presets added", problems)

@@ -1,8 +1,8 @@
-"""What gradio 3.41 and gradio 4.40 do differently, and events whose values and changes have names.
+"""Events with named values and changes, for gradio 3.41 and gradio 4.40, which differ here.
 
-A handler takes one mapping, {name: value}, and returns (or yields) one, {name: change}; a widget that is not in it
-stays as it is. A name may also stand for a group of widgets: its value is then a mapping, and so is its change. So no
-handler has a row of positional arguments that shifts when a widget is added.
+A handler takes one mapping, {name: value}, and returns (or yields) one, {name: change}; widgets that are not in it do
+not change. The name of a group of widgets has a mapping as its value and as its change. This way no handler has a row
+of positional arguments that shifts when a widget is added.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def on(
     queued: bool = False,
     latest: bool = False,
 ) -> gr.events.Dependency:
-    """Tie a handler to an event. ``queued`` is for handlers that take long: other events are answered meanwhile.
+    """Connect a handler to an event. ``queued`` is for slow handlers: other events are handled at the same time.
 
-    gradio drops an event while the answer to the one before is on its way, and so would answer only the first letter
-    of a typed word. With ``latest`` the last values are answered too; such a handler may be called twice for one event.
+    gradio drops an event that is fired while the previous one is being handled, so that only the first letter of a
+    typed word would count. With ``latest`` the handler is called once more, with the latest values.
     """
     call: Callable[..., object] | None
     if handler is None:
@@ -48,11 +48,11 @@ def on(
         call = _single(handler, inputs, outputs)
     options: dict[str, object] = {("js" if GRADIO_4 else "_js"): js} if js else {}
     if GRADIO_4 and queued:
-        options |= {"concurrency_limit": None, "trigger_mode": "multiple"}  # the host's own lock lets one at a time in
+        options |= {"concurrency_limit": None, "trigger_mode": "multiple"}  # the host's own lock serialises them
     if GRADIO_4 and latest:
         options["trigger_mode"] = "always_last"
     options |= {"inputs": list(_flat(inputs)), "outputs": list(_flat(outputs)), "queue": queued}
-    options |= {"show_progress": "hidden", "api_name": False}  # the page's own events, no API for others
+    options |= {"show_progress": "hidden", "api_name": False}  # internal to the page, not part of gradio's API
     dependency = event(fn=call, **options)
     if latest and not GRADIO_4:
         dependency.then(fn=call, **options)  # with the values of that moment
@@ -109,7 +109,7 @@ def _value(widget: gr.components.Component, value: object) -> object:
 
 
 def _in_order(changes: Changes, outputs: Named) -> object:
-    """The changes as gradio wants them: one for every output, in order; a single one without a list."""
+    """The changes in the form that gradio expects: a list in the order of the outputs, or a single value for one."""
     _check_names(changes, outputs)
     ordered: list[object] = []
     for name, widget in outputs.items():
@@ -135,5 +135,5 @@ def _update(changes: Changes, name: str, widget: gr.components.Component) -> obj
     change = changes[name]
     if isinstance(change, Properties):
         return gr.update(**change)
-    # what a handler did not mark as Markup is text
+    # a string that is not Markup is plain text
     return str(escape(change)) if isinstance(widget, gr.HTML) else change

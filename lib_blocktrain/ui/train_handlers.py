@@ -1,4 +1,4 @@
-"""The handlers of the Train tab: fill the form, say what a run would cost, and start it. They know no widgets."""
+"""The handlers of the Train tab: fill the form, estimate a run's cost, and start it. They use no widgets."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TrainHandlers:
 
     @error_to("train_message")
     def open(self, values: TrainValues) -> Changes:
-        """Fill the menus, and the form with what suits a first LoRA on the loaded model."""
+        """Fill the menus, and the form with defaults for a first LoRA on the loaded model."""
         names, architecture = list(self._ready_runs()), self._architecture()
         return {
             "train_form": form.defaults(architecture),
@@ -72,7 +72,7 @@ class TrainHandlers:
 
     @error_to("train_loaded")
     def load_file(self, values: TrainValues) -> Changes:
-        """Load an uploaded run.json. Relative paths in it cannot be resolved, as its own folder is not known."""
+        """Load an uploaded run.json. Relative paths in it cannot be resolved, since its folder is unknown."""
         path = values["train_file"]
         if path is None:
             return {}
@@ -87,26 +87,26 @@ class TrainHandlers:
         message = f"Loaded {config.name} from {path.name}"
         relative = [folder.path for folder in config.dataset.folders if not Path(folder.path).is_absolute()]
         if relative:
-            message += f"; {', '.join(relative)}: choose where that folder is"
+            message += f"; {', '.join(relative)} is relative: enter the full path"
         return self.filled(config, message)
 
     @error_to("train_loaded")
     def load_lora(self, values: TrainValues) -> Changes:
-        """Load the run from the metadata of the LoRA chosen in Preview; they name its folders without a path."""
+        """Load the run from the metadata of the LoRA selected in Preview. They name its folders without a path."""
         selection = selection_of(values)
         if selection.active is None:
             raise ValueError("no LoRA is chosen in Preview: tick one there that was trained here")
         config = _recorded(self.controls.lora_index.file(selection.active).metadata, selection.active)
         names = ", ".join(folder.path for folder in config.dataset.folders)
-        message = f"The run of {selection.active}; its pictures were in a folder “{names}”: choose where that is now"
+        message = f"The run of {selection.active}; its pictures were in a folder “{names}”: enter its path"
         return self.filled(config, message, {FOLDERS: ""})
 
     def filled(self, config: RunConfig, message: str, instead: Mapping[str, object] | None = None) -> Changes:
-        """The form with a run in it, `instead` with other values for some fields, and a message."""
+        """Fill the form with a run; `instead` replaces the values of some fields."""
         notes = html.note(message)
         if config.checkpoint is not None:
             notes += html.note(
-                f"It was made for {Path(config.checkpoint).name}; here it is trained on the loaded model"
+                f"It was made for {Path(config.checkpoint).name}; here it will train on the loaded model"
             )
         return {
             "train_form": {**form.values_of(config), **(instead or {})},
@@ -115,7 +115,7 @@ class TrainHandlers:
             "train_loaded": notes,
         }
 
-    # --- while it is filled ---------------------------------------------------------------------------------------
+    # --- checks and estimates -------------------------------------------------------------------------------------
 
     @error_to("train_dataset")
     def inspect_dataset(self, values: TrainValues) -> Changes:
@@ -130,13 +130,13 @@ class TrainHandlers:
         return changes
 
     def estimate(self, values: TrainValues) -> Changes:
-        """Show how the weights are understood, and what a run under them would cost."""
+        """Show how the weights are understood, and the cost of the run."""
         text = str(values["train_form"][WEIGHTS] or "")
         try:
             parsed = self.controls.presets.parse(text, self._architecture())
         except PresetStringError as error:
             return {"train_understood": html.not_understood(text, error), "train_estimate": ""}
-        if not values["train_form"][TEXT_ENCODER]:  # BASE is not trained: notices of it would mislead
+        if not values["train_form"][TEXT_ENCODER]:  # BASE is not trained: leave out notices about it
             notices = tuple(notice for notice in parsed.notices if not notice.startswith(BASE))
             parsed = replace(parsed, weights=parsed.weights.replace({BASE: 0.0}), notices=notices)
         try:
@@ -148,7 +148,7 @@ class TrainHandlers:
 
     @error_to("train_understood")
     def from_sliders(self, values: TrainValues) -> Changes:
-        """Take the weights that the sliders of Preview show."""
+        """Fill in the weights on the sliders of Preview."""
         weights = selection_of(values).shown.block_weights(self._architecture())
         return {"train_form": {WEIGHTS: weights.to_line(with_architecture=True)}}
 
@@ -164,7 +164,7 @@ class TrainHandlers:
 
     @error_to("train_message")
     def start(self, values: TrainValues) -> Changes:
-        """Check what can be checked before the run has its turn, and put it into the queue."""
+        """Check what can be checked now, and put the run into the queue."""
         config = self._canonical(form.config_of(values["train_form"], values["train_rest"]))
         if config.samples.prompts and config.samples.every and config.samples.sampler not in self.host.samplers:
             known = ", ".join(self.host.samplers)
@@ -178,14 +178,14 @@ class TrainHandlers:
         ahead = [waiting.folder.name for waiting in self.runner.queue()].index(run.folder.name)
         message = f"{run.folder.name} is in the queue" + (f", behind {ahead} others" if ahead else "")
         return {
-            "train_message": html.note(f"{message}: the tab Runs shows it") + share_warning,
+            "train_message": html.note(f"{message}; see the tab Runs") + share_warning,
             "runs_chosen": run.folder.name,
             "tabs": Properties(selected="Runs"),
         }
 
     @error_to("train_message")
     def to_probe(self, values: TrainValues) -> Changes:
-        """Open Analyse with the folders of pictures filled in for a probe."""
+        """Open Analyse with the image folders filled in for a probe."""
         folders = str(values["train_form"][FOLDERS] or "").strip()
         if not folders:
             raise ValueError("there is no folder of pictures yet: expected one in “Folder of pictures”")
@@ -204,7 +204,7 @@ class TrainHandlers:
             return 512
 
     def _canonical(self, config: RunConfig) -> RunConfig:
-        """The run with its weights as numbers, not as the name of a preset that the user may change later."""
+        """The run with its weights as numbers instead of the name of a preset, which may change later."""
         if not isinstance(config.network.weights, str):
             return config
         parsed = self.controls.presets.parse(config.network.weights, self._architecture())
@@ -213,7 +213,7 @@ class TrainHandlers:
         return replace(config, network=network)
 
     def _share_warning(self, config: RunConfig, dataset: Dataset) -> Markup:
-        """A warning if the weights were found for another share of the picture than the dataset's masks cover."""
+        """A warning if the weights were found for a feature of another size than the dataset's masks show."""
         if not isinstance(config.network.weights, str):
             return Markup("")
         parsed = self.controls.presets.parse(config.network.weights, self._architecture())
@@ -226,7 +226,7 @@ class TrainHandlers:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         cost = estimate(config, size, None, device)
         free = free_memory()
-        if free is not None:  # the model is in memory already, so that its share counts as free
+        if free is not None:  # the loaded model's memory counts as free, since the run uses that model
             cost = estimate(config, size, free + cost.mib["model"], device)
         pace = pace_of(self.runner.runs(), model.name, size, device)
         return train_html.cost(cost, config.steps, pace)
@@ -239,11 +239,11 @@ def _recorded(metadata: Mapping[str, str], name: str) -> RunConfig:
     except ValueError:
         record = None
     if not isinstance(record, dict) or "run" not in record:
-        raise ValueError(f"{name} was not trained here: its metadata have no run")
+        raise ValueError(f"{name} was not trained with this extension: its metadata hold no run")
     return read(RunConfig, record["run"])
 
 
 def _name_of(folder: Path) -> str:
-    """A name for the LoRA: the folder's, without the number of repeats that sd-scripts has in front of it."""
+    """A name for the LoRA: the folder's, without sd-scripts' prefix of repeats."""
     head, _, rest = folder.name.partition("_")
     return rest if rest and head.isdigit() else folder.name

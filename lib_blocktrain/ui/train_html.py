@@ -1,4 +1,4 @@
-"""HTML of the Train tab: the contents of a dataset, and what a run would cost."""
+"""HTML of the Train tab: the contents of a dataset, and the estimated cost of a run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def dataset_table(contents: Mapping[str, Any]) -> Markup:
 
 
 def cost(estimate: Estimate, steps: int, pace: Pace | None) -> Markup:
-    """The time of a run against that of training everything, its memory against what is free, and what would fit."""
+    """The time of a run relative to training all blocks, its memory, what is free, and choices that would fit."""
     bars = _bar("time", min(estimate.relative_time, 1.0), _time(estimate, steps, pace))
     memory = f"{estimate.total_mib:,.0f} MiB"
     if estimate.free_mib:
@@ -50,7 +50,7 @@ def cost(estimate: Estimate, steps: int, pace: Pace | None) -> Markup:
     else:
         bars += _bar("memory", 0.0, memory)
     parts = ", ".join(f"{name} {mib:,.0f}" for name, mib in estimate.mib.items())
-    details = f"{estimate.title} · {parts} MiB · {estimate.parameters:,} numbers are trained"
+    details = f"{estimate.title} · {parts} MiB · {estimate.parameters:,} trained parameters"
     notes = Markup("").join(html.note(notice) for notice in estimate.notices)
     if estimate.enough is False:
         choice = f"choose {', or '.join(estimate.fits)}" if estimate.fits else "no choice of blocks or batch fits"
@@ -64,9 +64,9 @@ def _time(estimate: Estimate, steps: int, pace: Pace | None) -> str:
     if estimate.first_block:
         relative += f"; the backward pass stops at {estimate.first_block}"
     if pace is None:
-        return f"{relative}. The time in minutes is shown once a run has begun"
+        return f"{relative}. The time in minutes is known once a run has started"
     duration = html.duration(60 * pace.minutes(steps, estimate.gflop))
-    return f"about {duration}, as {pace.source} went: {relative}"
+    return f"about {duration}, judging by {pace.source}: {relative}"
 
 
 def _bar(name: str, share: float, words: str, over: bool = False) -> Markup:

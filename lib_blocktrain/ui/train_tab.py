@@ -17,7 +17,7 @@ COST_PATHS = (
     "network.elements", "steps", "batch", "dataset.size", "dataset.height", "checkpointing", "optimizer.name",
     "optimizer.ema",
 )  # fmt: skip
-OPEN_CHOICES = ("optimizer.name",)  # a dotted class may be typed too
+OPEN_CHOICES = ("optimizer.name",)  # the dotted name of a class may be typed instead
 ROW_LENGTH = 4  # widgets
 FORM = ("train_form", "train_rest")
 ESTIMATE = ("train_understood", "train_estimate")
@@ -67,12 +67,12 @@ class TrainTab:
             self._group(w, "weights")
             with gr.Row():
                 w.add("train_preset", gr.Dropdown, choices=[], label="Preset", min_width=140)
-                w.add("train_sliders", gr.Button, "Take the sliders of Preview", size="sm", min_width=180)
+                w.add("train_sliders", gr.Button, "Use the sliders of Preview", size="sm", min_width=180)
         w.html("train_understood")
         w.html("train_estimate")
 
     def _group(self, w: Widgets, group: str) -> None:
-        """Make the widgets of a group, several in a row; those of several lines have a row of their own."""
+        """Make the widgets of a group, several to a row; multi-line ones get a row each."""
         row: list[Field] = []
         for field in (*GROUPS[group], None):
             if field is None or field.kind in (LINES, PAIRS) or field.path == form.WEIGHTS or len(row) == ROW_LENGTH:
@@ -133,5 +133,5 @@ class TrainTab:
 
 
 def form_fields(w: Widgets, *names: str) -> dict[str, dict[str, gr.components.Component]]:
-    """Some widgets of the form, for an event that needs only them."""
+    """Some widgets of the form, for an event that needs only these."""
     return {"train_form": {name: w[name] for name in names}}

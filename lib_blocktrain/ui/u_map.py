@@ -1,6 +1,6 @@
 """The U map: the blocks drawn as a U, as HTML; ``javascript/u_map.js`` makes it interactive.
 
-All static parts are made here, so that the map has its full size before a script has run. A map is tied to sliders by
+All static parts are made here, so that the map has its full size before any script has run. A map is tied to sliders by
 the prefix of their ids and follows them; without sliders it only shows weights. A page may hold any number of maps.
 
 What a map shows besides the sliders is in its attributes, which a script may set too (see ``u_map.js``):
@@ -33,20 +33,20 @@ from lib_blocktrain.workspace.lora_selection import WEIGHT_MAX, WEIGHT_MIN
 
 SCALE = Markup('aria-orientation="vertical" aria-valuemin="{:g}" aria-valuemax="{:g}" aria-valuenow="1"').format(
     WEIGHT_MIN, WEIGHT_MAX
-)  # the script sets the value from the sliders
+)  # u_map.js sets the value from the sliders
 LEGEND = ("res", "attn", "down", "up")
 TOOLS = (  # data-tool, sign, label, help
     ("undo", "↶", "Undo", "Undo (Ctrl+Z)"),
     ("redo", "↷", "Redo", "Redo (Ctrl+Shift+Z)"),
-    ("zero", "0", "Set to 0", "Selected blocks, or all, to 0: the LoRA does not act there"),
-    ("one", "1", "Set to 1", "Selected blocks, or all, to 1: the LoRA acts as it is"),
-    ("link", "⇄", "Link skip partners", "A block’s skip partner takes its weight too"),
+    ("zero", "0", "Set to 0", "Set the selected blocks, or all, to 0: the LoRA has no effect there"),
+    ("one", "1", "Set to 1", "Set the selected blocks, or all, to 1: the LoRA has its full effect"),
+    ("link", "⇄", "Link skip partners", "Give a block’s skip partner the same weight"),
 )
 GAP_BESIDE = 18  # of a handle in the middle, to the blocks or the lines beside it
 SHAPES = ("linear", "sine", "cosine")
 HINT = (
-    "Drag a block, scroll over it, or type a number; Shift is finer. Double-click: 0 or 1. "
-    "Click selects, Ctrl+click adds, Shift+click selects up to there; what is selected moves together."
+    "Drag a block, scroll over it, or type a number; hold Shift for fine steps. Double-click: 0 or 1. "
+    "Click selects, Ctrl+click adds, Shift+click selects a range; selected blocks move together."
 )
 
 
@@ -146,7 +146,7 @@ def _lines(known: Architecture) -> Markup:
 
 
 def _handles(known: Architecture) -> Markup:
-    """Handles for the sides and the levels; M00 is one block, and its own handle."""
+    """Handles for the sides and the levels. M00 is a single block and needs none."""
     handles = [
         _handle("side", side, f"{side} blocks", side, Box(left, 0, side_width(1)))
         for side, left in (("IN", 0), ("OUT", 1000 - side_width(1)))

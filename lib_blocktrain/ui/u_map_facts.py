@@ -36,7 +36,7 @@ BELIEFS = (
     Belief(("sd1",), ("IN07", "IN08", "M00", "OUT03", "OUT04", "OUT05"), "structure and shape", "A", _P_PLUS),
     Belief(("sd1",), ("IN01", "IN02", "OUT09", "OUT10", "OUT11"), "colour and texture", "A", _P_PLUS),
     Belief(_SD, ("IN08", "M00", "OUT03", "OUT04"), "pose and composition", "C", _LBW),
-    Belief(_SD, ("OUT03", "OUT04", "OUT05"), "faces; the tutorial says to leave these out for a face", "C", _LBW),
+    Belief(_SD, ("OUT03", "OUT04", "OUT05"), "faces; the tutorial leaves these out to keep a face", "C", _LBW),
     Belief(_SD, _COLOURS, "colours", "C", _LBW),
     Belief(("sdxl",), ("OUT00",), "content and layout", "A", _B_LORA),
     Belief(("sdxl",), ("OUT01",), "style and colour", "A", f"{_B_LORA}; {_INSTANT}"),
@@ -53,20 +53,20 @@ def beliefs(architecture_id: str, block_id: str) -> list[Belief]:
 def level(block: Block) -> int:
     """The level of the U on which a block is drawn, as the divisor of the latent's side: that of its skip connection.
 
-    A downsampling block stands where it ends, an upsampling one where it begins, so that partners share a level.
+    A downsampling block is on its output's level, an upsampling one on its input's, so that partners share a level.
     """
     return block.resolution_in if block.id.startswith("OUT") else block.resolution_out
 
 
 def cells(architecture: Architecture, divisor: int) -> int:
-    """The side of the feature maps on a level, in cells, at the architecture's own size."""
+    """The side of the feature maps on a level, in cells, at the architecture's native size."""
     return architecture.native_size // 8 // divisor
 
 
 def facts(architecture_id: str, block_id: str) -> list[str]:
     """The lines of a block's tooltip, as plain text."""
     if block_id == BASE:
-        return ["text encoder: what the words mean to the model", "no part of the U-Net, and no skip partner"]
+        return ["text encoder: what words mean to the model", "not part of the U-Net; no skip partner"]
     architecture = ARCHITECTURES[architecture_id]
     block = architecture.block(block_id)
     side = cells(architecture, level(block))
@@ -79,7 +79,7 @@ def facts(architecture_id: str, block_id: str) -> list[str]:
     if block.skip:
         lines.append(f"skip partner {block.skip}")
     if not block.lora_modules and block.skip and block.locon_modules <= 1:
-        lines.append(f"acts on the picture mostly through {block.skip}")
+        lines.append(f"affects the picture mostly through {block.skip}")
     lines += [
         f"believed: {belief.carries} (grade {belief.grade}: {belief.source})"
         for belief in beliefs(architecture_id, block_id)

@@ -1,6 +1,6 @@
 """The layout of the U map: IN from the left inwards and down, OUT mirrored, M00 at the bottom.
 
-Across, lengths are in thousandths of the map's width, so that it fits any; down, they are in pixels.
+Horizontal lengths are in thousandths of the map's width, so that it fits any width; vertical ones are in pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TINY_HEIGHT = 220  # of a preset card's map, whose width is 1000
 
 @dataclass(frozen=True)
 class Box:
-    """``left`` and ``width`` across, ``top`` down."""
+    """``left`` and ``width`` are horizontal, ``top`` vertical."""
 
     left: float
     top: int
@@ -87,7 +87,7 @@ def height(known: Architecture) -> int:
 
 
 def skip_paths(known: Architecture) -> dict[str, str]:
-    """The skip connection of each IN block as SVG path data; as partners mirror each other, the lines nest."""
+    """The skip connection of each IN block as SVG path data. Partners mirror each other, so that the lines nest."""
     boxes = layout(known)
     paths = {}
     for block in known.blocks:

@@ -1,7 +1,7 @@
-"""What events pass around: a TypedDict of widget values for each tab, and the changes that a handler returns.
+"""The types of events: a TypedDict of widget values for each tab, and the changes that a handler returns.
 
-`tests/ui/test_values.py` holds these keys against the widgets that the tabs tie to their handlers. The types are those
-that gradio's own page sends; a browser may send anything, so that a handler checks a value where it uses it.
+`tests/ui/test_values.py` compares these keys with the widgets that the tabs connect to their handlers. The types are
+those that gradio's own page sends; a browser may send anything, so that a handler checks a value where it uses it.
 """
 
 from __future__ import annotations

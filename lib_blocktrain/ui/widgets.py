@@ -21,8 +21,8 @@ from lib_blocktrain.workspace.lora_index import LoraIndex
 class Widgets(dict[str, gr.components.Component]):
     """The widgets of all tabs by name; each has ``blocktrain_NAME`` as its id in the page.
 
-    Help from `field_help` is shown at the widget itself; buttons have no room for it, so that theirs is collected in
-    `titles`. `groups` are widgets that events read and change together, under one name.
+    Help from `field_help` is shown at the widget; for buttons, which cannot show it, it is collected in `titles`.
+    `groups` are widgets that events read and change together, under one name.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Widgets(dict[str, gr.components.Component]):
         return {name: self.groups[name] if name in self.groups else self[name] for name in names}
 
     def add(self, name: str, kind: type, *arguments: object, **options: object) -> gr.components.Component:
-        """Make a widget in the container that is open."""
+        """Make a widget inside the open gradio container."""
         if name in self:
             raise ValueError(f"there is a widget {name!r} already")
         if name in HELP and "info" in inspect.signature(kind).parameters:
@@ -49,14 +49,14 @@ class Widgets(dict[str, gr.components.Component]):
         self.add(name, gr.HTML, value or "")
 
     def tell_titles(self) -> None:
-        """Give the page the help of buttons (`javascript/field_help.js`)."""
+        """Put the help of buttons into the page, for `javascript/field_help.js`."""
         template = Markup('<div class="blocktrain-titles" data-titles="{}"></div>')
         self.html("titles", template.format(json.dumps(self.titles)))
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What the tabs of one page have in common."""
+    """The objects that the tabs of one page share."""
 
     host: Host
     initial: InitialState
@@ -73,10 +73,10 @@ class Tab(Protocol):
     def title(self) -> str: ...
 
     def build(self, w: Widgets) -> None:
-        """Make the widgets in the container that is open; their names begin with the tab's own word."""
+        """Make the widgets inside the open gradio container; their names start with the tab's prefix."""
 
     def wire(self, w: Widgets) -> None:
-        """Tie the events; the widgets of all tabs are there by now."""
+        """Connect the events; the widgets of all tabs exist by now."""
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
-        """Tie what fills the tab whenever the page is loaded."""
+        """Connect the event that fills the tab whenever the page is loaded."""

@@ -17,7 +17,7 @@ from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.text_spans import PresetStringError, Span
 
-LARGEST = 1_000_000  # bytes of a preset file: thousands of presets, read in seconds
+MAX_FILE_SIZE = 1_000_000  # bytes: thousands of presets, read in seconds
 _NAME = re.compile(r"(?!\s)[^:,|=#{\r\n\ufeff\ud800-\udfff]+(?<!\s)")
 
 
@@ -87,8 +87,8 @@ class PresetFile:
     def _lines(self) -> list[str]:
         if not self.path.exists():
             return []
-        if self.path.stat().st_size > LARGEST:
-            raise ValueError(f"{self.path} is larger than {LARGEST} bytes: expected presets, one per line")
+        if self.path.stat().st_size > MAX_FILE_SIZE:
+            raise ValueError(f"{self.path} is larger than {MAX_FILE_SIZE} bytes: expected presets, one per line")
         # bytes that are not UTF-8 are kept as they are; read_presets reports them
         text = self.path.read_bytes().decode("utf-8", "surrogateescape")
         return text.removeprefix("\ufeff").split("\n") if text else []

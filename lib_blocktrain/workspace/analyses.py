@@ -1,4 +1,4 @@
-"""Analyses, probes and rankings on a host's model: what the page, the API and the command line have in common."""
+"""Runs analyses and rankings on a host, for the page, the API and the command line alike."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lib_blocktrain.weights.block_weights import BlockWeights
 class AnalysisResult:
     """One analysis for each feature; `sheets` are images by the stem of their file's name.
 
-    `latent` is height and width of the analysed latents, None where there were none.
+    `latent` is the height and width of the analysed latents, None if the method has none.
     """
 
     analyses: tuple[Analysis, ...]
@@ -38,9 +38,9 @@ class AnalysisResult:
 
     @property
     def area_sentence(self) -> str:
-        """How large the first feature is in each block's grid; "" where that is not known, as for whole images.
+        """A sentence on the size of the first feature in each block's grid; "" if it is unknown, as for whole images.
 
-        It warns where the weights in force were found for a feature of another size.
+        It includes a warning if the weights in force were found for a feature of another size.
         """
         found = self.analyses[0]
         if found.area_share is None or self.latent is None:
@@ -72,7 +72,7 @@ def run_analysis(host: Host, request: AnalysisRequest, progress: Progress | None
 def _rendered(
     host: Host, request: AnalysisRequest, number: int, progress: Progress | None
 ) -> tuple[Analysis, dict[str, Image.Image]]:
-    """Return the analysis of the feature with this number by rendered images, and the sheets of them."""
+    """Return the analysis of one feature by rendered images, and their contact sheets."""
     began = time.perf_counter()
     model, network, grid, options = host.model(), request.network, request.grid, request.options
     feature = request.features[number]
@@ -129,7 +129,7 @@ def _share_of(masks: Iterable[Image.Image]) -> float:
 
 
 def _part(progress: Progress | None, number: int, of: int) -> Progress | None:
-    """Return the progress of one image as a part of all."""
+    """Return a callback that reports the progress of one image as part of the progress of all."""
     if progress is None:
         return None
     return lambda done, steps: progress(number * steps + done, of * steps)
@@ -138,7 +138,7 @@ def _part(progress: Progress | None, number: int, of: int) -> Progress | None:
 def rank_similar(
     host: Host, target: Profile, folders: Sequence[Path] = (), progress: Progress | None = None
 ) -> Ranking:
-    """Rank the LoRAs in some folders, the host's own if none are given, by their likeness to a LoRA or dataset.
+    """Rank the LoRAs in some folders, by default the host's own, by similarity to a LoRA or dataset.
 
     Raises ValueError for a target that cannot be read.
     """

@@ -1,4 +1,4 @@
-"""The pictures of a comparison: the variants, and their drawing; what has not changed is not drawn again."""
+"""Draws the variants of a comparison; images that have not changed are reused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WEIGHTED = "weights"  # name of a comparison's last variant
 
 @dataclass(frozen=True)
 class Settings:
-    """What a picture depends on besides the LoRAs; ``width`` and ``height`` in pixels."""
+    """The settings of a picture, apart from its LoRAs; ``width`` and ``height`` in pixels."""
 
     prompt: str = ""
     negative: str = ""
@@ -38,7 +38,7 @@ class Settings:
 
     @classmethod
     def from_values(cls, values: Mapping[str, object], samplers: Sequence[str]) -> Settings:
-        """Check what a page or a request sent; raise ValueError with the name, the value and what was expected."""
+        """Check values from a page or a request; raise ValueError with the name, the value and what was expected."""
         sampler = values["sampler"]
         if not isinstance(sampler, str) or sampler not in samplers:
             raise ValueError(f"sampler {sampler!r}: expected one of {', '.join(samplers)}")
@@ -58,13 +58,13 @@ class Settings:
         )
 
     def request(self, placements: Sequence[Placement], say: Callable[[str], None]) -> SampleRequest:
-        """Return the host's request for a picture under these settings; `say` hears the host's notices about it."""
+        """Return the host's request for a picture with these settings; `say` is called with the host's notices."""
         return SampleRequest(**vars(self), placements=tuple(placements), say=say)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One picture of a comparison: the block weights and the strength of each LoRA that acts in it, by key."""
+    """One picture of a comparison; `weights` has the block weights and strength of each LoRA used, by key."""
 
     name: str  # in file names
     title: str
@@ -73,14 +73,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Rendered:
-    """The image of a variant and the request it was made from; ``again``: it was kept from an earlier drawing."""
+    """The image of a variant and its request; ``reused`` if it was kept from an earlier comparison."""
 
     number: int
     variant: Variant
     image: Image.Image
     request: SampleRequest
     model: str
-    again: bool = False
+    reused: bool = False
     notices: tuple[str, ...] = ()
 
 
@@ -99,7 +99,7 @@ def comparison(selection: LoraSelection, architecture: str) -> list[Variant]:
 
 
 def grid(selection: LoraSelection, presets: Mapping[str, BlockWeights], architecture: str) -> list[Variant]:
-    """Without the LoRAs, then one variant for each preset, in the place of the active LoRA's weights."""
+    """Without the LoRAs, then one variant for each preset, which replaces the active LoRA's weights."""
     if selection.active is None:
         raise ValueError("no LoRA is chosen: tick one in the list")
     if not presets:
@@ -120,7 +120,7 @@ def _weighted(selection: LoraSelection, architecture: str) -> dict[str, tuple[Bl
 
 
 class PreviewRenderer:
-    """Draws variants on a host, and keeps the last images for when the same is asked for again."""
+    """Draws variants on a host, and keeps the latest images to reuse."""
 
     def __init__(self, host: Host, lora_index: LoraIndex) -> None:
         self.host = host
@@ -128,7 +128,7 @@ class PreviewRenderer:
         self._kept: Recent[tuple[object, ...], tuple[Image.Image, tuple[str, ...]]] = Recent(KEPT_IMAGES)
 
     def work(self, variants: Sequence[Variant], settings: Settings) -> Callable[[Job[None]], None]:
-        """Return the work of a job that draws the variants in turn and reports each as it comes."""
+        """Return the work of a job that draws the variants in turn and reports each when it is done."""
 
         def draw_all(job: Job[None]) -> None:
             model = self.host.model()
@@ -147,15 +147,15 @@ class PreviewRenderer:
         request = settings.request(self._placements(model.architecture, variant), notices.append)
         kept = self._kept.get(key)
         if kept is not None:
-            image, said = kept
-            return Rendered(number, variant, image, request, model.name, again=True, notices=said)
+            image, kept_notices = kept
+            return Rendered(number, variant, image, request, model.name, reused=True, notices=kept_notices)
         progress(0, settings.steps)
         image = self.host.sample(request, progress)
         self._kept[key] = image, tuple(notices)
         return Rendered(number, variant, image, request, model.name, notices=tuple(notices))
 
     def _identity(self, variant: Variant) -> tuple[object, ...]:
-        """What a variant's LoRAs and their weights are; a file that was replaced is another LoRA."""
+        """A variant's LoRAs and weights as part of a cache key; the stamp of a file changes when it is replaced."""
         return tuple((self.lora_index.stamp(key), *weights) for key, weights in variant.weights.items())
 
     def _placements(self, architecture: str, variant: Variant) -> list[Placement]:
@@ -172,7 +172,7 @@ class PreviewRenderer:
 
 
 def with_seed(settings: Settings) -> Settings:
-    """Return the settings with a random seed drawn in the place of -1, so that it can be shown and used again."""
+    """Replace a seed of -1 by a random one, so that it can be shown and repeated."""
     return replace(settings, seed=secrets.randbelow(SEED_MAX + 1)) if settings.seed == -1 else settings
 
 

@@ -1,4 +1,4 @@
-"""Pictures on disk: PNGs that carry their parameters, and contact sheets."""
+"""PNG files with generation parameters, and contact sheets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lib_blocktrain.files import atomic_write
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import SampleRequest
 
-LONGEST = 50_000  # characters of a picture's parameters
+MAX_LENGTH = 50_000  # characters of a picture's parameters
 MARGIN, TITLE = 8, 22  # pixels
 _NEGATIVE = "Negative prompt: "
 _PAIR = re.compile(r'\s*([\w][\w \-/]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')  # as in the WebUI's infotext_utils
@@ -37,7 +37,7 @@ class SavedLora:
 
 @dataclass(frozen=True)
 class Parameters:
-    """A picture's generation parameters; ``values`` are its `Name: value` pairs as text."""
+    """The generation parameters of a picture; ``values`` are its `Name: value` pairs as text."""
 
     prompt: str
     negative: str
@@ -45,7 +45,7 @@ class Parameters:
 
     @property
     def loras(self) -> tuple[SavedLora, ...]:
-        """The LoRAs that this extension wrote; those of the prompt's own tags are not among them."""
+        """The LoRAs recorded by this extension, without those of the prompt's tags."""
         numbers = itertools.takewhile(
             lambda n: {f"LoRA {n}", f"Block weights {n}"} <= set(self.values), itertools.count(1)
         )
@@ -80,12 +80,12 @@ def infotext(request: SampleRequest, image: Image.Image, model: str) -> str:
 
 
 def read_infotext(text: str) -> Parameters:
-    """Read what `infotext` or the WebUI wrote; raise ValueError where the last line has no pairs."""
-    if len(text) > LONGEST:
-        raise ValueError(f"parameters of {len(text)} characters: expected up to {LONGEST}")
+    """Read the parameters written by `infotext` or the WebUI; raise ValueError if the last line has no pairs."""
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"parameters of {len(text)} characters: expected up to {MAX_LENGTH}")
     *lines, last = text.split("\n")
     values = {found[1]: _unquoted(found[2]) for found in _pairs(last)}
-    if len(values) < 3:  # the WebUI's own rule: a prompt may have a colon too
+    if len(values) < 3:  # as in the WebUI, since a prompt may contain a colon
         raise ValueError(f"no generation parameters in {last[:80]!r}: expected such as 'Steps: 20, Sampler: DDIM, ...'")
     start = next((n for n, line in enumerate(lines) if line.startswith(_NEGATIVE.rstrip())), len(lines))
     negative = "\n".join(lines[start:]).removeprefix(_NEGATIVE.rstrip()).removeprefix(" ")
@@ -93,7 +93,7 @@ def read_infotext(text: str) -> Parameters:
 
 
 def _pairs(line: str) -> Iterator[re.Match[str]]:
-    """Find the `Name: value` pairs of a line; text between is skipped up to the next comma, in linear time."""
+    """Yield the `Name: value` pairs of a line, in linear time; other text is skipped up to the next comma."""
     position = 0
     while position < len(line):
         found = _PAIR.match(line, position)
@@ -103,21 +103,21 @@ def _pairs(line: str) -> Iterator[re.Match[str]]:
 
 
 def read_png(path: Path) -> Parameters:
-    """Return the parameters in a PNG; raise ValueError for a file that has none or is no PNG."""
+    """Return the parameters in a PNG; raise ValueError for a file without any, or that is not a PNG."""
     try:
         with Image.open(path, formats=["PNG"]) as image:
             text = image.info.get("parameters")
     except (UnidentifiedImageError, SyntaxError, EOFError, struct.error) as error:
-        raise ValueError(f"{path.name} is no PNG: expected a picture that was saved with its parameters") from error
+        raise ValueError(f"{path.name} is not a PNG: expected a picture saved with its parameters") from error
     except (ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path.name}: {error}") from error
     if not isinstance(text, str):
-        raise ValueError(f"{path.name} carries no parameters: programs that edit pictures drop them")
+        raise ValueError(f"{path.name} has no generation parameters: image editors remove them")
     return read_infotext(text)
 
 
 def save_png(image: Image.Image, path: Path, request: SampleRequest, model: str) -> None:
-    """Write the image with its parameters in the text chunk that the WebUI reads."""
+    """Save the image with its parameters in the text chunk that the WebUI reads."""
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path}: a name that ends in .png was expected")
     with atomic_write(path) as temporary:
@@ -125,14 +125,14 @@ def save_png(image: Image.Image, path: Path, request: SampleRequest, model: str)
 
 
 def to_png(image: Image.Image, request: SampleRequest, model: str) -> bytes:
-    """Return the PNG file of an image with its parameters inside."""
+    """Return the bytes of a PNG of the image with its parameters."""
     info = PngInfo()
     info.add_text("parameters", infotext(request, image, model))
     return png_of(image, info)
 
 
 def png_of(image: Image.Image, info: PngInfo | None = None) -> bytes:
-    """Return the PNG file of an image."""
+    """Return the bytes of a PNG of the image."""
     content = io.BytesIO()
     image.save(content, format="PNG", pnginfo=info)
     return content.getvalue()
@@ -146,7 +146,7 @@ def _number(name: str, text: str) -> float:
 
 
 def _quoted(value: str) -> str:
-    """Write a value as the WebUI does: as JSON where it has a separator."""
+    """Write a value as the WebUI does: as JSON if it contains a separator."""
     return json.dumps(value, ensure_ascii=False) if re.search(r'[,:\n"]', value) or value != value.strip() else value
 
 

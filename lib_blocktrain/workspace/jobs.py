@@ -1,7 +1,7 @@
 """The job queue: one job at a time on the model, for the page and the API, with progress and Cancel.
 
-A job runs in the queue's one thread, under the host's lock on the GPU. The host's lock cannot be waited for with a
-limit, so it is that thread that waits for it: a caller can give up, and a waiting job can be cancelled at once.
+A job runs in the queue's one thread, under the host's lock on the GPU. Acquiring that lock has no timeout, so the
+thread acquires it: a caller can stop waiting, and a waiting job can be cancelled at once.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from lib_blocktrain.hosts.host import Cancelled, Host
 
 T = TypeVar("T")
 
-QUIET = 0.2  # seconds between two reports of progress: more would only keep the browser busy
-SILENCE = 2.0  # seconds without a report after which the reader is told that the work goes on
-MOST_WAITING = 8  # callers of `Jobs.begin`: each takes one of the server's threads
-LEAST_WAIT = 0.2  # seconds: an idle queue starts a job in less
+REPORT_INTERVAL = 0.2  # seconds between two reports of progress
+KEEP_ALIVE = 2.0  # seconds without a report after which the reader gets a Still
+MAX_WAITING = 8  # callers of `Jobs.begin`, each of which occupies one of the server's threads
+MIN_WAIT = 0.2  # seconds; an idle queue starts a job sooner
 
 
 class Busy(RuntimeError):
-    """The model is in use, and the job was not started; the message says by what."""
+    """The model is in use, so that the job was not started; the message says what uses it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Still:
-    """Nothing new: the work, or the wait, goes on. gradio 3 with a new httpx gives up after 5 seconds of silence."""
+    """Nothing new; sent because gradio 3 with a new httpx drops a stream after 5 seconds without data."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Cancelling:
 
 @dataclass(frozen=True)
 class Step:
-    """Progress of part ``number`` of ``of`` parts; ``seconds`` since the job was created."""
+    """Progress of part ``number`` of ``of`` parts; ``seconds`` counts from the creation of the job."""
 
     what: str
     number: int
@@ -69,7 +69,7 @@ class Job(Generic[T]):
         self.id = secrets.token_hex(8)
         self.what = what
         self.step: Step | None = None  # the latest
-        self.started = threading.Event()  # set when it has the model, and when it ends without
+        self.started = threading.Event()  # set when the job gets the model, or ends without it
         self.future: Future[T] = Future()
         self._work, self._host = work, host
         self._reports: queue.SimpleQueue[object] = queue.SimpleQueue()
@@ -80,30 +80,30 @@ class Job(Generic[T]):
         self.report(Waiting())
 
     def cancel(self) -> None:
-        """End at once if it waits for the model, else before its next step."""
+        """End the job: at once if it waits for the model, else before its next step."""
         if not (self.future.cancel() or self.future.done()):
             self._cancelled.set()
-            self.report(Cancelling())  # as a report: another way to the page could be slower than the last of these
+            self.report(Cancelling())  # queued, so that it cannot arrive after the job's last report
 
     def result(self) -> T:
-        """Wait for the end of the job; return what the work returned, or raise its `error`."""
+        """Wait for the end of the job; return its result, or raise its error."""
         if not self.future.cancelled():
             return self.future.result()
         raise Cancelled("cancelled")
 
     def error(self) -> BaseException | None:
-        """Wait for the end of the job; return what ended it early: Cancelled, or what the work raised."""
+        """Wait for the end of the job; return its error (Cancelled, or what the work raised), None for success."""
         return Cancelled("cancelled") if self.future.cancelled() else self.future.exception()
 
     def report(self, report: object) -> None:
-        """Hand something to the reader of `reports`."""
+        """Send a report to the reader of `reports`."""
         self._reports.put(report)
 
     def reports(self) -> Iterator[object]:
-        """What the job reports, until it ends."""
+        """Yield the job's reports until it ends."""
         while True:
             try:
-                report = self._reports.get(timeout=SILENCE)
+                report = self._reports.get(timeout=KEEP_ALIVE)
             except queue.Empty:
                 report = Still()
             if report is self:
@@ -120,19 +120,19 @@ class Job(Generic[T]):
             if steps:
                 self.step = step
                 self._host.progress(self.what, number * steps + done, of * steps)
-            if now - self._last_report >= QUIET or done == steps:
+            if now - self._last_report >= REPORT_INTERVAL or done == steps:
                 self._last_report = now
                 self.report(step)
 
         return on_step
 
     def check(self) -> None:
-        """Raise Cancelled if the job was cancelled, or the host's own Interrupt pressed."""
+        """Raise Cancelled if the job was cancelled or the host's own Interrupt was pressed."""
         if self._cancelled.is_set() or self._host.interrupted:
             raise Cancelled("cancelled")
 
     def run(self) -> None:
-        """Do the work under the host's lock, unless it was cancelled before; ``future`` keeps what comes of it."""
+        """Do the work under the host's lock, unless the job was cancelled; the result or error goes to ``future``."""
         if self.future.cancelled():
             return
         try:
@@ -142,7 +142,7 @@ class Job(Generic[T]):
                 self.started.set()
                 result = self._work(self)
         except BaseException as error:  # noqa: BLE001 - as an executor does: it is raised where the result is asked for
-            traceback.clear_frames(error.__traceback__)  # they hold tensors, for as long as the error is kept
+            traceback.clear_frames(error.__traceback__)  # they would hold tensors for as long as the error is kept
             self.future.set_exception(error)
         else:
             self.future.set_result(result)
@@ -157,8 +157,8 @@ class Jobs:
 
     def __init__(self, host: Host):
         self._host = host
-        self._jobs: dict[str, Job] = {}  # that wait or run
-        self._places = threading.BoundedSemaphore(MOST_WAITING)
+        self._jobs: dict[str, Job] = {}  # waiting or running, by id
+        self._places = threading.BoundedSemaphore(MAX_WAITING)
         self._thread = _one_thread()
 
     @property
@@ -167,7 +167,7 @@ class Jobs:
         return next((job for job in list(self._jobs.values()) if job.future.running()), None)
 
     def start(self, work: Callable[[Job[T]], T], what: str = "work on the model") -> Job[T]:
-        """Put a job at the end of the queue."""
+        """Append a job to the queue."""
         job = Job(what, work, self._host)
         self._jobs[job.id] = job
         job.future.add_done_callback(lambda _: self._jobs.pop(job.id, None))
@@ -177,27 +177,27 @@ class Jobs:
     def begin(self, work: Callable[[Job[T]], T], what: str, wait: float) -> Job[T]:
         """Start a job and return once it has the model.
 
-        Raises Busy when it does not have it after ``wait`` seconds, and at once when `MOST_WAITING` callers wait here.
+        Raises Busy after ``wait`` seconds without it, and at once if `MAX_WAITING` callers wait here already.
         """
         if not self._places.acquire(blocking=False):
-            raise Busy(f"{MOST_WAITING} others wait for the model already: try again later")
+            raise Busy(f"{MAX_WAITING} requests are waiting for the model already: try again later")
         try:
             job = self.start(work, what)
-            if not job.started.wait(max(LEAST_WAIT, wait)) and job.future.cancel():
+            if not job.started.wait(max(MIN_WAIT, wait)) and job.future.cancel():
                 current = self.current
-                raise Busy(f"{current.what if current else 'other work on the model'} goes on: try again later")
+                raise Busy(f"{current.what if current else 'other work on the model'} is in progress: try again later")
             return job
         finally:
             self._places.release()
 
     def cancel(self, job_id: str) -> None:
-        """Cancel a job; nothing happens if it has ended already."""
+        """Cancel a job; does nothing if it has ended."""
         job = self._jobs.get(job_id)
         if job is not None:
             job.cancel()
 
     def close(self) -> None:
-        """Cancel everything, wait for it, and end the thread; a job that is started later has a new one."""
+        """Cancel all jobs, wait for them, and end the thread. A later job starts a new thread."""
         ending, self._thread = self._thread, _one_thread()
         for job in list(self._jobs.values()):
             job.cancel()

@@ -1,4 +1,4 @@
-"""Which LoRAs are in use, each with its own weights and strength, and whose weights the sliders show."""
+"""The LoRAs in use, each with its weights and strength, and the one whose weights the sliders show."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ STRENGTH_MIN, STRENGTH_MAX = -2.0, 2.0
 
 @dataclass(frozen=True)
 class LoraEntry:
-    """A LoRA in use: its strength, and a weight for every slider (blocks that the model lacks keep theirs).
+    """A LoRA in use: its strength, and a weight for every slider, including blocks that the model lacks.
 
-    Numbers that come from outside go through `checked` or `with_weights`.
+    Use `checked` or `with_weights` for numbers from outside.
     """
 
     strength: float = 1.0
@@ -25,14 +25,14 @@ class LoraEntry:
 
     @classmethod
     def checked(cls, strength: object, weights: Mapping[str, object]) -> LoraEntry:
-        """Return the entry; raise ValueError for what is no number in the range of its slider."""
+        """Return the entry; raise ValueError for a value that is not a number in the range of its slider."""
         return cls(
             in_range("strength =", strength, STRENGTH_MIN, STRENGTH_MAX),
             {id_: in_range(f"{id_} =", weights[id_], WEIGHT_MIN, WEIGHT_MAX) for id_ in WEIGHT_IDS},
         )
 
     def with_weights(self, weights: BlockWeights) -> LoraEntry:
-        """Return the entry under other weights; raise ValueError for one that no slider can show."""
+        """Return the entry with other weights; raise ValueError for one outside the range of the sliders."""
         return self.checked(self.strength, {**self.weights, **weights.with_base})
 
     def block_weights(self, architecture_id: str) -> BlockWeights:
@@ -43,9 +43,9 @@ class LoraEntry:
 
 @dataclass(frozen=True)
 class LoraSelection:
-    """The LoRAs in use by key, in order; the sliders show the weights of ``active``, or ``spare`` while there is none.
+    """The LoRAs in use by key, in order. The sliders show the weights of ``active``, or ``spare`` if there is none.
 
-    The page keeps it in a State between two events.
+    The page keeps a selection in a gradio State between events.
     """
 
     entries: Mapping[str, LoraEntry] = field(default_factory=dict)
@@ -58,16 +58,16 @@ class LoraSelection:
         return self.entries[self.active] if self.active is not None else self.spare
 
     def with_shown(self, entry: LoraEntry) -> LoraSelection:
-        """Return the selection with another entry on the sliders."""
+        """Return the selection with another entry shown on the sliders."""
         if self.active is None:
             return replace(self, spare=entry)
         return replace(self, entries={**self.entries, self.active: entry})
 
     def choose(self, keys: Sequence[str]) -> LoraSelection:
-        """Use these LoRAs. A new one begins with the weights that the sliders show, and becomes active."""
+        """Use these LoRAs. A new one starts with the weights on the sliders, and becomes active."""
         new = [key for key in keys if key not in self.entries]
-        beginning = replace(self.shown, strength=1.0)
-        entries = {key: self.entries.get(key, beginning) for key in keys}
+        initial = replace(self.shown, strength=1.0)
+        entries = {key: self.entries.get(key, initial) for key in keys}
         active = new[-1] if new else self.active if self.active in entries else next(iter(entries), None)
         return LoraSelection(entries, active, self.shown if active is None else self.spare)
 
@@ -79,7 +79,7 @@ class LoraSelection:
 
 
 def in_range(name: str, value: object, low: float, high: float) -> float:
-    """Return the number; raise ValueError, which begins with the name, for anything else: a browser may send it."""
+    """Return the number; raise ValueError, which starts with `name`, for anything else that a browser may send."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise ValueError(f"{name} {value!r}: expected a number from {low:g} to {high:g}")
     return float(value)
@@ -91,7 +91,7 @@ def fits(lora_architecture: str, model_architecture: str) -> bool:
 
 
 def unavailable(architecture_id: str, lacks: Mapping[str, str]) -> dict[str, str]:
-    """Why a slider has no effect, by block: a reason of the model's before one of the LoRA's, ``lacks``."""
+    """The reason why a block's slider has no effect: the model lacks it, or else the LoRA does (``lacks``)."""
     known = ARCHITECTURES[architecture_id]
     reasons = {block_id: f"not in {known.title}" for block_id in BLOCK_IDS if block_id not in known.block_ids}
     return {**lacks, **reasons}

@@ -1,4 +1,4 @@
-"""The shipped presets and the user's own file as one store."""
+"""One store of the shipped presets and the user's own file."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lib_blocktrain.weights.block_weights import BlockWeights
-from lib_blocktrain.weights.preset_files import LineProblem, PresetFile, read_lbw_presets, read_presets, to_line
+from lib_blocktrain.weights.preset_files import (
+    MAX_FILE_SIZE,
+    LineProblem,
+    PresetFile,
+    read_lbw_presets,
+    read_presets,
+    to_line,
+)
 from lib_blocktrain.weights.preset_strings import Parsed, parse
 from lib_blocktrain.weights.presets import Preset, from_link, shipped_presets
 
-FILE_LIMIT = 1_000_000  # bytes
-RANDOM_SEED = 0  # of R and U in a preset string, unless the caller has one: shown, so that it can be repeated
-EXPORTED = "# blocktrain presets"  # tells such a file from LoRA Block Weight's, where `#` makes a whole line a comment
+RANDOM_SEED = 0  # for R and U in a preset string, unless the caller passes another
+EXPORTED = "# blocktrain presets"  # distinguishes exported files from LoRA Block Weight's
 
 
 class PresetStore:
-    """Presets by name; one of the user's own hides a shipped one of the same name."""
+    """Presets by name; the user's own take precedence over shipped ones of the same name."""
 
     def __init__(self, path: Callable[[], Path]) -> None:
         self._path = path
 
     @property
     def own(self) -> PresetFile:
-        """The user's own presets; read from disk at each use, since people edit the file by hand too."""
+        """The user's own presets, read from disk each time, since the file may be edited by hand."""
         return PresetFile(self._path())
 
     def all(self) -> dict[str, Preset]:
@@ -43,16 +49,16 @@ class PresetStore:
         return [preset.name for preset in self.fitting(architecture_id)]
 
     def parse(self, text: str, architecture_id: str, seed: int | None = RANDOM_SEED, x: float | None = None) -> Parsed:
-        """Read a preset string or a link, which may name any of these presets; raises PresetStringError."""
+        """Read a preset string or link, which may name any of these presets; raises PresetStringError."""
         return parse(from_link(text), architecture_id, seed=seed, x=x, presets=self.all())
 
     def save(self, name: str, weights: BlockWeights, *, canvas: float | None = None, replace: bool = False) -> None:
-        """Put weights into the user's file under a name; `canvas` is the share of the picture they were found for."""
+        """Save weights in the user's file; `canvas` is the share of the picture that their feature fills."""
         line = weights.to_line(with_architecture=True, canvas=canvas)
         self.put(Preset(name.strip(), (weights.architecture,), line), replace=replace)
 
     def put(self, preset: Preset, *, replace: bool = False) -> None:
-        """Put a preset into the user's file; raises ValueError for a name that is invalid or taken."""
+        """Save a preset in the user's file; raises ValueError for an invalid name or one in use."""
         if preset.name in self.own.read().presets and not replace:
             raise ValueError(f"there is a preset {preset.name!r} already: choose another name, or tick “replace”")
         self.own.put(preset)
@@ -69,19 +75,19 @@ class PresetStore:
         return line
 
     def exported(self) -> tuple[str, int]:
-        """The user's own presets as the text of a file, and their number; raises ValueError for none."""
+        """The user's own presets as the text of a file, and their number; raises ValueError if there are none."""
         presets = self.own.read().presets.values()
         if not presets:
-            raise ValueError("there is no preset of your own yet: save one first")
+            raise ValueError("you have no presets of your own yet: save one first")
         return "\n".join([EXPORTED, *map(to_line, presets), ""]), len(presets)
 
-    def take(self, path: Path) -> tuple[int, tuple[LineProblem, ...]]:
-        """Add the presets of an exported file or of LoRA Block Weight's; none replaces a preset that is here.
+    def import_file(self, path: Path) -> tuple[int, tuple[LineProblem, ...]]:
+        """Add the presets of an exported file or one of LoRA Block Weight's. Existing presets are not replaced.
 
-        Returns how many were added, and what was not and why.
+        Returns the number of presets added, and the problems with the others.
         """
-        if path.stat().st_size > FILE_LIMIT:
-            raise ValueError(f"{path.name} is larger than {FILE_LIMIT} bytes: expected presets, one a line")
+        if path.stat().st_size > MAX_FILE_SIZE:
+            raise ValueError(f"{path.name} is larger than {MAX_FILE_SIZE} bytes: expected presets, one per line")
         text = path.read_text("utf-8-sig", errors="surrogateescape")
         found = read_presets(text) if text.startswith(EXPORTED) else read_lbw_presets(text)
         if not found.presets and not found.problems:
@@ -91,14 +97,14 @@ class PresetStore:
         kept = [name for name in found.presets if name in taken and not _same(found.presets[name], taken[name])]
         if new:
             self.own.put(*new)
-        said = tuple(LineProblem(0, name, f"{name} is here already, with other values: kept as it is") for name in kept)
-        return len(new), (*found.problems, *said)
+        conflicts = tuple(LineProblem(0, name, f"{name} exists with other values: not imported") for name in kept)
+        return len(new), (*found.problems, *conflicts)
 
     def _own_name(self, name: str | None) -> str:
         if not name:
-            raise ValueError("no preset is chosen: choose one of your own in the menu")
+            raise ValueError("no preset is selected: select one of your own in the menu")
         if name not in self.own.read().presets:
-            raise ValueError(f"{name!r} comes with the extension and stays: save it under a name of your own first")
+            raise ValueError(f"{name!r} comes with the extension and cannot be changed: save a copy first")
         return name
 
 

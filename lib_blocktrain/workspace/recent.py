@@ -1,4 +1,4 @@
-"""A bounded mapping for what is worth keeping a while: results of a page, pictures, runs that were looked at."""
+"""A bounded cache for results that are looked up by id; `functools.lru_cache` only caches calls."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """At most ``size`` entries, safe between threads; the entry that was read or set the longest ago is dropped."""
+    """Thread-safe mapping of at most ``size`` entries; the least recently used entry is dropped."""
 
     def __init__(self, size: int) -> None:
         self._size = size

@@ -18,7 +18,7 @@ from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.networks.contents import describe
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.workspace.images import read_infotext
-from lib_blocktrain.workspace.jobs import MOST_WAITING, Job, Jobs
+from lib_blocktrain.workspace.jobs import MAX_WAITING, Job, Jobs
 
 BODY = {"prompt": "a fox", "steps": 2, "width": 64, "height": 64}
 
@@ -166,7 +166,7 @@ def test_busy_polling_and_interrupt(address, host):
         until(lambda: host.requests)
         status, body = call(address + "/preview", {**BODY, "wait": 0})
         assert (status, body["error"]) == (409, "busy")
-        assert "preview goes on" in body["detail"]
+        assert "preview is in progress" in body["detail"]
         assert call(address + "/progress") == (
             200,
             {"busy": True, "what": "preview", "job": body_of(address)["job"], "text": "begins", "share": None},
@@ -203,7 +203,7 @@ def test_a_job_of_the_page(serve, listening, host):
     }
     status, body = call(address + "/preview", {**BODY, "wait": 0})
     assert (status, body["error"]) == (409, "busy")
-    assert "preview goes on" in body["detail"]
+    assert "preview is in progress" in body["detail"]
     assert call(address + "/interrupt", {})[1]["done"] == "preview ends before its next step"
     gate.set()
     assert isinstance(job.error(), Cancelled)
@@ -228,16 +228,16 @@ def test_who_gave_up_waiting_leaves_nothing(address, host):
 def test_ten_clients(address, host):
     """Everyone gets the right picture, one after the other; where too many wait, the rest hears so at once."""
     host.gate.clear()
-    calls = MOST_WAITING + 4
+    calls = MAX_WAITING + 4
     with ThreadPoolExecutor(calls) as threads:
         asked = [threads.submit(call, address + "/preview", {**BODY, "prompt": f"a {n}"}) for n in range(calls)]
-        until(lambda: sum(future.done() for future in asked) >= 3)  # one draws, MOST_WAITING wait
+        until(lambda: sum(future.done() for future in asked) >= 3)  # one draws, MAX_WAITING wait
         assert call(address + "/presets")[0] == 200
         host.gate.set()
         answers = [future.result() for future in asked]
     busy = [body for status, body in answers if status == 409]
     assert len(busy) == 3
-    assert all(body["error"] == "busy" and str(MOST_WAITING) in body["detail"] for body in busy)
+    assert all(body["error"] == "busy" and str(MAX_WAITING) in body["detail"] for body in busy)
     for number, (status, body) in enumerate(answers):
         if status == 200:
             assert body["parameters"].startswith(f"a {number}\n")

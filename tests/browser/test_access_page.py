@@ -118,7 +118,7 @@ def test_words_stand_out_and_everything_has_a_name(themed):
 def test_every_field_says_what_it_is_for(opened):
     """The help is shown at a field that has the focus, above it and within the window; a button has a title."""
     page = opened.page
-    for place, field, words in (("Preview", "seed", "-1 draws another"), ("Train", "train_network_rank", "8 to 32")):
+    for place, field, words in (("Preview", "seed", "With -1 a new seed"), ("Train", "train_network_rank", "8 to 32")):
         opened.go(place)
         box = page.locator(f"#blocktrain_{field} input").first
         assert not page.locator(f"#blocktrain_{field} .blocktrain-help").is_visible()

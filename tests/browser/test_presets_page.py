@@ -45,7 +45,7 @@ def test_what_is_exported_can_be_imported(opened, tmp_path):
     assert downloading.value.suggested_filename == path.name
     assert f"{name}:" in path.read_text("utf-8")
     opened.click("preset_delete")
-    opened.wait("preset_message", "to have it again, paste")
+    opened.wait("preset_message", "to restore it, paste")
     opened.upload("preset_file", path)
     opened.wait("preset_message", "1 presets added")
     opened.page.locator(".blocktrain-card", has_text=name).wait_for()

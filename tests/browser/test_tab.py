@@ -130,7 +130,7 @@ def test_what_is_typed_without_a_pause_is_answered_to_its_end(opened):
     opened.wait("understood", "M00 = 0.5")
     search = opened.page.locator("#blocktrain_search textarea, #blocktrain_search input").first
     search.press_sequentially("no such file")
-    opened.wait("lora_message", "No LoRA fits the search")
+    opened.wait("lora_message", "No LoRA matches the search")
     search.press("ControlOrMeta+a")
     search.press("Delete")
     opened.page.wait_for_function("() => !document.querySelector('#blocktrain_lora_message').innerText.trim()")

@@ -42,7 +42,7 @@ def test_two_minutes_make_a_robot(browser, python, tmp_path):
         opened.go("Train")
         opened.page.locator("#blocktrain_train_ready label", has_text="1-robot").first.click()
         opened.wait("train_loaded", "A subject that the demo model has never seen")
-        opened.wait("train_estimate", "is shown once a run has begun")
+        opened.wait("train_estimate", "is known once a run has started")
         opened.click("train_start")
         opened.page.wait_for_function(f"() => {STATE} === 'training' && {STEP} >= 1")
 

@@ -216,7 +216,7 @@ def test_refusals():
     refused(refiner, "other blocks than .*: IN09")
     refused(flow, "predicts 'const'")
     refused(narrow, "weights are torch.float8_e4m3fn: .*to train")
-    refused(half_loaded, "room for a part of the U-Net only")
+    refused(half_loaded, "room for only part of the U-Net")
 
 
 @pytest.mark.usefixtures("forge")

@@ -203,7 +203,7 @@ def test_failures_are_said_with_the_run(runner, host, config, monkeypatch):
     host.loaded = replace(host.loaded, name="another model")
     runner.resume(full_run)
     wait(lambda: idle(runner))
-    assert "was begun on" in runner.status(full_run).reason
+    assert "was started on" in runner.status(full_run).reason
     host.loaded = replace(host.loaded, name="demo model")
     runner.resume(full_run)
     wait(lambda: idle(runner))

@@ -101,7 +101,7 @@ def test_a_run_shows_no_other_format_as_a_sample(tmp_path, interpreted):
 
 def test_parameters_are_read_from_no_other_format(tmp_path, interpreted):
     (tmp_path / "a.png").write_bytes(EPS)
-    with pytest.raises(ValueError, match="is no PNG"):
+    with pytest.raises(ValueError, match="is not a PNG"):
         read_png(tmp_path / "a.png")
     assert not interpreted
 

@@ -126,7 +126,7 @@ def test_norms_need_no_model_and_no_prompt(handlers, filled, host):
     host.loaded = None
     filled.values |= {"analyse_method": "norms", "analyse_prompts": ""}
     filled.run(handlers.start(filled.values))
-    assert "one picture alone" in filled.values["analyse_head"]
+    assert "only one picture" in filled.values["analyse_head"]
 
 
 def test_cancelling_ends_it(handlers, filled):

@@ -123,7 +123,7 @@ def test_rename_and_delete(controls, page):
 
 
 @pytest.mark.parametrize("button", ["rename", "delete"])
-@pytest.mark.parametrize(("preset", "word"), [("OUTALL", "comes with the extension"), (None, "no preset is chosen")])
+@pytest.mark.parametrize(("preset", "word"), [("OUTALL", "comes with the extension"), (None, "no preset is selected")])
 def test_shipped_presets_stay(controls, page, button, preset, word):
     page.values |= {"preset": preset, "preset_name": "x"}
     page.take(getattr(controls, button)(page.values))
@@ -155,7 +155,7 @@ def test_the_models_size_is_taken(controls, page):
 def test_files_that_are_gone_are_said(host, controls, page):
     (host.lora_dirs[0] / "robot.safetensors").unlink()
     page.take(controls.refresh(page.values))
-    assert "robot gone from the folders" in page.values["lora_message"]
+    assert "robot no longer in the folders" in page.values["lora_message"]
     assert page.values["loras"] == []
 
 

@@ -53,7 +53,7 @@ def test_a_moved_slider_draws_the_third_only(host, preview, page, monkeypatch):
     assert len(reads) == 1
     assert "1 of 3 pictures drawn" in page.values["status"]
     compare(preview, page)
-    assert "0 of 3 pictures drawn, seed 7: they are known from before" in page.values["status"]
+    assert "0 of 3 pictures drawn, seed 7: nothing has changed" in page.values["status"]
 
 
 def test_all_weights_0_is_the_first_picture_drawn_again(host, preview, page):
@@ -285,7 +285,7 @@ def test_loading_another_file_is_refused(preview, page, tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(b"no picture")
     page.take(preview.load({**page.values, "png_file": path}))
-    assert "x.png is no PNG" in page.values["status"]
+    assert "x.png is not a PNG" in page.values["status"]
 
 
 def test_nothing_to_save(preview, page):
@@ -333,7 +333,7 @@ def test_bake_names_are_no_paths(host, preview, page, name):
 
 
 def test_a_page_that_waits_hears_that_the_work_goes_on(host, preview, page, monkeypatch):
-    monkeypatch.setattr(jobs_module, "SILENCE", 0.05)
+    monkeypatch.setattr(jobs_module, "KEEP_ALIVE", 0.05)
     with host.queued():
         going = preview.compare(page.values)
         said = [next(going) for _ in range(5)]
@@ -358,5 +358,5 @@ def test_waiting_says_who_has_the_model(host, controls, lora_index, jobs, page):
         changes = preview.compare(page.values)
         said = [next(changes)["status"], next(changes)["status"]]
     page.run(changes)
-    assert "Waiting for the model: &lt;b&gt;robot is trained on it" in said[1]
+    assert "Waiting for the model: &lt;b&gt;robot is being trained" in said[1]
     assert "3 of 3 pictures drawn" in page.values["status"]

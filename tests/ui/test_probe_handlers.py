@@ -110,4 +110,4 @@ def test_only_a_probe_suggests(handlers, filled):
     found = handlers._results[filled.values["analyse_found"]]
     handlers._results["other"] = type(found)(found.lora, found.result)
     said = handlers.to_training({**filled.values, "analyse_found": "other"})
-    assert "only a probe of pictures does" in said["analyse_message"]
+    assert "only a probe of pictures suggests weights" in said["analyse_message"]

@@ -115,7 +115,7 @@ def test_preview_it(run, handlers, opened, host, lora_index):
     assert set(opened.weights().values()) == {1.0}
     (host.lora_dirs[0] / "robot-out.safetensors").unlink()
     opened.take(handlers.to_preview(opened.values))
-    assert "robot-out.safetensors is not in" in opened.values["runs_message"]
+    assert "robot-out.safetensors is no longer in" in opened.values["runs_message"]
 
 
 def test_preview_what_was_saved_on_the_way(run, handlers, opened, host):

@@ -89,10 +89,10 @@ def test_import_of_lbws_file(sharing, page, tmp_path):
     path.write_text(
         "FACE2:1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0\nALL:1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,0\nBAD:1,2\nINS:1,1,1,1,0,0,0,0,0,0,0,0,0,0,0,0,0\n"
     )
-    page.take(sharing.take_file({**page.values, "preset_file": path}))
+    page.take(sharing.import_file({**page.values, "preset_file": path}))
     assert "1 presets added" in page.values["preset_message"]
     assert "line 3" in page.values["preset_message"]
-    assert "ALL is here already" in page.values["preset_message"]
+    assert "ALL exists with other values" in page.values["preset_message"]
     assert "INS is here" not in page.values["preset_message"]
     assert "FACE2" in page.properties["preset"]["choices"]
 
@@ -147,7 +147,7 @@ def test_the_share_of_the_canvas_goes_along_while_the_weights_are_its(controls, 
 
 def test_an_exported_file_is_taken_over_whole(controls, sharing, page, tmp_path):
     said = sharing.export(page.values)
-    assert "no preset of your own yet" in said["preset_message"]
+    assert "no presets of your own yet" in said["preset_message"]
     controls.presets.own.path.write_text(
         "# mine\nface:OUT03=1|arch=sd1 canvas=0.12  # the face, from a crop\nxl:*=0.5|arch=sdxl\nboth:OUT=1\n", "utf-8"
     )
@@ -156,7 +156,7 @@ def test_an_exported_file_is_taken_over_whole(controls, sharing, page, tmp_path)
     path = tmp_path / "blocktrain-presets.txt"
     path.write_text(page.values["export"], "utf-8")
     other = PresetStore(lambda: tmp_path / "other.txt")
-    count, problems = other.take(path)
+    count, problems = other.import_file(path)
     assert (count, problems) == (3, ())
     assert other.own.read().presets == controls.presets.own.read().presets
     assert other.own.read().presets["face"].purpose == "the face, from a crop"

@@ -142,10 +142,10 @@ def test_the_cost_follows_the_weights(handlers, filled, monkeypatch):
     assert times["ALL"] == 1
     assert 0.4 < times["OUT09-OUT11=1"] < 0.8
     assert "stops at OUT09" in filled.values["train_estimate"]
-    assert "is shown once a run has begun" in filled.values["train_estimate"]
+    assert "is known once a run has started" in filled.values["train_estimate"]
     monkeypatch.setattr(module, "pace_of", lambda *_: Pace("earlier", 10.0, 2.0))
     filled.take(handlers.estimate(filled.values))
-    assert "as earlier went" in filled.values["train_estimate"]
+    assert "judging by earlier" in filled.values["train_estimate"]
     monkeypatch.setattr(module, "free_memory", lambda: 1.0)
     filled.take(handlers.estimate(filled.values))
     assert "blocktrain-failure" in filled.values["train_estimate"]
@@ -249,7 +249,7 @@ def test_load_file(handlers, filled, tmp_path):
     path.write_text((READY / "2-robot-out.json").read_text("utf-8"), "utf-8")
     filled.take(handlers.load_file({"train_file": path}))
     assert filled.form["train_network_weights"] == "OUT06-OUT11=1"
-    assert "../datasets/robot: choose where that folder is" in filled.values["train_loaded"]
+    assert "../datasets/robot is relative: enter the full path" in filled.values["train_loaded"]
     for content, said in ((b"{", "expected a run.json"), (b"\xff", "is not text"), (b'{"nmae": 1}', "did you mean")):
         path.write_bytes(content)
         filled.take(handlers.load_file({"train_file": path}))
@@ -272,5 +272,5 @@ def test_from_a_lora_that_was_trained_here(handlers, filled, lora_index, host):
     write_lora(host.lora_dirs[0] / "robot.safetensors", ss_blocktrain="{")
     lora_index.refresh()
     filled.take(handlers.load_lora(filled.values))
-    assert "was not trained here" in filled.values["train_loaded"]
+    assert "was not trained with this extension" in filled.values["train_loaded"]
     assert isinstance(form.config_of({**filled.form, "train_dataset_folders": str(READY)}, {}), RunConfig)

@@ -71,5 +71,5 @@ def test_png(tmp_path):
 
 def test_a_png_without_parameters(tmp_path):
     PICTURE.save(tmp_path / "plain.png")
-    with pytest.raises(ValueError, match=r"plain\.png carries no parameters"):
+    with pytest.raises(ValueError, match=r"plain\.png has no generation parameters"):
         read_png(tmp_path / "plain.png")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from lib_blocktrain.hosts.host import Cancelled
-from lib_blocktrain.workspace.jobs import MOST_WAITING, Busy, Cancelling, Job, Jobs, Step, Waiting
+from lib_blocktrain.workspace.jobs import MAX_WAITING, Busy, Cancelling, Job, Jobs, Step, Waiting
 from tests.fakes import FakeHost
 
 PATIENCE = 10  # seconds
@@ -109,14 +109,14 @@ def test_busy(host, jobs):
     """Who gives up leaves nothing behind; where enough wait, the next hears so at once."""
     ran = []
     with host.queued():
-        with pytest.raises(Busy, match="other work on the model goes on"):
+        with pytest.raises(Busy, match="other work on the model is in progress"):
             jobs.begin(ran.append, "given up", 0)
-        waiting = [threading.Thread(target=jobs.begin, args=(steps, "work", PATIENCE)) for _ in range(MOST_WAITING)]
+        waiting = [threading.Thread(target=jobs.begin, args=(steps, "work", PATIENCE)) for _ in range(MAX_WAITING)]
         for thread in waiting:
             thread.start()
-        while len(jobs._jobs) < MOST_WAITING:
+        while len(jobs._jobs) < MAX_WAITING:
             threading.Event().wait(0.01)
-        with pytest.raises(Busy, match=f"{MOST_WAITING} others wait"):
+        with pytest.raises(Busy, match=f"{MAX_WAITING} requests are waiting"):
             jobs.begin(ran.append, "one too many", PATIENCE)
     for thread in waiting:
         thread.join(PATIENCE)
@@ -127,7 +127,7 @@ def test_busy(host, jobs):
 def test_busy_names_the_job_that_runs(host, jobs):
     gate = threading.Event()
     job = jobs.begin(lambda _: gate.wait(PATIENCE), "preview", PATIENCE)
-    with pytest.raises(Busy, match="preview goes on"):
+    with pytest.raises(Busy, match="preview is in progress"):
         jobs.begin(steps, "analysis", 0)
     gate.set()
     assert job.result()

@@ -24,7 +24,7 @@ from lib_blocktrain.hosts.webui.prompt import TagContext, resolve_tags
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.prompt_tags import ALWAYS, Resolved, Steps
 
-_KEY = __name__  # of our patches in the WebUI's registry of patches
+_KEY = __name__  # our name in the WebUI's registry of patches
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Schedule:
 
 
 class WeightedMultiplier(float):
-    """A multiplier with block weights; equal only to one with the same schedule."""
+    """A multiplier with block weights; equal only to multipliers with the same schedule."""
 
     schedule: Schedule
 
@@ -145,7 +145,7 @@ def enter_step(step: int) -> None:
 
 @contextmanager
 def preserve_networks(sd_model: Any, unload: bool = False) -> Iterator[None]:
-    """Restore the WebUI's networks, and which of them are merged, at the end; with `unload`, begin without them."""
+    """Restore the WebUI's networks, and which of them are merged, on exit; with `unload`, start without them."""
     networks = extension()
     if networks is None:
         yield

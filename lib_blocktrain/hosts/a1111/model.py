@@ -33,7 +33,7 @@ from lib_blocktrain.model.unet_forward import BlockState, Caller
 
 log = logging.getLogger(__name__)
 
-# Attention that autograd can differentiate; any other, which an extension may bring, is removed for training.
+# Attention functions that autograd can differentiate; any other, from an extension, is removed for training.
 _DIFFERENTIABLE = {"sdp-no-mem", "sdp", "xformers", "sub-quadratic", "V1", "InvokeAI", "Doggettx", ""}
 
 
@@ -149,7 +149,7 @@ class A1111Model:
 
     @contextmanager
     def trainable(self) -> Iterator[None]:
-        """Unload the WebUI's own networks and what breaks autograd; raise NoModel if training is impossible."""
+        """Unload the WebUI's own networks and replace what breaks autograd; raise NoModel if training is impossible."""
         self._check_trainable()
         parts = (self.unet, *self.text_encoders.values(), self.sd_model.first_stage_model)
         with ExitStack() as stack:

@@ -42,7 +42,7 @@ class Forge(Integration):
         return {"Forge's backend": there, "LoRAs merged by key": there and self.lora.extension() is not None}
 
     def _chosen_model(self) -> Model:
-        """Return the checkpoint chosen in the page; the prompt's tags are read before Forge loads it."""
+        """Return the checkpoint chosen in the page, since the prompt's tags are read before Forge loads it."""
         if not _has_backend():
             return self.host().model()
         from lib_blocktrain.hosts.forge.host import load

@@ -120,7 +120,7 @@ def _check_trainable(model: nn.Module) -> None:
         )
     if any(hasattr(module, "prev_parameters_manual_cast") for module in model.modules()):
         raise NoModel(
-            "the GPU has room for a part of the U-Net only, and training needs it whole: give Forge more with"
+            "the GPU has room for only part of the U-Net, and training needs all of it: give Forge more with"
             " 'GPU Weights' at the top of the page, or train on a smaller checkpoint"
         )
 
@@ -151,7 +151,7 @@ def _sharing_memory(parameter: Tensor) -> Tensor:
 
 @contextmanager
 def _residuals_copied(unet: nn.Module) -> Iterator[None]:
-    """Have transformers' norms save copies of their input, since Forge adds to it in place before the backward pass."""
+    """Make transformers' norms save copies of their input, since Forge adds to it in place before the backward pass."""
     norms = [
         module.get_submodule(name)
         for module in unet.modules()

@@ -21,7 +21,7 @@ class ForgeHost(WebUIHost):
     def __init__(self) -> None:
         super().__init__("Forge", self._current_model)
         self._model: ForgeModel | None = None
-        self._queue = threading.local()  # has `held` set in the thread that holds Forge's queue
+        self._queue = threading.local()  # `held` is set in the thread that holds Forge's queue
 
     def _current_model(self) -> ForgeModel:
         sd_model = self._loaded()
@@ -61,5 +61,5 @@ def load() -> Any:
     try:
         with torch.inference_mode():
             return sd_models.forge_model_reload()[0]
-    except Exception as error:  # loaders may raise anything, and the user is to see it
+    except Exception as error:  # loaders may raise anything; the user must see it
         raise NoModel(f"Forge cannot load the checkpoint: {error}") from error

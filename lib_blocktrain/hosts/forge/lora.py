@@ -23,8 +23,8 @@ from lib_blocktrain.weights.prompt_tags import Resolved, Steps
 Patches = dict[str, list[list[Any]]]  # by parameter: [strength, factors, ...] for each change to it
 Identifier = tuple[Any, ...]  # Forge's key for one LoRA's patches: file, strength, ...
 
-_KEY = __name__  # of our patches in the WebUI's registry of patches
-_ORIGINAL = "blocktrain_original"  # on a clone of ours: what it was cloned from
+_KEY = __name__  # our name in the WebUI's registry of patches
+_ORIGINAL = "blocktrain_original"  # attribute of our clones: the object that was cloned
 
 
 class WeightedName(str):

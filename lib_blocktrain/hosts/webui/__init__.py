@@ -1,1 +1,1 @@
-"""What AUTOMATIC1111's WebUI and its forks have in common; `hosts.a1111` and `hosts.forge` have what differs."""
+"""The code common to AUTOMATIC1111's WebUI and its forks; `hosts.a1111` and `hosts.forge` have the rest."""

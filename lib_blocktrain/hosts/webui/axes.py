@@ -18,14 +18,14 @@ from lib_blocktrain.weights.preset_strings import PresetStringError
 from lib_blocktrain.weights.prompt_tags import PageWeights, Tag, TagError, changed, lora_names, renamed, resolve
 
 _NAME = "[blocktrain] "
-_MERGE, _FILE = 0.2, 0.6  # costs of merging all layers again, and of reading a file, too; a checkpoint's is 1.0
+_MERGE, _FILE = 0.2, 0.6  # cost of merging all layers again, and of also reading a file; a checkpoint costs 1.0
 _STEP = re.compile(r"-[0-9]{6}$")
 _GROUPS = ("IN", "MID", "OUT", "BASE")
 _SHOWN = 28  # characters of a label
 
 
 class Axes:
-    """The axes of a host; `checkpoints` returns the names of the network files that runs saved on the way."""
+    """The axes of a host; `checkpoints` returns the names of the network files that runs saved during training."""
 
     def __init__(self, tag_context: Callable[[], TagContext], checkpoints: Callable[[], Sequence[str]]):
         self._tag_context, self._checkpoints = tag_context, checkpoints

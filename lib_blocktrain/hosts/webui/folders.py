@@ -27,7 +27,7 @@ def output_dir() -> Path:
 
 
 def presets_path() -> Path:
-    """Return the file of the user's own presets: beside the WebUI's settings, out of reach of updates."""
+    """Return the file of the user's own presets: beside the WebUI's settings, where updates do not touch it."""
     chosen = shared.opts.data.get("blocktrain_presets_file")
     return Path(chosen) if chosen else Path(paths.data_path) / "blocktrain-presets.txt"
 
@@ -39,7 +39,7 @@ def presets() -> dict[str, Preset]:
 
 
 def run_checkpoints() -> dict[str, Path]:
-    """Return the network files that runs saved on the way, by name; of two with the same name, the newer one."""
+    """Return the network files that runs saved during training, by name; of two with one name, the newer."""
     files = (output_dir() / "runs").glob("*/checkpoints/*.safetensors")
     return {path.stem: path for path in sorted(files, key=lambda path: path.stat().st_mtime)}
 

@@ -1,4 +1,4 @@
-"""A WebUI as the protocol `Host`: its folders, its queue, its progress, its sampler."""
+"""A WebUI as the protocol `Host`: its folders, queue, progress and sampler."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ class WebUIHost:
         request = replace(request, width=request.width or model.native_size, height=request.height or model.native_size)
         prompt, dropped = without(request.prompt, _names(request.placements))
         if dropped:
-            request.say(f"{dropped}: previewed here, and left out of the prompt so that it does not count twice")
+            request.say(f"{dropped}: removed from the prompt, since it is used in this preview and would count twice")
         try:
             with model.sampling(), _applied(model, request):
                 return _draw(model, request, prompt, progress)
         except torch.cuda.OutOfMemoryError:
-            pass  # what is raised below must not hold this error's frames, and with them their tensors
+            pass  # raised outside the except block, since this error's frames hold tensors
         torch.cuda.empty_cache()
         raise OutOfMemory(
             f"the GPU has too little memory for this picture: try fewer pixels than {request.width}x{request.height}"
@@ -119,7 +119,7 @@ def _draw(model: WebUIModel, request: SampleRequest, prompt: str, progress: Prog
         # the loaded checkpoint: another one that was chosen in the page meanwhile waits for the queue
         override_settings={"sd_model_checkpoint": model.sd_model.sd_checkpoint_info.title},
     )
-    # not the class's caches, which are shared with the page and were made without our hooks
+    # not the class's caches: they are shared with the page and were filled without our hooks
     p.cached_c, p.cached_uc = [None, None], [None, None]
     listener, before = listen(p, progress), shared.state.interrupted
     try:

@@ -1,6 +1,6 @@
-"""What `scripts/blocktrain.py` needs of the WebUI that it runs in, and which WebUI that is.
+"""Detects the WebUI that `scripts/blocktrain.py` runs in, and connects the extension to it.
 
-Nothing heavy is imported before it is used: the WebUI imports this module when it starts.
+Heavy modules are imported on first use only, since the WebUI imports this module when it starts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HOSTS = (
 
 
 class UnknownWebUI(RuntimeError):
-    """This process is no supported WebUI; the message lists the modules that were looked for."""
+    """This process is not a supported WebUI; the message lists the modules that were looked for."""
 
 
 def detect() -> Integration:
@@ -45,24 +45,24 @@ def _can_import(name: str) -> bool:
 
 
 class Integration:
-    """What AUTOMATIC1111's WebUI and its forks have in common; `package` holds the modules for one of them."""
+    """The parts common to AUTOMATIC1111's WebUI and its forks; `package` holds the modules for one of them."""
 
     package: str
 
     @functools.cache  # noqa: B019 - there is one integration, and it lives as long as the process
     def host(self) -> Host:
-        """Return the host, always the same one: a run outlives "Reload UI"."""
+        """Return the host, always the same object, since a run outlives "Reload UI"."""
         return self.make_host()
 
     def make_host(self) -> Host:
         raise NotImplementedError
 
     def tag_context(self) -> TagContext:
-        """Return how prompt tags are read now. May load the checkpoint: the caller holds the WebUI's queue."""
+        """Return the context for reading prompt tags. May load the checkpoint: the caller holds the WebUI's queue."""
         raise NotImplementedError
 
     def host_features(self) -> dict[str, bool]:
-        """Return whether each feature that only this host has was found, by its name in the tab's footer."""
+        """Return whether each feature specific to this host was found; the keys are shown in the tab's footer."""
         raise NotImplementedError
 
     @property
@@ -93,7 +93,7 @@ class Integration:
         return folders.presets()
 
     def checkpoints(self) -> list[str]:
-        """Return the names of the network files that runs saved on the way, in the order of their steps."""
+        """Return the names of the network files that runs saved during training, in the order of their steps."""
         from lib_blocktrain.hosts.webui import folders
 
         return sorted(folders.run_checkpoints())
@@ -112,7 +112,7 @@ class Integration:
         return any(data.path.endswith("lora_block_weight.py") for data in scripts.scripts_data)
 
     def features(self) -> list[str]:
-        """Return what was found of this WebUI, for the tab's footer."""
+        """Return the features that were found in this WebUI, for the tab's footer."""
         found = {**self.host_features(), "X/Y/Z plot": self.xyz_grid() is not None}
         lines = [name if there else f"no {name}" for name, there in found.items()]
         return [*lines, "LoRA Block Weight (reads lbw= itself)"] if self.has_block_weight_script() else lines

@@ -1,4 +1,4 @@
-"""What the models of all WebUIs have in common: architecture, blocks, literal prompts, images as tensors."""
+"""The code common to the models of all WebUIs: architecture, blocks, literal prompts, images as tensors."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def known_architecture(name: str, sd_model: Any) -> blocks.Architecture:
 
 
 def check_blocks(name: str, unet: Any, known: blocks.Architecture) -> None:
-    """Raise NoModel if an LDM U-Net has other blocks than its architecture."""
+    """Raise NoModel if an LDM U-Net does not have the blocks of its architecture."""
     inputs, outputs = len(unet.input_blocks), len(unet.output_blocks)
     there = [*(f"IN{n:02}" for n in range(inputs)), "M00", *(f"OUT{n:02}" for n in range(outputs))]
     others = sorted(set(there) ^ set(known.block_ids))

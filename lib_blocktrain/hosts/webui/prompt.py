@@ -31,7 +31,7 @@ _PAGE = "blocktrain_page"  # on p: a PageWeights
 
 @dataclass(frozen=True)
 class TagContext:
-    """What the meaning of a tag depends on; `architecture` is None, and `unsupported` says why, for other models."""
+    """The context in which tags are read; for unsupported models `architecture` is None, and `unsupported` says why."""
 
     architecture: str | None
     presets: Callable[[], Mapping[str, Preset]]
@@ -40,7 +40,7 @@ class TagContext:
 
 
 def page_weights(p: Any) -> PageWeights:
-    """Return the block weights for this image that are not part of its prompt."""
+    """Return the block weights for this image that come from the page, not from its prompt."""
     return getattr(p, _PAGE, None) or PageWeights()
 
 
@@ -50,7 +50,7 @@ def set_page_weights(p: Any, **changes: Any) -> None:
 
 
 def add_change(p: Any, change: str) -> None:
-    """Add a change to the weights of every LoRA, such as `IN08=0`."""
+    """Add a change to every LoRA's weights, such as `IN08=0`."""
     set_page_weights(p, changes=(*page_weights(p).changes, change))
 
 
@@ -92,13 +92,13 @@ def _resolve(p: Any, params: Any, names: set[str], context: TagContext) -> Resol
 
 
 def _repeated(found: Sequence[Resolved | None]) -> list[str]:
-    """Return a problem for each LoRA with several tags that differ: the WebUI has one network, so the last counts."""
+    """Return a problem for each LoRA with differing tags: the WebUI has one network per LoRA, so the last counts."""
     by_name: dict[str, list[Resolved]] = {}
     for resolved in found:
         if resolved is not None:
             by_name.setdefault(resolved.tag.name, []).append(resolved)
     return [
-        f"{name} stands in the prompt {len(several)} times: the weights of the last count for all"
+        f"{name} is in the prompt {len(several)} times: the weights of the last tag are used for all"
         for name, several in by_name.items()
         if len({(one.weights, one.tag.steps) for one in several}) > 1
     ]

@@ -1,4 +1,4 @@
-"""The steps of an image that is being sampled: progress and Cancel.
+"""Progress and Cancel of an image that the WebUI is sampling.
 
 The WebUI swallows what its CFG denoiser callback raises. To end an image from there, the callback asks for the WebUI's
 own Interrupt, and the error is raised again where the image was requested.
@@ -18,7 +18,7 @@ _LISTENER = "blocktrain_listener"  # on the WebUI's processing object
 
 @dataclass
 class StepListener:
-    """Reports an image's steps to `progress`, and keeps the error with which that ended the image."""
+    """Reports an image's steps to `progress`, and keeps the error that `progress` raised to end the image."""
 
     progress: Progress | None
     error: Exception | None = None
@@ -41,7 +41,7 @@ def listen(p: Any, progress: Progress | None) -> StepListener:
 
 
 def report_step(denoiser: Any) -> None:
-    """Report the steps done to the listener of the image, if there is one, before the next evaluation of the U-Net."""
+    """Report the steps done to the image's listener, if it has one, before the next evaluation of the U-Net."""
     listener: StepListener | None = getattr(denoiser.p, _LISTENER, None)
     if listener is not None:
         listener.report(current_step(denoiser) - 1, denoiser.p.steps)
