@@ -177,7 +177,8 @@ class _GradientProjection:
         self._model, self._plan, self._seed = model, plan, seed
         loras = {key: module for key, module in network.modules.items() if isinstance(module, LoRA)}
         self._ups = {planned.key: loras[planned.key].up for planned in plan.modules}
-        self._objective = Objective(LossConfig(), model.alphas_cumprod, model.prediction)
+        loss = LossConfig(normalised_mask=True)  # each picture counts alike, however small its mask
+        self._objective = Objective(loss, model.alphas_cumprod, model.prediction)
         self._denoiser = Denoiser(model, torch.float32, plan.first_block, checkpointing=False)
         there = {planned.block for planned in plan.modules}
         self._blocks = tuple(block for block in architecture(model.architecture).block_ids if block in there)

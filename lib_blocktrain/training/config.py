@@ -135,7 +135,7 @@ class LossConfig:
     max_timestep: int = 1000
     prior_weight: float = 1.0
     masked: bool = True  # use masks where there are any
-    normalised_mask: bool = True
+    normalised_mask: bool = False  # divide by the mask's share, so that a small mask is not a small loss
 
     def __post_init__(self) -> None:
         check(self.huber_c > 0, "huber_c", self.huber_c, "more than 0")

@@ -11,6 +11,7 @@ import torch
 from lib_blocktrain.model.diffusion import scaled_linear_alphas_cumprod
 from lib_blocktrain.training.batches import Batch, joined
 from lib_blocktrain.training.config import LossConfig
+from lib_blocktrain.training.config_json import read
 from lib_blocktrain.training.plan import plan_of
 from lib_blocktrain.training.rng import generator_of
 from lib_blocktrain.training.step import Noise, Objective, draw_noise, masked
@@ -108,13 +109,34 @@ def test_the_order_of_the_loss():
     mask[0, :, :4], mask[1] = 1, 0.5
     timesteps = torch.tensor([100, 800])
     batch = batch_of(latents, mask, torch.tensor([1.0, 0.3]))
-    found = Objective(LossConfig(min_snr_gamma=5.0), ALPHAS, "epsilon").losses(
+    found = Objective(LossConfig(min_snr_gamma=5.0, normalised_mask=True), ALPHAS, "epsilon").losses(
         predicted, batch, Noise(drawn, drawn, timesteps)
     )
     snr = (ALPHAS / (1 - ALPHAS))[timesteps]
     first = (predicted - drawn)[0, :, :4].square().mean() * min(snr[0], 5) / snr[0]
     second = (predicted - drawn)[1].square().mean() * 0.3 * min(snr[1], 5) / snr[1]
     torch.testing.assert_close(found, torch.stack([first, second]))
+
+
+def test_a_masked_loss_is_sd_scripts():
+    """Its rule: the elements' loss times the mask, and the mean over all elements - unless a run says otherwise."""
+    generator = torch.Generator().manual_seed(0)
+    latents, drawn = (torch.randn(1, 4, 8, 8, generator=generator) for _ in range(2))
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :2] = 1
+    gradients = {}
+    for normalised in (None, False, True):
+        config = read(LossConfig, {} if normalised is None else {"normalised_mask": normalised})
+        predicted = torch.zeros(1, 4, 8, 8, requires_grad=True)
+        noise = Noise(drawn, drawn, torch.tensor([100]))
+        Objective(config, ALPHAS, "epsilon").losses(
+            predicted, batch_of(latents, mask, torch.ones(1)), noise
+        ).sum().backward()
+        gradients[normalised] = predicted.grad
+    theirs = -2 * drawn * mask / drawn.numel()
+    torch.testing.assert_close(gradients[None], theirs)
+    torch.testing.assert_close(gradients[False], theirs)
+    torch.testing.assert_close(gradients[True], 4 * theirs)
 
 
 def test_masks():
