@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lib_blocktrain.blocks import architecture, spans
 from lib_blocktrain.files import PICTURE_FORMATS, one_of
+from lib_blocktrain.training.picture_files import alpha_of, eight_bits, has_alpha
 
 BINS = 128  # of the histogram in which Otsu's threshold is sought
 MAX_MASK_SIDE = 8192  # pixels: a small file can hold a huge image
@@ -121,11 +122,11 @@ def mask_region(mask: Image.Image, size: tuple[int, int]) -> Tensor:
 
 
 def _coverage(mask: Image.Image) -> Image.Image:
-    if "A" in mask.getbands():
-        alpha = mask.getchannel("A")
+    if has_alpha(mask):
+        alpha = alpha_of(mask)
         if alpha.getextrema() != (255, 255):  # else it says nothing, as in masks that a program saved as RGBA
             return alpha
-    return mask.convert("L")
+    return eight_bits(mask).convert("L")
 
 
 def strong(heat: Tensor) -> Tensor:

@@ -26,7 +26,16 @@ from lib_blocktrain.training.folder_contents import (
     repeats_of,
     unused_masks,
 )
-from lib_blocktrain.training.picture_files import MAX_PIXELS, DatasetError, eight_bits, opened, rgb, upright
+from lib_blocktrain.training.picture_files import (
+    MAX_PIXELS,
+    DatasetError,
+    alpha_of,
+    eight_bits,
+    has_alpha,
+    opened,
+    rgb,
+    upright,
+)
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +70,7 @@ class DatasetImage:
         if self.mask is None:
             return None
         source = upright(self.mask)
-        grey = source.getchannel("A") if self.mask == self.path else eight_bits(source).convert("L")
+        grey = alpha_of(source) if self.mask == self.path else eight_bits(source).convert("L")
         if grey.size != self.fit.original:
             grey = grey.resize(self.fit.original, Image.Resampling.NEAREST)
         return self.fit.crop(grey)
@@ -220,7 +229,7 @@ class _Search:
         if fit.resized[0] * fit.resized[1] > MAX_PIXELS:
             size = f"{image.width}x{image.height}"
             raise DatasetError(f"{path}: {size} pixels, too long and narrow for the bucket {fit.bucket}")
-        return fit, image.mode == "RGBA"
+        return fit, has_alpha(image)
 
     def _image_folders(self, folder: FolderConfig) -> Iterator[tuple[Path, int, str | None]]:
         """Yield the folders with images, their repeats and concept: the `N_concept` folders in it, or itself.

@@ -60,9 +60,20 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
 
 
+def has_alpha(image: Image.Image) -> bool:
+    """Whether an image may have transparent pixels: by a channel, a palette's entries or one transparent colour."""
+    deep = image.mode.startswith("I")  # of 16 bits, which Pillow does not convert with their transparent colour
+    return image.mode in ("RGBA", "LA", "PA") or ("transparency" in image.info and not deep)
+
+
+def alpha_of(image: Image.Image) -> Image.Image:
+    """Return the alpha channel, "L", however the image has it."""
+    return image.convert("RGBA").getchannel("A")
+
+
 def rgb(image: Image.Image) -> Image.Image:
     """Return an image without transparency, which becomes white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if has_alpha(image):
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -98,6 +99,21 @@ def test_boxes_and_masks_cover_what_they_say():
         Feature(word="a", box=(0, 0, 1, 1))
     with pytest.raises(ValueError, match="expected left,top,right,bottom"):
         read_box("1,2,3")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_mask_is_where_it_is_opaque_in_every_mode(mode, tmp_path):
+    see_through = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
+    see_through.paste((0, 0, 0, 255), (4, 4, 8, 8))
+    see_through.convert(mode).save(tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert mask.mode == mode
+        assert torch.equal(mask_region(mask, (2, 2))[0], torch.tensor([[0.0, 0], [0, 1]]))
+
+
+def test_a_mask_of_16_bits():
+    grey = Image.fromarray(np.full((8, 8), 128 * 257, dtype=np.uint16))
+    assert mask_region(grey, (1, 1)).item() == pytest.approx(128 / 255)
 
 
 def test_otsu_parts_two_groups():

@@ -95,6 +95,39 @@ def test_masks(tmp_path):
     assert transparent.open().getpixel((0, 0)) == (255, 0, 0)  # the colour below the mask, not white
 
 
+def half_transparent(mode: str) -> Image.Image:
+    """An orange picture whose left half is transparent, in a mode or with a transparent colour of that mode."""
+    image = Image.new("RGBA", (64, 64), (200, 120, 40, 255))
+    image.paste((200, 120, 40, 0), (0, 0, 32, 64))
+    if mode in ("RGBA", "LA"):
+        return image.convert(mode)
+    plain = Image.new("L", (64, 64), 100)
+    plain.paste(200, (0, 0, 32, 64))
+    plain = plain.convert(mode)
+    plain.info["transparency"] = (200, 200, 200) if mode == "RGB" else 200
+    return plain
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"),
+    [("RGBA", "a.png"), ("RGBA", "a.webp"), ("LA", "a.png"), ("P", "a.png"), ("L", "a.png"), ("RGB", "a.png")],
+)
+def test_alpha_is_the_mask_in_every_mode(tmp_path, mode, name):
+    """A channel, a palette with transparent entries, one transparent colour: the left half does not count."""
+    image = half_transparent(mode)
+    options = {"lossless": True, "exact": True} if name.endswith("webp") else {}
+    image.save(tmp_path / name, **options, **({"transparency": t} if (t := image.info.get("transparency")) else {}))
+    [found] = find(of(tmp_path, alpha_mask=True), 64).images
+    mask = np.asarray(found.open_mask())
+    assert mask[:, :32].max() == 0
+    assert mask[:, 32:].min() == 255
+    colour = found.open().getpixel((0, 0))
+    assert colour != (255, 255, 255)  # what is below the mask, not white
+    [without] = find(of(tmp_path), 64).images
+    assert without.mask is None
+    assert without.open().getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_bucket_sizes_are_sd_scripts():
     """512 px, 256 to 1024 in steps of 64: the list that sd-scripts prints for them."""
     sizes = buckets.bucket_sizes((512, 512), 256, 1024, 64)
