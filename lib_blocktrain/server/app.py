@@ -23,6 +23,7 @@ from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.routes import PREFIX, mount
 from lib_blocktrain.files import DATA
 from lib_blocktrain.hosts.host import Host
+from lib_blocktrain.server.connections import ImpatientProtocol, fetch_nothing
 from lib_blocktrain.server.middleware import Bounded, LocalOnly, OwnContentOnly
 from lib_blocktrain.ui import shim
 from lib_blocktrain.ui.lora_controls import InitialState
@@ -53,6 +54,7 @@ def application(blocks: gr.Blocks, page: Page, port: int) -> ASGIApp:
     app = fastapi.FastAPI(title="blocktrain", docs_url=None, redoc_url=None, openapi_url=f"{PREFIX}/openapi.json")
     # Before the page, which answers every other path.
     mount(app, page.runner.host, Access(), runner=lambda: page.runner, jobs=lambda: page.jobs)
+    fetch_nothing()
     app = gr.mount_gradio_app(app, blocks, path="/")
     return LocalOnly(Bounded(OwnContentOnly(app)), port)
 
@@ -93,7 +95,13 @@ class _Server(uvicorn.Server):
     def __init__(self, app: ASGIApp):
         self._app, self._ended = app, asyncio.Event()
         super().__init__(
-            uvicorn.Config(self._until_shutdown, interface="asgi3", log_level="warning", timeout_graceful_shutdown=2)
+            uvicorn.Config(
+                self._until_shutdown,
+                interface="asgi3",
+                http=ImpatientProtocol,
+                log_level="warning",
+                timeout_graceful_shutdown=2,
+            )
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -8,11 +8,17 @@ uploaded file could be opened as a page of ours.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable
+from contextlib import suppress
+from urllib.parse import urlsplit
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lib_blocktrain.api.responses import LARGEST_BODY
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -24,7 +30,9 @@ POLICY = (
 FILE_POLICY = b"sandbox; default-src 'none'; frame-ancestors 'none'"  # of an uploaded file: an image, never a page
 FILES = ("/file=", "/file/")
 CLOSED = ("/proxy=", "/monitoring", "/openapi.json", "/dev/")  # gradio's, and not used here
-LARGEST_REQUEST = 64 << 20  # bytes; gradio keeps what is uploaded
+UPLOAD = ("/upload", "/upload/")
+LARGEST_UPLOAD = 64 << 20  # bytes; gradio keeps what is uploaded
+LONGEST_PAUSE = 30.0  # seconds, in the body of a request
 _FOREIGN = re.compile(rb"<(script|link)\b[^>]*\b(?:src|href)=.https?://[^>]*>(?:\s*</script>)?")
 
 
@@ -63,44 +71,82 @@ class LocalOnly:
 
 
 class Bounded:
-    """Limits the size of requests, and closes those paths of gradio's that are not used here."""
+    """Limits a request's size and the pauses in it, and closes those paths of gradio's that are not used here.
 
-    def __init__(self, app: ASGIApp, largest: int = LARGEST_REQUEST):
-        self._app, self._largest = app, largest
+    Only what is uploaded may be large: JSON is read in the thread that answers everything. No answer is in parts,
+    since with the header Range gradio sends the end of a file for ever, and Starlette takes minutes over many ranges.
+    """
+
+    def __init__(self, app: ASGIApp, largest: int = LARGEST_UPLOAD, longest_pause: float = LONGEST_PAUSE):
+        self._app, self._largest, self._longest_pause = app, largest, longest_pause
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 413 to a request that says it is too large; end one that is, and did not say so."""
+        """Answer 413 to a request that is too large, 408 to one that stops coming."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        largest = self._largest if scope["path"] in UPLOAD else min(self._largest, LARGEST_BODY)
         lengths = _values(scope["headers"], b"content-length")
         if scope["path"].startswith(CLOSED):
             await PlainTextResponse("there is nothing here\n", 404)(scope, receive, send)
-        elif any(not length.isdecimal() or int(length) > self._largest for length in lengths):
-            await PlainTextResponse(f"expected up to {self._largest} bytes\n", 413)(scope, receive, send)
+        elif any(not length.isdecimal() or int(length) > largest for length in lengths):
+            await _too_large(largest)(scope, receive, send)
         else:
-            await self._app(scope, self._limited(receive), send)
+            headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"range"]
+            await _Request(receive, send, largest, self._longest_pause).answer(self._app, {**scope, "headers": headers})
 
-    def _limited(self, receive: Receive) -> Receive:
-        received = 0
 
-        async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            return message if received <= self._largest else {"type": "http.disconnect"}
+class _Request:
+    """One request whose body is counted and timed while the application reads it."""
 
-        return limited
+    def __init__(self, receive: Receive, send: Send, largest: int, longest_pause: float):
+        self._receive, self._send = receive, send
+        self._largest, self._longest_pause = largest, longest_pause
+        self._received, self._is_whole, self._is_answered = 0, False, False
+        self._refusal: PlainTextResponse | None = None
+
+    async def answer(self, app: ASGIApp, scope: Scope) -> None:
+        """Have the application answer; if its body is refused, answer with that instead."""
+        with suppress(ClientDisconnect):
+            await app(scope, self._received_part, self._send_answer)
+        if self._refusal is not None and not self._is_answered:
+            self._refusal.headers["connection"] = "close"
+            await self._refusal(scope, self._receive, self._send)
+
+    async def _received_part(self) -> Message:
+        try:
+            message = await asyncio.wait_for(self._receive(), None if self._is_whole else self._longest_pause)
+        except asyncio.TimeoutError:
+            self._refusal = PlainTextResponse(f"nothing came for {self._longest_pause:g} seconds\n", 408)
+            return {"type": "http.disconnect"}
+        self._received += len(message.get("body", b""))
+        self._is_whole = not message.get("more_body", False)
+        if self._received > self._largest:
+            self._refusal = _too_large(self._largest)
+            return {"type": "http.disconnect"}
+        return message
+
+    async def _send_answer(self, message: Message) -> None:
+        if self._refusal is None or self._is_answered:
+            self._is_answered = True
+            await self._send(message)
+
+
+def _too_large(largest: int) -> PlainTextResponse:
+    return PlainTextResponse(f"expected up to {largest} bytes\n", 413)
 
 
 class OwnContentOnly:
-    """Removes from gradio's page what it would load from elsewhere, and sets policies that forbid it."""
+    """Removes from gradio's page what it would load from elsewhere, and sets policies that forbid it.
+
+    An answer that sends the browser elsewhere is refused: gradio does that for any URL after `/file=`.
+    """
 
     def __init__(self, app: ASGIApp):
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Rewrite HTML; pass on everything else, streams included, as it comes."""
+        """Rewrite HTML, refuse redirects; pass on everything else, streams included, as it comes."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -108,8 +154,16 @@ class OwnContentOnly:
         body = bytearray()
         is_file = scope.get("path", "").startswith(FILES)
 
+        is_refused = False
+
         async def rewritten(message: Message) -> None:
-            if message["type"] == "http.response.start" and is_file:
+            nonlocal is_refused
+            if is_refused:
+                return
+            if message["type"] == "http.response.start" and _leads_elsewhere(scope["headers"], message["headers"]):
+                is_refused = True
+                await PlainTextResponse("blocktrain leads to no other address\n", 403)(scope, receive, send)
+            elif message["type"] == "http.response.start" and is_file:
                 more = [(b"content-security-policy", FILE_POLICY), (b"x-content-type-options", b"nosniff")]
                 await send({**message, "headers": [*message["headers"], *more]})
             elif message["type"] == "http.response.start" and _is_html(message["headers"]):
@@ -128,6 +182,16 @@ class OwnContentOnly:
 
 def _values(headers: RawHeaders, wanted: bytes) -> list[str]:
     return [value.decode("latin-1").lower() for name, value in headers if name.lower() == wanted]
+
+
+def _leads_elsewhere(request: RawHeaders, answer: RawHeaders) -> bool:
+    """Whether an answer's Location has another host than the request; browsers read a backslash as a slash."""
+    hosts = ["", *_values(request, b"host")]
+    try:
+        locations = [urlsplit(value.replace("\\", "/").strip()) for value in _values(answer, b"location")]
+    except ValueError:  # such as http://[
+        return True
+    return any(at.netloc not in hosts or at.scheme not in ("", "http") for at in locations)
 
 
 def _is_html(headers: RawHeaders) -> bool:
