@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import safetensors
+import torch
 from torch import Tensor
 
 from lib_blocktrain import blocks
@@ -102,7 +103,7 @@ def of_file(path: Path) -> Profile:
         return Profile(path.stem, str(path), problem=error.strerror or str(error))
     try:
         header = read_header(path)
-        contents = contents_of(path, header.shapes)
+        contents = contents_of(path, header)
         norms = _norms(path, contents)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         log.info("%s: %s", path, error)
@@ -216,7 +217,7 @@ def _norms(path: Path, contents: Contents) -> dict[str, float]:
             if block == blocks.BASE:
                 continue
             chosen = keys[:: max(1, len(keys) // SAMPLED)]
-            found = [_square(key, {name: file.get_tensor(s) for name, s in sources[key].items()}) for key in chosen]
+            found = [_square(key, _tensors(file, contents, key)) for key in chosen]
             known = [square for square in found if square is not None]
             if not all(map(math.isfinite, known)):
                 raise NetworkFileError(f"{path}: numbers in {block} are not finite, or too large: it cannot be used")
@@ -224,6 +225,11 @@ def _norms(path: Path, contents: Contents) -> dict[str, float]:
                 squares[block] = sum(known) / len(known) * len(keys)
     total = sum(squares.values())
     return {block: square / total for block, square in squares.items()} if total else {}
+
+
+def _tensors(file: safetensors.safe_open, contents: Contents, key: str) -> dict[str, Tensor]:
+    tensors = {name: file.get_tensor(source) for name, source in contents.modules[key].items()}
+    return tensors | ({"alpha": torch.tensor(contents.alphas[key])} if key in contents.alphas else {})
 
 
 def _square(key: str, tensors: Mapping[str, Tensor]) -> float | None:

@@ -146,6 +146,7 @@ class LoraContents(BaseModel):
     blocks: dict[str, int] = Field(description="number of modules by block")
     metadata: dict[str, str]
     unread: list[str] = Field(description="keys that belong to no known module")
+    notices: list[str] = Field(description="what else a user should know")
 
 
 class WeighedLora(Body):

@@ -89,6 +89,7 @@ def inspected_text(name: str, data: Mapping[str, Any]) -> str:
     rows = [
         f"{name}: {', '.join(data['algorithms'])} for {data['architecture']}{rank}",
         *(f"  {block:<5} {count:>4} modules" for block, count in data["blocks"].items() if count),
+        *(f"  note: {notice}" for notice in data.get("notices", ())),  # a server may be older
         *([f"  {len(unread)} keys that nobody reads: {named}"] if unread else []),
         *(f"  {key}: {str(value)[:100]}" for key, value in sorted(data["metadata"].items())),
     ]

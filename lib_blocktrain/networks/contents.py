@@ -13,8 +13,9 @@ from typing import TypedDict
 
 from lib_blocktrain import blocks
 from lib_blocktrain.blocks import ARCHITECTURES, block_of
-from lib_blocktrain.networks.header import NetworkFileError, read_header
-from lib_blocktrain.networks.keys import Algorithm, Shapes, algorithm_of, modules_in, unet_layer, unwrapped
+from lib_blocktrain.networks.header import Header, NetworkFileError, read_header
+from lib_blocktrain.networks.keys import Algorithm, algorithm_of, modules_in, unet_layer, unwrapped
+from lib_blocktrain.networks.peft_config import alphas_of
 
 _REFUSED = "not a network for SD1, SD2 or SDXL"
 
@@ -37,17 +38,21 @@ _ANY_OTHER = re.compile("|".join(pattern.pattern for _, pattern in _OTHER_MODELS
 class Contents:
     """The modules that an algorithm recognises, {key: {tensor name: key in the file}}, and their algorithms by key.
 
-    `unread` are the file's keys that belong to none of them.
+    `alphas` are those that PEFT keeps outside the tensors, by key; `unread` are the file's keys that belong to no
+    module; `notices` say what else a user should know.
     """
 
     architecture: str
     modules: Mapping[str, Mapping[str, str]]
     algorithms: Mapping[str, Algorithm]
+    alphas: Mapping[str, float]
     unread: tuple[str, ...]
+    notices: tuple[str, ...]
 
 
-def contents_of(path: Path, shapes: Shapes) -> Contents:
-    """Return what a network file with tensors of these names and shapes contains, or raise NetworkFileError."""
+def contents_of(path: Path, header: Header) -> Contents:
+    """Return what a network file with this header contains, or raise NetworkFileError."""
+    shapes = header.shapes
     _refuse_other_models(path, shapes)
     try:
         architecture = blocks.detect_architecture(shapes, shapes)
@@ -68,7 +73,9 @@ def contents_of(path: Path, shapes: Shapes) -> Contents:
     if not algorithms:
         example = f", e.g. {unread[0]!r}" if unread else ""
         raise NetworkFileError(f"{path}: no network modules among its {len(shapes)} keys{example}")
-    return Contents(architecture, {key: sources[key] for key in algorithms}, algorithms, tuple(unread))
+    modules = {key: sources[key] for key in algorithms}
+    alphas, notices = alphas_of(path, header, modules)
+    return Contents(architecture, modules, algorithms, alphas, tuple(unread), notices)
 
 
 class Description(TypedDict):
@@ -84,13 +91,15 @@ class Description(TypedDict):
     metadata: dict[str, str]
     unread: list[str]
     """Keys of no known module."""
+    notices: list[str]
+    """What else a user should know."""
 
 
 def describe(path: str | Path) -> Description:
     """Return the contents of a network file by its header alone; raise NetworkFileError."""
     path = Path(path)
     header = read_header(path)
-    found = contents_of(path, header.shapes)
+    found = contents_of(path, header)
     counts = dict.fromkeys((blocks.BASE, *ARCHITECTURES[found.architecture].block_ids, blocks.REST), 0)
     algorithms: Counter[str] = Counter()
     ranks: set[int] = set()
@@ -107,6 +116,7 @@ def describe(path: str | Path) -> Description:
         "blocks": counts,
         "metadata": dict(header.metadata),
         "unread": list(found.unread),
+        "notices": list(found.notices),
     }
 
 

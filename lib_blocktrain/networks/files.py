@@ -1,7 +1,6 @@
 """Network files: read in every common spelling, written in kohya's, which every program reads."""
 
 import hashlib
-import json
 import logging
 import math
 from collections import Counter
@@ -18,9 +17,9 @@ from torch import Tensor
 from lib_blocktrain.blocks import block_of
 from lib_blocktrain.files import atomic_write
 from lib_blocktrain.networks.adapters import NetworkModule, NetworkModuleError, module_from_tensors
-from lib_blocktrain.networks.contents import contents_of
+from lib_blocktrain.networks.contents import Contents, contents_of
 from lib_blocktrain.networks.header import Header, NetworkFileError, read_header
-from lib_blocktrain.networks.keys import component_of
+from lib_blocktrain.networks.peft_config import METADATA as PEFT_METADATA
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +39,14 @@ _ARCHITECTURE_METADATA = {
 }
 _WEIGHT_DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _NUMBER_DTYPES = (*_WEIGHT_DTYPES, "BOOL", "U8", "I8", "I16", "I32", "I64")  # allowed for single numbers, such as alpha
-_PEFT_CONFIG = "lora_adapter_metadata"  # diffusers: the JSON of PEFT's LoraConfig, the only place of its alpha
-_PEFT_COMPONENTS = {"unet": "unet", "te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2"}
 
 
 @dataclass(frozen=True)
 class Network:
     """A network in memory: its modules by key, and the file's metadata.
 
-    `unread` are the keys in the file that belong to no known module; their tensors have no effect.
+    `unread` are the keys in the file that belong to no known module; their tensors have no effect. `notices` say what
+    else a user should know of the file.
     """
 
     name: str
@@ -57,6 +55,7 @@ class Network:
     metadata: Mapping[str, str] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
     path: Path | None = None
+    notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modules", MappingProxyType(dict(self.modules)))
@@ -76,13 +75,12 @@ def read_network(path: str | Path) -> Network:
     """Read a network file; raises NetworkFileError, or NetworkModuleError for tensors that do not form a module."""
     path = Path(path)
     header = read_header(path)
-    contents = contents_of(path, header.shapes)
-    alphas = _peft_alphas(path, header.metadata)
+    contents = contents_of(path, header)
     _check_dtypes(path, header, contents.modules)
     try:
         # Not memory-mapped: when another program truncates a mapped file, the process is killed (SIGBUS).
         tensors = safetensors.torch.load(path.read_bytes())
-        modules = dict(_modules(tensors, contents.modules, alphas))
+        modules = dict(_modules(tensors, contents))
     except NetworkModuleError as error:
         raise NetworkModuleError(f"{path}: {error}") from error
     except KeyError as error:
@@ -90,9 +88,11 @@ def read_network(path: str | Path) -> Network:
     except (safetensors.SafetensorError, ValueError) as error:
         raise NetworkFileError(f"{path}: {error}") from error
     unread = contents.unread
+    for notice in contents.notices:
+        log.warning("%s: %s", path, notice)
     if unread:
         log.warning("%s: %d keys belong to no known module and are left out, e.g. %s", path, len(unread), unread[0])
-    return Network(path.stem, contents.architecture, modules, header.metadata, unread, path)
+    return Network(path.stem, contents.architecture, modules, header.metadata, unread, path, contents.notices)
 
 
 def write_network(
@@ -109,7 +109,7 @@ def write_network(
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already: choose another name, or ask for overwriting")
     tensors = dict(_named_tensors(network, dtype))
-    metadata = {key: value for key, value in network.metadata.items() if key != _PEFT_CONFIG}
+    metadata = {key: value for key, value in network.metadata.items() if key != PEFT_METADATA}
     metadata = {**_ARCHITECTURE_METADATA[network.architecture], **metadata}
     metadata["sshs_model_hash"], metadata["sshs_legacy_hash"] = network_hashes(tensors, metadata)
     content = safetensors.torch.save(tensors, metadata)
@@ -139,16 +139,14 @@ def _named_tensors(network: Network, dtype: torch.dtype | None) -> Iterator[tupl
             yield f"{key}.{name}", tensor.contiguous() if dtype is None or is_number else tensor.to(dtype).contiguous()
 
 
-def _modules(
-    file: Mapping[str, Tensor], sources: Mapping[str, Mapping[str, str]], alphas: Mapping[str, Tensor]
-) -> Iterator[tuple[str, NetworkModule]]:
-    """Yield the modules of `sources`, {key: {tensor name: key in the file}}, that an algorithm recognises."""
-    for key, names in sources.items():
+def _modules(file: Mapping[str, Tensor], contents: Contents) -> Iterator[tuple[str, NetworkModule]]:
+    """Yield the modules of a file by key."""
+    for key, names in contents.modules.items():
         tensors = {tensor: file[source] for tensor, source in names.items()}
         for tensor, source in names.items():
             _check_finite(source, tensors[tensor])
-        if "lora_down.weight" in tensors and component_of(key) in alphas:
-            tensors.setdefault("alpha", alphas[component_of(key)])
+        if key in contents.alphas:
+            tensors["alpha"] = torch.tensor(contents.alphas[key])
         if "lora_up.weight" in tensors and "lora_magnitude_vector" in names.get("dora_scale", ""):
             # PEFT's magnitudes are of the output channels, but in shape (out,) or (1, out, 1, 1).
             magnitude = tensors["dora_scale"]
@@ -173,27 +171,3 @@ def _check_finite(source: str, tensor: Tensor) -> None:
     total = (tensor if tensor.element_size() > 1 else tensor.float()).sum(dtype=torch.float64)
     if not math.isfinite(total):
         raise NetworkModuleError(f"{source!r} has numbers that are not finite (NaN or infinity): the file is damaged")
-
-
-def _peft_alphas(path: Path, metadata: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return alpha by component from the PEFT configuration that diffusers writes into the metadata, if any."""
-    if _PEFT_CONFIG not in metadata:
-        return {}
-    try:
-        config = json.loads(metadata[_PEFT_CONFIG])
-    except (ValueError, RecursionError) as error:
-        raise NetworkFileError(f"{path}: its metadata {_PEFT_CONFIG} is not JSON ({error})") from error
-    if not isinstance(config, dict):
-        raise NetworkFileError(f"{path}: its metadata {_PEFT_CONFIG} is not a JSON object: {str(config)[:80]}")
-    special = sorted(key for key, value in config.items() if key.endswith(("alpha_pattern", "use_rslora")) and value)
-    if special:
-        raise NetworkFileError(f"{path}: PEFT's {', '.join(special)} in its metadata is not supported")
-    alphas = {
-        component: alpha
-        for component, prefix in _PEFT_COMPONENTS.items()
-        if (alpha := config.get(f"{prefix}.lora_alpha", config.get("lora_alpha"))) is not None
-    }
-    for alpha in alphas.values():
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < 1e9:
-            raise NetworkFileError(f"{path}: lora_alpha = {alpha!r} in its metadata: expected a number, 0 or more")
-    return {component: torch.tensor(float(alpha)) for component, alpha in alphas.items()}

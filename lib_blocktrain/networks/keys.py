@@ -179,7 +179,7 @@ def key_of(layer: str, architecture: str, component: str | None = None) -> str:
     UnknownLayerError for a name that is no layer of this architecture.
     """
     if component is None:
-        component, layer = _component_and_path(layer)
+        component, layer = component_and_path(layer)
     if component == UNET:
         key = f"lora_unet_{_unet_path(layer, architecture).replace('.', '_')}"
     else:
@@ -223,7 +223,7 @@ def modules_in(sources: Iterable[str], architecture: str) -> tuple[dict[str, dic
 def unet_layer(source: str) -> bool:
     """Whether a file's key is a network's tensor for a layer of some U-Net, not necessarily of one of ours."""
     module, tensor = split_key(source) or ("", "weight")  # a tensor called "weight" may be anything, an embedding too
-    return tensor != "weight" and _component_and_path(module)[0] == UNET
+    return tensor != "weight" and component_and_path(module)[0] == UNET
 
 
 def unwrapped(path: str) -> str:
@@ -232,7 +232,7 @@ def unwrapped(path: str) -> str:
     return path[wrapped.end() :] if wrapped else path
 
 
-def _component_and_path(module: str) -> tuple[str, str]:
+def component_and_path(module: str) -> tuple[str, str]:
     """Return the component that a module's prefix names, and the rest of the module."""
     bare = unwrapped(module)
     found = _TEXT_ENCODER.match(bare)

@@ -76,7 +76,8 @@ def placements_of(
 def find_sites(
     targets: Targets, placements: Sequence[Placement], say: Callable[[str], None] = log.warning
 ) -> tuple[list[Site], list[Unmatched]]:
-    """Find the layers of all modules; `say` gets a message about each network that has modules without a layer.
+    """Find the layers of all modules; `say` gets the notices of each network, and a message if some of its
+    modules have no layer.
 
     Modules of a component that is not among the targets are skipped. Raises PlacementError for a network without any
     layer, NetworkModuleError for a module whose layer has another size.
@@ -86,6 +87,8 @@ def find_sites(
     layers = {name: layers_by_key(targets, name) for name in {p.network.architecture for p in placements}}
     for index, placement in enumerate(placements):
         network = placement.network
+        for notice in network.notices:
+            say(f"{network.name}: {notice}")
         found, missed = _match(network, layers[network.architecture], _components(targets, network.architecture))
         if not found:
             raise PlacementError(_no_match(network, targets))

@@ -13,6 +13,7 @@ from lib_blocktrain.files import files_below
 from lib_blocktrain.networks.contents import describe
 from lib_blocktrain.networks.files import Network, read_network
 from lib_blocktrain.networks.header import json_object, tag_counts
+from lib_blocktrain.networks.peft_config import CONFIG
 from lib_blocktrain.weights.kohya_arguments import BLOCK_ARGUMENTS
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class LoraFile:
     blocks: dict[str, int] = field(default_factory=dict)  # number of modules, for every block of its architecture
     metadata: dict[str, str] = field(default_factory=dict)
     unread: int = 0
+    notices: tuple[str, ...] = ()
     problem: str = ""
 
     @property
@@ -96,11 +98,19 @@ class LoraIndex:
         """The network, from memory unless its file has changed."""
         stamp = self.stamp(key)
         with self._lock:  # so that two threads do not read the same network twice
-            return self._network(stamp)
+            return self._network(stamp, _config_time(stamp[0]))
 
 
-def _network(stamp: Stamp) -> Network:
+def _network(stamp: Stamp, config: int) -> Network:
+    """The network of a file; ``config`` is when PEFT's configuration beside it was changed, 0 if there is none."""
     return read_network(Path(stamp[0]))
+
+
+def _config_time(path: str) -> int:
+    try:
+        return Path(path).with_name(CONFIG).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _stamp(path: Path) -> Stamp:
@@ -134,6 +144,7 @@ def _read(key: str, path: Path, stamp: Stamp) -> LoraFile:
         blocks=dict(found["blocks"]),
         metadata=dict(found["metadata"]),
         unread=len(found["unread"]),
+        notices=tuple(found["notices"]),
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 from lib_blocktrain.workspace import lora_index as library_module
 from lib_blocktrain.workspace.lora_index import LoraIndex
 from tests.fakes import SDXL_LAYERS, write_lora
+from tests.networks.test_peft_config import LORA, folder_with
 
 
 def test_what_a_file_contains(host, lora_index):
@@ -94,3 +95,15 @@ def test_links_in_a_circle_and_into_nowhere(host, lora_index):
     (folder / "gone.safetensors").symlink_to(folder / "nowhere")
     lora_index.refresh()
     assert [file.key for file in lora_index.files()] == ["robot", "style"]
+
+
+def test_a_network_is_read_again_when_pefts_configuration_changed(tmp_path):
+    path = folder_with(tmp_path, LORA)
+    index = LoraIndex(lambda: [tmp_path])
+    index.refresh()
+    assert {module.alpha for module in index.network(path.stem).modules.values()} == {2}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**LORA, "lora_alpha": 7}))
+    os.utime(tmp_path / "adapter_config.json", ns=(1, 1))
+    assert {module.alpha for module in index.network(path.stem).modules.values()} == {7}
+    (tmp_path / "adapter_config.json").unlink()
+    assert {module.alpha for module in index.network(path.stem).modules.values()} == {None}

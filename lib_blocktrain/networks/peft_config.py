@@ -1,0 +1,151 @@
+"""The alphas that PEFT keeps outside the tensors. Standard library only.
+
+PEFT writes a folder for each model, `adapter_model.safetensors` beside `adapter_config.json`; diffusers writes the same
+configuration into the file's metadata, each name behind that of the model. delta W = alpha / rank * B @ A, with
+`use_rslora` alpha / sqrt(rank); `alpha_pattern` and `rank_pattern` are by layer.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib_blocktrain.networks.header import Header, NetworkFileError
+from lib_blocktrain.networks.keys import TE, TE2, UNET, component_and_path, split_key
+
+METADATA = "lora_adapter_metadata"
+CONFIG = "adapter_config.json"
+MAX_CONFIG = 1_000_000  # bytes
+MAX_ALPHA = 1e9
+_MODELS = {UNET: "unet", TE: "text_encoder", TE2: "text_encoder_2"}  # as diffusers names them
+_RANK_OF = {"LORA": "lora_down.weight", "LOHA": "hada_w1_b"}  # PEFT's types that are read: a tensor with rank rows
+_ALPHA_NAME = {"LORA": "lora_alpha", "LOHA": "alpha"}
+_KEEPS_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")  # values of init_lora_weights
+
+Modules = Mapping[str, Mapping[str, str]]
+
+
+class _NotItsOwn(ValueError):
+    """The configuration does not tell the alpha of this file."""
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A module without an alpha of its own; `path` is the layer's name in its model."""
+
+    model: str
+    path: str
+    type: str
+    rank: int
+
+
+def alphas_of(path: Path, header: Header, modules: Modules) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Return alpha by key for the modules whose alpha is in PEFT's configuration, and what is to be said of it.
+
+    The configuration beside the file is that of files with PEFT's keys only. One that is of another rank or type is not
+    used, and that is said. Raises NetworkFileError for one that is damaged or cannot be honoured.
+    """
+    layers = {key: found for key, tensors in modules.items() if (found := _layer(tensors, header))}
+    where, config, reason = f"its metadata {METADATA}", None, f"{CONFIG} is not beside the file"
+    if METADATA in header.metadata:
+        config = _parsed(path, where, header.metadata[METADATA])
+    else:
+        layers = {key: layer for key, layer in layers.items() if _is_pefts(modules[key])}
+        where = CONFIG
+        if layers:
+            config = _beside(path)
+    if not layers:
+        return {}, ()
+    if config is not None:
+        try:
+            return {key: alpha for key, layer in layers.items() if (alpha := _alpha(config, layer))}, ()
+        except _NotItsOwn as error:
+            reason = f"{where} {error}"
+        except ValueError as error:
+            raise NetworkFileError(f"{path}: {where}: {error}") from error
+    if config is not None and where != CONFIG:
+        return {}, ()  # diffusers leaves out what is as usual
+    return {}, (f"alpha is not known, since PEFT does not write it into the file and {reason}: taken as the rank",)
+
+
+def _layer(tensors: Mapping[str, str], header: Header) -> _Layer | None:
+    for kind, tensor in _RANK_OF.items():
+        if tensor in tensors and "alpha" not in tensors and len(header.shapes[tensors[tensor]]) > 1:
+            module, _ = split_key(tensors[tensor]) or ("", "")
+            component, path = component_and_path(module)
+            return _Layer(_MODELS[component], path, kind, header.shapes[tensors[tensor]][0])
+    return None
+
+
+def _is_pefts(tensors: Mapping[str, str]) -> bool:
+    return any(".lora_A" in source or source.startswith("base_model.") for source in tensors.values())
+
+
+def _beside(path: Path) -> dict[str, Any] | None:
+    """Return the configuration in the file's folder, None if there is none."""
+    config = path.with_name(CONFIG)
+    try:
+        with open(config, "rb") as file:
+            content = file.read(MAX_CONFIG + 1)
+    except FileNotFoundError:
+        return None
+    if len(content) > MAX_CONFIG:
+        raise NetworkFileError(f"{config}: more than {MAX_CONFIG} bytes: that is no configuration of PEFT")
+    return _parsed(path, CONFIG, content.decode("utf-8", "replace"))
+
+
+def _parsed(path: Path, where: str, text: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise NetworkFileError(f"{path}: {where} is not JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise NetworkFileError(f"{path}: {where} is not a JSON object: {str(config)[:80]}")
+    return config
+
+
+def _alpha(config: Mapping[str, Any], layer: _Layer) -> float | None:
+    """Return the alpha of a layer such that alpha / rank is PEFT's scale; None where the metadata has none."""
+
+    def setting(name: str, default: Any = None) -> Any:
+        return config.get(f"{layer.model}.{name}", config.get(name, default))
+
+    kind = setting("peft_type", layer.type)
+    if kind != layer.type:
+        raise _NotItsOwn(f"is for {kind!r}, and the file has a {layer.type}")
+    initial = setting("init_lora_weights")
+    if initial not in _KEEPS_THE_BASE:
+        raise ValueError(f"init_lora_weights = {initial!r} changes the base model's weights: not supported")
+    rank = _by_layer("rank_pattern", setting("rank_pattern"), layer.path, setting("r"))
+    if rank not in (None, layer.rank):
+        raise _NotItsOwn(f"says r = {rank!r}, and {layer.path} has {layer.rank}")
+    name = _ALPHA_NAME[layer.type]
+    alpha = _by_layer("alpha_pattern", setting("alpha_pattern"), layer.path, setting(name, _NONE))
+    if alpha is _NONE:
+        raise _NotItsOwn(f"has no {name}")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < MAX_ALPHA:
+        raise ValueError(f"{name} = {alpha!r} for {layer.path}: expected a number above 0")
+    return alpha * math.sqrt(layer.rank) if setting("use_rslora") else float(alpha)
+
+
+_NONE = object()
+
+
+def _by_layer(name: str, patterns: Any, path: str, default: Any) -> Any:
+    """Return the value of the first pattern that names the layer, else the default.
+
+    A pattern is the end of a layer's name, at a dot, and behind "^" the whole name. PEFT takes it for a regular
+    expression; one that comes with a file is not run here, since it could take for ever.
+    """
+    if not isinstance(patterns or {}, dict):
+        raise ValueError(f"{name} = {str(patterns)[:80]}: expected a table of layers")
+    for pattern, value in (patterns or {}).items():
+        plain = pattern.removeprefix("^").replace("\\.", ".")
+        if not re.fullmatch(r"[\w.]+", plain):
+            raise ValueError(f"{name} {pattern!r}: only names of layers are read, no regular expressions")
+        if path == plain or (not pattern.startswith("^") and path.endswith(f".{plain}")):
+            return value
+    return default
