@@ -105,6 +105,13 @@ def _on_device(module: NetworkModule, layer: nn.Module) -> NetworkModule:
     return moved
 
 
+@dataclass
+class DropoutSwitch:
+    """Whether the dropout of a network acts: not while it is measured, drawn or saved."""
+
+    on: bool = True
+
+
 @dataclass(frozen=True, eq=False)
 class TrainingModule(NetworkModule):
     """A module in training: with a factor, which `to_tensors` multiplies in, and with dropout.
@@ -114,6 +121,7 @@ class TrainingModule(NetworkModule):
     """
 
     module: NetworkModule
+    dropout: DropoutSwitch
     factor: float = 1.0
     rank_dropout: float = 0.0
     module_dropout: float = 0.0
@@ -145,7 +153,7 @@ class TrainingModule(NetworkModule):
         return self.module.delta_weight(weight) * (self.factor * self._keep_mask(weight.device))
 
     def delta_output(self, x: Tensor, layer: nn.Module) -> Tensor:
-        if not (self.rank_dropout or self.neuron_dropout):
+        if not (self.dropout.on and (self.rank_dropout or self.neuron_dropout)):
             return self.module.delta_output(x, layer) * self._keep_mask(x.device)
         lora = self.module
         assert isinstance(lora, LoRA)  # NetworkConfig has these dropouts for no other algorithm
@@ -158,13 +166,16 @@ class TrainingModule(NetworkModule):
         return pointwise(layer, hidden * lora.scale, lora.up.to(x)) * self._keep_mask(x.device)
 
     def _keep_mask(self, device: torch.device) -> float | Tensor:
-        if not self.module_dropout:
+        if not (self.dropout.on and self.module_dropout):
             return 1.0
         return (torch.rand((), device=device) >= self.module_dropout).float()
 
 
-def training_network(network: Network, plan: Plan, config: NetworkConfig) -> Network:
+def training_network(
+    network: Network, plan: Plan, config: NetworkConfig, switch: DropoutSwitch | None = None
+) -> Network:
     """Return the network as it acts in training: its modules, wrapped where they need a factor or dropout."""
+    switch = switch or DropoutSwitch()
     dropout = {name: getattr(config, name) for name in ("rank_dropout", "module_dropout", "neuron_dropout")}
     modules: dict[str, NetworkModule] = {}
     for planned in plan.modules:
@@ -172,5 +183,5 @@ def training_network(network: Network, plan: Plan, config: NetworkConfig) -> Net
         whole = isinstance(module, LoKr) and module.is_whole
         factor = planned.weight if whole and config.weight_mode == "scale" else 1.0
         plain = factor == 1 and not any(dropout.values())
-        modules[planned.key] = module if plain else TrainingModule(planned.key, module, factor, **dropout)
+        modules[planned.key] = module if plain else TrainingModule(planned.key, module, switch, factor, **dropout)
     return replace(network, modules=modules)

@@ -60,21 +60,13 @@ def reason_not_to_save(network: Network, dtype: torch.dtype) -> str | None:
 
 
 @contextmanager
-def swapped_parameters(parameters: Sequence[Tensor], others: Sequence[Tensor]) -> Iterator[None]:
-    """Give the parameters other values inside the context; without others they keep their own."""
-    if not others:
-        yield
-        return
+def kept_parameters(parameters: Sequence[Tensor]) -> Iterator[None]:
+    """Give the parameters their own values back, bit for bit, at the end of the context."""
     own = [parameter.detach().clone() for parameter in parameters]
-    with torch.no_grad():
-        for parameter, other in zip(parameters, others):
-            parameter.copy_(other)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, own):
-                parameter.copy_(value)
+        torch._foreach_copy_([parameter.detach() for parameter in parameters], own)
 
 
 def publish(

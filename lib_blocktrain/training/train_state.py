@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import RunConfig
-from lib_blocktrain.training.init import init_network, trained_tensors, training_network
+from lib_blocktrain.training.init import DropoutSwitch, init_network, trained_tensors, training_network
 from lib_blocktrain.training.live_weights import weight_change
 from lib_blocktrain.training.norms import cap_norms, clip_to_norm, total_norm
 from lib_blocktrain.training.optimizers import (
@@ -24,7 +24,7 @@ from lib_blocktrain.training.optimizers import (
 )
 from lib_blocktrain.training.plan import Plan
 from lib_blocktrain.training.precision import LossScale
-from lib_blocktrain.training.result import saved_network, swapped_parameters
+from lib_blocktrain.training.result import kept_parameters, saved_network
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 _IMPLEMENTATIONS = ("fused", "foreach", "capturable")  # options of torch's optimizers that change no result
@@ -46,12 +46,13 @@ class TrainState:
         self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema else []
         self._good = [tensor.clone() for tensor in self._all_weights()]
         self._gradient_norm: Tensor | None = None  # of the step that is being made
+        self._dropout = DropoutSwitch()
         self.loss_scale = LossScale(enabled=dtype == torch.float16)
 
     @property
     def training_network(self) -> Network:
         """The network as it acts in training, dropout included."""
-        return training_network(self.network, self.plan, self.config.network)
+        return training_network(self.network, self.plan, self.config.network, self._dropout)
 
     def begin_step(self, lr_factor: float) -> None:
         """Prepare for the gradients of a step, with the learning rates multiplied by this factor."""
@@ -126,13 +127,21 @@ class TrainState:
 
     @contextmanager
     def network_to_save(self) -> Iterator[Network]:
-        """Yield the network as its file has it: with the averaged weights, or a schedule-free optimizer's, if any."""
-        self._set_mode(training=False)
-        try:
-            with swapped_parameters(self.parameters, self.average):
+        """Yield the network as its file has it: with the averaged weights, or a schedule-free optimizer's, if any.
+
+        Where `training_network` is applied it acts so too, without dropout. Afterwards every bit is as it was.
+        """
+        with kept_parameters(self.parameters):
+            self._set_mode(training=False)
+            self._dropout.on = False
+            try:
+                if self.average:
+                    with torch.no_grad():
+                        torch._foreach_copy_([parameter.detach() for parameter in self.parameters], self.average)
                 yield saved_network(self.network, self.plan, self.config.network)
-        finally:
-            self._set_mode(training=True)
+            finally:
+                self._dropout.on = True
+                self._set_mode(training=True)
 
     def state(self) -> dict[str, Any]:
         """Return everything that `load_state` needs, for `state_file.save`."""

@@ -331,15 +331,22 @@ class Trainer:
 
     # Validation, samples, metrics.
 
+    @contextmanager
+    def as_saved(self) -> Iterator[None]:
+        """Let the network act as its file would: averaged weights, no dropout; torch's random state is lent."""
+        with self.train_state.network_to_save(), global_seed(self.device, self.config.seed, "as saved"):
+            yield
+
     @torch.no_grad()
     def validate(self) -> None:
         """Compute the loss of the held-out images, at fixed timesteps with fixed noise; save the best weights."""
         if not self.data.dataset.held_out:
             return
         total = torch.zeros(2, device=self.device)
-        for batch, noise in self.data.validation(self.config, self.processes):
-            losses = self.losses(batch, noise)
-            total += torch.stack([losses.sum(), losses.new_tensor(len(losses))])
+        with self.as_saved():
+            for batch, noise in self.data.validation(self.config, self.processes):
+                losses = self.losses(batch, noise)
+                total += torch.stack([losses.sum(), losses.new_tensor(len(losses))])
         self.processes.sum([total])
         loss = float(total[0] / total[1])
         self.note({"validation": loss})
@@ -349,11 +356,12 @@ class Trainer:
 
     @torch.no_grad()
     def draw_samples(self) -> None:
-        """Draw the prompts with their seeds and with the network as it is now."""
+        """Draw the prompts with their seeds and with the network as its file would be now."""
         if self.draw is None or not self.processes.is_first:
             return
         for number, prompt in enumerate(self.config.samples.prompts):
-            image = self.draw(prompt, self.config.samples.seed + number)
+            with self.as_saved():
+                image = self.draw(prompt, self.config.samples.seed + number)
             if image is None:
                 self.note({"sample": None, "prompt": prompt})
                 continue

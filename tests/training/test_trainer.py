@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("diffusers")
 
@@ -317,8 +318,59 @@ def test_validation_keeps_the_best(train, config):
     assert len(trainer.data.dataset.images) == 3
 
 
+DROPOUT = {"rank_dropout": 0.5, "module_dropout": 0.5, "neuron_dropout": 0.5}
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_what_is_saved_is_validated_and_drawn(train, config, model, ema):
+    """With dropout and averaged weights: `-best` gives the loss that was measured, a sample what the result gives."""
+    seen, inputs = [], (torch.ones(1, 4, 8, 8), torch.tensor([500]), {"context": model.encode_prompt("a")["context"]})
+
+    def draw(prompt, seed):
+        torch.rand(3)  # as a sampler may
+        seen.append(model.predict(*inputs))
+        return Image.new("RGB", (8, 8))
+
+    config = replace(
+        config,
+        dataset=replace(config.dataset, validation_share=0.25),
+        network=replace(config.network, **DROPOUT),
+        optimizer=replace(config.optimizer, ema=ema),
+        samples=replace(config.samples, prompts=("a",), every=3),
+        validate_every=3,
+    )
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    trainer = train(config, draw=draw)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            seen[0], predicted_under(model, read_network(trainer.outcome.result), inputs), rtol=1e-4, atol=1e-5
+        )
+        best = read_network(trainer.run.folder / "tiny-best.safetensors")
+        with applied(model.unet, best, BlockWeights.uniform("sd1", 1.0)):
+            losses = [trainer.losses(*pair) for pair in trainer.data.validation(config, trainer.processes)]
+    measured = trainer.run.latest("validation")
+    assert float(torch.cat(losses).mean()) == pytest.approx(measured, rel=1e-4)
+    for seed in (2, 3):  # the random state of whoever calls has no part in it
+        torch.manual_seed(seed)
+        assert train(config, f"seed-{seed}", draw=draw).run.latest("validation") == measured
+    assert all(torch.equal(one, seen[0]) for one in seen)
+
+
+def test_looking_changes_no_bit_of_training(train, config):
+    """Validating and saving, by averaged weights and with dropout, leaves the run what it would have been."""
+    config = replace(
+        config,
+        dataset=replace(config.dataset, validation_share=0.25),
+        network=replace(config.network, **DROPOUT),
+        optimizer=replace(config.optimizer, ema=0.5),
+    )
+    plain, looked_at = train(config, "plain"), train(replace(config, validate_every=1, save_every=1), "looked-at")
+    assert same(plain.outcome.result, looked_at.outcome.result)
+
+
 def test_samples_are_drawn_with_the_network_on(train, config, model):
-    from PIL import Image
     from safetensors.torch import load
 
     hooks = []
