@@ -19,28 +19,29 @@ if TYPE_CHECKING:
 ANALYSE_HELP = """methods:
   exact      the change of the predicted noise without each block (the reference)
   fast       each block's signed part of the LoRA's effect, by integrated gradients
-  one-only   what each block does alone
+  one-only   the effect of each block alone
   norms      the size of each block's weights, from the file alone: no prompt, no model
-  rendered   a picture for each block, with that block lowered, and a sheet of them (slow)
+  rendered   a picture for each block, drawn with that block lowered, and a contact sheet (slow)
 
-which blocks make the robot, and what makes the background:
+to compare the blocks that draw the robot with those that draw the background:
   python -m lib_blocktrain analyse --lora robot.safetensors \\
       --prompt "a photo of a large robot, blue background" --word robot --against-word background --out found
 
-and block weights made of it, as a preset that says which share of the picture it was found for:
+to compute block weights as well, as a preset that records how much of the picture the feature fills:
   ... --keep down-to=80 --preset ROBOT      the fewest blocks that have 80 % of the effect
-  ... --keep strongest=6 | proportional | lower   (lower: what carries the --against feature)
+  ... --keep strongest=6 | proportional | lower   (lower: the blocks that carry the --against feature)
 
-OUT gets analysis.json and analysis.csv, against.json and comparison.json for a second feature, sheets of a rendered
-analysis, and preset.txt. With so few seeds, blocks "within the noise" cannot be told from blocks without effect."""
+OUT receives analysis.json and analysis.csv; for a second feature also against.json and comparison.json; the contact
+sheets of a rendered analysis; and preset.txt. Blocks "within the noise" cannot be distinguished, with so few seeds,
+from blocks without effect."""
 
 
 def add_commands(commands: Commands) -> None:
-    analyse = commands.add("analyse", analyse_command, "which blocks of a LoRA carry a word, a region, or the whole")
+    analyse = commands.add("analyse", analyse_command, "which blocks of a LoRA carry a word, a region or the picture")
     analyse.formatter_class = argparse.RawDescriptionHelpFormatter
     analyse.epilog = ANALYSE_HELP
     analyse.add_argument("--lora", type=Path, required=True, metavar="FILE")
-    analyse.add_argument("--prompt", action="append", metavar="T", help="may be repeated: more prompts, surer figures")
+    analyse.add_argument("--prompt", action="append", metavar="T", help="may be repeated, for more reliable figures")
     for group, prefix, text in (
         ("the feature (without one: the whole picture)", "", "the feature"),
         ("a second feature, to compare with", "against-", "the other feature"),
@@ -52,13 +53,13 @@ def add_commands(commands: Commands) -> None:
             f"--{prefix}box", metavar="X0,Y0,X1,Y1", help=f"{text} is in this box; 0 to 1, from top left"
         )
     analyse.add_argument("--method", choices=("exact", "fast", "one-only", "norms", "rendered"), default="exact")
-    analyse.add_argument("--seeds", default="0,1,2", help="whole numbers, with commas (%(default)s)")
+    analyse.add_argument("--seeds", default="0,1,2", help="whole numbers separated by commas (%(default)s)")
     add_sampling(analyse)
     analyse.add_argument("--value", type=float, default=0.0, help="what a block is lowered to (%(default)s)")
     analyse.add_argument(
-        "--keep", metavar="RULE", help="make block weights: strongest=K, down-to=%%, proportional, lower"
+        "--keep", metavar="RULE", help="compute block weights: strongest=K, down-to=%%, proportional, lower"
     )
-    analyse.add_argument("--preset", metavar="NAME", help="the name of those weights")
+    analyse.add_argument("--preset", metavar="NAME", help="save those weights as a preset of this name")
     add_checkpoint(analyse)
     analyse.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figures")
 

@@ -1,7 +1,7 @@
 """The standalone environment: ``.venv`` in the checkout, made on first use from the locked requirements.
 
-Standard library only. Nothing is installed where the running interpreter already has what a command needs, never
-inside a WebUI (the host's own packages serve) and never where the package came from a wheel (pip's extras serve).
+Standard library only. Nothing is installed if the running interpreter already has what a command needs, inside a WebUI
+(its own packages are used), or if this package was installed from a wheel (pip's extras are used).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 VENV = ROOT / ".venv"
 TORCH = "torch==2.13.0"
 LOCKS = {"core": ("run.txt",), "run": ("run.txt",), "tab": ("run.txt",), "test": ("run.txt", "test.txt")}
-# What tells that an interpreter is ready: distributions that the locks name and that the commands import.
+# Distributions that show that an interpreter is ready: named by the locks and imported by the commands.
 _CORE = ("torch", "numpy", "pillow", "safetensors")
 _RUN = (*_CORE, "diffusers", "transformers")
 _TAB = (*_RUN, "gradio")
@@ -67,9 +67,9 @@ def _installed(name: str) -> bool:
 
 
 def ensure(purpose: str, argv: list[str], torch_build: str = "auto", index: str | None = None) -> None:
-    """Return when this interpreter can serve; otherwise make ``.venv`` and run ``argv`` again there (no return).
+    """Return if this interpreter has what is needed; otherwise make ``.venv`` and run ``argv`` there (no return).
 
-    Raises EnvironmentFailure where that cannot be done, and where the package was installed from a wheel.
+    Raises EnvironmentFailure if that is impossible, or if the package was installed from a wheel.
     """
     if INSTALLED and purpose == "test":
         raise EnvironmentFailure("the tests are in the repository, not in an installed package")
@@ -97,7 +97,7 @@ def _python(folder: Path) -> Path:
 
 
 def _stamp(purpose: str) -> str:
-    """Changes when the locks do, so that an updated checkout updates its environment."""
+    """A digest of the locks, so that an updated checkout updates its environment."""
     digest = hashlib.sha256(TORCH.encode())
     for name in LOCKS[purpose]:
         digest.update((ROOT / "requirements" / name).read_bytes())

@@ -1,4 +1,4 @@
-"""One builder for the parsers of all commands, with the options that several of them share."""
+"""Builds the parsers of all commands, and the options that several of them share."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from lib_blocktrain.cli.remote import PASSWORD_VARIABLE, Remote
 
-Answer = tuple[object, str]  # for --json, and for people
+Answer = tuple[object, str]  # the data for --json, and plain text
 Command = Callable[[argparse.Namespace], Answer | int]  # an int is the exit status
 
 ARCHITECTURES = ("sd1", "sd2", "sdxl")
 
 
 class RemoteCommand(NamedTuple):
-    """What a command does with `--url`, and which packages (`environment.NEEDED`) that takes."""
+    """The version of a command for `--url`, and the packages that it needs (a key of `environment.NEEDED`)."""
 
     run: Callable[[argparse.Namespace, Remote], Answer | int]
     needs: str | None = None
@@ -25,8 +25,8 @@ class RemoteCommand(NamedTuple):
 class Commands:
     """The commands of a parser, or of a group of them such as `presets`.
 
-    `remote` says which of them know `--url`. The namespace of a parsed command has `run`, a `Command`, and `needs`
-    and `needs_with_url`, the packages that it takes.
+    `remote` holds those that support `--url`. The namespace of a parsed command has `run`, a `Command`, and `needs`
+    and `needs_with_url`, the packages that it needs.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Commands:
         return parser
 
     def group(self, name: str, text: str) -> Commands:
-        """Add a command that has commands of its own, one of which must be given."""
+        """Add a command with subcommands, one of which must be given."""
         return Commands(self._subparsers.add_parser(name, help=text), self._remote, required=True)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every command; SUPPRESS, or a command's default would undo what stood before its name."""
+    """Add the options of every command, with SUPPRESS: a default would override an option given before the command."""
     hidden = argparse.SUPPRESS
-    parser.add_argument("--json", action="store_true", default=hidden, help="answer with JSON on stdout")
+    parser.add_argument("--json", action="store_true", default=hidden, help="print JSON to stdout")
     parser.add_argument("--debug", action="store_true", default=hidden, help="show tracebacks and more messages")
     parser.add_argument("--torch", choices=("auto", "cpu", "cuda"), default=hidden, help="which PyTorch to install")
     parser.add_argument("--torch-index", metavar="URL", default=hidden, help="package index to take PyTorch from")
@@ -65,8 +65,8 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
-    """Add what `preview` and `analyse` have in common: how pictures are drawn, and a LoRA's weights."""
-    parser.add_argument("--negative", default="", help="what should not be in the picture")
+    """Add the options common to `preview` and `analyse`: sampling, and a LoRA's weights."""
+    parser.add_argument("--negative", default="", help="negative prompt")
     parser.add_argument("--cfg", type=float, default=5.0, help="classifier-free guidance (%(default)s)")
     parser.add_argument("--width", type=int, help="pixels (the model's own)")
     parser.add_argument("--height", type=int, help="pixels (the model's own)")
@@ -75,7 +75,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_url(parser: argparse.ArgumentParser, local: Command, remote: RemoteCommand) -> None:
-    """Add `--url`, with which a command asks a server instead of loading a model."""
+    """Add `--url`, which makes a command use a server instead of loading a model."""
     group = parser.add_argument_group("on a running WebUI or server, instead of loading a model")
     group.add_argument("--url", metavar="URL", help="such as http://127.0.0.1:7860; files and names are the server's")
     group.add_argument("--auth", metavar="USER:PASSWORD", help=f"of its --api-auth (or in {PASSWORD_VARIABLE})")

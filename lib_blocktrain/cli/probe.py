@@ -1,4 +1,4 @@
-"""The commands `probe` (a dataset before there is a LoRA), `similar` (LoRAs) and `compare` (two analyses)."""
+"""The commands `probe` (of a dataset), `similar` (LoRAs) and `compare` (two analyses)."""
 
 from __future__ import annotations
 
@@ -14,27 +14,23 @@ def add_commands(commands: Commands) -> None:
     compare = commands.add("compare", compare_command, "two analyses side by side, from their JSON files")
     compare.add_argument("first", type=Path, metavar="A.json", help="an analysis.json of analyse or probe")
     compare.add_argument("second", type=Path, metavar="B.json")
-    probe = commands.add(
-        "probe", probe_command, "which blocks a training on a dataset would move, before there is a LoRA"
-    )
+    probe = commands.add("probe", probe_command, "which blocks training on a dataset would change")
     probe.add_argument("--data", type=Path, required=True, metavar="DIR", help="pictures, as for training")
     other = probe.add_mutually_exclusive_group()
-    other.add_argument("--reference", type=Path, metavar="DIR", help="regularisation pictures to tell it from")
+    other.add_argument("--reference", type=Path, metavar="DIR", help="regularisation pictures to compare with")
     other.add_argument(
-        "--class-prompt", metavar="T", help='tell it from the model\'s own pictures of "a photo of a dog"'
+        "--class-prompt", metavar="T", help='compare with the model\'s own pictures of "a photo of a dog"'
     )
-    probe.add_argument("--pictures", type=int, default=16, help="at most (%(default)s)")
-    probe.add_argument("--convolutions", action="store_true", help="as for a LoCon, not attention alone")
+    probe.add_argument("--pictures", type=int, default=16, help="maximum number of pictures to use (%(default)s)")
+    probe.add_argument("--convolutions", action="store_true", help="include convolutions, as a LoCon does")
     add_checkpoint(probe)
     probe.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figures")
 
-    similar = commands.add(
-        "similar", similar_command, "LoRAs like a dataset or another LoRA, to analyse before training"
-    )
+    similar = commands.add("similar", similar_command, "rank LoRAs by similarity to a dataset or to another LoRA")
     target = similar.add_mutually_exclusive_group(required=True)
-    target.add_argument("--lora", type=Path, metavar="FILE", help="the LoRA to find others like")
-    target.add_argument("--data", type=Path, metavar="DIR", help="the dataset to find LoRAs for")
-    similar.add_argument("--folder", type=Path, action="append", metavar="DIR", help="where to look; may be repeated")
+    target.add_argument("--lora", type=Path, metavar="FILE", help="the LoRA to compare with")
+    target.add_argument("--data", type=Path, metavar="DIR", help="the dataset to compare with")
+    similar.add_argument("--folder", type=Path, action="append", metavar="DIR", help="may be repeated")
     similar.add_argument(
         "--architecture", choices=("sd1", "sd2", "sdxl"), default="sd1", help="for --data (%(default)s)"
     )
@@ -42,7 +38,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def compare_command(arguments: argparse.Namespace) -> Answer:
-    """Compare which blocks matter more to the first of two analyses, and which to the second."""
+    """Show which blocks matter more in the first of two analyses, and which in the second."""
     from lib_blocktrain.analysis.results import compare, read_analysis
 
     found = compare(read_analysis(arguments.first), read_analysis(arguments.second))
@@ -50,7 +46,7 @@ def compare_command(arguments: argparse.Namespace) -> Answer:
 
 
 def probe_command(arguments: argparse.Namespace) -> Answer:
-    """Find which blocks a training would change, and suggest block weights for it."""
+    """Measure which blocks training would change, and suggest block weights for it."""
     from lib_blocktrain.analysis.probe import build_probe_request, probe_dataset
     from lib_blocktrain.analysis.results import write_analysis
 
@@ -77,7 +73,7 @@ def probe_command(arguments: argparse.Namespace) -> Answer:
 
 
 def similar_command(arguments: argparse.Namespace) -> Answer:
-    """Rank LoRAs by their likeness to a LoRA or a dataset."""
+    """Rank LoRAs by similarity to a LoRA or a dataset."""
     from lib_blocktrain.analysis.similar import of_dataset, of_file
     from lib_blocktrain.workspace.analyses import rank_similar
 

@@ -1,4 +1,4 @@
-"""The HTTP API of a running WebUI or standalone server, as the command line calls it. Standard library only."""
+"""The command line's client of the HTTP API of a WebUI or standalone server. Standard library only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RemoteError(ValueError):
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the other address would be sent the password."""
+    """Follows no redirect, since the password would be sent to the other address."""
 
     def redirect_request(self, *_: object) -> None:
         return None
@@ -47,17 +47,17 @@ class Remote:
         self._headers = {"Accept": "application/json"}
         if auth:
             self._headers["Authorization"] = "Basic " + base64.b64encode(auth.encode("utf-8")).decode("ascii")
-        # a proxy of the environment knows nothing of this machine's own servers
+        # no proxy from the environment, which may not reach servers on this machine
         proxies = [urllib.request.ProxyHandler({})] if _is_loopback(parts.hostname) else []
         self._opener = urllib.request.build_opener(_NoRedirects, *proxies)
 
     def get(self, path: str, **query: object) -> Any:
-        """The JSON of an answer; raises RemoteError for a refusal and OSError where nobody answers."""
+        """The JSON of a response; raises RemoteError for a refusal and OSError if the server does not respond."""
         asked = urllib.parse.urlencode({name: value for name, value in query.items() if value is not None})
         return self._call(f"{path}?{asked}" if asked else path, None)
 
     def post(self, path: str, body: object) -> Any:
-        """Send JSON, and return the JSON of the answer; raises as `get`."""
+        """Send JSON, and return the JSON of the response; raises as `get`."""
         return self._call(path, json.dumps(body).encode("utf-8"))
 
     def _call(self, path: str, data: bytes | None) -> Any:

@@ -30,20 +30,20 @@ def presets_list(arguments: argparse.Namespace, remote: Remote) -> Answer:
 
 
 def presets_parse(arguments: argparse.Namespace, remote: Remote) -> Answer:
-    """Say what the server understands a preset string as."""
+    """Print how the server understands a preset string."""
     body = {"text": arguments.string, "architecture": arguments.architecture}
     data = remote.post("/presets/parse", {**body, "seed": arguments.seed, "x": arguments.x})
     return data, parsed_text(data)
 
 
 def inspect(arguments: argparse.Namespace, remote: Remote) -> Answer:
-    """Say what a network file of the server contains."""
+    """Print the contents of a network file of the server."""
     data = remote.get("/loras/inspect", name=_server_name(arguments.file))
     return data, inspected_text(arguments.file.name, data)
 
 
 def preview(arguments: argparse.Namespace, remote: Remote) -> Answer:
-    """Have the server draw a picture, and write it down here."""
+    """Have the server draw a picture, and save it here."""
     from lib_blocktrain.files import atomic_write
 
     _refuse_options(arguments, "checkpoint")
@@ -57,14 +57,14 @@ def preview(arguments: argparse.Namespace, remote: Remote) -> Answer:
     with atomic_write(arguments.out) as temporary:
         temporary.write_bytes(base64.b64decode(drawn["image"]))
     for notice in drawn["notices"]:
-        sys.stderr.write(f"note: {notice}\n")
+        terminal.say(f"note: {notice}")
     width, height = drawn["size"]
     data = {"out": str(arguments.out), "size": drawn["size"], "seed": drawn["seed"], "notices": drawn["notices"]}
     return data, f"{arguments.out} ({width}x{height}, seed {drawn['seed']})"
 
 
 def analyse(arguments: argparse.Namespace, remote: Remote) -> Answer:
-    """Have the server analyse a LoRA; its figures are written down here."""
+    """Have the server analyse a LoRA, and save the figures here."""
     from lib_blocktrain.analysis.request import read_seeds
     from lib_blocktrain.analysis.results import Analysis
     from lib_blocktrain.cli.analyse import kept_rule, write_found
@@ -108,7 +108,7 @@ def train(arguments: argparse.Namespace, remote: Remote) -> Answer | int:
         name = remote.post("/runs", {"config": config})["name"]
     status = _follow(remote, name)
     if status["state"] in ("failed", "diverged"):
-        sys.stderr.write(f"blocktrain: {status['reason']}\n")
+        terminal.say(f"blocktrain: {status['reason']}")
         return 1
     files = [file["name"] for file in remote.get(f"/runs/{path_part(name)}/files")]
     result = next((file for file in files if "/" not in file and file.endswith(".safetensors")), None)
@@ -122,9 +122,9 @@ def train(arguments: argparse.Namespace, remote: Remote) -> Answer | int:
 
 
 def _follow(remote: Remote, name: str) -> dict[str, Any]:
-    """Show the run until it has ended or is paused, and return its status; the first Ctrl-C stops the run.
+    """Follow the run until it has ended or is paused, and return its status. The first Ctrl-C stops the run.
 
-    The second one ends this command only.
+    The second Ctrl-C ends this command only.
     """
     stopping, progress = False, ProgressBar("training")
     while True:
@@ -155,9 +155,9 @@ def _feature(arguments: argparse.Namespace, prefix: str) -> dict[str, object]:
 
 
 def _server_name(path: Path) -> str:
-    """The name of a LoRA on the server: its file's, without folder and ending; one in a folder there is `folder/name`.
+    """The name of a LoRA on the server: the file's, without its extension; `folder/name` for one in a subfolder.
 
-    A path that leads to a file here is that file's; anything else is taken as the server's name.
+    A path to a file on this machine gives that file's name; anything else is used as the server's name.
     """
     return path.stem if path.is_file() or path.is_absolute() else path.with_suffix("").as_posix()
 

@@ -1,1 +1,1 @@
-"""The standalone application, and what is mounted on a WebUI's own."""
+"""The standalone application, and the functions that mount the extension in a WebUI."""

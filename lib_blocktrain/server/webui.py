@@ -1,6 +1,6 @@
-"""What `scripts/blocktrain.py` does in a WebUI, through the integration that `hosts.webui.integration.detect` returns.
+"""The functions behind `scripts/blocktrain.py`, given the integration that `hosts.webui.integration.detect` returns.
 
-Everything is imported when it is first used: this extension must not slow down the WebUI's start.
+Modules are imported on first use, so that the extension does not slow down the WebUI's start.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SETTINGS: dict[str, tuple[str | bool, str, str]] = {  # name: default, label, in
 
 @functools.cache
 def runner(integration: Integration) -> Runner:
-    """Return the runner of the host's runs, one per process: a run goes on after "Reload UI"."""
+    """Return the runner of the host's runs, one per process, so that a run continues after "Reload UI"."""
     from lib_blocktrain.runner import Runner
 
     return Runner(integration.host())
@@ -99,7 +99,7 @@ def paste(integration: Integration, parameters: MutableMapping[str, Any]) -> Non
 
 
 def mount_api(integration: Integration, app: Any, options: Any, settings: Any) -> None:
-    """Mount the HTTP API, unless the WebUI's flags for it are invalid: it must not be open by mistake."""
+    """Mount the HTTP API, unless the WebUI's flags for it are invalid, so that it is never open by mistake."""
     from lib_blocktrain.api.access import webui_access
     from lib_blocktrain.api.routes import mount
 
