@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib_blocktrain.cli import terminal
 from lib_blocktrain.cli.parsers import Answer
 
 if TYPE_CHECKING:
@@ -87,11 +88,14 @@ def inspected_text(name: str, data: Mapping[str, Any]) -> str:
     unread = data["unread"]
     named = ", ".join([*map(repr, unread[:NAMED_KEYS]), *["..."] * (len(unread) > NAMED_KEYS)])
     rows = [
-        f"{name}: {', '.join(data['algorithms'])} for {data['architecture']}{rank}",
+        f"{terminal.one_line(name)}: {', '.join(data['algorithms'])} for {data['architecture']}{rank}",
         *(f"  {block:<5} {count:>4} modules" for block, count in data["blocks"].items() if count),
-        *(f"  note: {notice}" for notice in data.get("notices", ())),  # a server may be older
+        *(f"  note: {terminal.one_line(notice)}" for notice in data.get("notices", ())),  # a server may be older
         *([f"  {len(unread)} keys that nobody reads: {named}"] if unread else []),
-        *(f"  {key}: {str(value)[:100]}" for key, value in sorted(data["metadata"].items())),
+        *(
+            f"  {terminal.one_line(key)}: {terminal.one_line(str(value)[:100])}"
+            for key, value in sorted(data["metadata"].items())
+        ),
     ]
     return "\n".join(rows)
 
@@ -159,7 +163,7 @@ def preview(arguments: argparse.Namespace) -> Answer:
     picture = host.sample(request, ProgressBar("drawing"))
     save_png(picture, arguments.out, request, host.model().name)
     for notice in notices:
-        sys.stderr.write(f"note: {notice}\n")
+        terminal.say(f"note: {notice}")
     data = {"out": str(arguments.out), "size": list(picture.size), "seed": arguments.seed, "notices": notices}
     return data, f"{arguments.out} ({picture.width}x{picture.height}, seed {arguments.seed})"
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from lib_blocktrain import __version__
-from lib_blocktrain.cli import analyse, commands, probe, remote_commands, train
+from lib_blocktrain.cli import analyse, commands, probe, remote_commands, terminal, train
 from lib_blocktrain.cli.environment import EnvironmentFailure, ensure
 from lib_blocktrain.cli.parsers import (
     ARCHITECTURES,
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     arguments = _parse(argv)
     debug = getattr(arguments, "debug", False)
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    terminal.log_to_stderr(logging.DEBUG if debug else logging.WARNING)
     try:
         needs = arguments.needs if arguments.url is None else arguments.needs_with_url
         if needs is not None:
@@ -154,12 +154,12 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(answer, int):
         return answer
     data, text = answer
-    sys.stdout.write((json.dumps(data, indent=2, ensure_ascii=False) if arguments.json else text).rstrip() + "\n")
+    terminal.answer(json.dumps(data, indent=2, ensure_ascii=False) if arguments.json else text)
     return 0
 
 
 def _fail(error: BaseException, status: int, debug: bool) -> int:
     if debug:
         logging.getLogger(__name__).exception("failed")
-    sys.stderr.write(f"blocktrain: {' '.join(error_text(error).split())}\n")
+    terminal.say(f"blocktrain: {' '.join(error_text(error).split())}")
     return status

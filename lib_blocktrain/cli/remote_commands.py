@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lib_blocktrain.cli import terminal
 from lib_blocktrain.cli.commands import ProgressBar, inspected_text, parsed_text, presets_text
 from lib_blocktrain.cli.parsers import Answer
 from lib_blocktrain.cli.remote import Remote, RemoteError, path_part

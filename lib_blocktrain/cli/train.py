@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib_blocktrain.cli import terminal
 from lib_blocktrain.cli.commands import ProgressBar
 from lib_blocktrain.cli.parsers import Answer, Commands
 
@@ -54,7 +55,7 @@ def train_command(arguments: argparse.Namespace) -> Answer | int:
             with host.queued(), _interruptible(control):
                 outcome = trainer.run_loop()
         except (TrainingError, RunInUse) as error:
-            sys.stderr.write(f"blocktrain: {error}\n")
+            terminal.say(f"blocktrain: {error}")
             return 1
     if not processes.is_first:
         return 0
