@@ -23,6 +23,7 @@ from lib_blocktrain.api.errors import ApiError
 Credentials = tuple[tuple[str, str], ...]  # user and password
 
 OPEN_OPTION = "blocktrain_api_open"  # of the WebUI's settings: true or false
+CLOSED_OPTION = "blocktrain_api_closed"  # of the WebUI's settings: true or false
 DATASETS_OPTION = "blocktrain_dataset_dirs"  # of the WebUI's settings: folders, one a line
 
 
@@ -41,6 +42,8 @@ class Access:
     - ``credentials``: users and passwords; without any, no password is asked for
     - ``sessions``: gradio's login in the browser is accepted in place of a password
     - ``exposed``: the server answers other machines
+    - ``closed``: the user's setting that an exposed server without passwords answers nothing through the API; it counts
+      more than ``open``
     - ``open``: the user's setting that an exposed server without passwords may be changed through the API
     - ``origins``, ``origin_pattern``: other web pages that may call
     - ``dataset_dirs``: where the images of a run may be; None is anywhere
@@ -51,6 +54,7 @@ class Access:
     sessions: bool = False
     exposed: bool = False
     open: Callable[[], bool] = _no
+    closed: Callable[[], bool] = _no
     origins: frozenset[str] = frozenset()
     origin_pattern: str | None = None
     dataset_dirs: Callable[[], Sequence[Path] | None] = _anywhere
@@ -69,6 +73,13 @@ class Access:
             if not self._has_password(request):
                 asked = "a user and a password are needed: those of --api-auth or --gradio-auth"
                 raise ApiError(401, "unauthorised", asked, {"WWW-Authenticate": "Basic"})
+        elif self.exposed and self.closed():
+            raise ApiError(
+                403,
+                "off",
+                "this server answers other machines and has no password, and a setting closes its API"
+                f" ({CLOSED_OPTION}): start it with --api-auth USER:PASSWORD, or change the setting",
+            )
         elif self.exposed and writes and not self.open():
             raise ApiError(
                 403,
@@ -139,6 +150,7 @@ def webui_access(cmd_opts: Any, opts: Any) -> Access:
         sessions=bool(page),
         exposed=exposed,
         open=lambda: bool(getattr(opts, OPEN_OPTION, False)),
+        closed=lambda: bool(getattr(opts, CLOSED_OPTION, False)),
         origins=frozenset(filter(None, listed)),
         origin_pattern=_flag(cmd_opts, "cors_allow_origins_regex"),
         dataset_dirs=dataset_dirs,

@@ -29,6 +29,11 @@ SETTINGS: dict[str, tuple[str | bool, str, str]] = {  # name: default, label, in
         "Let other machines change things through the API without a password",
         "only asked for where the WebUI listens to them and has no --api-auth",
     ),
+    "blocktrain_api_closed": (
+        False,
+        "Let nobody read or draw through the API without a password",
+        "where the WebUI listens to other machines and has no --api-auth; this machine is shut out, too",
+    ),
     "blocktrain_dataset_dirs": (
         "",
         "Folders in which datasets may lie, for runs that are started through the API",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -152,6 +153,36 @@ def test_exposed_without_a_password_nothing_can_be_changed(serve, changes, expos
             refused(client.request(method, path), 403, "settings")
     opts.blocktrain_api_open = True  # the setting counts at once
     assert client.post("/presets", json=SAVE).status_code == 200
+
+
+@pytest.mark.parametrize("changes", [{"listen": True}, {"share": True}, {"ngrok": "token"}, {"server_name": "0.0.0.0"}])
+def test_a_setting_closes_an_exposed_server_without_a_password(serve, changes, refused):
+    opts = SimpleNamespace(blocktrain_api_open=True)
+    client = serve(webui_access(flags(**changes), opts))
+    assert client.get("/presets").status_code == 200
+    opts.blocktrain_api_closed = True  # it counts at once, and more than the other
+    routes = every_route(client)
+    assert len(routes) > 15
+    for method, path in routes:
+        if path in PUBLIC:  # of the WebUI's own page
+            assert client.post(path, json=PUBLIC[path]).status_code == 200
+        else:
+            refused(client.request(method, path), 403, "blocktrain_api_closed", "--api-auth")
+
+
+def test_the_setting_closes_nothing_else(serve):
+    opts = SimpleNamespace(blocktrain_api_closed=True)
+    assert serve(webui_access(flags(), opts)).post("/presets", json=SAVE).status_code == 200
+    client = serve(webui_access(flags(listen=True, api_auth="anna:1"), opts))
+    assert client.get("/presets", headers=basic("anna", "1")).status_code == 200
+
+
+def test_the_document_says_who_may_draw():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text("utf-8")
+    [row] = [line for line in text.splitlines() if line.startswith("| `--listen`")]
+    assert row.split("|")[2].strip() == "**everybody**"
+    assert "who may read and draw" in text
+    assert "blocktrain_api_closed" in text
 
 
 @pytest.mark.parametrize(
