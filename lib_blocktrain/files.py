@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent  # of the checkout
 INSTALLED = not (ROOT / "scripts" / "blocktrain.py").is_file()  # from a wheel: ROOT is site-packages
 DATA = Path(__file__).resolve().parent / "data" if INSTALLED else ROOT  # style.css, javascript/, demo/ (setup.py)
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow has 40 more readers, EPS by Ghostscript among them
+MAX_NAME_BYTES = 255  # of a file, on most file systems
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³]|conin\$|conout\$) *(\.|$)", re.IGNORECASE)
 
 
@@ -23,7 +24,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     So a reader sees the old file or the new one, whole. An OSError (a full disk, a read-only folder) names ``path``,
     and the old file stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = path.with_name(_temporary_name(path.name))
     try:
         with path_in_errors(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,6 +38,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def _temporary_name(name: str) -> str:
+    """A name of this process and thread for the file's contents; shortened where the file system would refuse it."""
+    ending = f".{os.getpid()}-{threading.get_ident()}.tmp"
+    if len(os.fsencode(name)) + len(ending) + 1 > MAX_NAME_BYTES:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f".{name}{ending}"
+
+
 def path_in_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Make an OSError that names no file (a full disk), or the temporary file, name ``path``."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -56,7 +57,8 @@ def _of_work(error: BaseException) -> ApiError:
         return ApiError(409, "conflict", error_text(error))
     if isinstance(error, FileNotFoundError):
         return ApiError(404, "not found", error_text(error))
-    if isinstance(error, ValueError):
+    too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG  # a name from the client
+    if isinstance(error, ValueError) or too_long:
         return ApiError(400, "bad request", error_text(error) or type(error).__name__)
     if isinstance(error, (OutOfMemory, MemoryError)):
         return ApiError(507, "out of memory", error_text(error) or "there is too little memory")

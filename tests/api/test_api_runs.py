@@ -148,6 +148,8 @@ def test_a_folder_of_links_is_not_followed(client, run, tmp_path):
         ({"dataset": {"folders": [{"path": "."}], "validation": [{"path": "/etc"}]}}, 400, ["/etc"]),
         ({"dataset": {"toml": "outside.toml"}}, 400, ["/etc"]),
         ({"dataset": {"folders": [{"path": "nul\0"}]}}, 400, []),
+        ({"dataset": {"folders": [{"path": "long" * 100}]}}, 400, []),
+        ({"dataset": {"toml": "long" * 100}}, 400, []),
         ({"steps": 0}, 400, ["steps"]),
         ({"steps": "many"}, 422, ["steps"]),
         ({"network": {"rnk": 4}}, 422, ["rnk"]),

@@ -90,3 +90,14 @@ def test_many_of_a_kind(tmp_path):
     files(tmp_path, "a.png", *(f"{number:02}.npz" for number in range(15)))
     [line] = found(tmp_path).left_out
     assert "09.npz and 5 more: not pictures" in line
+
+
+@pytest.mark.parametrize("length", [241, 242, 246, 251])
+def test_a_name_as_long_as_the_file_system_has(tmp_path, length):
+    """Looked up beside it are longer names: of masks, of captions."""
+    name = "a" * (length - 4)
+    files(tmp_path, f"{name}.png", "b.png", "b_mask.png", "masks/b.png")
+    (tmp_path / f"{name}.txt").write_text("a long name", "utf-8")
+    dataset = found(tmp_path, mask_folder=str(tmp_path / "masks"), caption_extensions=(".description", ".txt"))
+    assert masks(dataset) == {f"{name}.png": None, "b.png": "b_mask.png"}
+    assert dataset.images[0].caption == "a long name"
