@@ -112,7 +112,7 @@ def build_request(
         method,
         tuple(features) or (WHOLE_IMAGE,),
         Options(None if weights is None else weights.weights, multiplier, value),
-        weights_share=None if weights is None else weights.canvas,
+        weights_share=None if weights is None else weights.area_share,
     )
 
 

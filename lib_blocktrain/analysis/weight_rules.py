@@ -68,7 +68,7 @@ def preset_of(analysis: Analysis, weights: BlockWeights, name: str, purpose: str
     Raises ValueError for a name that cannot be one.
     """
     share = None if analysis.area_share is None else round(analysis.area_share, 3)
-    line = weights.to_line(name, with_architecture=True, canvas=share)
+    line = weights.to_line(name, with_architecture=True, area_share=share)
     purpose = purpose or f"{analysis.feature} of {analysis.name}, {analysis.method}"
     try:
         read = read_line(f"{line}  # {' '.join(purpose.replace('#', '').split())}")

@@ -67,7 +67,7 @@ def probe_command(arguments: argparse.Namespace) -> Answer:
         files += write_analysis(found.differs, arguments.out, "differs")
         data["differs"] = found.differs.to_json()
         text += ["", f"{found.differs.name}:", found.differs.to_table()]
-    line = found.weights.to_line(with_architecture=True, canvas=found.moves.area_share)
+    line = found.weights.to_line(with_architecture=True, area_share=found.moves.area_share)
     data |= {"weights": line, "files": [str(path) for path in files]}
     return data, "\n".join([*text, "", f"weights for the training: {line}", *data["files"]])
 

@@ -159,7 +159,7 @@ class AnalyseHandlers:
             architecture = analysis.architecture
             if analysis.area_share is None or architecture not in preset.architectures or "canvas=" not in preset.text:
                 continue
-            share = self.controls.presets.parse(preset.text, architecture).canvas
+            share = self.controls.presets.parse(preset.text, architecture).area_share
             text = area_warning(share, analysis.area_share)
             notes += [html.note(f"Your preset {preset.name}: {text}")] if text else []
         return Markup("").join(notes)
@@ -214,7 +214,7 @@ class AnalyseHandlers:
     def to_training(self, values: AnalyseValues) -> Changes:
         """Put the weights into the training form."""
         stored, weights = self._weights(values)
-        line = weights.to_line(with_architecture=True, canvas=stored.first.area_share)
+        line = weights.to_line(with_architecture=True, area_share=stored.first.area_share)
         return {"train_form": {WEIGHTS: line}, "tabs": Properties(selected="Train"), "analyse_message": ""}
 
     @error_to("analyse_message")

@@ -136,8 +136,8 @@ def understood(parsed: Parsed) -> Markup:
         f"Understood as {parsed.form}{name} for {known.title}: {'; '.join(on) or 'everything off'}",
         *parsed.notices,
     ]
-    if parsed.canvas is not None:
-        lines.append(f"found for a feature that fills {parsed.canvas:.0%} of the canvas")
+    if parsed.area_share is not None:
+        lines.append(f"found for a feature that fills {parsed.area_share:.0%} of the canvas")
     if not weights.rest_follows:
         lines.append(f"{REST} = {number(weights[REST])} has no slider: it is 1 here, and 0 when all blocks are 0")
     return Markup('<ul class="blocktrain-understood" role="status">{}</ul>').format(items(lines))

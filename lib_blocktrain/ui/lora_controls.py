@@ -171,8 +171,8 @@ class LoraControls:
         name = (values["preset_name"] or "").strip()
         weights = selection.shown.block_weights(self.architecture(selection))
         origin = self.origin_of(values, weights)
-        canvas = origin.canvas if origin else None
-        self.presets.save(name, weights, canvas=canvas, replace=bool(values["preset_replace"]))
+        area_share = origin.area_share if origin else None
+        self.presets.save(name, weights, area_share=area_share, replace=bool(values["preset_replace"]))
         return self.changed_presets(selection, name, f"Saved {name} in {self.presets.own.path}")
 
     @error_to("preset_message")
@@ -218,7 +218,7 @@ class LoraControls:
         return {"selection": selection, "weights": selection.shown.weights, "preset_message": message}, parsed
 
     def origin_of(self, values: PreviewValues, weights: BlockWeights) -> Parsed | None:
-        """The pasted text or selected preset that has exactly these weights, for its name and canvas share."""
+        """The pasted text or selected preset that has exactly these weights, for its name and area share."""
         for text in (values["paste"], values["preset"]):
             try:
                 parsed = self.presets.parse(text, weights.architecture) if text else None

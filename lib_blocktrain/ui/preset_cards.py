@@ -85,7 +85,7 @@ def _title(text: str) -> Markup:
 def _marks(preset: Preset, parsed: Parsed, own: bool) -> Markup:
     words = ["yours"] if own else []
     words += [ARCHITECTURES[known].title for known in preset.architectures]
-    words += [f"{parsed.canvas:.0%} of the canvas"] if parsed.canvas is not None else []
+    words += [f"{parsed.area_share:.0%} of the canvas"] if parsed.area_share is not None else []
     grade = Markup('<abbr title="Grade {}: {}">{}</abbr>').format(
         preset.grade, GRADES[preset.grade], GRADE_MARKS[preset.grade]
     )
@@ -104,7 +104,7 @@ def _copies(name: str, parsed: Parsed) -> Markup:
     for form, title in FORMS.items():
         label, off = f"{title}: {name}", ""
         try:
-            text = shared_text(parsed.weights, name, form, parsed.canvas)
+            text = shared_text(parsed.weights, name, form, parsed.area_share)
         except ValueError:
             text, title, off = "", NO_KOHYA, " disabled"
         button = Markup('<button type="button" data-copy="{}" aria-label="{}" title="{}"{}>{}</button>')
@@ -112,9 +112,9 @@ def _copies(name: str, parsed: Parsed) -> Markup:
     return Markup("").join(buttons)
 
 
-def shared_text(weights: BlockWeights, name: str | None, form: str, canvas: float | None = None) -> str:
+def shared_text(weights: BlockWeights, name: str | None, form: str, area_share: float | None = None) -> str:
     """Write weights in one of FORMS; raise ValueError for weights that the form cannot hold."""
-    line = weights.to_line(name, with_architecture=True, canvas=canvas)
+    line = weights.to_line(name, with_architecture=True, area_share=area_share)
     if form == LINK:
         return to_link(line)
     if form == JSON:

@@ -59,8 +59,8 @@ class ShareHandlers:
             name, said = "", f"{COPIED}; without a name, since the preset {name} has other weights"
         if name and read_line(weights.to_line(name)).name != name:
             raise ValueError(f"{name!r} is not a valid name for a preset: choose another")
-        known, canvas = (origin.name, origin.canvas) if origin else (None, None)
-        return {"line": shared_text(weights, name or known, form, canvas), "preset_message": html.note(said)}
+        known, area_share = (origin.name, origin.area_share) if origin else (None, None)
+        return {"line": shared_text(weights, name or known, form, area_share), "preset_message": html.note(said)}
 
     def _is_another(self, name: str, weights: BlockWeights) -> bool:
         """Whether there is a preset of this name with other weights."""

@@ -157,7 +157,7 @@ class TrainHandlers:
         if not values["train_preset"]:
             return {}
         parsed = self.controls.presets.parse(values["train_preset"], self._architecture())
-        line = parsed.weights.to_line(parsed.name, with_architecture=True, canvas=parsed.canvas)
+        line = parsed.weights.to_line(parsed.name, with_architecture=True, area_share=parsed.area_share)
         return {"train_form": {WEIGHTS: line}}
 
     # --- the start ------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ class TrainHandlers:
         if not isinstance(config.network.weights, str):
             return config
         parsed = self.controls.presets.parse(config.network.weights, self._architecture())
-        network = replace(config.network, weights=parsed.weights.to_line(parsed.name, canvas=parsed.canvas))
+        network = replace(config.network, weights=parsed.weights.to_line(parsed.name, area_share=parsed.area_share))
         read_weights(network, self._architecture())  # raises for those out of range
         return replace(config, network=network)
 
@@ -217,7 +217,7 @@ class TrainHandlers:
         if not isinstance(config.network.weights, str):
             return Markup("")
         parsed = self.controls.presets.parse(config.network.weights, self._architecture())
-        text = area_warning(parsed.canvas, dataset.area_share)
+        text = area_warning(parsed.area_share, dataset.area_share)
         return html.failure(f"These weights were {text}") if text else Markup("")
 
     def _cost(self, config: RunConfig) -> Markup:

@@ -87,14 +87,16 @@ class BlockWeights:
         rest = changes.pop(REST, None if self.rest_follows else self.rest)
         return BlockWeights(self.architecture, {**self.values, **changes}, base, rest)
 
-    def to_line(self, name: str | None = None, *, with_architecture: bool = False, canvas: float | None = None) -> str:
+    def to_line(
+        self, name: str | None = None, *, with_architecture: bool = False, area_share: float | None = None
+    ) -> str:
         """Return the canonical preset line, which LoRA Block Weight reads too: 26 values, BASE first; SDXL has 20.
 
         After `|` follow a REST other than the default and, on request, the architecture and the share of the canvas
         (0 to 1) for which the weights were found. `preset_strings.parse` reads the line back exactly.
         """
         attributes = [f"arch={self.architecture}"] if with_architecture else []
-        attributes += [] if canvas is None else [f"canvas={number(canvas)}"]
+        attributes += [] if area_share is None else [f"canvas={number(area_share)}"]
         attributes += [] if self.rest_follows else [f"rest={number(self.rest)}"]
         line = ",".join(number(value) for value in self.with_base.values())
         return (f"{name}:" if name else "") + " | ".join([line, *([" ".join(attributes)] if attributes else [])])

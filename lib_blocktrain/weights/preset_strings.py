@@ -69,7 +69,7 @@ class Parsed:
     attributes: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def canvas(self) -> float | None:
+    def area_share(self) -> float | None:
         """The feature's share of the canvas, 0 to 1, None if the string has none."""
         return float(self.attributes["canvas"]) if "canvas" in self.attributes else None
 
@@ -301,9 +301,9 @@ class _Reader:
             attributes[key.text] = value
         if "arch" in attributes:
             self._check_architecture(attributes["arch"])
-        canvas = attributes.get("canvas")
-        if canvas and not 0 < canvas.number() <= 1:
-            raise canvas.error(f"canvas={canvas.text}: expected a share, more than 0, up to 1")
+        share = attributes.get("canvas")
+        if share and not 0 < share.number() <= 1:
+            raise share.error(f"canvas={share.text}: expected a share, more than 0, up to 1")
         unknown = [f"{key}={value.text}" for key, value in attributes.items() if key not in ("arch", "canvas", "rest")]
         if unknown:
             self.notices.append(f"{', '.join(unknown)} not known here: ignored")

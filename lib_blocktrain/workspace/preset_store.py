@@ -52,9 +52,9 @@ class PresetStore:
         """Read a preset string or link, which may name any of these presets; raises PresetStringError."""
         return parse(from_link(text), architecture_id, seed=seed, x=x, presets=self.all())
 
-    def save(self, name: str, weights: BlockWeights, *, canvas: float | None = None, replace: bool = False) -> None:
-        """Save weights in the user's file; `canvas` is the share of the picture that their feature fills."""
-        line = weights.to_line(with_architecture=True, canvas=canvas)
+    def save(self, name: str, weights: BlockWeights, *, area_share: float | None = None, replace: bool = False) -> None:
+        """Save weights in the user's file; `area_share` is the share of the picture that their feature fills."""
+        line = weights.to_line(with_architecture=True, area_share=area_share)
         self.put(Preset(name.strip(), (weights.architecture,), line), replace=replace)
 
     def put(self, preset: Preset, *, replace: bool = False) -> None:

@@ -120,7 +120,7 @@ def test_a_preset_says_what_it_was_found_for(tmp_path):
     file.put(preset)
     (read,) = file.read().presets.values()
     parsed = parse(read.text, "sd1")
-    assert (parsed.canvas, parsed.attributes["arch"]) == (0.123, "sd1")
+    assert (parsed.area_share, parsed.attributes["arch"]) == (0.123, "sd1")
     assert _on(parsed.weights) == {"IN04": 1, "OUT09": 1}
     assert read.purpose == "the word “robot” of robot, exact"
     with pytest.raises(ValueError, match="A:B"):

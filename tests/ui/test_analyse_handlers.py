@@ -80,7 +80,7 @@ def test_to_sliders_preset_training_and_files(handlers, filled, host, controls):
     assert "Saved THING" in filled.values["analyse_message"]
     saved = controls.presets.own.read().presets["THING"]
     parsed = parse(saved.text, "sd1")
-    assert (parsed.canvas, parsed.attributes["arch"]) == (0.25, "sd1")
+    assert (parsed.area_share, parsed.attributes["arch"]) == (0.25, "sd1")
     assert "already" in handlers.to_preset(filled.values)["analyse_message"]
     assert "A:B" in handlers.to_preset({**filled.values, "analyse_preset": "A:B"})["analyse_message"]
 
@@ -90,7 +90,7 @@ def test_to_sliders_preset_training_and_files(handlers, filled, host, controls):
 
     line = handlers.to_training(filled.values)["train_form"]["train_network_weights"]
     assert parse(line, "sd1").weights == parsed.weights
-    assert parse(line, "sd1").canvas == 0.25
+    assert parse(line, "sd1").area_share == 0.25
 
     filled.take(handlers.save(filled.values))
     (file,) = (host.output_dir / "blocktrain" / "analyses").glob("*.json")

@@ -130,18 +130,18 @@ def test_the_share_of_the_canvas_goes_along_while_the_weights_are_its(controls, 
     page.values |= {"paste": "face:OUT03=1,IN04=0.5,BASE=1|arch=sd1 canvas=0.12", "form": "line"}
     page.take(sharing.apply(page.values))
     page.take(sharing.copy(page.values))
-    assert parse(page.values["line"], "sd1").canvas == 0.12
+    assert parse(page.values["line"], "sd1").area_share == 0.12
     page.take(controls.save(page.values))
     page.values["paste"] = ""
-    assert controls.presets.parse("face", "sd1").canvas == 0.12
+    assert controls.presets.parse("face", "sd1").area_share == 0.12
     page.take(sharing.copy(page.values))  # the preset that was saved is chosen
-    assert parse(page.values["line"], "sd1").canvas == 0.12
+    assert parse(page.values["line"], "sd1").area_share == 0.12
     page.values["preset_name"] = ""
     page.take(sharing.copy(page.values))
     assert page.values["line"].startswith("face:")
     page.values["weights"]["OUT03"] = 0.9  # the menu still says face, and these are other weights
     page.take(sharing.copy(page.values))
-    assert parse(page.values["line"], "sd1").canvas is None
+    assert parse(page.values["line"], "sd1").area_share is None
     assert "face" not in page.values["line"]
 
 

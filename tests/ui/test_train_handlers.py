@@ -186,7 +186,7 @@ def test_weights_for_another_share_of_the_picture_are_said_before_and_at_the_sta
         for place in ("train_dataset", "train_message"):
             said = f"found for a feature that fills {float(share):.0%} of the picture, used for one that fills 50%"
             assert (said in filled.values[place]) == warned
-    assert [parse(config.network.weights, "sd1").canvas for config in handlers.runner.configs] == [0.1, 0.4]
+    assert [parse(config.network.weights, "sd1").area_share for config in handlers.runner.configs] == [0.1, 0.4]
 
 
 def test_the_form_begins_with_what_suits_the_model(handlers, filled, monkeypatch):

@@ -110,7 +110,7 @@ def test_missing_blocks_and_unknown_architectures_are_refused():
 def test_line():
     assert sd1(IN04=0.1, OUT11=1).to_line("A") == "A:0,0,0,0,0,0.1" + ",0" * 19 + ",1"
     assert BlockWeights.uniform("sdxl", 1).to_line() == ",".join("1" * 20)
-    shared = sd1(M00=1, REST=0.5).to_line("A", with_architecture=True, canvas=0.12)
+    shared = sd1(M00=1, REST=0.5).to_line("A", with_architecture=True, area_share=0.12)
     assert shared.endswith(",0 | arch=sd1 canvas=0.12 rest=0.5")
 
 

@@ -228,7 +228,7 @@ def test_a_block_that_sdxl_lacks():
 def test_names_are_looked_up_with_case():
     mine = {"Face": Preset("Face", (SD1,), "IN04=1 | canvas=0.2", "mine")}
     parsed = parse(" Face ", SD1, presets=mine)
-    assert (parsed.name, parsed.form, parsed.canvas) == ("Face", "preset", 0.2)
+    assert (parsed.name, parsed.form, parsed.area_share) == ("Face", "preset", 0.2)
     assert parsed.notices[0].startswith("IN00-IN03")
     with pytest.raises(PresetStringError, match=r"unknown preset 'face': did you mean Face\?"):
         parse("face", SD1, presets=mine)
@@ -269,9 +269,9 @@ def test_one_number_is_no_name():
 def test_attributes():
     parsed = parse(f"A:{values(20)} | arch=sdxl canvas=0.12 rest=0.5 author=me", SDXL)
     assert parsed.attributes == {"arch": "sdxl", "canvas": "0.12", "rest": "0.5", "author": "me"}
-    assert (parsed.canvas, parsed.weights.rest) == (0.12, 0.5)
+    assert (parsed.area_share, parsed.weights.rest) == (0.12, 0.5)
     assert parsed.notices == ("author=me not known here: ignored",)
-    assert parse(values(26), SD1).canvas is None
+    assert parse(values(26), SD1).area_share is None
 
 
 def test_the_blocks_of_sd1_and_sd2_are_the_same():
@@ -475,10 +475,10 @@ def test_json_that_cannot_be_read(text, message):
 
 @settings(deadline=None)
 @given(block_weights(), st.sampled_from([None, "A", "my preset", "ALL"]), st.booleans(), st.none() | st.floats(0.01, 1))
-def test_the_canonical_line_reads_back_exactly(weights, name, with_architecture, canvas):
-    line = weights.to_line(name, with_architecture=with_architecture, canvas=canvas)
+def test_the_canonical_line_reads_back_exactly(weights, name, with_architecture, area_share):
+    line = weights.to_line(name, with_architecture=with_architecture, area_share=area_share)
     parsed = parse(line, weights.architecture)
-    assert (parsed.weights, parsed.name, parsed.canvas, parsed.notices) == (weights, name, canvas, ())
+    assert (parsed.weights, parsed.name, parsed.area_share, parsed.notices) == (weights, name, area_share, ())
 
 
 @settings(deadline=None)

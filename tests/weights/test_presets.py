@@ -140,7 +140,7 @@ def test_a_file_is_read_line_by_line(preset_file):
         "line 6: 'nothing': expected NAME:values (character 1)",
     ]
     assert [(problem.text, problem.position) for problem in found.problems] == [("BAD:1,2,3", 9), ("nothing", 0)]
-    assert parse("HAIR", "sd1", presets=found.presets).canvas == 0.1
+    assert parse("HAIR", "sd1", presets=found.presets).area_share == 0.1
 
 
 def test_no_file_holds_nothing(tmp_path):
