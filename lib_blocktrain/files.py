@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
@@ -12,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout
 INSTALLED = not (ROOT / "scripts" / "blocktrain.py").is_file()  # from a wheel: ROOT is site-packages
 DATA = Path(__file__).resolve().parent / "data" if INSTALLED else ROOT  # style.css, javascript/, demo/ (setup.py)
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow has 40 more readers, EPS by Ghostscript among them
 MAX_NAME_BYTES = 255  # of a file, on most file systems
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow has 40 more readers, EPS by Ghostscript among them
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³]|conin\$|conout\$) *(\.|$)", re.IGNORECASE)
 
 
@@ -37,7 +38,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
-@contextmanager
 def _temporary_name(name: str) -> str:
     """A name of this process and thread for the file's contents; shortened where the file system would refuse it."""
     ending = f".{os.getpid()}-{threading.get_ident()}.tmp"
@@ -46,6 +46,7 @@ def _temporary_name(name: str) -> str:
     return f".{name}{ending}"
 
 
+@contextmanager
 def path_in_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Make an OSError that names no file (a full disk), or the temporary file, name ``path``."""
     try:
