@@ -193,7 +193,7 @@ class AnalyseHandlers:
         else:
             entry = self.controls.entry(line, selection.shown.strength)
             changes = self.controls.show(selection.with_shown(entry))
-        note = html.brought(stored.lora or selection.active)
+        note = html.changed_elsewhere(stored.lora or selection.active)
         return {**changes, "tabs": Properties(selected="Preview"), "status": note, "analyse_message": ""}
 
     @error_to("analyse_message")

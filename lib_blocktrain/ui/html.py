@@ -49,7 +49,7 @@ def folders(paths: Iterable[Path]) -> Markup:
     return Markup('<p class="blocktrain-folders">from {}</p>').format(shown)
 
 
-def brought(lora: str | None) -> Markup:
+def changed_elsewhere(lora: str | None) -> Markup:
     """The note in Preview when another tab has set its weights: the pictures shown were drawn before that."""
     return note(f"{lora} and its weights are on the sliders: press Preview to draw with them" if lora else "")
 
@@ -118,22 +118,22 @@ def _counted(counts: Iterable[tuple[str, float]]) -> Markup:
     return items(Markup("{} <small>{}</small>").format(name, count) for name, count in counts)
 
 
-def by_value(weights: Mapping[str, float], known: Architecture) -> dict[float, str]:
+def by_value(weights: Mapping[str, float], architecture: Architecture) -> dict[float, str]:
     """The blocks of each weight, as text: IN02, OUT07-OUT10."""
     groups: dict[float, list[str]] = {}
     for block_id, value in weights.items():
         groups.setdefault(value, []).append(block_id)
-    return {value: spans(ids, known.block_ids) for value, ids in groups.items()}
+    return {value: spans(ids, architecture.block_ids) for value, ids in groups.items()}
 
 
 def understood(parsed: Parsed) -> Markup:
     """How a pasted preset string was read."""
     weights = parsed.weights
-    known = ARCHITECTURES[weights.architecture]
+    architecture = ARCHITECTURES[weights.architecture]
     name = f" “{parsed.name}”" if parsed.name else ""
-    on = [f"{ids} = {number(value)}" for value, ids in by_value(weights.with_base, known).items() if value]
+    on = [f"{ids} = {number(value)}" for value, ids in by_value(weights.with_base, architecture).items() if value]
     lines = [
-        f"Understood as {parsed.form}{name} for {known.title}: {'; '.join(on) or 'everything off'}",
+        f"Understood as {parsed.form}{name} for {architecture.title}: {'; '.join(on) or 'everything off'}",
         *parsed.notices,
     ]
     if parsed.area_share is not None:
@@ -189,13 +189,13 @@ def pictures(variants: Sequence[Variant], rendered: Mapping[int, Rendered], size
     many = len(variants) >= MANY
     kind = "blocktrain-pictures blocktrain-grid" if many else "blocktrain-pictures"
     figures = []
-    for place, variant in enumerate(variants):
-        found = rendered.get(place)
+    for index, variant in enumerate(variants):
+        found = rendered.get(index)
         image = _image(found, small=many) if found else _frame(size)
-        again = Markup(" <small>(the same)</small>") if found and found.reused else ""
+        same = Markup(" <small>(the same)</small>") if found and found.reused else ""
         figures.append(
             Markup('<figure data-arm="{}">{}<figcaption>{}{}</figcaption></figure>').format(
-                variant.name, image, variant.title, again
+                variant.name, image, variant.title, same
             )
         )
     return Markup('<div class="{}">{}</div>').format(kind, Markup("").join(figures))

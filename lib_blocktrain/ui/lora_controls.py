@@ -110,7 +110,7 @@ class LoraControls:
         }
 
     @error_to("lora_message")
-    def meet_model(self, values: PreviewValues) -> Changes:
+    def show_model(self, values: PreviewValues) -> Changes:
         """Show which model is loaded, and everything that depends on it. The model may be loaded here."""
         selection = selection_of(values)
         shown = {**self._shown(selection), **self._presets(selection)}
@@ -120,10 +120,10 @@ class LoraControls:
             model = self.host.model()
         except NoModel as error:
             return {**shown, "model_line": html.failure(f"No model: {error}")}
-        known, side = ARCHITECTURES[model.architecture], model.native_size
-        said = f"{self.host.name}: {model.name} · {known.title}, {len(known.blocks)} blocks"
-        said += "" if model.prediction == "epsilon" else f" · {model.prediction}-prediction"
-        return {**shown, "model_line": html.note(said), "width": side, "height": side}
+        architecture, side = ARCHITECTURES[model.architecture], model.native_size
+        message = f"{self.host.name}: {model.name} · {architecture.title}, {len(architecture.blocks)} blocks"
+        message += "" if model.prediction == "epsilon" else f" · {model.prediction}-prediction"
+        return {**shown, "model_line": html.note(message), "width": side, "height": side}
 
     @error_to("lora_message")
     def refresh(self, values: PreviewValues) -> Changes:
@@ -133,9 +133,9 @@ class LoraControls:
         keys = {file.key for file in self.lora_index.files()}
         gone = [key for key in selection.entries if key not in keys]
         selection = selection.choose([key for key in selection.entries if key in keys])
-        said = f"{len(keys)} LoRA files" + (f"; {', '.join(gone)} no longer in the folders" if gone else "")
+        message = f"{len(keys)} LoRA files" + (f"; {', '.join(gone)} no longer in the folders" if gone else "")
         changes = _joined(self._list(selection, values["search"]), self._shown(selection), self._presets(selection))
-        return _joined({"lora_message": html.note(said)}, changes)
+        return _joined({"lora_message": html.note(message)}, changes)
 
     @error_to("lora_message")
     def find(self, values: PreviewValues) -> Changes:
@@ -237,10 +237,12 @@ class LoraControls:
         files = [self.lora_index.file(key) for key in selection.entries]
         files += [file for file in found[:SHOWN_FILES] if file not in files]
         choices = [(html.label(file), file.key) for file in files]
-        said = f"{hidden} more files: use the search" if hidden > 0 else "" if found else "No LoRA matches the search"
+        message = (
+            f"{hidden} more files: use the search" if hidden > 0 else "" if found else "No LoRA matches the search"
+        )
         if not self.lora_index.files():
-            said = "There is no .safetensors file in the folders"
-        return {"loras": Properties(choices=choices, value=list(selection.entries)), "lora_message": html.note(said)}
+            message = "There is no .safetensors file in the folders"
+        return {"loras": Properties(choices=choices, value=list(selection.entries)), "lora_message": html.note(message)}
 
     def _shown(self, selection: LoraSelection) -> Changes:
         """Everything that depends on the selection: the active LoRA, its facts, the sliders and why some are off."""
@@ -293,10 +295,10 @@ class LoraControls:
         }
 
     def changed_presets(
-        self, selection: LoraSelection, chosen: str | None, said: str, problems: Iterable[LineProblem] = ()
+        self, selection: LoraSelection, chosen: str | None, text: str, problems: Iterable[LineProblem] = ()
     ) -> Changes:
         """The menus and cards after a change, with one preset selected, a message, and unreadable lines."""
-        message = html.note(said) + html.problems(problems)
+        message = html.note(text) + html.problems(problems)
         return {**self._presets(selection, chosen), "preset_message": message, "preset_replace": False}
 
 

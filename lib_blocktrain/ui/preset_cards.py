@@ -47,8 +47,8 @@ def html(presets: PresetStore, architecture_id: str, u_map: str) -> Markup:
 
 def card_map(weights: BlockWeights, name: str) -> Markup:
     """A small U map of weights, as SVG."""
-    known = ARCHITECTURES[weights.architecture]
-    return tiny(known, weights.with_base, f"{name} for {known.title}")
+    architecture = ARCHITECTURES[weights.architecture]
+    return tiny(architecture, weights.with_base, f"{name} for {architecture.title}")
 
 
 def _card(preset: Preset, presets: PresetStore, architecture_id: str, own: bool) -> Markup:
@@ -84,7 +84,7 @@ def _title(text: str) -> Markup:
 
 def _marks(preset: Preset, parsed: Parsed, own: bool) -> Markup:
     words = ["yours"] if own else []
-    words += [ARCHITECTURES[known].title for known in preset.architectures]
+    words += [ARCHITECTURES[architecture_id].title for architecture_id in preset.architectures]
     words += [f"{parsed.area_share:.0%} of the canvas"] if parsed.area_share is not None else []
     grade = Markup('<abbr title="Grade {}: {}">{}</abbr>').format(
         preset.grade, GRADES[preset.grade], GRADE_MARKS[preset.grade]

@@ -135,13 +135,13 @@ class PreviewHandlers:
         if path is None:
             return {}
         found = read_png(path)
-        changes, said = _settings_of(found, self.host.samplers)
+        changes, messages = _settings_of(found, self.host.samplers)
         entries, missing = self._entries_of(found)
         if entries or found.loras:
             changes = {**changes, **self.controls.use_exactly(entries)}
         if missing:
-            said.append(f"not in the folders: {', '.join(missing)}")
-        return {**changes, "status": html.note("; ".join(["Parameters loaded", *said]))}
+            messages.append(f"not in the folders: {', '.join(missing)}")
+        return {**changes, "status": html.note("; ".join(["Parameters loaded", *messages]))}
 
     def _entries_of(self, found: Parameters) -> tuple[dict[str, LoraEntry], list[str]]:
         """The LoRAs of a picture that are in the folders, and the names of those that are not."""
@@ -176,8 +176,8 @@ class PreviewHandlers:
         def finished(_: Job[None]) -> Changes:
             self.controls.lora_index.refresh()
             listed = self.controls.find({**values, "search": ""})
-            said = html.note(f"Wrote {path}: at strength 1 it does what {selection.active} does under these weights")
-            return {"loras": listed["loras"], "search": "", "bake_status": said, "bake_replace": False}
+            note = html.note(f"Wrote {path}: at strength 1 it does what {selection.active} does under these weights")
+            return {"loras": listed["loras"], "search": "", "bake_status": note, "bake_replace": False}
 
         yield from stream_job(self.jobs, "bake", work, finished)
 
@@ -200,22 +200,24 @@ def _ending(
     if error is not None:
         return html.failure(describe_error(error))
     drawn = sum(not one.reused for one in rendered.values())
-    said = f"{drawn} of {len(variants)} pictures drawn, seed {settings.seed}"
+    summary = f"{drawn} of {len(variants)} pictures drawn, seed {settings.seed}"
     if variants[-1].name == WEIGHTED and variants[-1].weights == variants[-2].weights:
-        said += "; every block is at 1, so the last two pictures are the same: change a block and press Preview again"
+        summary += (
+            "; every block is at 1, so the last two pictures are the same: change a block and press Preview again"
+        )
     elif not drawn:
-        said += ": nothing has changed, and the earlier ones are shown"
+        summary += ": nothing has changed, and the earlier ones are shown"
     elif drawn < len(variants):
-        said += "; the others are unchanged"
+        summary += "; the others are unchanged"
     notices = dict.fromkeys(notice for one in rendered.values() for notice in one.notices)
-    return Markup("").join(html.note(text) for text in (said, *notices))
+    return Markup("").join(html.note(text) for text in (summary, *notices))
 
 
 def _settings_of(found: Parameters, samplers: Sequence[str]) -> tuple[dict[str, object], list[str]]:
     """The widgets' values from a picture's parameters, and messages about those that cannot be used."""
     values = found.values
     changes: dict[str, object] = {"prompt": found.prompt, "negative": found.negative}
-    said = []
+    messages: list[str] = []
     for name, widget, kind in (("Steps", "steps", int), ("CFG scale", "cfg", float), ("Seed", "seed", int)):
         if name in values:
             changes[widget] = kind(values[name])
@@ -226,8 +228,8 @@ def _settings_of(found: Parameters, samplers: Sequence[str]) -> tuple[dict[str, 
     if sampler in samplers:
         changes["sampler"] = sampler
     elif sampler:
-        said.append(f"the sampler {sampler} is not available here")
-    return changes, said
+        messages.append(f"the sampler {sampler} is not available here")
+    return changes, messages
 
 
 def _free(folder: Path, stem: str) -> Path:

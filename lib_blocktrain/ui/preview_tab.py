@@ -76,24 +76,24 @@ class PreviewTab:
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
         """Fill the lists at once, then load the model, which can take a while."""
-        looked = on(
+        listed = on(
             blocks.load, self.controls.open, {}, w.pick("selection", "loras", "lora_message", "lora_folders", "weights")
         )
-        on(looked.then, self.controls.meet_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS, *MODEL))
+        on(listed.then, self.controls.show_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS, *MODEL))
 
     def _wire_controls(self, w: Widgets) -> None:
         controls, sharing = self.controls, ShareHandlers(self.controls)
         found = w.pick(*SELECTION, "search")
         on(w["search"].input, controls.find, found, w.pick("loras", "lora_message"), latest=True)
-        looked = on(w["refresh"].click, controls.refresh, found, w.pick(*SHOWN, *PRESETS))
-        on(looked.then, controls.meet_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS, *MODEL))
+        listed = on(w["refresh"].click, controls.refresh, found, w.pick(*SHOWN, *PRESETS))
+        on(listed.then, controls.show_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS, *MODEL))
         on(w["loras"].input, controls.choose, found, w.pick(*SHOWN))
         on(w["active"].input, controls.activate, w.pick(*SELECTION, "active"), w.pick(*SHOWN))
 
-        weighed = w.pick(*SELECTION, "preset_message", "preset_name", "understood")
-        on(w["preset"].input, controls.use_preset, w.pick(*SELECTION, "preset"), weighed)
+        weights_changed = w.pick(*SELECTION, "preset_message", "preset_name", "understood")
+        on(w["preset"].input, controls.use_preset, w.pick(*SELECTION, "preset"), weights_changed)
         on(w["paste"].input, sharing.explain, w.pick("paste", "selection"), w.pick("understood", "apply"), latest=True)
-        on(w["apply"].click, sharing.apply, w.pick(*SELECTION, "paste", "preset_name"), weighed)
+        on(w["apply"].click, sharing.apply, w.pick(*SELECTION, "paste", "preset_name"), weights_changed)
 
         named = w.pick(*SELECTION, "preset", "preset_name", "preset_replace", "paste")
         copied = on(w["copy"].click, sharing.copy, {**named, "form": w["form"]}, w.pick("line", "preset_message"))
@@ -106,10 +106,10 @@ class PreviewTab:
 
     def _wire_preview(self, w: Widgets) -> None:
         preview = self.preview
-        asked = w.pick(*SELECTION, *SETTINGS)
-        on(w["draw"].click, preview.compare, asked, w.pick(*PICTURES), queued=True)
-        asked = w.pick(*SELECTION, *SETTINGS, "grid_presets")
-        on(w["draw_grid"].click, preview.compare_presets, asked, w.pick(*PICTURES), queued=True)
+        inputs = w.pick(*SELECTION, *SETTINGS)
+        on(w["draw"].click, preview.compare, inputs, w.pick(*PICTURES), queued=True)
+        inputs = w.pick(*SELECTION, *SETTINGS, "grid_presets")
+        on(w["draw_grid"].click, preview.compare_presets, inputs, w.pick(*PICTURES), queued=True)
         on(w["cancel"].click, preview.cancel, w.pick("job"), {})
         on(w["save_pictures"].click, preview.save, w.pick("job"), w.pick("status"))
         loaded = w.pick(*SHOWN, *SETTINGS, "search", "status")

@@ -201,7 +201,7 @@ class RunsHandlers:
         if file is None:
             raise ValueError(f"{name} is no longer in {folder}")
         changes = self.controls.use_exactly({file.key: LoraEntry()})
-        return {**changes, "tabs": Properties(selected="Preview"), "status": html.brought(file.key)}
+        return {**changes, "tabs": Properties(selected="Preview"), "status": html.changed_elsewhere(file.key)}
 
     def _result_name(self, run: Run) -> str:
         status = self.runner.status(run)

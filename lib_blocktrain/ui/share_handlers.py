@@ -54,13 +54,13 @@ class ShareHandlers:
         selection = selection_of(values)
         weights = selection.shown.block_weights(self.controls.architecture(selection))
         origin = self.controls.origin_of(values, weights)
-        name, said = (values["preset_name"] or "").strip(), COPIED
+        name, message = (values["preset_name"] or "").strip(), COPIED
         if name and self._is_another(name, weights):
-            name, said = "", f"{COPIED}; without a name, since the preset {name} has other weights"
+            name, message = "", f"{COPIED}; without a name, since the preset {name} has other weights"
         if name and read_line(weights.to_line(name)).name != name:
             raise ValueError(f"{name!r} is not a valid name for a preset: choose another")
         known, area_share = (origin.name, origin.area_share) if origin else (None, None)
-        return {"line": shared_text(weights, name or known, form, area_share), "preset_message": html.note(said)}
+        return {"line": shared_text(weights, name or known, form, area_share), "preset_message": html.note(message)}
 
     def _is_another(self, name: str, weights: BlockWeights) -> bool:
         """Whether there is a preset of this name with other weights."""
@@ -72,8 +72,8 @@ class ShareHandlers:
     def export(self, values: PreviewValues) -> Changes:
         """Send the user's own presets to the page, which offers them as a download."""
         text, count = self.controls.presets.exported()
-        said = f"{count} preset{'s' if count > 1 else ''} of your own in your downloads, as blocktrain-presets.txt"
-        return {"export": text, "preset_message": html.note(said)}
+        message = f"{count} preset{'s' if count > 1 else ''} of your own in your downloads, as blocktrain-presets.txt"
+        return {"export": text, "preset_message": html.note(message)}
 
     @error_to("preset_message")
     def import_file(self, values: PreviewValues) -> Changes:

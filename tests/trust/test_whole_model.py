@@ -161,7 +161,7 @@ def reload(bench: Bench) -> None:
         for _ in range(2):
             page = Page()
             page.take(controls.open(page.values))
-            page.take(controls.meet_model(page.values))
+            page.take(controls.show_model(page.values))
         drawing = PreviewHandlers(host, controls, PreviewRenderer(host, lora_index), jobs).compare(
             {**page.values, "width": 64, "height": 64}
         )

@@ -54,5 +54,5 @@ def preview(host, controls, lora_index, jobs) -> PreviewHandlers:
 def page(controls) -> Page:
     page = Page()
     page.take(controls.open(page.values))
-    page.take({**controls.meet_model(page.values), "width": 64, "height": 64})  # less than the model's: quick
+    page.take({**controls.show_model(page.values), "width": 64, "height": 64})  # less than the model's: quick
     return page

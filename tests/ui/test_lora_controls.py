@@ -143,11 +143,11 @@ def test_without_a_model_weights_still_work(host, controls, page):
     page.take(controls.use_preset({**page.values, "preset": "OUTALL"}))
     assert page.values["weights"]["OUT03"] == 1
     assert page.values["weights"]["IN04"] == 0
-    assert "no checkpoint is loaded" in controls.meet_model(page.values)["model_line"]
+    assert "no checkpoint is loaded" in controls.show_model(page.values)["model_line"]
 
 
 def test_the_models_size_is_taken(controls, page):
-    changes = controls.meet_model(page.values)
+    changes = controls.show_model(page.values)
     assert (changes["width"], changes["height"]) == (128, 128)
     assert "fake · SD1, 25 blocks" in changes["model_line"]
 
