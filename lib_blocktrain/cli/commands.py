@@ -11,6 +11,7 @@ import subprocess
 import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -244,9 +245,12 @@ class ProgressBar:
         self._shown = sys.stderr.isatty() and find_spec("tqdm") is not None
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Show that `done` of `total` are done; `note` is shown after the bar."""
-        if not self._shown:
-            return
+        """Show that `done` of `total` are done; `note` is shown after the bar. A closed terminal ends nothing."""
+        if self._shown:
+            with suppress(OSError):
+                self._show(done, total, note)
+
+    def _show(self, done: int, total: int, note: str) -> None:
         if self._bar is None:
             from tqdm import tqdm
 

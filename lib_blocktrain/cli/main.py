@@ -20,6 +20,7 @@ from lib_blocktrain.cli.parsers import (
     add_common,
     add_sampling,
 )
+from lib_blocktrain.cli.signals import Ended, ended_by_signals
 from lib_blocktrain.files import error_text
 
 REMOTE: dict[Command, RemoteCommand] = {
@@ -142,13 +143,16 @@ def main(argv: list[str] | None = None) -> int:
     terminal.log_to_stderr(logging.DEBUG if debug else logging.WARNING)
     try:
         needs = arguments.needs if arguments.url is None else arguments.needs_with_url
-        if needs is not None:
-            ensure(needs, argv, getattr(arguments, "torch", "auto"), getattr(arguments, "torch_index", None))
-        answer = arguments.run(arguments)
+        with ended_by_signals():
+            if needs is not None:
+                ensure(needs, argv, getattr(arguments, "torch", "auto"), getattr(arguments, "torch_index", None))
+            answer = arguments.run(arguments)
     except EnvironmentFailure as error:
         return _fail(error, 1, debug)
     except (ValueError, OSError) as error:
         return _fail(error, 2, debug)
+    except Ended as ended:
+        return _fail(KeyboardInterrupt("stopped"), ended.status, debug=False)
     except KeyboardInterrupt:
         return _fail(KeyboardInterrupt("stopped"), 130, debug=False)
     if isinstance(answer, int):

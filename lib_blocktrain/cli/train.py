@@ -6,13 +6,14 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib_blocktrain.cli import terminal
 from lib_blocktrain.cli.commands import ProgressBar
 from lib_blocktrain.cli.parsers import Answer, Commands
+from lib_blocktrain.cli.signals import handled
 
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.standalone import StandaloneHost
@@ -159,17 +160,14 @@ def _progress(run: Run) -> Callable[[Mapping[str, Any]], None]:
 
 @contextmanager
 def _interruptible(control: TrainerControl) -> Iterator[None]:
-    """Let the first Ctrl-C, or a SIGTERM, save and stop; the second one ends at once."""
+    """Let the first Ctrl-C, or a SIGTERM, save and stop; the second Ctrl-C ends at once."""
 
     def stop(number: int, _frame: object) -> None:
         if control.stopping and number == signal.SIGINT:
             raise KeyboardInterrupt
-        sys.stderr.write("\nstopping after this step\n")
         control.stop()
+        with suppress(OSError):  # the terminal may be gone
+            sys.stderr.write("\nstopping after this step\n")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled((signal.SIGINT, signal.SIGTERM), stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
