@@ -1,8 +1,10 @@
 """Training a network under block weights, on the model that is in memory.
 
-- ``config``: the contents of `run.json`, as frozen dataclasses; ``config_json`` reads and writes them
+- ``config``, ``dataset_config``: the contents of `run.json`, as frozen dataclasses; ``config_json`` reads and writes
+  them; ``kohya_toml`` reads sd-scripts' dataset files
 - ``plan``: which modules block weights create, with rank, alpha and learning rate; ``init`` makes them
-- ``buckets``, ``dataset``, ``kohya_toml``, ``cache``, ``batches``: from a folder of images to a batch of latents
+- ``picture_files``, ``folder_contents``, ``buckets``, ``dataset``, ``cache``, ``batches``: from a folder of images to a
+  batch of latents
 - ``rng``, ``compiled``, ``step``: the noise of a sample, the U-Net's prediction and the loss
 - ``optimizer_table``, ``optimizers``, ``precision``, ``norms``, ``live_weights``, ``train_state``: from gradients to
   changed weights

@@ -42,16 +42,15 @@ class Batch:
 class BatchSampler:
     """The order of the images: in every epoch each image `repeats` times, shuffled, each batch from one bucket.
 
-    Regularisation images are repeated, or left out, until there are as many as training images, as in sd-scripts.
+    Regularisation images are repeated until there are as many as training images, and left out from there on.
     """
 
     def __init__(self, images: Sequence[DatasetImage], size: int, seed: int):
         self._size, self._seed = size, seed
         trained = [image for image in images if not image.regularisation for _ in range(image.repeats)]
-        regularisation = [image for image in images if image.regularisation for _ in range(image.repeats)]
-        added = itertools.islice(itertools.cycle(regularisation), len(trained)) if regularisation else ()
+        regularisation = [image for image in images if image.regularisation]
         self._buckets: dict[tuple[int, int], list[DatasetImage]] = {}
-        for image in (*trained, *added):
+        for image in (*trained, *_as_many(regularisation, len(trained))):
             self._buckets.setdefault(image.fit.bucket, []).append(image)
         self._epoch: tuple[int, list[list[DatasetImage]]] = (-1, [])  # its number, and its batches
 
@@ -73,6 +72,18 @@ class BatchSampler:
             batches += [images[i : i + self._size] for i in range(0, len(images), self._size)]
         rng.shuffle(batches)
         return batches
+
+
+def _as_many(images: Sequence[DatasetImage], count: int) -> list[DatasetImage]:
+    """Return each image as often as it is repeated until there are `count`, then one more of each in turn.
+
+    As in sd-scripts the repeats of an image stay together, so that there may be some more.
+    """
+    found: list[DatasetImage] = []
+    for image in images:
+        if len(found) < count:
+            found += [image] * image.repeats
+    return found + list(itertools.islice(itertools.cycle(images), max(0, count - len(found))))
 
 
 class BatchLoader:
