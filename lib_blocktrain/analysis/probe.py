@@ -26,10 +26,10 @@ from lib_blocktrain.analysis.instrumented_model import instrument
 from lib_blocktrain.analysis.regions import WHOLE_IMAGE
 from lib_blocktrain.analysis.results import Analysis, Observation
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid
-from lib_blocktrain.analysis.trajectory import Progress, denoise
+from lib_blocktrain.analysis.trajectory import denoise
 from lib_blocktrain.analysis.weight_rules import rounded
 from lib_blocktrain.blocks import architecture
-from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.model.protocol import Model, Progress
 from lib_blocktrain.networks.adapters import LoRA
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.hooks import applied

@@ -25,8 +25,8 @@ from lib_blocktrain.analysis.regions import WHOLE_IMAGE, Feature, fixed_region, 
 from lib_blocktrain.analysis.request import Options, settings_json
 from lib_blocktrain.analysis.results import Analysis, Observation
 from lib_blocktrain.analysis.sampling_grid import TIMESTEPS, SamplingGrid
-from lib_blocktrain.analysis.trajectory import Progress, Trajectory, TrajectoryPoint, steps_walked, walk
-from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.analysis.trajectory import Trajectory, TrajectoryPoint, steps_walked, walk
+from lib_blocktrain.model.protocol import Model, Progress
 from lib_blocktrain.networks.files import Network
 
 Regions = Mapping[tuple[str, int], Tensor]  # by prompt and seed: (1, h, w)

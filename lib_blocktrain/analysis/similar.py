@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from lib_blocktrain import blocks
 from lib_blocktrain.analysis.attribution import OF_THE_WEIGHT, squared_delta
 from lib_blocktrain.blocks import ARCHITECTURES, block_of
 from lib_blocktrain.files import atomic_write, files_below
+from lib_blocktrain.model.protocol import Progress
 from lib_blocktrain.networks.adapters import DoRA, module_from_tensors
+from lib_blocktrain.networks.bake import RECORD
 from lib_blocktrain.networks.contents import Contents, contents_of
 from lib_blocktrain.networks.header import NetworkFileError, json_object, read_header, tag_counts
 from lib_blocktrain.training.dataset import Dataset
@@ -31,11 +33,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = "blocktrain-profiles-3"
 SAMPLED = 4  # modules of each block that are read: the others are taken to be like them
-RECORD = "ss_blocktrain"
 # How much each kind of likeness counts; one that is not known counts as half.
 IMPORTANCE = {"tags": 0.4, "blocks": 0.4, "canvas": 0.2}
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

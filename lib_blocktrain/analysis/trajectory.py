@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,7 @@ from torch import Tensor
 from lib_blocktrain.analysis.attention import HeatMap, Tokens, recording_attention, tokens_of
 from lib_blocktrain.analysis.instrumented_model import InstrumentedModel
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid
-
-Progress = Callable[[int, int], None]  # done, in all; may raise, which ends the analysis
+from lib_blocktrain.model.protocol import Progress
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,12 +11,10 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
-from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.model.protocol import Model, Progress
 from lib_blocktrain.networks.hooks import Placement
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]  # steps done, steps in all; may raise Cancelled, which ends the picture
 
 
 class NoModel(ValueError):

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from lib_blocktrain.files import INSTALLED, ROOT, atomic_write, error_text
 from lib_blocktrain.hosts.checkpoint import CheckpointInfo, read_checkpoint_info
 from lib_blocktrain.hosts.demo_model import LORAS, MODEL, check_present, clip_vocabulary, full_token_table
-from lib_blocktrain.hosts.host import NoModel, OutOfMemory, Progress, SampleRequest
+from lib_blocktrain.hosts.host import NoModel, OutOfMemory, SampleRequest
 from lib_blocktrain.model import unet_forward
 from lib_blocktrain.model.freezing import frozen
-from lib_blocktrain.model.protocol import Prediction
+from lib_blocktrain.model.protocol import Prediction, Progress
 from lib_blocktrain.model.unet_forward import BlockState, Caller
 from lib_blocktrain.networks.hooks import applied
 

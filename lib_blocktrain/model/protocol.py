@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol, runtime_checkable
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lib_blocktrain.model.unet_forward import BlockState, Caller
 
 Prediction = Literal["epsilon", "v"]
+Progress = Callable[[int, int], None]  # steps done, steps in all; may raise, which ends the work
 
 
 @runtime_checkable

@@ -14,7 +14,6 @@ from lib_blocktrain.networks.layers import weight_of
 from lib_blocktrain.networks.placement import Placement, Targets, layers_by_key
 from lib_blocktrain.weights.block_weights import BlockWeights
 
-Progress = Callable[[int, int], None]  # modules done, in all; may raise to cancel, before the file is written
 RECORD = "ss_blocktrain"  # our metadata entry: JSON, in which "baked" lists the weights baked so far
 
 
@@ -26,7 +25,7 @@ def bake(
     base: Targets | None = None,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the network with these weights baked in, and return the path.
 
@@ -43,7 +42,7 @@ def baked(
     name: str,
     *,
     base: Targets | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Network:
     """Return a network that acts at weight 1 as this one does under these weights.
 

@@ -19,7 +19,8 @@ from lib_blocktrain.analysis.results import Analysis
 from lib_blocktrain.analysis.run import NOISE_METHODS, analyse, region_masks
 from lib_blocktrain.analysis.similar import Profile, Profiles, Ranking, rank
 from lib_blocktrain.blocks import ARCHITECTURES
-from lib_blocktrain.hosts.host import Host, Progress, SampleRequest
+from lib_blocktrain.hosts.host import Host, SampleRequest
+from lib_blocktrain.model.protocol import Progress
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from lib_blocktrain.hosts.host import Host, SampleRequest
-from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.model.protocol import Model, Progress
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.workspace.jobs import Job
@@ -139,9 +139,7 @@ class PreviewRenderer:
 
         return draw_all
 
-    def _draw(
-        self, model: Model, number: int, variant: Variant, settings: Settings, progress: Callable[[int, int], None]
-    ) -> Rendered:
+    def _draw(self, model: Model, number: int, variant: Variant, settings: Settings, progress: Progress) -> Rendered:
         key = (id(model.unet), model.name, settings, self._identity(variant))
         notices: list[str] = []
         request = settings.request(self._placements(model.architecture, variant), notices.append)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from lib_blocktrain.hosts.host import Cancelled, Host
+from lib_blocktrain.model.protocol import Progress
 
 T = TypeVar("T")
 
@@ -110,7 +111,7 @@ class Job(Generic[T]):
                 return
             yield report
 
-    def progress(self, what: str, number: int = 0, of: int = 1) -> Callable[[int, int], None]:
+    def progress(self, what: str, number: int = 0, of: int = 1) -> Progress:
         """The progress callback for part ``number`` of ``of``; it raises Cancelled once the job is to end."""
 
         def on_step(done: int, steps: int) -> None:

@@ -13,10 +13,11 @@ from modules import call_queue, sd_samplers, shared
 from modules.processing import StableDiffusionProcessingTxt2Img, process_images
 from PIL import Image
 
-from lib_blocktrain.hosts.host import Cancelled, OutOfMemory, Progress, SampleRequest
+from lib_blocktrain.hosts.host import Cancelled, OutOfMemory, SampleRequest
 from lib_blocktrain.hosts.webui import folders
 from lib_blocktrain.hosts.webui.model import WebUIModel
 from lib_blocktrain.hosts.webui.steps import listen
+from lib_blocktrain.model.protocol import Progress
 from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.prompt_tags import without

@@ -11,7 +11,7 @@ from typing import Any
 
 from modules import shared
 
-from lib_blocktrain.hosts.host import Progress
+from lib_blocktrain.model.protocol import Progress
 
 _LISTENER = "blocktrain_listener"  # on the WebUI's processing object
 
