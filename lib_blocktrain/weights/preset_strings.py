@@ -89,7 +89,10 @@ def parse(
     """
     if presets is None:
         presets = {preset.name: preset for preset in shipped_presets()}
-    return _Reader(blocks.architecture(architecture), seed, x, presets).read(text)
+    try:
+        return _Reader(blocks.architecture(architecture), seed, x, presets).read(text)
+    except PresetStringError as error:
+        raise _of_width(text) or error from error
 
 
 @contextmanager
@@ -101,6 +104,15 @@ def weights_in_errors(text: str) -> Iterator[None]:
         raise ValueError(f"weights {Span(text).shown}: {error}") from error
 
 
+def _of_width(text: str) -> PresetStringError | None:
+    """The error for a text that cannot be read and has full-width characters, as Asian keyboards give: ， ： ＝ １."""
+    for position, character in enumerate(text[:LONGEST]):
+        if "\uff01" <= character <= "\uff5e" or character == "\u3001":
+            meant = "," if character == "\u3001" else chr(ord(character) - 0xFEE0)
+            return PresetStringError(f"{character!r} is a full-width character: expected {meant!r}", position)
+    return None
+
+
 def has_name(text: str) -> bool:
     """Whether a preset string begins with a name, `NAME:`."""
     kohya = has_kohya_arguments(text)  # may come quoted, as JSON or TOML, with colons between the quotes
@@ -109,7 +121,7 @@ def has_name(text: str) -> bool:
 
 def has_random_values(text: str) -> bool:
     """Whether a preset string holds R or U, for which values are drawn."""
-    return any(word in RANDOM_RANGES for word in re.split(r"[\s,=|]+", text))
+    return any(word in RANDOM_RANGES for word in re.split(r"[\s,=|:]+", text))
 
 
 class _Reader:
@@ -226,6 +238,13 @@ class _Reader:
             raise target.error(f"{target.shown}: expected a first and a last block, in the order of the forward pass")
         return ids[first : last + 1]
 
+    def _is_target(self, body: Span) -> bool:
+        """Whether this alone stands for blocks: `OUT09`, `IN04-OUT02`."""
+        try:
+            return bool(self._targets(body))
+        except PresetStringError:
+            return False
+
     def _weights(self, given: dict[str, float], why: str) -> BlockWeights:
         """Return the weights; a notice says that blocks which were not given are 0, and that BASE is 1."""
         omitted = [block_id for block_id in self.architecture.block_ids if block_id not in given]
@@ -267,6 +286,9 @@ class _Reader:
 
     def _preset(self, body: Span) -> Parsed:
         preset = self.presets.get(body.text)
+        if preset is None and self._is_target(body):
+            self.notices.append(f"{body.text} is read as {body.text}=1")
+            return Parsed(*self._ranges(Span(f"{body.text}=1", body.position)))
         if preset is None:
             raise body.error(f"unknown preset {body.shown}: {self._near(body.text)}")
         if self.architecture.id not in preset.architectures:

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lib_blocktrain.blocks import ARCHITECTURES, REST
 from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.preset_strings import PresetStringError, has_name, has_random_values, parse
 from lib_blocktrain.weights.presets import Preset
+from lib_blocktrain.weights.text_spans import Span
 
 INFOTEXT = "Block weights"  # the name of the pair in a picture's parameters
 INFOTEXT_HIRES = "Hires block weights"
@@ -28,6 +29,10 @@ INFOTEXT_PROBLEM = "Block weights problem"
 
 _OURS = ("bw", "start", "stop", "step", "x")
 _LBW = ("lbw", "lbwe")
+_WEBUIS = ("te", "unet", "dyn")
+# What follows `bw=NAME:` in a preset string with a name: values, or ranges such as OUT=1.
+_GOES_ON = re.compile(r"[^=]*,|\s*(\*|BASE|REST|MID|M00|(IN|OUT)([0-9]{2})?)(-[A-Z0-9]+)?\s*=")
+_LOOKS_LIKE_WEIGHTS = re.compile(r"\s*([A-Z][A-Z0-9._]+|[^,]+(,[^,]+){11,})\s*")
 _TAG = re.compile(r"<(lora|lyco):([^>]+)>")
 _INFOTEXT_PAIR = re.compile(rf'\b{INFOTEXT}: ("(?:[^"\\]|\\.)*"|[^,\n]*)')
 
@@ -131,13 +136,16 @@ def read_tag(items: Sequence[str], *, reads_lbw: bool = True) -> Tag:
     With `reads_lbw` False a tag without `bw=` belongs to LoRA Block Weight, and all its items are plain. Raises
     TagError.
     """
+    items = whole_items(items)
     given, plain = _split_items(items)
     if not reads_lbw and "bw" not in given:
         return Tag(items[0], tuple(items))
     if "bw" in given and "lbw" in given:
         raise TagError(f"bw={given['bw']} and lbw={given['lbw']}: expected one of them")
     weights = given.get("bw", given.get("lbw"))
-    notices = (f"lbwe={given['lbwe']} is ignored: weights by element are not supported",) if "lbwe" in given else ()
+    notices = tuple(_misspelt(plain))
+    if "lbwe" in given:
+        notices += (f"lbwe={given['lbwe']} is ignored: weights by element are not supported",)
     x = _number("x", given["x"]) if "x" in given else None
     if given:  # one bad number would make the WebUI drop all LoRAs of the prompt
         _check_plain(plain)
@@ -273,7 +281,43 @@ def _infotext_value(infotext: str) -> str:
 
 def _holds_weights(item: str) -> bool:
     """Whether an item of a tag is `bw=` or `lbw=`."""
-    return item.partition("=")[0].strip() in ("bw", "lbw")
+    return item.partition("=")[0].strip().casefold() in ("bw", "lbw")
+
+
+def whole_items(items: Sequence[str]) -> list[str]:
+    """Return a tag's items with weights in one piece, `bw=NAME:1,0,...`, which the colon cuts in two."""
+    whole: list[str] = []
+    for item in items:
+        if whole and _holds_weights(whole[-1]) and ":" not in whole[-1] and _GOES_ON.match(item):
+            whole[-1] += f":{item}"
+        else:
+            whole.append(item)
+    return whole
+
+
+def weights_in_tag(text: str) -> tuple[str, float | None]:
+    """Return the weights and the x of a text that is one whole tag, `<lora:x:1:lbw=OUTALL>`; another text as it is.
+
+    Raises PresetStringError for a tag without weights.
+    """
+    found = _TAG.fullmatch(text.strip())
+    if found is None:
+        return text, None
+    try:
+        tag = read_tag(found[2].split(":"))
+    except TagError as error:
+        raise PresetStringError(str(error), 0) from error
+    if not tag.weights:
+        raise PresetStringError(f"{Span(text).shown} has no block weights: expected bw=, such as bw=OUTD", 0)
+    return tag.weights, tag.x
+
+
+def _misspelt(plain: Sequence[str]) -> Iterator[str]:
+    """Yield what to say of items that look like block weights, and that nobody reads: `w=OUTD`."""
+    for item in plain[1:]:
+        name, equals, value = item.partition("=")
+        if equals and name.strip() not in _WEBUIS and _LOOKS_LIKE_WEIGHTS.fullmatch(value):
+            yield f"{Span(item.strip()).shown} is ignored: expected bw=, such as bw={value.strip()[:40]}"
 
 
 def lora_names(prompt: str) -> list[str]:
@@ -296,7 +340,7 @@ def _with_tags(prompt: str, change: Callable[[list[str]], list[str] | None]) -> 
     """Return the prompt with changed tags; `change` returns a tag's new items, [] for no tag, None for the same."""
 
     def new_tag(found: re.Match[str]) -> str:
-        items = change(found[2].split(":"))
+        items = change(whole_items(found[2].split(":")))
         if items is None:
             return found[0]
         return f"<{found[1]}:{':'.join(items)}>" if items else ""
@@ -316,7 +360,7 @@ def _split_items(items: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     plain: list[str] = []
     for item in items:
         name, equals, value = item.partition("=")
-        name = name.strip()
+        name = name.strip().casefold()
         if not equals or name not in (*_OURS, *_LBW):
             plain.append(item)
         elif name in given:
@@ -357,7 +401,7 @@ def _number(name: str, text: str) -> float:
 def _check_plain(items: Sequence[str]) -> None:
     for item in items[1:]:
         name, equals, value = item.partition("=")
-        if not equals or name in ("te", "unet", "dyn"):
+        if not equals or name in _WEBUIS:
             _number(name if equals else "multiplier", value if equals else item)
 
 

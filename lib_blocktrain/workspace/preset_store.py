@@ -16,6 +16,7 @@ from lib_blocktrain.weights.preset_files import (
 )
 from lib_blocktrain.weights.preset_strings import Parsed, parse
 from lib_blocktrain.weights.presets import Preset, from_link, shipped_presets
+from lib_blocktrain.weights.prompt_tags import weights_in_tag
 
 RANDOM_SEED = 0  # for R and U in a preset string, unless the caller passes another
 EXPORTED = "# blocktrain presets"  # distinguishes exported files from LoRA Block Weight's
@@ -49,8 +50,9 @@ class PresetStore:
         return [preset.name for preset in self.fitting(architecture_id)]
 
     def parse(self, text: str, architecture_id: str, seed: int | None = RANDOM_SEED, x: float | None = None) -> Parsed:
-        """Read a preset string or link, which may name any of these presets; raises PresetStringError."""
-        return parse(from_link(text), architecture_id, seed=seed, x=x, presets=self.all())
+        """Read a preset string, link or prompt tag, which may name any of these presets; raises PresetStringError."""
+        weights, own_x = weights_in_tag(from_link(text))
+        return parse(weights, architecture_id, seed=seed, x=own_x if x is None else x, presets=self.all())
 
     def save(self, name: str, weights: BlockWeights, *, area_share: float | None = None, replace: bool = False) -> None:
         """Save weights in the user's file; `area_share` is the share of the picture that their feature fills."""

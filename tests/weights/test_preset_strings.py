@@ -592,3 +592,38 @@ def test_an_unknown_architecture_is_the_callers_mistake():
     with pytest.raises(ValueError, match="'sd3'") as caught:
         parse("ALL", "sd3")
     assert not isinstance(caught.value, PresetStringError)
+
+
+@pytest.mark.parametrize("text", ["OUT09", "IN04-OUT02", "OUT", "MID", "BASE", " OUT03 # a note"])
+def test_blocks_alone_are_read_as_1(text):
+    target = text.partition("#")[0].strip()
+    parsed = parse(text, "sd1")
+    assert parsed.weights == parse(f"{target}=1", "sd1").weights
+    assert f"{target} is read as {target}=1" in parsed.notices
+
+
+def test_blocks_alone_that_the_architecture_lacks_are_refused():
+    with pytest.raises(PresetStringError, match="unknown preset 'OUT09'"):
+        parse("OUT09", "sdxl")
+
+
+@pytest.mark.parametrize(
+    ("text", "wide", "meant", "position"),
+    [
+        ("1，0，0", "，", ",", 1),
+        ("OUT=１", "１", "1", 4),
+        ("FACE：1,0", "：", ":", 4),
+        ("OUT＝1", "＝", "=", 3),
+        ("IN=1、OUT=1", "、", ",", 4),
+        ("ＯＵＴＤ", "Ｏ", "O", 0),
+    ],
+)
+def test_full_width_characters_are_named(text, wide, meant, position):
+    with pytest.raises(PresetStringError, match=f"'{wide}' is a full-width character: expected '{meant}'") as raised:
+        parse(text, "sd1")
+    assert raised.value.position == position
+
+
+def test_a_name_may_be_of_full_width():
+    presets = {"顔，１": Preset("顔，１", ("sd1",), "OUT=1,BASE=1")}
+    assert parse("顔，１", "sd1", presets=presets).weights == parse("OUT=1,BASE=1", "sd1").weights

@@ -19,6 +19,7 @@ from lib_blocktrain.weights.prompt_tags import (
     read_tag,
     renamed,
     resolve,
+    weights_in_tag,
     without,
     write_weights,
 )
@@ -216,3 +217,66 @@ def test_parameters_that_name_no_values_fix_nothing():
     assert fix_random_weights(prompt, "Block weights: face: OUTD, Steps: 20") == "<lora:face:1:bw=OUTD>"  # not quoted
     for infotext in ("", "cat\nSteps: 20", 'Block weights: "face: \\x"', "Block weights problem: face: none"):
         assert fix_random_weights(prompt, infotext) == prompt
+
+
+FACE = "1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0"
+
+
+@pytest.mark.parametrize("key", ["bw", "lbw", "LBW", "Bw"])
+@pytest.mark.parametrize("weights", [f"FACE:{FACE}", "FACE:OUT=1,BASE=1", "FACE:OUT03-OUT05=1", "FACE:*=0.5,OUT=1"])
+def test_weights_with_a_name_are_weights(key, weights):
+    """What *Copy* gives has a name; the host cuts a tag at its colons."""
+    tag = read_tag(["a", "1", *f"{key}={weights}".split(":"), "start=3"])
+    assert (tag.plain, tag.weights, tag.steps.first) == (("a", "1"), weights, 3)
+    assert read_tag(":".join(tag.items).split(":")) == tag
+    assert resolve(tag, "sd1").weights == parse(weights, "sd1").weights
+    prompt = f"x <lora:a:1:{key}={weights}:te=0.5>"
+    assert write_weights(prompt, "OUTD") == "x <lora:a:1:te=0.5:bw=OUTD>"
+
+
+def test_random_weights_with_a_name_are_fixed():
+    prompt = "<lora:a:1:bw=MINE:R,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1>"
+    assert fix_random_weights(prompt, "Block weights: a: 0.5") == "<lora:a:1:bw=0.5>"
+
+
+@pytest.mark.parametrize("item", ["0.8", "te=0.5", "unet=1", "foo=3", "hr=OFF"])
+def test_what_follows_weights_and_is_none_stays_with_the_host(item):
+    tag = read_tag(["a", "bw=OUTD", item])
+    assert (tag.plain, tag.weights) == (("a", item), "OUTD")
+
+
+@pytest.mark.parametrize(
+    ("items", "ignored"),
+    [
+        (["a", "1", "w=OUTD"], "'w=OUTD' is ignored: expected bw=, such as bw=OUTD"),
+        (["a", "1", f"weights={FACE}"], "is ignored: expected bw="),
+        (["a", "1", "bw=OUTD", "lora_weights=ALL"], "'lora_weights=ALL' is ignored"),
+    ],
+)
+def test_weights_under_another_name_are_said_to_be_ignored(items, ignored):
+    [notice] = read_tag(items).notices
+    assert ignored in notice
+
+
+@pytest.mark.parametrize("items", [["a", "1"], ["a", "te=0.5", "unet=1", "dyn=8"], ["a", "1", "foo=3"]])
+def test_other_items_are_not_spoken_of(items):
+    assert read_tag(items).notices == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "x"),
+    [
+        ("<lora:x:1:lbw=OUTALL>", "OUTALL", None),
+        (" <lyco:a b:0.5:0.8:bw=FACE:1,0:x=0.3>\n", "FACE:1,0", 0.3),
+        ("OUTALL", "OUTALL", None),
+        ("<lora:x:1:bw=OUTD> a robot", "<lora:x:1:bw=OUTD> a robot", None),
+    ],
+)
+def test_a_whole_tag_gives_its_weights(text, weights, x):
+    assert weights_in_tag(text) == (weights, x)
+
+
+@pytest.mark.parametrize("text", ["<lora:x:1>", "<lora:x:1:bw=>", "<lora:x:1:bw=A:lbw=B>"])
+def test_a_whole_tag_without_weights_is_refused(text):
+    with pytest.raises(PresetStringError, match="expected"):
+        weights_in_tag(text)
