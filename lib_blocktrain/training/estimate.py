@@ -135,6 +135,7 @@ def estimate(config: RunConfig, unet: UNetSize, free_mib: float | None = None, d
     title = f"{blocks.architecture(unet.architecture).title}, batch {config.batch}, {side}"
     if config.network.text_encoder and weights.base:
         notices += (f"{BASE} is trained: its gradient goes through all blocks with attention to the text",)
+    notices = (*notices, *config.dataset.notices)
     found = replace(found, relative_time=found.gflop / whole.gflop, title=title, notices=notices, free_mib=free_mib)
     if free_mib is None or found.total_mib <= free_mib:
         return found

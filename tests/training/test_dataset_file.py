@@ -119,6 +119,7 @@ def test_what_is_read_beside_training_is_the_same(robots, tmp_path, train):
         "random_crop not known here: ignored",
         "batch_size is the run's `batch` here: ignored",
     ]
+    assert set(notices) <= set(estimate(config, UNetSize.real("sd1")).notices)
     (tmp_path / "set.toml").unlink()  # the run has all of it
     assert load(trainer.run.folder / "run.json") == config
 
