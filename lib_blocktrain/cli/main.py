@@ -22,6 +22,7 @@ from lib_blocktrain.cli.parsers import (
 )
 from lib_blocktrain.cli.signals import Ended, ended_by_signals
 from lib_blocktrain.files import error_text
+from lib_blocktrain.model.memory import lacks_memory
 
 REMOTE: dict[Command, RemoteCommand] = {
     commands.presets_list: RemoteCommand(remote_commands.presets_list),
@@ -151,6 +152,10 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(error, 1, debug)
     except (ValueError, OSError) as error:
         return _fail(error, 2, debug)
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        return _fail(error, 1, debug)
     except Ended as ended:
         return _fail(KeyboardInterrupt("stopped"), ended.status, debug=False)
     except KeyboardInterrupt:

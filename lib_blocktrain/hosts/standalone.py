@@ -26,6 +26,7 @@ from lib_blocktrain.hosts.demo_model import LORAS, MODEL, check_present, clip_vo
 from lib_blocktrain.hosts.host import NoModel, OutOfMemory, SampleRequest
 from lib_blocktrain.model import unet_forward
 from lib_blocktrain.model.freezing import frozen
+from lib_blocktrain.model.memory import lacks_memory
 from lib_blocktrain.model.protocol import Prediction, Progress
 from lib_blocktrain.model.unet_forward import BlockState, Caller
 from lib_blocktrain.networks.hooks import applied
@@ -196,11 +197,13 @@ class StandaloneHost:
         try:
             with applied(targets, request.placements, say=request.say):
                 return _draw(model, request, progress)
-        except torch.cuda.OutOfMemoryError:
-            pass  # raised outside the except block, since this error's frames hold tensors
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            # raised outside the except block, since this error's frames hold tensors
         torch.cuda.empty_cache()
-        size = _size(model, request)
-        raise OutOfMemory(f"the GPU has too little memory for this picture: try fewer pixels than {size}")
+        where, size = "the GPU" if torch.cuda.is_available() else "this machine", _size(model, request)
+        raise OutOfMemory(f"{where} has too little memory for this picture: try fewer pixels than {size}")
 
 
 def _encoded_in_fp32(vae: Any, pixels: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from lib_blocktrain.files import atomic_write
+from lib_blocktrain.model.memory import lacks_memory
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.networks.hooks import applied
@@ -421,7 +422,9 @@ class Trainer:
         """Turn a lack of memory into OutOfMemory with an explanation, and empty the cache afterwards."""
         try:
             yield
-        except torch.cuda.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
             raise OutOfMemory(out_of_memory(self.config, self.model)) from error
         finally:
             if torch.cuda.is_available():

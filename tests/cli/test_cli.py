@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from lib_blocktrain.cli import main
 from lib_blocktrain.cli.commands import ProgressBar
+from tests import lacking
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -226,3 +229,12 @@ def test_progress_is_for_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
     ProgressBar("drawing")(1, 2)
     assert not stream.getvalue()
+
+
+@pytest.mark.parametrize("lack", lacking.ERRORS)
+def test_too_little_memory_is_one_sentence(lack, monkeypatch, capsys):
+    asked = argparse.Namespace(run=lambda _: lack(), needs=None, url=None)
+    monkeypatch.setattr(main, "_parse", lambda _: asked)
+    assert main.main([]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("blocktrain: ")

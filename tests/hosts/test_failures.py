@@ -17,6 +17,7 @@ from lib_blocktrain.networks.adapters import module_from_tensors
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
+from tests import lacking
 
 KEY = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 
@@ -66,13 +67,14 @@ def test_cancelled(host, request_):
     assert steps == [1, 2]
 
 
-def test_out_of_memory(host, request_):
+@pytest.mark.parametrize("lack", lacking.ERRORS)
+def test_out_of_memory(host, request_, lack):
     def no_memory(*_):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        lack()
 
     with unchanged(host):
         handle = host.model().unet.mid_block.register_forward_pre_hook(no_memory)
-        with pytest.raises(OutOfMemory, match="64x64"):
+        with pytest.raises(OutOfMemory, match=r"too little memory.*64x64"):
             host.sample(request_)
         handle.remove()
 

@@ -28,6 +28,7 @@ from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.control import Diverged, OutOfMemory, TrainerControl
 from lib_blocktrain.training.trainer import Trainer
 from lib_blocktrain.weights.block_weights import BlockWeights
+from tests import lacking
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -132,11 +133,9 @@ def test_an_error_leaves_the_model_as_it_was(train, config):
 
 
 @pytest.mark.usefixtures("untouched")
-def test_out_of_memory(train, config, monkeypatch):
-    def fail(self):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(Trainer, "optimize", fail)
+@pytest.mark.parametrize("lack", lacking.ERRORS)
+def test_out_of_memory(train, config, monkeypatch, lack):
+    monkeypatch.setattr(Trainer, "optimize", lambda self: lack())
     with pytest.raises(OutOfMemory, match=r"MiB.*checkpointing"):
         train(config)
 
