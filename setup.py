@@ -1,4 +1,4 @@
-"""Puts into the wheel what lies outside the package in a checkout, since a WebUI reads it there; see pyproject.toml.
+"""Adds to the wheel the data files that are outside the package, where a WebUI reads them; see pyproject.toml.
 
 `lib_blocktrain.files.DATA` finds the files in both. The demo model (32 MB) is left out unless BLOCKTRAIN_DEMO is set.
 """
@@ -19,7 +19,7 @@ class BuildWithData(build_py):
     """Copies the data files to `lib_blocktrain/data`."""
 
     def run(self) -> None:
-        shutil.rmtree(self.build_lib, ignore_errors=True)  # or modules that are gone would stay in the wheel
+        shutil.rmtree(self.build_lib, ignore_errors=True)  # otherwise deleted modules would stay in the wheel
         super().run()
         for source, target in self._data().items():
             Path(target).parent.mkdir(parents=True, exist_ok=True)

@@ -3,11 +3,11 @@
     python benchmarks/evidence.py run --work DIR [--minutes N] [--part 1/2] [--only background]
     python benchmarks/evidence.py report [--work DIR]     writes docs/evidence.md from the cells
 
-`run` does what is missing in DIR and can be ended at any time; run again, it goes on. A cell (one arm of one subject
-and seed) is one JSON file. Several processes share the work with `--part 1/2`, `--part 2/2`. Before it starts it says
-how long all of it takes. `report` also writes the cells into one file beside the document, and without `--work` makes
-the document of that file alone; `run --known docs/evidence.jsonl` begins with its cells. The pictures are made here:
-the font Noto Color Emoji is needed (Debian: fonts-noto-color-emoji).
+`run` makes the cells that are missing in DIR. It can be stopped at any time and started again. A cell (one arm of one
+subject and seed) is one JSON file. Several processes share the work with `--part 1/2`, `--part 2/2`. Before it starts
+it says how long all of it takes. `report` also writes the cells into one file beside the document, and without `--work`
+makes the document from that file alone; `run --known docs/evidence.jsonl` starts with its cells. The pictures are made
+here: the font Noto Color Emoji is needed (Debian: fonts-noto-color-emoji).
 
 A second base model, for `--second-model`, is a fine-tune of the first one, as checkpoints are made in the field:
 `python demo/build.py --from demo/model --seed 1 --steps 800 --work OTHER --out FOLDER`.

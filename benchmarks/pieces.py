@@ -1,4 +1,4 @@
-"""The pieces of a training step that could be made otherwise: why they are made as they are.
+"""Times alternatives for parts of a training step, to show why they are implemented as they are.
 
     python benchmarks/pieces.py
 

@@ -1,6 +1,6 @@
 """Block weights as one vocabulary: preview, analyse, train and share a LoRA by the blocks of the U-Net.
 
-The rooms from the bottom up; each imports only from those above it in this list (``tests/test_layers.py``):
+The layers from the bottom up; each imports only from those above it in this list (``tests/test_layers.py``):
 
 - ``files``: atomic writes, checked file names, where the data files are
 - ``blocks``: the blocks of SD1, SD2 and SDXL as data, and the block of any layer name or LoRA key
@@ -10,7 +10,7 @@ The rooms from the bottom up; each imports only from those above it in this list
 - ``training``: configuration, dataset, batches, plan, step, and the run on disk
 - ``analysis``: request, trajectory, attribution, figures, weights
 - ``hosts``: where the model comes from: standalone (diffusers), AUTOMATIC1111, Forge; ``detect`` chooses
-- ``runner``: the queue of runs, trained one after the other in a thread of their own
+- ``runner``: the queue of runs, trained one after the other in a separate thread
 - ``workspace``: what a page and an API share: jobs, LoRA index, presets, selection, drawing, analyses
 - ``api``: the HTTP routes, on a WebUI's application and on the standalone server's
 - ``ui``: the tab (gradio); ``ui`` and ``api`` do not import each other

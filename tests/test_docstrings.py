@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_layers import CORE, room
+from tests.test_layers import CORE, layer
 
 PACKAGE = Path(__file__).resolve().parent.parent / "lib_blocktrain"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -90,13 +90,13 @@ def test_modules_say_what_they_are_for(path):
     """In the first line; outside the core a module of imports alone needs none."""
     tree = TREES[path]
     code = [node for node in tree.body if not isinstance(node, (ast.Expr, ast.Import, ast.ImportFrom))]
-    if code or room(path) in CORE:
+    if code or layer(path) in CORE:
         first = (ast.get_docstring(tree) or "").split("\n")[0]
         assert len(first.split()) >= FEWEST_WORDS, f"{path}: {first!r}"
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in FILES if room(path) in CORE], ids=lambda p: str(p.relative_to(PACKAGE))
+    "path", [path for path in FILES if layer(path) in CORE], ids=lambda p: str(p.relative_to(PACKAGE))
 )
 def test_public_names_of_the_core_have_docstrings(path):
     assert not list(silent(TREES[path], str(path.relative_to(PACKAGE))))

@@ -1,4 +1,4 @@
-"""The documents keep their word: each command runs or at least parses, links lead somewhere, names exist.
+"""The documents are correct: each command runs or at least parses, links resolve, names exist.
 
 A block of ```bash in a page is run, line by line, in a folder of its own beside the demo model. Before it may stand
 `<!-- in the tests: WHY; with WORDS -->`, and each of its commands is run with these words added, or
@@ -161,7 +161,7 @@ def check_words(words: tuple[str, ...], where: str) -> None:
         given = {word.partition("=")[0] for word in words[2:] if re.match(r"--[a-z]", word)}
         assert given <= options_of_script(script), f"{where}: {given - options_of_script(script)} of {words[1]}"
     else:
-        assert words[0] in UNCHECKED, f"{where}: nobody knows how to check {' '.join(words)}"
+        assert words[0] in UNCHECKED, f"{where}: there is no check for {' '.join(words)}"
 
 
 @pytest.fixture

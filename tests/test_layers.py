@@ -1,4 +1,4 @@
-"""Who imports whom: design rooms from the bottom up, one room a row, no circle between rooms or between files."""
+"""The layers of the package: imports go down only, one layer per row, no cycle between layers or files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "lib_blocktrain"
 BENCHMARKS = PACKAGE.parent / "benchmarks"
 
-# From the bottom up: a room imports from the rooms above it in this list, never from one below. `ui` and `api` know
-# nothing of each other (see APART).
-ROOMS = (
+# From the bottom up: a layer imports from the layers above it in this list, never from one below. `ui` and `api` do not
+# import each other (see APART).
+LAYERS = (
     "files",
     "blocks",
     "weights",
@@ -30,9 +30,9 @@ ROOMS = (
     "cli",
     "__main__",
 )
-RANK = {name: rank for rank, name in enumerate(ROOMS)}
+RANK = {name: rank for rank, name in enumerate(LAYERS)}
 APART = {"ui": "api", "api": "ui"}
-CORE = ROOMS[: RANK["hosts"]]
+CORE = LAYERS[: RANK["hosts"]]
 CORE_PACKAGES = {"torch", "safetensors", "numpy", "PIL", "filelock"}
 # Importing these, and whatever they import at their top level, must not import torch: the command line answers
 # `presets` and `inspect` without it, and the WebUI starts with some of them.
@@ -89,7 +89,7 @@ def module_file(name: str) -> Path | None:
     return None
 
 
-def room(path: Path) -> str:
+def layer(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -97,20 +97,20 @@ def relative(path: Path) -> str:
     return path.relative_to(PACKAGE.parent).as_posix()
 
 
-def layer_faults(graph: dict[Path, set[Path]], room_of: dict[Path, str]) -> list[str]:
-    """Imports that go up, or between two rooms that must not know each other."""
+def layer_faults(graph: dict[Path, set[Path]], layer_of: dict[Path, str]) -> list[str]:
+    """Imports that go up, or between two layers that must not know each other."""
     return [
-        f"{relative(path)} ({room_of[path]}) imports {relative(other)} ({room_of[other]})"
+        f"{relative(path)} ({layer_of[path]}) imports {relative(other)} ({layer_of[other]})"
         for path, imported in graph.items()
         for other in imported
-        if other in room_of
-        and path in room_of
-        and (RANK[room_of[other]] > RANK[room_of[path]] or APART.get(room_of[path]) == room_of[other])
+        if other in layer_of
+        and path in layer_of
+        and (RANK[layer_of[other]] > RANK[layer_of[path]] or APART.get(layer_of[path]) == layer_of[other])
     ]
 
 
-def circle(graph: dict[Path, set[Path]]) -> list[Path]:
-    """The files of one import circle, in order; [] where there is none."""
+def cycle(graph: dict[Path, set[Path]]) -> list[Path]:
+    """The files of one import cycle, in order; [] where there is none."""
     done: set[Path] = set()
 
     def visit(path: Path, trail: list[Path]) -> list[Path]:
@@ -134,11 +134,11 @@ def graph_of(files: list[Path]) -> dict[Path, set[Path]]:
 
 
 PACKAGE_GRAPH = graph_of(FILES)
-ROOM_OF = {path: room(path) for path in FILES if room(path) != "__init__"}
+LAYER_OF = {path: layer(path) for path in FILES if layer(path) != "__init__"}
 
 
-def test_every_room_has_its_row():
-    assert set(ROOM_OF.values()) == set(ROOMS)
+def test_every_layer_has_its_row():
+    assert set(LAYER_OF.values()) == set(LAYERS)
 
 
 def test_the_package_imports_nothing():
@@ -146,22 +146,22 @@ def test_the_package_imports_nothing():
 
 
 def test_imports_go_down():
-    assert not layer_faults(PACKAGE_GRAPH, ROOM_OF)
+    assert not layer_faults(PACKAGE_GRAPH, LAYER_OF)
 
 
-def test_no_circle():
+def test_no_cycle():
     """An import of the package's own version is none: `__init__` imports nothing."""
-    assert not circle(PACKAGE_GRAPH)
-    assert not circle(graph_of(sorted(BENCHMARKS.rglob("*.py"))))
+    assert not cycle(PACKAGE_GRAPH)
+    assert not cycle(graph_of(sorted(BENCHMARKS.rglob("*.py"))))
 
 
 def test_a_fault_is_seen():
-    ui, api, hosts = (next(path for path in FILES if room(path) == name) for name in ("ui", "api", "hosts"))
-    assert layer_faults({hosts: {ui}}, ROOM_OF)
-    assert layer_faults({ui: {api}}, ROOM_OF)
-    assert layer_faults({api: {ui}}, ROOM_OF)
-    assert not layer_faults({ui: {hosts}}, ROOM_OF)
-    assert circle({ui: {api}, api: {hosts}, hosts: {ui}}) == [api, hosts, ui]
+    ui, api, hosts = (next(path for path in FILES if layer(path) == name) for name in ("ui", "api", "hosts"))
+    assert layer_faults({hosts: {ui}}, LAYER_OF)
+    assert layer_faults({ui: {api}}, LAYER_OF)
+    assert layer_faults({api: {ui}}, LAYER_OF)
+    assert not layer_faults({ui: {hosts}}, LAYER_OF)
+    assert cycle({ui: {api}, api: {hosts}, hosts: {ui}}) == [api, hosts, ui]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -171,7 +171,7 @@ def test_third_parties(path):
         package = name.split(".")[0]
         allowed = ONLY_IN.get(package)
         assert allowed is None or place.startswith(allowed), f"{place} imports {package}"
-        if room(path) in CORE:
+        if layer(path) in CORE:
             known = {*sys.stdlib_module_names, *CORE_PACKAGES, "lib_blocktrain"}
             assert package in known, f"{place} is core and imports {package}"
 

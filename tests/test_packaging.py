@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lib_blocktrain import __version__
-from tests.test_layers import CORE, imports, room
+from tests.test_layers import CORE, imports, layer
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lib_blocktrain"
@@ -94,7 +94,7 @@ def test_what_is_imported_is_declared():
     for path in PACKAGE.rglob("*.py"):
         packages = {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names - HOST_MODULES
         for package in packages - {"lib_blocktrain"}:
-            declared = base if room(path) in CORE else base + extra
+            declared = base if layer(path) in CORE else base + extra
             name = {"PIL": "pillow"}.get(package, package)
             assert re.search(rf'"{name}\b', declared), f"{path} imports {package}"
 

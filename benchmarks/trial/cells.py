@@ -1,4 +1,4 @@
-"""A cell: one arm of one replicate, measured on a model. Written whole or not at all, so that a run can go on."""
+"""A cell: one arm of one replicate, measured on a model. Written completely or not at all, so that runs can resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the file alone tells: weight norms, and LoRAs that are alike."""
+"""Weight norms and similar LoRAs, from files alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRAs and pictures over HTTP; who waits, who hears "busy", who is interrupted."""
+"""LoRAs and pictures over HTTP; waiting, "busy" and Interrupt."""
 
 from __future__ import annotations
 

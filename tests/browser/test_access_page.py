@@ -1,4 +1,4 @@
-"""Whether everybody can read and reach the tab: contrast, names, keyboard, and a page that keeps still."""
+"""Accessibility of the tab: contrast, names, keyboard, and a stable layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presets between people, two pictures, a probe, and quick hands on the map, in Chromium under both gradios."""
+"""Sharing presets, comparing two pictures, a probe, and fast input on the map, in Chromium under both gradios."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo model in a person's hands: two minutes of training, watched, stopped, saved and previewed, by clicks alone.
+"""Two minutes of training on the demo model, watched, stopped, saved and previewed by clicks alone.
 
 It takes as long as it says, so it runs where BLOCKTRAIN_MINUTES is set, to 2 for what its name says; what it does is
 done in seconds on a tiny model by test_train.py. What the pictures show is read by the demo's classifier.

@@ -1,4 +1,4 @@
-"""The U map in Chromium, served by gradio 4.40 and by gradio 3.41.2: it and the sliders are one, without a request."""
+"""The U map in Chromium, under gradio 4.40 and 3.41.2: it stays in step with the sliders, without a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Setting up: what is decided and said, with pip and exec replaced by records of what was asked of them."""
+"""Setting up the environment, with pip and exec replaced by recorders of their arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m lib_blocktrain` as a person types it: a server at 127.0.0.1 that ends when it is told to."""
+"""`python -m lib_blocktrain` as typed: a server at 127.0.0.1 that stops on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo model's files leave out."""
+"""How the parts that the demo model's files leave out are restored."""
 
 from lib_blocktrain.hosts.demo_model import MODEL, clip_vocabulary
 

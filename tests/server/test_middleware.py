@@ -1,4 +1,4 @@
-"""Who may speak to the standalone server, and what its page may load."""
+"""Which requests the standalone server accepts, and what its page may load."""
 
 from __future__ import annotations
 

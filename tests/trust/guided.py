@@ -1,4 +1,4 @@
-"""Inputs that are bred: atheris keeps those that reach new lines of the package, and changes them further.
+"""Guided fuzzing: atheris keeps inputs that reach new lines of the package, and mutates them further.
 
 ``python guided.py NAME SECONDS [SEED]`` tries one reader; atheris prints how many inputs it ran, and the input that
 broke something. `test_guided.py` runs all of them where atheris is installed.

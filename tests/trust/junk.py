@@ -1,4 +1,4 @@
-"""Values, texts and bytes that nobody meant to write."""
+"""Invalid values, texts and bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the trust tests count, how much of it is asked for, and what a case may take."""
+"""The counts of the trust tests, their required minimums, and the limits of a case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Network files and checkpoints that are damaged, or made to do damage."""
+"""Damaged and malicious network files and checkpoints."""
 
 from __future__ import annotations
 

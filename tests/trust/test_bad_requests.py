@@ -1,4 +1,4 @@
-"""Requests to the API that nobody meant to send: each is answered, or refused with what is wrong, and never breaks."""
+"""Malformed requests to the API: each is answered, or refused with the reason, and never causes an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The readers of what comes from outside, under inputs that atheris breeds; skipped where it is not installed."""
+"""The parsers of outside input, fuzzed by atheris; skipped where it is not installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything of a model, and of the process around it, that no job may change or leave behind."""
+"""The state of a model, and of the process, that no job may change."""
 
 from __future__ import annotations
 

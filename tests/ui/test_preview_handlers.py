@@ -1,4 +1,4 @@
-"""Drawing, cancelling, saving, loading and baking, on a host whose pictures tell what they were made of."""
+"""Drawing, cancelling, saving, loading and baking, on a host whose pictures encode their request."""
 
 from __future__ import annotations
 

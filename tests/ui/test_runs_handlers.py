@@ -1,4 +1,4 @@
-"""The Runs tab without a page: what it shows, only where that has changed; the buttons."""
+"""The Runs tab without a page: only changed widgets are sent; the buttons."""
 
 from __future__ import annotations
 

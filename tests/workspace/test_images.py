@@ -1,4 +1,4 @@
-"""A picture's parameters: what is written is read back, and what others wrote is read too."""
+"""Generation parameters: ours are read back as written, and those of other programs are read too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bounded mapping."""
+"""The bounded cache of results."""
 
 from __future__ import annotations
 
