@@ -24,6 +24,7 @@ from lib_blocktrain.files import INSTALLED, ROOT, atomic_write, error_text
 from lib_blocktrain.hosts.checkpoint import CheckpointInfo, read_checkpoint_info
 from lib_blocktrain.hosts.demo_model import LORAS, MODEL, check_present, clip_vocabulary, full_token_table
 from lib_blocktrain.hosts.host import NoModel, OutOfMemory, SampleRequest
+from lib_blocktrain.hosts.prompt_syntax import unread_syntax
 from lib_blocktrain.model import unet_forward
 from lib_blocktrain.model.freezing import frozen
 from lib_blocktrain.model.memory import lacks_memory
@@ -237,7 +238,7 @@ def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | N
     if request.sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {request.sampler!r}; known: {', '.join(SAMPLERS)}")
     _check_size(request)
-    _check_length(model, request)
+    _check_prompts(model, request)
     (scheduler, options), before = SAMPLERS[request.sampler], pipeline.scheduler
 
     def after_step(_pipeline: object, step: int, _timestep: object, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -275,10 +276,13 @@ def _check_size(request: SampleRequest) -> None:
         raise ValueError(f"steps {request.steps}: at least 1 was expected")
 
 
-def _check_length(model: StandaloneModel, request: SampleRequest) -> None:
-    tokens = len(model.pipeline.tokenizer(request.prompt, verbose=False).input_ids) - 2
-    if tokens > 75:
-        request.say(f"the prompt has {tokens} tokens; those after the 75th are not seen by this model")
+def _check_prompts(model: StandaloneModel, request: SampleRequest) -> None:
+    for name, text in (("prompt", request.prompt), ("negative prompt", request.negative)):
+        tokens = len(model.pipeline.tokenizer(text, verbose=False).input_ids) - 2
+        if tokens > 75:
+            request.say(f"the {name} has {tokens} tokens; those after the 75th are not seen by this model")
+        for sentence in unread_syntax(text):
+            request.say(f"the {name}: {sentence}")
 
 
 def _device() -> tuple[str, torch.dtype]:

@@ -136,6 +136,16 @@ def test_long_prompt_is_said(host, caplog):
     assert "80 tokens" in caplog.text
 
 
+def test_what_a_webui_would_read_is_said_to_be_drawn_as_words(host):
+    said = []
+    prompt = "a (red:1.5) fox BREAK <lora:robot:1:bw=OUTD>"
+    host.sample(replace(REQUEST, prompt=prompt, negative="(blue:2)" + " fox" * 80, steps=1, say=said.append))
+    assert len(said) == 5
+    assert "the negative prompt has 85 tokens" in said[3]
+    for words in ("'<lora:robot:1:bw=OUTD>' is read as words", "'(red:1.5)'", "'BREAK'", "'(blue:2)'"):
+        assert any(words in sentence for sentence in said)
+
+
 def test_predict_and_encode_are_the_pipelines(host):
     """One step by the model's methods against the pipeline's parts, and an image through the autoencoder."""
     model = host.model()
