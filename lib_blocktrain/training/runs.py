@@ -83,6 +83,14 @@ class Run:
             raise DamagedFile(f"{error}; {self.saved_network}; without its state the run begins at step 0") from error
 
     @property
+    def begins_again(self) -> str | None:
+        """What to say of a run that was trained and has no state; None for any other."""
+        step = self.latest("step")
+        if not isinstance(step, int | float) or step <= 0 or self.state_path.exists():
+            return None
+        return f"{self.state_path} is gone: the run was at step {step}, and begins at step 0; {self.saved_network}"
+
+    @property
     def saved_network(self) -> str:
         """The newest network file of the run, as a sentence."""
         saved = [path for path in (*self.checkpoints(), self.result) if path.is_file()]

@@ -104,6 +104,8 @@ class Trainer:
         state = self.run.load_state()
         if state:
             self._check_config(state)
+        elif self.run.begins_again is not None:
+            self.notice(self.run.begins_again)
         plan = self._plan(TrainState.weights_of(state["train_state"]) if state else None)
         rates = learning_rate_notices(self.config.optimizer, self.config.schedule)
         for notice in (*plan.notices, *rates):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from dataclasses import replace
 
 import pytest
 import safetensors.torch
@@ -90,3 +91,17 @@ def test_what_can_be_used_instead_is_named(tmp_path):
     run.result.write_bytes(b"x")
     with pytest.raises(ValueError, match=r"run.robot\.safetensors"):
         run.load_state()
+
+
+def test_a_state_that_is_gone_is_said(train, config):
+    def notices():
+        found: list[str] = []
+        train(replace(config, steps=2, save_every=1), report=lambda row: found.append(row.get("notice", "")))
+        return [notice for notice in found if "begins at step 0" in notice]
+
+    assert notices() == []
+    trained = train(replace(config, steps=2, save_every=1))
+    trained.run.state_path.unlink()
+    [notice] = notices()
+    assert "state.safetensors is gone: the run was at step 2" in notice
+    assert "tiny.safetensors" in notice
