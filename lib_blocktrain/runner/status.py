@@ -10,13 +10,14 @@ from typing import Any
 
 from lib_blocktrain.files import error_text
 from lib_blocktrain.training.control import TrainerControl
+from lib_blocktrain.training.monitor import worse_than_none
 from lib_blocktrain.training.records import MetricsTail
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.status import Status
 
 log = logging.getLogger(__name__)
 
-_SHOWN = ("step", "reason", "published", "loss", "smoothed", "lr", "seconds_a_step", "memory_mib")
+_SHOWN = ("step", "reason", "published", "loss", "smoothed", "lr", "seconds_a_step", "memory_mib", "compared")
 
 
 class ActiveRun:
@@ -68,7 +69,7 @@ def status_of(
     if state in ("failed", "diverged") and not reason:
         reason = str(latest.get("reason", ""))
     row = active.row if active else {}
-    live = {**latest, **row}
+    live, worse = {**latest, **row}, worse_than_none(latest.get("compared"))
     return Status(
         run.folder.name,
         state,
@@ -81,7 +82,7 @@ def status_of(
         memory_mib=_number(live.get("memory_mib")),
         encoded=(row["encoded"], row["of"]) if "encoded" in row else None,
         reason=reason,
-        notices=tuple(active.notices) if active else (),
+        notices=tuple(active.notices) if active else (worse,) if worse else (),
         published=latest["published"] if isinstance(latest.get("published"), str) else None,
     )
 

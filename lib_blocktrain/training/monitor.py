@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,22 @@ SMOOTHING = 0.98  # decay of the smoothed loss per step
 WARM_UP = 20  # steps before a loss is compared with the smoothed one
 EXPLODED = 100.0  # times the smoothed loss is divergence
 MAX_OVERFLOWS = 30  # steps in a row without a finite gradient
+
+WORSE = 1.1  # times the loss without the LoRA is worse than that
+
+
+def worse_than_none(compared: object) -> str | None:
+    """Return what to say of a LoRA with these losses, `{"with": ..., "without": ...}`; None if it is no worse."""
+    if not isinstance(compared, Mapping):
+        return None
+    losses = [compared.get(name) for name in ("with", "without")]
+    own, none = (float(loss) if isinstance(loss, int | float | str) else math.nan for loss in losses)
+    if not math.isfinite(none) or own <= WORSE * none:
+        return None
+    return (
+        f"the LoRA does worse than none: the loss on its own pictures is {own:.3g} with it, {none:.3g} without:"
+        " a learning rate that is too high"
+    )
 
 
 class TrainingMonitor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lib_blocktrain.model.protocol import Model
@@ -48,6 +48,15 @@ class TrainingData:
                 batch = self.loader.plain([image])
                 at = LossConfig(min_timestep=timestep, max_timestep=timestep + 1)
                 yield batch, draw_noise(batch.latents.shape[1:], at, [generator])
+
+    def compared(self, config: RunConfig) -> Iterator[tuple[Batch, Noise]]:
+        """Yield a picture of the run at each of the fixed timesteps, with the run's noise, which never changes."""
+        images = self.dataset.images
+        for index, timestep in enumerate(VALIDATION_TIMESTEPS):
+            batch = self.loader.plain([images[index * len(images) // len(VALIDATION_TIMESTEPS)]])
+            at = replace(config.loss, min_timestep=timestep, max_timestep=timestep + 1)
+            generator = generator_of(config.seed, "compared", index, timestep)
+            yield batch, draw_noise(batch.latents.shape[1:], at, [generator])
 
 
 def check_model(model: Model) -> tuple[str, ...]:

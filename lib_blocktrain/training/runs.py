@@ -3,6 +3,7 @@
 run.json            its configuration, with absolute paths
 metrics.jsonl       a line a row
 state.safetensors   the whole state at the last save: network, optimizer, loss scale, step
+state-before.safetensors    an earlier one, in case that the run diverges; until it is finished
 checkpoints/        network files saved during the run
 samples/            images drawn during the run
 NAME.safetensors    the result
@@ -53,6 +54,10 @@ class Run:
         return self.folder / "state.safetensors"
 
     @property
+    def earlier_state_path(self) -> Path:
+        return self.folder / "state-before.safetensors"
+
+    @property
     def metrics_path(self) -> Path:
         return self.folder / "metrics.jsonl"
 
@@ -75,10 +80,11 @@ class Run:
 
     def load_state(self) -> dict[str, Any] | None:
         """Return the state of the last save, None before the first; DamagedFile says what can be used instead."""
-        if not self.state_path.exists():
+        path = next((path for path in (self.state_path, self.earlier_state_path) if path.exists()), None)
+        if path is None:
             return None
         try:
-            return state_file.load(self.state_path)
+            return state_file.load(path)
         except DamagedFile as error:
             raise DamagedFile(f"{error}; {self.saved_network}; without its state the run begins at step 0") from error
 
@@ -98,8 +104,18 @@ class Run:
             return "there is no network file of this run"
         return f"its newest network file is {max(saved, key=lambda path: (path.stat().st_mtime_ns, path.name))}"
 
-    def save_state(self, state: Mapping[str, Any]) -> None:
+    def save_state(self, state: Mapping[str, Any], keep: bool = False) -> None:
+        """Save a state; `keep` the one before, for `drop_state`."""
+        if keep and self.state_path.exists():
+            os.replace(self.state_path, self.earlier_state_path)
         state_file.save(self.state_path, state)
+
+    def drop_state(self) -> None:
+        """Go back to the state that was kept; without one the run begins anew."""
+        if self.earlier_state_path.exists():
+            os.replace(self.earlier_state_path, self.state_path)
+        else:
+            self.state_path.unlink(missing_ok=True)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return all rows of the metrics; lines that are not valid are skipped."""

@@ -27,7 +27,7 @@ from lib_blocktrain.training.control import Diverged, Outcome, OutOfMemory, Stop
 from lib_blocktrain.training.distributed import Processes
 from lib_blocktrain.training.estimate import out_of_memory
 from lib_blocktrain.training.metadata import metadata_of
-from lib_blocktrain.training.monitor import TrainingMonitor
+from lib_blocktrain.training.monitor import TrainingMonitor, worse_than_none
 from lib_blocktrain.training.norms import block_norms, gradient_norms, shares
 from lib_blocktrain.training.optimizers import learning_rate_notices, lr_factor
 from lib_blocktrain.training.origin import check_config, origin_of
@@ -77,6 +77,8 @@ class Trainer:
         self.monitor = TrainingMonitor()
         self.step, self.started_at = 0, time.time()
         self._good_step = 0  # of the weights that `diverge` goes back to
+        self._without = math.nan  # the loss without the LoRA
+        self._state_is_good = True  # whether the saved state, if there is one, does no worse than no LoRA
         self.hooks, self._saved_at = ExitStack(), time.monotonic()
         self._write_events = event_writer(run.folder / "tensorboard") if self.processes.is_first else None
 
@@ -130,6 +132,7 @@ class Trainer:
             self.run.remove_leftovers()
             self.run.drop_metrics_after(self.step)  # a killed run has rows of steps after its last save
         self.note_start("resumed" if state else "started")
+        self._without = self.compared_loss()
         self.apply()
 
     def run_step(self) -> None:
@@ -191,7 +194,9 @@ class Trainer:
         kept = "nothing was learnt before"
         if self.step and self._spoilt() is None:
             kept = f"the weights of step {self.step} are in {self.save_checkpoint()}"
-        raise Diverged(f"step {step}: {reason}; {kept}")
+        if self.processes.is_first and not self._state_is_good:
+            self.run.drop_state()
+        raise Diverged(f"step {step}: {reason}; {kept}; resumed with a lower optimizer.lr in run.json it goes on")
 
     def after_step(self) -> None:
         """Record the step, and save, validate and draw samples if they are due."""
@@ -217,6 +222,8 @@ class Trainer:
         if save:
             self.save_state()
             self.save(self.run.result)
+        if ended == "finished" and self.processes.is_first:
+            self.run.earlier_state_path.unlink(missing_ok=True)
         self.note({"event": ended, "saved": save})
         self.processes.wait()
         return Outcome(ended, self.step, self.run.result if save else None)
@@ -254,6 +261,7 @@ class Trainer:
             "step": self.step,
             "started_at": self.started_at,
             "origin": self.origin.to_state(),
+            "good": self._state_is_good,
             "train_state": self.train_state.state(),
             "monitor": self.monitor.state(),
         }
@@ -271,7 +279,7 @@ class Trainer:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state; give notice if the dataset or the model is another one."""
-        self.step, self.started_at = state["step"], state["started_at"]
+        self.step, self.started_at, self._state_is_good = state["step"], state["started_at"], state["good"]
         self.train_state.load_state(state["train_state"])
         self.remember_good()
         for notice in self.origin.notices(state["origin"]):
@@ -285,8 +293,9 @@ class Trainer:
     def save_state(self) -> None:
         """Write the state into the run's folder, from the first process; raises Diverged."""
         self.check_weights()
+        keep, self._state_is_good = self._state_is_good, self.compare() is None
         if self.processes.is_first:
-            self.run.save_state(self.state())
+            self.run.save_state(self.state(), keep)
         self._saved_at = time.monotonic()
 
     def save_checkpoint(self) -> Path:
@@ -356,6 +365,31 @@ class Trainer:
         if loss < self.monitor.best:
             self.monitor.best = loss
             self.save(self.run.folder / f"{self.config.name}-best.safetensors")
+
+    def compare(self) -> str | None:
+        """Record the loss of some of the pictures with and without the LoRA; return what to say of a worse one.
+
+        Raises Diverged where the loss with it is not finite.
+        """
+        with self.as_saved():
+            compared = {"with": self.compared_loss(), "without": self._without}
+        self.note({"compared": compared})
+        if math.isfinite(self._without) and not math.isfinite(compared["with"]):
+            self.diverge(self.step, f"the loss with the weights that it left is {compared['with']}")
+        text = worse_than_none(compared)
+        if text is not None and self._state_is_good:  # not at every save
+            self.notice(f"step {self.step}: {text}")
+        return text
+
+    @torch.no_grad()
+    def compared_loss(self) -> float:
+        """Return the mean loss of some of the run's pictures under the hooks that the model has now."""
+        compiled, self.denoiser.compiled = self.denoiser.compiled, None  # a graph for so little would take minutes
+        try:
+            losses = [self.losses(batch, noise) for batch, noise in self.data.compared(self.config)]
+        finally:
+            self.denoiser.compiled = compiled
+        return float(torch.cat(losses).mean())
 
     @torch.no_grad()
     def draw_samples(self) -> None:
