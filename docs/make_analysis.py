@@ -32,7 +32,7 @@ from lib_blocktrain.networks.files import read_network  # noqa: E402
 from lib_blocktrain.networks.placement import Placement  # noqa: E402
 from lib_blocktrain.weights.block_weights import BlockWeights  # noqa: E402
 from lib_blocktrain.workspace.analyses import run_analysis  # noqa: E402
-from lib_blocktrain.workspace.images import contact_sheet  # noqa: E402
+from lib_blocktrain.workspace.images import image_grid  # noqa: E402
 
 LORA = "robot-on-green"
 PROMPT = "a photo of a large robot in the center"
@@ -114,7 +114,7 @@ def main() -> None:
         drawn = {title: _drawn(host, () if w is None else (Placement(network, w),)) for title, w in arms.items()}
     shown = [(f"{title}, seed {n}", p) for title, of in drawn.items() for n, p in enumerate(of[:SHOWN])]
     (arguments.out / "images").mkdir(parents=True, exist_ok=True)
-    contact_sheet(shown, columns=SHOWN).save(arguments.out / "images" / "analysis.png")
+    image_grid(shown, columns=SHOWN).save(arguments.out / "images" / "analysis.png")
     text = TEXT.format(
         lora=LORA,
         prompt=PROMPT,

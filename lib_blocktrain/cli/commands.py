@@ -175,7 +175,7 @@ def tour(arguments: argparse.Namespace) -> Answer:
 
     from lib_blocktrain.files import atomic_write
     from lib_blocktrain.hosts.host import SampleRequest
-    from lib_blocktrain.workspace.images import contact_sheet, save_png
+    from lib_blocktrain.workspace.images import image_grid, save_png
 
     host = open_host(arguments.checkpoint)
     lora = host.lora_dirs[-1] / f"{TOUR_LORA}.safetensors"
@@ -193,7 +193,7 @@ def tour(arguments: argparse.Namespace) -> Answer:
         pictures.append((title, picture))
     sheet = arguments.out / "tour.png"
     with atomic_write(sheet) as temporary:
-        contact_sheet(pictures).save(temporary, format="PNG")
+        image_grid(pictures).save(temporary, format="PNG")
     files = [str(arguments.out / f"{name}.png") for name in variants]
     text = "\n".join([f'"{TOUR_PROMPT}", seed {TOUR_SEED}:', *files, f"side by side: {sheet}"])
     return {"prompt": TOUR_PROMPT, "pictures": files, "sheet": str(sheet)}, text

@@ -31,7 +31,7 @@ class ImpatientProtocol(H11Protocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Cancel the timeout of a closed connection."""
         self._forget()
         super().connection_lost(exc)
 

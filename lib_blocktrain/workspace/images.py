@@ -1,4 +1,4 @@
-"""PNG files with generation parameters, and contact sheets."""
+"""PNG files with generation parameters, and grids of images."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _unquoted(value: str) -> str:
         return value
 
 
-def contact_sheet(pictures: Sequence[tuple[str, Image.Image]], columns: int = 3, side: int = 256) -> Image.Image:
+def image_grid(pictures: Sequence[tuple[str, Image.Image]], columns: int = 3, side: int = 256) -> Image.Image:
     """Put titled pictures in rows, scaled to ``side`` pixels."""
     font = ImageFont.load_default()
     rows = -(-len(pictures) // columns)

@@ -1,4 +1,4 @@
-"""Colour-blind readers can distinguish the meaningful colours: simulated with Machado et al. 2009, compared in CIELAB."""
+"""Colour-blind readers can distinguish the meaningful colours: simulated by Machado et al. 2009, compared in CIELAB."""
 
 from __future__ import annotations
 
