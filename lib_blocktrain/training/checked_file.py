@@ -34,9 +34,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
     start = len(text).to_bytes(8, "little") + text
     digest = hashlib.sha256(start)
     digest.update(rest)
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        file.write(start.replace(_entry(_UNKNOWN), _entry(digest.hexdigest()), 1))
-        file.write(rest)
+    start = start.replace(_entry(_UNKNOWN), _entry(digest.hexdigest()), 1)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(b"".join((start, rest)))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
