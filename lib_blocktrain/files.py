@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,9 @@ INSTALLED = not (ROOT / "scripts" / "blocktrain.py").is_file()  # from a wheel: 
 DATA = Path(__file__).resolve().parent / "data" if INSTALLED else ROOT  # style.css, javascript/, demo/ (setup.py)
 MAX_NAME_BYTES = 255  # of a file, on most file systems
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow has 40 more readers, EPS by Ghostscript among them
+_TEMPORARY = re.compile(r"\..+\.\d+-\d+\.tmp", re.DOTALL)  # as `_temporary_name` makes it
+_LEFT_ALONE = 24 * 3600.0  # seconds after its last change, since its writer may still live, here or on another machine
+_tidied: set[str] = set()  # the folders that this process has looked into
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³]|conin\$|conout\$) *(\.|$)", re.IGNORECASE)
 
 
@@ -23,12 +27,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; on exit without an error the file is flushed and renamed to ``path``.
 
     So a reader sees the old file or the new one, whole. An OSError (a full disk, a read-only folder) names ``path``,
-    and the old file stays.
+    and the old file stays. Temporary files that a killed process left in the folder a day ago are removed.
     """
     temporary = path.with_name(_temporary_name(path.name))
     try:
         with path_in_errors(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_old_leftovers(path.parent)
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
@@ -55,6 +60,18 @@ def path_in_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
         if error.errno is None or error.filename not in (None, str(temporary)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _remove_old_leftovers(folder: Path) -> None:
+    """Remove what `atomic_write` has left in a folder, once in a process; another process may be writing there now."""
+    place = str(folder)
+    if place in _tidied:
+        return
+    _tidied.add(place)
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name) and time.time() - entry.stat().st_mtime > _LEFT_ALONE:
+                os.unlink(entry.path)
 
 
 def remove_leftovers(folder: Path) -> None:
