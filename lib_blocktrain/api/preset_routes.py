@@ -39,11 +39,14 @@ def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) 
 
     @writing.post("/presets", response_model=Done, summary="Save a preset in the user's own file")
     def save_preset(body: PresetBody) -> dict[str, str]:
+        from lib_blocktrain.workspace.preset_store import PresetExists
+
         weights = service.parse(body.weights, body.architecture).weights
         with service.presets_lock:
-            if not body.replace and body.name.strip() in service.presets.own.read().presets:
-                raise ApiError(409, "conflict", f"there is a preset {body.name!r} already: send replace, or another")
-            service.presets.save(body.name, weights, replace=True)
+            try:
+                service.presets.save(body.name, weights, replace=body.replace)
+            except PresetExists as error:
+                raise ApiError(409, "conflict", f"{error} (send replace)") from error
         return {"done": f"saved {body.name.strip()}"}
 
     @writing.delete("/presets/{name:path}", response_model=Done, summary="Delete a preset of the user's own")

@@ -94,7 +94,7 @@ class PresetBody(Body):
     name: str = Field(max_length=1000)
     weights: str = Field(description=WEIGHTS, max_length=100_000)
     architecture: Architecture
-    replace: bool = Field(False, description="replace an own preset of this name")
+    replace: bool = Field(False, description="replace an own preset of this name, or take the place of a shipped one")
 
 
 class WriteWeightsBody(Body):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_blocktrain.blocks import ARCHITECTURES
-from lib_blocktrain.files import atomic_write
+from lib_blocktrain.files import LONGEST_NAME, atomic_write
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.text_spans import PresetStringError, Span
@@ -168,6 +168,8 @@ def read_line(line: str) -> Preset:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a preset: expected one line, none of : , | = # {{")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"a name of {len(name)} characters cannot name a preset: expected up to {LONGEST_NAME}")
 
 
 def to_line(preset: Preset) -> str:

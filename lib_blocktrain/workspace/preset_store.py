@@ -22,6 +22,10 @@ RANDOM_SEED = 0  # for R and U in a preset string, unless the caller passes anot
 EXPORTED = "# blocktrain presets"  # distinguishes exported files from LoRA Block Weight's
 
 
+class PresetExists(ValueError):
+    """A name that a preset has already."""
+
+
 class PresetStore:
     """Presets by name; the user's own take precedence over shipped ones of the same name."""
 
@@ -60,14 +64,23 @@ class PresetStore:
         self.put(Preset(name.strip(), (weights.architecture,), line), replace=replace)
 
     def put(self, preset: Preset, *, replace: bool = False) -> None:
-        """Save a preset in the user's file; raises ValueError for an invalid name or one in use."""
-        if preset.name in self.own.read().presets and not replace:
-            raise ValueError(f"there is a preset {preset.name!r} already: choose another name, or tick “replace”")
+        """Save a preset in the user's file; raises ValueError for an invalid name or one in use, unless `replace`."""
+        if not replace:
+            self._check_free(preset.name, "choose another name, or tick “replace”")
         self.own.put(preset)
 
     def rename(self, name: str | None, new_name: str) -> None:
-        """Rename one of the user's own presets."""
-        self.own.rename(self._own_name(name), new_name.strip())
+        """Rename one of the user's own presets; raises ValueError for an invalid name or a taken one."""
+        name, new_name = self._own_name(name), new_name.strip()
+        self._check_free(new_name, "choose another name")
+        self.own.rename(name, new_name)
+
+    def _check_free(self, name: str, advice: str) -> None:
+        """Raise PresetExists if an own preset has this name, or a shipped one, which it would hide."""
+        if name in self.own.read().presets:
+            raise PresetExists(f"there is a preset {name!r} already: {advice}")
+        if name in self.all():
+            raise PresetExists(f"{name!r} comes with the extension, and yours would take its place: {advice}")
 
     def delete(self, name: str | None) -> str:
         """Delete one of the user's own presets; returns its line."""

@@ -26,6 +26,10 @@ def test_save_list_delete(client, host, refused):
     assert client.delete("/presets/MINE").status_code == 200
     refused(client.delete("/presets/MINE"), 404, "'MINE'")
     refused(client.delete("/presets/ALL"), 409, "comes with the extension")
+    hiding = {"name": "OUTD", "weights": "ALL", "architecture": "sd1"}
+    refused(client.post("/presets", json=hiding), 409, "'OUTD' comes with the extension", "replace")
+    refused(client.post("/presets", json={**body, "name": "n" * 121}), 400, "expected up to 120")
+    assert client.post("/presets", json={**hiding, "replace": True}).status_code == 200
 
 
 def test_lists_what_fits_and_what_cannot_be_read(client, host):

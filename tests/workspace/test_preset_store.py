@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lib_blocktrain.weights.preset_strings import PresetStringError
-from lib_blocktrain.workspace.preset_store import PresetStore
+from lib_blocktrain.workspace.preset_store import PresetExists, PresetStore
 
 
 @pytest.fixture
@@ -22,3 +22,54 @@ def test_a_whole_tag_is_read_as_its_weights(store):
     assert parsed.weights == store.parse("OUT=0.25,IN=0", "sd1").weights
     with pytest.raises(PresetStringError, match="'<lora:x:1>' has no block weights: expected bw="):
         store.parse("<lora:x:1>", "sd1")
+
+
+def test_a_shipped_preset_is_hidden_only_when_asked_for(store):
+    mine = store.parse("OUT=0.5", "sd1").weights
+    before = store.parse("OUTD", "sd1").weights
+    for replace in (False, True):
+        if not replace:
+            with pytest.raises(
+                PresetExists, match=r"'OUTD' comes with the extension, and yours would take its place: .*tick"
+            ):
+                store.save(" OUTD ", mine)
+            assert not store.own.path.exists()
+            assert store.parse("OUTD", "sd1").weights == before
+        else:
+            store.save("OUTD", mine, replace=True)
+            assert store.parse("OUTD", "sd1").weights == mine
+    with pytest.raises(PresetExists, match="there is a preset 'OUTD' already"):
+        store.save("OUTD", mine)
+    store.delete("OUTD")
+    assert store.parse("OUTD", "sd1").weights == before
+
+
+def test_a_preset_is_not_renamed_to_a_taken_name(store):
+    store.save("MINE", store.parse("OUT=0.5", "sd1").weights)
+    store.save("OTHER", store.parse("OUT=0.25", "sd1").weights)
+    with pytest.raises(PresetExists, match="'OUTD' comes with the extension"):
+        store.rename("MINE", " OUTD ")
+    with pytest.raises(PresetExists, match="there is a preset 'OTHER' already"):
+        store.rename("MINE", "OTHER")
+    store.rename("MINE", "NEW")
+    assert set(store.own.read().presets) == {"NEW", "OTHER"}
+
+
+def test_a_name_has_a_limit(store):
+    weights = store.parse("OUT=0.5", "sd1").weights
+    store.save("n" * 120, weights)
+    for name in ("n" * 121, "n" * 100_000):
+        with pytest.raises(
+            ValueError, match=f"a name of {len(name)} characters cannot name a preset: expected up to 120"
+        ):
+            store.save(name, weights)
+        with pytest.raises(ValueError, match="expected up to 120"):
+            store.rename("n" * 120, name)
+
+
+def test_a_longer_name_that_a_file_has_is_read(store):
+    """Of an earlier version, or written by hand."""
+    store.own.path.write_text(f"{'n' * 300}:OUT=1,BASE=1\nSHORT:ALL\n".replace("ALL", "OUT=0"), "utf-8")
+    assert set(store.own.read().presets) == {"n" * 300, "SHORT"}
+    assert store.problems() == ()
+    store.rename("n" * 300, "LESS")
