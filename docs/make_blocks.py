@@ -20,7 +20,7 @@ Written by `python docs/make_blocks.py` from the tables of `lib_blocktrain/block
 
 Stable Diffusion begins with noise and takes some of it away in each step. What tells it how much, and where, is the
 U-Net: it gets the noisy picture, the step and the prompt, and answers with the noise that it sees. It works on
-*latents*, in which a cell stands for 8 by 8 pixels. On the way down it makes the grid coarser three times (SDXL: twice)
+*latents*, in which a cell represents 8 by 8 pixels. On the way down it makes the grid coarser three times (SDXL: twice)
 and the channels more, so that a cell comes to see more of the picture; on the way up it makes the grid fine again. The
 25 blocks of SD1 at 512 pixels, each row one grid:
 
@@ -44,7 +44,7 @@ A block consists of these parts:
 - **res**: two 3x3 convolutions, which look at a cell and its neighbours, with the step's number added in between.
 - **attn**: attention. `attn1` (self-attention) lets every cell look at every other, `attn2` (cross-attention) lets it
   look at the words of the prompt, `ff` works on each cell alone; `proj_in` and `proj_out` lead in and out. In SDXL up
-  to ten such layers lie in one block (×10).
+  to ten such layers are in one block (×10).
 - **down**, **up**: a convolution that halves or doubles the grid's side.
 
 A LoRA is a small pair of matrices beside a layer. A plain one has them in attention only: 12 in each block of SD1 that
@@ -60,7 +60,7 @@ blocks decide where things are and of what kind, and fine ones how they look. It
 
 ## The tables
 
-A block is one entry of LDM's `input_blocks`, `middle_block` and `output_blocks`. What lies outside them (time and label
+A block is one entry of LDM's `input_blocks`, `middle_block` and `output_blocks`. What is outside them (time and label
 embedding, output layers) is `REST`; the text encoders are `BASE`.
 
 - **latent**: the side of the feature maps in cells at the native size, from what comes in to what goes out.
@@ -76,7 +76,7 @@ Keys of network files are these names with underscores. SD1 and SD2 files use di
 [rank, in, height, width] beside a convolution, `lora_up.weight` of [out, rank], with two sides of 1 behind a
 convolution, and `alpha`, a number; what it adds to the layer's weight is up · down · alpha / rank.
 
-What is *believed* stands under each table with its grade: {grades}.
+What is *believed* is listed under each table with its grade: {grades}.
 P+ and InstantStyle looked at prompts, not at LoRAs, each paper at its own model: it is where to begin, not what will
 happen.
 """

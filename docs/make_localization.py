@@ -1,4 +1,4 @@
-"""Writes docs/localization.json: every word that the tab shows before anything has happened, to be translated.
+"""Writes docs/localization.json: every text that the tab shows when it opens, for translators.
 
 A translation is the same file with the right-hand sides filled in. AUTOMATIC1111 and Forge find it as LANGUAGE.json in
 the folder `localizations` of an extension, or in their own, and put it in the place of whole labels.

@@ -26,8 +26,8 @@ SETTINGS: dict[str, tuple[str | bool, str, str]] = {  # name: default, label, in
     "blocktrain_presets_file": ("", "File of your own presets", "empty: blocktrain-presets.txt beside config.json"),
     "blocktrain_api_open": (
         False,
-        "Let other machines change things through the API without a password",
-        "only asked for where the WebUI listens to them and has no --api-auth",
+        "Allow changes through the API from other machines without a password",
+        "matters only if the WebUI listens to other machines and has no --api-auth",
     ),
     "blocktrain_api_closed": (
         False,
@@ -36,7 +36,7 @@ SETTINGS: dict[str, tuple[str | bool, str, str]] = {  # name: default, label, in
     ),
     "blocktrain_dataset_dirs": (
         "",
-        "Folders in which datasets may lie, for runs that are started through the API",
+        "Folders that may contain datasets, for runs started through the API",
         "one a line",
     ),
 }
