@@ -19,6 +19,7 @@ from lib_blocktrain.files import atomic_write
 from lib_blocktrain.networks.adapters import NetworkModule, NetworkModuleError, module_from_tensors
 from lib_blocktrain.networks.contents import Contents, contents_of
 from lib_blocktrain.networks.header import Header, NetworkFileError, read_header
+from lib_blocktrain.networks.overflow import alpha_of, check_number, check_tensor
 from lib_blocktrain.networks.peft_config import METADATA as PEFT_METADATA
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,8 @@ def write_network(
     """Write a network under kohya's keys, in `dtype` (None: each tensor in its own), and return the path.
 
     The architecture's metadata is added where it is missing, and both hashes are computed. The file appears whole or
-    not at all. Raises FileExistsError unless `overwrite`, NetworkFileError for another suffix than .safetensors.
+    not at all. Raises NetworkModuleError for numbers that are not finite or too large for the dtype, FileExistsError
+    unless `overwrite`, NetworkFileError for another suffix than .safetensors.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -133,10 +135,17 @@ def network_hashes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -
 
 def _named_tensors(network: Network, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
     for key, module in network.modules.items():
+        if (alpha := alpha_of(module)) is not None:
+            check_number(f"{key}.alpha", alpha, torch.float32)
         for name, tensor in module.to_tensors().items():
             tensor = tensor.detach().cpu()
             is_number = tensor.ndim == 0  # alpha and the like stay exact
-            yield f"{key}.{name}", tensor.contiguous() if dtype is None or is_number else tensor.to(dtype).contiguous()
+            target = tensor.dtype if dtype is None or is_number else dtype
+            check_tensor(f"{key}.{name}: its number", tensor, target)
+            tensor = tensor.to(target).contiguous()
+            if not _is_finite(tensor):
+                raise NetworkModuleError(f"{key}.{name} has numbers that are not finite: it is not written")
+            yield f"{key}.{name}", tensor
 
 
 def _modules(file: Mapping[str, Tensor], contents: Contents) -> Iterator[tuple[str, NetworkModule]]:
@@ -168,6 +177,9 @@ def _check_dtypes(path: Path, header: Header, sources: Mapping[str, Mapping[str,
 
 def _check_finite(source: str, tensor: Tensor) -> None:
     """Raise NetworkModuleError for weights with NaN or infinity."""
-    total = (tensor if tensor.element_size() > 1 else tensor.float()).sum(dtype=torch.float64)
-    if not math.isfinite(total):
+    if not _is_finite(tensor):
         raise NetworkModuleError(f"{source!r} has numbers that are not finite (NaN or infinity): the file is damaged")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return math.isfinite((tensor if tensor.element_size() > 1 else tensor.float()).sum(dtype=torch.float64))

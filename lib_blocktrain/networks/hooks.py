@@ -16,8 +16,19 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from lib_blocktrain.networks.adapters import NetworkModule
 from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.keys import UNET
 from lib_blocktrain.networks.layers import Projection, attention_hook, run, weight_of
+from lib_blocktrain.networks.overflow import (
+    check_module,
+    check_number,
+    check_result,
+    compute_dtype,
+    computed_delta,
+    last_layer,
+    refuse_overflow,
+)
 from lib_blocktrain.networks.placement import Placement, Site, Targets, Unmatched, find_sites, placements_of
 from lib_blocktrain.weights.block_weights import BlockWeights
 
@@ -38,8 +49,10 @@ def applied(
 
     Give one network with its weights and multiplier, or any number of placements. With several, each delta is that
     of the layer's own weight, whatever the others do. Gradients reach the layer's input and the tensors of modules that
-    require them. `say` gets a message about each network that has modules without a layer. Raises what `find_sites`
-    raises.
+    require them. `say` gets the notices of each network, and a message if some of its modules have no layer.
+
+    Raises what `find_sites` raises, and OverflowedError for what a layer's dtype cannot hold. Where no module is
+    trained, an output of the U-Net that is not finite raises OverflowedError too.
     """
     placements = placements_of(networks, weights, multiplier)
     sites, unmatched = find_sites(targets, placements, say)
@@ -54,6 +67,9 @@ def applied(
         for attention, projection_effects in _by_attention(effects).items():
             hook = attention_hook(partial(_deltas, projection_effects))
             hooks.callback(attention.register_forward_hook(hook, with_kwargs=True).remove)
+        last = None if any(effect.trainable for effect in effects) else last_layer(_components(targets))
+        if last is not None:
+            hooks.callback(last.register_forward_hook(refuse_overflow(partial(_strengths, effects))).remove)
         yield Applied(placements, effects, tuple(unmatched))
 
 
@@ -96,7 +112,8 @@ class Applied:
     def _put(self, placements: Sequence[Placement]) -> None:
         self._placements = tuple(placements)
         for effect in self._effects:
-            effect.factor = self._placements[effect.placement].factor(effect.block)
+            placement = self._placements[effect.placement]
+            effect.set_factor(placement.network.name, placement.factor(effect.block))
 
 
 class _Effect:
@@ -110,6 +127,21 @@ class _Effect:
         self._module = site.module
         self._prepared: Callable[[Tensor], Tensor] = self._trained
         self._prepared_for: tuple[torch.device, torch.dtype] | None = None
+
+    @property
+    def trainable(self) -> bool:
+        return self._module.trainable
+
+    def set_factor(self, network: str, factor: float) -> None:
+        """Set the factor; raise OverflowedError for one that the layer's dtype cannot hold."""
+        check_number(f"{network}: the strength of {self.block},", factor, compute_dtype(self.layer))
+        self.factor = factor
+
+    @property
+    def strength(self) -> tuple[str, float, NetworkModule]:
+        """Block, factor (the largest, if each sample has its own) and module."""
+        factor = self.factor
+        return self.block, factor.detach().abs().max().item() if isinstance(factor, Tensor) else factor, self._module
 
     def on(self, x: Tensor, output: Tensor) -> Tensor:
         """Return delta(x) in the dtype of the layer's output."""
@@ -129,8 +161,12 @@ class _Effect:
         """Move the factors, or compute the delta, once for many forward passes; return delta(x)."""
         with torch.inference_mode(False), torch.no_grad():
             if self._module.low_rank:
+                check_module(self._module, dtype)
                 return partial(self._module.to(device, dtype).delta_output, layer=self.layer)
-            weight, bias = self._module.delta_weight(weight_of(self.layer)), self._module.delta_bias()
+            weight, bias = computed_delta(self._module, weight_of(self.layer))
+            for change in (weight, bias):
+                if change is not None:
+                    check_result(f"{self._module.key}: its change", change, dtype)
             bias = None if bias is None else bias.to(device, dtype)
             return partial(run, self.layer, weight=weight.to(device, dtype), bias=bias)
 
@@ -141,6 +177,15 @@ class _Effect:
         bias = self._module.delta_bias()
         weight = self._module.delta_weight(weight_of(self.layer).detach())
         return run(self.layer, x, weight.to(x), None if bias is None else bias.to(x))
+
+
+def _strengths(effects: Sequence[_Effect]) -> list[tuple[str, float, NetworkModule]]:
+    """Return block, factor and module of the effects that are not off."""
+    return [effect.strength for effect in effects if isinstance(effect.factor, Tensor) or effect.factor]
+
+
+def _components(targets: Targets) -> Mapping[str, nn.Module]:
+    return {UNET: targets} if isinstance(targets, nn.Module) else targets
 
 
 def _by_attention(effects: Sequence[_Effect]) -> dict[nn.Module, list[tuple[str, _Effect]]]:

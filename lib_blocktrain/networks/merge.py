@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.layers import weight_of
+from lib_blocktrain.networks.overflow import check_number, check_result, compute_dtype, computed_delta
 from lib_blocktrain.networks.placement import Placement, Targets, find_sites, placements_of
 from lib_blocktrain.weights.block_weights import BlockWeights
 
@@ -22,16 +23,20 @@ def merged(
     """Add the networks' deltas to the weights; restore the old values on exit, bit for bit.
 
     Arguments and effect are those of `hooks.applied`: with several networks each delta is that of the unmerged weight.
+    Raises OverflowedError for a change that the weight's dtype cannot hold.
     """
     placements = placements_of(networks, weights, multiplier)
     sites, _ = find_sites(targets, placements)
     changes: dict[nn.Module, dict[str, Tensor]] = {}
+    keys: dict[nn.Module, str] = {}
     for site in sites:
         factor = placements[site.placement].factor(site.block)
         if factor:
-            weight = site.module.delta_weight(weight_of(site.layer).detach())
+            weight = weight_of(site.layer).detach()
+            check_number(f"the strength of {site.block},", factor, compute_dtype(site.layer))
             total = changes.setdefault(site.layer, {})
-            for name, delta in (("weight", weight), ("bias", site.module.delta_bias())):
+            keys[site.layer] = site.module.key
+            for name, delta in zip(("weight", "bias"), computed_delta(site.module, weight), strict=True):
                 if delta is not None:
                     total[name] = total.get(name, 0) + factor * delta.detach()
     backup: list[tuple[nn.Module, str, Tensor | None]] = []
@@ -39,7 +44,7 @@ def merged(
         while changes:  # each delta is freed as it is added: all are as large as the backup
             layer, deltas = changes.popitem()
             for name, delta in deltas.items():
-                backup.append((layer, name, _add(layer, name, delta)))
+                backup.append((layer, name, _add(layer, name, delta, keys[layer])))
         yield
     finally:
         for layer, name, value in backup:
@@ -49,14 +54,17 @@ def merged(
                 _copy(getattr(layer, name), value)
 
 
-def _add(layer: nn.Module, name: str, delta: Tensor) -> Tensor | None:
+def _add(layer: nn.Module, name: str, delta: Tensor, key: str) -> Tensor | None:
     """Add to a parameter and return its old value, None if the layer did not have it."""
     parameter = getattr(layer, name)
+    dtype = weight_of(layer).dtype if parameter is None else parameter.dtype
+    added = delta if parameter is None else parameter.detach().to(delta.dtype) + delta.to(parameter.device)
+    check_result(f"{key}: the merged {name}", added, dtype)
     if parameter is None:
         setattr(layer, name, nn.Parameter(delta.to(weight_of(layer)), requires_grad=False))
         return None
     before = parameter.detach().clone()
-    _copy(parameter, before.to(delta.dtype) + delta.to(before.device))
+    _copy(parameter, added)
     return before
 
 
