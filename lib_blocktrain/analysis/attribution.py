@@ -73,9 +73,9 @@ def _one_by_one(
     pause: Pause | None,
     on_whole_pass: Callable[[Tensor], None] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield (block, noise) with one block changed; what stands in front of it is kept from one whole pass.
+    """Yield (block, noise) with one block changed; what comes before it is kept from one whole pass.
 
-    `on_whole_pass` receives the noise of that pass. A block's layers stand in no other block, so that nothing in front
+    `on_whole_pass` receives the noise of that pass. A block's layers are in no other block, so that nothing in front
     of it depends on the change; BASE and REST act everywhere and take a whole pass of their own.
     """
     at = point.latents, point.timestep, point.prompt

@@ -131,7 +131,7 @@ def instrument(
 ) -> Iterator[InstrumentedModel]:
     """Apply the network to the model for an analysis, and restore the model afterwards.
 
-    The model is borrowed as for a training: the host's own networks are off, and the weights lie where they can be
+    The model is borrowed as for a training: the host's own networks are off, and the weights are where they can be
     computed with. Raises ValueError for a model that cannot be analysed, or a network that does nothing on it.
     """
     if model.in_channels != 4:

@@ -7,7 +7,7 @@ small changes everywhere and to where the changed samples are. `perceived_differ
     structure = 1 - MS-SSIM of the lightness L* (Wang, Simoncelli & Bovik 2003), its scales weighed alike
     colour = mean over the same scales of the mean over the positions of dE / (dE + 50)
 
-where dE is the CIE 1976 difference in L*a*b* (D65), of images blurred to that scale, as an eye at a distance sees them
+where dE is the CIE 1976 difference in L*a*b* (D65), of images blurred to that scale, as seen from a distance
 (after S-CIELAB, Zhang & Wandell 1996). The scales halve the image until its shorter side would be below 11.
 """
 

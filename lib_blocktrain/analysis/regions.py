@@ -30,7 +30,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom; 0 to 1
 
 @dataclass(frozen=True)
 class Feature:
-    """What is asked about: a word of the prompt, a box, a mask, or the whole image."""
+    """The feature to analyse: a word of the prompt, a box, a mask, or the whole image."""
 
     word: str | None = None
     box: Box | None = None
@@ -47,12 +47,12 @@ class Feature:
 
     @property
     def given(self) -> bool:
-        """Whether it is a part of the image, and not the whole."""
+        """Whether it is a part of the image rather than the whole."""
         return any(value is not None for value in (self.word, self.box, self.mask))
 
     @property
     def title(self) -> str:
-        """What it is called in tables and figures."""
+        """Its name in tables and figures."""
         if self.word is not None:
             return f"the word “{self.word}”"
         if self.box is not None:

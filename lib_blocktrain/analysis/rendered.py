@@ -1,4 +1,4 @@
-"""Whole images, each with one block lowered: how different each is from the image with all blocks, and a sheet of them.
+"""Whole images, each with one block lowered: their difference from the image with all blocks, and a contact sheet.
 
 This is what LoRA Block Weight's Effective Block Analyzer does; over several seeds the figures have their noise.
 """

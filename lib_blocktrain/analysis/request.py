@@ -125,6 +125,6 @@ def read_seeds(text: str) -> tuple[int, ...]:
 
 
 def settings_json(network: Network, grid: SamplingGrid, options: Options) -> dict[str, Any]:
-    """Return what results say of how they were asked for, but for what one method alone has."""
+    """Return the settings of a request that results record, apart from those of a single method."""
     line = options.weights_for(network).to_line(with_architecture=True)
     return {**grid.to_json(), "weights": line, "multiplier": options.multiplier}

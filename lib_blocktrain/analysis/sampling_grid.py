@@ -1,4 +1,4 @@
-"""What an analysis samples - prompts, seeds, guidance, timesteps, size - and the limits of what can be asked."""
+"""The grid that an analysis samples - prompts, seeds, guidance, timesteps, size - and the limits of requests."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class SamplingGrid:
     def compared_steps(self) -> list[int]:
         """The steps at which blocks are compared: the first, and others evenly spread over the first half.
 
-        There it is decided what the image shows; what happens later changes little that is seen.
+        These decide what the image shows; later steps change little that can be seen.
         """
         count = self.timesteps or min(TIMESTEPS, self._first_half)
         return [step * self.steps // (2 * count) for step in range(count)]

@@ -1,7 +1,7 @@
-"""Rank LoRAs by their likeness to a dataset or to another LoRA, to find one to analyse before training.
+"""Rank LoRAs by similarity to a dataset or to another LoRA, to find one to analyse before training.
 
 Every network file gets a profile, from its header and the sizes of a few of its modules. Profiles are kept in one
-file, so that a folder of hundreds is then ranked without opening any of them.
+file, so that a folder of hundreds is ranked without opening them again.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ class TrajectoryPoint:
     """Latents of several seeds at one timestep under one prompt.
 
     `latents` and `noise`, the prediction for them, are `(seeds, 4, h, w)`, fp32. `stretch` is the part of the
-    trajectory, in noise per signal, that this point stands for, 0 to 1.
+    trajectory, in noise per signal, that this point represents, 0 to 1.
     """
 
     prompt: str
