@@ -28,7 +28,8 @@ OURS = sorted([*(ROOT / "lib_blocktrain").rglob("*.py"), *(ROOT / "scripts").glo
 # Modules out of which data become code, or the network is reached; and who may have one all the same.
 MODULES = {
     **dict.fromkeys(("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml", "code"), ()),
-    **dict.fromkeys(("requests", "httpx", "aiohttp", "ftplib", "smtplib", "telnetlib", "ctypes"), ()),
+    **dict.fromkeys(("requests", "aiohttp", "ftplib", "smtplib", "telnetlib", "ctypes"), ()),
+    "httpx": ("server/connections.py",),  # in place of the client with which gradio would fetch: one that refuses
     "urllib.request": ("cli/remote.py",),  # asks the API whose address its user gave
     "subprocess": ("cli/environment.py", "cli/commands.py", "install.py"),
     "socket": ("server/app.py", "api/access.py"),
