@@ -1,16 +1,16 @@
-// What the tab does in the page. The WebUI loads the files of this folder by itself, in any order; the standalone
-// server puts them into the page. Each adds to `window.blocktrain`; what a file needs of another one it asks for when
-// it is used, not when it is loaded.
+// Shared by the scripts of the tab: clipboard, downloads, and setting up elements when they appear. The WebUI loads the
+// files of this folder automatically, in any order; the standalone server inserts them into the page. Each file adds to
+// `window.blocktrain`, and looks up what it needs from another file when it uses it, not when it is loaded.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
     blocktrain.components ||= new Map();
     blocktrain.pageChanged ||= new Set();
-    blocktrain.alive ||= new WeakSet(); // what has been brought to life, also where a page reads these files twice
+    blocktrain.initialised ||= new WeakSet(); // elements already set up, even if these files are loaded twice
 
-    // Puts text on the clipboard; answers whether it is there. Without a secure context (a WebUI reached by http in a
-    // network) there is no `navigator.clipboard`, but what is selected can be copied.
+    // Copies text to the clipboard; returns whether that worked. Without a secure context (such as a WebUI reached by
+    // plain http) there is no `navigator.clipboard`, but a selection can still be copied.
     async function copy(text) {
         try {
             await navigator.clipboard.writeText(text);
@@ -29,7 +29,7 @@
         }
     }
 
-    // Gives the person a file with this content, a text or a blob.
+    // Downloads a file with this content, a text or a blob.
     function download(content, name) {
         const link = document.createElement("a");
         link.href = URL.createObjectURL(new Blob([content]));
@@ -38,14 +38,14 @@
         setTimeout(() => URL.revokeObjectURL(link.href), 1000);
     }
 
-    // `components` says by class what brings an element to life; each is given to it once, whenever the server puts
-    // it into the page. `pageChanged` are functions that are called whenever something was put into the page.
-    function bringToLife() {
+    // `components` maps a class to the function that sets up its elements, called once for each element that appears in
+    // the page. The functions in `pageChanged` are called after every change of the page.
+    function setUp() {
         blocktrain.pageChanged.forEach((call) => call());
         for (const [className, build] of blocktrain.components) {
             for (const element of document.getElementsByClassName(className)) {
-                if (!blocktrain.alive.has(element)) {
-                    blocktrain.alive.add(element);
+                if (!blocktrain.initialised.has(element)) {
+                    blocktrain.initialised.add(element);
                     build(element);
                 }
             }
@@ -53,6 +53,6 @@
     }
 
     Object.assign(blocktrain, { copy, download });
-    new MutationObserver(bringToLife).observe(document, { childList: true, subtree: true });
-    setTimeout(bringToLife); // when the other files have been read
+    new MutationObserver(setUp).observe(document, { childList: true, subtree: true });
+    setTimeout(setUp); // when the other files have been read
 })();

@@ -1,11 +1,11 @@
-// The place Runs asks again while it is in view: by its own button, and only after the last answer has come, so that no
-// question waits behind another on a slow server. The answer says how long to wait until the next one.
+// Polls the Runs tab while it is visible, by clicking its Refresh button. The next request is sent only after the last
+// response, so that requests do not pile up on a slow server. Each response says how long to wait before the next.
 (() => {
     "use strict";
 
-    const LOST = 60000; // milliseconds after which an answer is not waited for any more
-    let asked = 0;
-    let heard = null;
+    const TIMEOUT = 60000; // milliseconds to wait for a response
+    let lastRequest = 0;
+    let lastBeat = null;
 
     function ask() {
         const root = typeof gradioApp === "function" ? gradioApp() : document;
@@ -16,12 +16,12 @@
         }
         const beat = root.querySelector("#blocktrain_runs_beat [data-beat]");
         const now = Date.now();
-        const answered = !beat || beat.dataset.beat !== heard;
-        if (now - asked < (answered ? Number(beat ? beat.dataset.next : 1500) : LOST)) {
+        const answered = !beat || beat.dataset.beat !== lastBeat;
+        if (now - lastRequest < (answered ? Number(beat ? beat.dataset.next : 1500) : TIMEOUT)) {
             return;
         }
-        heard = beat ? beat.dataset.beat : null;
-        asked = now;
+        lastBeat = beat ? beat.dataset.beat : null;
+        lastRequest = now;
         button.click();
     }
 

@@ -1,6 +1,6 @@
-// The help and the names of fields and buttons. A field's help stands in the page beside its label (style.css shows it on
-// demand); here it is tied to the field for screen readers. A button has no place for it: it gets a title. What gradio
-// leaves without a name (the number of a slider in gradio 3, groups, icons) gets its label's.
+// Help texts and accessible names of fields and buttons. A field's help is in the page beside its label (style.css
+// shows it on demand); it is linked to the field here, for screen readers. A button's help becomes its title. Elements that
+// gradio leaves without a name (the number input of a slider in gradio 3, groups, icons) get the name of their label.
 (() => {
     "use strict";
 

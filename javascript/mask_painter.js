@@ -1,10 +1,10 @@
-// A picture to paint over: what is painted goes as strokes, in parts of the picture, into a text box that the server
-// reads. No canvas library: nothing moves and nothing is drawn while nobody paints.
+// Lets the user paint a mask over a picture. The strokes, in fractions of the picture's sides, go into a text box that
+// the server reads. No canvas library is used: those redraw all the time.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
-    const SIZES = { fine: 0.02, broad: 0.06, wide: 0.14 }; // radius, in parts of the picture's width
+    const SIZES = { fine: 0.02, broad: 0.06, wide: 0.14 }; // radius, as a fraction of the picture's width
 
     function made(tag, properties, ...children) {
         const element = Object.assign(document.createElement(tag), properties);
@@ -21,10 +21,10 @@
             this.canvas = made("canvas", { width: 512, height: 512, title: "Paint over the feature" });
             element.append(made("div", { className: "blocktrain-painter-stage" }, picture, this.canvas), this.tools());
             this.canvas.addEventListener("pointerdown", (event) => this.begin(event));
-            this.canvas.addEventListener("pointermove", (event) => this.go(event));
+            this.canvas.addEventListener("pointermove", (event) => this.extend(event));
             this.canvas.addEventListener("pointerup", () => this.end());
             this.canvas.addEventListener("pointercancel", () => this.end());
-            this.tell();
+            this.send();
         }
 
         tools() {
@@ -35,9 +35,9 @@
             }
             sizes.addEventListener("change", () => (this.radius = Number(sizes.value)));
             const undo = made("button", { type: "button", textContent: "Undo" });
-            undo.addEventListener("click", () => this.keep(this.strokes.slice(0, -1)));
+            undo.addEventListener("click", () => this.replace(this.strokes.slice(0, -1)));
             const clear = made("button", { type: "button", textContent: "Clear" });
-            clear.addEventListener("click", () => this.keep([]));
+            clear.addEventListener("click", () => this.replace([]));
             return made("div", { className: "blocktrain-painter-tools" }, sizes, undo, clear);
         }
 
@@ -46,10 +46,10 @@
             this.canvas.setPointerCapture(event.pointerId);
             this.stroke = [this.radius];
             this.strokes.push(this.stroke);
-            this.go(event);
+            this.extend(event);
         }
 
-        go(event) {
+        extend(event) {
             if (!this.stroke) {
                 return;
             }
@@ -62,14 +62,14 @@
         end() {
             if (this.stroke) {
                 this.stroke = null;
-                this.tell();
+                this.send();
             }
         }
 
-        keep(strokes) {
+        replace(strokes) {
             this.strokes = strokes;
             this.draw();
-            this.tell();
+            this.send();
         }
 
         draw() {
@@ -88,7 +88,7 @@
             }
         }
 
-        tell() {
+        send() {
             this.box.value = this.strokes.length ? JSON.stringify(this.strokes) : "";
             this.box.dispatchEvent(new Event("input", { bubbles: true }));
         }

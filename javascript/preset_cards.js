@@ -1,9 +1,9 @@
-// Preset cards: search, copy, and use. `lib_blocktrain/ui/preset_cards.py` makes them; no request is made here.
+// Preset cards, which `lib_blocktrain/ui/preset_cards.py` makes: search, Copy and Use, without a request to the server.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
-    const SAID = 1500; // ms for which a button says what it has done
+    const FEEDBACK = 1500; // ms for which a button shows what it has done
 
     function say(button, text) {
         const before = button.textContent;
@@ -12,7 +12,7 @@
         setTimeout(() => {
             button.textContent = before;
             button.disabled = false;
-        }, SAID);
+        }, FEEDBACK);
     }
 
     // Shows the cards that have all the words and, where one is chosen, the grade.

@@ -1,5 +1,5 @@
-// A page that is opened with a preset behind its address, `#blocktrain=NAME:1,0,...`, puts it where one pastes: the
-// server says what it is understood as, and nothing else happens until somebody uses it.
+// When the page's address ends in `#blocktrain=NAME:1,0,...`, puts that preset into the Paste field: the server shows
+// how it is understood, and nothing is applied until the user presses "Use these weights".
 (() => {
     "use strict";
 
@@ -7,7 +7,7 @@
     const MARK = "#blocktrain=";
     let opened = "";
 
-    // In a WebUI the tab itself is one of many.
+    // In a WebUI this tab is one of many, and may be hidden.
     function showTab(box) {
         const panel = box.closest("#tabs > .tabitem");
         const panels = panel ? [...panel.parentElement.children].filter((child) => child.classList.contains("tabitem")) : [];

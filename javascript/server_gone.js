@@ -1,19 +1,19 @@
-// Says in the page that the server does not answer, what to do, and when it is back: gradio's own words, "Connection
-// errored out", say none of it, and come only when a button was pressed. Asks only from then on, until there is an answer.
+// Shows a banner when the server does not respond: what to do, and when it is back. gradio's own message, "Connection
+// errored out", says neither. Polling starts with gradio's first message, and ends when the server responds.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
-    const AGAIN = 2000; // milliseconds between two questions
-    const BACK = 6000; // how long the good news stands
+    const POLL_INTERVAL = 2000; // milliseconds
+    const BACK_SHOWN = 6000; // milliseconds for which "The server is back" is shown
     const GONE =
-        "The server does not answer. Start it again: this page goes on, with all that is set in it. " +
-        "A run that was being trained goes on from its last save.";
+        "The server does not respond. Start it again: this page will reconnect and keep its settings. " +
+        "A run in training can be resumed from its last save.";
     const ERRORS = ".toast-body.error, .toast-wrap .error";
-    const heard = new WeakSet(); // gradio's messages that were looked into
-    let asking = false;
+    const handled = new WeakSet(); // gradio's messages that were handled
+    let polling = false;
 
-    async function answers() {
+    async function responds() {
         try {
             return (await fetch(location.pathname, { method: "HEAD", cache: "no-store" })).status < 500;
         } catch {
@@ -35,25 +35,25 @@
         return shown;
     }
 
-    async function look() {
-        if (asking || (await answers())) {
+    async function check() {
+        if (polling || (await responds())) {
             return;
         }
-        asking = true;
+        polling = true;
         banner(GONE, true);
-        while (!(await answers())) {
-            await new Promise((wake) => setTimeout(wake, AGAIN));
+        while (!(await responds())) {
+            await new Promise((wake) => setTimeout(wake, POLL_INTERVAL));
         }
-        asking = false;
+        polling = false;
         const shown = banner("The server is back.", false);
-        setTimeout(() => asking || shown.remove(), BACK);
+        setTimeout(() => polling || shown.remove(), BACK_SHOWN);
     }
 
     (blocktrain.pageChanged ||= new Set()).add(() => {
         for (const message of document.querySelectorAll(ERRORS)) {
-            if (!heard.has(message) && document.getElementById("blocktrain")) {
-                heard.add(message);
-                look();
+            if (!handled.has(message) && document.getElementById("blocktrain")) {
+                handled.add(message);
+                check();
             }
         }
     });

@@ -1,5 +1,5 @@
-// "To share" holds what Copy has written. When the sliders have moved on since, it says so: nobody is to hand on
-// weights that are no longer there, and what was copied stays to be seen.
+// "To share" shows the text written by Copy. It is marked when the sliders have changed since, so that outdated weights
+// are not shared by mistake.
 (() => {
     "use strict";
 
@@ -19,7 +19,7 @@
         }
     }
 
-    // Put the line on the clipboard, and remember whose it is.
+    // Copies the line to the clipboard, and remembers the weights that it was made from.
     blocktrain.share = (line) => {
         const names = [...document.querySelectorAll(`[id^="${PREFIX}"]`)].map((slider) => slider.id.slice(PREFIX.length));
         link?.detach();

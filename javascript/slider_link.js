@@ -1,16 +1,16 @@
-// A row of gradio sliders, read and moved from outside, in the page alone.
+// Reads and moves a set of gradio sliders from other scripts, in the page alone.
 //
-// gradio 3.41 and 4.40 hold a slider's value in the page and send it with the next event. Their range input is bound
-// both ways: an `input` event makes what stands in it the component's value (no request: the tab listens to no slider
-// while it moves), `pointerup` says that it was let go (the server hears that one where it listens to "release").
-// When the server or the number box changes the value, gradio sets the property `value`, which fires no event; so
-// this property is watched on each input.
+// gradio 3.41 and 4.40 keep a slider's value in the page and send it with the next event. Their range input is bound both
+// ways: an `input` event makes its content the component's value (without a request, since the tab does not listen to
+// moving sliders); `pointerup` means that it was released (sent to the server only where it listens to "release").
+// When the server or the number box changes the value, gradio sets the property `value`, which fires no event; so this
+// property is watched on each input.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
     const native = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value");
-    const listeners = new WeakMap(); // input -> what is called when its value has changed
+    const listeners = new WeakMap(); // input -> function to call when its value has changed
 
     function watch(input, listener) {
         if (!listeners.has(input)) {
@@ -35,7 +35,7 @@
     }
 
     class SliderLink {
-        // Sliders whose ids are `prefix` and one of `names`; `changed` is called when any of them is another.
+        // Sliders whose ids are `prefix` + a name; `changed` is called when any of their values has changed.
         constructor(prefix, names, changed) {
             this.prefix = prefix;
             this.names = names;
@@ -44,7 +44,7 @@
             this.names.forEach((name) => this.input(name));
         }
 
-        // The range input, found anew where gradio has made another.
+        // The range input; looked up again if gradio has replaced it.
         input(name) {
             let input = this.inputs.get(name);
             if (!input || !input.isConnected) {
@@ -57,7 +57,7 @@
             return input;
         }
 
-        // Whether every slider is known and in the page: gradio puts them there one after the other, and may make them anew.
+        // Whether every slider is in the page: gradio adds them one after the other, and may replace them.
         complete() {
             return this.names.every((name) => this.inputs.get(name)?.isConnected);
         }

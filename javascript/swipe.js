@@ -1,12 +1,11 @@
-// Two pictures of a comparison in one place: with a border between them that is swiped, or their difference, which can
-// be saved. The pictures are those that the server has put into the page; no request is made. What was chosen outlives
-// the next preview.
+// Shows two pictures of a comparison in one place: with a movable divider, or as their difference, which can be saved.
+// It uses the pictures already in the page, without any request. The choice of pictures is kept for the next preview.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
     const chosen = { open: false, left: null, right: null, at: 50, how: "swipe" };
-    const GAIN = 4; // of a difference, which is dark otherwise
+    const GAIN = 4; // brightens the difference, which would be dark otherwise
     const CHANGED = 20; // of 255: LoRA Block Weight counts pixels that differ by more
 
     function made(tag, properties, ...children) {
@@ -15,7 +14,7 @@
         return element;
     }
 
-    // Draws |a - b| on a canvas, made brighter; answers the mean difference of 255 and the share of changed pixels.
+    // Draws |a - b|, brightened, on a canvas; returns the mean difference (of 255) and the share of changed pixels.
     function drawDifference(canvas, a, b) {
         const [width, height] = [b.naturalWidth, b.naturalHeight];
         const pixels = (picture) => {
@@ -94,7 +93,7 @@
             chosen.at = Number(this.range.value);
             const picture = (menu) => this.figures.get(menu.value).querySelector("img");
             const [left, right] = [picture(this.left), picture(this.right)];
-            this.folded.style.visibility = left && right ? "" : "hidden"; // its room is kept: nothing moves when they come
+            this.folded.style.visibility = left && right ? "" : "hidden"; // hidden, not removed, so that the layout does not shift
             const swiped = this.how.value === "swipe";
             this.stage.classList.toggle("blocktrain-swipe-empty", !(left && right && swiped));
             this.difference.classList.toggle("blocktrain-swipe-empty", !(left && right) || swiped);
@@ -109,7 +108,7 @@
             }
         }
 
-        // The pictures are decoded first: one that has just come has no pixels yet.
+        // Decode the pictures first: a new one has no pixels yet.
         async drawDifference(left, right) {
             await Promise.all([left.decode(), right.decode()]);
             const { mean, changed } = drawDifference(this.canvas, left, right);

@@ -1,18 +1,18 @@
-// The U map: what `lib_blocktrain/ui/u_map.py` draws, alive. A map with `data-sliders` follows the sliders whose ids
-// begin so and moves them; one without shows `data-weights`. Any number of maps may be in a page.
+// Makes the U maps of `lib_blocktrain/ui/u_map.py` interactive. A map with `data-sliders` shows and moves the sliders
+// whose ids start with that prefix; one without shows `data-weights`. A page may have any number of maps.
 //
-// Colours on demand: set the attribute `data-values` of a map to JSON, block id to number ("" takes the colours away),
-// and `data-values-title` to what the numbers are. `blocktrain.uMap.show(id, values, title)` does both; the server does
-// it with new HTML in the same place. 0 has the faintest colour, the largest magnitude the strongest.
+// To colour the blocks, set a map's attribute `data-values` to JSON, block id to number ("" removes the colours), and
+// `data-values-title` to the meaning of the numbers. `blocktrain.uMap.show(id, values, title)` does both; the server
+// sends new HTML instead. 0 has the faintest colour, the largest magnitude the strongest.
 //
-// A person's hands are in u_map_gestures.js.
+// Pointer, wheel and keyboard are handled in u_map_gestures.js.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
     const maps = new Map(); // by the id of their element
-    const QUIET = 400; // ms without a change after which what was changed is one step of the history
-    const FILLING = 1000; // ms in which the server fills the sliders for a new subject: no step of a person
+    const QUIET = 400; // ms without a change after which the changes so far become one undo step
+    const FILLING = 1000; // ms in which the server fills the sliders for a new subject: not an undo step
     const KEPT_STEPS = 200;
     const NARROW = 430; // pixels below which letters are smaller (gradio 4 drops container queries from a style sheet)
     const CURVES = { linear: (t) => t, sine: (t) => Math.sin((Math.PI / 2) * t), cosine: (t) => Math.cos((Math.PI / 2) * t) };
@@ -20,7 +20,7 @@
     const short = (number, digits = 2) => String(Number(number.toFixed(digits)));
     const rounded = (number) => Math.round(number * 100) / 100;
 
-    // Steps of the weights, to go back and forth in.
+    // Undo and redo of weights.
     class History {
         constructor(now) {
             this.now = now;
@@ -63,7 +63,7 @@
             this.sliders = prefix ? new blocktrain.SliderLink(prefix, this.ids, this.redraw) : null;
             this.selection = new Set();
             this.linked = false;
-            this.mine = new Set(); // moved by this map, not yet let go
+            this.moved = new Set(); // sliders moved by this map and not yet released
             this.takeOver(maps.get(element.id));
             maps.set(element.id, this);
             this.meetSliders = () => this.element.isConnected && this.sliders?.complete() === false && this.draw();
@@ -83,7 +83,7 @@
             this.draw();
         }
 
-        // The server has put a new element in the place of an old one: what a person did goes on.
+        // Takes over the state of the element that the server has replaced by this one.
         takeOver(old) {
             const same = old && old.element.dataset.subject === this.element.dataset.subject;
             this.history = same ? old.history : null;
@@ -123,7 +123,7 @@
             return Object.fromEntries(this.ids.map((id) => [id, this.weight(id)]));
         }
 
-        // Set weights, cut to the sliders' range; a linked skip partner that is not set itself takes the same.
+        // Sets weights, clamped to the sliders' range; a linked skip partner not set itself gets the same weight.
         set(changes) {
             const [low, high] = this.sliders.range();
             const wanted = { ...changes };
@@ -135,14 +135,14 @@
             }
             for (const [id, value] of Object.entries(wanted)) {
                 if (this.can(id)) {
-                    this.mine.add(id);
+                    this.moved.add(id);
                     this.sliders.write(id, Math.min(high, Math.max(low, rounded(value))));
                 }
             }
             this.draw();
         }
 
-        // The history begins when all sliders are there.
+        // Starts the undo history once all sliders are in the page.
         begin() {
             if (!this.history) {
                 this.history = new History(this.weights());
@@ -150,7 +150,7 @@
             }
         }
 
-        // A gesture on another element, or of another kind, is a step of its own, however soon it follows.
+        // A gesture on another element, or of another kind, starts a new undo step, however soon it follows.
         gesture(element, kind) {
             if (element !== this.gestured?.element || kind !== this.gestured.kind) {
                 this.settle();
@@ -158,8 +158,8 @@
             }
         }
 
-        // What was changed is whole: one step of the history. One of the sliders that this map has moved is let go, so
-        // that a server which listens to their release hears of all, once.
+        // Ends an undo step. One of the moved sliders is released, so that a server that listens to "release" gets one
+        // event for all of them.
         settle() {
             clearTimeout(this.quiet);
             this.quiet = null;
@@ -167,14 +167,14 @@
                 return;
             }
             const now = this.weights();
-            const [moved] = this.mine;
+            const [moved] = this.moved;
             this.history.touched ||= Boolean(moved);
             if (!this.history.touched && performance.now() - this.born < FILLING) {
                 this.history = new History(now);
             } else {
                 this.history.add(now);
             }
-            this.mine.clear();
+            this.moved.clear();
             if (moved) {
                 this.sliders.released(moved);
             }
@@ -252,14 +252,14 @@
         }
 
         drawBlock(id, block, value, largest) {
-            const only = !this.sliders && !this.element.dataset.weights; // a map of values alone: they stand large
+            const only = !this.sliders && !this.element.dataset.weights; // a map of values only: show them large
             const weight = only && value !== undefined ? 1 : this.weight(id);
             const can = this.can(id);
             const chosen = this.selection.has(id);
-            const told = value === undefined ? "" : short(value, Math.abs(value) < 0.1 ? 3 : 2);
+            const shown = value === undefined ? "" : short(value, Math.abs(value) < 0.1 ? 3 : 2);
             const unknown = Boolean(block.dataset.absent) || weight === null;
-            const text = unknown ? "–" : only ? told : short(weight);
-            const key = [text, can, chosen, told, value, largest].join("|");
+            const text = unknown ? "–" : only ? shown : short(weight);
+            const key = [text, can, chosen, shown, value, largest].join("|");
             if (block.drawn === key) {
                 return;
             }
@@ -271,10 +271,10 @@
             block.classList.toggle("blocktrain-u-chosen", chosen);
             block.classList.toggle("blocktrain-u-still", Boolean(this.sliders) && !can);
             block.querySelector(".blocktrain-u-weight").textContent = text;
-            block.querySelector(".blocktrain-u-value").textContent = only ? "" : told;
+            block.querySelector(".blocktrain-u-value").textContent = only ? "" : shown;
             const title = this.element.dataset.valuesTitle;
             const first = block.dataset.absent || (unknown || only ? "" : short(weight));
-            const said = [first, told && `${title} ${told}`, chosen && "selected"];
+            const said = [first, shown && `${title} ${shown}`, chosen && "selected"];
             block.querySelector(".blocktrain-u-told").textContent = ` ${said.slice(0, 2).filter(Boolean).join(" · ")}`;
             if (this.sliders) {
                 const [low, high] = this.sliders.range();
@@ -317,17 +317,17 @@
             tool("redo").disabled = !this.history.future.length;
             tool("link").setAttribute("aria-pressed", String(this.linked));
             const count = this.selection.size;
-            this.tell(count ? `${count} selected` : "", "blocktrain-u-selected");
+            this.showMessage(count ? `${count} selected` : "", "blocktrain-u-selected");
         }
 
-        tell(text, place = "blocktrain-u-selected") {
+        showMessage(text, place = "blocktrain-u-selected") {
             const line = this.element.querySelector(`.${place}`);
             if (line && line.textContent !== text) {
                 line.textContent = text;
             }
         }
 
-        // A step of the history ends when nothing has changed for a while, whoever changed it.
+        // An undo step ends when nothing has changed for a while.
         waitForQuiet() {
             const seen = this.ids.map((id) => this.weight(id)).join();
             if (seen !== this.seen) {
@@ -372,7 +372,7 @@
             this.settle();
         }
 
-        // sd-scripts' curves: sine rises, cosine falls, over the blocks' places from the first to the last.
+        // sd-scripts' curves over the blocks from first to last: sine rises, cosine falls.
         curve() {
             const field = (name) => this.element.querySelector(`[data-curve=${name}]`);
             const shape = CURVES[field("shape").value];
@@ -391,16 +391,16 @@
             const [least, most] = this.sliders.range();
             const inside = (value) => value >= least && value <= most;
             if (!inside(low) || !inside(high)) {
-                this.tell(`Low ${low}, high ${high}: expected numbers from ${least} to ${most}`, "blocktrain-u-said");
+                this.showMessage(`Low ${low}, high ${high}: expected numbers from ${least} to ${most}`, "blocktrain-u-said");
                 return;
             }
             const belongs = { selection: (id) => this.selection.has(id), all: (id) => id !== "BASE" };
             const ids = this.ids.filter(belongs[of] || ((id) => this.blocks.get(id).dataset.side === of));
             if (!ids.length) {
-                this.tell("Nothing is selected: click blocks, or choose other blocks here", "blocktrain-u-said");
+                this.showMessage("Nothing is selected: click blocks, or choose other blocks here", "blocktrain-u-said");
                 return;
             }
-            this.tell("", "blocktrain-u-said");
+            this.showMessage("", "blocktrain-u-said");
             const last = Math.max(ids.length - 1, 1);
             this.settle();
             this.set(Object.fromEntries(ids.map((id, place) => [id, low + (high - low) * at(place / last)])));

@@ -1,4 +1,4 @@
-// A person's hands on the U map: pointer, wheel and keyboard. What they change is in u_map.js.
+// Pointer, wheel and keyboard on the U map; u_map.js holds the state that they change.
 //
 // A handle (IN, OUT, a level) moves its blocks together and keeps their differences, as a drag of selected blocks does.
 (() => {
@@ -11,8 +11,8 @@
     const LEAP = 0.25;
     const STILL = 3; // pixels that a click may move
     const NOTCH = 100; // pixels of one notch of a wheel
-    const SCROLLING = 350; // ms for which a page that scrolls keeps the wheel, though a block comes under the pointer
-    const TYPING = 1200; // ms after which a typed digit begins a new number
+    const SCROLLING = 350; // ms for which a scrolling page keeps the wheel, even if a block comes under the pointer
+    const TYPING = 1200; // ms after which a typed digit starts a new number
 
     const grid = (value, step) => Math.round(value / step) * step;
     let pageScrolled = -Infinity;
@@ -30,7 +30,7 @@
         constructor(map) {
             this.map = map;
             this.typed = "";
-            this.numbered = null; // where a number was typed, until another key: Enter ends it there
+            this.numbered = null; // the block where a number is being typed, until another key; Enter ends it there
             const plane = map.plane;
             plane.addEventListener("pointerdown", (event) => this.press(event));
             plane.addEventListener("dblclick", (event) => this.toggle(event));
@@ -44,7 +44,7 @@
             map.blocks.get(map.focused && map.blocks.has(map.focused) ? map.focused : first).tabIndex = 0;
         }
 
-        // Whom a press on this element moves: the selection if it belongs to it, else itself; a handle its members.
+        // The blocks that a press on this element moves: the selection if it is in it, else itself; a handle's members.
         moved(element) {
             const { map } = this;
             const id = element.dataset.block;
@@ -56,7 +56,7 @@
             return event.target.closest(".blocktrain-u-block, .blocktrain-u-handle");
         }
 
-        // Move weights by a difference from where they were; alone, a weight falls on the grid.
+        // Moves weights by a difference from their start; a single weight snaps to the grid.
         shift(start, difference, step) {
             const ids = Object.keys(start);
             const alone = ids.length === 1;
@@ -180,7 +180,7 @@
                 return;
             }
             event.preventDefault();
-            const pixels = (event.deltaY || event.deltaX) * (event.deltaMode ? NOTCH / 3 : 1); // Shift turns it sideways
+            const pixels = (event.deltaY || event.deltaX) * (event.deltaMode ? NOTCH / 3 : 1); // Shift makes the wheel horizontal
             this.turned = (this.turned || 0) + pixels;
             const notches = Math.trunc(this.turned / NOTCH);
             if (notches) {
@@ -268,7 +268,7 @@
             return ofNumber && this.type(event.key.replace(",", "."), put, low, high);
         }
 
-        // Digits make up a number, which counts from the first one on.
+        // Digits typed in succession form a number, applied from the first digit on.
         type(character, put, low, high) {
             clearTimeout(this.forgetting);
             this.forgetting = setTimeout(() => (this.typed = ""), TYPING);
@@ -279,7 +279,7 @@
                 if (value >= low && value <= high) {
                     put(value);
                 } else {
-                    this.map.tell(`${this.typed}: expected ${low} to ${high}`);
+                    this.map.showMessage(`${this.typed}: expected ${low} to ${high}`);
                     this.typed = "";
                 }
             }

@@ -1,9 +1,9 @@
-// What the extension adds to a WebUI's own page: the accordion's buttons, and the buttons that send a picture to img2img.
+// Scripts for the WebUI's own page: the accordion's buttons, and the buttons that send a picture to img2img.
 // The server reads and writes the prompt's tags (POST /blocktrain/v1/prompt/...). Not used by the standalone page.
 (() => {
     "use strict";
 
-    const PATIENCE = 30000; // milliseconds for the WebUI to copy a prompt from one tab to another
+    const COPY_TIMEOUT = 30000; // milliseconds for the WebUI to copy a prompt from one tab to another
 
     function field(id) {
         return gradioApp().querySelector(`#${id} textarea, #${id} input`);
@@ -84,7 +84,7 @@
         const typed = field(`${tab}_prompt`).value;
         const parameters = gradioApp().querySelector(`#html_info_${tab}`)?.innerText || "";
         const target = field("img2img_prompt");
-        const until = Date.now() + PATIENCE;
+        const until = Date.now() + COPY_TIMEOUT;
         const show = (error) =>
             showError("blocktrain_sent_error", gradioApp().querySelector("#img2img_prompt"), error);
         show("");

@@ -66,7 +66,7 @@ def test_on_a_slow_server_the_page_waits_and_the_hand_does_not(opened):
 
 
 def test_a_server_that_begins_anew(browser, python, random_model, tmp_path):
-    """The page says that nobody answers, keeps what is set, and goes on when somebody does."""
+    """The page says that the server does not respond, keeps its settings, and reconnects."""
     write_loras(random_model, tmp_path / "loras")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -85,7 +85,7 @@ def test_a_server_that_begins_anew(browser, python, random_model, tmp_path):
     opened.page.get_by_text("Connection errored out").first.wait_for()
     opened.problems.clear()
     gone = opened.page.locator("#blocktrain_server_gone")
-    gone.get_by_text("Start it again: this page goes on").wait_for()
+    gone.get_by_text("Start it again: this page will reconnect").wait_for()
     with serving(*arguments):
         gone.get_by_text("The server is back").wait_for()
         gone.wait_for(state="detached")
