@@ -81,7 +81,7 @@ def test_another_checkpoint_in_the_middle_of_a_run(weighed, exported, pictures):
         weighed.call(f"/blocktrain/v1/runs/{name}/resume", {})
         resumed = weighed.ended(name)
         assert resumed["state"] == "failed"
-        assert f"begun on '{exported.stem}', and '{other.stem}' is loaded" in resumed["reason"]
+        assert f"started on '{exported.stem}', and '{other.stem}' is loaded" in resumed["reason"]
     finally:
         weighed.use_checkpoint(exported.name)
     weighed.call(f"/blocktrain/v1/runs/{name}/resume", {})
