@@ -180,7 +180,7 @@ def test_the_setting_closes_nothing_else(serve):
 def test_the_document_says_who_may_draw():
     text = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text("utf-8")
     [row] = [line for line in text.splitlines() if line.startswith("| `--listen`")]
-    assert row.split("|")[2].strip() == "**everybody**"
+    assert row.split("|")[2].strip() == "**everyone**"
     assert "who may read and draw" in text
     assert "blocktrain_api_closed" in text
 

@@ -54,6 +54,8 @@ class Skeleton(nn.Module):
 class Simulated(Encoding):
     """A model whose step costs next to nothing."""
 
+    name = "simulated"
+
     def predict(self, latents, timesteps, conditioning):
         found = self.unet.conv_in(latents).movedim(1, -1)
         for attention in self.unet.up_blocks[3].attentions:
