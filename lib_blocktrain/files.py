@@ -19,6 +19,8 @@ PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # Pillow has 40 more re
 _TEMPORARY = re.compile(r"\..+\.\d+-\d+\.tmp", re.DOTALL)  # as `_temporary_name` makes it
 _LEFT_ALONE = 24 * 3600.0  # seconds after its last change, since its writer may still live, here or on another machine
 _tidied: set[str] = set()  # the folders that this process has looked into
+# The escapes of ASCII and of Latin-1, marks that turn the direction of a line, and halves of pairs (no UTF-8 has them).
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³]|conin\$|conout\$) *(\.|$)", re.IGNORECASE)
 
 
@@ -127,3 +129,8 @@ def checked_name(name: object) -> str:
     if len(text) > LONGEST_NAME or len(text.encode()) > 200:
         raise ValueError(f"a name of {len(text)} characters cannot name a file: expected up to {LONGEST_NAME}")
     return text
+
+
+def visible(text: str) -> str:
+    """Return the text with its control characters as ``\\u001b``, for a terminal; line ends and tabs are kept."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -72,6 +72,7 @@ def build_tab():
 def unload():
     """Undo what this file did: it is about to run again, or the extension was disabled. A run in training continues."""
     integration.unpatch()
+    webui.restore_log()
     while pages:
         pages.pop().close()
 

@@ -6,16 +6,9 @@ As JSON writes it, so that the same text stands in the output of ``--json``.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 
-# The escapes of ASCII and of Latin-1, marks that turn the direction of a line, and halves of pairs (no UTF-8 has them).
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def visible(text: str) -> str:
-    """The text with its control characters as ``\\u001b``; line ends and tabs are kept."""
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+from lib_blocktrain.files import visible
 
 
 def one_line(text: str) -> str:

@@ -5,12 +5,14 @@ Modules are imported on first use, so that the extension does not slow down the 
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from lib_blocktrain import __version__
+from lib_blocktrain.files import visible
 from lib_blocktrain.weights.prompt_tags import INFOTEXT, pasted
 
 if TYPE_CHECKING:
@@ -42,6 +44,31 @@ SETTINGS: dict[str, tuple[str | bool, str, str]] = {  # name: default, label, in
 }
 
 
+class VisibleLog(logging.Handler):
+    """Passes this package's records on to the WebUI's handlers, with the control characters of names shown as text."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        shown = copy.copy(record)
+        shown.msg, shown.args = visible(record.getMessage()), None
+        if record.exc_info:
+            shown.exc_text = visible(logging.Formatter().formatException(record.exc_info))
+        logging.getLogger().handle(shown)
+
+
+def show_log_as_text() -> None:
+    """Write this package's log to the WebUI's console by `VisibleLog`, until `restore_log`."""
+    restore_log()
+    package = logging.getLogger("lib_blocktrain")
+    package.addHandler(VisibleLog())
+    package.propagate = False
+
+
+def restore_log() -> None:
+    package = logging.getLogger("lib_blocktrain")
+    package.handlers = [handler for handler in package.handlers if not isinstance(handler, VisibleLog)]
+    package.propagate = True
+
+
 @functools.cache
 def runner(integration: Integration) -> Runner:
     """Return the runner of the host's runs, one per process, so that a run continues after "Reload UI"."""
@@ -60,6 +87,7 @@ def jobs(integration: Integration) -> Jobs:
 
 def prepare(integration: Integration) -> None:
     """Apply block weights to the WebUI's LoRAs, and add axes to its X/Y/Z plot, before the page is built."""
+    show_log_as_text()
     integration.patch()
     xyz_grid = integration.xyz_grid()
     if xyz_grid is not None:
