@@ -72,7 +72,9 @@ def test_sdxl(train, config):
     assert saved.blocks == {"M00": 102, "OUT01": 102}
     assert saved.metadata["ss_base_model_version"] == "sdxl_base_v1-0"
     assert '"block_dims": "0,0,0,0,0,0,0,0,0,0,1,1,1,0,2,' in saved.metadata["ss_network_args"]
-    assert [len(sizes) for sizes in seen[:3]] == [2, 2, 2]
+    assert (
+        sum(len(sizes) == 2 for sizes in seen) == config.steps
+    )  # others: what the LoRA does is measured a picture at a time
     assert all(row == [64, 64, 0, 0, 64, 64] for sizes in seen for row in sizes.tolist())
 
 
