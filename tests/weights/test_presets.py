@@ -1,10 +1,11 @@
 """The presets that come with the extension, and presets on disk."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lib_blocktrain.blocks import ARCHITECTURES, architecture
+from lib_blocktrain.files import LONGEST_NAME
 from lib_blocktrain.weights.preset_files import PresetFile, read_lbw_presets, read_presets
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import GRADES, Preset, shipped_presets
@@ -221,12 +222,15 @@ def test_the_last_of_a_name_counts_and_all_are_renamed_and_deleted(preset_file):
 
 
 _names = st.text(
-    st.characters(exclude_characters=":,|=#\"'[{\n\r\ufeff", exclude_categories=["Cs"]), min_size=1
+    st.characters(exclude_characters=":,|=#\"'[{\n\r\ufeff", exclude_categories=["Cs"]),
+    min_size=1,
+    max_size=LONGEST_NAME,
 ).filter(lambda name: name == name.strip())
 
 
 @settings(deadline=None)
 @given(st.dictionaries(_names, st.sampled_from(["*=1", ",".join("1" * 26), "M00=R | canvas=0.5", "mid_lr_weight=1"])))
+@example({"n" * LONGEST_NAME: "*=1"})
 def test_whatever_is_put_is_read(tmp_path_factory, texts):
     preset_file = PresetFile(tmp_path_factory.mktemp("presets") / "presets.txt")
     preset_file.put(*(Preset(name, (), text) for name, text in texts.items()))
