@@ -221,11 +221,8 @@ def test_the_last_of_a_name_counts_and_all_are_renamed_and_deleted(preset_file):
     assert text_of(preset_file) == "B:*=1\n"
 
 
-_names = st.text(
-    st.characters(exclude_characters=":,|=#\"'[{\n\r\ufeff", exclude_categories=["Cs"]),
-    min_size=1,
-    max_size=LONGEST_NAME,
-).filter(lambda name: name == name.strip())
+_characters = st.characters(exclude_characters=":,|=#\"'[{\n\r\ufeff", exclude_categories=["Cs"])
+_names = st.text(_characters, min_size=1, max_size=LONGEST_NAME).filter(lambda name: name == name.strip())
 
 
 @settings(deadline=None)
