@@ -92,7 +92,10 @@ def parse(
     try:
         return _Reader(blocks.architecture(architecture), seed, x, presets).read(text)
     except PresetStringError as error:
-        raise _of_width(text) or error from error
+        hint = _width_hint(text)
+        if hint is None:
+            raise
+        raise PresetStringError(f"{error.message}; {hint}", error.position) from error
 
 
 @contextmanager
@@ -104,12 +107,12 @@ def weights_in_errors(text: str) -> Iterator[None]:
         raise ValueError(f"weights {Span(text).shown}: {error}") from error
 
 
-def _of_width(text: str) -> PresetStringError | None:
-    """The error for a text that cannot be read and has full-width characters, as Asian keyboards give: ， ： ＝ １."""
+def _width_hint(text: str) -> str | None:
+    """What to say of the first full-width character of a text that cannot be read; Asian keyboards give ， ： ＝ １."""
     for position, character in enumerate(text[:LONGEST]):
         if "\uff01" <= character <= "\uff5e" or character == "\u3001":
             meant = "," if character == "\u3001" else chr(ord(character) - 0xFEE0)
-            return PresetStringError(f"{character!r} is a full-width character: expected {meant!r}", position)
+            return f"{character!r} is a full-width character: expected {meant!r} at character {position + 1}"
     return None
 
 

@@ -13,7 +13,7 @@ class PresetStringError(ValueError):
 
     def __init__(self, message: str, position: int):
         super().__init__(f"{message} (character {position + 1})")
-        self.position = position
+        self.message, self.position = message, position
 
 
 class Span(NamedTuple):

@@ -619,9 +619,15 @@ def test_blocks_alone_that_the_architecture_lacks_are_refused():
     ],
 )
 def test_full_width_characters_are_named(text, wide, meant, position):
-    with pytest.raises(PresetStringError, match=f"'{wide}' is a full-width character: expected '{meant}'") as raised:
+    hint = f"'{wide}' is a full-width character: expected '{meant}' at character {position + 1} "
+    with pytest.raises(PresetStringError, match=re.escape(hint)):
         parse(text, "sd1")
-    assert raised.value.position == position
+
+
+def test_a_full_width_character_leaves_the_value_and_its_place_in_the_error():
+    with pytest.raises(PresetStringError, match=r"'0！': expected a number") as raised:
+        parse("A:1,0！" + ",1" * 24, "sd1")
+    assert raised.value.position == 4
 
 
 def test_a_name_may_be_of_full_width():
