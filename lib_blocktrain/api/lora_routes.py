@@ -33,11 +33,11 @@ def add_lora_routes(reading: APIRouter, service: Service) -> None:
             for f in service.lora_index.files(search)
         ]
 
-    @reading.get("/loras/inspect", response_model=LoraContents, summary="Say what a LoRA contains, by its header")
+    @reading.get("/loras/inspect", response_model=LoraContents, summary="Say what a LoRA contains")
     def inspect_lora(name: str) -> dict[str, Any]:
-        from lib_blocktrain.networks.contents import describe
+        from lib_blocktrain.networks.contents import inspect
 
-        return dict(describe(service.lora(name).path))
+        return dict(inspect(service.lora(name).path))
 
     @reading.post(
         "/preview",

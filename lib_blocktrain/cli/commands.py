@@ -77,9 +77,9 @@ def parsed_text(data: Mapping[str, Any]) -> str:
 
 def inspect(arguments: argparse.Namespace) -> Answer:
     """Print the contents of a network file."""
-    from lib_blocktrain.networks.contents import describe
+    from lib_blocktrain.networks.contents import inspect as contents
 
-    data = describe(arguments.file)
+    data = contents(arguments.file)
     return data, inspected_text(arguments.file.name, data)
 
 

@@ -4,6 +4,7 @@ Standard library only. Whatever opens a network file begins here, so that a list
 itself say the same of it.
 """
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,8 @@ from lib_blocktrain.networks.header import Header, NetworkFileError, read_header
 from lib_blocktrain.networks.keys import Algorithm, algorithm_of, modules_in, unet_layer, unwrapped
 from lib_blocktrain.networks.peft_config import alphas_of
 
+_HASH = "sshs_model_hash"
+_BLOCK = 2**20  # bytes read at once
 _REFUSED = "not a network for SD1, SD2 or SDXL"
 
 # How the keys of other models begin, after the prefixes of trainers, with underscores; the most specific first. Their
@@ -93,6 +96,34 @@ class Description(TypedDict):
     """Keys of no known module."""
     notices: list[str]
     """What else a user should know."""
+
+
+def inspect(path: str | Path) -> Description:
+    """Return the contents of a network file, after reading all of it for its hash; raise NetworkFileError."""
+    found = describe(path)
+    found["notices"] += hash_notices(Path(path), read_header(path))
+    return found
+
+
+def hash_notices(path: Path, header: Header) -> list[str]:
+    """Return what to say of a file whose bytes after the header do not have the hash that its metadata names.
+
+    sd-scripts' `sshs_model_hash` is the SHA-256 of all that follows the header.
+    """
+    written = header.metadata.get(_HASH)
+    if written is None:
+        return []
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        file.seek(header.start)
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    if digest.hexdigest() == written.strip().lower():
+        return []
+    return [
+        f"its tensors do not match its {_HASH}: expected {written[:12]}, found {digest.hexdigest()[:12]}: the file is"
+        " damaged, or was changed by a program that kept the old hash"
+    ]
 
 
 def describe(path: str | Path) -> Description:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.networks.contents import describe
+from lib_blocktrain.networks.files import read_network, write_network
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.workspace.images import read_infotext
 from lib_blocktrain.workspace.jobs import MAX_WAITING, Job, Jobs
@@ -39,6 +40,18 @@ def test_loras(client):
 def test_inspect(client, host, name):
     path = host.lora_dirs[0] / f"{name.removesuffix('.safetensors')}.safetensors"
     assert client.get("/loras/inspect", params={"name": name}).json() == describe(path)
+
+
+def test_inspect_names_a_file_whose_tensors_are_not_those_of_its_hash(client, host):
+    path = host.lora_dirs[0] / "robot.safetensors"
+    before = path.read_bytes()
+    try:
+        content = write_network(path, read_network(path), overwrite=True).read_bytes()
+        path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+        (notice,) = client.get("/loras/inspect", params={"name": "robot"}).json()["notices"]
+    finally:
+        path.write_bytes(before)
+    assert "do not match its sshs_model_hash" in notice
 
 
 @pytest.mark.parametrize("name", ["nobody", "../loras/robot", "/etc/passwd", "", "CON", "robot/../robot", "rob\0ot"])

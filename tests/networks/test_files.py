@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from lib_blocktrain.networks.adapters import DoRA, LoRA
-from lib_blocktrain.networks.contents import describe
+from lib_blocktrain.networks.contents import describe, inspect
 from lib_blocktrain.networks.files import Network, network_hashes, read_network, write_network
 from lib_blocktrain.networks.header import NetworkFileError, read_header
 from lib_blocktrain.networks.hooks import applied
@@ -89,6 +89,30 @@ def test_hashes_are_those_of_sd_scripts(tmp_path, unet):
         file.seek(0x100000)
         assert metadata["sshs_legacy_hash"] == hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
     assert network_hashes(tensors, {"ss_output_name": "a"})[0] == metadata["sshs_model_hash"]
+
+
+@pytest.mark.parametrize("written", ["ours", "sd-scripts", "none"])
+def test_inspect_says_when_the_tensors_are_not_those_of_the_hash(tmp_path, unet, written):
+    path = write_network(tmp_path / "a.safetensors", network_for(unet))
+    if written == "sd-scripts":  # tensors and metadata of its own, and the hash by its rule
+        tensors = {key: tensor.half() for key, tensor in safetensors.torch.load_file(path).items()}
+        body = safetensors.torch.save(tensors)
+        digest = hashlib.sha256(body[8 + int.from_bytes(body[:8], "little") :]).hexdigest()
+        safetensors.torch.save_file(tensors, path, {"sshs_model_hash": digest, "ss_note": "x"})
+    elif written == "none":
+        safetensors.torch.save_file(safetensors.torch.load_file(path), path)
+    assert inspect(path) == describe(path)
+
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    assert describe(path)["notices"] == []
+    if written == "none":
+        assert inspect(path)["notices"] == []
+    else:
+        (notice,) = inspect(path)["notices"]
+        assert "do not match its sshs_model_hash" in notice
+        assert read_header(path).metadata["sshs_model_hash"][:12] in notice
 
 
 def test_nothing_is_overwritten_or_left_half_written(tmp_path, monkeypatch):
