@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lib_blocktrain.hosts.host import NoModel, SampleRequest
+from lib_blocktrain.hosts.host import NoModel, OutOfMemory, SampleRequest
+from tests import lacking
 from tests.hosts import forge_backend
 from tests.hosts.fake_webui import module
 
@@ -117,6 +118,30 @@ def test_a_picture_without_a_size_has_the_models_own(forge, monkeypatch, archite
     with forge.host.queued():
         forge.host.sample(SampleRequest("a fox", width=640))
     assert [(p.width, p.height) for p in drawn] == [(640, side)]
+
+
+@pytest.mark.parametrize("lack", lacking.ERRORS)
+def test_a_lack_of_memory_is_said_as_one(forge, monkeypatch, lack):
+    from lib_blocktrain.hosts.webui import host as webui
+
+    monkeypatch.setattr(webui, "StableDiffusionProcessingTxt2Img", lambda **p: SimpleNamespace(**p, close=list))
+    monkeypatch.setattr(webui, "process_images", lambda p: lack())
+    forge.host.model().sd_model.sd_checkpoint_info.title = "first"
+    with forge.host.queued(), pytest.raises(OutOfMemory, match=r"too little memory.*64x512"):
+        forge.host.sample(SampleRequest("a fox", width=64))
+
+
+def test_another_error_of_the_sampler_is_not_called_a_lack_of_memory(forge, monkeypatch):
+    from lib_blocktrain.hosts.webui import host as webui
+
+    def fails(p):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(webui, "StableDiffusionProcessingTxt2Img", lambda **p: SimpleNamespace(**p, close=list))
+    monkeypatch.setattr(webui, "process_images", fails)
+    forge.host.model().sd_model.sd_checkpoint_info.title = "first"
+    with forge.host.queued(), pytest.raises(RuntimeError, match="mat1"):
+        forge.host.sample(SampleRequest("a fox"))
 
 
 def test_a_checkpoint_that_cannot_be_read(forge):

@@ -17,6 +17,7 @@ from lib_blocktrain.hosts.host import Cancelled, OutOfMemory, SampleRequest
 from lib_blocktrain.hosts.webui import folders
 from lib_blocktrain.hosts.webui.model import WebUIModel
 from lib_blocktrain.hosts.webui.steps import listen
+from lib_blocktrain.model.memory import lacks_memory
 from lib_blocktrain.model.protocol import Progress
 from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.networks.placement import Placement
@@ -81,11 +82,14 @@ class WebUIHost:
         try:
             with model.sampling(), _applied(model, request):
                 return _draw(model, request, prompt, progress)
-        except torch.cuda.OutOfMemoryError:
-            pass  # raised outside the except block, since this error's frames hold tensors
+        except (MemoryError, RuntimeError) as error:
+            if not lacks_memory(error):
+                raise
+            # raised outside the except block, since this error's frames hold tensors
         torch.cuda.empty_cache()
+        where = "the GPU" if torch.cuda.is_available() else "this machine"
         raise OutOfMemory(
-            f"the GPU has too little memory for this picture: try fewer pixels than {request.width}x{request.height}"
+            f"{where} has too little memory for this picture: try fewer pixels than {request.width}x{request.height}"
         )
 
 
