@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import socket
 import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported: it would send usage data
 
 import fastapi
 import gradio as gr
 import uvicorn
+from filelock import FileLock, Timeout
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib_blocktrain.api.access import Access
@@ -33,6 +36,7 @@ log = logging.getLogger(__name__)
 
 ADDRESS = "127.0.0.1"
 UPLOADS = "GRADIO_TEMP_DIR"  # where gradio keeps them; its default is a folder that every user of the machine can read
+_UPLOADS_PREFIX, _UPLOADS_LOCK = "blocktrain-uploads-", "lock"  # of a server's folder, and the file in it that it locks
 FIRST_PORT, PORTS = 7870, 30  # tried in turn; the WebUIs' are from 7860 on
 FONTS = ("system-ui", "sans-serif")  # gradio's own themes load fonts from a server
 
@@ -123,16 +127,40 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def _private_uploads() -> Iterator[None]:
-    """Let gradio keep uploads in a folder of this user alone, removed when the server ends."""
+    """Let gradio keep uploads in a folder of this user alone, removed when the server ends.
+
+    If it is killed, the next one removes them.
+    """
     if UPLOADS in os.environ:  # the user's choice
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="blocktrain-", ignore_cleanup_errors=True) as folder:
-        os.environ[UPLOADS] = folder
+    _remove_old_uploads(Path(tempfile.gettempdir()))
+    with (
+        tempfile.TemporaryDirectory(prefix=_UPLOADS_PREFIX, ignore_cleanup_errors=True) as folder,
+        FileLock(Path(folder) / _UPLOADS_LOCK),  # the operating system frees the lock of a killed process
+    ):
+        os.environ[UPLOADS] = str(Path(folder) / "uploads")
         try:
             yield
         finally:
             del os.environ[UPLOADS]
+
+
+def _remove_old_uploads(parent: Path) -> None:
+    """Remove this user's folders of uploads whose server was killed: those with a lock that nobody holds."""
+    for folder in parent.glob(f"{_UPLOADS_PREFIX}*"):
+        lock = folder / _UPLOADS_LOCK
+        with suppress(OSError, Timeout):
+            if folder.is_symlink() or lock.is_symlink() or not lock.is_file() or not _is_own(folder):
+                continue
+            with FileLock(lock, timeout=0):
+                pass
+            shutil.rmtree(folder)
+            log.info("removed %s, which a killed server had left", folder)
+
+
+def _is_own(folder: Path) -> bool:
+    return os.name == "nt" or folder.lstat().st_uid == os.getuid()
 
 
 def listen(port: int | None, ports: Sequence[int] = range(FIRST_PORT, FIRST_PORT + PORTS)) -> socket.socket:
