@@ -38,13 +38,19 @@ ADDRESS = "127.0.0.1"
 UPLOADS = "GRADIO_TEMP_DIR"  # where gradio keeps them; its default is a folder that every user of the machine can read
 _UPLOADS_PREFIX, _UPLOADS_LOCK = "blocktrain-uploads-", "lock"  # of a server's folder, and the file in it that it locks
 FIRST_PORT, PORTS = 7870, 30  # tried in turn; the WebUIs' are from 7860 on
+# The page is the whole window: no margin around it.
+OWN_PAGE = """
+footer { display: none !important; }
+.gradio-container { max-width: none !important; padding: 0 !important; }
+.gradio-container > .main > .wrap { gap: 0; }
+"""
 FONTS = ("system-ui", "sans-serif")  # gradio's own themes load fonts from a server
 
 
 def build(host: Host, initial: InitialState | None = None) -> tuple[gr.Blocks, Page]:
     """Build the page on a host."""
     theme = gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace"))
-    css = (DATA / "style.css").read_text("utf-8") + "footer { display: none !important; }"
+    css = (DATA / "style.css").read_text("utf-8") + OWN_PAGE
     script = "\n".join(path.read_text("utf-8") for path in sorted((DATA / "javascript").glob("*.js")))
     with gr.Blocks(title="blocktrain", theme=theme, css=css, analytics_enabled=False) as blocks:
         page = Page(host, initial)

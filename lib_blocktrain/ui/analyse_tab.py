@@ -8,6 +8,7 @@ from markupsafe import Markup
 from lib_blocktrain.analysis.request import METHODS
 from lib_blocktrain.ui.analyse_handlers import PRESET_MENUS, RESULT_BUTTONS, RULE_LABELS, AnalyseHandlers
 from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, KINDS, NOTHING, SECOND_KINDS, WHOLE, WORD
+from lib_blocktrain.ui.frame import actions, aside, bar, messages, pane, panes, section, segments
 from lib_blocktrain.ui.preview_tab import SELECTION, SHOWN
 from lib_blocktrain.ui.probe_handlers import ProbeHandlers
 from lib_blocktrain.ui.shim import on
@@ -45,24 +46,34 @@ class AnalyseTab:
 
     def build(self, w: Widgets) -> None:
         w["analyse_job"], w["analyse_found"], w["probe_job"] = gr.State(""), gr.State(""), gr.State("")
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=420):
+        segments("analyse", {"question": "Question", "map": "Map", "blocks": "Blocks"})
+        with bar("analyse"):
+            with actions():
+                w.add("analyse", gr.Button, "Analyse", variant="primary")
+                w.add("analyse_cancel", gr.Button, "Cancel", variant="stop", interactive=False)
+            with messages():
+                w.html("analyse_status")
+                w.html("analyse_message")
+            with aside():
+                w.add("analyse_save", gr.Button, "Save JSON and CSV", interactive=False)
+        with panes("analyse"):
+            with pane("left", "question"), section("Question"):
                 self._request(w)
                 _feature(w)
                 _second_feature(w)
-                with gr.Row():
-                    w.add("analyse", gr.Button, "Analyse", variant="primary", scale=3)
-                    w.add("analyse_cancel", gr.Button, "Cancel", variant="stop", min_width=90, interactive=False)
-                w.html("analyse_status")
                 _probe(w)
-            with gr.Column(scale=6, min_width=420):
-                w.html("analyse_head", BEFORE)
-                w.html("analyse_map")
-                _using(w)
+            with pane("canvas", "map"):
+                with section(""):
+                    w.html("analyse_head", BEFORE)
+                    w.html("analyse_map")
+                with section("Weights from the result"):
+                    _using(w)
+                with section(""):
+                    _similar(w)
+                    with gr.Accordion("Table and sheets", open=False, elem_id="blocktrain_analyse_details"):
+                        w.html("analyse_table")
+            with pane("right", "blocks"), section("Blocks"):
                 w.html("analyse_bars")
-                _similar(w)
-                with gr.Accordion("Table and sheets", open=False, elem_id="blocktrain_analyse_details"):
-                    w.html("analyse_table")
 
     def wire(self, w: Widgets) -> None:
         self._wire_request(w)
@@ -128,7 +139,7 @@ class AnalyseTab:
 
 
 def _feature(w: Widgets) -> None:
-    with gr.Group(elem_classes="blocktrain-panel"):
+    with gr.Column(elem_classes="blocktrain-stack", min_width=0):
         w.add("analyse_kind", gr.Radio, choices=list(KINDS), value=WHOLE, label="Feature to analyse")
         w.add("analyse_word", gr.Textbox, label="Word of the prompt", max_lines=1, visible=False)
         w.add("analyse_box", gr.Textbox, label="Box: left,top,right,bottom, each 0 to 1", max_lines=1, visible=False)
@@ -162,22 +173,20 @@ def _probe(w: Widgets) -> None:
 
 
 def _using(w: Widgets) -> None:
-    with gr.Group(elem_classes="blocktrain-panel"):
+    with gr.Column(elem_classes="blocktrain-stack", min_width=0):
         with gr.Row():
             rules = {"choices": list(RULE_LABELS.values()), "value": RULE_LABELS["down-to"]}
-            w.add("analyse_rule", gr.Dropdown, **rules, label="Block weights from the result", scale=4, min_width=260)
+            w.add("analyse_rule", gr.Dropdown, **rules, label="Block weights from the result", scale=4, min_width=160)
             w.add("analyse_amount", gr.Number, value=80, label="Number", min_width=90)
         w.html("analyse_weights")
         with gr.Row():
             small = {"size": "sm", "interactive": False}  # until there is a result
             w.add("analyse_sliders", gr.Button, "To the sliders", **small, min_width=110)
             w.add("analyse_train", gr.Button, "To the training form", **small, min_width=130)
-            w.add("analyse_save", gr.Button, "Save JSON and CSV", **small, min_width=130)
         with gr.Row():
             w.add("analyse_preset", gr.Textbox, label="Preset name", max_lines=1, scale=3, min_width=120)
             w.add("analyse_replace", gr.Checkbox, label="replace", min_width=120)
             w.add("analyse_save_preset", gr.Button, "Save as preset", **small, min_width=110)
-    w.html("analyse_message")
 
 
 def _similar(w: Widgets) -> None:

@@ -88,7 +88,7 @@ def _legend(curves: Mapping[str, Points], colours: Mapping[str, str], logarithmi
             mark = Markup('<i class="blocktrain-line-{}"></i>').format(name)
             last = f" {_label(points[-1][1], logarithmic)}"
         items.append(Markup("<span>{}{}{}</span>").format(mark, name, last))
-    return Markup('<span class="blocktrain-legend">{}</span>').format(Markup("").join(items))
+    return Markup('<span class="blocktrain-chart-legend">{}</span>').format(Markup("").join(items))
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:

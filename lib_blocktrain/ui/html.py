@@ -187,7 +187,7 @@ def bar(step: Step, words: str) -> Markup:
 def pictures(variants: Sequence[Variant], rendered: Mapping[int, Rendered], size: tuple[int, int]) -> Markup:
     """The pictures of a comparison side by side, with empty frames of the same shape for those not drawn yet."""
     many = len(variants) >= MANY
-    kind = "blocktrain-pictures blocktrain-grid" if many else "blocktrain-pictures"
+    kind = "blocktrain-pictures blocktrain-many" if many else "blocktrain-pictures"
     figures = []
     for index, variant in enumerate(variants):
         found = rendered.get(index)

@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.runner import Runner
+from lib_blocktrain.ui import frame
 from lib_blocktrain.ui.analyse_tab import AnalyseTab
 from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
 from lib_blocktrain.ui.preview_tab import PreviewTab
@@ -43,10 +44,10 @@ class Page:
         self.widgets = Widgets()
         self.tabs: tuple[Tab, ...] = tuple(kind(shared) for kind in TABS)
         with gr.Column(elem_id="blocktrain"):
-            self.widgets.html("model_line", READING)
+            frame.header(self.widgets, [tab.title for tab in self.tabs], READING)
             with gr.Tabs(elem_id="blocktrain_places") as self.widgets["tabs"]:
                 for tab in self.tabs:
-                    with gr.Tab(tab.title, id=tab.title, elem_id=f"blocktrain_place_{tab.title.lower()}"):
+                    with gr.Tab(tab.title, id=tab.title, elem_id=f"blocktrain_place_{frame.place_name(tab.title)}"):
                         tab.build(self.widgets)
             self.widgets.tell_titles()
         for tab in self.tabs:

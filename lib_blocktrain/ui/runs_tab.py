@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from lib_blocktrain.ui.frame import actions, aside, bar, messages, pane, panes, section, segments
 from lib_blocktrain.ui.preview_tab import SELECTION, SHOWN
 from lib_blocktrain.ui.runs_handlers import BUTTONS, RESULT, RUN_PARTS, RunsHandlers
 from lib_blocktrain.ui.shim import on
@@ -27,34 +28,42 @@ class RunsTab:
 
     def build(self, w: Widgets) -> None:
         w["runs_chosen"], w["runs_shown"] = gr.State(""), gr.State({})
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=2, min_width=300):
+        segments("runs", {"now": "Now", "change": "Blocks", "log": "Log", "all": "All runs"})
+        with bar("runs"):
+            with actions():
+                w.add("runs_begin", gr.Button, "Start the queue", variant="primary", visible=False)
+                w.add("runs_pause", gr.Button, "Pause", interactive=False)
+                w.add("runs_stop_save", gr.Button, "Stop and save", interactive=False)
+                w.add("runs_stop", gr.Button, "Stop", variant="stop", interactive=False)
+                w.add("runs_resume", gr.Button, "Resume", interactive=False)
+            with messages():
+                w.html("runs_message")
+            with aside():
+                w.add("runs_again", gr.Button, "Run again", interactive=False)
+                w.add("runs_file", gr.Dropdown, choices=[RESULT], value=RESULT, label="File", min_width=110)
+                w.add("runs_preview", gr.Button, "Open in Preview", interactive=False)
+        with panes("runs"):
+            with pane("left", "all"), section("All runs"):
                 w.add("runs_list", gr.Radio, choices=[], label="Runs")
                 w.html("runs_queue")
-                w.add("runs_begin", gr.Button, "Start the queue", variant="primary", visible=False)
                 w.add("runs_tick", gr.Button, "Refresh", size="sm")
                 w.html("runs_beat")
-            with gr.Column(scale=5, min_width=420):
-                w.html("runs_head")
-                with gr.Row():
-                    w.add("runs_stop_save", gr.Button, "Stop and save", interactive=False, min_width=110)
-                    w.add("runs_stop", gr.Button, "Stop", variant="stop", interactive=False, min_width=80)
-                    w.add("runs_pause", gr.Button, "Pause", interactive=False, min_width=80)
-                    w.add("runs_resume", gr.Button, "Resume", interactive=False, min_width=80)
-                    w.add("runs_again", gr.Button, "Run again", interactive=False, min_width=90)
-                with gr.Row():
-                    w.add("runs_file", gr.Dropdown, choices=[RESULT], value=RESULT, label="File", min_width=140)
-                    w.add("runs_preview", gr.Button, "Open in Preview", interactive=False, min_width=100)
-                w.html("runs_message")
-                w.html("runs_samples")
-                w.html("runs_curves")
-                w.html("runs_map")
-                with gr.Accordion("Change the block weights during a run", open=False, elem_id="blocktrain_runs_live"):
-                    w.add("runs_weights", gr.Textbox, label="Block weights", lines=1, max_lines=4)
-                    with gr.Row():
-                        w.add("runs_sliders", gr.Button, "Use the sliders of Preview", size="sm")
-                        w.add("runs_weigh", gr.Button, "Change weights", size="sm", interactive=False)
-                w.html("runs_events")
+            with pane("canvas", "now", "change", "log"):
+                with section("", "now"):
+                    w.html("runs_head")
+                    w.html("runs_samples")
+                    w.html("runs_curves")
+                with section("", "change"):
+                    w.html("runs_map")
+                    with gr.Accordion(
+                        "Change the block weights during a run", open=False, elem_id="blocktrain_runs_live"
+                    ):
+                        w.add("runs_weights", gr.Textbox, label="Block weights", lines=1, max_lines=4)
+                        with gr.Row():
+                            w.add("runs_sliders", gr.Button, "Use the sliders of Preview", size="sm")
+                            w.add("runs_weigh", gr.Button, "Change weights", size="sm", interactive=False)
+                with section("", "log"):
+                    w.html("runs_events")
 
     def wire(self, w: Widgets) -> None:
         handlers, state, answer = self.handlers, w.pick(*STATE), w.pick(*POLLED, "runs_message")

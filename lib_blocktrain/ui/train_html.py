@@ -70,7 +70,7 @@ def _time(estimate: Estimate, steps: int, pace: Pace | None) -> str:
 
 
 def _bar(name: str, share: float, words: str, over: bool = False) -> Markup:
-    kind = "blocktrain-bar blocktrain-over" if over else "blocktrain-bar"
+    kind = "blocktrain-meter blocktrain-over" if over else "blocktrain-meter"
     fill = Markup('<span class="{}"><span style="width: {:.0f}%"></span></span>').format(kind, share * 100)
     return Markup("<div><b>{}</b>{}<span>{}</span></div>").format(name, fill, words)
 

@@ -6,6 +6,7 @@ import gradio as gr
 
 from lib_blocktrain.ui import form
 from lib_blocktrain.ui.form import CHOICE, GROUPS, LINES, MAIN, NAMES, PAIRS, SWITCH, TEXT, UNFOLDED, Field, field_name
+from lib_blocktrain.ui.frame import actions, aside, bar, messages, pane, panes, section
 from lib_blocktrain.ui.preview_tab import SELECTION
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.train_handlers import FOLDERS, NAME, WEIGHTS, TrainHandlers
@@ -35,41 +36,43 @@ class TrainTab:
     def build(self, w: Widgets) -> None:
         w["train_rest"] = gr.State({})
         self.values = form.defaults()
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=420):
-                w.add("train_ready", gr.Radio, choices=[], label="Ready runs", visible=False)
-                with gr.Row():
-                    w.add("train_file", gr.UploadButton, "Load run.json", size="sm", file_types=[".json"])
-                    w.add("train_lora", gr.Button, "From the chosen LoRA", size="sm")
-                w.html("train_loaded")
-                self._group(w, "dataset")
-                with gr.Row():
-                    w.add("train_look", gr.Button, "Check the pictures", size="sm")
-                    w.add("train_probe", gr.Button, "Probe the pictures", size="sm")
-                w.html("train_dataset")
-                self._weights(w)
-                with gr.Row():
-                    self._group(w, "name")
-                    w.add("train_start", gr.Button, "Start", variant="primary", min_width=110)
+        with bar("train"):
+            with actions():
+                w.add("train_start", gr.Button, "Start", variant="primary")
+            with messages():
                 w.html("train_message")
-            with gr.Column(scale=6, min_width=420):
-                for group in ("network", MAIN, "samples"):
-                    with gr.Group(elem_classes="blocktrain-panel"):
+                w.html("train_loaded")
+            with aside():
+                w.add("train_lora", gr.Button, "From the chosen LoRA")
+                w.add("train_file", gr.UploadButton, "Load run.json", file_types=[".json"])
+        with panes("train"):
+            with pane("canvas"):
+                with section("Pictures"):
+                    w.add("train_ready", gr.Radio, choices=[], label="Ready runs", visible=False)
+                    self._group(w, "dataset")
+                    with gr.Row():
+                        w.add("train_look", gr.Button, "Check the pictures", size="sm")
+                        w.add("train_probe", gr.Button, "Probe the pictures", size="sm")
+                    w.html("train_dataset")
+                with section("Blocks"):
+                    self._weights(w)
+                with section("Settings"):
+                    for group in ("name", "network", MAIN, "samples"):
                         self._group(w, group)
-                for group in GROUPS:
-                    if group not in UNFOLDED:
-                        with gr.Accordion(group, open=False):
-                            self._group(w, group)
+                    for group in GROUPS:
+                        if group not in UNFOLDED:
+                            with gr.Accordion(group, open=False):
+                                self._group(w, group)
+            with pane("right"), section("Estimate"):
+                w.html("train_estimate")
         w.groups["train_form"] = {name: w[name] for name in NAMES}
 
     def _weights(self, w: Widgets) -> None:
-        with gr.Group(elem_classes="blocktrain-panel"):
-            self._group(w, "weights")
-            with gr.Row():
-                w.add("train_preset", gr.Dropdown, choices=[], label="Preset", min_width=140)
-                w.add("train_sliders", gr.Button, "Use the sliders of Preview", size="sm", min_width=180)
+        self._group(w, "weights")
+        with gr.Row(elem_classes="blocktrain-line-up"):
+            w.add("train_preset", gr.Dropdown, choices=[], label="Preset", min_width=140)
+            w.add("train_sliders", gr.Button, "Use the sliders of Preview", size="sm", min_width=180)
         w.html("train_understood")
-        w.html("train_estimate")
 
     def _group(self, w: Widgets, group: str) -> None:
         """Make the widgets of a group, several to a row; multi-line ones get a row each."""

@@ -149,7 +149,7 @@ class Opened:
 
     def go(self, place: str) -> None:
         """Go to a place of the tab."""
-        self.page.click(f'#blocktrain_places .tab-nav button:text-is("{place}")')
+        self.page.click(f'#blocktrain_place_tabs [role=tab]:text-is("{place}")')
 
     def small(self) -> None:
         """Settings that draw quickly."""

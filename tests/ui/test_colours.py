@@ -49,7 +49,11 @@ def of_theme(dark: bool) -> dict[str, str]:
     tokens: dict[str, str] = {}
     for selector, block in re.findall(r"^((?:\.dark )?:where\(#blocktrain[^{]*)\{(.*?)^\}", CSS, re.M | re.S):
         if dark or ".dark" not in selector:
-            tokens |= dict(re.findall(r"--blocktrain-([\w-]+): (#[0-9a-f]{6});", block))
+            tokens |= dict(re.findall(r"--blocktrain-([\w-]+): (#[0-9a-f]{6}|var\(--blocktrain-[\w-]+\));", block))
+    for name, value in tokens.items():
+        while value.startswith("var("):  # the name of another token
+            value = tokens.get(value[len("var(--blocktrain-") : -1], "")
+        tokens[name] = value
     return tokens
 
 
