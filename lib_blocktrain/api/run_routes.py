@@ -21,6 +21,7 @@ from fastapi.responses import StreamingResponse
 from lib_blocktrain.api.errors import ApiError, not_found
 from lib_blocktrain.api.run_schemas import (
     FileItem,
+    ResumeBody,
     RunBody,
     RunList,
     RunState,
@@ -94,10 +95,10 @@ def _add_writing_routes(writing: APIRouter, service: Service) -> None:
         return _state(service.runner.status(run))
 
     @writing.post("/runs/{name}/resume", response_model=RunState, summary="Go on with a run that is not finished")
-    def resume_run(name: str) -> dict[str, Any]:
+    def resume_run(name: str, body: ResumeBody | None = None) -> dict[str, Any]:
         run = service.run(name)
         with _as_conflict():
-            service.runner.resume(run)
+            service.runner.resume(run, earlier_state=body is not None and body.earlier_state)
         return _state(service.runner.status(run))
 
     @writing.post("/runs/{name}/weights", response_model=Done, summary="Change the block weights of a run that trains")

@@ -68,6 +68,12 @@ class StopBody(Body):
     save: bool = Field(True, description="false: what was saved last stays")
 
 
+class ResumeBody(Body):
+    """From which state a run goes on."""
+
+    earlier_state: bool = Field(False, description="true: from state-before.safetensors, where the last is damaged")
+
+
 class WeightsBody(Body):
     """Block weights for the run that is being trained."""
 

@@ -103,7 +103,7 @@ def train(arguments: argparse.Namespace, remote: Remote) -> Answer | int:
     if arguments.resume is not None:
         _refuse_options(arguments, "steps", "save_every")
         name = arguments.resume.resolve().name
-        remote.post(f"/runs/{path_part(name)}/resume", {})
+        remote.post(f"/runs/{path_part(name)}/resume", {"earlier_state": True} if arguments.earlier_state else {})
     else:
         config = write(asked_config(arguments))  # with absolute paths
         name = remote.post("/runs", {"config": config})["name"]

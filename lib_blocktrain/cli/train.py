@@ -30,6 +30,11 @@ def add_commands(commands: Commands) -> None:
         "file", nargs="?", type=Path, metavar="RUN.json", help="what to train, e.g. demo/runs/1-robot.json"
     )
     train.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in this folder")
+    train.add_argument(
+        "--earlier-state",
+        action="store_true",
+        help="with --resume: from state-before.safetensors, where state.safetensors is damaged",
+    )
     train.add_argument("--steps", type=int, help="instead of the file's")
     train.add_argument("--save-every", type=int, metavar="N", help="save every N steps")
     train.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (one in outputs/runs)")
@@ -108,6 +113,8 @@ def check_file_or_resume(arguments: argparse.Namespace) -> None:
     if (arguments.file is None) == (arguments.resume is None):
         what = "nothing to train" if arguments.file is None else "RUN.json and --resume together"
         raise ValueError(f"{what}: expected RUN.json or --resume DIR")
+    if arguments.earlier_state and arguments.resume is None:
+        raise ValueError("--earlier-state without --resume: expected the run to go on with, --resume DIR")
 
 
 def asked_config(arguments: argparse.Namespace) -> RunConfig:
@@ -132,7 +139,12 @@ def _run(arguments: argparse.Namespace, config: RunConfig, root: Path, processes
     from lib_blocktrain.training.runs import Run, create, new_folder
 
     if arguments.resume is not None:
-        return Run(arguments.resume, config)
+        run = Run(arguments.resume, config)
+        if arguments.earlier_state and processes.is_first:
+            with run.locked():
+                run.use_earlier_state()
+        processes.wait()
+        return run
     if arguments.out is None and processes.count > 1:
         raise ValueError("several processes must agree on the run's folder: expected --out DIR")
     folder = arguments.out or new_folder(root, config.name)

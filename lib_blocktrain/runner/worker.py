@@ -110,12 +110,15 @@ class Runner:
         self.begin()
         return run
 
-    def resume(self, run: Run) -> None:
-        """Append an unfinished run to the queue, and start the queue."""
+    def resume(self, run: Run, earlier_state: bool = False) -> None:
+        """Append an unfinished run to the queue, and start the queue; `earlier_state`: the last one is damaged."""
         with self._lock:
             state = self.status(run).state
             if state not in RESUMABLE_STATES:
                 raise ValueError(f"{run.folder.name} is {state}: expected a run that was stopped, or broke off")
+            if earlier_state:
+                with run.locked():
+                    run.use_earlier_state()
             self._reasons.pop(run.folder.name, None)
             self._queue.add(run)
         self.begin()

@@ -3,7 +3,7 @@
 run.json            its configuration, with absolute paths
 metrics.jsonl       a line a row
 state.safetensors   the whole state at the last save: network, optimizer, loss scale, step
-state-before.safetensors    an earlier one, in case that the run diverges; until it is finished
+state-before.safetensors    an earlier one, in case that the run diverges or the last is damaged; until it is finished
 checkpoints/        network files saved during the run
 samples/            images drawn during the run
 NAME.safetensors    the result
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -86,7 +86,42 @@ class Run:
         try:
             return state_file.load(path)
         except DamagedFile as error:
-            raise DamagedFile(f"{error}; {self.saved_network}; without its state the run begins at step 0") from error
+            raise DamagedFile(f"{error}; {self._instead_of(path)}") from error
+
+    def _instead_of(self, damaged: Path) -> str:
+        """What can be used instead of a damaged state, as a sentence."""
+        earlier = self.earlier_state_path
+        if damaged != earlier and earlier.exists():
+            try:
+                step = state_file.load(earlier)["step"]
+            except ValueError:
+                return f"{earlier.name} is damaged, too; {self.saved_network}; without a state the run begins at step 0"
+            return (
+                f"{earlier.name}, of step {step}, is whole: to go on from there, resume with --earlier-state, or delete"
+                f" {damaged.name} and resume; {self.saved_network}"
+            )
+        return f"{self.saved_network}; without its state the run begins at step 0"
+
+    def use_earlier_state(self) -> None:
+        """Go back to the earlier state, where the last one is damaged or gone; raise ValueError where that cannot be.
+
+        The caller holds the run.
+        """
+        if not self.earlier_state_path.exists():
+            raise ValueError(f"{self.earlier_state_path} is not there: there is no earlier state of this run")
+        if self.state_path.exists():
+            with suppress(DamagedFile):
+                step = state_file.load(self.state_path)["step"]
+                raise ValueError(f"{self.state_path}, of step {step}, is whole: resume without --earlier-state")
+        state_file.load(self.earlier_state_path)
+        self.drop_state()
+
+    @property
+    def from_earlier_state(self) -> str | None:
+        """What to say of a run that goes on from the earlier state, since the last is gone; None for any other."""
+        if self.state_path.exists() or not self.earlier_state_path.exists():
+            return None
+        return f"{self.state_path} is gone: the run goes on from {self.earlier_state_path.name}"
 
     @property
     def begins_again(self) -> str | None:

@@ -105,6 +105,8 @@ class Trainer:
             self.notice(notice)
         state = self.run.load_state()
         if state:
+            if self.run.from_earlier_state is not None:
+                self.notice(f"{self.run.from_earlier_state}, of step {state['step']}")
             self._check_config(state)
         elif self.run.begins_again is not None:
             self.notice(self.run.begins_again)

@@ -169,6 +169,7 @@ def test_what_no_run_may_be(serve, host, body, pictures, refused, changes, statu
 def test_what_cannot_be_done_now(client, run, refused):
     refused(client.post("/runs/old-1/stop"), 409, "nothing to stop")
     refused(client.post("/runs/old-1/pause"), 409, "nothing to pause")
+    refused(client.post("/runs/old-1/resume", json={"earlier_state": True}), 409, "no earlier state of this run")
     refused(client.post("/runs/old-1/weights", json={"weights": "ALL"}), 409, "not being trained")
     refused(client.post("/runs/old-1/weights", json={"weights": "NOSUCH"}), 400, "NOSUCH")
 

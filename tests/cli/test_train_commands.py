@@ -50,6 +50,24 @@ def test_train_and_resume(blocktrain, run_json, tmp_path):
     assert (status, answer["step"]) == (0, 4)
 
 
+def test_resumed_from_the_earlier_state(blocktrain, run_json, tmp_path):
+    """Where the last is damaged, and only there."""
+    folder = tmp_path / "out"
+    blocktrain("train", run_json, "--out", folder, "--steps", 1)
+    state, earlier = folder / "state.safetensors", folder / "state-before.safetensors"
+    whole = state.read_bytes()
+    earlier.write_bytes(whole)
+    status, _, err = blocktrain("train", "--resume", folder, "--steps", 2, "--earlier-state")
+    assert (status, "of step 1, is whole" in err) == (2, True), err
+    state.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    status, _, err = blocktrain("train", "--resume", folder, "--steps", 2)
+    assert (status, "resume with --earlier-state" in err) == (2, True), err
+    status, answer, _ = blocktrain("train", "--resume", folder, "--steps", 2, "--earlier-state")
+    assert (status, answer["ended"], answer["step"]) == (0, "finished", 2)
+    status, _, err = blocktrain("train", run_json, "--earlier-state")
+    assert (status, "--earlier-state without --resume" in err) == (2, True), err
+
+
 def test_the_runs_folder_is_named_after_the_run(blocktrain, run_json, tmp_path):
     """And the result is published: in the LoRA folder, with what the WebUI shows beside it; never over another."""
     outputs = tmp_path / "outputs"

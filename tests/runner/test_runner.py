@@ -181,6 +181,25 @@ def test_a_resumed_run_replaces_its_own_lora_and_no_other(runner, host, config):
     assert (host.lora_dirs[0] / "tiny-2.safetensors").read_bytes() != stopped
 
 
+def test_a_run_with_a_damaged_state_goes_on_from_the_earlier_one(runner, host, config):
+    host.at["training tiny", 2] = lambda: runner.stop(run)
+    with host.lock:
+        run = runner.add(replace(config, steps=3, save_every=1))
+    wait(lambda: idle(runner))
+    with pytest.raises(ValueError, match="is whole"):
+        runner.resume(run, earlier_state=True)
+    assert runner.queue() == []
+    content = run.state_path.read_bytes()
+    run.state_path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    runner.resume(run)
+    wait(lambda: idle(runner))
+    assert runner.status(run).state == "failed"
+    assert "state-before.safetensors, of step 1, is whole" in runner.status(run).reason
+    runner.resume(run, earlier_state=True)
+    wait(lambda: idle(runner))
+    assert (runner.status(run).state, runner.status(run).step) == ("finished", 3)
+
+
 def test_failures_are_said_with_the_run(runner, host, config, monkeypatch):
     """Out of memory, no pictures, another model: each is told where the run is looked at, and the next one begins."""
 

@@ -11,7 +11,9 @@ import safetensors.torch
 import torch
 
 from lib_blocktrain.training import runs, state_file
+from lib_blocktrain.training.checked_file import DamagedFile
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig
+from lib_blocktrain.training.control import TrainerControl
 
 STATE = {
     "step": 3,
@@ -91,6 +93,58 @@ def test_what_can_be_used_instead_is_named(tmp_path):
     run.result.write_bytes(b"x")
     with pytest.raises(ValueError, match=r"run.robot\.safetensors"):
         run.load_state()
+
+
+def flip_a_bit(path) -> None:
+    path.write_bytes(flipped(path.read_bytes(), path.stat().st_size * 8 - 5))
+
+
+def test_a_run_goes_on_from_its_earlier_state(train, config, tmp_path):
+    """One flipped bit in the last state: the one before is named, and used once that is asked for."""
+    config = replace(config, save_every=1, steps=4)
+    control = TrainerControl()
+    stop = lambda row: control.stop() if row.get("step") == 2 and "loss" in row else None  # noqa: E731
+    run = train(config, "damaged", control=control, report=stop).run
+    flip_a_bit(run.state_path)
+    with pytest.raises(
+        DamagedFile,
+        match=r"state\.safetensors: damaged.*state-before\.safetensors, of step 1, is whole.*--earlier-state",
+    ):
+        train(config, "damaged")
+    run.use_earlier_state()
+    assert run.load_state()["step"] == 1
+    train(config, "damaged")
+    whole = train(config, "whole")
+    assert run.result.read_bytes()[-1000:] == whole.run.result.read_bytes()[-1000:]
+    assert [row["step"] for row in run.metrics() if "loss" in row] == [1, 2, 3, 4]
+
+
+def test_no_state_is_given_up_for_an_earlier_one_without_need(tmp_path):
+    folder = DatasetConfig(folders=(FolderConfig(str(tmp_path)),))
+    run = runs.create(RunConfig("robot", folder), tmp_path / "run")
+    run.save_state({**STATE, "step": 1})
+    with pytest.raises(ValueError, match="there is no earlier state of this run"):
+        run.use_earlier_state()
+    run.save_state({**STATE, "step": 2}, keep=True)
+    with pytest.raises(ValueError, match="of step 2, is whole"):
+        run.use_earlier_state()
+    assert run.load_state()["step"] == 2
+    flip_a_bit(run.state_path)
+    flip_a_bit(run.earlier_state_path)
+    with pytest.raises(DamagedFile, match=r"state-before\.safetensors is damaged, too"):
+        run.load_state()
+    with pytest.raises(DamagedFile, match=r"state-before\.safetensors: damaged"):
+        run.use_earlier_state()
+    assert run.state_path.exists()
+
+
+def test_a_state_that_is_gone_with_one_before_is_said(train, config):
+    control, said = TrainerControl(), []
+    stop = lambda row: control.stop() if row.get("step") == 2 and "loss" in row else None  # noqa: E731
+    run = train(replace(config, save_every=1), control=control, report=stop).run
+    run.state_path.unlink()
+    train(config, report=lambda row: said.append(row.get("notice", "")))
+    assert [text for text in said if "goes on from state-before.safetensors, of step 1" in text], said
 
 
 def test_a_state_that_is_gone_is_said(train, config):
