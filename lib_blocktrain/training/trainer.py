@@ -45,6 +45,7 @@ from lib_blocktrain.weights.block_weights import BlockWeights
 log = logging.getLogger(__name__)
 
 STATE_EVERY = 120.0  # seconds; the most that a killed run loses
+COMPARE_EVERY = 20  # steps, at least, between two comparisons with no LoRA: each costs five predictions
 BLOCKS_EVERY = 10  # steps between two rows of norms by block
 
 # Prompt, seed -> image, by the host's own sampler; None where it could not be drawn, which does not end the run.
@@ -78,7 +79,10 @@ class Trainer:
         self.step, self.started_at = 0, time.time()
         self._good_step = 0  # of the weights that `diverge` goes back to
         self._without = math.nan  # the loss without the LoRA
-        self._state_is_good = True  # whether the saved state, if there is one, does no worse than no LoRA
+        # Of this session's last comparison with no LoRA: its step, and what it found.
+        self._compared_at: int | None = None
+        self._is_worse = False
+        self._state_is_good = True  # whether the saved state, if there is one, is known to do no worse than no LoRA
         self.hooks, self._saved_at = ExitStack(), time.monotonic()
         self._write_events = event_writer(run.folder / "tensorboard") if self.processes.is_first else None
 
@@ -222,7 +226,7 @@ class Trainer:
         ended = "finished" if self.step >= self.config.steps else "stopped"
         save = ended == "finished" or self.control.save
         if save:
-            self.save_state()
+            self.save_state(compared=True)
             self.save(self.run.result)
         if ended == "finished" and self.processes.is_first:
             self.run.earlier_state_path.unlink(missing_ok=True)
@@ -292,10 +296,15 @@ class Trainer:
     def _model_name(self) -> str:
         return getattr(self.model, "name", None) or (self.config.checkpoint or "unknown")
 
-    def save_state(self) -> None:
-        """Write the state into the run's folder, from the first process; raises Diverged."""
+    def save_state(self, compared: bool = False) -> None:
+        """Write the state into the run's folder, from the first process; raises Diverged.
+
+        It is compared with no LoRA if that is wanted, or was not done for long.
+        """
         self.check_weights()
-        keep, self._state_is_good = self._state_is_good, self.compare() is None
+        # By steps, not by time: all processes must do it at the same step.
+        compared = compared or self._compared_at is None or self.step - self._compared_at >= COMPARE_EVERY
+        keep, self._state_is_good = self._state_is_good, compared and self.compare() is None
         if self.processes.is_first:
             self.run.save_state(self.state(), keep)
         self._saved_at = time.monotonic()
@@ -373,14 +382,16 @@ class Trainer:
 
         Raises Diverged where the loss with it is not finite.
         """
+        self._compared_at = self.step
         with self.as_saved():
             compared = {"with": self.compared_loss(), "without": self._without}
         self.note({"compared": compared})
         if math.isfinite(self._without) and not math.isfinite(compared["with"]):
             self.diverge(self.step, f"the loss with the weights that it left is {compared['with']}")
         text = worse_than_none(compared)
-        if text is not None and self._state_is_good:  # not at every save
+        if text is not None and not self._is_worse:  # not at every comparison
             self.notice(f"step {self.step}: {text}")
+        self._is_worse = text is not None
         return text
 
     @torch.no_grad()
