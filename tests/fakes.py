@@ -58,6 +58,7 @@ class FakeHost:
 
     name = "fake"
     samplers = ("DDIM", "Euler")
+    reads_prompt_syntax = False
 
     def __init__(self, folder: Path, model: object | None = None):
         self.lora_dirs = (folder / "loras",)

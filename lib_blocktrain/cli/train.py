@@ -81,11 +81,16 @@ def train_command(arguments: argparse.Namespace) -> Answer | int:
 
 def estimate_command(arguments: argparse.Namespace) -> Answer:
     """Estimate the cost of a run without loading the model: by its header, or the demo model's configuration."""
+    from dataclasses import replace
+
+    from lib_blocktrain.hosts.prompt_syntax import unread_notices
     from lib_blocktrain.training.config import load
     from lib_blocktrain.training.estimate import estimate_run
 
     config = load(arguments.file)
     found = estimate_run(config, _unet_size(config.checkpoint))
+    unread = unread_notices(config.samples.prompts, name="prompt of the samples")
+    found = replace(found, notices=(*found.notices, *unread))
     return found.to_json(), found.text
 
 

@@ -72,6 +72,10 @@ class Host(Protocol):
     def samplers(self) -> Sequence[str]:
         """What ``SampleRequest.sampler`` may be; the default comes first."""
 
+    @property
+    def reads_prompt_syntax(self) -> bool:
+        """Whether ``sample`` reads a WebUI's syntax in prompts: tags of LoRAs, weights of words, BREAK and AND."""
+
     def model(self) -> Model:
         """The loaded checkpoint; raises ``NoModel``."""
 

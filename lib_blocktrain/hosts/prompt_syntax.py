@@ -1,15 +1,21 @@
-"""What of a WebUI's prompt syntax a prompt holds: the standalone host reads none, and draws it as words."""
+"""What of a WebUI's prompt syntax a prompt holds: the standalone host and the noise analyses take it as words."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 # Each part can match at one place only: no backtracking on long texts.
 _TAG = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
 _WEIGHTED = re.compile(r"[(\[][^()\[\]]*:\s*[+-]?[0-9.]+\s*[)\]]")
 _WORD = re.compile(r"(?<!\S)(BREAK|AND)(?!\S)")
 SHOWN = 40  # characters
+
+
+def unread_notices(prompts: Iterable[str], negative: str = "", name: str = "prompt") -> tuple[str, ...]:
+    """Return what to say of prompts, called by `name`, in which no syntax is read; each sentence once."""
+    texts = [*((name, prompt) for prompt in prompts), (f"negative {name}", negative)]
+    return tuple(dict.fromkeys(f"the {what}: {sentence}" for what, text in texts for sentence in unread_syntax(text)))
 
 
 def unread_syntax(prompt: str) -> Iterator[str]:
@@ -19,7 +25,7 @@ def unread_syntax(prompt: str) -> Iterator[str]:
     """
     tag, weighted, word = _TAG.search(prompt), _first_weighted(prompt), _WORD.search(prompt)
     if tag:
-        yield f"{_shown(tag[0])} is read as words: choose the LoRA and its weights beside the prompt instead"
+        yield f"{_shown(tag[0])} is read as words: no LoRA is chosen by a prompt here"
     if weighted:
         yield f"{_shown(weighted)} is read as words: weights of words are not known here"
     if word:

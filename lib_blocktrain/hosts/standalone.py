@@ -24,7 +24,7 @@ from lib_blocktrain.files import INSTALLED, ROOT, atomic_write, error_text
 from lib_blocktrain.hosts.checkpoint import CheckpointInfo, read_checkpoint_info
 from lib_blocktrain.hosts.demo_model import LORAS, MODEL, check_present, clip_vocabulary, full_token_table
 from lib_blocktrain.hosts.host import NoModel, OutOfMemory, SampleRequest
-from lib_blocktrain.hosts.prompt_syntax import unread_syntax
+from lib_blocktrain.hosts.prompt_syntax import unread_notices
 from lib_blocktrain.model import unet_forward
 from lib_blocktrain.model.freezing import frozen
 from lib_blocktrain.model.memory import lacks_memory
@@ -139,6 +139,7 @@ class StandaloneHost:
     """The protocol ``Host`` without a WebUI; the checkpoint is loaded when it is first asked for."""
 
     name = "standalone"
+    reads_prompt_syntax = False
 
     def __init__(
         self,
@@ -281,8 +282,8 @@ def _check_prompts(model: StandaloneModel, request: SampleRequest) -> None:
         tokens = len(model.pipeline.tokenizer(text, verbose=False).input_ids) - 2
         if tokens > 75:
             request.say(f"the {name} has {tokens} tokens; those after the 75th are not seen by this model")
-        for sentence in unread_syntax(text):
-            request.say(f"the {name}: {sentence}")
+    for notice in unread_notices([request.prompt], request.negative):
+        request.say(notice)
 
 
 def _device() -> tuple[str, torch.dtype]:

@@ -16,11 +16,20 @@ from lib_blocktrain.training.trainer import Draw, Trainer
 log = logging.getLogger(__name__)
 
 
-def sampler(host: Host, wanted: SampleConfig, stopping: Callable[[], bool]) -> Draw:
+def sampler(
+    host: Host, wanted: SampleConfig, stopping: Callable[[], bool], say: Callable[[str], None] = log.warning
+) -> Draw:
     """Return the function that draws a run's samples on the host; the network is already applied to the model.
 
-    It returns None, and the run continues, if the sample was cancelled or memory ran out.
+    It returns None, and the run continues, if the sample was cancelled or memory ran out. `say` is called once with
+    each thing that the host says of them.
     """
+    said: set[str] = set()
+
+    def say_once(notice: str) -> None:
+        if notice not in said:
+            said.add(notice)
+            say(notice)
 
     def progress(done: int, of: int) -> None:
         if stopping():
@@ -28,11 +37,18 @@ def sampler(host: Host, wanted: SampleConfig, stopping: Callable[[], bool]) -> D
 
     def draw(prompt: str, seed: int) -> Image.Image | None:
         name = wanted.sampler if wanted.sampler in host.samplers else host.samplers[0]
-        request = SampleRequest(prompt=prompt, seed=seed, steps=wanted.steps, cfg=wanted.cfg, sampler=name)
+        request = SampleRequest(
+            prompt=prompt,
+            seed=seed,
+            steps=wanted.steps,
+            cfg=wanted.cfg,
+            sampler=name,
+            say=lambda notice: say_once(f"samples: {notice}"),
+        )
         try:
             return host.sample(request, progress)
         except (OutOfMemory, Cancelled) as error:
-            log.warning("no sample: %s", error)
+            say_once(f"no sample: {error}")
             return None
 
     return draw

@@ -178,7 +178,8 @@ class Runner:
                 return None
             model = self.host.model()
             self._check_model_name(run, model.name)
-            draw = sampler(self.host, run.config.samples, lambda: control.stopping)
+            say = partial(self._on_notice, active)
+            draw = sampler(self.host, run.config.samples, lambda: control.stopping, say)
             trainer = Trainer(model, run, control=control, draw=draw, report=partial(self._on_report, active))
             outcome = trainer.run_loop()
             if outcome.result is not None and active.pausing is None:
@@ -194,6 +195,10 @@ class Runner:
             self.host.progress(f"training {active.run.config.name}", row["step"], active.run.config.steps)
         if self.host.interrupted:
             self.pause(f"{self.host.name}'s Interrupt was pressed")
+
+    def _on_notice(self, active: ActiveRun, text: str) -> None:
+        log.warning("%s: %s", active.run.folder.name, text)
+        self._on_report(active, {"notice": text})
 
     def _on_end(self, active: ActiveRun, future: Future[Outcome | None]) -> None:
         error = future.exception()

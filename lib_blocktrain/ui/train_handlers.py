@@ -14,6 +14,7 @@ from markupsafe import Markup
 from lib_blocktrain.analysis.regions import area_warning
 from lib_blocktrain.blocks import BASE
 from lib_blocktrain.hosts.host import Host, NoModel
+from lib_blocktrain.hosts.prompt_syntax import unread_notices
 from lib_blocktrain.networks.bake import RECORD
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.training.config import RunConfig, load
@@ -228,6 +229,9 @@ class TrainHandlers:
         free = free_memory()
         if free is not None:  # the loaded model's memory counts as free, since the run uses that model
             cost = estimate(config, size, free + cost.mib["model"], device)
+        if not self.host.reads_prompt_syntax:
+            notices = unread_notices(config.samples.prompts, name="prompt of the samples")
+            cost = replace(cost, notices=(*cost.notices, *notices))
         pace = pace_of(self.runner.runs(), model.name, size, device)
         return train_html.cost(cost, config.steps, pace)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from lib_blocktrain.analysis.run import NOISE_METHODS, analyse, region_masks
 from lib_blocktrain.analysis.similar import Profile, Profiles, Ranking, rank
 from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.hosts.host import Host, SampleRequest
+from lib_blocktrain.hosts.prompt_syntax import unread_notices
 from lib_blocktrain.model.protocol import Progress
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
@@ -63,15 +64,21 @@ def run_analysis(host: Host, request: AnalysisRequest, progress: Progress | None
     if request.method in NOISE_METHODS:
         asked = network, request.grid, request.method, request.features
         analyses = analyse(model, *asked, options=options, progress=progress)
+        said: Iterable[str] = unread_notices(request.grid.prompts, request.grid.negative)  # also in a WebUI
     else:
-        rendered = [_rendered(host, request, number, progress) for number in range(len(request.features))]
+        said = dict[str, None]()  # as a set that keeps the order: every image says it again
+        rendered = [
+            _rendered(host, request, number, progress, say=lambda notice: said.update({notice: None}))
+            for number in range(len(request.features))
+        ]
         analyses = tuple(analysis for analysis, _ in rendered)
         sheets = {name: image for _, found in rendered for name, image in found.items()}
+    analyses = (replace(analyses[0], notices=(*analyses[0].notices, *said)), *analyses[1:])
     return AnalysisResult(analyses, sheets, request.grid.latent_size(model), request.weights_share)
 
 
 def _rendered(
-    host: Host, request: AnalysisRequest, number: int, progress: Progress | None
+    host: Host, request: AnalysisRequest, number: int, progress: Progress | None, say: Callable[[str], None]
 ) -> tuple[Analysis, dict[str, Image.Image]]:
     """Return the analysis of one feature by rendered images, and their contact sheets."""
     began = time.perf_counter()
@@ -86,7 +93,7 @@ def _rendered(
     def draw(prompt: str, seed: int, block_weights: BlockWeights) -> Image.Image:
         nonlocal drawn
         placement = Placement(network, block_weights, options.multiplier)
-        sample = replace(sample_request(host, request), prompt=prompt, seed=seed, placements=(placement,))
+        sample = replace(sample_request(host, request), prompt=prompt, seed=seed, placements=(placement,), say=say)
         image = host.sample(sample, _part(progress, drawn, len(request.features) * images))
         drawn += 1
         return image

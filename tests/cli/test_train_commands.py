@@ -112,6 +112,16 @@ def test_a_run_that_fails_is_status_1(blocktrain, run_json, config):
     assert "nothing was learnt before" in err  # the first step spoilt the weights
 
 
+def test_syntax_in_the_prompts_of_samples_is_said(blocktrain, run_json, config):
+    """By the estimate, before the run."""
+    samples = replace(config.samples, prompts=("a robot <lora:x:1>", "a (red:1.5) robot"))
+    run_json.write_text(dumps(replace(config, samples=samples)), "utf-8")
+    _, answer, _ = blocktrain("estimate", run_json)
+    said = " ".join(answer["notices"])
+    assert "the prompt of the samples: '<lora:x:1>' is read as words" in said
+    assert "'(red:1.5)'" in said
+
+
 def test_estimate(blocktrain, run_json, config):
     status, answer, _ = blocktrain("estimate", run_json)
     assert status == 0

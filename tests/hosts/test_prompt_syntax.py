@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lib_blocktrain.hosts.prompt_syntax import unread_syntax
+from lib_blocktrain.hosts.prompt_syntax import unread_notices, unread_syntax
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,15 @@ def test_what_is_read_as_words_is_named(prompt, shown):
 )
 def test_other_prompts_are_not_spoken_of(prompt):
     assert list(unread_syntax(prompt)) == []
+
+
+def test_each_sentence_is_said_once_of_several_prompts():
+    said = unread_notices(["a <lora:x:1>", "b <lora:x:1>", "a (red:1.5)"], "BREAK")
+    assert [text.split(" is read")[0] for text in said] == [
+        "the prompt: '<lora:x:1>'",
+        "the prompt: '(red:1.5)'",
+        "the negative prompt: 'BREAK'",
+    ]
 
 
 @pytest.mark.parametrize("piece", ["<lora:", "(a:", "[", "(1:1", "BREAK(", "<", "1.:"])

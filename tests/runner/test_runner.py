@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from lib_blocktrain.hosts.host import Cancelled, Host
@@ -198,6 +199,21 @@ def test_a_run_with_a_damaged_state_goes_on_from_the_earlier_one(runner, host, c
     runner.resume(run, earlier_state=True)
     wait(lambda: idle(runner))
     assert (runner.status(run).state, runner.status(run).step) == ("finished", 3)
+
+
+def test_what_the_host_says_of_samples_is_among_the_runs_notices(runner, host, config, monkeypatch):
+    def sample(request, progress=None):
+        request.say("'<lora:x:1>' is read as words")
+        return Image.new("RGB", (8, 8))
+
+    seen = []
+    monkeypatch.setattr(host, "sample", sample)
+    host.at["training tiny", 3] = lambda: seen.extend(runner.status(run).notices)
+    with host.lock:
+        run = runner.add(replace(config, steps=3, samples=replace(config.samples, prompts=("a",), every=1, first=True)))
+    wait(lambda: idle(runner))
+    assert runner.status(run).state == "finished"
+    assert [text for text in seen if "read as words" in text] == ["samples: '<lora:x:1>' is read as words"]
 
 
 def test_failures_are_said_with_the_run(runner, host, config, monkeypatch):

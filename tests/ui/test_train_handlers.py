@@ -131,6 +131,16 @@ def test_what_was_found(handlers, filled, tmp_path):
     assert filled.form["train_name"] == "<b>thing"
 
 
+def test_syntax_in_the_prompts_of_samples_is_said(host, handlers, filled):
+    """Where the host reads none: before the run begins."""
+    filled.form["train_samples_prompts"] = "a robot <lora:x:1>"
+    filled.take(handlers.estimate(filled.values))
+    assert "the prompt of the samples: &#39;&lt;lora:x:1&gt;&#39; is read as words" in filled.values["train_estimate"]
+    host.reads_prompt_syntax = True
+    filled.take(handlers.estimate(filled.values))
+    assert "is read as words" not in filled.values["train_estimate"]
+
+
 def test_the_cost_follows_the_weights(handlers, filled, monkeypatch):
     monkeypatch.setattr(module, "free_memory", lambda: 10_000.0)
     times = {}

@@ -27,6 +27,8 @@ from lib_blocktrain.weights.prompt_tags import without
 class WebUIHost:
     """The protocol `Host` in a running WebUI, whose loaded checkpoint `get_model` returns."""
 
+    reads_prompt_syntax = True
+
     def __init__(self, name: str, get_model: Callable[[], WebUIModel]):
         self.name, self._get_model = name, get_model
 
