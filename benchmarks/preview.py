@@ -28,7 +28,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.setting import CLOCKS, inputs_of, load, machine, now, ratios, since, table, unet_of
+from benchmarks.setting import CLOCKS, NARROW, inputs_of, load, machine, now, ratios, since, table, unet_of
 from lib_blocktrain.networks.adapters import LoRA
 from lib_blocktrain.networks.files import Network, read_network, write_network
 from lib_blocktrain.networks.hooks import applied
@@ -80,14 +80,16 @@ def arms_of(unet: nn.Module, other: nn.Module, path: Path) -> Iterator[dict[str,
 
 
 @torch.no_grad()
-def measure(unet: nn.Module, path: Path, side: int, rounds: int) -> Seconds:
-    """Return the seconds of every arm, after a round that does not count."""
+def measure(unet: nn.Module, path: Path, side: int, rounds: int, stop: Callable[[], bool] = lambda: False) -> Seconds:
+    """Return the seconds of every arm, after a round that does not count; `stop` may end it between two rounds."""
     latents, conditioning = inputs_of(unet, "sd1", side)
     weight = next(unet.parameters())
     inputs = latents.to(weight), torch.tensor([500], device=weight.device), conditioning["context"]
     found: Seconds = {"hooks": [], "merged": [], "file": []}
     with arms_of(unet, copy.deepcopy(unet), path) as arms:
         for number in range(rounds + 1):
+            if number > 1 and stop():
+                break
             for name in random.Random(number).sample(list(arms), len(arms)):
                 change, model = arms[name]
                 change(WEIGHTS[0])
@@ -136,7 +138,7 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     side = arguments.side or (32 if arguments.narrow else 64)
-    unet = unet_of("sd1", torch.float32, arguments.narrow)
+    unet = unet_of("sd1", torch.float32, **(NARROW["sd1"] if arguments.narrow else {}))
     print(f"{machine('diffusers')}; {load()}")
     print(f"sd1{' narrow' if arguments.narrow else ''}, {side}x{side} latents, rank {arguments.rank}, fp32")
     with tempfile.TemporaryDirectory() as folder:

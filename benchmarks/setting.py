@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import platform
 import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NARROW = {"sd1": {"block_out_channels": [64, 128, 256, 256], "cross_attention_dim": 128, "attention_head_dim": 4}}
 STANDARD = 0.02  # of random weights: large enough that every layer is felt, small enough that nothing overflows
 
@@ -20,7 +23,7 @@ def machine(*packages: str) -> str:
     """Return a line that says what it ran on."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", *packages)]
     gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    return ", ".join([*gpu, _processor(), f"{torch.get_num_threads()} threads", *versions])
+    return ", ".join([*gpu, processor(), f"{torch.get_num_threads()} threads", *versions])
 
 
 def load() -> str:
@@ -61,11 +64,11 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def unet_of(architecture: str, dtype: torch.dtype, narrow: bool = False) -> nn.Module:
-    """Return a frozen U-Net of the real configuration and of random weights; `narrow`: its blocks, a fifth as wide."""
+def unet_of(architecture: str, dtype: torch.dtype, **changes: Any) -> nn.Module:
+    """Return a frozen U-Net of the real configuration, with these changes (`NARROW`), and of random weights."""
     from tests.training.bare import real_unet
 
-    unet = real_unet(architecture, **(NARROW[architecture] if narrow else {})).to(dtype)
+    unet = real_unet(architecture, **changes).to(dtype)
     unet = unet.to_empty(device=device())
     drawn = STANDARD * torch.randn(2**22, generator=torch.Generator().manual_seed(0)).to(device(), dtype)
     with torch.no_grad():
@@ -98,6 +101,24 @@ def inputs_of(unet: nn.Module, architecture: str, side: int, batch: int = 1) -> 
     return torch.randn(batch, 4, side, side, generator=generator), conditioning
 
 
+def memory_now() -> float:
+    """Return the MiB in use: on a GPU those that torch has allocated, else of the process."""
+    gc.collect()
+    return torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else _status("VmRSS")
+
+
+def memory_peak() -> float:
+    """Return the most MiB in use since `forget_peak`."""
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else _status("VmHWM")
+
+
+def forget_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5", "ascii")
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a table in Markdown, so that it can be kept as it is."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
@@ -112,7 +133,13 @@ def _tile(parameter: Tensor, drawn: Tensor) -> None:
         part.copy_(drawn[: len(part)])
 
 
-def _processor() -> str:
+def _status(name: str) -> float:
+    """Return one of Linux's figures of this process, in MiB."""
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+
+
+def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -22,7 +22,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -30,11 +32,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.setting import CLOCKS, inputs_of, load, machine, now, ratios, since, table, unet_of
-from benchmarks.training_loops import LOOPS, USUAL, OursCompiled, Work, loop_of
+from benchmarks.setting import (
+    CLOCKS,
+    DTYPES,
+    NARROW,
+    forget_peak,
+    inputs_of,
+    load,
+    machine,
+    memory_now,
+    memory_peak,
+    now,
+    ratios,
+    since,
+    table,
+    unet_of,
+)
+from benchmarks.training_loops import LOOPS, USUAL, Loop, Ours, OursCompiled, Work, loop_of
 from tests.training.bare import Bare, real_unet, training
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 WEIGHTS = {
     "sd1": ("ALL", "OUT=1", "OUT06-OUT11=1", "OUT09-OUT11=1"),
     "sdxl": ("ALL", "OUT=1", "OUT03-OUT05=1", "OUT00-OUT01=1"),  # the last one is B-LoRA's
@@ -44,14 +60,22 @@ PEAK = "peak MiB beyond the U-Net"
 SIDES = {"sd1": 64, "sdxl": 128}  # of the latents, on a GPU; a quarter of it on a CPU
 
 
+def changes_of(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    """Return what is changed of the U-Net's configuration."""
+    return NARROW[arguments.architecture] if arguments.narrow else {}
+
+
 def work_of(arguments: argparse.Namespace, weights: str, folder: Path) -> Work:
-    unet = unet_of(arguments.architecture, DTYPES[arguments.dtype], arguments.narrow)
+    unet = unet_of(arguments.architecture, DTYPES[arguments.dtype], **changes_of(arguments))
     latents, conditioning = inputs_of(unet, arguments.architecture, arguments.side, arguments.batch)
     return Work(unet, arguments.architecture, weights, arguments.rank, latents, conditioning, folder)
 
 
-def times(work: Work, arguments: argparse.Namespace) -> Times:
-    """Return the times of each arm's steps, round by round; the first round does not count."""
+def times(work: Work, arguments: argparse.Namespace, enough: Callable[[Times], bool] = lambda _: False) -> Times:
+    """Return the times of each arm's steps, round by round; the first round does not count.
+
+    `enough` gets those so far after each round, and may say that there are to be no more.
+    """
     arms = {}
     for weights in arguments.weights:
         for name in arguments.loops:
@@ -68,14 +92,15 @@ def times(work: Work, arguments: argparse.Namespace) -> Times:
                 found[arm].append(took)
             elif isinstance(loop, OursCompiled):
                 print(f"{arm[0]}, compiled: {took[0]:.0f} s for the first step", flush=True)
+        if number and enough(found):
+            break
     return found
 
 
 def limits(arguments: argparse.Namespace) -> dict[str, float]:
     """Return the FLOP of a step under each weights over those of ALL, counted on tensors that hold no numbers."""
     counted = {}
-    changes = {"block_out_channels": [64, 128, 256, 256], "cross_attention_dim": 128, "attention_head_dim": 4}
-    model = Bare(real_unet(arguments.architecture, **(changes if arguments.narrow else {})), arguments.architecture)
+    model = Bare(real_unet(arguments.architecture, **changes_of(arguments)), arguments.architecture)
     latents, conditioning = inputs_of(model.unet, arguments.architecture, arguments.side, arguments.batch)
     latents, timesteps = latents.to("meta"), torch.zeros(arguments.batch, dtype=torch.long, device="meta")
 
@@ -95,13 +120,17 @@ def peak(arguments: argparse.Namespace) -> float:
     """Return the MiB that two steps of one arm take at most, beyond the U-Net."""
     with tempfile.TemporaryDirectory() as folder:
         work = work_of(arguments, arguments.weights[0], Path(folder))
-        before = _memory_now()
-        loop = loop_of(arguments.loops[0], work, 0)
-        with loop.ready():
-            loop.step()  # makes the optimizer's state
-            _forget_peak()
-            loop.step()
-        return _memory_peak() - before
+        before = memory_now()
+        return peak_of(loop_of(arguments.loops[0], work, 0), before)
+
+
+def peak_of(loop: Ours | Loop, before: float) -> float:
+    """Return the MiB that two steps take at most, beyond those before the loop was made."""
+    with loop.ready():
+        loop.step()  # makes the optimizer's state
+        forget_peak()
+        loop.step()
+    return memory_peak() - before
 
 
 def peaks(arguments: argparse.Namespace) -> dict[tuple[str, str], float]:
@@ -117,7 +146,7 @@ def peaks(arguments: argparse.Namespace) -> dict[tuple[str, str], float]:
 
 
 def report(found: Times, memory: dict[tuple[str, str], float], limit: dict[str, float]) -> str:
-    """Return one row an arm; ratios are of the same round."""
+    """Return one row an arm; ratios are of the same round. Without limits it has no columns of them."""
     seconds = {arm: list(zip(*measured)) for arm, measured in found.items()}  # by clock
     rows = []
     for (weights, name), clocks in seconds.items():
@@ -127,32 +156,11 @@ def report(found: Times, memory: dict[tuple[str, str], float], limit: dict[str, 
             pairs = [(theirs, own) if turned else (own, theirs) for own, theirs in zip(clocks, others or ())]
             row += [ratios(*pair) for pair in pairs] or ["-"] * len(clocks)
         share = statistics.median(own / all_ for own, all_ in zip(clocks[-1], whole[-1])) if whole else None
-        row += [f"{limit[weights]:.2f}", f"{share / limit[weights]:.2f}" if share else "-"]
+        if limit:
+            row += [f"{limit[weights]:.2f}", f"{share / limit[weights]:.2f}" if share else "-"]
         rows.append([*row, *([f"{memory[weights, name]:.0f}"] if memory else [])])
     head = ["weights", "program", "s a step", *(f"ours / it{c}" for c in CLOCKS), *(f"/ its ALL{c}" for c in CLOCKS)]
-    return table([*head, "limit", "/ limit", *([PEAK] if memory else [])], rows)
-
-
-def _memory_now() -> float:
-    gc.collect()
-    return torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else _status("VmRSS")
-
-
-def _memory_peak() -> float:
-    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else _status("VmHWM")
-
-
-def _forget_peak() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        Path("/proc/self/clear_refs").write_text("5", "ascii")
-
-
-def _status(name: str) -> float:
-    """Return one of Linux's figures of this process, in MiB."""
-    lines = Path("/proc/self/status").read_text("ascii").splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+    return table([*head, *(["limit", "/ limit"] if limit else []), *([PEAK] if memory else [])], rows)
 
 
 def read_arguments() -> argparse.Namespace:
