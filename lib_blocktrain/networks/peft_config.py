@@ -7,7 +7,6 @@ configuration into the file's metadata, each name behind that of the model. delt
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,17 @@ from typing import Any
 
 from lib_blocktrain.networks.header import Header, NetworkFileError
 from lib_blocktrain.networks.keys import TE, TE2, UNET, component_and_path, split_key
+from lib_blocktrain.networks.peft_patterns import LayerPatterns
 
 METADATA = "lora_adapter_metadata"
 CONFIG = "adapter_config.json"
 MAX_CONFIG = 1_000_000  # bytes
 MAX_ALPHA = 1e9
 _MODELS = {UNET: "unet", TE: "text_encoder", TE2: "text_encoder_2"}  # as diffusers names them
-_RANK_OF = {"LORA": "lora_down.weight", "LOHA": "hada_w1_b"}  # PEFT's types that are read: a tensor with rank rows
-_ALPHA_NAME = {"LORA": "lora_alpha", "LOHA": "alpha"}
+# PEFT's types that are read: the tensors that may have rank rows.
+_RANK_OF = {"LORA": ("lora_down.weight",), "LOHA": ("hada_w1_b",), "LOKR": ("lokr_w2_b", "lokr_w1_b")}
+_WHOLE_LOKR = {"lokr_w1", "lokr_w2"}  # without a rank
+_ALPHA_NAME = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
 _KEEPS_THE_BASE = (True, False, None, "gaussian", "eva", "orthogonal")  # values of init_lora_weights
 
 Modules = Mapping[str, Mapping[str, str]]
@@ -39,7 +41,8 @@ class _Layer:
     model: str
     path: str
     type: str
-    rank: int
+    rank: int | None
+    """None in a LoKr of two whole factors, whose alpha readers ignore."""
 
 
 def alphas_of(path: Path, header: Header, modules: Modules) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -61,7 +64,8 @@ def alphas_of(path: Path, header: Header, modules: Modules) -> tuple[dict[str, f
         return {}, ()
     if config is not None:
         try:
-            return {key: alpha for key, layer in layers.items() if (alpha := _alpha(config, layer))}, ()
+            patterns = LayerPatterns()
+            return {key: alpha for key, layer in layers.items() if (alpha := _alpha(config, layer, patterns))}, ()
         except _NotItsOwn as error:
             reason = f"{where} {error}"
         except ValueError as error:
@@ -72,12 +76,19 @@ def alphas_of(path: Path, header: Header, modules: Modules) -> tuple[dict[str, f
 
 
 def _layer(tensors: Mapping[str, str], header: Header) -> _Layer | None:
-    for kind, tensor in _RANK_OF.items():
-        if tensor in tensors and "alpha" not in tensors and len(header.shapes[tensors[tensor]]) > 1:
-            module, _ = split_key(tensors[tensor]) or ("", "")
-            component, path = component_and_path(module)
-            return _Layer(_MODELS[component], path, kind, header.shapes[tensors[tensor]][0])
-    return None
+    if "alpha" in tensors:
+        return None
+
+    def layer(kind: str, tensor: str, rank: int | None) -> _Layer:
+        module, _ = split_key(tensors[tensor]) or ("", "")
+        component, path = component_and_path(module)
+        return _Layer(_MODELS[component], path, kind, rank)
+
+    for kind, names in _RANK_OF.items():
+        for tensor in names:
+            if tensor in tensors and len(header.shapes[tensors[tensor]]) > 1:
+                return layer(kind, tensor, header.shapes[tensors[tensor]][0])
+    return layer("LOKR", "lokr_w1", None) if tensors.keys() >= _WHOLE_LOKR else None
 
 
 def _is_pefts(tensors: Mapping[str, str]) -> bool:
@@ -107,7 +118,7 @@ def _parsed(path: Path, where: str, text: str) -> dict[str, Any]:
     return config
 
 
-def _alpha(config: Mapping[str, Any], layer: _Layer) -> float | None:
+def _alpha(config: Mapping[str, Any], layer: _Layer, patterns: LayerPatterns) -> float | None:
     """Return the alpha of a layer such that alpha / rank is PEFT's scale; None where the metadata has none."""
 
     def setting(name: str, default: Any = None) -> Any:
@@ -119,33 +130,38 @@ def _alpha(config: Mapping[str, Any], layer: _Layer) -> float | None:
     initial = setting("init_lora_weights")
     if initial not in _KEEPS_THE_BASE:
         raise ValueError(f"init_lora_weights = {initial!r} changes the base model's weights: not supported")
-    rank = _by_layer("rank_pattern", setting("rank_pattern"), layer.path, setting("r"))
-    if rank not in (None, layer.rank):
+
+    def by_layer(name: str, default: Any) -> Any:
+        return _by_layer(name, setting(name), layer.path, default, patterns)
+
+    rank = by_layer("rank_pattern", setting("r"))
+    if layer.rank is not None and rank not in (None, layer.rank):
         raise _NotItsOwn(f"says r = {rank!r}, and {layer.path} has {layer.rank}")
     name = _ALPHA_NAME[layer.type]
-    alpha = _by_layer("alpha_pattern", setting("alpha_pattern"), layer.path, setting(name, _NONE))
+    alpha = by_layer("alpha_pattern", setting(name, _NONE))
     if alpha is _NONE:
         raise _NotItsOwn(f"has no {name}")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < MAX_ALPHA:
         raise ValueError(f"{name} = {alpha!r} for {layer.path}: expected a number above 0")
+    if layer.rank is None:
+        if alpha != rank:
+            raise ValueError(f"r = {rank!r} and alpha = {alpha!r} of two whole factors in {layer.path}: not supported")
+        return None
     return alpha * math.sqrt(layer.rank) if setting("use_rslora") else float(alpha)
 
 
 _NONE = object()
 
 
-def _by_layer(name: str, patterns: Any, path: str, default: Any) -> Any:
-    """Return the value of the first pattern that names the layer, else the default.
-
-    A pattern is the end of a layer's name, at a dot, and behind "^" the whole name. PEFT takes it for a regular
-    expression; one that comes with a file is not run here, since it could take for ever.
-    """
-    if not isinstance(patterns or {}, dict):
-        raise ValueError(f"{name} = {str(patterns)[:80]}: expected a table of layers")
-    for pattern, value in (patterns or {}).items():
-        plain = pattern.removeprefix("^").replace("\\.", ".")
-        if not re.fullmatch(r"[\w.]+", plain):
-            raise ValueError(f"{name} {pattern!r}: only names of layers are read, no regular expressions")
-        if path == plain or (not pattern.startswith("^") and path.endswith(f".{plain}")):
+def _by_layer(name: str, table: Any, path: str, default: Any, patterns: LayerPatterns) -> Any:
+    """Return the value of the first pattern that PEFT finds in the layer's name, else the default."""
+    if not isinstance(table or {}, dict):
+        raise ValueError(f"{name} = {str(table)[:80]}: expected a table of layers")
+    for pattern, value in (table or {}).items():
+        try:
+            found = patterns.match(pattern, path)
+        except ValueError as error:
+            raise ValueError(f"{name} {pattern[:80]!r}: {error}") from error
+        if found:
             return value
     return default
