@@ -257,7 +257,8 @@ def test_configurations_and_tags_are_read(page, tmp_path):
     for span in named(page):
         section, _, name = span.partition(".")
         if section in sections and re.fullmatch(r"[a-z_]+", name):
-            assert name in {key_of(field) for field in fields(sections[section])}, f"{page.name}: `{span}`"
+            known = {spelling for field in fields(sections[section]) for spelling in (field.name, key_of(field))}
+            assert name in known, f"{page.name}: `{span}`"
         if re.fullmatch(r"<lora:[^>]+>", span) and "..." not in span:
             try:
                 resolve(read_tag(span[1:-1].split(":")[1:]), "sd1", seed=1)
@@ -277,6 +278,17 @@ def test_labels_are_the_tabs(name):
     known = {known.strip().rstrip(":") for known in said}
     for label in re.findall(r"(?<!\*)\*([A-Z][^*\n]*)\*(?!\*)", page):
         assert label in known | {"2-robot-out"}, f"{name}: *{label}*"
+
+
+def test_second_spellings_are_named():
+    text = (ROOT / "docs" / "training.md").read_text("utf-8")
+    seconds = [
+        field for kind in (NetworkConfig, ScheduleConfig) for field in fields(kind) if key_of(field) != field.name
+    ]
+    assert len(seconds) >= 2
+    for field in seconds:
+        assert f".{field.name}`" in text
+        assert f".{key_of(field)}`" in text
 
 
 def test_every_name_of_sd_scripts_has_its_line():
