@@ -8,8 +8,9 @@ network files, which are either of them with underscores and a prefix.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
+KEPT_NAMES = 1 << 14  # answers about names that are kept: a large network file has three thousand, and they repeat
 BASE, REST = "BASE", "REST"  # text encoders; U-Net layers outside the blocks
 BLOCK_IDS = (*(f"IN{i:02}" for i in range(12)), "M00", *(f"OUT{i:02}" for i in range(12)))
 
@@ -272,6 +273,7 @@ def architecture(architecture_id: str) -> Architecture:
     return ARCHITECTURES[architecture_id]
 
 
+@lru_cache(maxsize=KEPT_NAMES)
 def block_of(name: str, architecture: str) -> str:
     """Return the block of a layer or key: one of the architecture's block ids, BASE or REST.
 
@@ -435,10 +437,11 @@ def _titles(architecture_ids: Iterable[str]) -> str:
     return " or ".join(known.title for known in ARCHITECTURES.values() if known.id in architecture_ids)
 
 
-def _homes(key: str) -> set[str]:
+@lru_cache(maxsize=KEPT_NAMES)
+def _homes(key: str) -> frozenset[str]:
     """Return the architectures that have the layer of this key."""
     flat = key.replace(".", "_")
-    having = {known for known in ARCHITECTURES if _find_block(key, known)}
+    having = frozenset(known for known in ARCHITECTURES if _find_block(key, known))
     told = next((homes for pattern, homes in _TELLING_KEYS if pattern.search(flat)), having)
     return having & told
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from lib_blocktrain.api.schemas import LoraContents, LoraItem, Picture, PreviewBody, WeighedLora, values_of
@@ -19,18 +19,29 @@ if TYPE_CHECKING:
     from lib_blocktrain.networks.placement import Placement
     from lib_blocktrain.workspace.drawing import Settings
     from lib_blocktrain.workspace.jobs import Job
-    from lib_blocktrain.workspace.lora_index import LoraFile
+    from lib_blocktrain.workspace.lora_files import LoraFile
+
+
+MAX_WAIT = 120  # seconds
 
 
 def add_lora_routes(reading: APIRouter, service: Service) -> None:
     """Add the routes under ``/loras``, and ``/preview``; they write nothing."""
 
     @reading.get("/loras", response_model=list[LoraItem], summary="List the LoRAs in the host's folders")
-    def list_loras(search: str = "") -> list[dict[str, Any]]:
+    def list_loras(search: str = "", wait: Annotated[float, Query(ge=0, le=MAX_WAIT)] = 0) -> list[dict[str, Any]]:
+        """The names are there at once. ``wait``: seconds to wait for the headers of new files, for facts and search."""
         service.lora_index.refresh()
+        service.lora_index.wait(wait)
         return [
-            {"name": f.key, "architecture": f.architecture, "algorithms": list(f.algorithms), "problem": f.problem}
-            for f in service.lora_index.files(search)
+            {
+                "name": file.key,
+                "known": file.known,
+                "architecture": file.architecture,
+                "algorithms": list(file.algorithms),
+                "problem": file.problem,
+            }
+            for file in service.lora_index.files(search)
         ]
 
     @reading.get("/loras/inspect", response_model=LoraContents, summary="Say what a LoRA contains")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import Host
     from lib_blocktrain.runner import Runner
     from lib_blocktrain.workspace.jobs import Jobs
+    from lib_blocktrain.workspace.lora_index import LoraIndex
 
 PREFIX = "/blocktrain/v1"
 
@@ -32,11 +33,12 @@ def mount(
     *,
     runner: Callable[[], Runner] | None = None,
     jobs: Callable[[], Jobs] | None = None,
+    loras: Callable[[], LoraIndex] | None = None,
 ) -> None:
     """Put the routes on an application; those of an earlier call are replaced.
 
-    ``runner`` and ``jobs`` give the page's, so that both see the same runs and jobs; without them the API has its own.
-    Both are called at a request, never here, and nothing heavy is imported before the first one. In a WebUI::
+    ``runner``, ``jobs`` and ``loras`` give the page's, so that both see the same; without them the API has its own.
+    They are called at a request, never here, and nothing heavy is imported before the first one. In a WebUI::
 
         from lib_blocktrain.api.access import webui_access
         from lib_blocktrain.api.routes import mount
@@ -48,7 +50,7 @@ def mount(
     or false) and ``blocktrain_dataset_dirs`` (folders, one a line); it raises ValueError for flags that it cannot read,
     and then no routes must be mounted.
     """
-    service = Service(host, access, runner, jobs)
+    service = Service(host, access, runner, jobs, loras)
     public, reading = _router(access, public=True), _router(access)
     writing = _router(access, writes=True)
     add_prompt_routes(public)

@@ -132,6 +132,7 @@ class LoraItem(BaseModel):
     """A network file in one of the folders of LoRAs."""
 
     name: str = Field(description="as the other routes take it; with its folder, if it is in one")
+    known: bool = Field(description="whether its header has been read; if not, what follows is empty")
     architecture: str
     algorithms: list[str]
     problem: str = Field(description="why it cannot be used, if it cannot")

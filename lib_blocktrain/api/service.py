@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from lib_blocktrain.training.runs import Run
     from lib_blocktrain.weights.preset_strings import Parsed
     from lib_blocktrain.workspace.jobs import Job, Jobs
-    from lib_blocktrain.workspace.lora_index import LoraFile, LoraIndex
+    from lib_blocktrain.workspace.lora_files import LoraFile
+    from lib_blocktrain.workspace.lora_index import LoraIndex
     from lib_blocktrain.workspace.preset_store import PresetStore
 
 T = TypeVar("T")
 
 
 class Service:
-    """One host as the API sees it. ``runner`` and ``jobs`` give the page's; without them the API makes its own."""
+    """One host as the API sees it. ``runner``, ``jobs`` and ``loras`` give the page's; else the API makes its own."""
 
     def __init__(
         self,
@@ -36,9 +37,11 @@ class Service:
         access: Access,
         runner: Callable[[], Runner] | None = None,
         jobs: Callable[[], Jobs] | None = None,
+        loras: Callable[[], LoraIndex] | None = None,
     ):
         self.host, self.access = host, access
         self.presets_lock = threading.Lock()  # a preset file is read, changed and written
+        self._loras = loras or _once(self._new_loras)
         self._runner, self._jobs = runner or _once(self._new_runner), jobs or _once(self._new_jobs)
 
     @property
@@ -51,12 +54,10 @@ class Service:
         """The queue of everything else that needs the model."""
         return self._jobs()
 
-    @cached_property
+    @property
     def lora_index(self) -> LoraIndex:
         """The host's LoRA files."""
-        from lib_blocktrain.workspace.lora_index import LoraIndex
-
-        return LoraIndex(lambda: self.host.lora_dirs)
+        return self._loras()
 
     @cached_property
     def presets(self) -> PresetStore:
@@ -118,9 +119,10 @@ class Service:
         if len(found) > 1:
             names = ", ".join(file.key for file in found[:5])
             raise ApiError(400, "bad request", f"there are {len(found)} LoRAs {name!r}: expected one of {names}")
-        if found[0].problem:
-            raise ApiError(400, "bad request", f"{found[0].key} cannot be used: {found[0].problem}")
-        return found[0]
+        file = self.lora_index.file(found[0].key)
+        if file.problem:
+            raise ApiError(400, "bad request", f"{file.key} cannot be used: {file.problem}")
+        return file
 
     def parse(self, text: str, architecture: str, seed: int | None = None, x: float | None = None) -> Parsed:
         """Read block weights; raise ValueError that names the text, since a request may have several."""
@@ -139,6 +141,11 @@ class Service:
         if run is None:
             return None
         return f"run {run.folder.name} is being trained: pause it first, or wait for its end"
+
+    def _new_loras(self) -> LoraIndex:
+        from lib_blocktrain.workspace.lora_index import LoraIndex
+
+        return LoraIndex.of_host(self.host)
 
     def _new_runner(self) -> Runner:
         from lib_blocktrain.runner import Runner

@@ -4,6 +4,9 @@ Standard library only. Whatever opens a network file begins here, so that a list
 itself say the same of it.
 """
 
+from __future__ import annotations
+
+import copy
 import hashlib
 import re
 from collections import Counter
@@ -14,12 +17,13 @@ from typing import TypedDict
 
 from lib_blocktrain import blocks
 from lib_blocktrain.blocks import ARCHITECTURES, block_of
-from lib_blocktrain.networks.header import Header, NetworkFileError, read_header
+from lib_blocktrain.networks.header import Header, NetworkFileError, parse_header, read_header, read_header_text
 from lib_blocktrain.networks.keys import Algorithm, algorithm_of, modules_in, unet_layer, unwrapped
-from lib_blocktrain.networks.peft_config import alphas_of
+from lib_blocktrain.networks.peft_config import alphas_of, configuration_text
 
 _HASH = "sshs_model_hash"
 _BLOCK = 2**20  # bytes read at once
+MAX_KNOWN = 1000  # of the descriptions that are kept; each is a few kB
 _REFUSED = "not a network for SD1, SD2 or SDXL"
 
 # How the keys of other models begin, after the prefixes of trainers, with underscores; the most specific first. Their
@@ -129,7 +133,62 @@ def hash_notices(path: Path, header: Header) -> list[str]:
 def describe(path: str | Path) -> Description:
     """Return the contents of a network file by its header alone; raise NetworkFileError."""
     path = Path(path)
-    header = read_header(path)
+    return _description(path, read_header(path))
+
+
+class Descriptions:
+    """Describes many files, as `describe` does; of files that differ in nothing but their metadata the first alone.
+
+    Trainers write the same names, shapes and places of tensors again and again. For one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, _Known] = {}
+
+    def describe(self, path: Path) -> Description:
+        """Return the contents of a network file by its header alone; raise NetworkFileError."""
+        text = read_header_text(path)
+        parts = text.split()
+        if parts is None:
+            return _description(path, parse_header(path, text))
+        metadata, tensors = parts
+        digest = hashlib.blake2b(tensors.encode("utf-8", "surrogatepass"), digest_size=16)
+        digest.update(configuration_text(path, metadata))
+        known = self._known.get(digest.digest())
+        if known is not None and known.length <= text.available:
+            return known.description(path, metadata)
+        header = parse_header(path, text)
+        try:
+            found = _description(path, header)
+        except NetworkFileError as error:
+            if str(error).startswith(f"{path}: "):
+                self._remember(digest.digest(), _Known(header.length, refusal=str(error).removeprefix(f"{path}: ")))
+            raise
+        self._remember(digest.digest(), _Known(header.length, copy.deepcopy({**found, "metadata": {}})))
+        return found
+
+    def _remember(self, digest: bytes, known: _Known) -> None:
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        self._known[digest] = known
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The description of a file whose data are this long, or why it was refused."""
+
+    length: int
+    found: Description | None = None
+    refusal: str = ""
+
+    def description(self, path: Path, metadata: Mapping[str, str]) -> Description:
+        """Return it for another file with the same tensors; raise NetworkFileError where it was refused."""
+        if self.found is None:
+            raise NetworkFileError(f"{path}: {self.refusal}")
+        return {**copy.deepcopy(self.found), "metadata": dict(metadata)}
+
+
+def _description(path: Path, header: Header) -> Description:
     found = contents_of(path, header)
     counts = dict.fromkeys((blocks.BASE, *ARCHITECTURES[found.architecture].block_ids, blocks.REST), 0)
     algorithms: Counter[str] = Counter()

@@ -6,6 +6,7 @@ under "__metadata__" a table of strings; the tensors follow. https://github.com/
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 MAX_VALUES = 1_000_000  # in its JSON, about: a limit on memory; the largest networks have a tenth
 MAX_TENSORS = 50_000
 MAX_NAME = 1000  # characters of a tensor's name
+_METADATA_FIRST = re.compile(r'\{\s*"__metadata__"\s*:\s*')
+_DECODER = json.JSONDecoder()
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 
@@ -24,20 +27,52 @@ class NetworkFileError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a safetensors file; `start` is the offset of its first tensor in bytes."""
+    """The header of a safetensors file; `start` is the offset of its first tensor, `length` that of all, in bytes."""
 
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
     metadata: Mapping[str, str]
     start: int
+    length: int
+
+
+@dataclass(frozen=True)
+class HeaderText:
+    """The JSON of a header; `start` is the offset of the first tensor, `available` the bytes from there on."""
+
+    text: str
+    start: int
+    available: int
+
+    def split(self) -> tuple[dict[str, str], str] | None:
+        """Return the metadata and the rest of the text, which has no others, without the spaces at its end.
+
+        None where the metadata are not in front, or not valid, or where a name may be spelled in another way.
+        """
+        metadata: object = {}
+        rest = self.text
+        if found := _METADATA_FIRST.match(self.text):
+            try:
+                metadata, end = _DECODER.raw_decode(self.text, found.end())
+            except (ValueError, RecursionError):
+                return None
+            rest = self.text[end:]
+        if not _is_strings(metadata) or "\\" in rest or "__metadata__" in rest:
+            return None
+        return metadata, rest.rstrip(" ")
 
 
 def read_header(path: str | Path) -> Header:
     """Read the names, dtypes, shapes and metadata of a safetensors file, or raise NetworkFileError."""
     path = Path(path)
+    return parse_header(path, read_header_text(path))
+
+
+def read_header_text(path: Path) -> HeaderText:
+    """Read a header without looking into it, or raise NetworkFileError for a file that can have none."""
     refuse_pickle(path)
-    size = os.path.getsize(path)
     with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= MAX_HEADER:
             raise NetworkFileError(
@@ -45,27 +80,37 @@ def read_header(path: str | Path) -> Header:
             )
         if 8 + length > size:
             raise NetworkFileError(f"{path}: cut short: a header of {length} bytes in a file of {size}")
-        text = file.read(length)
-    if text.count(b",") > MAX_VALUES:
-        raise NetworkFileError(f"{path}: a header of {text.count(b',')} values: expected up to {MAX_VALUES}")
+        content = file.read(length)
+    if content.count(b",") > MAX_VALUES:
+        raise NetworkFileError(f"{path}: a header of {content.count(b',')} values: expected up to {MAX_VALUES}")
     try:
-        entries = json.loads(text)
+        text = content.decode(json.detect_encoding(content), "surrogatepass")
+    except ValueError as error:
+        raise NetworkFileError(f"{path}: not a safetensors file: its header is not JSON ({error})") from error
+    return HeaderText(text, 8 + length, size - 8 - length)
+
+
+def parse_header(path: Path, found: HeaderText) -> Header:
+    """Return the header that a text holds; raise NetworkFileError, which names the file."""
+    try:
+        entries = json.loads(found.text)
     except (ValueError, RecursionError) as error:
         raise NetworkFileError(f"{path}: not a safetensors file: its header is not JSON ({error})") from error
     if not isinstance(entries, dict):
         raise NetworkFileError(f"{path}: not a safetensors file: its header is not a table of tensors")
     metadata = entries.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not _is_strings(metadata):
         raise NetworkFileError(f"{path}: its metadata is not a table of strings")
     if len(entries) > MAX_TENSORS:
         raise NetworkFileError(f"{path}: {len(entries)} tensors: expected up to {MAX_TENSORS}")
     for name, entry in entries.items():
-        _check_entry(path, name, entry, size - 8 - length)
+        _check_entry(path, name, entry, found.available)
     return Header(
         shapes={name: tuple(entry["shape"]) for name, entry in entries.items()},
         dtypes={name: entry["dtype"] for name, entry in entries.items()},
         metadata=metadata,
-        start=8 + length,
+        start=found.start,
+        length=max((entry["data_offsets"][1] for entry in entries.values()), default=0),
     )
 
 
@@ -91,6 +136,10 @@ def _check_entry(path: Path, name: str, entry: object, available: int) -> None:
         raise NetworkFileError(
             f"{path}: cut short: tensor {name!r} ends at byte {offsets[1]} of the data, of which there are {available}"
         )
+
+
+def _is_strings(value: object) -> TypeGuard[dict[str, str]]:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def _is_counts(value: object) -> TypeGuard[list[int]]:

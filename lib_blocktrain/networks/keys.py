@@ -9,8 +9,9 @@ WebUI reads: `lora_unet_` and the layer's path with underscores (diffusers' path
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
-from lib_blocktrain.blocks import UnknownLayerError, block_of, diffusers_to_ldm, ldm_to_diffusers
+from lib_blocktrain.blocks import KEPT_NAMES, UnknownLayerError, block_of, diffusers_to_ldm, ldm_to_diffusers
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -158,6 +159,7 @@ def algorithm_of(shapes: Shapes) -> Algorithm | None:
     return next((algorithm for algorithm in ALGORITHMS.values() if algorithm.matches(shapes)), None)
 
 
+@lru_cache(maxsize=KEPT_NAMES)
 def split_key(source: str) -> tuple[str, str] | None:
     """Split a file's key into its module and kohya's tensor name; None if the tensor is unknown.
 
@@ -172,6 +174,7 @@ def split_key(source: str) -> tuple[str, str] | None:
     return (found["module"], found["tensor"]) if found else None
 
 
+@lru_cache(maxsize=KEPT_NAMES)
 def key_of(layer: str, architecture: str, component: str | None = None) -> str:
     """Return the key of a layer, or of a file's module, from any spelling.
 

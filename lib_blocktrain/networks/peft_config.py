@@ -95,17 +95,31 @@ def _is_pefts(tensors: Mapping[str, str]) -> bool:
     return any(".lora_A" in source or source.startswith("base_model.") for source in tensors.values())
 
 
+def configuration_text(path: Path, metadata: Mapping[str, str]) -> bytes:
+    """Return what `alphas_of` may read of a file but for its tensors: the configuration, b"" without one."""
+    if METADATA in metadata:
+        return b"\0" + metadata[METADATA].encode("utf-8", "surrogatepass")
+    return _content_beside(path) or b""
+
+
 def _beside(path: Path) -> dict[str, Any] | None:
     """Return the configuration in the file's folder, None if there is none."""
-    config = path.with_name(CONFIG)
-    try:
-        with open(config, "rb") as file:
-            content = file.read(MAX_CONFIG + 1)
-    except FileNotFoundError:
+    content = _content_beside(path)
+    if content is None:
         return None
     if len(content) > MAX_CONFIG:
+        config = path.with_name(CONFIG)
         raise NetworkFileError(f"{config}: more than {MAX_CONFIG} bytes: that is no configuration of PEFT")
     return _parsed(path, CONFIG, content.decode("utf-8", "replace"))
+
+
+def _content_beside(path: Path) -> bytes | None:
+    """Return the first `MAX_CONFIG` + 1 bytes of the configuration in the file's folder, None if there is none."""
+    try:
+        with open(path.with_name(CONFIG), "rb") as file:
+            return file.read(MAX_CONFIG + 1)
+    except FileNotFoundError:
+        return None
 
 
 def _parsed(path: Path, where: str, text: str) -> dict[str, Any]:

@@ -63,7 +63,14 @@ def application(blocks: gr.Blocks, page: Page, port: int) -> ASGIApp:
     """The page and the API as an application that answers this machine only, and loads nothing from elsewhere."""
     app = fastapi.FastAPI(title="blocktrain", docs_url=None, redoc_url=None, openapi_url=f"{PREFIX}/openapi.json")
     # Before the page, which answers every other path.
-    mount(app, page.runner.host, Access(), runner=lambda: page.runner, jobs=lambda: page.jobs)
+    mount(
+        app,
+        page.runner.host,
+        Access(),
+        runner=lambda: page.runner,
+        jobs=lambda: page.jobs,
+        loras=lambda: page.lora_index,
+    )
     fetch_nothing()
     app = gr.mount_gradio_app(app, blocks, path="/")
     return LocalOnly(Bounded(OwnContentOnly(app)), port)
@@ -93,6 +100,7 @@ def _serve(
         server.run(sockets=[listener])
     finally:
         page.close()
+        page.lora_index.close()
         page.runner.close()
 
 

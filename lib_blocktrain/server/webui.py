@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lib_blocktrain.runner import Runner
     from lib_blocktrain.ui.page import Page
     from lib_blocktrain.workspace.jobs import Jobs
+    from lib_blocktrain.workspace.lora_index import LoraIndex
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,14 @@ def jobs(integration: Integration) -> Jobs:
     return Jobs(integration.host())
 
 
+@functools.cache
+def loras(integration: Integration) -> LoraIndex:
+    """Return the index of the host's LoRAs that the tab and the API share."""
+    from lib_blocktrain.workspace.lora_index import LoraIndex
+
+    return LoraIndex.of_host(integration.host())
+
+
 def prepare(integration: Integration) -> None:
     """Apply block weights to the WebUI's LoRAs, and add axes to its X/Y/Z plot, before the page is built."""
     show_log_as_text()
@@ -112,7 +121,7 @@ def build_page(integration: Integration, blocks: Any) -> Page:
     """Build the page inside the open `gr.Blocks` of the WebUI's tab."""
     from lib_blocktrain.ui.page import Page
 
-    page = Page(integration.host(), runner=runner(integration), jobs=jobs(integration))
+    page = Page(integration.host(), runner=runner(integration), jobs=jobs(integration), lora_index=loras(integration))
     page.on_load(blocks)
     for component in blocks.blocks.values():
         component.do_not_save_to_config = True  # ui-config.json would turn current values into defaults
@@ -141,4 +150,11 @@ def mount_api(integration: Integration, app: Any, options: Any, settings: Any) -
     except ValueError as error:
         log.warning("no HTTP API: %s", error)
         return
-    mount(app, integration.host(), access, runner=lambda: runner(integration), jobs=lambda: jobs(integration))
+    mount(
+        app,
+        integration.host(),
+        access,
+        runner=lambda: runner(integration),
+        jobs=lambda: jobs(integration),
+        loras=lambda: loras(integration),
+    )

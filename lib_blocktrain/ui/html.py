@@ -20,15 +20,10 @@ from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
 from lib_blocktrain.workspace.drawing import Rendered, Variant
 from lib_blocktrain.workspace.images import png_of, to_png
 from lib_blocktrain.workspace.jobs import Step
-from lib_blocktrain.workspace.lora_index import SHOWN_TAGS, LoraFile
+from lib_blocktrain.workspace.lora_files import LoraFile
 
 LARGE = 512  # pixels; in a comparison of many pictures larger ones are shown at this size
 MANY = 4
-SHOWN_METADATA = {
-    "modelspec.trigger_phrase": "trigger words",
-    "ss_output_name": "name in prompts",
-    "ss_sd_model_name": "trained on",
-}
 
 
 def note(text: str) -> Markup:
@@ -61,37 +56,39 @@ def ended(job_id: str, shown: str) -> Markup:
 
 def label(file: LoraFile) -> str:
     """One line of the LoRA list, as plain text."""
+    if file.facts is None:
+        return file.key
     if file.problem:
         return f"{file.key} · cannot be read"
     there = sum(bool(n) for block, n in file.blocks.items() if block not in (BASE, REST))
     parts = [ARCHITECTURES[file.architecture].title, "+".join(file.algorithms), f"{there} blocks"]
-    if file.rank is not None:
-        parts.insert(2, f"rank {_rank(file.rank)}")
+    if file.facts.rank is not None:
+        parts.insert(2, f"rank {_rank(file.facts.rank)}")
     return f"{file.key} · {' · '.join(parts)}"
 
 
 def facts(file: LoraFile | None) -> Markup:
     """What a LoRA file contains, and the useful part of its metadata."""
-    if file is None:
+    if file is None or file.facts is None:
         return note("Tick a LoRA above: its blocks, rank, tags and training are shown here")
     if file.problem:
         return failure(file.problem)
+    found = file.facts
     rows = [
         ("architecture", ARCHITECTURES[file.architecture].title),
         ("algorithm", ", ".join(file.algorithms)),
-        ("rank", _rank(file.rank) if file.rank is not None else "none"),
+        ("rank", _rank(found.rank) if found.rank is not None else "none"),
         ("blocks", _blocks(file.blocks)),
     ]
-    for key, name in SHOWN_METADATA.items():
-        if file.metadata.get(key, "").strip():
-            rows.append((name, file.metadata[key][:200]))
-    if file.tags:
-        rows.append(("caption tags", _tags(file.tags)))
-    for name, value in file.block_arguments.items():
+    texts = (("trigger words", found.trigger), ("name in prompts", found.output_name), ("trained on", found.trained_on))
+    rows += [(name, text) for name, text in texts if text.strip()]
+    if found.tags:
+        rows.append(("caption tags", _tags(found.tags, found.tag_count)))
+    for name, value in found.block_arguments.items():
         rows.append((name, Markup("<code>{}</code>").format(value)))
-    if file.unread:
-        rows.append(("not understood", f"{file.unread} tensors, which are ignored"))
-    rows += [("note", notice) for notice in file.notices]
+    if found.unread:
+        rows.append(("not understood", f"{found.unread} tensors, which are ignored"))
+    rows += [("note", notice) for notice in found.notices]
     body = Markup("").join(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in rows)
     return Markup('<dl class="blocktrain-facts">{}</dl>').format(body)
 
@@ -100,11 +97,9 @@ def _rank(rank: int | tuple[int, ...]) -> str:
     return str(rank) if isinstance(rank, int) else f"{rank[0]} to {rank[-1]}"
 
 
-def _tags(tags: Sequence[tuple[str, float]]) -> Markup:
-    more = (
-        Markup("<li><small>and {} more</small></li>").format(len(tags) - SHOWN_TAGS) if len(tags) > SHOWN_TAGS else ""
-    )
-    return Markup('<ul class="blocktrain-tags">{}{}</ul>').format(_counted(tags[:SHOWN_TAGS]), more)
+def _tags(tags: Sequence[tuple[str, float]], count: int) -> Markup:
+    more = Markup("<li><small>and {} more</small></li>").format(count - len(tags)) if count > len(tags) else ""
+    return Markup('<ul class="blocktrain-tags">{}{}</ul>').format(_counted(tags), more)
 
 
 def _blocks(blocks: Mapping[str, int]) -> Markup:

@@ -18,7 +18,8 @@ from lib_blocktrain.ui.values import Changes, PreviewValues, Properties, Selecti
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_files import LineProblem
 from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
-from lib_blocktrain.workspace.lora_index import LoraFile, LoraIndex
+from lib_blocktrain.workspace.lora_files import LoraFile
+from lib_blocktrain.workspace.lora_index import LoraIndex
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraEntry, LoraSelection, fits, unavailable
 from lib_blocktrain.workspace.preset_store import PresetStore
 

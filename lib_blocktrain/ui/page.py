@@ -26,7 +26,7 @@ class Page:
     """The page on a host. Build it inside ``with gr.Blocks() as blocks``, then call ``on_load(blocks)``.
 
     Pass the existing ``runner``, which outlives the page, so that a rebuilt page shows the run in training; pass the
-    API's ``jobs`` so that both use one queue.
+    API's ``jobs`` and ``lora_index`` so that both use one queue and read each header once.
     """
 
     def __init__(
@@ -35,9 +35,10 @@ class Page:
         initial: InitialState | None = None,
         runner: Runner | None = None,
         jobs: Jobs | None = None,
+        lora_index: LoraIndex | None = None,
     ) -> None:
-        lora_index, presets = LoraIndex(lambda: host.lora_dirs), PresetStore(lambda: host.presets_path)
-        controls = LoraControls(host, lora_index, presets, initial or InitialState())
+        self.lora_index = lora_index = lora_index or LoraIndex.of_host(host)
+        controls = LoraControls(host, lora_index, PresetStore(lambda: host.presets_path), initial or InitialState())
         self.runner = runner or Runner(host)
         self.jobs = jobs or Jobs(host)
         shared = Shared(host, controls.initial, lora_index, controls, self.jobs, self.runner)

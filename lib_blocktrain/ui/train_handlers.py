@@ -97,7 +97,7 @@ class TrainHandlers:
         selection = selection_of(values)
         if selection.active is None:
             raise ValueError("no LoRA is chosen in Preview: tick one there that was trained here")
-        config = _recorded(self.controls.lora_index.file(selection.active).metadata, selection.active)
+        config = _recorded(self.controls.lora_index.metadata(selection.active), selection.active)
         names = ", ".join(folder.path for folder in config.dataset.folders)
         message = f"The run of {selection.active}; its pictures were in a folder “{names}”: enter its path"
         return self.filled(config, message, {FOLDERS: ""})

@@ -86,5 +86,6 @@ def test_the_tab_has_every_slider_in_the_us_order(host):
 def test_building_the_tab_asks_nothing_of_the_model(host, monkeypatch):
     """The WebUI's start must not feel this extension."""
     monkeypatch.setattr(host, "model", lambda: pytest.fail("asked for the model"))
-    monkeypatch.setattr("lib_blocktrain.workspace.lora_index.describe", lambda path: pytest.fail("read a file"))
+    monkeypatch.setattr("lib_blocktrain.networks.header.read_header_text", lambda path: pytest.fail("read a file"))
+    monkeypatch.setattr("lib_blocktrain.workspace.lora_index.files_in", lambda folder: pytest.fail("listed a folder"))
     build(host)[1].close()
