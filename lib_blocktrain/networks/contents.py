@@ -164,7 +164,8 @@ class Descriptions:
             if str(error).startswith(f"{path}: "):
                 self._remember(digest.digest(), _Known(header.length, refusal=str(error).removeprefix(f"{path}: ")))
             raise
-        self._remember(digest.digest(), _Known(header.length, copy.deepcopy({**found, "metadata": {}})))
+        kept: Description = {**found, "metadata": {}}
+        self._remember(digest.digest(), _Known(header.length, copy.deepcopy(kept)))
         return found
 
     def _remember(self, digest: bytes, known: _Known) -> None:

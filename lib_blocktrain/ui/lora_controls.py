@@ -99,8 +99,7 @@ class LoraControls:
         """Fill a page that was just loaded: list the folders, and select the initial LoRA if it is there."""
         self.lora_index.refresh()
         selection = LoraSelection()
-        found = [file for file in self.lora_index.files() if file.key == self.initial.lora and not file.problem]
-        for file in found:  # the model is not loaded yet: use the file's architecture
+        for file in self._initial():  # the model is not loaded yet: use the file's architecture
             parsed = self.presets.parse(self.initial.weights, file.architecture)
             selection = selection.choose([file.key]).with_shown(LoraEntry().with_weights(parsed.weights))
         return {
@@ -109,6 +108,11 @@ class LoraControls:
             "selection": selection,
             "weights": selection.shown.weights,
         }
+
+    def _initial(self) -> list[LoraFile]:
+        """The initial LoRA, if it is in the folders and can be used."""
+        keys = [file.key for file in self.lora_index.files() if file.key == self.initial.lora]
+        return [file for key in keys if not (file := self.lora_index.file(key)).problem]
 
     @error_to("lora_message")
     def show_model(self, values: PreviewValues) -> Changes:

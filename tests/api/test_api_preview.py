@@ -30,8 +30,11 @@ def picture(answer) -> Image.Image:
 
 
 def test_loras(client):
-    listed = {lora["name"]: lora for lora in client.get("/loras").json()}
+    assert {lora["name"] for lora in client.get("/loras").json()} == {"robot", "people/anna", "places/anna", "xl"}
+    listed = {lora["name"]: lora for lora in client.get("/loras", params={"wait": 30}).json()}
     assert set(listed) == {"robot", "people/anna", "places/anna", "xl"}
+    assert all(lora["known"] for lora in listed.values())
+    assert client.get("/loras", params={"wait": 1000}).status_code == 422
     assert listed["robot"]["architecture"] == "sd1"
     assert [lora["name"] for lora in client.get("/loras", params={"search": "rob"}).json()] == ["robot"]
 
