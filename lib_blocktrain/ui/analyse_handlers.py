@@ -93,6 +93,10 @@ class AnalyseHandlers:
         preferred = (values["analyse_lora"], self.controls.initial.lora, *keys)
         return keys, next((key for key in preferred if key in keys), None)
 
+    def is_readable(self, key: object) -> bool:
+        """Whether there is a readable LoRA of this key."""
+        return any(file.key == key and not file.problem for file in self.lora_index.files())
+
     # --- the analysis ---------------------------------------------------------------------------------------------
 
     def start(self, values: AnalyseValues) -> Iterator[Changes]:
@@ -151,6 +155,11 @@ class AnalyseHandlers:
             "analyse_status": html.note(f"{first.feature}: done in {first.seconds:.0f} s"),
             **{name: Properties(interactive=True) for name in RESULT_BUTTONS},
         }
+
+    def show_again(self, job_id: object) -> Changes:
+        """Show a result that is still in memory, after a reload of the page; no changes if it is not."""
+        stored = self._results.get(job_id) if isinstance(job_id, str) else None
+        return {} if stored is None else self.store(str(job_id), stored)
 
     def _preset_warnings(self, analysis: Analysis) -> Markup:
         """Warnings about the user's presets that were found for a feature of another size."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 from markupsafe import Markup
 
@@ -11,6 +13,7 @@ from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, KINDS, NOTHING, SEC
 from lib_blocktrain.ui.frame import actions, aside, bar, messages, pane, panes, section, segments
 from lib_blocktrain.ui.preview_tab import SELECTION, SHOWN
 from lib_blocktrain.ui.probe_handlers import ProbeHandlers
+from lib_blocktrain.ui.remembered import Memory, add_widgets
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.train_handlers import WEIGHTS, TrainHandlers
 from lib_blocktrain.ui.train_tab import ESTIMATE, FORM, form_fields
@@ -25,6 +28,12 @@ REQUEST = (
 PROBE = ("probe_folder", "probe_class", "probe_pictures", "probe_convolutions")
 RESULT = ("analyse_found", "analyse_head", "analyse_map", "analyse_bars", "analyse_table", *RESULT_BUTTONS)
 RULE = ("analyse_found", "analyse_rule", "analyse_amount")
+# What the browser remembers, beside the LoRA and the result.
+KEPT = (
+    *("analyse_prompts", "analyse_negative", "analyse_seeds", "analyse_cfg", "analyse_strength", "analyse_method"),
+    *("analyse_kind", "analyse_word", "analyse_box", "analyse_against", "analyse_against_word", "analyse_against_box"),
+    *("analyse_rule", "analyse_amount", "probe_folder", "probe_class"),
+)
 BEFORE = Markup(
     '<p class="blocktrain-reading">Press Analyse: the map shows what each block does; weights follow from it.</p>'
 )
@@ -40,12 +49,14 @@ class AnalyseTab:
 
     def __init__(self, shared: Shared):
         self.initial = shared.initial
+        self.memory = Memory("analyse", shared.host.name, KEPT)
         self.handlers = AnalyseHandlers(shared.host, shared.controls, shared.lora_index, shared.jobs)
         self.probe_handlers = ProbeHandlers(self.handlers)
         self.train_handlers = TrainHandlers(shared.host, shared.controls, shared.runner)
 
     def build(self, w: Widgets) -> None:
         w["analyse_job"], w["analyse_found"], w["probe_job"] = gr.State(""), gr.State(""), gr.State("")
+        add_widgets(w, "analyse")
         segments("analyse", {"question": "Question", "map": "Map", "blocks": "Blocks"})
         with bar("analyse"):
             with actions():
@@ -79,9 +90,28 @@ class AnalyseTab:
         self._wire_request(w)
         self._wire_feature(w)
         self._wire_result(w)
+        kept = (*KEPT, "analyse_lora", "analyse_found")
+        self.memory.wire(w, lambda values: {name: values[name] for name in kept}, kept)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
-        on(blocks.load, self.handlers.open, w.pick("analyse_lora"), w.pick("analyse_lora", "analyse_map"))
+        handlers = self.handlers
+        opened = on(blocks.load, handlers.open, w.pick("analyse_lora"), w.pick("analyse_lora", "analyse_map"))
+
+        def restore(stored: dict[str, Any]) -> tuple[Changes, list[str]]:
+            changes, wrong = self.memory.fitting(w, stored)
+            lora = stored.get("analyse_lora")
+            if handlers.is_readable(lora):
+                changes["analyse_lora"] = lora
+            elif lora:
+                wrong.append(f"{str(lora)[:80]!r} is not in the LoRA folders")
+            return {**changes, **handlers.show_again(stored.get("analyse_found"))}, wrong
+
+        outputs = (*KEPT, "analyse_lora", "analyse_status", *RESULT)
+        restored = self.memory.on_load(opened.then, w, restore, outputs)
+        kinds = on(restored.then, _show_kind, w.pick("analyse_kind"), w.pick(*KIND_WIDGETS.values()))
+        against = w.pick(*SECOND_KIND_WIDGETS.values())
+        second = on(kinds.then, _show_second_kind, w.pick("analyse_against"), against)
+        on(second.then, handlers.show_weights, w.pick(*RULE), w.pick("analyse_map", "analyse_weights"))
 
     def _wire_request(self, w: Widgets) -> None:
         handlers, probe, rule = self.handlers, self.probe_handlers, w.pick(*RULE)

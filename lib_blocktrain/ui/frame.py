@@ -27,7 +27,8 @@ from lib_blocktrain.ui.widgets import Widgets
 
 PANES = ("left", "canvas", "right")
 BRAND = Markup(
-    '<div class="blocktrain-brand"><svg viewBox="0 0 20 20" aria-hidden="true"><path d="M3 3v8a7 7 0 0 0 14 0V3" '
+    '<div class="blocktrain-brand" data-host="{}"><svg viewBox="0 0 20 20" aria-hidden="true">'
+    '<path d="M3 3v8a7 7 0 0 0 14 0V3" '
     'fill="none" stroke="currentColor" stroke-width="3.2" stroke-linecap="round"/><circle cx="10" cy="18" r="1.7"/>'
     "</svg><b>Block weights</b></div>"
 )
@@ -46,18 +47,19 @@ def place_name(title: str) -> str:
     return title.lower()
 
 
-def header(w: Widgets, titles: Sequence[str], model: Markup) -> None:
-    """The header: name, places, the model, the run in training and the keyboard shortcuts."""
+@contextmanager
+def header(w: Widgets, titles: Sequence[str], model: Markup, host_name: str) -> Iterator[None]:
+    """The header: name, places, the model, what is made inside (the run in training), and the keyboard shortcuts."""
     tabs = Markup("").join(
         _TAB.format(place=place_name(title), title=title, selected=str(not i).lower(), index="-1" if i else "0")
         for i, title in enumerate(titles)
     )
     with gr.Row(elem_id="blocktrain_head", elem_classes="blocktrain-head"):
-        w.html("brand", BRAND)
+        w.html("brand", BRAND.format(host_name))
         nav = '<nav aria-label="Places"><div class="blocktrain-tabs" role="tablist" aria-label="Places">{}</div></nav>'
         w.html("place_tabs", Markup(nav).format(tabs))
         w.html("model_line", model)
-        w.html("job_chip")
+        yield
         w.html("keys", KEYS)
 
 

@@ -130,6 +130,11 @@ class LoraControls:
         message += "" if model.prediction == "epsilon" else f" · {model.prediction}-prediction"
         return {**shown, "model_line": html.note(message), "width": side, "height": side}
 
+    def show_model_at_start(self, values: PreviewValues) -> Changes:
+        """Show the model; the size becomes the model's, unless the browser remembers another."""
+        kept = ("width", "height") if values["restored"] else ()
+        return {name: change for name, change in self.show_model(values).items() if name not in kept}
+
     @error_to("lora_message")
     def refresh(self, values: PreviewValues) -> Changes:
         """Read the LoRA folders again, and check which model is loaded."""

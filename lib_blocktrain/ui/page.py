@@ -9,6 +9,7 @@ from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.ui import frame
 from lib_blocktrain.ui.analyse_tab import AnalyseTab
+from lib_blocktrain.ui.job_chip import JobChip
 from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
 from lib_blocktrain.ui.preview_tab import PreviewTab
 from lib_blocktrain.ui.runs_tab import RunsTab
@@ -42,15 +43,18 @@ class Page:
         self.runner = runner or Runner(host)
         self.jobs = jobs or Jobs(host)
         shared = Shared(host, controls.initial, lora_index, controls, self.jobs, self.runner)
+        self.job_chip = JobChip(self.runner)
         self.widgets = Widgets()
         self.tabs: tuple[Tab, ...] = tuple(kind(shared) for kind in TABS)
         with gr.Column(elem_id="blocktrain"):
-            frame.header(self.widgets, [tab.title for tab in self.tabs], READING)
+            with frame.header(self.widgets, [tab.title for tab in self.tabs], READING, host.name):
+                self.job_chip.build(self.widgets)
             with gr.Tabs(elem_id="blocktrain_places") as self.widgets["tabs"]:
                 for tab in self.tabs:
                     with gr.Tab(tab.title, id=tab.title, elem_id=f"blocktrain_place_{frame.place_name(tab.title)}"):
                         tab.build(self.widgets)
             self.widgets.tell_titles()
+        self.job_chip.wire(self.widgets)
         for tab in self.tabs:
             tab.wire(self.widgets)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from lib_blocktrain.training.runs import Run
@@ -10,8 +12,10 @@ from lib_blocktrain.ui.lora_controls import weight_name
 from lib_blocktrain.ui.lora_library import lora_library
 from lib_blocktrain.ui.pictures_pane import pictures_pane, prompt_fields
 from lib_blocktrain.ui.preview_handlers import PreviewHandlers
+from lib_blocktrain.ui.remembered import Memory, add_widgets, selection_values, stored_selection
 from lib_blocktrain.ui.share_handlers import ShareHandlers
 from lib_blocktrain.ui.shim import on
+from lib_blocktrain.ui.values import Changes, PreviewValues
 from lib_blocktrain.ui.weights_editor import weights_editor
 from lib_blocktrain.ui.widgets import Shared, Widgets
 from lib_blocktrain.workspace.drawing import PreviewRenderer
@@ -35,13 +39,14 @@ class PreviewTab:
     def __init__(self, shared: Shared) -> None:
         self.host, self.initial, self.controls = shared.host, shared.initial, shared.controls
         renderer, runner = PreviewRenderer(shared.host, shared.lora_index), shared.runner
+        self.memory = Memory("preview", shared.host.name, SETTINGS)
         self.preview = PreviewHandlers(
             shared.host, shared.controls, renderer, shared.jobs, lambda: _name_of(runner.current)
         )
 
     def build(self, w: Widgets) -> None:
         w["selection"] = gr.State(LoraSelection())
-        w["job"], w["bake_job"] = gr.State(""), gr.State("")
+        w["job"], w["bake_job"], w["restored"] = gr.State(""), gr.State(""), gr.State(False)
         segments("preview", {"loras": "LoRAs", "weights": "Weights", "prompt": "Prompt", "pictures": "Pictures"})
         with bar("preview"):
             with actions():
@@ -59,18 +64,29 @@ class PreviewTab:
             with pane("canvas", "prompt", "pictures"):
                 prompt_fields(w, self.host, self.initial)
                 pictures_pane(w)
+        add_widgets(w, "preview")
         w.groups["weights"] = {block_id: w[weight_name(block_id)] for block_id in WEIGHT_IDS}
 
     def wire(self, w: Widgets) -> None:
         self._wire_controls(w)
         self._wire_preview(w)
+        self.memory.wire(w, _remembered, (*SELECTION, *SETTINGS))
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
-        """Fill the lists at once, then load the model, which can take a while."""
+        """Fill the lists, put back what the browser remembers, then load the model, which can take a while."""
         listed = on(
             blocks.load, self.controls.open, {}, w.pick("selection", "loras", "lora_message", "lora_folders", "weights")
         )
-        on(listed.then, self.controls.show_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS, *MODEL))
+
+        def restore(stored: dict[str, Any]) -> tuple[Changes, list[str]]:
+            settings, wrong = self.memory.fitting(w, stored)
+            selection, missing = stored_selection(self.controls, stored)
+            shown = self.controls.show(selection) if selection is not None else {}
+            return {**shown, **settings, "restored": bool(settings)}, wrong + missing
+
+        restored = self.memory.on_load(listed.then, w, restore, (*SHOWN, *SETTINGS, "search", "restored"))
+        shown = w.pick(*SHOWN, *PRESETS, *MODEL)
+        on(restored.then, self.controls.show_model_at_start, w.pick(*SELECTION, "restored"), shown)
 
     def _wire_controls(self, w: Widgets) -> None:
         controls, sharing = self.controls, ShareHandlers(self.controls)
@@ -108,6 +124,11 @@ class PreviewTab:
         baked = w.pick("loras", "search", "bake_status", "bake_replace", "bake_job", "bake_cancel")
         on(w["bake"].click, preview.bake, w.pick(*SELECTION, "bake_name", "bake_replace"), baked, queued=True)
         on(w["bake_cancel"].click, preview.cancel_bake, w.pick("bake_job"), {})
+
+
+def _remembered(values: PreviewValues) -> dict[str, object]:
+    """What the browser keeps of the place: the LoRAs with their weights, and the settings."""
+    return {**selection_values(values), **{name: values[name] for name in SETTINGS}}  # type: ignore[literal-required]
 
 
 def _name_of(run: Run | None) -> str | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gradio as gr
 
 from lib_blocktrain.ui import form
 from lib_blocktrain.ui.form import CHOICE, GROUPS, LINES, MAIN, NAMES, PAIRS, SWITCH, TEXT, UNFOLDED, Field, field_name
 from lib_blocktrain.ui.frame import actions, aside, bar, messages, pane, panes, section
 from lib_blocktrain.ui.preview_tab import SELECTION
+from lib_blocktrain.ui.remembered import Memory, add_widgets
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.train_handlers import FOLDERS, NAME, WEIGHTS, TrainHandlers
+from lib_blocktrain.ui.values import Changes
 from lib_blocktrain.ui.widgets import Shared, Widgets
 
 # The entries of run.json on which the estimate depends.
@@ -31,10 +35,12 @@ class TrainTab:
 
     def __init__(self, shared: Shared):
         self.host = shared.host
+        self.memory = Memory("train", shared.host.name, ("train_form",))
         self.handlers = TrainHandlers(shared.host, shared.controls, shared.runner, shared.initial.runs)
 
     def build(self, w: Widgets) -> None:
         w["train_rest"] = gr.State({})
+        add_widgets(w, "train")
         self.values = form.defaults()
         with bar("train"):
             with actions():
@@ -129,10 +135,19 @@ class TrainTab:
         started = w.pick("train_message", "runs_chosen", "tabs")
         on(w["train_start"].click, handlers.start, form_values, started, queued=True)
 
+        self.memory.wire(w, lambda values: {name: values[name] for name in FORM}, FORM)
+
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
         menus = w.pick("train_form", "train_ready", "train_preset", "train_message")
         loaded = on(blocks.load, self.handlers.open, {}, menus)
-        on(loaded.then, self.handlers.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
+
+        def restore(stored: dict[str, Any]) -> tuple[Changes, list[str]]:
+            changes, wrong = self.memory.fitting(w, stored)
+            rest = stored.get("train_rest")
+            return {**changes, "train_rest": rest if isinstance(rest, dict) else {}}, wrong
+
+        restored = self.memory.on_load(loaded.then, w, restore, FORM)
+        on(restored.then, self.handlers.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
 
 
 def form_fields(w: Widgets, *names: str) -> dict[str, dict[str, gr.components.Component]]:

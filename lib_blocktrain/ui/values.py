@@ -56,6 +56,7 @@ class PreviewValues(SelectionValues):
     bake_name: str | None
     bake_replace: bool
     bake_job: str | None
+    restored: bool
 
 
 class AnalyseValues(SelectionValues):

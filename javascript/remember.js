@@ -1,0 +1,159 @@
+// What the page remembers over a reload: `remember(name, value)` and `recall(name)`, for any JSON value. It is kept by the
+// host's name and the page's path, for this page in sessionStorage and, as the start of the next new page, in localStorage:
+// two open pages do not overwrite each other. What cannot be read is ignored, with a line in the console.
+//
+// The fields of a place are kept by the server's help (`ui/remembered.py`): after a change its hidden button is clicked, and
+// the answer, with the weights of all LoRAs in use, is stored.
+(() => {
+    "use strict";
+
+    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const VERSION = 1; // of what is stored, as in ui/remembered.py
+    const PAUSE = 400; // milliseconds between two looks at the fields
+    const TIMEOUT = 5000; // milliseconds after which the server is asked again: gradio drops events while one is handled
+    const MAX_LENGTH = 1000000; // characters of all that is stored
+
+    const told = new Set();
+
+    function tell(text) {
+        if (!told.has(text)) {
+            told.add(text);
+            console.info(`blocktrain: ${text}`);
+        }
+    }
+
+    // The key, or null before the page says on which host it is.
+    function key() {
+        const host = document.querySelector("#blocktrain [data-host]")?.dataset.host;
+        return host === undefined ? null : `blocktrain ${host} ${location.pathname}`;
+    }
+
+    function load(storage) {
+        const text = storage.getItem(key());
+        if (!text) {
+            return null;
+        }
+        const stored = JSON.parse(text);
+        if (stored?.version !== VERSION || typeof stored.values !== "object" || !stored.values) {
+            throw new Error(`it is not of version ${VERSION}`);
+        }
+        return stored.values;
+    }
+
+    let values = null;
+
+    function all() {
+        if (values === null && key() !== null) {
+            for (const name of ["sessionStorage", "localStorage"]) {
+                try {
+                    values ??= load(window[name]);
+                } catch (error) {
+                    tell(`what ${name} holds is ignored: ${error.message}`);
+                }
+            }
+            values = { ...values };
+        }
+        return values || {};
+    }
+
+    let waiting = null;
+
+    function write() {
+        clearTimeout(waiting);
+        waiting = null;
+        if (values === null) {
+            return;
+        }
+        const text = JSON.stringify({ version: VERSION, values });
+        if (text.length > MAX_LENGTH) {
+            tell(`the page is not remembered: ${text.length} characters are too many`);
+            return;
+        }
+        for (const name of ["sessionStorage", "localStorage"]) {
+            try {
+                window[name].setItem(key(), text);
+            } catch (error) {
+                tell(`the page is not remembered in ${name}: ${error.message}`);
+            }
+        }
+    }
+
+    // Remember a value, in place of the last one of this name; undefined forgets it.
+    function remember(name, value) {
+        if (key() === null || JSON.stringify(all()[name]) === JSON.stringify(value)) {
+            return;
+        }
+        values[name] = value;
+        waiting ??= setTimeout(write, 200);
+    }
+
+    // The value that was remembered, before or since the page was loaded; undefined if there is none.
+    function recall(name) {
+        return all()[name];
+    }
+
+    window.addEventListener("pagehide", () => waiting !== null && write());
+
+    // --- fields that the server helps to keep -------------------------------------------------------------------------
+
+    const ready = new Set(); // places whose stored values are back
+    const kept = new Map(); // place -> what its fields were when they were last kept
+    const seen = new Map(); // place -> what its fields were at the last look
+    const asked = new Map(); // place -> what its fields were when the server was asked, and when that was
+
+    blocktrain.components ||= new Map();
+    blocktrain.components.set("blocktrain-kept", (element) => {
+        const place = element.closest("[id^=blocktrain_kept_]").id.replace("blocktrain_kept_", "");
+        if (element.dataset.kept) {
+            kept.set(place, asked.get(place)?.fields);
+            remember(place, JSON.parse(element.dataset.kept));
+        } else {
+            if (element.dataset.problems) {
+                tell(`not all of ${place} was brought back: ${element.dataset.problems}`);
+            }
+            ready.add(place);
+        }
+    });
+
+    // All that a user sets in a place, as one text.
+    function fields(place) {
+        const panel = document.getElementById(`blocktrain_place_${place}`);
+        const inputs = panel ? panel.querySelectorAll("input:not([type=file]), textarea") : [];
+        return Array.from(inputs, (input) => (/checkbox|radio/.test(input.type) ? input.checked : input.value)).join("\n");
+    }
+
+    setInterval(() => {
+        for (const place of ready) {
+            const now = fields(place);
+            const still = seen.get(place) === now;
+            seen.set(place, now);
+            const last = asked.get(place);
+            const waits = last?.fields === now && Date.now() - last.time < TIMEOUT;
+            if (still && kept.get(place) !== now && !waits) {
+                asked.set(place, { fields: now, time: Date.now() });
+                document.querySelector(`button#blocktrain_keep_${place}`)?.click();
+            }
+        }
+    }, PAUSE);
+
+    // --- the place ----------------------------------------------------------------------------------------------------
+
+    let returned = false;
+
+    function arrived(place) {
+        if (!returned && place) {
+            returned = true;
+            const last = recall("place");
+            if (last && last !== place) {
+                blocktrain.go?.(last);
+                return;
+            }
+        }
+        remember("place", place || undefined);
+    }
+
+    document.addEventListener("blocktrain:place", ({ detail }) => arrived(detail));
+    setTimeout(() => returned || (blocktrain.place?.() && arrived(blocktrain.place()))); // the other file came first
+
+    Object.assign(blocktrain, { remember, recall });
+})();

@@ -1,0 +1,106 @@
+"""The chip in the page's header: the run in training, waiting, or ended since, in every place of the page.
+
+`javascript/page_job.js` asks for it while the page is shown, and shows its progress in the window's title.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import gradio as gr
+from markupsafe import Markup
+
+from lib_blocktrain.runner import Runner, Status
+from lib_blocktrain.training.runs import Run
+from lib_blocktrain.ui.shim import on
+from lib_blocktrain.ui.values import Changes
+from lib_blocktrain.ui.widgets import Widgets
+
+POLL_TRAINING, POLL_IDLE = 1500, 5000  # milliseconds to the next poll
+BAD = ("failed", "diverged")
+TITLE = "Show the run"
+_CHIP = Markup(
+    '<button type="button" class="blocktrain-chip blocktrain-chip-job blocktrain-is-{kind}" data-run="{name}" '
+    'data-state="{state}" data-share="{share:.3f}" title="{title}">{sign}<span><b>{name}</b> '
+    '<span class="blocktrain-wide">{state}</span> {figures}</span>{left}</button>'
+)
+_RING = Markup('<i class="blocktrain-ring" style="--blocktrain-p: {:.3f}"></i>')
+_SIGN = Markup('<i class="blocktrain-sign" aria-hidden="true">{}</i>')
+
+
+class JobChip:
+    """The state of the runner in a few words."""
+
+    def __init__(self, runner: Runner):
+        self.runner = runner
+        self._last: str | None = None  # the run that was in training when the page last asked
+
+    def build(self, w: Widgets) -> None:
+        """The widgets, in the header."""
+        w.html("job_chip")
+        w.add("job_tick", gr.Button, "Refresh the chip", elem_classes="blocktrain-unseen")
+        w.html("job_beat")
+
+    def wire(self, w: Widgets) -> None:
+        on(w["job_tick"].click, self.poll, {}, w.pick("job_chip", "job_beat"))
+
+    def poll(self, values: Mapping[str, object]) -> Changes:
+        """The chip, and how long to wait before the next request."""
+        wait = POLL_IDLE if self.runner.current is None else POLL_TRAINING
+        beat = Markup('<span data-beat="{}" data-next="{}"></span>').format(time.monotonic_ns(), wait)
+        return {"job_chip": self._chip(), "job_beat": beat}
+
+    def _chip(self) -> Markup:
+        current = self.runner.current
+        if current is not None:
+            self._last = current.folder.name
+            return _active(self.runner.status(current))
+        queue = self.runner.queue()
+        if self.runner.held and queue:
+            return _waiting(queue)
+        try:
+            return _ended(self.runner.status(self.runner.find(self._last))) if self._last else Markup("")
+        except ValueError:  # deleted meanwhile
+            return Markup("")
+
+
+def _active(status: Status) -> Markup:
+    share = status.step / max(status.steps, 1)
+    left = ""
+    if status.state == "training" and status.seconds_left is not None:
+        left = Markup("<em>{} left</em>").format(clock(status.seconds_left))
+    figures = f"{status.step}/{status.steps}"
+    sign = _RING.format(share)
+    return _CHIP.format(
+        kind="run",
+        name=status.name,
+        state=status.state,
+        share=share,
+        sign=sign,
+        figures=figures,
+        left=left,
+        title=TITLE,
+    )
+
+
+def _waiting(queue: list[Run]) -> Markup:
+    others = f"and {len(queue) - 1} more" if len(queue) > 1 else ""
+    return _CHIP.format(
+        kind="waiting", name=queue[0].folder.name, state="waiting", share=0, sign=_SIGN.format("⏸"), figures=others,
+        left="", title="The queue is held: show the runs",
+    )  # fmt: skip
+
+
+def _ended(status: Status) -> Markup:
+    bad = status.state in BAD
+    return _CHIP.format(
+        kind="bad" if bad else "done", name=status.name, state=status.state, share=1, figures="", left="",
+        sign=_SIGN.format("⚠" if bad else "✓"), title=status.reason or TITLE,
+    )  # fmt: skip
+
+
+def clock(seconds: float) -> str:
+    """A time as minutes and seconds, or hours and minutes: 2:10, 1 h 05."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02}"
