@@ -6,7 +6,7 @@
     const blocktrain = (window.blocktrain = window.blocktrain || {});
     const TIMEOUT = 60000; // milliseconds to wait for an answer
     const UNSEEN = 5000; // milliseconds between two requests while another window is in front
-    const ENDED = ["finished", "failed", "diverged"];
+    const GOING = ["preparing", "training", "stopping", "pausing", "waiting"];
 
     const root = () => document.getElementById("blocktrain");
     const chip = () => document.querySelector("#blocktrain_job_chip .blocktrain-chip-job");
@@ -43,19 +43,20 @@
 
     (blocktrain.components ||= new Map()).set("blocktrain-chip-job", (element) => {
         const { run, state: now } = element.dataset;
-        element.hidden = seen.has(run) && ENDED.includes(now);
+        const ended = !GOING.includes(now);
+        element.hidden = seen.has(run) && ended;
         element.addEventListener("click", () => {
-            if (ENDED.includes(now)) {
+            if (ended) {
                 seen.add(run);
                 element.hidden = true;
             }
             blocktrain.go?.("runs");
             blocktrain.runs?.choose?.(run);
         });
-        if (state?.run === run && state.now !== now && ENDED.includes(now)) {
-            notify(run, now);
+        if (state?.run === run && state.now !== now && ended) {
+            notify(element.querySelector("b").textContent, now);
         }
-        if (!ENDED.includes(now)) {
+        if (!ended) {
             seen.delete(run);
         }
         state = { run, now };
@@ -77,7 +78,7 @@
         }
         const run = chip();
         return run && run.dataset.state === "training"
-            ? `${Math.floor(Number(run.dataset.share) * 100)} % ${run.dataset.run}`
+            ? `${Math.floor(Number(run.dataset.share) * 100)} % ${run.querySelector("b").textContent}`
             : "";
     }
 

@@ -18,15 +18,13 @@ from lib_blocktrain.ui.values import Changes
 from lib_blocktrain.ui.widgets import Widgets
 
 POLL_TRAINING, POLL_IDLE = 1500, 5000  # milliseconds to the next poll
-BAD = ("failed", "diverged")
+_ENDS = {"finished": ("done", "✓"), "failed": ("bad", "⚠"), "diverged": ("bad", "⚠")}  # the others: stopped, paused
 TITLE = "Show the run"
 _CHIP = Markup(
-    '<button type="button" class="blocktrain-chip blocktrain-chip-job blocktrain-is-{kind}" data-run="{name}" '
-    'data-state="{state}" data-share="{share:.3f}" title="{title}">{sign}<span><b>{name}</b> '
+    '<button type="button" class="blocktrain-chip blocktrain-chip-job blocktrain-is-{kind}" data-run="{run}" '
+    'data-state="{state}" data-share="{share:.3f}" title="{title}">{sign}<span><b class="blocktrain-cut">{name}</b> '
     '<span class="blocktrain-wide">{state}</span> {figures}</span>{left}</button>'
 )
-_RING = Markup('<i class="blocktrain-ring" style="--blocktrain-p: {:.3f}"></i>')
-_SIGN = Markup('<i class="blocktrain-sign" aria-hidden="true">{}</i>')
 
 
 class JobChip:
@@ -55,48 +53,48 @@ class JobChip:
         current = self.runner.current
         if current is not None:
             self._last = current.folder.name
-            return _active(self.runner.status(current))
+            return _active(current, self.runner.status(current))
         queue = self.runner.queue()
         if self.runner.held and queue:
-            return _waiting(queue)
+            others = f"and {len(queue) - 1} more" if len(queue) > 1 else ""
+            title = "The queue is held: show the runs"
+            return _chip(queue[0], "waiting", "waiting", sign="⏸", figures=others, title=title)
+        if self._last is None:
+            return Markup("")
         try:
-            return _ended(self.runner.status(self.runner.find(self._last))) if self._last else Markup("")
+            last = self.runner.find(self._last)
         except ValueError:  # deleted meanwhile
             return Markup("")
+        status = self.runner.status(last)
+        kind, sign = _ENDS.get(status.state, ("ended", "■"))
+        return _chip(last, status.state, kind, sign=sign, title=status.reason or TITLE)
 
 
-def _active(status: Status) -> Markup:
+def _active(run: Run, status: Status) -> Markup:
     share = status.step / max(status.steps, 1)
-    left = ""
+    left: Markup | str = ""
     if status.state == "training" and status.seconds_left is not None:
         left = Markup("<em>{} left</em>").format(clock(status.seconds_left))
-    figures = f"{status.step}/{status.steps}"
-    sign = _RING.format(share)
+    ring = Markup('<i class="blocktrain-ring" style="--blocktrain-p: {:.3f}"></i>').format(share)
+    return _chip(run, status.state, "run", sign=ring, figures=f"{status.step}/{status.steps}", left=left, share=share)
+
+
+def _chip(
+    run: Run,
+    state: str,
+    kind: str,
+    *,
+    sign: str,
+    figures: str = "",
+    left: str = "",
+    share: float = 0.0,
+    title: str = TITLE,
+) -> Markup:
+    if not isinstance(sign, Markup):
+        sign = Markup('<i class="blocktrain-sign" aria-hidden="true">{}</i>').format(sign)
     return _CHIP.format(
-        kind="run",
-        name=status.name,
-        state=status.state,
-        share=share,
-        sign=sign,
-        figures=figures,
-        left=left,
-        title=TITLE,
-    )
-
-
-def _waiting(queue: list[Run]) -> Markup:
-    others = f"and {len(queue) - 1} more" if len(queue) > 1 else ""
-    return _CHIP.format(
-        kind="waiting", name=queue[0].folder.name, state="waiting", share=0, sign=_SIGN.format("⏸"), figures=others,
-        left="", title="The queue is held: show the runs",
-    )  # fmt: skip
-
-
-def _ended(status: Status) -> Markup:
-    bad = status.state in BAD
-    return _CHIP.format(
-        kind="bad" if bad else "done", name=status.name, state=status.state, share=1, figures="", left="",
-        sign=_SIGN.format("⚠" if bad else "✓"), title=status.reason or TITLE,
+        run=run.folder.name, name=run.config.name, state=state, kind=kind, sign=sign, figures=figures, left=left,
+        share=share, title=title,
     )  # fmt: skip
 
 
