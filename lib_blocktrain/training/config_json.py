@@ -99,6 +99,8 @@ def check(holds: bool, name: str, value: object, expected: str) -> None:
 
 
 def _error(name: str, value: object, expected: str) -> ConfigError:
+    if value is None:
+        return ConfigError(f"{name} is empty: expected {expected}")
     return ConfigError(f"{name} = {_shown(value)}: expected {expected}")
 
 

@@ -36,8 +36,10 @@ def gradient_norms(network: Network, plan: Plan) -> dict[str, float]:
     """Return the norm of the gradients of a block's tensors, by block."""
 
     def squared(planned: ModulePlan) -> Tensor:
-        tensors = trained_tensors(network.modules[planned.key]).values()
-        return sum((t.grad.float().square().sum() for t in tensors if t.grad is not None), torch.zeros(()))
+        tensors = list(trained_tensors(network.modules[planned.key]).values())
+        gradients = [tensor.grad for tensor in tensors if tensor.grad is not None]
+        zero = torch.zeros((), device=tensors[0].device)
+        return sum((gradient.float().square().sum().to(zero.device) for gradient in gradients), zero)
 
     return _by_block(plan, squared)
 
@@ -96,11 +98,15 @@ def linear_factor(module: NetworkModule) -> Tensor:
 
 
 def _by_block(plan: Plan, squared: Callable[[ModulePlan], Tensor]) -> dict[str, float]:
-    """Return the root of the sum of `squared` over the modules of each block."""
+    """Return the root of the sum of `squared` over the modules of each block; it waits for the device once."""
     totals: dict[str, Tensor] = {}
     for planned in plan.modules:
-        value = squared(planned)
+        value = squared(planned).float()
         totals[planned.block] = (
             totals[planned.block] + value.to(totals[planned.block]) if planned.block in totals else value
         )
-    return {block: math.sqrt(max(0.0, float(total))) for block, total in totals.items()}
+    if not totals:
+        return {}
+    device = next(iter(totals.values())).device
+    numbers = torch.stack([total.to(device) for total in totals.values()]).tolist()
+    return {block: math.sqrt(max(0.0, number)) for block, number in zip(totals, numbers)}

@@ -100,7 +100,7 @@ def _differences(before: Mapping[str, object], now: Mapping[str, object]) -> dic
     for name in {**before, **now}:
         old, new = before.get(name, _ABSENT), now.get(name, _ABSENT)
         if old != new:
-            shown = ["nothing" if value is _ABSENT else _QUOTE.repr(value) for value in (old, new)]
+            shown = ["not set" if value is _ABSENT or value is None else _QUOTE.repr(value) for value in (old, new)]
             found[name] = f"{name} was {shown[0]} and is {shown[1]}"
     return found
 

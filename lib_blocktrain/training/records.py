@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -17,6 +18,14 @@ from typing import IO, Any
 CHUNK = 1 << 16  # bytes
 
 Row = dict[str, Any]
+
+
+TIMED = frozenset({"event", "sample", "checkpoint", "published"})  # what a log shows with its time
+
+
+def timed(row: Row) -> Row:
+    """Return the row, with the time in seconds since 1970 if it says that something happened."""
+    return {**row, "time": round(time.time())} if TIMED & row.keys() else row
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -130,7 +139,7 @@ def event_writer(folder: Path) -> Callable[[Row], None]:
             if isinstance(value, Mapping):
                 for block, number in value.items():
                     _add(writer, f"{name}/{block}", number, row["step"])
-            elif name != "step":
+            elif name not in ("step", "time"):
                 _add(writer, name, value, row["step"])
 
     return write

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -238,6 +239,18 @@ def open_run(folder: Path) -> Run:
     if not (folder / "run.json").is_file():
         raise FileNotFoundError(f"{folder}: no run.json there, so that there is nothing to resume")
     return Run(folder, configs.load(folder / "run.json"))
+
+
+def delete(run: Run) -> None:
+    """Delete a run's folder; nobody may train it. Once `run.json` is gone it is no run, whatever else is left.
+
+    A link is removed, and what it points to stays. Raises OSError where something cannot be deleted.
+    """
+    if run.folder.is_symlink():
+        run.folder.unlink()
+        return
+    (run.folder / "run.json").unlink(missing_ok=True)
+    shutil.rmtree(run.folder)
 
 
 def new_folder(root: Path, name: str) -> Path:

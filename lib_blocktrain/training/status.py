@@ -32,6 +32,10 @@ class Status:
     reason: str = field(default="", metadata={"about": "why it failed or paused"})
     notices: tuple[str, ...] = ()
     published: str | None = field(default=None, metadata={"about": "the network file in the LoRA folder"})
+    title: str = field(default="", metadata={"about": "what it is called in lists; its name stays"})
+    notes: str = ""
+    place: int | None = field(default=None, metadata={"about": "among the runs that wait, 1 for the next one"})
+    saved_step: int | None = field(default=None, metadata={"about": "the step of the last save of the whole state"})
 
     @property
     def is_active(self) -> bool:

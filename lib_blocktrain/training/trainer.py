@@ -20,6 +20,7 @@ from lib_blocktrain.model.memory import lacks_memory
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.networks.hooks import applied
+from lib_blocktrain.training import records
 from lib_blocktrain.training.batches import Batch
 from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.config_json import ConfigError
@@ -34,7 +35,6 @@ from lib_blocktrain.training.origin import check_config, origin_of
 from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.precision import DTYPES, dtype_of
 from lib_blocktrain.training.preparation import check_model, prepare
-from lib_blocktrain.training.records import event_writer
 from lib_blocktrain.training.result import reason_not_to_save
 from lib_blocktrain.training.rng import generator_of, global_seed
 from lib_blocktrain.training.runs import Run
@@ -46,7 +46,8 @@ log = logging.getLogger(__name__)
 
 STATE_EVERY = 120.0  # seconds; the most that a killed run loses
 COMPARE_EVERY = 20  # steps, at least, between two comparisons with no LoRA: each costs five predictions
-BLOCKS_EVERY = 10  # steps between two rows of norms by block
+BLOCKS_EVERY = 10  # steps between two rows of norms by block, at most
+BLOCK_ROWS = 50  # of a run that is too short for as many at that distance
 
 # Prompt, seed -> image, by the host's own sampler; None where it could not be drawn, which does not end the run.
 Draw = Callable[[str, int], Image.Image | None]
@@ -84,7 +85,7 @@ class Trainer:
         self._is_worse = False
         self._state_is_good = True  # whether the saved state, if there is one, is known to do no worse than no LoRA
         self.hooks, self._saved_at = ExitStack(), time.monotonic()
-        self._write_events = event_writer(run.folder / "tensorboard") if self.processes.is_first else None
+        self._write_events = records.event_writer(run.folder / "tensorboard") if self.processes.is_first else None
 
     def run_loop(self) -> Outcome:
         """Train to the last step, or until the run is stopped; the model is always left as it was."""
@@ -307,11 +308,13 @@ class Trainer:
         keep, self._state_is_good = self._state_is_good, compared and self.compare() is None
         if self.processes.is_first:
             self.run.save_state(self.state(), keep)
+        self.note({"state_saved": True})
         self._saved_at = time.monotonic()
 
     def save_checkpoint(self) -> Path:
         """Save the network file of this step, and delete the oldest ones beyond `keep`."""
         path = self.save(self.run.checkpoint(self.step))
+        self.note({"checkpoint": path.name})
         if self.config.keep and self.processes.is_first:
             for old in self.run.checkpoints()[: -self.config.keep]:
                 old.unlink()
@@ -430,7 +433,7 @@ class Trainer:
     def note(self, row: Mapping[str, Any]) -> None:
         """Write a row of the metrics."""
         if self.processes.is_first:
-            row = {"step": self.step, **row}
+            row = records.timed({"step": self.step, **row})
             self.run.add_metrics(row)
             if self._write_events is not None:
                 self._write_events(row)
@@ -457,7 +460,8 @@ class Trainer:
         return plan_of(self.targets, self.model.architecture, config)
 
     def _shows_blocks(self, step: int) -> bool:
-        return step == 1 or step % BLOCKS_EVERY == 0 or step >= self.config.steps
+        every = max(1, min(BLOCKS_EVERY, self.config.steps // BLOCK_ROWS))
+        return step == 1 or step % every == 0 or step >= self.config.steps
 
     def _dropout_seed(self, number: int) -> AbstractContextManager[None]:
         """Seed dropout, if there is any, by the batch, so that a resumed run draws the same values."""
