@@ -6,6 +6,7 @@ which names folders of this machine. A name from a request is compared with the 
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -16,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Query
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from lib_blocktrain.api.errors import ApiError, not_found
 from lib_blocktrain.api.run_schemas import (
+    AboutBody,
     FileItem,
+    PlaceBody,
     ResumeBody,
     RunBody,
     RunList,
@@ -45,6 +48,8 @@ MEDIA_TYPES = {
     ".jsonl": "text/plain; charset=utf-8",
 }
 CHUNK = 1 << 20  # bytes
+LARGEST_SIDE = 2048  # pixels
+SIDE = "of a sample: return it as JPEG, reduced to this many pixels; 0 is the file as it is"
 
 
 def add_run_routes(reading: APIRouter, writing: APIRouter, service: Service) -> None:
@@ -57,12 +62,7 @@ def add_run_routes(reading: APIRouter, writing: APIRouter, service: Service) -> 
 def _add_reading_routes(reading: APIRouter, service: Service) -> None:
     @reading.get("/runs", response_model=RunList, summary="List all runs, the newest first, and the queue")
     def list_runs() -> dict[str, Any]:
-        states = [_state(service.runner.status(run)) for run in service.runner.runs()]
-        return {
-            "runs": states,
-            "queue": [run.folder.name for run in service.runner.queue()],
-            "held": service.runner.held,
-        }
+        return _list(service)
 
     @reading.get("/runs/{name}", response_model=RunStatus, summary="The state of a run, and its metrics since a step")
     def read_run(name: str, since: int = -1, most: int = Query(1000, ge=1, le=MOST_ROWS)) -> dict[str, Any]:
@@ -109,6 +109,28 @@ def _add_writing_routes(writing: APIRouter, service: Service) -> None:
             service.runner.set_weights(run, found.weights)
         return {"done": f"{name}: the weights change with the next step; its metrics say so, or why not"}
 
+    @writing.post(
+        "/runs/{name}/move", response_model=RunList, summary="Put a waiting run at another place of the queue"
+    )
+    def move_run(name: str, body: PlaceBody) -> dict[str, Any]:
+        run = service.run(name)
+        with _as_conflict():
+            service.runner.move(run, body.place)
+        return _list(service)
+
+    @writing.post("/runs/{name}/about", response_model=RunState, summary="Change a run's title or notes")
+    def describe_run(name: str, body: AboutBody) -> dict[str, Any]:
+        run = service.run(name)
+        service.runner.set_about(run, title=body.title, notes=body.notes)
+        return _state(service.runner.status(run))
+
+    @writing.delete("/runs/{name}", response_model=Done, summary="Delete a run with its samples and checkpoints")
+    def delete_run(name: str) -> dict[str, Any]:
+        run = service.run(name)
+        with _as_conflict():
+            service.runner.delete(run)
+        return {"done": f"{name} is deleted; what was copied into the LoRA folder stays"}
+
 
 def _add_file_routes(reading: APIRouter, service: Service) -> None:
     @reading.get("/runs/{name}/files", response_model=list[FileItem], summary="List what a run wrote")
@@ -120,11 +142,32 @@ def _add_file_routes(reading: APIRouter, service: Service) -> None:
         response_class=StreamingResponse,
         summary="Read a sample, a checkpoint, the result or the metrics of a run",
     )
-    def read_file(name: str, file: str) -> StreamingResponse:
+    def read_file(name: str, file: str, side: int = Query(0, ge=0, le=LARGEST_SIDE, description=SIDE)) -> Response:
         found = _file_of(service.run(name), file)
         chunks, size = open_file(found)
-        headers = {"Content-Length": str(size), "X-Content-Type-Options": "nosniff"}
+        headers = {"X-Content-Type-Options": "nosniff"}
+        if found.path.suffix == ".png":  # a sample is not changed once it is there
+            headers["Cache-Control"] = "private, max-age=86400"
+            if side:
+                reduced = _reduced(b"".join(chunks), side)
+                return Response(reduced, media_type="image/jpeg", headers=headers)
+        headers["Content-Length"] = str(size)
         return StreamingResponse(chunks, media_type=found.media_type, headers=headers)
+
+
+def _reduced(png: bytes, side: int) -> bytes:
+    """A sample as JPEG whose longer side is at most `side` pixels. Raises ApiError for a file that is no picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            small = image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ApiError(409, "conflict", f"this file is no picture that can be read: {error}") from error
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    small.save(content, format="JPEG", quality=90)
+    return content.getvalue()
 
 
 @dataclass(frozen=True)
@@ -195,6 +238,15 @@ def _chunks(descriptor: int, size: int) -> Iterator[bytes]:
 
 def _inside(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() and not folder.is_symlink() else []
+
+
+def _list(service: Service) -> dict[str, Any]:
+    """All runs and the queue, as `RunList` describes them."""
+    return {
+        "runs": [_state(service.runner.status(run)) for run in service.runner.runs()],
+        "queue": [run.folder.name for run in service.runner.queue()],
+        "held": service.runner.held,
+    }
 
 
 @contextmanager

@@ -80,6 +80,19 @@ class WeightsBody(Body):
     weights: str = Field(description=WEIGHTS, max_length=100_000)
 
 
+class PlaceBody(Body):
+    """A place in the queue."""
+
+    place: int = Field(description="among the runs that wait, 1 for the next one", ge=1)
+
+
+class AboutBody(Body):
+    """What a person says of a run; what is not sent stays."""
+
+    title: str | None = Field(None, description="for lists; empty for the configuration's name", max_length=100)
+    notes: str | None = Field(None, max_length=10_000)
+
+
 class RunState(StatusBody):
     """The state of a run; `seconds_left` is None while it is not known."""
 

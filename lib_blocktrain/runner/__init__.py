@@ -10,6 +10,8 @@ The page and the HTTP API share one runner. Closing the page does not end a run.
     runner.stop(run, save=True)     end a run, or remove it from the queue; the next one starts
     runner.resume(run)              append a stopped, failed or interrupted run to the queue
     runner.set_weights(run, w)      change the block weights of the active run
+    runner.move(run, place)         put a waiting run at another place of the queue
+    runner.set_about(run, title=t, notes=n), runner.delete(run)
     runner.find(name), runner.runs(), runner.queue()
 
 The queue is a file. After a restart it waits for `begin()`, so that training never starts unasked.

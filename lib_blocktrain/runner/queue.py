@@ -18,7 +18,7 @@ class Queue:
     def runs(self) -> list[Run]:
         """Return the runs in the queue, without those whose folder is missing or cannot be read."""
         found = []
-        for name in self._names():
+        for name in self.names():
             try:
                 found.append(open_run(self._root / name))
             except (OSError, ValueError):
@@ -29,13 +29,22 @@ class Queue:
         """Append a run of this folder, unless it is in the queue already."""
         if run.folder.resolve().parent != self._root.resolve():
             raise ValueError(f"{run.folder}: expected a run in {self._root}")
-        names = self._names()
+        names = self.names()
         if run.folder.name not in names:
             self._write([*names, run.folder.name])
 
     def remove(self, run: Run) -> None:
         """Remove a run from the queue."""
-        self._write([name for name in self._names() if name != run.folder.name])
+        self._write([name for name in self.names() if name != run.folder.name])
+
+    def move(self, run: Run, place: int) -> None:
+        """Put a run of the queue at this place, from 0; behind the last one if there are fewer."""
+        names = self.names()
+        if run.folder.name not in names:
+            raise ValueError(f"{run.folder.name} is not in the queue")
+        names.remove(run.folder.name)
+        names.insert(max(0, place), run.folder.name)
+        self._write(names)
 
     def next(self) -> Run | None:
         """Return the first run that is not finished; finished ones are removed."""
@@ -45,7 +54,8 @@ class Queue:
             self.remove(run)
         return None
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Return the names of the folders in the queue, in order, whether or not a run is there."""
         try:
             names = json.loads(self._path.read_text("utf-8"))
         except (FileNotFoundError, ValueError, RecursionError):

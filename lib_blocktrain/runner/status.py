@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lib_blocktrain.files import error_text
+from lib_blocktrain.runner.about import read_about
 from lib_blocktrain.training.control import TrainerControl
 from lib_blocktrain.training.monitor import worse_than_none
 from lib_blocktrain.training.records import MetricsTail
@@ -58,17 +59,25 @@ class LatestMetrics:
             if replaced:
                 self._values.clear()
             for row in rows:
+                if row.get("state_saved"):
+                    self._values["saved_step"] = row.get("step")
                 self._values.update((name, row[name]) for name in _SHOWN if name in row)
             return dict(self._values)
 
 
 def status_of(
-    run: Run, latest: Mapping[str, Any], state: str, active: ActiveRun | None = None, reason: str = ""
+    run: Run,
+    latest: Mapping[str, Any],
+    state: str,
+    active: ActiveRun | None = None,
+    reason: str = "",
+    place: int | None = None,
 ) -> Status:
     """Return the status of a run from its latest metrics and, if it is active, from the trainer's reports."""
     if state in ("failed", "diverged") and not reason:
         reason = str(latest.get("reason", ""))
     row = active.row if active else {}
+    about, saved_step = read_about(run.folder), _number(latest.get("saved_step"))
     live, worse = {**latest, **row}, worse_than_none(latest.get("compared"))
     return Status(
         run.folder.name,
@@ -84,6 +93,10 @@ def status_of(
         reason=reason,
         notices=tuple(active.notices) if active else (worse,) if worse else (),
         published=latest["published"] if isinstance(latest.get("published"), str) else None,
+        title=about.title or run.config.name,
+        notes=about.notes,
+        place=place,
+        saved_step=None if saved_step is None else int(saved_step),
     )
 
 

@@ -8,6 +8,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ import torch
 
 from lib_blocktrain.files import error_text
 from lib_blocktrain.hosts.host import Host
+from lib_blocktrain.runner.about import read_about, write_about
 from lib_blocktrain.runner.on_host import publish_result, sampler
 from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.runner.status import ActiveRun, LatestMetrics, describe_error, status_of
 from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.control import Diverged, Outcome
-from lib_blocktrain.training.runs import Run, RunInUse, create, new_folder, open_run
+from lib_blocktrain.training.records import timed
+from lib_blocktrain.training.runs import Run, RunInUse, create, delete, new_folder, open_run
 from lib_blocktrain.training.status import RESUMABLE_STATES, Status
 from lib_blocktrain.training.trainer import Trainer
 from lib_blocktrain.weights.block_weights import BlockWeights
@@ -94,8 +97,9 @@ class Runner:
             active = self._active_run(run)
             state = active.state if active else self._inactive_state(run)
             reason = (active.pausing or "") if active else self._reasons.get(run.folder.name, "")
+            place = self._place_of(run) if active is None else None
         latest = self._metrics.setdefault(run.folder.name, LatestMetrics(run)).values()
-        status = status_of(run, latest, state, active, reason)
+        status = status_of(run, latest, state, active, reason, place)
         if active is None and state != "running elsewhere":  # that run may end without a change of its metrics
             self._statuses[run.folder.name] = stamp, status
         return status
@@ -152,6 +156,38 @@ class Runner:
                 self._queue.remove(run)
             else:
                 raise ValueError(f"{run.folder.name} is {self.status(run).state}: there is nothing to stop")
+            self.version += 1
+
+    def move(self, run: Run, place: int) -> None:
+        """Put a waiting run at this place of those that wait, 1 for the next one; the run in training stays first."""
+        with self._lock:
+            waiting = [other.folder for other in self._queue.runs() if self._active_run(other) is None]
+            if run.folder not in waiting:
+                raise ValueError(f"{run.folder.name} is {self.status(run).state}: expected a run that waits")
+            if not 1 <= place <= len(waiting):
+                raise ValueError(f"place {place} of the queue: expected 1 to {len(waiting)}")
+            self._queue.move(run, place - 1 + (self._active is not None))
+            self.version += 1
+
+    def set_about(self, run: Run, *, title: str | None = None, notes: str | None = None) -> None:
+        """Change a run's title or its notes; None leaves it as it is, and "" takes it away."""
+        with self._lock:
+            given = {"title": title, "notes": notes}
+            about = replace(read_about(run.folder), **{name: text for name, text in given.items() if text is not None})
+            write_about(run.folder, about)
+            self.version += 1
+
+    def delete(self, run: Run) -> None:
+        """Delete a run's folder with all that is in it; its LoRA in the host's folder stays. ValueError in training."""
+        with self._lock:
+            if self._active_run(run) is not None or run.is_held():
+                raise ValueError(f"{run.folder.name} is being trained: stop it first")
+            self._queue.remove(run)
+            delete(run)
+            self._statuses.pop(run.folder.name, None)
+            self._metrics.pop(run.folder.name, None)
+            self._reasons.pop(run.folder.name, None)
+            self._runs.pop(run.folder, None)
             self.version += 1
 
     def set_weights(self, run: Run, weights: BlockWeights) -> None:
@@ -242,7 +278,7 @@ class Runner:
 
     def _record(self, run: Run, row: Mapping[str, Any]) -> None:
         try:
-            run.add_metrics({"step": run.latest("step") or 0, **row})
+            run.add_metrics(timed({"step": run.latest("step") or 0, **row}))
         except OSError as error:
             log.warning("%s: %s", run.metrics_path, error_text(error))
 
@@ -269,10 +305,16 @@ class Runner:
         active = self._active
         return active if active is not None and active.run.folder == run.folder else None
 
+    def _place_of(self, run: Run) -> int | None:
+        """Return a run's place among those that wait, 1 for the next one; None if it is not in the queue."""
+        training = self._active.run.folder.name if self._active is not None else None
+        waiting = [name for name in self._queue.names() if name != training]
+        return waiting.index(run.folder.name) + 1 if run.folder.name in waiting else None
+
     def _inactive_state(self, run: Run) -> str:
         """Return the state of a run that this runner is not training."""
         state = run.status
-        waits = run.folder in [waiting.folder for waiting in self._queue.runs()]
+        waits = run.folder.name in self._queue.names()
         if state == "running":
             return "running elsewhere"
         if waits and state == "stopped":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
 
 import pytest
+from PIL import Image
 
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig
@@ -19,7 +21,6 @@ SECRET = b"nobody's business"
 def pictures(tmp_path):
     """A folder in kohya's layout, two pictures of 64 pixels."""
     import numpy as np
-    from PIL import Image
 
     place = tmp_path / "data" / "1_thing"
     place.mkdir(parents=True)
@@ -75,6 +76,41 @@ def test_files(client, run):
         assert answer.content == (run.folder / name).read_bytes()
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "html" not in answer.headers["content-type"]
+
+
+def test_a_sample_is_reduced(client, run, refused):
+    Image.new("RGB", (64, 32), "teal").save(run.sample(2, 0))
+    answer = client.get("/runs/old-1/files/samples/000002-00.png?side=16")
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert Image.open(io.BytesIO(answer.content)).size == (16, 8)
+    refused(client.get("/runs/old-1/files/samples/000001-00.png?side=16"), 409, "no picture")
+    assert client.get("/runs/old-1/files/metrics.jsonl?side=16").content == run.metrics_path.read_bytes()
+
+
+def test_title_and_notes(client, run, refused):
+    assert client.get("/runs/old-1").json()["run"]["title"] == "old"
+    told = client.post("/runs/old-1/about", json={"title": "the <b>half</b> one", "notes": "too\nsoft"}).json()
+    assert (told["name"], told["title"], told["notes"]) == ("old-1", "the <b>half</b> one", "too\nsoft")
+    told = client.post("/runs/old-1/about", json={"title": ""}).json()
+    assert (told["title"], told["notes"]) == ("old", "too\nsoft")
+    refused(client.post("/runs/old-1/about", json={"title": "two\nlines"}), 400, "expected one line")
+
+
+def test_a_waiting_run_is_moved_and_deleted(client, run, host, refused):
+    names = ["old-1"]
+    for number in (2, 3):
+        create(run.config, host.output_dir / "runs" / f"old-{number}")
+        names.append(f"old-{number}")
+    (host.output_dir / "runs" / "queue.json").write_text(json.dumps(names))
+    assert client.post("/runs/old-3/move", json={"place": 1}).json()["queue"] == ["old-3", "old-1", "old-2"]
+    places = {told["name"]: told["place"] for told in client.get("/runs").json()["runs"]}
+    assert places == {"old-3": 1, "old-1": 2, "old-2": 3}
+    refused(client.post("/runs/old-3/move", json={"place": 4}), 409, "expected 1 to 3")
+    assert "is deleted" in client.delete("/runs/old-3").json()["done"]
+    assert not (host.output_dir / "runs" / "old-3").exists()
+    assert client.get("/runs").json()["queue"] == ["old-1", "old-2"]
+    refused(client.post("/runs/old-3/move", json={"place": 1}), 404, "old-3")
+    refused(client.delete("/runs/old-3"), 404, "old-3")
 
 
 @pytest.mark.parametrize(

@@ -269,3 +269,50 @@ def test_weights_change_while_it_runs(runner, host, config):
 def test_names_become_no_paths(runner, name):
     with pytest.raises(ValueError, match="there is no run"):
         runner.find(name)
+
+
+def test_the_queue_is_put_in_another_order(runner, host, config):
+    """A run that waits may be moved, not before the one in training; another process finds the new order."""
+    with host.lock:
+        runs = [runner.add(replace(config, name=name, steps=1)) for name in ("first", "second", "third")]
+        assert [runner.status(run).place for run in runs] == [None, 1, 2]
+        runner.move(runs[2], 1)
+        assert [run.config.name for run in runner.queue()] == ["first", "third", "second"]
+        assert [run.config.name for run in Runner(host).queue()] == ["first", "third", "second"]
+        for run, place, words in ((runs[0], 1, "expected a run that waits"), (runs[2], 3, "expected 1 to 2")):
+            with pytest.raises(ValueError, match=words):
+                runner.move(run, place)
+    wait(lambda: idle(runner) and not runner.queue())
+    ended = sorted(runs, key=lambda run: run.metrics_path.stat().st_mtime_ns)
+    assert [run.config.name for run in ended] == ["first", "third", "second"]
+
+
+def test_a_run_is_deleted_but_not_in_training(runner, host, config):
+    with host.lock:
+        run = runner.add(replace(config, steps=1))
+        waiting = runner.add(replace(config, name="second", steps=1))
+        with pytest.raises(ValueError, match="being trained: stop it first"):
+            runner.delete(run)
+        runner.delete(waiting)
+        assert [other.folder for other in runner.queue()] == [run.folder]
+    wait(lambda: idle(runner))
+    assert not waiting.folder.exists()
+    published = host.lora_dirs[0] / runner.status(run).published
+    runner.delete(run)
+    assert runner.runs() == []
+    assert published.exists()
+
+
+def test_a_run_has_a_title_and_notes(runner, host, config):
+    runner.pause()
+    run = runner.add(replace(config, steps=1))
+    wait(lambda: idle(runner))
+    assert runner.status(run).title == "tiny"
+    runner.set_about(run, title="half of the blocks")
+    runner.set_about(run, notes="too soft")
+    status = Runner(host).status(run)
+    assert (status.title, status.notes, status.name) == ("half of the blocks", "too soft", run.folder.name)
+    (run.folder / "about.json").write_text("[1]")
+    assert (Runner(host).status(run).title, Runner(host).status(run).notes) == ("tiny", "")
+    with pytest.raises(ValueError, match="expected one line"):
+        runner.set_about(run, title="two\nlines")
