@@ -6,18 +6,20 @@ import math
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lib_blocktrain.blocks import BLOCK_IDS, spans
 from lib_blocktrain.training.records import MetricsTail
 
 Points = list[tuple[int, float]]  # step, value
 
 MAX_POINTS = 1000  # per curve: more cannot be seen, and the memory that a long run takes is bounded
+MAX_EVENTS = 300  # the newest
 _SAMPLE = re.compile(r"\d{6,}-\d{2,}\.png")  # the names that `Run.sample` gives
 _CURVES = ("loss", "smoothed", "lr", "validation")
-_BY_BLOCK = ("norms", "gradients", "shares")
+_BY_BLOCK = ("norms", "gradients")
 
 
 @dataclass(frozen=True)
@@ -30,24 +32,29 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Event:
+    """What happened at a step; `time` in seconds since 1970, None for a run of an earlier version."""
+
+    step: int
+    text: str
+    time: int | None = None
+
+
+@dataclass(frozen=True)
 class History:
-    """Curves by name, curves by name and block, samples, and events as (step, text), oldest first."""
+    """Curves by name, curves by name and block, samples and events, oldest first; how many pictures the dataset has."""
 
     curves: Mapping[str, Points]
     by_block: Mapping[str, dict[str, Points]]
     samples: tuple[Sample, ...] = ()
-    events: tuple[tuple[int, str], ...] = ()
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Each block's share of the change at the last step that has one."""
-        return {block: points[-1][1] for block, points in self.by_block["shares"].items() if points}
+    events: tuple[Event, ...] = ()
+    pictures: int = 0
 
     def copy(self) -> History:
         """A copy that later rows, which extend this history in place, do not change."""
         curves = {name: list(points) for name, points in self.curves.items()}
         by_block = {name: {b: list(points) for b, points in blocks.items()} for name, blocks in self.by_block.items()}
-        return History(curves, by_block, self.samples, self.events)
+        return replace(self, curves=curves, by_block=by_block)
 
 
 def read_history(rows: Iterable[Mapping[str, Any]]) -> History:
@@ -72,7 +79,7 @@ class HistoryReader:
 def _extended(history: History, rows: Iterable[Mapping[str, Any]]) -> History:
     """The history with these rows added; its curves are extended in place."""
     curves, by_block = history.curves, history.by_block
-    samples, events = list(history.samples), list(history.events)
+    samples, events, pictures = list(history.samples), list(history.events), history.pictures
     for row in rows:
         step = row.get("step")
         if not isinstance(step, int):
@@ -87,12 +94,13 @@ def _extended(history: History, rows: Iterable[Mapping[str, Any]]) -> History:
                     by_block[name].setdefault(block, []).append((step, float(value)))
         if isinstance(row.get("sample"), str) and _SAMPLE.fullmatch(row["sample"]):
             samples.append(Sample(step, row["sample"], str(row.get("prompt", ""))))
-        if (event := _event(row)) is not None:
-            events.append((step, event))
+        if (text := _event(row)) is not None:
+            events.append(Event(step, text, row["time"] if isinstance(row.get("time"), int) else None))
+        pictures = _pictures(row) or pictures
     for points in (*curves.values(), *(points for blocks in by_block.values() for points in blocks.values())):
         if len(points) > MAX_POINTS:
             points[:] = thinned(points, MAX_POINTS // 2)
-    return History(curves, by_block, tuple(samples), tuple(events))
+    return History(curves, by_block, tuple(samples), tuple(events[-MAX_EVENTS:]), pictures)
 
 
 def thinned(points: Points, limit: int = 300) -> Points:
@@ -108,17 +116,48 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _pictures(row: Mapping[str, Any]) -> int:
+    dataset = row.get("dataset")
+    count = dataset.get("pictures") if isinstance(dataset, Mapping) else None
+    return count if isinstance(count, int) else 0
+
+
 def _event(row: Mapping[str, Any]) -> str | None:
-    """The row's event in words; None if it only has numbers."""
+    """The row's event in words; None if it only has numbers, or is one of several samples of a step."""
+    event, reason = row.get("event"), row.get("reason", "")
     if "published" in row:
-        return f"saved as {row['published']} among the LoRAs"
-    event = row.get("event")
+        return f"Saved as {row['published']} among the LoRAs"
+    if isinstance(row.get("checkpoint"), str):
+        return f"Checkpoint saved: {row['checkpoint'].removesuffix('.safetensors')}"
+    if "sample" in row:
+        drawn = isinstance(row["sample"], str)
+        number = row["sample"].rpartition("-")[2] if drawn else ""
+        return None if number not in ("", "00.png") else "Sample drawn" if drawn else "A sample could not be drawn"
+    if event in ("started", "resumed"):
+        return f"{event.capitalize()}{_modules(row)}"
+    if event == "stopped":
+        return "Stopped" if row.get("saved", True) else "Stopped without saving"
     if event in ("diverged", "failed"):
-        return f"{event}: {row.get('reason', '')}"
+        return f"Failed: {reason}"
     if event == "weights refused":
-        return f"the new weights were refused: {row.get('reason', '')}"
+        return f"The new weights were refused: {reason}"
     if event == "weights":
-        return "the block weights were changed"
-    if "sample" in row and row["sample"] is None:
-        return "a sample could not be drawn"
-    return str(event) if isinstance(event, str) else None
+        return f"The block weights were changed{_weights(row)}"
+    return event.capitalize() if isinstance(event, str) else None
+
+
+def _modules(row: Mapping[str, Any]) -> str:
+    modules = row.get("modules")
+    if not isinstance(modules, Mapping) or not all(isinstance(count, int) for count in modules.values()):
+        return ""
+    return f": {len(modules)} blocks, {sum(modules.values())} modules"
+
+
+def _weights(row: Mapping[str, Any]) -> str:
+    weights = row.get("weights")
+    values = weights.get("weights") if isinstance(weights, Mapping) else None
+    by_value: dict[float, list[str]] = {}
+    for block, value in values.items() if isinstance(values, Mapping) else ():
+        if block in BLOCK_IDS and _is_number(value) and value:
+            by_value.setdefault(value, []).append(block)
+    return ": " + "; ".join(f"{spans(ids)} = {value:g}" for value, ids in by_value.items()) if by_value else ""

@@ -1,39 +1,53 @@
 """The handlers of the Runs tab: show the runs while they are trained, and control them. They know no widgets.
 
 The page polls (`javascript/blocktrain_runs.js`), one request at a time, and gets only the widgets that have changed: it
-sends digests of what it shows, kept in `runs_shown`.
+sends digests of what it shows, kept in `runs_shown`. What the page wants is in two hidden boxes: `runs_chosen`, the
+name of the run shown, and `runs_ask`, JSON: `other`, a second run; `file`, what Preview is to open; `inline`, whether
+samples are to come as data, since the browser may not fetch them; `do`, a command (`act`).
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from markupsafe import Markup
 
-from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.runner import RESUMABLE_STATES, Runner, Status
-from lib_blocktrain.training.plan import read_weights
+from lib_blocktrain.training.config import dumps
 from lib_blocktrain.training.result import publish
 from lib_blocktrain.training.runs import Run
-from lib_blocktrain.ui import html, runs_html
-from lib_blocktrain.ui.history import History, HistoryReader
+from lib_blocktrain.ui import html, runs_data, runs_words
+from lib_blocktrain.ui.history import HistoryReader
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
+from lib_blocktrain.ui.runs_data import Weighed
+from lib_blocktrain.ui.runs_pictures import inline
 from lib_blocktrain.ui.train_handlers import TrainHandlers
-from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import Changes, Properties, RunsValues
 from lib_blocktrain.workspace.lora_selection import LoraEntry
 
-SHOWN_RUNS = 40  # the newest
+SHOWN_RUNS = 200  # the newest
 CACHED_HISTORIES = 4  # of the runs that were shown last
 RESULT = "result"  # the choice of the run's final file, beside its checkpoints
 POLL_TRAINING, POLL_IDLE = 1500, 5000  # milliseconds to the next poll
-RUN_PARTS = ("runs_head", "runs_map", "runs_curves", "runs_samples", "runs_events")  # what is shown of one run
-BUTTONS = ("stop_save", "stop", "pause", "resume", "again", "preview", "weigh")
+LARGEST_ASK = 20_000  # characters
+RUN_PARTS = ("runs_head", "runs_curves", "runs_blocks", "runs_events", "runs_saved")  # what is shown of one run
+BUTTONS = ("pause", "stop_save", "stop", "resume", "again", "preview", "weigh")
+
+
+def asked(values: RunsValues) -> dict[str, object]:
+    """What the page's script asks for besides the run; empty for anything that it does not write."""
+    text = values["runs_ask"] or ""
+    try:
+        found = json.loads(text) if len(text) <= LARGEST_ASK else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class RunsHandlers:
@@ -42,40 +56,38 @@ class RunsHandlers:
     def __init__(self, host: Host, controls: LoraControls, runner: Runner, training: TrainHandlers):
         self.host, self.controls, self.runner, self.training = host, controls, runner, training
         self._reader = functools.lru_cache(maxsize=CACHED_HISTORIES)(HistoryReader)
+        self._weights: dict[Path, tuple[Run, str | None, Weighed | None]] = {}  # by folder, of a run and a model
 
     # --- showing --------------------------------------------------------------------------------------------------
 
     def open(self, values: RunsValues) -> Changes:
         """Fill a page that was just loaded: all widgets are sent."""
-        return self._changes(values["runs_chosen"], {})
+        return self._changes(values, {})
 
     def poll(self, values: RunsValues) -> Changes:
         """The changes since the last response to this page."""
-        return self._changes(values["runs_chosen"], values["runs_shown"])
+        return self._changes(values, values["runs_shown"])
 
-    def _changes(self, chosen: str | None, digests: Mapping[str, str]) -> dict[str, object]:
+    def _changes(self, values: RunsValues, digests: Mapping[str, str]) -> dict[str, object]:
         """The widgets whose digests differ, and the digests of all."""
+        chosen = values["runs_chosen"]
         run = self._shown_run(chosen)
-        contents = self._contents(run)
+        contents = self._contents(run, asked(values))
         current = {name: hashlib.sha256(repr(content).encode()).hexdigest()[:16] for name, content in contents.items()}
         changes = {name: content for name, content in contents.items() if digests.get(name) != current[name]}
         name = run.folder.name if run else ""
+        current["run"], current["state"] = name, self.runner.status(run).state if run else ""
+        if any(digests.get(part) != current[part] for part in ("run", "state")):
+            changes["runs_message"] = ""  # it was said of another run, or of a state that has passed
+        if digests.get("run") != name:
+            changes |= {"runs_weights": _weights_text(run), "runs_weigh_message": ""}
         if name != chosen:
             changes["runs_chosen"] = name
+        if chosen and name != chosen:
+            changes["runs_message"] = html.failure(f"There is no run {chosen!r} any more")
         wait = POLL_IDLE if self.runner.current is None else POLL_TRAINING
         beat = Markup('<span data-beat="{}" data-next="{}"></span>').format(time.monotonic_ns(), wait)
         return {**changes, "runs_shown": {**digests, **current}, "runs_beat": beat}
-
-    def choose(self, values: RunsValues) -> Changes:
-        """Show the run selected in the list."""
-        name = values["runs_list"] or ""
-        weights = ""
-        if name:
-            config = self.runner.find(name).config
-            weights = config.network.weights if isinstance(config.network.weights, str) else ""
-        changes = self._changes(name, values["runs_shown"])
-        file = Properties(choices=_files(self._shown_run(name)), value=RESULT)
-        return {**changes, "runs_chosen": name, "runs_message": "", "runs_weights": weights, "runs_file": file}
 
     def _shown_run(self, chosen: str | None) -> Run | None:
         """The selected run, else the one in training, else the newest."""
@@ -84,78 +96,130 @@ class RunsHandlers:
         except ValueError:
             return self.runner.current or next(iter(self.runner.runs()), None)
 
-    def _contents(self, run: Run | None) -> dict[str, object]:
+    def _contents(self, run: Run | None, ask: Mapping[str, object]) -> dict[str, object]:
         """The contents of all widgets, showing this run."""
-        runs, queue = self.runner.runs()[:SHOWN_RUNS], self.runner.queue()
+        runs, held = self.runner.runs()[:SHOWN_RUNS], self.runner.held
         if run is not None and run.folder not in [other.folder for other in runs]:
             runs.append(run)
-        choices = [(runs_html.label(self.runner.status(other)), other.folder.name) for other in runs]
+        loaded = self._loaded()
+        paused = run is not None and self.runner.status(run).state == "paused"  # then the button is Resume
+        shown = sorted(((other, self.runner.status(other)) for other in runs), key=lambda pair: _order(pair[1]))
+        rows = [runs_data.row(other, status, self._weighed(other, loaded)) for other, status in shown]
         return {
-            "runs_list": Properties(choices=choices, value=run.folder.name if run else None),
-            "runs_queue": runs_html.queue(queue, self.runner.held),
-            "runs_begin": Properties(visible=self.runner.held and bool(queue)),
-            **(self._run_contents(run) if run else _no_run_contents()),
+            "runs_table": runs_data.data({"chosen": run.folder.name if run else "", "held": held, "runs": rows}),
+            "runs_begin": Properties(visible=held and bool(self.runner.queue()) and not paused),
+            "runs_other": self._other_contents(run, ask, loaded),
+            **(self._run_contents(run, ask, loaded) if run else _no_run_contents()),
         }
 
-    def _run_contents(self, run: Run) -> dict[str, object]:
-        status, history, files = self.runner.status(run), self._reader(run.metrics_path).read(), _files(run)
+    def _run_contents(self, run: Run, ask: Mapping[str, object], loaded: str | None) -> dict[str, object]:
+        status, history = self.runner.status(run), self._reader(run.metrics_path).read()
+        files = _files(run, status)
+        curves = runs_data.curves(run, status, history)
+        if ask.get("inline") is True:
+            curves["pictures"] = inline(run, history)
         return {
-            "runs_head": runs_html.head(status),
-            "runs_map": self._map(run, history),
-            "runs_curves": runs_html.curves(history),
-            "runs_samples": runs_html.samples(run, history),
-            "runs_events": runs_html.events(history),
-            "runs_file": Properties(choices=files),
-            **_buttons(status, has_checkpoints=len(files) > 1),
+            "runs_state": runs_words.line(status, self.runner.held).html(),
+            "runs_head": runs_words.head(status, run.config, history),
+            "runs_curves": runs_data.data(curves),
+            "runs_blocks": runs_data.data(runs_data.blocks(status, history, self._weighed(run, loaded))),
+            "runs_events": runs_data.data(runs_data.log(history)),
+            "runs_saved": runs_data.data({"name": status.name, "files": files, "json": dumps(run.config)}),
+            **_buttons(status, self.runner.held, can_preview=bool(files)),
         }
 
-    def _map(self, run: Run, history: History) -> Markup:
-        """The U map with each block's share of the change, under the run's weights."""
+    def _other_contents(self, run: Run | None, ask: Mapping[str, object], loaded: str | None) -> Markup:
+        """The curves of the second run of a comparison; nothing without one."""
         try:
-            architecture = self.host.model().architecture
-            weights = read_weights(run.config.network, architecture)[0]
-        except (NoModel, ValueError):  # ValueError: the run is for another architecture
+            other = self.runner.find(str(ask.get("other", "")))
+        except ValueError:
             return Markup("")
-        known = ARCHITECTURES[architecture].block_ids
-        shares = {block: share for block, share in history.shares.items() if block in known}
-        shown = {block: weights[block] for block in known}
-        return UMap("runs", architecture, values=shares or None, title="share of the change", weights=shown).html()
+        if run is None or other.folder == run.folder:
+            return Markup("")
+        history = self._reader(other.metrics_path).read()
+        curves = runs_data.curves(other, self.runner.status(other), history)
+        if ask.get("inline") is True:
+            curves["pictures"] = inline(other, history)
+        return runs_data.data(curves)
+
+    def _loaded(self) -> str | None:
+        """The architecture of the loaded model; None without one."""
+        try:
+            return self.host.model().architecture
+        except NoModel:
+            return None
+
+    def _weighed(self, run: Run, loaded: str | None) -> Weighed | None:
+        known = self._weights.get(run.folder)
+        if known is None or known[0] is not run or known[1] != loaded:
+            known = self._weights[run.folder] = run, loaded, runs_data.weighed(run.config.network, loaded)
+        return known[2]
+
+    # --- what a person says of the runs, and their order ------------------------------------------------------------
+
+    @error_to("runs_message")
+    def act(self, values: RunsValues) -> Changes:
+        """Carry out the command in `runs_ask`: `{"what": "title" | "notes" | "move" | "delete", "run": name, ...}`."""
+        command = asked(values).get("do")
+        if not isinstance(command, dict):
+            raise ValueError("no command was given")
+        what, run = command.get("what"), self.runner.find(str(command.get("run", "")))
+        if what in ("title", "notes"):
+            text = str(command.get("text", "")).strip()
+            self.runner.set_about(run, **{what: text})
+        elif what == "move":
+            place = command.get("place")
+            if not isinstance(place, int):
+                raise ValueError(f"place {place!r}: expected a whole number")
+            self.runner.move(run, place)
+        elif what == "delete":
+            self.runner.delete(run)
+            if values["runs_chosen"] == run.folder.name:
+                return {**self._changes({**values, "runs_chosen": ""}, values["runs_shown"]), "runs_message": ""}
+        else:
+            raise ValueError(f"{what!r}: expected title, notes, move or delete")
+        return {**self.poll(values), "runs_message": ""}
 
     # --- controlling ----------------------------------------------------------------------------------------------
 
     @error_to("runs_message")
     def stop(self, values: RunsValues) -> Changes:
-        """End the selected run; what was saved last is kept."""
-        return self._command(values, lambda run: self.runner.stop(run, save=False), "{} stops after this step")
+        """End the selected run, or take it out of the queue; what was saved last is kept."""
+        return self._command(values, lambda run: self.runner.stop(run, save=False))
 
     @error_to("runs_message")
     def stop_and_save(self, values: RunsValues) -> Changes:
         """Save the selected run and end it."""
-        return self._command(values, self.runner.stop, "{} saves and stops after this step")
+        return self._command(values, self.runner.stop)
 
     @error_to("runs_message")
     def pause(self, values: RunsValues) -> Changes:
         """Save the run in training, release the model, and hold the queue."""
-        return self._command(values, lambda run: self.runner.pause(), "{} pauses after this step")
+        return self._command(values, self._pause)
 
     @error_to("runs_message")
     def resume(self, values: RunsValues) -> Changes:
         """Put the selected run back into the queue; it continues from what was saved last."""
-        return self._command(values, self.runner.resume, "{} continues when it is next in the queue")
+        return self._command(values, self.runner.resume)
 
-    def _command(self, values: RunsValues, command: Callable[[Run], object], message: str) -> Changes:
-        """Apply a command to the selected run, and show the new state."""
-        run = self._chosen_run(values)
-        command(run)
-        return {**self.poll(values), "runs_message": html.note(message.format(run.folder.name))}
+    def _command(self, values: RunsValues, command: Callable[[Run], object]) -> Changes:
+        """Apply a command to the selected run. The new state says what it did: a sentence of its own would stay."""
+        command(self._chosen_run(values))
+        return {**self.poll(values), "runs_message": ""}
+
+    def _pause(self, run: Run) -> None:
+        status = self.runner.status(run)
+        if not status.is_active:
+            raise ValueError(f"{status.title} is {runs_words.state(status)}: there is nothing to pause")
+        self.runner.pause()
 
     @error_to("runs_message")
     def start_queue(self, values: RunsValues) -> Changes:
         """Start the queued runs."""
         self.runner.begin()
-        return {**self.poll(values), "runs_message": html.note("The queue has started")}
+        return {**self.poll(values), "runs_message": ""}
 
-    @error_to("runs_message")
+    @error_to("runs_weigh_message")
     def set_weights(self, values: RunsValues) -> Changes:
         """Change the block weights of the run in training."""
         run = self._chosen_run(values)
@@ -163,9 +227,9 @@ class RunsHandlers:
         parsed = self.controls.presets.parse(values["runs_weights"] or "", architecture)
         self.runner.set_weights(run, parsed.weights)
         message = "; ".join([f"{parsed.form}: from the next step on", *parsed.notices])
-        return {"runs_message": html.note(message)}
+        return {"runs_weigh_message": html.note(message)}
 
-    @error_to("runs_message")
+    @error_to("runs_weigh_message")
     def from_sliders(self, values: RunsValues) -> Changes:
         """Take the weights that the sliders of Preview show."""
         weights = selection_of(values).shown.block_weights(self.host.model().architecture)
@@ -193,7 +257,7 @@ class RunsHandlers:
 
         A checkpoint is first copied into the LoRA folder, where the result of a finished run already is.
         """
-        run, title, folder = self._chosen_run(values), values["runs_file"] or RESULT, self.host.lora_dirs[0].resolve()
+        run, title, folder = self._chosen_run(values), _asked_file(values), self.host.lora_dirs[0].resolve()
         name = self._result_name(run) if title == RESULT else self._publish_checkpoint(run, title)
         self.controls.lora_index.refresh()
         files = (file for file in self.controls.lora_index.files() if file.path.name == name)
@@ -213,7 +277,7 @@ class RunsHandlers:
         """Copy a checkpoint into the LoRA folder, unless the same file is there already; return its name."""
         path = next((path for path in run.checkpoints() if _title(path) == title), None)
         if path is None:
-            known = ", ".join(_files(run))
+            known = ", ".join(_files(run, self.runner.status(run)))
             raise ValueError(f"{run.folder.name} has no {title[:40]!r} any more: expected one of {known}")
         published = self.host.lora_dirs[0] / path.name
         if not published.exists() or published.read_bytes() != path.read_bytes():
@@ -222,10 +286,23 @@ class RunsHandlers:
         return published.name
 
 
+def _order(status: Status) -> tuple[int, int]:
+    """The run in training first, then those that wait in their order, then the others, as they are."""
+    return (0, 0) if status.is_active else (1, status.place) if status.place is not None else (2, 0)
+
+
+def _weights_text(run: Run | None) -> str:
+    """The block weights of a run's configuration, where they are text."""
+    return run.config.network.weights if run and isinstance(run.config.network.weights, str) else ""
+
+
+def _asked_file(values: RunsValues) -> str:
+    return str(asked(values).get("file") or RESULT)
+
+
 def _no_run_contents() -> dict[str, object]:
-    note = html.note("There is no run yet: start one in Train")
-    parts = {**dict.fromkeys(RUN_PARTS, Markup("")), "runs_head": note}
-    return {**parts, "runs_file": Properties(choices=_files(None)), **_buttons(None)}
+    parts = {**dict.fromkeys(RUN_PARTS, Markup("")), "runs_state": runs_words.nothing()}
+    return {**parts, **_buttons(None, held=False)}
 
 
 def _title(path: Path) -> str:
@@ -233,22 +310,24 @@ def _title(path: Path) -> str:
     return f"step {int(path.stem[-6:])}" if path.stem[-6:].isdigit() else path.stem
 
 
-def _files(run: Run | None) -> list[str]:
-    """The choices of the menu of files: the result, then the checkpoints, newest first."""
-    return [RESULT, *(map(_title, reversed(run.checkpoints())) if run else ())]
+def _files(run: Run, status: Status) -> list[str]:
+    """The choices of the menu of files: the result if there is one, then the checkpoints, newest first."""
+    return [*([RESULT] if status.published else []), *map(_title, reversed(run.checkpoints()))]
 
 
-def _buttons(status: Status | None, has_checkpoints: bool = False) -> dict[str, Properties]:
-    """The buttons, enabled where they apply to the run shown."""
-    training = status is not None and status.state in ("preparing", "training")
-    waiting = status is not None and status.state in ("waiting", "paused")
-    enabled = {
-        "stop_save": training,
-        "stop": training or waiting,
-        "pause": training,
-        "resume": status is not None and status.state in RESUMABLE_STATES,
-        "again": status is not None,
-        "preview": status is not None and (has_checkpoints or status.published is not None),
-        "weigh": training,
+def _buttons(status: Status | None, held: bool, can_preview: bool = False) -> dict[str, Properties]:
+    """The buttons of the bar: those that apply to the run shown are there, and the likeliest one is the primary."""
+    state = "" if status is None else status.state
+    training, waiting = state in ("preparing", "training"), state in ("waiting", "paused")
+    resumable = state in RESUMABLE_STATES and (state != "waiting" or status is None or status.place is None)
+    done = state == "finished"
+    resume = "Resume" if status is None else runs_words.resume_label(status)
+    return {
+        "runs_pause": Properties(visible=training),
+        "runs_stop_save": Properties(visible=training),
+        "runs_stop": Properties(visible=training or waiting, value="Take out" if waiting else "Stop"),
+        "runs_resume": Properties(visible=resumable, value=resume),
+        "runs_again": Properties(interactive=status is not None),
+        "runs_preview": Properties(interactive=can_preview, variant="primary" if done and can_preview else "secondary"),
+        "runs_weigh": Properties(interactive=state == "training"),
     }
-    return {f"runs_{name}": Properties(interactive=enabled[name]) for name in BUTTONS}

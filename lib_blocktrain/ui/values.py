@@ -103,6 +103,6 @@ class RunsValues(SelectionValues):
     runs_chosen: str | None
     runs_shown: dict[str, str]
     """Digests of what the page shows, by widget."""
-    runs_list: str | None
-    runs_file: str | None
+    runs_ask: str | None
+    """What else the page asks for, as JSON: see `runs_handlers`."""
     runs_weights: str | None

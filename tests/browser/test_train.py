@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-STEP = "Number(document.querySelector('#blocktrain_runs_head')?.innerText.match(/step (\\d+) of/)?.[1] ?? -1)"
+STEP = "Number(document.querySelector('#blocktrain_runs_head [data-step]')?.dataset.step ?? -1)"
 STATE = "document.querySelector('#blocktrain_runs_head [data-state]')?.dataset.state"
 
 
@@ -38,8 +38,8 @@ def test_from_a_folder_to_preview(opened, second):
     opened.page.wait_for_function(f"() => {STATE} === 'training'")
     step = opened.page.evaluate(STEP)
     opened.page.wait_for_function(f"step => {STEP} > step", arg=step)
-    opened.page.wait_for_selector("#blocktrain_runs_samples img")
-    opened.page.wait_for_selector("#blocktrain_runs_curves svg")
+    opened.page.wait_for_selector(".blocktrain-sample .blocktrain-film img")
+    opened.page.wait_for_selector(".blocktrain-loss polyline", state="attached")
     second.go("Runs")
     second.page.wait_for_function(f"() => {STATE} === 'training'")
     assert name in second.text("runs_head")

@@ -107,7 +107,7 @@ def test_markup_is_text(opened, tally):
     check(opened, tally)
     opened.type("train_network_weights", EVIL)
     go_to(opened, "Runs")
-    opened.wait("runs_head", SAID)
+    opened.wait("runs_state", SAID)
     check(opened, tally)
     unfold_all(opened)
     check(opened, tally)

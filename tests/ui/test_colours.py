@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import colorsys
 import re
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from lib_blocktrain.blocks import BLOCK_IDS
-from lib_blocktrain.ui.curves import _colours
 
 CSS = (Path(__file__).resolve().parent.parent.parent / "style.css").read_text("utf-8")
 APART = 20.0  # CIE76; 2.3 is just noticeable side by side
@@ -24,11 +20,8 @@ EYES = {  # severity 1, on linear RGB
 
 
 def rgb(colour: str) -> np.ndarray:
-    """`#3b7ddd` or `hsl(215 70% 40%)` as three numbers up to 1."""
-    if colour.startswith("#"):
-        return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    hue, saturation, lightness = map(float, re.findall(r"[\d.]+", colour))
-    return np.array(colorsys.hls_to_rgb(hue / 360, lightness / 100, saturation / 100))
+    """`#3b7ddd` as three numbers up to 1."""
+    return np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
 
 
 def lab(colour: np.ndarray, eyes: str) -> np.ndarray:
@@ -75,17 +68,17 @@ def test_the_maps_pairs(dark, eyes):
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_bars_and_lines(dark, eyes):
     bars = used("blocktrain-bar-(?:plus|minus)", dark)
-    lines = used("blocktrain-line-(?:smoothed|validation|lr)", dark)
-    assert (len(bars), len(lines)) == (2, 3)
+    lines = used("blocktrain-cp .blocktrain-l-(?:lr|other)", dark)
+    assert (len(bars), len(lines)) == (2, 2)
     for one, other in (*combinations(bars, 2), *combinations(lines, 2)):
         assert distance(one, other, eyes) > APART, (one, other)
 
 
 @pytest.mark.parametrize("eyes", EYES)
-def test_the_sides_of_the_u_in_curves(eyes):
-    colours = _colours(BLOCK_IDS)
-    sides = [[colours[block] for block in BLOCK_IDS if block.startswith(side)] for side in ("IN", "OUT")]
-    assert min(distance(one, other, eyes) for one in sides[0] for other in sides[1]) > APART
-    for side, order in zip(sides, (-1, 1)):
-        lightness = [float(lab(rgb(colour), eyes)[0]) for colour in side]
-        assert lightness == sorted(lightness, reverse=order < 0)
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_heat_map_is_a_ramp(dark, eyes):
+    """Light to dark, in the dark theme dark to light: the lightness alone says what is more."""
+    colours = of_theme(dark)
+    lightness = [float(lab(rgb(colours[f"heat-{level}"]), eyes)[0]) for level in range(9)]
+    assert lightness == sorted(lightness, reverse=not dark)
+    assert min(abs(one - other) for one, other in pairwise(lightness)) > 3

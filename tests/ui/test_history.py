@@ -13,6 +13,7 @@ ROWS = (
     {"step": 0, "event": "started"},
     {"step": 1, "loss": 0.5, "smoothed": 0.5, "lr": 1e-3, "seconds_a_step": 0.5},
     {"step": 1, "norms": {"OUT09": 1.0, "IN<b>": 2.0}, "gradients": {"OUT09": 0.1}, "shares": {"OUT09": 0.25}},
+    {"step": 1, "event": "weights", "weights": {"weights": {"OUT06": 0.5, "OUT07": 0.5, "OUT08": 0.5, "M00": 0}}},
     {"step": 2, "loss": "nan", "smoothed": 0.4, "lr": 1e-3, "validation": 0.3},
     {"step": 2, "sample": "000002-00.png", "prompt": "<script>a robot</script>"},
     {"step": 2, "sample": "../../../secret.png", "prompt": "outside"},
@@ -22,6 +23,29 @@ ROWS = (
 
 def test_curves_have_the_finite_numbers_of_the_rows():
     assert read_history(ROWS).curves["loss"] == [(1, 0.5)]
+
+
+def test_events_are_in_words_with_their_time():
+    rows = [
+        {"step": 0, "event": "started", "modules": {"OUT09": 12, "M00": 3}, "time": 5, "dataset": {"pictures": 24}},
+        {"step": 2, "sample": "000002-00.png", "prompt": "a"},
+        {"step": 2, "sample": "000002-01.png", "prompt": "b"},
+        {"step": 3, "checkpoint": "robot-000003.safetensors"},
+        {"step": 4, "event": "stopped", "saved": False},
+        *ROWS[-1:],
+    ]
+    history = read_history(rows)
+    assert [event.text for event in history.events] == [
+        "Started: 2 blocks, 15 modules",
+        "Sample drawn",
+        "Checkpoint saved: robot-000003",
+        "Stopped without saving",
+        "Failed: the loss is <b>nan</b>",
+    ]
+    assert [event.time for event in history.events] == [5, None, None, None, None]
+    assert history.pictures == 24
+    changed = next(event for event in read_history(ROWS).events if event.text.startswith("The block weights"))
+    assert changed.text == "The block weights were changed: OUT06-OUT08 = 0.5"
 
 
 def test_thinned_curves_end_at_the_last_step():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +14,10 @@ pytest.importorskip("diffusers")
 
 from PIL import Image
 
-from lib_blocktrain.runner import Runner
+from lib_blocktrain.runner import Runner, Status
 from lib_blocktrain.training.config import load
 from lib_blocktrain.training.runs import create
-from lib_blocktrain.ui import form
+from lib_blocktrain.ui import form, runs_words
 from lib_blocktrain.ui.runs_handlers import RunsHandlers
 from lib_blocktrain.ui.train_handlers import TrainHandlers
 from tests.fakes import Page, write_lora
@@ -45,55 +48,159 @@ def run(host):
 @pytest.fixture
 def opened(handlers):
     page = Page()
-    page.values |= {"runs_chosen": "", "runs_shown": {}, "runs_list": None, "runs_weights": "", "runs_message": ""}
-    page.values["runs_file"] = "result"
+    page.values |= {"runs_chosen": "", "runs_shown": {}, "runs_ask": "", "runs_weights": "", "runs_message": ""}
     page.take(handlers.open(page.values))
     return page
 
 
+def sent(page, part):
+    """What a script reads of an element."""
+    text = str(page.values[f"runs_{part}"])
+    return json.loads(html.unescape(re.search('data-json="([^"]*)"', text)[1])) if text else None
+
+
+def ask(page, **wanted):
+    page.values["runs_ask"] = json.dumps(wanted)
+    return page.values
+
+
 def test_nothing_yet(opened):
-    assert "There is no run yet" in opened.values["runs_head"]
+    assert "No run yet" in opened.values["runs_state"]
+    assert sent(opened, "table")["runs"] == []
     assert opened.properties["runs_again"]["interactive"] is False
 
 
 def test_a_run_found_on_disk_is_shown(run, opened):
     values = opened.values
     assert values["runs_chosen"] == "robot-1"
-    assert opened.properties["runs_list"]["choices"] == [("robot-1 · diverged · 2/4", "robot-1")]
-    assert "step 2 of 4" in values["runs_head"]
-    assert "the loss is &lt;b&gt;nan&lt;/b&gt;" in values["runs_head"]
-    assert values["runs_samples"].count("<img") == 1  # a name that is no sample's opens no file
-    for part in ("runs_head", "runs_samples", "runs_curves", "runs_events"):
-        assert "<b>nan" not in values[part]
-        assert "<script" not in values[part]
-        assert "<b>" not in str(values[part]).replace("<b>robot-1</b>", "")
-    assert values["runs_curves"].count("<svg") == 6
-    assert 'data-block="OUT09"' in values["runs_map"]
-    can = {name for name in opened.properties if opened.properties[name].get("interactive")}
-    assert {"runs_resume", "runs_again"} <= can
-    assert not {"runs_stop", "runs_pause", "runs_preview"} & can
+    (row,) = sent(opened, "table")["runs"]
+    assert (row["name"], row["title"], row["kind"], row["words"]) == ("robot-1", "robot-out", "bad", "failed")
+    assert (row["step"], row["steps"], row["blocks"], len(row["weights"])) == (2, 4, "OUT06-OUT11", 25)
+    assert "failed at step 2:</b> the loss is &lt;b&gt;nan&lt;/b&gt;. Nothing was saved" in values["runs_state"]
+    assert 'data-state="diverged"' in values["runs_head"]
+    curves = sent(opened, "curves")
+    assert [(sample["step"], sample["file"]) for sample in curves["samples"]] == [(2, "000002-00.png")]
+    assert curves["curves"]["loss"] == [[1], [0.5]]
+    assert curves["curves"]["validation"] == [[2], [0.3]]
+    blocks = sent(opened, "blocks")
+    assert (blocks["norms"]["OUT09"], blocks["order"][0], len(blocks["order"])) == ([[1], [1.0]], "IN00", 26)
+    assert sent(opened, "events")[0]["text"] == "Failed: the loss is <b>nan</b>"
+    for part in ("state", "head", "curves", "blocks", "events", "table", "saved"):
+        assert "<b>nan" not in values[f"runs_{part}"]
+        assert "<script" not in values[f"runs_{part}"]
+    shown = {name for name in opened.properties if opened.properties[name].get("visible")}
+    assert shown == {"runs_resume"}
 
 
 def test_only_what_has_changed_is_told(run, handlers, opened):
     assert set(opened.take(handlers.poll(opened.values))) == {"runs_shown", "runs_beat"}
     run.add_metrics({"step": 3, "loss": 0.1, "smoothed": 0.3})
     answer = opened.take(handlers.poll(opened.values))
-    assert {"runs_head", "runs_curves"} <= set(answer)
-    assert "runs_samples" not in answer
+    assert {"runs_table", "runs_curves"} <= set(answer)
+    assert not {"runs_blocks", "runs_events", "runs_message", "runs_chosen"} & set(answer)
 
 
 def test_the_buttons_say_what_cannot_be_done(run, handlers, opened):
     for press, said in (
         (handlers.stop, "there is nothing to stop"),
-        (handlers.set_weights, "is not being trained"),
+        (handlers.pause, "there is nothing to pause"),
         (handlers.to_preview, "has no LoRA yet"),
     ):
-        opened.values["runs_weights"] = "OUT=1"
         opened.take(press(opened.values))
         assert said in opened.values["runs_message"]
+    opened.values["runs_weights"] = "OUT=1"
+    assert "is not being trained" in handlers.set_weights(opened.values)["runs_weigh_message"]
     opened.values["runs_chosen"] = "../runs/robot-1"
     opened.take(handlers.resume(opened.values))
     assert "there is no run" in opened.values["runs_message"]
+
+
+def test_what_was_said_does_not_outlive_the_state(run, handlers, opened):
+    """A message is gone when the run has another state, or another run is shown."""
+    opened.take(handlers.stop(opened.values))
+    assert "nothing to stop" in opened.values["runs_message"]
+    opened.take(handlers.poll(opened.values))
+    assert "nothing to stop" in opened.values["runs_message"]
+    run.add_metrics({"step": 4, "event": "finished"})
+    opened.take(handlers.poll(opened.values))
+    assert opened.values["runs_message"] == ""
+
+
+def test_states_in_words():
+    """Each state says one thing, and what can be done; a finished run waits for nothing."""
+    said = {}
+    for state in runs_words.KINDS:
+        status = Status("robot-1", state, 3, 9, seconds_a_step=0.5, title="robot", place=2, saved_step=2)
+        said[state] = f"{runs_words.short(status)} | {runs_words.line(status, False).html().striptags()}"
+    assert len(set(said.values())) == len(said) - 1  # a run that diverged has failed
+    assert said["training"] == "training · 0:03 left | robot · step 3/9 · 2.0 steps/s · 0:03 left"
+    assert said["waiting"] == "waiting · number 2 | robot waits: 1 before it"
+    assert "finished. 9 steps" in said["finished"]
+    for word in ("waits", "Resume", "when", "goes on"):
+        assert word not in said["finished"]
+    assert "Saved at step 2" in said["stopped"]
+    assert runs_words.resume_label(Status("robot-1", "failed", 3, 9, saved_step=2)) == "Resume from step 2"
+
+
+def test_two_runs_are_compared(run, handlers, opened, host):
+    other = create(run.config, host.output_dir / "runs" / "robot-2")
+    other.add_metrics({"step": 1, "loss": 0.25})
+    assert sent(opened, "other") is None
+    opened.take(handlers.poll(ask(opened, other="robot-2")))
+    assert sent(opened, "other")["curves"]["loss"] == [[1], [0.25]]
+    for nothing in ("robot-1", "../robot-2", "nobody", 3):
+        opened.take(handlers.poll(ask(opened, other=nothing)))
+        assert sent(opened, "other") is None
+
+
+def test_samples_as_data_where_they_cannot_be_fetched(run, handlers, opened):
+    assert "pictures" not in sent(opened, "curves")
+    opened.take(handlers.poll(ask(opened, inline=True)))
+    (name,) = sent(opened, "curves")["pictures"]
+    assert name == "000002-00.png"
+    assert sent(opened, "curves")["pictures"][name].startswith("data:image/jpeg;base64,")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", "null", '{"do": 1}', "[" * 5000, '{"do": {"what": "x", "run": "robot-1"}}']
+)
+def test_requests_that_no_script_writes(run, handlers, opened, text):
+    opened.values["runs_ask"] = text
+    opened.take(handlers.poll(opened.values))
+    before = dict(opened.values)
+    answer = handlers.act(opened.values)
+    assert set(answer) == {"runs_message"}
+    assert "blocktrain-failure" in answer["runs_message"]
+    assert before == opened.values
+
+
+def test_title_notes_and_deletion(run, handlers, opened):
+    do = {"run": "robot-1", "what": "title", "text": " half of <b>it</b> "}
+    opened.take(handlers.act(ask(opened, do=do)))
+    opened.take(handlers.act(ask(opened, do={**do, "what": "notes", "text": "too soft"})))
+    (row,) = sent(opened, "table")["runs"]
+    assert (row["title"], row["notes"]) == ("half of <b>it</b>", "too soft")
+    assert "half of &lt;b&gt;it&lt;/b&gt;" in opened.values["runs_head"]
+    opened.take(handlers.act(ask(opened, do={**do, "text": "x" * 101})))
+    assert "up to 100 characters" in opened.values["runs_message"]
+    opened.take(handlers.act(ask(opened, do={"run": "robot-1", "what": "delete"})))
+    assert sent(opened, "table")["runs"] == []
+    assert not run.folder.exists()
+    assert "No run yet" in opened.values["runs_state"]
+
+
+def test_the_queue_is_put_in_another_order(run, handlers, opened, host):
+    names = ["robot-1", "robot-2", "robot-3"]
+    for name in names[1:]:
+        create(run.config, host.output_dir / "runs" / name)
+    (host.output_dir / "runs" / "queue.json").write_text(json.dumps(names))
+    handlers.runner.pause()
+    opened.take(handlers.act(ask(opened, do={"run": "robot-3", "what": "move", "place": 1})))
+    rows = [(row["name"], row["place"]) for row in sent(opened, "table")["runs"]]
+    assert rows == [("robot-3", 1), ("robot-1", 2), ("robot-2", 3)]
+    assert json.loads((host.output_dir / "runs" / "queue.json").read_text()) == ["robot-3", "robot-1", "robot-2"]
+    opened.take(handlers.act(ask(opened, do={"run": "robot-3", "what": "move", "place": "first"})))
+    assert "expected a whole number" in opened.values["runs_message"]
 
 
 def test_run_again_fills_the_form(run, handlers, opened):
@@ -123,19 +230,17 @@ def test_preview_what_was_saved_on_the_way(run, handlers, opened, host):
     for step in (1, 250):
         write_lora(run.checkpoint(step), ss_output_name=f"at {step}")
     opened.take(handlers.poll(opened.values))
-    assert opened.properties["runs_file"]["choices"] == ["result", "step 250", "step 1"]
+    assert sent(opened, "saved")["files"] == ["step 250", "step 1"]
     assert opened.properties["runs_preview"]["interactive"] is True  # though the run has no result yet
-    opened.values["runs_file"] = "step 250"
+    ask(opened, file="step 250")
     for _ in range(2):  # the second time it is there already
         answer = opened.take(handlers.to_preview(opened.values))
         assert answer["tabs"] == {"selected": "Preview"}
         assert opened.values["loras"] == [run.checkpoint(250).stem]
     assert (host.lora_dirs[0] / run.checkpoint(250).name).read_bytes() == run.checkpoint(250).read_bytes()
     assert len(list(host.lora_dirs[0].glob(f"{run.config.name}*.safetensors"))) == 1
-    opened.values["runs_file"] = "result"
+    ask(opened, file="result")
     assert "has no LoRA yet" in handlers.to_preview(opened.values)["runs_message"]
-    opened.values["runs_file"] = "step 1"
+    ask(opened, file="step 1")
     run.checkpoint(1).unlink()
-    assert "expected one of result, step 250" in handlers.to_preview(opened.values)["runs_message"]
-    opened.take(handlers.choose({**opened.values, "runs_list": run.folder.name}))
-    assert opened.values["runs_file"] == "result"
+    assert "expected one of step 250" in handlers.to_preview(opened.values)["runs_message"]

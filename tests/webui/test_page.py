@@ -172,7 +172,7 @@ def test_trained_by_clicks_and_used_at_once(page, second, weighed, tmp_path_fact
     second.ours()
     second.go("Runs")
     second.page.locator(
-        "#blocktrain_runs_list label", has_text=name
+        "#blocktrain_runs_list tr", has_text=name
     ).click()  # it opened with the run that was the newest then
     second.page.wait_for_function(f"() => {STATE} === 'finished'")
     assert name in second.text("runs_head")

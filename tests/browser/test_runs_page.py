@@ -1,0 +1,286 @@
+"""Runs in Chromium, on runs that another session left: table, samples, charts, heat map, comparison, menu."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from journeys import Opened, serving, write_loras
+from PIL import Image
+
+from lib_blocktrain.training.runs import Run, create, open_run
+
+STEPS = 60
+EVERY = 10  # steps between two samples
+LONG = "a name as long as people give them, which no table has the room for, and then some more of it"
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white")  # of the samples, by their number
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, random_model) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    write_loras(random_model, folder / "loras")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder, random_model, python):
+    make_runs(folder / "out")
+    with serving(python, random_model, folder) as address:
+        yield address
+
+
+@pytest.fixture
+def opened(browser, address, folder):
+    opened = Opened(browser, address, folder)
+    opened.go("Runs")
+    opened.page.locator("#blocktrain_runs_list tr[data-run]").first.wait_for()
+    yield opened
+    opened.close()
+
+
+def make_runs(out: Path) -> None:
+    """35 runs; "whole" is the newest and has samples of two prompts, "half" has half of its steps."""
+    from lib_blocktrain.training.config import load
+
+    config = load(Path(__file__).resolve().parent.parent.parent / "demo" / "runs" / "2-robot-out.json")
+    for number in range(35):
+        name = {0: "whole", 1: "half", 2: LONG}.get(number, f"old-{number:02}")
+        run = create(replace(config, name=name[:90], steps=STEPS), out / "runs" / f"{name[:90]}-1")
+        last = STEPS // 2 if name == "half" else STEPS
+        write_rows(run, last, samples=number < 2)
+        for path in (run.folder / "run.json", run.metrics_path):
+            os.utime(path, (time.time() - 60 * number,) * 2)
+
+
+def write_rows(run: Run, last: int, *, samples: bool, first: int = 1) -> None:
+    for step in range(first, last + 1):
+        scale = 2 if run.config.name == "half" else 1
+        run.add_metrics({"step": step, "loss": scale / step, "smoothed": scale / step, "lr": 1e-4})
+        if step % 5 == 0:
+            norms = {"OUT06": step / 10, "OUT09": step / 20, "OUT11": 0.01}
+            run.add_metrics({"step": step, "norms": norms, "gradients": {block: n / 100 for block, n in norms.items()}})
+        if samples and step % EVERY == 0:
+            draw(run, step)
+    if last == STEPS:
+        run.add_metrics({"step": last, "event": "finished", "time": 1_790_000_000})
+
+
+def draw(run: Run, step: int) -> None:
+    for number in range(2):
+        path = run.sample(step, number)
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (64, 64), COLOURS[step // EVERY % len(COLOURS)]).save(path)
+        run.add_metrics({"step": step, "sample": path.name, "prompt": f"prompt {number}"})
+
+
+def choose(opened: Opened, name: str) -> None:
+    opened.page.locator(f'#blocktrain_runs_list tr[data-run="{name}-1"]').click()
+    opened.page.locator(f'#blocktrain_runs_head [data-run="{name}-1"]').wait_for()
+
+
+def shown_sample(opened: Opened) -> str:
+    return opened.page.locator(".blocktrain-big img").first.get_attribute("alt")
+
+
+def scrub(opened: Opened, step: int) -> None:
+    opened.page.locator(".blocktrain-scrub input").evaluate(
+        "(range, step) => { range.value = step; range.dispatchEvent(new Event('input', {bubbles: true})); }", step
+    )
+
+
+def in_view(opened: Opened, inner: str, outer: str) -> bool:
+    boxes = [opened.page.locator(name).first.bounding_box() for name in (inner, outer)]
+    (x, width), (left, room) = [(box["x"], box["width"]) for box in boxes]
+    return left - 5 <= x and x + width <= left + room + 5
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844), (1900, 1000)])
+def test_many_runs_stay_in_their_box(opened, size):
+    """The list scrolls by itself, beside the run that is shown, and nothing is wider than the page."""
+    opened.page.set_viewport_size({"width": size[0], "height": size[1]})
+    if size[0] < 900:
+        opened.page.click("#blocktrain_segs_runs [data-segment=all]")
+    rows = opened.page.locator("#blocktrain_runs_list tr[data-run]")
+    assert rows.count() == 35
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    pane = opened.page.locator("#blocktrain_panes_runs .blocktrain-pane-l")
+    for row in (rows.first, rows.nth(2), rows.last):
+        row.scroll_into_view_if_needed()
+        own, room = row.bounding_box(), pane.bounding_box()
+        assert room["x"] <= own["x"]
+        assert own["x"] + own["width"] <= room["x"] + room["width"]
+    if size[0] >= 900:
+        assert pane.evaluate("pane => pane.scrollHeight > pane.clientHeight && pane.scrollTop > 0")
+        assert pane.bounding_box()["height"] <= size[1]
+        assert opened.page.locator("#blocktrain_runs_head h1").is_visible()
+
+
+def test_the_table_is_searched(opened):
+    search = opened.page.locator("#blocktrain_runs_list input[type=search]")
+    rows = opened.page.locator("#blocktrain_runs_list tr[data-run]")
+    for text, count in (("old-1", 10), ("OUT08 whole", 1), ("finished", 34), ("IN04", 0), ("", 35)):
+        search.fill(text)
+        assert rows.count() == count, text
+    search.fill("nothing like it")
+    opened.wait("runs_list", "None of 35 runs")
+
+
+def test_the_newest_sample_is_shown_and_the_run_is_followed(opened, folder):
+    """The strip is at its end, not at step 0; with another sample it goes on, unless an older one was chosen."""
+    choose(opened, "half")
+    opened.page.set_viewport_size({"width": 390, "height": 844})
+    last = ".blocktrain-fr.blocktrain-is-now"
+    assert shown_sample(opened) == "step 30: prompt 0"
+    run = open_run(folder / "out" / "runs" / "half-1")
+    write_rows(run, 50, samples=True, first=31)
+    opened.page.wait_for_function("() => document.querySelector('.blocktrain-big img').alt.startsWith('step 50')")
+    opened.page.wait_for_timeout(300)
+    assert in_view(opened, last, ".blocktrain-film")
+    assert opened.page.locator(".blocktrain-big img").first.evaluate("image => image.naturalWidth") == 64
+    opened.page.locator(".blocktrain-fr").first.click()
+    assert shown_sample(opened) == "step 10: prompt 0"
+    write_rows(run, 59, samples=False, first=51)
+    opened.page.wait_for_function("() => document.querySelector('.blocktrain-scrub-x').textContent === '59'")
+    assert shown_sample(opened) == "step 10: prompt 0"
+    opened.page.get_by_role("button", name="Latest").click()
+    assert shown_sample(opened) == "step 50: prompt 0"
+
+
+def test_one_step_in_all_of_them(opened):
+    choose(opened, "whole")
+    scrub(opened, 20)
+    assert shown_sample(opened) == "step 20: prompt 0"
+    lines = opened.page.locator(".blocktrain-head-line:visible")
+    places = [lines.nth(index).bounding_box()["x"] for index in range(lines.count())]
+    chart = opened.page.locator(".blocktrain-chart").bounding_box()
+    assert len(places) == 2
+    assert places == pytest.approx([chart["x"] + chart["width"] * 20 / 60] * 2, abs=1.5)
+    canvas = opened.page.locator(".blocktrain-heat-c")
+    box = canvas.bounding_box()
+    opened.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] - 8)
+    assert shown_sample(opened) == "step 30: prompt 0"
+    assert "OUT11 · step 30" in opened.page.locator(".blocktrain-heat-t").inner_text()
+
+
+def test_the_chart_says_its_numbers(opened):
+    choose(opened, "whole")
+    texts = opened.page.locator(".blocktrain-cy span").all_inner_texts()
+    assert texts[0] == "0"
+    assert len({len(text) for text in texts[1:]}) == 1
+    box = opened.page.locator(".blocktrain-chart").bounding_box()
+    opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 50)
+    tip = opened.page.locator(".blocktrain-tip").inner_text()
+    assert "step 30" in tip
+    assert "0.0333" in tip  # the loss, 1/30
+    assert "0.0001" in tip  # the rate
+    opened.page.get_by_role("button", name="log").click()
+    assert "0" not in opened.page.locator(".blocktrain-cy span").all_inner_texts()
+    opened.page.get_by_role("button", name="lin").click()
+
+
+PIXEL = """([x, block]) => {
+    const canvas = document.querySelector('.blocktrain-heat-c');
+    const row = document.querySelector(`.blocktrain-hr[data-block=${block}]`).getBoundingClientRect();
+    const ratio = canvas.height / canvas.clientHeight;
+    const y = (row.top + row.height / 2 - canvas.getBoundingClientRect().top) * ratio;
+    return [...canvas.getContext('2d').getImageData(x * (canvas.width - 1), y, 1, 1).data];
+}"""
+
+
+def test_the_heat_map_has_the_colours_of_its_tokens(opened):
+    """Light where a block has changed little, dark where much; in the dark theme the other way round."""
+    choose(opened, "whole")
+    frozen = opened.page.locator(".blocktrain-hr.blocktrain-is-frozen b").all_inner_texts()
+    assert frozen == ["IN00–OUT05", "OUT07–OUT08", "OUT10"]
+
+    def pixel(x, block):
+        return opened.page.evaluate(PIXEL, [x, block])
+
+    for theme in ("light", "dark"):
+        opened.page.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")
+        opened.page.wait_for_timeout(300)
+        tokens = opened.page.evaluate(
+            "() => [0, 8].map((level) => getComputedStyle(document.querySelector('.blocktrain-heat-c'))"
+            ".getPropertyValue(`--blocktrain-heat-${level}`).trim())"
+        )
+        low, high = ([int(token[i : i + 2], 16) for i in (1, 3, 5)] for token in tokens)
+        assert pixel(0.99, "OUT06")[:3] == high
+        assert pixel(0.99, "OUT11")[:3] == low
+        assert pixel(0.12, "OUT06")[:3] != high
+    opened.page.evaluate("document.body.classList.remove('dark')")
+    share = opened.page.locator(".blocktrain-hr[data-block=OUT06] em").inner_text()
+    assert share == "80 %"  # 6 squared of 6 squared + 3 squared
+
+
+def test_two_runs_side_by_side(opened):
+    choose(opened, "whole")
+    opened.page.locator('#blocktrain_runs_list tr[data-run="half-1"] .blocktrain-ab').click()
+    opened.page.locator(".blocktrain-cp .blocktrain-l-other").wait_for(state="attached")
+    assert opened.page.locator(".blocktrain-big figure").count() == 2
+    style = opened.page.locator(".blocktrain-cp .blocktrain-l-other").evaluate(
+        "line => getComputedStyle(line).strokeDasharray"
+    )
+    assert style != "none"
+    opened.wait("runs_head", "half")
+    opened.page.get_by_role("button", name="End the comparison").first.click()
+    opened.page.locator(".blocktrain-cp .blocktrain-l-other").wait_for(state="detached")
+    opened.page.get_by_role("button", name="All", exact=True).click()
+    assert opened.page.locator(".blocktrain-big figure").count() == 2
+    opened.page.get_by_role("button", name="Prompt 1").click()
+
+
+def test_a_sample_is_enlarged(opened):
+    choose(opened, "whole")
+    opened.page.locator(".blocktrain-zoom-b").first.click()
+    popup = opened.page.locator("dialog.blocktrain-zoom-d")
+    for key, step in (("ArrowLeft", 50), ("ArrowLeft", 40), ("ArrowRight", 50)):
+        opened.page.keyboard.press(key)
+        popup.get_by_text(f"step {step}").wait_for()
+    opened.page.keyboard.press("Escape")
+    popup.wait_for(state="detached")
+    assert shown_sample(opened) == "step 50: prompt 0"
+
+
+def menu(opened: Opened, item: str) -> None:
+    opened.page.click("#blocktrain_menu_runs [data-menu]")
+    opened.page.click(f"#blocktrain_runs_menu [data-do={item}]")
+
+
+def test_title_notes_and_deletion(opened, folder):
+    choose(opened, "old-34")
+    menu(opened, "title")
+    opened.page.locator("dialog input").fill("<b>renamed</b>")
+    opened.page.keyboard.press("Enter")
+    opened.wait("runs_head", "<b>renamed</b>")
+    menu(opened, "notes")
+    opened.page.locator("dialog textarea").fill("too soft")
+    opened.page.get_by_role("button", name="Save").click()
+    opened.wait("runs_head", "too soft")
+    menu(opened, "delete")
+    opened.page.get_by_role("button", name="Cancel").click()
+    assert (folder / "out" / "runs" / "old-34-1" / "run.json").exists()
+    menu(opened, "delete")
+    opened.page.locator("dialog").get_by_role("button", name="Delete").click()
+    opened.page.locator('tr[data-run="old-34-1"]').wait_for(state="detached")
+    assert not (folder / "out" / "runs" / "old-34-1").exists()
+    make_again = open_run(folder / "out" / "runs" / "old-33-1").config
+    create(make_again, folder / "out" / "runs" / "old-34-1")  # for the tests that count
+    write_rows(open_run(folder / "out" / "runs" / "old-34-1"), STEPS, samples=False)
+
+
+def test_words_at_the_buttons(opened):
+    """Each button says what it does; what a state does not allow is not there."""
+    choose(opened, "half")
+    opened.wait("runs_state", "interrupted at step")
+    assert re.search("Resume", opened.page.locator(opened.button("runs_resume")).first.inner_text())
+    for name in ("runs_stop", "runs_pause", "runs_stop_save"):
+        assert not opened.page.locator(opened.button(name)).first.is_visible()
+    choose(opened, "whole")
+    opened.wait("runs_state", "whole finished.")
+    assert not opened.page.locator(opened.button("runs_resume")).first.is_visible()
+    assert "turn" not in opened.text("runs_state")
