@@ -5,7 +5,7 @@
     segments("preview", {"loras": "LoRAs", "weights": "Weights"})
     with bar("preview"):
         with actions():
-            w.add("draw", gr.Button, "Preview", variant="primary")
+            w.add("draw", gr.Button, "Draw", variant="primary")
         with messages():
             w.html("status")
         with aside():

@@ -46,7 +46,7 @@ def folders(paths: Iterable[Path]) -> Markup:
 
 def changed_elsewhere(lora: str | None) -> Markup:
     """The note in Preview when another tab has set its weights: the pictures shown were drawn before that."""
-    return note(f"{lora} and its weights are on the sliders: press Preview to draw with them" if lora else "")
+    return note(f"{lora} and its weights are on the sliders: press Draw to see what they do" if lora else "")
 
 
 def ended(job_id: str, shown: str) -> Markup:
@@ -166,13 +166,16 @@ def problems(found: Iterable[LineProblem]) -> Markup:
 
 
 def progress(step: Step) -> Markup:
-    return bar(step, f"Picture {step.number + 1} of {step.of}, {step.what}: step {step.done} of {step.steps}")
+    """The progress of pictures; the page shows it on the picture that is drawn, too, found by ``data-number``."""
+    words = f"Picture {step.number + 1} of {step.of} · step {step.done}/{step.steps}"
+    data = Markup('<div data-drawing="{}" data-done="{}" data-steps="{}">{}</div>')
+    return data.format(step.number, step.done, step.steps, bar(step, words))
 
 
 def bar(step: Step, words: str) -> Markup:
     """A progress bar with words and the time that is left."""
     left = step.seconds / step.share - step.seconds if step.share else None
-    rest = f", {left:.0f} s left" if left is not None and step.seconds > 1 else ""
+    rest = f" · {duration(left)} left" if left is not None and step.seconds > 1 else ""
     return Markup(
         '<div class="blocktrain-progress" role="status"><progress max="100" value="{:.0f}"></progress>'
         "<span>{}</span></div>"

@@ -33,10 +33,12 @@ from lib_blocktrain.workspace.recent import Recent
 
 KEPT_RESULTS = 8
 MAX_PRESETS = 24  # in a grid
+_DRAWING = {"draw": Properties(value="Drawing …", interactive=False), "cancel": Properties(interactive=True)}
+_IDLE = {"draw": Properties(value="Draw", interactive=True), "cancel": Properties(interactive=False)}
 
 
 class PreviewHandlers:
-    """Handlers of Preview, Draw the grid, Cancel, Save, Load PNG and Bake."""
+    """Handlers of Draw, Draw the grid, Cancel, Save, Load PNG and Bake."""
 
     def __init__(
         self,
@@ -98,7 +100,7 @@ class PreviewHandlers:
         self._results[job.id] = rendered
         size = settings.width, settings.height
         empty = html.pictures(variants, rendered, size)
-        yield {"job": job.id, "pictures": empty, "status": html.note("Starting …"), "cancel": _enabled(True)}
+        yield {"job": job.id, "pictures": empty, "status": html.note("Starting …"), **_DRAWING}
         for report in job.reports():
             if isinstance(report, Rendered):
                 rendered[report.number] = report
@@ -106,7 +108,7 @@ class PreviewHandlers:
             else:
                 yield status_update(report, "status", html.progress, self._waiting())
         ending = html.ended(job.id, _ending(job, settings, variants, rendered))
-        yield {"status": ending, "cancel": _enabled(False)}
+        yield {"status": ending, **_IDLE}
 
     def _waiting(self) -> str:
         name = self._trained()
@@ -119,7 +121,7 @@ class PreviewHandlers:
         """Save the latest pictures to the host's output folder, with their generation parameters."""
         rendered = self._results.get(values["job"] or "")
         if not rendered:
-            raise ValueError("there are no pictures to save: press Preview first")
+            raise ValueError("there are no pictures to save: press Draw first")
         folder = self.host.output_dir / "blocktrain"
         now, names = time.strftime("%Y%m%d-%H%M%S"), []
         for one in rendered.values():
@@ -187,10 +189,6 @@ class PreviewHandlers:
         return {}
 
 
-def _enabled(yes: bool) -> Properties:
-    return Properties(interactive=yes)
-
-
 def _ending(
     job: Job[None], settings: Settings, variants: Sequence[Variant], rendered: Mapping[int, Rendered]
 ) -> Markup:
@@ -203,7 +201,7 @@ def _ending(
     summary = f"{drawn} of {len(variants)} pictures drawn, seed {settings.seed}"
     if variants[-1].name == WEIGHTED and variants[-1].weights == variants[-2].weights:
         summary += (
-            "; every block is at 1, so the last two pictures are the same: change a block and press Preview again"
+            "; every block is at 1, so the last two pictures are the same: change a block and press Draw again"
         )
     elif not drawn:
         summary += ": nothing has changed, and the earlier ones are shown"

@@ -25,7 +25,7 @@ SELECTION = ("selection", "loras", "strength", "weights")
 SHOWN = (*SELECTION, "u_map", "active", "facts", "bake_name", "lora_message")
 SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", "seed")
 PRESETS = ("preset", "grid_presets", "preset_cards", "preset_problems", "preset_message", "preset_replace")
-PICTURES = ("job", "pictures", "status", "cancel")
+PICTURES = ("job", "pictures", "status", "draw", "cancel")
 MODEL = ("model_line", "width", "height")
 COPY = "(line) => { window.blocktrain && window.blocktrain.share(line); }"
 DOWNLOAD = "(text) => { text && window.blocktrain && window.blocktrain.download(text, 'blocktrain-presets.txt'); }"
@@ -50,7 +50,7 @@ class PreviewTab:
         segments("preview", {"loras": "LoRAs", "weights": "Weights", "prompt": "Prompt", "pictures": "Pictures"})
         with bar("preview"):
             with actions():
-                w.add("draw", gr.Button, "Preview", variant="primary")
+                w.add("draw", gr.Button, "Draw", variant="primary")
                 w.add("cancel", gr.Button, "Cancel", variant="stop", interactive=False)
             with messages():
                 w.html("status")

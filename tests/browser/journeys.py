@@ -157,7 +157,7 @@ class Opened:
             self.type(name, value)
 
     def preview(self, ending: str = "pictures drawn") -> list[bytes]:
-        """Press Preview; return the pixels of what appears."""
+        """Press Draw; return the pixels of what appears."""
         self.press_and_wait("draw")
         assert ending in self.text("status")
         return self.pixels()

@@ -72,7 +72,7 @@ def test_to_sliders_preset_training_and_files(handlers, filled, host, controls):
 
     filled.take(handlers.to_sliders(filled.values))
     assert filled.properties["tabs"]["selected"] == "Preview"
-    assert "thing and its weights are on the sliders: press Preview" in filled.values["status"]
+    assert "thing and its weights are on the sliders: press Draw" in filled.values["status"]
     assert filled.values["selection"].active == "thing"
     assert {block for block, value in filled.weights().items() if value} == {"BASE", *two}
 

@@ -42,8 +42,9 @@ def test_the_caret_is_under_the_character(text):
 
 def test_progress_tells_what_is_left():
     shown = html.progress(Step("every block at 1", 1, 3, 10, 20, 30.0))
-    assert "Picture 2 of 3, every block at 1: step 10 of 20, 30 s left" in shown
+    assert "Picture 2 of 3 · step 10/20 · 30 s left" in shown
     assert 'value="50"' in shown
+    assert 'data-drawing="1" data-done="10" data-steps="20"' in shown
 
 
 @pytest.mark.parametrize("text", ["*=0", "OUT=1,BASE=0.5", "*=0.5", "IN04-IN05=0.3,IN07-M00=1,OUT00=0.3,OUT11=1"])

@@ -290,7 +290,7 @@ def test_loading_another_file_is_refused(preview, page, tmp_path):
 
 def test_nothing_to_save(preview, page):
     page.take(preview.save(page.values))
-    assert "press Preview first" in page.values["status"]
+    assert "press Draw first" in page.values["status"]
 
 
 def test_bake(host, monkeypatch, preview, page):

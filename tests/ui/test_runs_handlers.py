@@ -217,7 +217,7 @@ def test_preview_it(run, handlers, opened, host, lora_index):
     assert opened.properties["runs_preview"]["interactive"] is True
     answer = opened.take(handlers.to_preview(opened.values))
     assert answer["tabs"] == {"selected": "Preview"}
-    assert "robot-out and its weights are on the sliders: press Preview" in answer["status"]
+    assert "robot-out and its weights are on the sliders: press Draw" in answer["status"]
     assert opened.values["loras"] == ["robot-out"]
     assert set(opened.weights().values()) == {1.0}
     (host.lora_dirs[0] / "robot-out.safetensors").unlink()
