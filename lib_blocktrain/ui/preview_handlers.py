@@ -200,9 +200,7 @@ def _ending(
     drawn = sum(not one.reused for one in rendered.values())
     summary = f"{drawn} of {len(variants)} pictures drawn, seed {settings.seed}"
     if variants[-1].name == WEIGHTED and variants[-1].weights == variants[-2].weights:
-        summary += (
-            "; every block is at 1, so the last two pictures are the same: change a block and press Draw again"
-        )
+        summary += "; every block is at 1, so the last two pictures are the same: change a block and press Draw again"
     elif not drawn:
         summary += ": nothing has changed, and the earlier ones are shown"
     elif drawn < len(variants):
