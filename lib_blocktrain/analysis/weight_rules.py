@@ -17,24 +17,30 @@ STEP = 0.05  # of weights made of figures: a few seeds do not justify finer ones
 
 def strongest(analysis: Analysis, count: int) -> BlockWeights:
     """Keep the `count` strongest blocks at 1, the others at 0."""
-    ranked = _ranked(analysis)
-    if not 1 <= count <= len(ranked):
-        raise ValueError(f"{count} blocks: expected 1 to {len(ranked)}, as many as the LoRA acts in")
-    return _weights(analysis, {figure.block: 1.0 for figure in ranked[:count]}, rest=0.0)
+    order = ranked(analysis)
+    if not 1 <= count <= len(order):
+        raise ValueError(f"{count} blocks: expected 1 to {len(order)}, as many as the LoRA acts in")
+    return _weights(analysis, {figure.block: 1.0 for figure in order[:count]}, rest=0.0)
 
 
 def down_to(analysis: Analysis, effect: float) -> BlockWeights:
     """Keep the fewest blocks that together have this part (0 to 1) of the effect at 1, the others at 0."""
     if not 0 < effect <= 1:
         raise ValueError(f"{effect:g} of the effect: expected more than 0, up to 1")
-    kept: dict[str, float] = {}
-    reached = 0.0
-    for figure in _ranked(analysis):
-        if reached >= effect - 1e-9 or figure.share <= 0:
+    return _weights(analysis, {figure.block: 1.0 for figure in fewest(analysis, effect)}, rest=0.0)
+
+
+def fewest(analysis: Analysis, effect: float) -> list[Figure]:
+    """Return the fewest blocks of the U-Net that together have this part (0 to 1) of the effect, the strongest first.
+
+    All that add to it, if they have less.
+    """
+    kept: list[Figure] = []
+    for figure in ranked(analysis):
+        if sum(one.share for one in kept) >= effect - 1e-9 or figure.share <= 0:
             break
-        kept[figure.block] = 1.0
-        reached += figure.share
-    return _weights(analysis, kept, rest=0.0)
+        kept.append(figure)
+    return kept
 
 
 def proportional(analysis: Analysis) -> BlockWeights:
@@ -110,7 +116,7 @@ def _given(amount: float | None, rule: str) -> float:
     return amount
 
 
-def _ranked(analysis: Analysis) -> list[Figure]:
+def ranked(analysis: Analysis) -> list[Figure]:
     """Return the figures of the U-Net's blocks, without BASE and REST, the strongest first."""
     return sorted((f for f in analysis.figures if f.block not in (BASE, REST)), key=lambda figure: figure.rank)
 

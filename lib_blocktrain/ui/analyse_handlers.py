@@ -14,7 +14,7 @@ from lib_blocktrain.analysis.regions import Feature, area_warning
 from lib_blocktrain.analysis.request import AnalysisRequest, build_request
 from lib_blocktrain.analysis.results import Analysis, compare, write_analysis
 from lib_blocktrain.analysis.similar import of_file
-from lib_blocktrain.analysis.weight_rules import RULES, preset_of, weights_by_rule
+from lib_blocktrain.analysis.weight_rules import RULES, fewest, preset_of, weights_by_rule
 from lib_blocktrain.files import atomic_write
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.ui import analyse_html, html
@@ -34,13 +34,13 @@ from lib_blocktrain.workspace.recent import Recent
 MAX_RESULTS = 8  # kept in memory for the buttons
 SUGGESTED = "suggested"  # the weights that a probe suggests; not one of weight_rules.RULES
 RULE_LABELS = {
-    "strongest": "keep the strongest (how many)",
-    "down-to": "keep this much of the effect (%)",
-    "proportional": "proportional to the figures",
-    "lower": "lower the blocks that carry B",
-    SUGGESTED: "as suggested by the probe",
+    "strongest": "the strongest, as many as the slider says",
+    "proportional": "all, in proportion to the figures",
+    "lower": "all, lower where B is stronger",
+    SUGGESTED: "as the probe suggests",
 }
-assert RULE_LABELS.keys() == {*RULES, SUGGESTED}
+assert RULE_LABELS.keys() <= {*RULES, SUGGESTED}
+KEPT_AT_FIRST = 0.8  # of the effect: where the slider begins
 RULE_OF = {label: name for name, label in RULE_LABELS.items()}  # a gradio 3 menu has labels only, no values
 PRESET_MENUS = ("preset", "grid_presets", "train_preset")  # of all tabs
 RESULT_BUTTONS = ("analyse_sliders", "analyse_train", "analyse_save", "analyse_save_preset")
@@ -143,14 +143,15 @@ class AnalyseHandlers:
         """Store a result for the buttons that use it, and show it."""
         self._results[job_id] = stored
         first, second = stored.first, stored.second
-        figures = analyse_html.bars(first) + html.note(stored.result.area_sentence)
-        if second is not None:
-            figures += analyse_html.comparison(compare(first, second))
+        figures = analyse_html.bars(first, second) + html.note(stored.result.area_sentence)
+        compared = Markup("") if second is None else analyse_html.comparison(compare(first, second))
+        sheets = analyse_html.sheets(stored.result.sheets)
         return {
             "analyse_found": job_id,
-            "analyse_head": analyse_html.heading(first),
+            "analyse_amount": max(1, len(fewest(first, KEPT_AT_FIRST))),
+            "analyse_head": analyse_html.answer(first),
             "analyse_bars": figures + self._preset_warnings(first),
-            "analyse_table": analyse_html.table(first) + analyse_html.sheets(stored.result.sheets),
+            "analyse_table": compared + analyse_html.table(first) + sheets,
             "analyse_map": _map(first),
             "analyse_status": html.note(f"{first.feature}: done in {first.seconds:.0f} s"),
             **{name: Properties(interactive=True) for name in RESULT_BUTTONS},
@@ -183,10 +184,13 @@ class AnalyseHandlers:
         try:
             _, weights = self._weights(values)
         except ValueError as error:
-            return {"analyse_map": _map(stored.first), "analyse_weights": html.failure(str(error))}
+            said = html.failure(str(error))
+            return {"analyse_map": _map(stored.first), "analyse_weights": said, "analyse_keep": ""}
+        live = (values["analyse_rule"] or "") in ("strongest", RULE_LABELS["strongest"])
         return {
             "analyse_map": _map(stored.first, weights.with_base),
             "analyse_weights": analyse_html.weights(stored.first, weights),
+            "analyse_keep": analyse_html.keep(stored.first, stored.second, weights, live),
         }
 
     @error_to("analyse_message")
@@ -261,6 +265,8 @@ class AnalyseHandlers:
             negative=values["analyse_negative"] or "",
             seeds=values["analyse_seeds"] or "",
             guidance=float(values["analyse_cfg"]),
+            width=_side(values["width"]),
+            height=_side(values["height"]),
             features=features,
             multiplier=float(values["analyse_strength"]),
         )
@@ -295,6 +301,11 @@ def _chosen_lora(values: AnalyseValues) -> str:
     if not key:
         raise ValueError("no LoRA is chosen: choose one in the menu")
     return key
+
+
+def _side(value: float | None) -> int | None:
+    """A side of Preview's pictures, in pixels; an empty field is the model's own size."""
+    return None if value is None else int(value)
 
 
 def _features(values: AnalyseValues) -> tuple[Feature, ...]:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from lib_blocktrain.analysis.request import METHODS
 from lib_blocktrain.ui.analyse_handlers import PRESET_MENUS, RESULT_BUTTONS, RULE_LABELS, AnalyseHandlers
 from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, KINDS, NOTHING, SECOND_KINDS, WHOLE, WORD
-from lib_blocktrain.ui.frame import actions, aside, bar, messages, pane, panes, section, segments
+from lib_blocktrain.ui.frame import actions, aside, bar, menu, messages, pane, panes, section, segments
 from lib_blocktrain.ui.preview_tab import SELECTION, SHOWN
 from lib_blocktrain.ui.probe_handlers import ProbeHandlers
 from lib_blocktrain.ui.remembered import Memory, add_widgets
@@ -24,9 +24,13 @@ REQUEST = (
     *("analyse_lora", "analyse_prompts", "analyse_negative", "analyse_seeds", "analyse_cfg", "analyse_strength"),
     *("analyse_method", "analyse_kind", "analyse_word", "analyse_box", "analyse_mask", "analyse_painted"),
     *("analyse_against", "analyse_against_word", "analyse_against_box", "analyse_against_mask"),
+    *("width", "height"),  # of Preview's pictures
 )
 PROBE = ("probe_folder", "probe_class", "probe_pictures", "probe_convolutions")
-RESULT = ("analyse_found", "analyse_head", "analyse_map", "analyse_bars", "analyse_table", *RESULT_BUTTONS)
+RESULT = (
+    *("analyse_found", "analyse_amount", "analyse_head", "analyse_map", "analyse_bars", "analyse_table"),
+    *RESULT_BUTTONS,
+)
 RULE = ("analyse_found", "analyse_rule", "analyse_amount")
 # What the browser remembers, beside the LoRA and the result.
 KEPT = (
@@ -37,6 +41,8 @@ KEPT = (
 BEFORE = Markup(
     '<p class="blocktrain-reading">Press Analyse: the map shows what each block does; weights follow from it.</p>'
 )
+SIZE = Markup("Width and height are those of Preview.")
+DRAW = "() => { window.blocktrain?.place() === 'preview' && document.querySelector('#blocktrain_draw').click(); }"
 METHOD_LIST = "\n".join(f"- **{name}**: {text}" for name, text in METHODS.items())
 KIND_WIDGETS = {WORD: "analyse_word", BOX: "analyse_box", FILE: "analyse_mask", DRAWN: "analyse_drawn"}
 SECOND_KIND_WIDGETS = {WORD: "analyse_against_word", BOX: "analyse_against_box", FILE: "analyse_against_mask"}
@@ -68,21 +74,25 @@ class AnalyseTab:
             with aside():
                 w.add("analyse_save", gr.Button, "Save JSON and CSV", interactive=False)
         with panes("analyse"):
-            with pane("left", "question"), section("Question"):
-                self._request(w)
-                _feature(w)
-                _second_feature(w)
-                _probe(w)
+            with pane("left", "question"):
+                with section("LoRA"):
+                    _lora(w)
+                with section("What to look for"):
+                    _feature(w)
+                    _second_feature(w)
+                with section("On which pictures"):
+                    self._request(w)
+                with section(""):
+                    _probe(w)
+                    _similar(w)
             with pane("canvas", "map"):
                 with section(""):
                     w.html("analyse_head", BEFORE)
                     w.html("analyse_map")
-                with section("Weights from the result"):
+                with section("Keep these blocks"):
                     _using(w)
-                with section(""):
-                    _similar(w)
-                    with gr.Accordion("Table and sheets", open=False, elem_id="blocktrain_analyse_details"):
-                        w.html("analyse_table")
+                with section(""), gr.Accordion("Table and sheets", open=False, elem_id="blocktrain_analyse_details"):
+                    w.html("analyse_table")
             with pane("right", "blocks"), section("Blocks"):
                 w.html("analyse_bars")
 
@@ -115,7 +125,7 @@ class AnalyseTab:
 
     def _wire_request(self, w: Widgets) -> None:
         handlers, probe, rule = self.handlers, self.probe_handlers, w.pick(*RULE)
-        weights = w.pick("analyse_map", "analyse_weights")
+        weights = w.pick("analyse_map", "analyse_weights", "analyse_keep")
         shown = w.pick("analyse_job", "analyse_status", "analyse_cancel", *RESULT)
         analysed = on(w["analyse"].click, handlers.start, w.pick(*REQUEST), shown, queued=True)
         on(w["analyse_cancel"].click, handlers.cancel, w.pick("analyse_job"), {})
@@ -142,7 +152,8 @@ class AnalyseTab:
     def _wire_result(self, w: Widgets) -> None:
         handlers, rule = self.handlers, w.pick(*RULE)
         sliders = w.pick(*SHOWN, "search", "tabs", "status", "analyse_message")
-        on(w["analyse_sliders"].click, handlers.to_sliders, w.pick(*RULE, *SELECTION), sliders)
+        used = on(w["analyse_sliders"].click, handlers.to_sliders, w.pick(*RULE, *SELECTION), sliders)
+        on(used.then, None, {}, {}, js=DRAW)
         preset = w.pick(*RULE, "analyse_preset", "analyse_replace")
         saved = w.pick("analyse_message", "analyse_replace", *PRESET_MENUS)
         on(w["analyse_save_preset"].click, handlers.to_preset, preset, saved)
@@ -152,29 +163,34 @@ class AnalyseTab:
         on(w["analyse_save"].click, handlers.save, w.pick("analyse_found"), w.pick("analyse_message"))
 
     def _request(self, w: Widgets) -> None:
-        with gr.Row():
-            w.add("analyse_lora", gr.Dropdown, choices=[], label="LoRA", scale=3, min_width=150)
-            w.add("analyse_strength", gr.Slider, -2.0, 2.0, 1.0, step=0.05, label="Strength", scale=3, min_width=150)
-            w.add("analyse_refresh", gr.Button, "Refresh", min_width=90)
         prompts = {"label": "Prompts, one per line", "value": self.initial.prompt, "lines": 2, "max_lines": 8}
         w.add("analyse_prompts", gr.Textbox, **prompts)
         w.add("analyse_negative", gr.Textbox, label="Negative prompt", value=self.initial.negative, lines=1)
-        with gr.Row():
-            w.add("analyse_seeds", gr.Textbox, label="Seeds", value="0, 1, 2", max_lines=1, min_width=110)
-            w.add("analyse_cfg", gr.Slider, 0, 30, 5.0, step=0.5, label="CFG scale", min_width=110)
+        with gr.Row(elem_classes="blocktrain-fields blocktrain-fields-3"):
+            w.add("analyse_seeds", gr.Textbox, label="Seeds", value="0, 1, 2", max_lines=1, min_width=0)
+            w.add("analyse_cfg", gr.Number, value=5.0, label="CFG", minimum=0, maximum=30, step=0.5, min_width=0)
             methods = {"choices": list(METHODS), "value": "exact"}
-            w.add("analyse_method", gr.Dropdown, **methods, label="Method", min_width=130)
+            w.add("analyse_method", gr.Dropdown, **methods, label="Method", min_width=0)
+        gr.HTML(SIZE, elem_classes="blocktrain-foot")
         with gr.Accordion("What the methods do", open=False, elem_id="blocktrain_analyse_methods"):
             gr.Markdown(METHOD_LIST)
 
 
+def _lora(w: Widgets) -> None:
+    with gr.Row(elem_classes="blocktrain-line-up"):
+        w.add("analyse_lora", gr.Dropdown, choices=[], label="File", scale=3, min_width=0)
+        w.add("analyse_refresh", gr.Button, "Refresh", min_width=80, scale=0)
+    w.add("analyse_strength", gr.Slider, -2.0, 2.0, 1.0, step=0.05, label="Strength")
+
+
 def _feature(w: Widgets) -> None:
-    with gr.Column(elem_classes="blocktrain-stack", min_width=0):
-        w.add("analyse_kind", gr.Radio, choices=list(KINDS), value=WHOLE, label="Feature to analyse")
+    with gr.Column(elem_classes="blocktrain-feature", min_width=0):
+        kinds = {"choices": list(KINDS), "value": WHOLE, "elem_classes": "blocktrain-choice"}
+        w.add("analyse_kind", gr.Radio, **kinds, label="A, to keep")
         w.add("analyse_word", gr.Textbox, label="Word of the prompt", max_lines=1, visible=False)
-        w.add("analyse_box", gr.Textbox, label="Box: left,top,right,bottom, each 0 to 1", max_lines=1, visible=False)
+        w.add("analyse_box", gr.Textbox, label="Left, top, right, bottom, each 0 to 1", max_lines=1, visible=False)
         w.add("analyse_mask", gr.File, label="Mask: white where the feature is", file_types=["image"], visible=False)
-        with gr.Column(visible=False, elem_id="blocktrain_analyse_drawn") as w["analyse_drawn"]:
+        with gr.Column(visible=False, elem_id="blocktrain_analyse_drawn", min_width=0) as w["analyse_drawn"]:
             w.add("analyse_draw", gr.Button, "Draw the picture", size="sm")
             w.html("analyse_drawing")
             # the brush strokes; gradio's own ImageEditor redraws a WebGL canvas 60 times a second, even while hidden
@@ -182,10 +198,11 @@ def _feature(w: Widgets) -> None:
 
 
 def _second_feature(w: Widgets) -> None:
-    with gr.Accordion("A second feature, B, to compare with", open=False, elem_id="blocktrain_analyse_second"):
-        w.add("analyse_against", gr.Radio, choices=list(SECOND_KINDS), value=NOTHING, label="B: the unwanted feature")
+    with gr.Column(elem_classes="blocktrain-feature blocktrain-feature-b", min_width=0):
+        kinds = {"choices": list(SECOND_KINDS), "value": NOTHING, "elem_classes": "blocktrain-choice"}
+        w.add("analyse_against", gr.Radio, **kinds, label="B, to drop")
         w.add("analyse_against_word", gr.Textbox, label="Word of the prompt", max_lines=1, visible=False)
-        w.add("analyse_against_box", gr.Textbox, label="Box of B, each 0 to 1", max_lines=1, visible=False)
+        w.add("analyse_against_box", gr.Textbox, label="Left, top, right, bottom", max_lines=1, visible=False)
         w.add("analyse_against_mask", gr.File, label="Mask of B", file_types=["image"], visible=False)
 
 
@@ -203,20 +220,20 @@ def _probe(w: Widgets) -> None:
 
 
 def _using(w: Widgets) -> None:
-    with gr.Column(elem_classes="blocktrain-stack", min_width=0):
-        with gr.Row():
-            rules = {"choices": list(RULE_LABELS.values()), "value": RULE_LABELS["down-to"]}
-            w.add("analyse_rule", gr.Dropdown, **rules, label="Block weights from the result", scale=4, min_width=160)
-            w.add("analyse_amount", gr.Number, value=80, label="Number", min_width=90)
-        w.html("analyse_weights")
-        with gr.Row():
-            small = {"size": "sm", "interactive": False}  # until there is a result
-            w.add("analyse_sliders", gr.Button, "To the sliders", **small, min_width=110)
-            w.add("analyse_train", gr.Button, "To the training form", **small, min_width=130)
-        with gr.Row():
-            w.add("analyse_preset", gr.Textbox, label="Preset name", max_lines=1, scale=3, min_width=120)
-            w.add("analyse_replace", gr.Checkbox, label="replace", min_width=120)
-            w.add("analyse_save_preset", gr.Button, "Save as preset", **small, min_width=110)
+    w.html("analyse_keep")
+    # the slider on the curve sets this number (javascript/analyse_keep.js)
+    w.add("analyse_amount", gr.Number, value=1, label="Blocks to keep", precision=0, elem_classes="blocktrain-unseen")
+    w.html("analyse_weights")
+    with gr.Row(elem_classes="blocktrain-line-up"):
+        rules = {"choices": list(RULE_LABELS.values()), "value": RULE_LABELS["strongest"]}
+        w.add("analyse_rule", gr.Dropdown, **rules, label="Which", scale=2, min_width=150)
+        small = {"interactive": False, "scale": 0}  # until there is a result
+        w.add("analyse_sliders", gr.Button, "Use in Preview", **small, min_width=120)
+        w.add("analyse_train", gr.Button, "Use for training", **small, min_width=125)
+        with menu("analyse_preset", "Save the weights as a preset", "Save as a preset …", right=True):
+            w.add("analyse_preset", gr.Textbox, label="Name", max_lines=1)
+            w.add("analyse_replace", gr.Checkbox, label="replace")
+            w.add("analyse_save_preset", gr.Button, "Save", interactive=False)
 
 
 def _similar(w: Widgets) -> None:

@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from lib_blocktrain.analysis.regions import Feature, read_box, read_mask
 from lib_blocktrain.ui.values import AnalyseValues
 
-WHOLE, WORD, BOX, DRAWN, FILE = "the whole picture", "a word", "a box", "drawn on the picture", "a mask file"
-NOTHING = "nothing"
+WHOLE, WORD, BOX, DRAWN, FILE = "Whole", "Word", "Box", "Paint", "Mask"
+NOTHING = "None"
 KINDS = (WHOLE, WORD, BOX, DRAWN, FILE)
 SECOND_KINDS = (NOTHING, WORD, BOX, FILE)
 MASK_SIDE = 256  # pixels; a painted mask is square and covers the whole image, whatever its shape

@@ -54,7 +54,7 @@ class ProbeHandlers:
             more = html.note("no block's gradient is above the noise: try more pictures, or more similar ones")
         else:
             more, changes["analyse_rule"] = Markup(""), RULE_LABELS[SUGGESTED]
-        others = Markup("").join(analyse_html.heading(other) + analyse_html.bars(other) for other in stored.others)
+        others = Markup("").join(analyse_html.answer(other) + analyse_html.bars(other) for other in stored.others)
         changes["analyse_table"] = Markup("{}{}").format(table, others)
         return {**changes, "probe_status": Markup("{}{}").format(notes, more)}
 

@@ -60,6 +60,8 @@ class PreviewValues(SelectionValues):
 
 
 class AnalyseValues(SelectionValues):
+    width: Number
+    height: Number
     analyse_lora: str | None
     analyse_prompts: str | None
     analyse_negative: str | None
