@@ -111,7 +111,7 @@ def analyse(tab: Opened) -> None:
     """The blocks that carry a word."""
     tab.go("Analyse")
     tab.type("analyse_prompts", PROMPT)
-    tab.page.locator("#blocktrain_analyse_kind label", has_text="a word").locator("input").click()
+    tab.page.locator("#blocktrain_analyse_kind label", has_text="Word").locator("input").click()
     tab.type("analyse_word", WORD)
     tab.click("analyse")
     tab.page.wait_for_function("document.querySelector('#blocktrain_analyse_status [data-ended]') !== null")

@@ -230,7 +230,7 @@ def _using(w: Widgets) -> None:
         small = {"interactive": False, "scale": 0}  # until there is a result
         w.add("analyse_sliders", gr.Button, "Use in Preview", **small, min_width=120)
         w.add("analyse_train", gr.Button, "Use for training", **small, min_width=125)
-        with menu("analyse_preset", "Save the weights as a preset", "Save as a preset …", right=True):
+        with menu("analyse_preset", "Save the weights as a preset", "Save as a preset", right=True):
             w.add("analyse_preset", gr.Textbox, label="Name", max_lines=1)
             w.add("analyse_replace", gr.Checkbox, label="replace")
             w.add("analyse_save_preset", gr.Button, "Save", interactive=False)

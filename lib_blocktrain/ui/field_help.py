@@ -68,7 +68,7 @@ _ANALYSE = {
     "analyse": "Measures how much each block contributes to the feature.",
     "analyse_cancel": "Stops after the current step.",
     "analyse_rule": "How block weights are computed from the figures.",
-    "analyse_amount": "The rule's number: how many blocks, or what percentage.",
+    "analyse_amount": "How many of the strongest blocks to keep.",
     "analyse_sliders": "Sets the sliders of Preview to these weights.",
     "analyse_train": "Puts these weights into the training form.",
     "analyse_save": "Saves the figures, and contact sheets if there are any, to the output folder.",

@@ -17,7 +17,7 @@ def test_from_a_box_to_the_sliders(opened):
     method.click()
     method.fill("fast")  # in place of what is chosen
     opened.page.click("#blocktrain_analyse_method [data-testid=dropdown-option][aria-label='fast']")
-    opened.page.locator("#blocktrain_analyse_kind label", has_text="a box").locator("input").click()
+    opened.page.locator("#blocktrain_analyse_kind label", has_text="Box").locator("input").click()
     opened.type("analyse_box", "0.25,0.25,0.75,0.75")
     opened.click("analyse")
     opened.page.wait_for_function(ENDED)
@@ -30,12 +30,26 @@ def test_from_a_box_to_the_sliders(opened):
     opened.wait("analyse_weights", "of the effect")
     shown = "document.querySelector('#blocktrain_u_analyse').dataset.weights"
     before = opened.page.evaluate(shown)
-    opened.type("analyse_amount", "50")
+    slider = opened.page.locator("#blocktrain_analyse_keep input[type=range]")
+    assert slider.get_attribute("max") == "16"
+    slider.fill("3")
+    assert len(opened.page.locator("#blocktrain_analyse_bars .blocktrain-is-kept").all()) == 3  # before the server answers
     opened.page.wait_for_function(f"before => {shown} !== before", arg=before)
     promised = json.loads(opened.page.evaluate(shown))
-    assert set(promised.values()) == {0, 1}
+    assert sum(value for block, value in promised.items() if block != "BASE") == 3
+    assert opened.page.locator("#blocktrain_analyse_keep input[type=range]").input_value() == "3"
+
+    first = opened.page.locator("#blocktrain_analyse_bars li").first
+    strongest = first.get_attribute("data-block")
+    opened.page.click("#blocktrain_analyse_bars [data-order=place]")
+    assert first.get_attribute("data-place") == "0"
+    opened.page.click("#blocktrain_analyse_bars [data-order=rank]")
+    assert first.get_attribute("data-block") == strongest
+
+    opened.small()
     opened.click("analyse_sliders")
     opened.page.locator("#blocktrain_draw").first.wait_for()  # Preview is shown
+    opened.wait("status", "pictures drawn")  # and draws at once
     opened.page.wait_for_function(AS_PROMISED, arg=promised)
     assert {block: opened.weight(block) for block in promised} == promised
 
@@ -44,7 +58,7 @@ def test_a_picture_to_paint_on(opened):
     """Drawn by the host, shown where one paints; without paint there is nothing to analyse."""
     opened.go("Analyse")
     opened.type("analyse_prompts", "a photo of a large robot, blue background")
-    opened.page.locator("#blocktrain_analyse_kind label", has_text="drawn on").locator("input").click()
+    opened.page.locator("#blocktrain_analyse_kind label", has_text="Paint").locator("input").click()
     opened.click("analyse_draw")
     opened.wait("analyse_status", "Paint over the feature")
     canvas = opened.page.locator("#blocktrain_analyse_drawing canvas")

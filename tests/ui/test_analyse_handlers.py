@@ -55,7 +55,13 @@ def test_a_word_against_another(handlers, filled, host):
     shown = filled.values["analyse_bars"]
     blocks = [block for block, count in lora_for(host.loaded, ("attn2_to_q",)).blocks.items() if count]
     for block in blocks:
-        assert shown.count(f'data-block="{block}"') == 2  # in the bars, and side by side
+        row = re.search(f'<li data-block="{block}".*?</li>', shown)[0]
+        assert row.count("blocktrain-bar-second") == 1  # B's bar below A's
+        assert f"<td>{block}</td>" in filled.values["analyse_table"]
+    ranks = [int(rank) for rank in re.findall('data-rank="([0-9]+)"', shown)]
+    assert ranks == sorted(ranks)
+    assert len(ranks) >= len(blocks)
+    assert "blocktrain-answer" in filled.values["analyse_head"]
     assert "of the picture:" in shown
     assert "the word “robot” of thing" in filled.values["analyse_head"]
     assert "agree on the order" in filled.values["analyse_head"]
@@ -69,6 +75,7 @@ def test_to_sliders_preset_training_and_files(handlers, filled, host, controls):
     filled.run(handlers.start(filled.values))
     result = handlers._results[filled.values["analyse_found"]].first
     two = {f.block for f in result.figures if f.rank <= 2}
+    filled.values["analyse_amount"] = 2
 
     filled.take(handlers.to_sliders(filled.values))
     assert filled.properties["tabs"]["selected"] == "Preview"
@@ -87,6 +94,7 @@ def test_to_sliders_preset_training_and_files(handlers, filled, host, controls):
     filled.run(handlers.start({**filled.values, "analyse_box": "0,0,1,1"}))
     assert "Your preset THING: found for a feature that fills 25%" in filled.values["analyse_bars"]
     filled.run(handlers.start(filled.values))
+    filled.values["analyse_amount"] = 2
 
     line = handlers.to_training(filled.values)["train_form"]["train_network_weights"]
     assert parse(line, "sd1").weights == parsed.weights
@@ -108,7 +116,14 @@ def test_what_a_rule_makes_is_said_before_it_is_used(handlers, filled):
     assert all(filled.properties[name]["interactive"] for name in RESULT_BUTTONS)
     result = handlers._results[filled.values["analyse_found"]].first
     two = {f.block: f for f in result.figures if f.rank <= 2}
+    kept = filled.values["analyse_amount"]  # the fewest that have 80 % of the effect
+    strongest = sorted((f.share for f in result.figures if f.block not in ("BASE", "REST")), reverse=True)
+    assert sum(strongest[:kept]) >= 0.8 > sum(strongest[: kept - 1])
+    filled.values["analyse_amount"] = 2
     filled.take(handlers.show_weights(filled.values))
+    curve = json.loads(unescape(re.search('data-keep="([^"]*)"', filled.values["analyse_keep"])[1]))
+    assert curve["a"] == pytest.approx(strongest, abs=1e-4)
+    assert (set(curve["kept"]), curve["live"]) == (set(two), True)
     share = sum(figure.share for figure in two.values())
     assert f" = 1; the others 0: {share:.0%} of the effect" in filled.values["analyse_weights"]
     assert all(block in filled.values["analyse_weights"] for block in two)
@@ -193,7 +208,7 @@ def test_markup_in_names_is_text():
 
     named = analysis(notices=("<i>note</i>",))
     object.__setattr__(named, "name", "<b>robot</b>")
-    for shown in (analyse_html.heading(named), analyse_html.bars(named), analyse_html.table(named)):
-        assert "<b>" not in shown
+    for shown in (analyse_html.answer(named), analyse_html.bars(named), analyse_html.table(named)):
+        assert "<b>robot" not in shown
         assert "<i>" not in shown
     assert json.dumps(named.to_json())
