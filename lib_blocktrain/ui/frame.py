@@ -36,6 +36,9 @@ KEYS = Markup(
     '<button type="button" class="blocktrain-btn blocktrain-icon" data-keys aria-haspopup="dialog" '
     'title="Keyboard shortcuts" aria-label="Keyboard shortcuts">?</button>'
 )
+_NAVIGATION = Markup(
+    '<nav aria-label="Places"><div class="blocktrain-tabs" role="tablist" aria-label="Places">{}</div></nav>'
+)
 _TAB = Markup(
     '<button type="button" role="tab" id="blocktrain_tab_{place}" aria-controls="blocktrain_place_{place}" '
     'data-place="{place}" aria-selected="{selected}" tabindex="{index}">{title}</button>'
@@ -56,8 +59,7 @@ def header(w: Widgets, titles: Sequence[str], model: Markup, host_name: str) -> 
     )
     with gr.Row(elem_id="blocktrain_head", elem_classes="blocktrain-head"):
         w.html("brand", BRAND.format(host_name))
-        nav = '<nav aria-label="Places"><div class="blocktrain-tabs" role="tablist" aria-label="Places">{}</div></nav>'
-        w.html("place_tabs", Markup(nav).format(tabs))
+        w.html("place_tabs", _NAVIGATION.format(tabs))
         w.html("model_line", model)
         yield
         w.html("keys", KEYS)

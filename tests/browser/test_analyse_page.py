@@ -33,13 +33,15 @@ def test_from_a_box_to_the_sliders(opened):
     slider = opened.page.locator("#blocktrain_analyse_keep input[type=range]")
     assert slider.get_attribute("max") == "16"
     slider.fill("3")
-    assert len(opened.page.locator("#blocktrain_analyse_bars .blocktrain-is-kept").all()) == 3  # before the server answers
+    assert (
+        len(opened.page.locator("#blocktrain_analyse_bars .blocktrain-is-kept").all()) == 3
+    )  # before the server answers
     opened.page.wait_for_function(f"before => {shown} !== before", arg=before)
     promised = json.loads(opened.page.evaluate(shown))
     assert sum(value for block, value in promised.items() if block != "BASE") == 3
     assert opened.page.locator("#blocktrain_analyse_keep input[type=range]").input_value() == "3"
 
-    first = opened.page.locator("#blocktrain_analyse_bars li").first
+    first = opened.page.locator("#blocktrain_analyse_bars ul.blocktrain-bars li").first
     strongest = first.get_attribute("data-block")
     opened.page.click("#blocktrain_analyse_bars [data-order=place]")
     assert first.get_attribute("data-place") == "0"

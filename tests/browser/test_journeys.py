@@ -40,7 +40,9 @@ def test_from_a_word_to_a_preset_to_a_picture(opened):
     opened.page.wait_for_function(ENDED)
     opened.wait("analyse_status", "the word “robot”: done")
     opened.page.locator("#blocktrain_analyse_keep input[type=range]").fill("2")
-    opened.page.wait_for_function("document.querySelector('#blocktrain_u_analyse').dataset.weights.split(' 1').length <= 5")
+    opened.page.wait_for_function(
+        "document.querySelector('#blocktrain_u_analyse').dataset.weights.split(' 1').length <= 5"
+    )
     opened.page.click("#blocktrain_menu_analyse_preset [data-menu]")
     opened.type("analyse_preset", name)
     opened.click("analyse_save_preset")
