@@ -10,6 +10,7 @@ ENDED = "document.querySelector('#blocktrain_analyse_status [data-ended]') !== n
 
 
 def test_from_a_box_to_the_sliders(opened):
+    opened.small()  # the analysis' size, too
     opened.go("Analyse")
     opened.type("analyse_prompts", "a photo of a large robot, blue background")
     opened.type("analyse_seeds", "0")
@@ -48,7 +49,6 @@ def test_from_a_box_to_the_sliders(opened):
     opened.page.click("#blocktrain_analyse_bars [data-order=rank]")
     assert first.get_attribute("data-block") == strongest
 
-    opened.small()
     opened.click("analyse_sliders")
     opened.page.locator("#blocktrain_draw").first.wait_for()  # Preview is shown
     opened.wait("status", "pictures drawn")  # and draws at once
