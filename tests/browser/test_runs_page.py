@@ -51,6 +51,7 @@ def make_runs(out: Path) -> None:
     for number in range(35):
         name = {0: "whole", 1: "half", 2: LONG}.get(number, f"old-{number:02}")
         run = create(replace(config, name=name[:90], steps=STEPS), out / "runs" / f"{name[:90]}-1")
+        run.add_metrics({"step": 0, "event": "started"})
         last = STEPS // 2 if name == "half" else STEPS
         write_rows(run, last, samples=number < 2)
         for path in (run.folder / "run.json", run.metrics_path):
@@ -231,7 +232,7 @@ def test_two_runs_side_by_side(opened):
     opened.page.locator(".blocktrain-cp .blocktrain-l-other").wait_for(state="detached")
     opened.page.get_by_role("button", name="All", exact=True).click()
     assert opened.page.locator(".blocktrain-big figure").count() == 2
-    opened.page.get_by_role("button", name="Prompt 1").click()
+    opened.page.get_by_role("button", name="Prompt 1", exact=True).click()
 
 
 def test_a_sample_is_enlarged(opened):
