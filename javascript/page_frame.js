@@ -101,8 +101,9 @@
         });
     });
 
-    // Show a part of a place; of use where only one is shown at a time.
-    function part(placeName, name) {
+    // Show a part of a place; of use where only one is shown at a time. Not called `part`: where the page was there before
+    // this script, `window.blocktrain` is the element with that id, and elements have a `part` of their own.
+    function segment(placeName, name) {
         const segs = document.querySelector(`#blocktrain_place_${placeName} .blocktrain-segs`);
         if (segs?.querySelector(`[data-segment="${name}"]`)) {
             showPart(segs, name);
@@ -192,5 +193,5 @@
     });
     document.addEventListener("click", () => setTimeout(unclip), true);
 
-    Object.assign(blocktrain, { place, go, part, openMenu });
+    Object.assign(blocktrain, { place, go, segment, openMenu });
 })();

@@ -228,7 +228,7 @@
     // Buttons of which one is pressed. `options`: value -> text.
     function segments(name, options, about) {
         const { made } = runs;
-        const group = made("div", { className: "blocktrain-seg" });
+        const group = made("span", { className: "blocktrain-seg" });
         group.setAttribute("role", "group");
         group.setAttribute("aria-label", about);
         for (const [value, text] of Object.entries(options)) {

@@ -242,7 +242,7 @@
         const latest = made("button", { type: "button", className: "blocktrain-btn blocktrain-link", textContent: "Latest" });
         latest.title = "Follow the newest step";
         latest.addEventListener("click", () => runs.set({ step: null }));
-        const group = made("div", { className: "blocktrain-seg" });
+        const group = made("span", { className: "blocktrain-seg" });
         group.setAttribute("role", "group");
         group.setAttribute("aria-label", "Prompt");
         const head = made("div", { className: "blocktrain-sec-h" }, made("h2", { textContent: "Sample" }), latest, made("span", { className: "blocktrain-sp" }), group);

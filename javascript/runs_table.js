@@ -288,7 +288,7 @@
                 runs.set({ other: runs.state.other === line.dataset.run ? "" : line.dataset.run });
             } else if (line) {
                 runs.choose(line.dataset.run);
-                blocktrain.part?.("runs", "now");
+                blocktrain.segment?.("runs", "now");
             }
         });
         list.addEventListener("keydown", (event) => {

@@ -98,7 +98,7 @@
             const search = document.querySelector("#blocktrain_search :is(input, textarea)");
             if (search) {
                 event.preventDefault();
-                blocktrain.part?.("preview", "loras");
+                blocktrain.segment?.("preview", "loras");
                 search.focus();
             }
         }

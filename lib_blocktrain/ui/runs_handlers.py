@@ -102,12 +102,13 @@ class RunsHandlers:
         if run is not None and run.folder not in [other.folder for other in runs]:
             runs.append(run)
         loaded = self._loaded()
-        paused = run is not None and self.runner.status(run).state == "paused"  # then the button is Resume
+        state = self.runner.status(run).state if run is not None else ""
+        startable = held and bool(self.runner.queue()) and state != "paused"  # of a paused run the button is Resume
         shown = sorted(((other, self.runner.status(other)) for other in runs), key=lambda pair: _order(pair[1]))
         rows = [runs_data.row(other, status, self._weighed(other, loaded)) for other, status in shown]
         return {
             "runs_table": runs_data.data({"chosen": run.folder.name if run else "", "held": held, "runs": rows}),
-            "runs_begin": Properties(visible=held and bool(self.runner.queue()) and not paused),
+            "runs_begin": Properties(visible=startable, variant="primary" if state == "waiting" else "secondary"),
             "runs_other": self._other_contents(run, ask, loaded),
             **(self._run_contents(run, ask, loaded) if run else _no_run_contents()),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -12,8 +13,10 @@ import pytest
 from journeys import Opened, serving, write_loras
 from PIL import Image
 
+from lib_blocktrain.training.config import load
 from lib_blocktrain.training.runs import Run, create, open_run
 
+READY = Path(__file__).resolve().parent.parent.parent / "demo" / "runs" / "2-robot-out.json"
 STEPS = 60
 EVERY = 10  # steps between two samples
 LONG = "a name as long as people give them, which no table has the room for, and then some more of it"
@@ -45,9 +48,7 @@ def opened(browser, address, folder):
 
 def make_runs(out: Path) -> None:
     """35 runs; "whole" is the newest and has samples of two prompts, "half" has half of its steps."""
-    from lib_blocktrain.training.config import load
-
-    config = load(Path(__file__).resolve().parent.parent.parent / "demo" / "runs" / "2-robot-out.json")
+    config = load(READY)
     for number in range(35):
         name = {0: "whole", 1: "half", 2: LONG}.get(number, f"old-{number:02}")
         run = create(replace(config, name=name[:90], steps=STEPS), out / "runs" / f"{name[:90]}-1")
@@ -285,3 +286,59 @@ def test_words_at_the_buttons(opened):
     opened.wait("runs_state", "whole finished.")
     assert not opened.page.locator(opened.button("runs_resume")).first.is_visible()
     assert "turn" not in opened.text("runs_state")
+
+
+def test_a_reload_brings_back_the_run_and_its_step(opened):
+    choose(opened, "whole")
+    choose(opened, "half")
+    scrub(opened, 20)
+    assert shown_sample(opened) == "step 20: prompt 0"
+    opened.page.wait_for_timeout(1000)  # it is written a little later
+    opened.page.reload()
+    opened.page.wait_for_selector("#blocktrain_place_tabs [role=tab]")
+    opened.go("Runs")
+    opened.page.locator('#blocktrain_runs_head [data-run="half-1"]').wait_for()
+    opened.page.wait_for_function("() => document.querySelector('.blocktrain-big img')?.alt === 'step 20: prompt 0'")
+
+
+def test_on_a_phone_a_run_is_chosen_in_one_segment_and_shown_in_another(opened):
+    opened.page.set_viewport_size({"width": 390, "height": 844})
+    opened.page.click("#blocktrain_segs_runs [data-segment=all]")
+    assert not opened.page.locator(".blocktrain-big").is_visible()
+    opened.page.locator('#blocktrain_runs_list tr[data-run="whole-1"]').click()
+    opened.page.locator(".blocktrain-big img").first.wait_for()
+    assert not opened.page.locator("#blocktrain_runs_list").first.is_visible()
+    assert not opened.page.locator(".blocktrain-heat-c").is_visible()
+    opened.page.click("#blocktrain_segs_runs [data-segment=change]")
+    assert opened.page.locator(".blocktrain-heat-c").is_visible()
+    assert opened.page.locator(".blocktrain-chart").is_visible()
+    opened.page.click("#blocktrain_segs_runs [data-segment=log]")
+    assert opened.page.locator(".blocktrain-run-log li").first.is_visible()
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_queue_is_put_in_another_order(browser, python, random_model, tmp_path):
+    """By the menu; a server that is started again has the order that was made."""
+    write_loras(random_model, tmp_path / "loras")
+    config = load(READY)
+    names = ["first-1", "second-1", "third-1"]
+    for name in names:
+        create(replace(config, name=name[:-2], steps=STEPS), tmp_path / "out" / "runs" / name)
+    (tmp_path / "out" / "runs" / "queue.json").write_text(json.dumps(names))
+    with serving(python, random_model, tmp_path) as address:
+        opened = Opened(browser, address, tmp_path)
+        opened.go("Runs")
+        rows = opened.page.locator("#blocktrain_runs_list tr[data-run]")
+        rows.first.wait_for()
+        assert [row.get_attribute("data-run") for row in rows.all()] == names
+        choose(opened, "third")
+        opened.wait("runs_state", "2 before it; the queue has not been started")
+        menu(opened, "up")
+        opened.wait("runs_state", "1 before it")
+        menu(opened, "first")
+        opened.wait("runs_state", "it is the next one")
+        assert not opened.page.locator("#blocktrain_runs_menu [data-do=up]").is_visible()
+        opened.page.click(opened.button("runs_stop"))  # a run that waits loses nothing: no question
+        opened.wait("runs_state", "third was stopped")
+        opened.close()
+    assert json.loads((tmp_path / "out" / "runs" / "queue.json").read_text()) == ["first-1", "second-1"]

@@ -54,6 +54,23 @@ def test_from_a_folder_to_preview(opened, second):
     assert weighted == at_1 != without
 
 
+def test_stop_asks_before_something_is_lost(opened):
+    """No answers leave the run in training; yes ends it without saving. What the bar says follows its state."""
+    fill(opened, f"stopped-{time.time_ns()}")
+    opened.click("train_start")
+    opened.page.wait_for_function(f"() => {STATE} === 'training' && {STEP} >= 2")
+    opened.click("runs_stop")
+    opened.page.locator("dialog").get_by_text("Stop without saving?").wait_for()
+    opened.page.keyboard.press("Escape")
+    step = opened.page.evaluate(STEP)
+    opened.page.wait_for_function(f"step => {STATE} === 'training' && {STEP} > step", arg=step)
+    opened.click("runs_stop")
+    opened.page.locator("dialog").get_by_role("button", name="Stop").click()
+    opened.page.wait_for_function(f"() => {STATE} === 'stopped'")
+    opened.wait("runs_state", "Nothing was saved: Resume begins at step 0.")
+    assert not opened.page.locator(opened.button("runs_stop")).first.is_visible()
+
+
 def test_what_cannot_be_trained_is_said_beside_the_button(opened):
     opened.go("Train")
     opened.wait("train_estimate", "a step takes")
