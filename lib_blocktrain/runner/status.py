@@ -59,7 +59,7 @@ class LatestMetrics:
             if replaced:
                 self._values.clear()
             for row in rows:
-                if row.get("state_saved"):
+                if row.get("state_saved") or "compared" in row:  # runs of earlier versions have the latter alone
                     self._values["saved_step"] = row.get("step")
                 self._values.update((name, row[name]) for name in _SHOWN if name in row)
             return dict(self._values)
@@ -77,7 +77,8 @@ def status_of(
     if state in ("failed", "diverged") and not reason:
         reason = str(latest.get("reason", ""))
     row = active.row if active else {}
-    about, saved_step = read_about(run.folder), _number(latest.get("saved_step"))
+    about = read_about(run.folder)
+    saved_step = _number(latest.get("saved_step")) if run.state_path.exists() else None
     live, worse = {**latest, **row}, worse_than_none(latest.get("compared"))
     return Status(
         run.folder.name,

@@ -33,7 +33,7 @@ def test_from_a_folder_to_preview(opened, second):
     assert name in opened.text("runs_head")
 
     opened.page.reload()
-    opened.page.wait_for_selector("#blocktrain_loras input")
+    opened.page.wait_for_selector("#blocktrain_loras input", state="attached")
     opened.go("Runs")
     opened.page.wait_for_function(f"() => {STATE} === 'training'")
     step = opened.page.evaluate(STEP)
@@ -56,8 +56,10 @@ def test_from_a_folder_to_preview(opened, second):
 
 def test_stop_asks_before_something_is_lost(opened):
     """No answers leave the run in training; yes ends it without saving. What the bar says follows its state."""
-    fill(opened, f"stopped-{time.time_ns()}")
+    name = f"stopped-{time.time_ns()}"
+    fill(opened, name)
     opened.click("train_start")
+    opened.wait("runs_head", name)
     opened.page.wait_for_function(f"() => {STATE} === 'training' && {STEP} >= 2")
     opened.click("runs_stop")
     opened.page.locator("dialog").get_by_text("Stop without saving?").wait_for()

@@ -96,7 +96,7 @@ def test_a_pause_changes_nothing(runner, host, config, tmp_path):
     host.at["training tiny", 2] = runner.pause
     wait(lambda: idle(runner))
     assert runner.status(run).state == "paused"
-    assert runner.status(run).step == 2
+    assert (runner.status(run).step, runner.status(run).saved_step) == (2, 2)
     assert (runner.held, host.lock.locked(), host.refreshed) == (True, False, 0)
     other = Runner(host)  # the program was started again
     assert (other.held, [waiting.folder for waiting in other.queue()]) == (True, [run.folder])

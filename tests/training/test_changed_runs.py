@@ -10,9 +10,10 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from lib_blocktrain.training.config import FolderConfig, ScheduleConfig
-from lib_blocktrain.training.config_json import ConfigError
+from lib_blocktrain.training.config import FolderConfig, RunConfig, ScheduleConfig
+from lib_blocktrain.training.config_json import ConfigError, read, write
 from lib_blocktrain.training.control import TrainerControl
+from lib_blocktrain.training.origin import check_config
 
 
 @pytest.fixture
@@ -51,6 +52,14 @@ def test_a_lowered_rate_is_used(train, config, half):
     assert [row["lr"] for row in trainer.run.metrics() if "loss" in row] == [1.0, 1e-6, 1e-6]
     torch.testing.assert_close(trainer.train_state.parameters[1].detach(), before, rtol=1e-5, atol=1e-5)
     assert any("optimizer.lr was 1.0 and is 1e-06: that holds from step 2 on" in text for text in said), said
+
+
+def test_a_value_that_is_not_set_is_said_in_words(config):
+    rate = changed(config, optimizer={"lr": None})
+    text = check_config(write(rate), changed(config, optimizer={"lr": 1e-4}))
+    assert "optimizer.lr was not set and is 0.0001" in text
+    with pytest.raises(ConfigError, match="^optimizer.clip is empty: expected a finite number"):
+        read(RunConfig, {**write(config), "optimizer": {"clip": None}})
 
 
 def test_what_may_change(train, config, half, tmp_path):

@@ -88,6 +88,20 @@ def test_a_run_leaves_the_model_as_it_was(train, config):
     assert len(set(losses)) == 3
 
 
+def test_a_short_run_has_norms_of_every_step(train, config):
+    """For the heat map of blocks by steps; each row has what it was made from, and when it was saved is told."""
+    trainer = train(replace(config, steps=4, save_every=2))
+    rows = trainer.run.metrics()
+    norms = [row for row in rows if "norms" in row]
+    assert [row["step"] for row in norms] == [1, 2, 3, 4]
+    for row in norms:
+        assert row["norms"].keys() == row["gradients"].keys() == {"OUT09", "OUT10", "OUT11"}
+        assert sum(row["shares"].values()) == pytest.approx(1)
+    assert [row["step"] for row in rows if row.get("state_saved")] == [2, 4]
+    assert [row["checkpoint"] for row in rows if "checkpoint" in row] == [trainer.run.checkpoint(2).name]
+    assert all(isinstance(row["time"], int) for row in rows if "event" in row)
+
+
 @pytest.mark.usefixtures("untouched")
 def test_stopping_and_resuming_gives_the_same_bits(train, config):
     whole = train(replace(config, steps=5), "whole")
