@@ -48,7 +48,7 @@ def test_from_a_folder_to_preview(opened, second):
     opened.page.wait_for_function(f"() => {STATE} === 'stopped'")
     opened.page.wait_for_selector(f"{opened.button('runs_preview')}:not([disabled])")
     opened.click("runs_preview")
-    opened.page.locator("#blocktrain_loras label", has_text=name).locator("input:checked").wait_for()
+    opened.page.locator("#blocktrain_loras label", has_text=name).locator("input:checked").first.wait_for()
     opened.small()
     without, at_1, weighted = opened.preview()
     assert weighted == at_1 != without

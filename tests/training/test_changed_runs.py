@@ -58,7 +58,7 @@ def test_a_value_that_is_not_set_is_said_in_words(config):
     rate = changed(config, optimizer={"lr": None})
     text = check_config(write(rate), changed(config, optimizer={"lr": 1e-4}))
     assert "optimizer.lr was not set and is 0.0001" in text
-    with pytest.raises(ConfigError, match="^optimizer.clip is empty: expected a finite number"):
+    with pytest.raises(ConfigError, match=r"^optimizer\.clip is empty: expected a finite number"):
         read(RunConfig, {**write(config), "optimizer": {"clip": None}})
 
 
