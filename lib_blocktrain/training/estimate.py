@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from lib_blocktrain import blocks
 from lib_blocktrain.blocks import BASE
+from lib_blocktrain.model.memory import MIB, free_memory
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.networks.layers import is_convolution, is_linear
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
@@ -20,7 +20,6 @@ from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.sizes import Layer, PartSize, block_sizes
 from lib_blocktrain.weights.block_weights import BlockWeights
 
-MIB = 2**20
 PACE_RUNS = 20  # how many of the newest runs are looked at
 PACE_MIN_STEPS = 5  # the first steps take longer than others
 # Millions of parameters: U-Net, text encoders, autoencoder.
@@ -176,16 +175,6 @@ def out_of_memory(config: RunConfig, model: Model) -> str:
         if not (config.checkpointing and "checkpointing" in changes and len(changes) == 1 and weights is None)
     ]
     return f"out of memory: this run needs about {found.total_mib:.0f} MiB. Less: {', '.join(less)}"
-
-
-def free_memory() -> float | None:
-    """Return the free memory in MiB of the accelerator, or of this machine; None where it is not known."""
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0] / MIB
-    names = getattr(os, "sysconf_names", {})
-    if "SC_AVPHYS_PAGES" not in names:
-        return None
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
 def pace_of(runs: Iterable[Run], model: str, unet: UNetSize, device: str) -> Pace | None:

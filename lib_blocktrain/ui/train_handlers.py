@@ -15,12 +15,13 @@ from lib_blocktrain.analysis.regions import area_warning
 from lib_blocktrain.blocks import BASE
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.hosts.prompt_syntax import unread_notices
+from lib_blocktrain.model.memory import free_memory
 from lib_blocktrain.networks.bake import RECORD
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.training.config import RunConfig, load
 from lib_blocktrain.training.config_json import ConfigError, read, write
 from lib_blocktrain.training.dataset import Dataset, find
-from lib_blocktrain.training.estimate import estimate, free_memory, pace_of, size_of_model
+from lib_blocktrain.training.estimate import estimate, pace_of, size_of_model
 from lib_blocktrain.training.optimizers import check_learning_rates
 from lib_blocktrain.training.plan import plan_of, read_weights
 from lib_blocktrain.training.preparation import check_model
