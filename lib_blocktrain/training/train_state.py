@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import RunConfig
+from lib_blocktrain.training.host_copy import HostCopy
 from lib_blocktrain.training.init import DropoutSwitch, init_network, trained_tensors, training_network
 from lib_blocktrain.training.live_weights import weight_change
 from lib_blocktrain.training.norms import cap_norms, clip_to_norm, total_norm
@@ -27,6 +29,7 @@ from lib_blocktrain.training.precision import LossScale
 from lib_blocktrain.training.result import kept_parameters, saved_network
 from lib_blocktrain.weights.block_weights import BlockWeights
 
+GOOD_EVERY = 5.0  # seconds between two copies of good weights from a GPU: what a run that diverges there loses
 _IMPLEMENTATIONS = ("fused", "foreach", "capturable")  # options of torch's optimizers that change no result
 
 
@@ -44,7 +47,7 @@ class TrainState:
         self.optimizer = make_optimizer(config.optimizer, parameter_groups(self.network, plan, config.optimizer))
         self.parameters = parameters_of(self.optimizer)
         self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema else []
-        self._good = [tensor.clone() for tensor in self._all_weights()]
+        self._good, self._good_at = HostCopy(self._all_weights()), time.monotonic()
         self._gradient_norm: Tensor | None = None  # of the step that is being made
         self._dropout = DropoutSwitch()
         self.loss_scale = LossScale(enabled=dtype == torch.float16)
@@ -98,15 +101,21 @@ class TrainState:
         """Whether all weights, and their averages, are finite."""
         return bool(total_norm(self._all_weights()).isfinite())
 
-    @torch.no_grad()
-    def remember_good(self) -> None:
-        """Keep a copy of the weights and their averages, which have just given a finite loss and gradient."""
-        torch._foreach_copy_(self._good, self._all_weights())
+    def remember_good(self, at_once: bool = False) -> bool:
+        """Keep a copy of the weights and their averages, which have just given a finite loss and gradient.
 
-    @torch.no_grad()
+        It is kept in this machine's memory, and from a GPU not at every step unless `at_once`; return whether it was.
+        """
+        is_near = self.parameters[0].device.type == "cpu"
+        if not (at_once or is_near or time.monotonic() - self._good_at >= GOOD_EVERY):
+            return False
+        self._good.store(self._all_weights())
+        self._good_at = time.monotonic()
+        return True
+
     def back_to_good(self) -> None:
         """Put back what the last `remember_good` kept."""
-        torch._foreach_copy_(self._all_weights(), self._good)
+        self._good.restore(self._all_weights())
 
     @torch.no_grad()
     def change_weights(self, after: Plan) -> None:
@@ -114,7 +123,8 @@ class TrainState:
         change = weight_change(self.plan, after, self.config.network)
         divided = change.divided(self.network)
         self.network, self.plan = change.network(self.network), after
-        for copies in (self.average, self._good, self._good[len(self.parameters) :]):
+        good = self._good.parts
+        for copies in (self.average, good, good[len(self.parameters) :]):
             for copy, parameter in zip(copies, self.parameters):
                 copy.div_(divided.get(id(parameter), 1.0))
         rates = {

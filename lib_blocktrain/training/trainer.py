@@ -188,10 +188,10 @@ class Trainer:
             self.monitor.gradients = gradient_norms(self.train_state.network, self.train_state.plan)
         self.train_state.optimize()
 
-    def remember_good(self) -> None:
-        """Keep the weights, which have just given a finite loss and gradient."""
-        self.train_state.remember_good()
-        self._good_step = self.step
+    def remember_good(self, at_once: bool = False) -> None:
+        """Keep the weights, which have just given a finite loss and gradient, if it is time to."""
+        if self.train_state.remember_good(at_once):
+            self._good_step = self.step
 
     def diverge(self, step: int, reason: str) -> NoReturn:
         """Raise Diverged, after the last good weights were put back and saved."""
@@ -288,7 +288,7 @@ class Trainer:
         """Go on from a saved state; give notice if the dataset or the model is another one."""
         self.step, self.started_at, self._state_is_good = state["step"], state["started_at"], state["good"]
         self.train_state.load_state(state["train_state"])
-        self.remember_good()
+        self.remember_good(at_once=True)
         for notice in self.origin.notices(state["origin"]):
             self.notice(notice)
         self.monitor.load_state(state["monitor"])
