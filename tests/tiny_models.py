@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from types import ModuleType, SimpleNamespace
 from unittest.mock import patch
 
@@ -106,6 +107,21 @@ def ldm_sdxl_unet() -> nn.Module:
     unet.num_classes = "sequential"
     unet.label_emb = nn.Sequential(nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 128)))
     return randomised(unet)
+
+
+def deepened(unet: nn.Module, depth: int = 3) -> nn.Module:
+    """Give the transformers of LDM's U-Net this many blocks each, as those of SDXL's have 2 and 10."""
+    classes = {type(module) for module in unet.modules() if type(module).__name__ == "SpatialTransformer"}
+
+    class SpatialTransformer(*classes):
+        def forward(self, x, context=None):
+            return super().forward(x, [context] * len(self.transformer_blocks))
+
+    for module in unet.modules():
+        if type(module) in classes:
+            module.__class__ = SpatialTransformer
+            module.transformer_blocks.extend(deepcopy(module.transformer_blocks[0]) for _ in range(depth - 1))
+    return randomised(unet, seed=1)
 
 
 def unet_inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -52,7 +52,7 @@ class Layout(Protocol):
 
 def layout_of(unet: nn.Module) -> Layout:
     """Return the layout of this U-Net by its attributes; raise ValueError for an unknown one."""
-    if _is_diffusers(unet):
+    if is_diffusers(unet):
         return Diffusers(unet)
     if hasattr(unet, "input_blocks"):
         return Forge(unet) if "transformer_options" in inspect.signature(unet.forward).parameters else LDM(unet)
@@ -74,7 +74,8 @@ class DiffusersUNet(Protocol):
         """SDXL's embedding of pooled text and sizes, `(batch, width)`."""
 
 
-def _is_diffusers(unet: nn.Module) -> TypeGuard[DiffusersUNet]:
+def is_diffusers(unet: nn.Module) -> TypeGuard[DiffusersUNet]:
+    """Whether a U-Net is in diffusers' layout."""
     return hasattr(unet, "down_blocks")
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from lib_blocktrain.training.config_json import ConfigError
 
 BACKEND = "inductor"  # torch's own; it needs a C++ compiler on a CPU, Triton on a GPU
-_COMPILED_CALL = "_compiled_call_impl"  # the attribute that `nn.Module.__call__` uses if it is set
+COMPILED_CALL = "_compiled_call_impl"  # the attribute that `nn.Module.__call__` uses if it is set
 
 
 class CompiledUNet:
@@ -42,8 +42,8 @@ class CompiledUNet:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Run the U-Net compiled; raise ConfigError where torch cannot compile it."""
-        own, before = vars(self._unet), vars(self._unet).get(_COMPILED_CALL)
-        own[_COMPILED_CALL] = self._call
+        own, before = vars(self._unet), vars(self._unet).get(COMPILED_CALL)
+        own[COMPILED_CALL] = self._call
         try:
             yield
         except torch._dynamo.exc.TorchDynamoException as error:
@@ -51,6 +51,6 @@ class CompiledUNet:
             message = " ".join(reason.split())[:300]
             raise ConfigError(f"compile = true, but torch cannot: {message}: expected a compiler, or false") from error
         finally:
-            del own[_COMPILED_CALL]
+            del own[COMPILED_CALL]
             if before is not None:
-                own[_COMPILED_CALL] = before
+                own[COMPILED_CALL] = before

@@ -13,6 +13,7 @@ from lib_blocktrain.blocks import BASE
 from lib_blocktrain.model.memory import MIB, free_memory
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.networks.layers import is_convolution, is_linear
+from lib_blocktrain.training.checkpointing import is_split
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
 from lib_blocktrain.training.optimizers import learning_rate_notices
 from lib_blocktrain.training.plan import element_weight, read_weights, settings_of
@@ -208,17 +209,20 @@ def _estimate(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: 
     if trains_text:
         first = min(first, next(i for i, (_, part) in enumerate(parts) if part.kind == "attn"))
     first_block = parts[first][0] if first < len(parts) else None
+    split = is_split(architecture)
     macs, parameters, again = 0.0, 0, False
     for index, (block, part) in enumerate(parts):
         forward = sum(layer.macs for layer in part.layers) + part.attention
-        again = again or (config.checkpointing and block == first_block)  # a checkpoint holds a whole block
-        macs += forward * (2 if again else 1)
+        # A checkpoint holds a whole block, or a part from the first trained one on.
+        again = again or (config.checkpointing and (index >= first if split else block == first_block))
+        repeated = (part.repeated(trained[index]) if split else part.layers) if again else ()
+        macs += forward + (sum(layer.macs for layer in repeated) + part.attention if again else 0)
         if index >= first:
             backward = sum(layer.macs for layer in part.layers if trains_text or not layer.from_context)
             macs += backward + part.attention * (2.5 if unet.fused else 2.0)
         for layer in part.layers:
             rank = _rank(block, layer, network, weights)
-            macs += (4 if again else 3) * layer.lora_macs(rank)
+            macs += (4 if layer in repeated else 3) * layer.lora_macs(rank)
             parameters += layer.lora_parameters(rank)
     if trains_text:
         parameters += _text_parameters(unet, network)

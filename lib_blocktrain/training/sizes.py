@@ -53,6 +53,17 @@ class PartSize:
     kept: int = 0
     kept_trained: int = 0
 
+    def repeated(self, trained: bool) -> tuple[Layer, ...]:
+        """The layers that run again where this part is a checkpoint, or its transformer blocks are.
+
+        Torch does not repeat what comes after the last thing that is kept: the last layer, unless a transformer's has
+        a module.
+        """
+        if self.kind != "attn":
+            return self.layers[:-1]
+        last = self.layers[-1]
+        return tuple(layer for layer in self.layers if layer.element != "proj" and (trained or layer != last))
+
 
 def block_sizes(
     architecture: Architecture,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from lib_blocktrain import blocks
 from lib_blocktrain.model import diffusion
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.training.batches import Batch, joined
+from lib_blocktrain.training.checkpointing import Checkpoints
 from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.config import LossConfig
 from lib_blocktrain.training.precision import autocast
@@ -95,10 +94,7 @@ def masked(loss: Tensor, mask: Tensor, normalised: bool) -> Tensor:
 
 
 class Denoiser:
-    """The U-Net's output, with or without checkpointing, or compiled.
-
-    Each block from the first trained one on is a checkpoint: nothing before it is kept anyway.
-    """
+    """The U-Net's output, with or without checkpointing, or compiled."""
 
     def __init__(
         self,
@@ -109,9 +105,7 @@ class Denoiser:
         compiled: CompiledUNet | None = None,
     ):
         self.model, self.dtype, self.compiled = model, dtype, compiled
-        known = blocks.architecture(model.architecture).block_ids
-        self._checkpointing = checkpointing
-        self._checkpoints = frozenset(known[known.index(first_block) :] if first_block else known)
+        self._checkpoints = Checkpoints(model, first_block) if checkpointing else None
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """Return the U-Net's output, `(batch, 4, h, w)`, for noised latents."""
@@ -119,16 +113,12 @@ class Denoiser:
         latents, timesteps = latents.to(weight), timesteps.to(weight.device)
         conditioning = {name: _like(name, tensor, weight) for name, tensor in conditioning.items()}
         with autocast(weight.device, self.dtype, weight.dtype):
-            if not self._checkpointing:
+            if self._checkpoints is None:
                 with self.compiled.active() if self.compiled else nullcontext():
                     return self.model.predict(latents, timesteps, conditioning)
             state = self.model.enter_blocks(latents, timesteps, conditioning)
-            return self.model.run_blocks("IN00", state, call=self._call)
-
-    def _call(self, block: str, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        if block not in self._checkpoints or not torch.is_grad_enabled():
-            return function(*tensors)
-        return checkpoint(function, *tensors, use_reentrant=False)
+            with self._checkpoints.active():
+                return self.model.run_blocks("IN00", state, call=self._checkpoints.call)
 
 
 def conditioning_of(model: Model, batch: Batch) -> dict[str, Tensor]:
