@@ -64,6 +64,14 @@ class StandaloneModel:
         return {"te": self.pipeline.text_encoder}
 
     @property
+    def vae(self) -> nn.Module:
+        return self.pipeline.vae
+
+    @property
+    def movable(self) -> tuple[nn.Module, ...]:
+        return (self.vae, *self.text_encoders.values())
+
+    @property
     def prediction(self) -> Prediction:
         return "v" if self.pipeline.scheduler.config.prediction_type == "v_prediction" else "epsilon"
 
@@ -98,18 +106,19 @@ class StandaloneModel:
     def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
         """Text of more than 75 tokens is encoded in chunks, whose contexts of 77 tokens are concatenated."""
         device = self.pipeline.unet.device
+        encoders_device = self.pipeline.text_encoder.device  # the CPU while they are set aside
         chunks = [
             self.pipeline.encode_prompt(
-                chunk, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+                chunk, device=encoders_device, num_images_per_prompt=1, do_classifier_free_guidance=False
             )
             for chunk in _chunks(self.pipeline.tokenizer, text)
         ]
-        encoded = [torch.cat([chunk[0] for chunk in chunks], dim=1), *chunks[0][1:]]
+        encoded = [torch.cat([chunk[0] for chunk in chunks], dim=1).to(device), *chunks[0][1:]]
         if self.architecture != "sdxl":
             return {"context": encoded[0]}
         side = float(self.native_size)
         size = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=device)  # original, crop, target
-        return {"context": encoded[0], "pooled": encoded[2], "size": size}
+        return {"context": encoded[0], "pooled": encoded[2].to(device), "size": size}
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         added = None

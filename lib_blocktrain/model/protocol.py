@@ -51,6 +51,17 @@ class Model(Protocol):
     def text_encoders(self) -> Mapping[str, nn.Module]:
         """``te`` (SD1, SD2), or ``te1`` and ``te2`` (SDXL)."""
 
+    @property
+    def vae(self) -> nn.Module:
+        """The image autoencoder."""
+
+    @property
+    def movable(self) -> tuple[nn.Module, ...]:
+        """Those of the VAE and the text encoders that others may move to the CPU while nobody uses them.
+
+        None where the host decides itself what lies on the GPU.
+        """
+
     def encode_image(self, image: Image.Image) -> Tensor:
         """Scaled latents ``(1, 4, h/8, w/8)`` of an RGB image whose sides are multiples of 8."""
 

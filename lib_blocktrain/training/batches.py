@@ -93,6 +93,11 @@ class BatchLoader:
         self._latents, self._conditioning = latents, conditioning
         self._prior_weight, self._seed = prior_weight, seed
 
+    @property
+    def has_conditioning(self) -> bool:
+        """Whether batches have their captions encoded."""
+        return self._conditioning is not None
+
     def load(self, images: Sequence[DatasetImage], number: int, indices: Sequence[int], total: int) -> Batch:
         """Return the batch of these images, which have these indices among the `total` of batch `number`."""
         rngs = [random.Random(seed_of(self._seed, "augment", number, index)) for index in indices]

@@ -1,7 +1,8 @@
 """Latents and text conditioning in memory and on disk, by a key of everything that they depend on.
 
-The models are part of the key by what they make of a fixed input: another VAE, another clip skip or another precision
-gives another key, so that nothing stale is read.
+The models are part of the key by their weights' content, and settings by what the model makes of a fixed input: another
+VAE, another clip skip or another precision gives another key, so that nothing stale is read. Of that output a few bits
+differ from GPU to GPU: it is compared with the one that is stored beside the entries.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.training import checked_file
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 Tensors = dict[str, Tensor]
 _MEMORY_LIMIT = 512 * 2**20  # bytes of a store in memory; what comes later is read from the disk each time
 _PASSING = 256  # captions of a single step that stay in memory: 75 MiB for SDXL
+_SAME = 0.02  # relative difference of a probe's output up to which it is that of the same settings, on another GPU
 _PROBE_TEXT = "a (probe:1.2) of the text encoder, [its] clip skip and its precision"
 
 
@@ -75,16 +77,17 @@ class LatentCache:
     """The latents of images, `(4, h/8, w/8)`, fp32, on the CPU."""
 
     def __init__(self, model: Model, folder: Path | None):
-        self._model, self._store = model, TensorStore(folder and folder / "latents")
+        self._model, self._store, self._mark = model, TensorStore(folder and folder / "latents"), ""
         self.contents: dict[Path, str] = {}  # the digest of each picture that was asked for
-        self._vae = _digest(_bytes_of({"probe": model.encode_image(_noise_image()).float()}))
+        if folder is not None:
+            self._mark = _mark(folder / "latents", [model.vae], lambda: {"probe": model.encode_image(_noise_image())})
 
     def of(self, image: DatasetImage, flipped: bool = False) -> Tensor:
         """Return the latents of an image; raise DatasetError if the VAE gives none that are finite."""
         if image.path not in self.contents:
             self.contents[image.path] = _digest(image.path.read_bytes())
         alpha = image.mask == image.path
-        key = _digest(repr((self._vae, self.contents[image.path], image.fit, flipped, alpha)).encode())
+        key = _digest(repr((self._mark, self.contents[image.path], image.fit, flipped, alpha)).encode())
         return self._store.get(key, lambda: {"latents": self._encode(image, flipped)})["latents"]
 
     def _encode(self, image: DatasetImage, flipped: bool) -> Tensor:
@@ -99,9 +102,11 @@ class ConditioningCache:
     """The conditioning of captions: tensors with a batch dimension of 1, on the CPU."""
 
     def __init__(self, model: Model, folder: Path | None):
-        self._model, self._store = model, TensorStore(folder and folder / "texts")
+        self._model, self._store, self._mark = model, TensorStore(folder and folder / "texts"), ""
         self._passing: OrderedDict[str, Tensors] = OrderedDict()  # the last one used is at the end
-        self._text_encoder = _digest(_bytes_of(self._encode(_PROBE_TEXT)))
+        if folder is not None:
+            encoders = list(model.text_encoders.values())
+            self._mark = _mark(folder / "texts", encoders, lambda: self._encode(_PROBE_TEXT))
 
     def of(self, caption: str, passing: bool = False) -> Tensors:
         """Return the conditioning of a caption, by name.
@@ -110,7 +115,7 @@ class ConditioningCache:
         """
         if passing:
             return self._of_passing(caption)
-        key = _digest(repr((self._text_encoder, caption)).encode())
+        key = _digest(repr((self._mark, caption)).encode())
         return self._store.get(key, lambda: self._encode(caption))
 
     def _of_passing(self, caption: str) -> Tensors:
@@ -137,8 +142,38 @@ def _noise_image() -> Image.Image:
     return Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 
-def _bytes_of(tensors: Mapping[str, Tensor]) -> bytes:
-    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+def _mark(folder: Path, parts: Sequence[nn.Module], probe: Callable[[], Tensors]) -> str:
+    """Return a text that is another one for other weights, or where other settings change what a model gives.
+
+    The first such output is stored; a close one has the same mark, so that entries of another GPU are found.
+    """
+    weights = _weights_digest(parts)
+    found = {name: tensor.detach().float().cpu().contiguous() for name, tensor in probe().items()}
+    for path in sorted((folder / "models").glob(f"{weights}-*.safetensors")):
+        stored = _read(path)
+        if stored is not None and _is_close(found, stored):
+            return path.stem
+    mark = f"{weights}-{_digest(safetensors.torch.save(found))[:16]}"
+    checked_file.write(folder / "models" / f"{mark}.safetensors", found, {})
+    return mark
+
+
+def _is_close(found: Tensors, stored: Tensors) -> bool:
+    if {name: t.shape for name, t in found.items()} != {name: t.shape for name, t in stored.items()}:
+        return False
+    return all(float((found[name] - t).norm()) <= _SAME * float(t.norm()) for name, t in stored.items())
+
+
+@torch.no_grad()
+def _weights_digest(parts: Sequence[nn.Module]) -> str:
+    """Return a digest of the dtypes, shapes and bits of the weights."""
+    digest = hashlib.sha256()
+    for part in parts:
+        for tensor in (*part.parameters(), *part.buffers()):
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            if tensor.numel():
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _digest(content: bytes) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import nn
+
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.training.batches import Batch, BatchLoader, BatchSampler, captions_vary
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache
@@ -31,6 +33,13 @@ class TrainingData:
     sampler: BatchSampler
     loader: BatchLoader
     contents: Mapping[Path, str]  # the digest of each picture's file
+
+    def idle(self, model: Model) -> list[nn.Module]:
+        """Return what may be moved off the GPU, since the steps and the validation find in the cache what it gives."""
+        images = [*self.dataset.images, *self.dataset.held_out]
+        encodes = not self.loader.has_conditioning or any(captions_vary(image.options) for image in images)
+        needed = [id(encoder) for encoder in model.text_encoders.values()] if encodes else []
+        return [part for part in model.movable if id(part) not in needed]
 
     def batch(self, number: int, processes: Processes) -> Batch | None:
         """Return this process's part of batch `number`, None if there is no image left for it."""
@@ -79,6 +88,8 @@ def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Pr
     images = [*dataset.images, *dataset.held_out]
     for number, image in enumerate(images):
         latents.of(image)
+        if image.options.flip:
+            latents.of(image, flipped=True)
         if conditioning is not None and not captions_vary(image.options):
             conditioning.of(image.caption)
         if progress is not None:

@@ -18,6 +18,7 @@ from PIL import Image
 from lib_blocktrain.files import atomic_write
 from lib_blocktrain.model.memory import lacks_memory
 from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.model.set_aside import SetAside
 from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training import records
@@ -84,13 +85,21 @@ class Trainer:
         self._compared_at: int | None = None
         self._is_worse = False
         self._state_is_good = True  # whether the saved state, if there is one, is known to do no worse than no LoRA
+        self.aside = SetAside()  # the models that the steps do not need
         self.hooks, self._saved_at = ExitStack(), time.monotonic()
         self._write_events = records.event_writer(run.folder / "tensorboard") if self.processes.is_first else None
 
     def run_loop(self) -> Outcome:
         """Train to the last step, or until the run is stopped; the model is always left as it was."""
         held = self.run.locked() if self.processes.is_first else nullcontext()
-        with held, self.model.trainable(), self.hooks, self.compiled or nullcontext(), self._memory_errors():
+        with (
+            held,
+            self.model.trainable(),
+            self.aside,
+            self.hooks,
+            self.compiled or nullcontext(),
+            self._memory_errors(),
+        ):
             try:
                 self.prepare()
             except StoppedEarly:
@@ -141,6 +150,7 @@ class Trainer:
         self.note_start("resumed" if state else "started")
         self._without = self.compared_loss()
         self.apply()
+        self.aside.put(self.data.idle(self.model))
 
     def run_step(self) -> None:
         """Make one step of the optimizer, unless in fp16 the gradients overflowed."""
@@ -413,7 +423,7 @@ class Trainer:
         if self.draw is None or not self.processes.is_first:
             return
         for number, prompt in enumerate(self.config.samples.prompts):
-            with self.as_saved():
+            with self.as_saved(), self.aside.needed():
                 image = self.draw(prompt, self.config.samples.seed + number)
             if image is None:
                 self.note({"sample": None, "prompt": prompt})

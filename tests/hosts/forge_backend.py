@@ -120,7 +120,7 @@ def sd_model(unet: nn.Module | None = None) -> SimpleNamespace:
     kernel.predictor = SimpleNamespace(prediction_type="epsilon", alphas_cumprod=torch.linspace(0.99, 0.01, 1000))
     torch.manual_seed(3)
     encoders = load_as_forge_does(nn.ModuleDict({"clip_l": nn.ModuleDict({"transformer": TextModel(CONTEXT)})}))
-    objects = Objects(unet=Patcher(kernel), clip=Clip(encoders), vae=None)
+    objects = Objects(unet=Patcher(kernel), clip=Clip(encoders), vae=SimpleNamespace(first_stage_model=nn.Identity()))
     return SimpleNamespace(
         is_sdxl=False,
         is_sd1=True,

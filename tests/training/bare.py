@@ -31,6 +31,8 @@ class Bare:
     unet: nn.Module
     architecture: str
     text_encoders: Mapping[str, nn.Module] = field(default_factory=dict)
+    vae: nn.Module = field(default_factory=nn.Identity)
+    movable: tuple[nn.Module, ...] = ()
 
     @property
     def native_size(self) -> int:

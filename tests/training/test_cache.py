@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from lib_blocktrain.training import cache as cache_module
 from lib_blocktrain.training.batches import BatchLoader
@@ -21,6 +22,7 @@ class Encoder:
     """A model whose text encoder is one number."""
 
     clip = 1.0
+    vae, text_encoders = nn.Identity(), {}
 
     def encode_image(self, image):
         return torch.zeros(1, 4, image.height // 8, image.width // 8)
@@ -32,7 +34,7 @@ class Encoder:
 def test_a_flipped_bit_is_noticed(tmp_path, caplog):
     """Each bit of an entry's numbers, and 200 of its header: the entry is made again, and that is logged."""
     TensorStore(tmp_path).get("abcd", lambda: MADE)
-    [file] = tmp_path.rglob("*.safetensors")
+    [file] = tmp_path.rglob("??/*.safetensors")
     content = file.read_bytes()
     numbers = (len(content) - 8) * 8
     for bit in (*range(numbers, len(content) * 8), *random.Random(0).sample(range(numbers), 200)):
@@ -72,10 +74,10 @@ def test_shuffled_captions_fill_no_disk(tmp_path, monkeypatch):
         expected = model.encode_prompt(batch.captions[0])["context"]
         assert torch.equal(batch.conditioning["context"], expected)
     assert len(captions) > 30
-    assert len([*(tmp_path / "cache").rglob("*.safetensors")]) <= 2  # the caption itself, and none at all
+    assert len([*(tmp_path / "cache").rglob("??/*.safetensors")]) <= 2  # the caption itself, and none at all
     assert len(store._passing) == 3
     loader.plain([image])
-    assert [*(tmp_path / "cache").rglob("*.safetensors")]
+    assert [*(tmp_path / "cache").rglob("??/*.safetensors")]
 
 
 def test_a_passing_caption_is_encoded_once_while_it_is_kept(tmp_path):
@@ -85,4 +87,72 @@ def test_a_passing_caption_is_encoded_once_while_it_is_kept(tmp_path):
     for caption in ("b, a", "a, b", "b, a"):
         store.of(caption, passing=True)
     assert encoded == ["b, a", "a, b"]
-    assert not [*tmp_path.rglob("*.safetensors")]
+    assert not [*tmp_path.rglob("??/*.safetensors")]
+
+
+class Gpu(Encoder):
+    """A model whose numbers differ in the last bits from GPU to GPU, and that counts what it encodes."""
+
+    def __init__(self, rounding=0.0, weight=1.0):
+        self.rounding, self.encoded = rounding, 0
+        self.vae = self.encoder = nn.Linear(2, 2)
+        nn.init.constant_(self.vae.weight, weight)
+        nn.init.zeros_(self.vae.bias)
+        self.text_encoders = {"te": self.encoder}
+
+    def encode_image(self, image):
+        self.encoded += 1
+        shape = 1, 4, image.height // 8, image.width // 8
+        return torch.ones(shape) * (1 + self.rounding) * self.clip
+
+    def encode_prompt(self, text):
+        self.encoded += 1
+        return {"context": torch.full((1, 77, 2), float(len(text))) * (1 + self.rounding) * self.clip}
+
+
+@pytest.fixture
+def encoded_by(tmp_path):
+    """Encode a picture and a caption with a model; return how often it did, two probes included."""
+    picture = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    (tmp_path / "a.txt").write_text("a robot", "utf-8")
+    config = DatasetConfig(folders=(FolderConfig(str(tmp_path)),), size=64)
+    [image] = find(resolved(RunConfig("a", config)).dataset, 64).images
+
+    def encode(model) -> int:
+        LatentCache(model, tmp_path / "cache").of(image)
+        ConditioningCache(model, tmp_path / "cache").of(image.caption)
+        return model.encoded
+
+    return encode
+
+
+def test_another_gpu_finds_the_entries(encoded_by):
+    """The last bits of what a model gives differ there; the weights and the settings are the same."""
+    assert encoded_by(Gpu()) == 4
+    for rounding in (1e-3, -1e-3, 0.0):
+        assert encoded_by(Gpu(rounding)) == 2  # the probes
+
+
+def test_other_weights_and_settings_do_not(encoded_by):
+    assert encoded_by(Gpu()) == 4
+    assert encoded_by(Gpu(weight=1 + 2**-20)) == 4  # what they give is the same here
+    half = Gpu()
+    half.vae.half()
+    assert encoded_by(half) == 4
+    other = Gpu()
+    other.clip = 0.5  # a setting, such as clip skip
+    assert encoded_by(other) == 4
+    for model in (Gpu(), other):
+        model.encoded = 0
+        assert encoded_by(model) == 2
+
+
+def test_a_damaged_mark_finds_nothing(encoded_by, tmp_path):
+    """Nobody knows what settings the entries were made with."""
+    encoded_by(Gpu())
+    for mark in (tmp_path / "cache").glob("*/models/*"):
+        mark.write_bytes(b"damaged")
+    other = Gpu()
+    other.clip = 0.5
+    assert encoded_by(other) == 4

@@ -233,12 +233,13 @@ class Counted:
 
     def __init__(self):
         self.images = self.texts = 0
-        self.vae, self.clip = 1.0, 1.0
+        self.brightness, self.clip = 1.0, 1.0
+        self.vae, self.text_encoders = torch.nn.Identity(), {}
 
     def encode_image(self, image):
         self.images += 1
         pixels = torch.from_numpy(np.asarray(image, dtype=np.float32))[None, ::8, ::8].permute(0, 3, 1, 2)
-        return pixels * self.vae
+        return pixels * self.brightness
 
     def encode_prompt(self, text):
         self.texts += 1
@@ -256,7 +257,7 @@ def test_latents_are_never_stale(tmp_path):
     flipped = cache.of(found, flipped=True)
     assert model.images == 3
     assert flipped.shape == first.shape
-    model.vae = 2.0  # another VAE
+    model.brightness = 2.0  # another VAE
     assert torch.equal(LatentCache(model, folder).of(found), first * 2)
     picture(path, color="blue")  # the file is another
     assert not torch.equal(LatentCache(model, folder).of(found), first * 2)
@@ -284,7 +285,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path):
 def test_latents_that_are_no_numbers(tmp_path):
     path, model = picture(tmp_path / "a.png"), Counted()
     cache = LatentCache(model, None)
-    model.vae = float("nan")
+    model.brightness = float("nan")
     [found] = find(of(path.parent), 64).images
     with pytest.raises(DatasetError, match=r"a\.png.*not finite"):
         cache.of(found)

@@ -70,6 +70,14 @@ class A1111Model:
         return {name: _text_model(encoder) for name, encoder in zip(names, self._encoders())}
 
     @property
+    def vae(self) -> nn.Module:
+        return self.sd_model.first_stage_model
+
+    @property
+    def movable(self) -> tuple[nn.Module, ...]:
+        return ()  # the WebUI has settings of its own for it
+
+    @property
     def native_size(self) -> int:
         return blocks.architecture(self.architecture).native_size
 

@@ -77,6 +77,14 @@ class ForgeModel:
         return {name: engine.text_encoder.transformer for name, engine in zip(names, self._engines())}
 
     @property
+    def vae(self) -> nn.Module:
+        return self.sd_model.forge_objects.vae.first_stage_model
+
+    @property
+    def movable(self) -> tuple[nn.Module, ...]:
+        return ()  # Forge moves its models itself
+
+    @property
     def native_size(self) -> int:
         return blocks.architecture(self.architecture).native_size
 
