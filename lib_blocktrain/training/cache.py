@@ -172,7 +172,7 @@ def _weights_digest(parts: Sequence[nn.Module]) -> str:
         for tensor in (*part.parameters(), *part.buffers()):
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             if tensor.numel():
-                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+                digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
