@@ -48,7 +48,7 @@ def _free_on_linux() -> int | None:
 
 
 class _MemoryStatus(ctypes.Structure):
-    """Windows' MEMORYSTATUSEX."""
+    """What GlobalMemoryStatusEx fills in (Windows' MEMORYSTATUSEX), sizes in bytes."""
 
     _fields_ = (
         ("length", ctypes.c_uint32),
