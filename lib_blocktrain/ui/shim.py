@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import gradio as gr
 from markupsafe import escape
@@ -57,6 +57,23 @@ def on(
     if latest and not GRADIO_4:
         dependency.then(fn=call, **options)  # with the values of that moment
     return dependency
+
+
+class OwnPage(gr.Blocks):
+    """A page of events without an API name, for which gradio 4's client would complain at each event.
+
+    The client is told which endpoints there are and counts their parameters. gradio leaves out those without a name, so
+    that each event has "too many arguments"; here they are listed by number, with nothing but the count.
+    """
+
+    def get_api_info(self, *arguments: Any, **options: Any) -> dict[str, Any] | None:
+        if not GRADIO_4:
+            return super().get_api_info(*arguments, **options)
+        unnamed: dict[str, Any] = {
+            str(function._id): {"parameters": [{} for _ in function.inputs], "returns": []}
+            for function in self.fns.values()
+        }
+        return {"named_endpoints": {}, "unnamed_endpoints": unnamed}
 
 
 def queue(blocks: gr.Blocks) -> gr.Blocks:
