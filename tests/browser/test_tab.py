@@ -105,7 +105,7 @@ def test_a_saved_preset_is_in_the_menu_after_a_reload(opened):
     opened.click("preset_save")
     opened.wait("preset_message", "Saved kept")
     opened.page.reload()
-    opened.page.wait_for_selector("#blocktrain_loras input")
+    opened.page.wait_for_selector("#blocktrain_loras input", state="attached")
     opened.choose("preset", "kept")
     opened.page.wait_for_function(
         "() => document.querySelector('#blocktrain_w_OUT05 input[type=range]').value == '0.15'"

@@ -1,0 +1,212 @@
+"""The page's frame: the header and the bar stay in sight, the keyboard reaches all places, and a reload loses nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from journeys import Opened
+from test_train import STATE, STEP, fill
+
+PLACES = ("Preview", "Analyse", "Train", "Runs")
+IN_SIGHT = """name => {
+    const box = document.querySelector(name).getBoundingClientRect();
+    const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+    const hit = document.elementFromPoint(x, y);
+    return box.height > 0 && box.top >= 0 && box.bottom <= innerHeight && document.querySelector(name).contains(hit);
+}"""
+OVERFLOWS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+REMEMBERED = "Object.entries(sessionStorage).find(([key]) => key.startsWith('blocktrain '))"
+VALUES = f"(JSON.parse(({REMEMBERED} ?? ['', '{{}}'])[1]).values ?? {{}})"
+
+
+def come_back(opened: Opened) -> None:
+    opened.page.reload()
+    opened.page.wait_for_selector("#blocktrain_model_line .blocktrain-note")
+    opened.page.wait_for_function(
+        "() => ['preview', 'analyse', 'train'].every((place) => "
+        "document.querySelector(`#blocktrain_kept_${place} .blocktrain-kept`))"
+    )
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def test_the_bar_is_in_sight_wherever_one_scrolls(opened, size):
+    opened.page.set_viewport_size({"width": size[0], "height": size[1]})
+    for place in PLACES:
+        opened.go(place)
+        for scroll in (0, 400, 100000):
+            opened.page.evaluate("to => window.scrollTo(0, to)", scroll)
+            opened.page.wait_for_timeout(150)
+            name = f"#blocktrain_bar_{place.lower()}"
+            assert opened.page.evaluate(IN_SIGHT, name), f"{name} after scrolling to {scroll}"
+            assert opened.page.evaluate(IN_SIGHT, "#blocktrain_tab_runs"), f"the header of {place} at {scroll}"
+        assert opened.page.evaluate(OVERFLOWS) <= 0, place
+
+
+def test_another_place_begins_at_its_top(opened):
+    opened.page.set_viewport_size({"width": 1280, "height": 500})
+    opened.go("Train")
+    opened.page.evaluate("window.scrollTo(0, 600)")
+    assert opened.page.evaluate("window.scrollY") > 300
+    opened.go("Analyse")
+    opened.page.wait_for_function("() => window.scrollY < 5")
+
+
+def test_the_places_are_one_set_of_tabs_for_the_keyboard(opened):
+    tabs = opened.page.get_by_role("tab")
+    assert [tab.inner_text() for tab in tabs.all()] == list(PLACES)
+    opened.page.locator("#blocktrain_tab_preview").focus()
+    for key, place in (("ArrowRight", "analyse"), ("End", "runs"), ("ArrowRight", "preview"), ("ArrowLeft", "runs")):
+        opened.page.keyboard.press(key)
+        opened.page.wait_for_selector(f"#blocktrain_bar_{place}")
+        chosen = opened.page.locator("#blocktrain_place_tabs [aria-selected=true]")
+        assert chosen.get_attribute("id") == f"blocktrain_tab_{place}"
+        assert opened.page.evaluate("document.activeElement.id") == f"blocktrain_tab_{place}"
+        assert opened.page.locator("#blocktrain_place_tabs [tabindex='0']").count() == 1
+    panel = opened.page.locator("#blocktrain_place_runs")
+    assert (panel.get_attribute("role"), panel.get_attribute("aria-labelledby")) == ("tabpanel", "blocktrain_tab_runs")
+
+
+def test_ctrl_enter_draws_with_what_was_just_typed(opened):
+    opened.small()
+    box = opened.page.locator("#blocktrain_seed input")
+    box.fill("4242")
+    box.press("Control+Enter")
+    opened.wait("status", "of 3 pictures drawn, seed 4242")
+
+
+def test_escape_cancels_a_drawing(opened):
+    opened.type("steps", 150)
+    opened.click("draw")
+    opened.wait("status", "step")
+    assert "%" in opened.page.title()
+    opened.page.keyboard.press("Escape")
+    opened.wait("status", "Cancelled")
+    opened.page.wait_for_function("() => !document.title.includes('%')")
+
+
+def test_the_list_of_shortcuts_opens_and_closes(opened):
+    opened.page.locator("#blocktrain_prompt textarea").press("?")  # a letter of the prompt
+    assert not opened.page.locator("#blocktrain_shortcuts").count()
+    opened.page.locator("#blocktrain_tab_preview").focus()
+    opened.page.keyboard.press("?")
+    shown = opened.page.get_by_role("dialog", name="Keyboard")
+    shown.wait_for()
+    assert "Ctrl" in shown.inner_text()
+    opened.page.keyboard.press("Escape")
+    shown.wait_for(state="detached")
+
+
+def test_a_reload_brings_everything_back(opened):
+    opened.drag("OUT05", 0.35)
+    opened.tick("style")
+    opened.wait("strength", "Strength of style")
+    opened.drag("OUT05", -0.45)
+    opened.type("prompt", "a red <fox> & more")
+    opened.type("width", 64)
+    opened.go("Analyse")
+    opened.type("analyse_seeds", "3, 4")
+    opened.go("Train")
+    opened.type("train_name", "kept")
+    opened.type("train_steps", 77)
+    opened.page.wait_for_function(f"() => {VALUES}.train?.train_form?.train_steps === 77")
+    opened.page.wait_for_function(f"() => {VALUES}.analyse?.analyse_seeds === '3, 4'")
+    come_back(opened)
+    opened.page.wait_for_selector("#blocktrain_bar_train")
+    assert (opened.box("train_name"), opened.box("train_steps")) == ("kept", "77")
+    assert opened.box("analyse_seeds") == "3, 4"
+    opened.go("Preview")
+    opened.wait("strength", "Strength of style")
+    assert opened.box("prompt") == "a red <fox> & more"
+    assert opened.box("width") == "64"
+    assert opened.weight("OUT05") == -0.45
+    opened.page.locator("#blocktrain_active label", has_text="robot").click()
+    opened.wait("strength", "Strength of robot")
+    assert opened.weight("OUT05") == 0.35
+
+
+def test_two_pages_do_not_overwrite_each_other(opened):
+    other = opened.another()
+    opened.type("prompt", "the first page")
+    opened.page.wait_for_function(f"() => {VALUES}.preview?.prompt === 'the first page'")
+    other.type("prompt", "the second page")
+    other.page.wait_for_function(f"() => {VALUES}.preview?.prompt === 'the second page'")
+    for page, prompt in ((opened, "the first page"), (other, "the second page")):
+        come_back(page)
+        assert page.box("prompt") == prompt
+    third = opened.another()  # begins with what was set last
+    assert third.box("prompt") in ("the first page", "the second page")
+    assert not [*other.problems, *third.problems]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "{oops",
+        json.dumps({"version": 999, "values": {"place": "runs"}}),
+        json.dumps({"version": 1, "values": {"preview": {"loras": [{"lora": 3}], "steps": ["x"], "prompt": {}}}}),
+        json.dumps({"version": 1, "values": {"preview": 7, "place": "nowhere", "analyse": {"analyse_method": "none"}}}),
+        json.dumps(
+            {
+                "version": 1,
+                "values": {
+                    "preview": {"loras": [{"lora": "gone", "strength": 1, "weights": {}}]},
+                    "train": {"train_form": {"train_steps": "many"}, "train_rest": 3},
+                },
+            }
+        ),
+    ],
+    ids=["no JSON", "another version", "wrong types", "wrong values", "a LoRA that is gone"],
+)
+def test_a_bad_stored_state_is_ignored_with_a_line_in_the_console(opened, stored):
+    opened.page.wait_for_function(f"() => {VALUES}.preview")
+    opened.page.wait_for_timeout(500)
+    key = opened.page.evaluate(f"{REMEMBERED}[0]")
+    opened.page.add_init_script(f"sessionStorage.setItem({json.dumps(key)}, {json.dumps(stored)})")
+    lines: list[str] = []
+    opened.page.on("console", lambda message: lines.append(message.text))
+    come_back(opened)
+    opened.page.wait_for_function("() => document.querySelector('#blocktrain_steps input').value === '20'")
+    assert any("blocktrain:" in line for line in lines), lines
+    assert opened.page.locator(".toast-body, .error").count() == 0
+
+
+def test_the_console_stays_quiet(opened):
+    lines: list[str] = []
+    opened.page.on("console", lambda message: lines.append(message.text))
+    for place in (*PLACES[1:], PLACES[0]):
+        opened.go(place)
+        opened.page.wait_for_timeout(300)
+    opened.drag("OUT05", 0.2)
+    opened.page.wait_for_timeout(1000)
+    assert not [line for line in lines if "Too many arguments" in line]
+
+
+def test_the_run_in_training_is_seen_everywhere(opened):
+    fill(opened, "seen-everywhere")
+    opened.page.keyboard.press("Control+Enter")
+    opened.page.wait_for_function(f"() => {STATE} === 'training' && {STEP} >= 1")
+    opened.go("Preview")
+    chip = opened.page.locator("#blocktrain_job_chip button")
+    chip.get_by_text("seen-everywhere").wait_for()
+    opened.page.wait_for_function("() => /\\d+\\/20000/.test(document.querySelector('#blocktrain_job_chip').innerText)")
+    opened.page.wait_for_function("() => document.title.includes('% seen-everywhere')")
+    chip.click()
+    opened.page.wait_for_selector("#blocktrain_bar_runs")
+    assert "seen-everywhere" in opened.text("runs_head")
+    opened.click("runs_stop_save")
+    opened.page.wait_for_function("() => document.querySelector('#blocktrain_job_chip [data-state=stopped]')")
+
+
+def test_a_phone_shows_one_part_at_a_time(opened):
+    opened.page.set_viewport_size({"width": 390, "height": 844})
+    parts = {"LoRAs": "section_loras", "Weights": "section_weights", "Prompt": "section_prompt"}
+    for title, name in {**parts, "Pictures": "section_pictures"}.items():
+        opened.page.click(f"#blocktrain_segs_preview button:text-is('{title}')")
+        shown = [one for one in (*parts.values(), "section_pictures") if opened.page.is_visible(f"#blocktrain_{one}")]
+        assert shown == [name]
+        assert opened.page.evaluate(OVERFLOWS) <= 0, title
+    sizes = opened.page.evaluate(
+        "[...document.querySelectorAll('#blocktrain textarea')].map(e => getComputedStyle(e).fontSize)"
+    )
+    assert set(sizes) == {"16px"}
