@@ -16,7 +16,7 @@
 
     function open() {
         const box = document.querySelector("#blocktrain_paste textarea");
-        const loaded = document.querySelector("#blocktrain_loras input");
+        const loaded = document.querySelector("#blocktrain_loras textarea")?.value;
         if (!box || !loaded || !location.hash.startsWith(MARK) || location.hash === opened) {
             return;
         }

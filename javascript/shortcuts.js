@@ -95,7 +95,7 @@
             event.preventDefault();
             show();
         } else if (event.key === "/" && blocktrain.place?.() === "preview") {
-            const search = document.querySelector("#blocktrain_search :is(input, textarea)");
+            const search = document.querySelector("#blocktrain .blocktrain-picker [type=search]");
             if (search) {
                 event.preventDefault();
                 blocktrain.segment?.("preview", "loras");

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -114,10 +115,8 @@ class Page:
         self.values = {"weights": dict.fromkeys(WEIGHT_IDS, 1.0), "train_form": {}}
         self.values |= {
             "selection": LoraSelection(),
-            "strength": 1.0,
-            "search": "",
-            "loras": [],
-            "active": None,
+            "loras": "",
+            "lora_ask": "",
             "job": "",
         }
         self.values |= {"preset": None, "preset_name": "", "preset_replace": False, "paste": "", "form": "line"}
@@ -144,6 +143,21 @@ class Page:
             if isinstance(change, str) and re.match(r"<\w+ (class|data)", change):
                 assert isinstance(change, Markup), f"{name}: {change[:80]}"
             values[name] = change
+
+    @property
+    def keys(self) -> list[str]:
+        """The LoRAs in the page's list."""
+        return [row["key"] for row in json.loads(self.values["loras"] or '{"loras": []}')["loras"]]
+
+    def use(self, *keys: str, active: str | None = None, **strengths: float) -> None:
+        """What the page's script writes into its box when these LoRAs are in the list."""
+        before = json.loads(self.values["loras"] or '{"loras": [], "active": null}')
+        rows = {row["key"]: row for row in before["loras"]}
+        listed = [{"key": key, "strength": 1.0, "muted": False, **rows.get(key, {})} for key in keys]
+        for row in listed:
+            row["strength"] = strengths.get(row["key"], row["strength"])
+        new = [key for key in keys if key not in rows]
+        self.values["loras"] = json.dumps({"loras": listed, "active": active or (new[-1] if new else before["active"])})
 
     def run(self, generator) -> list[dict]:
         """Take all that a generator yields."""

@@ -72,7 +72,9 @@ class Access:
         if self.credentials:
             if not self._has_password(request):
                 asked = "a user and a password are needed: those of --api-auth or --gradio-auth"
-                raise ApiError(401, "unauthorised", asked, {"WWW-Authenticate": "Basic"})
+                # not for a picture in a page: the browser would ask its user for each
+                picture = request.headers.get("sec-fetch-dest") == "image"
+                raise ApiError(401, "unauthorised", asked, {} if picture else {"WWW-Authenticate": "Basic"})
         elif self.exposed and self.closed():
             raise ApiError(
                 403,

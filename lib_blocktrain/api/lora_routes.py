@@ -6,9 +6,10 @@ import base64
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from lib_blocktrain.api.errors import not_found
 from lib_blocktrain.api.schemas import LoraContents, LoraItem, Picture, PreviewBody, WeighedLora, values_of
 from lib_blocktrain.api.service import Service
 
@@ -49,6 +50,24 @@ def add_lora_routes(reading: APIRouter, service: Service) -> None:
         from lib_blocktrain.networks.contents import inspect
 
         return dict(inspect(service.lora(name).path))
+
+    @reading.get(
+        "/loras/thumbnail",
+        response_class=Response,
+        summary="The picture beside a LoRA, 72 pixels wide and high",
+        responses={200: {"content": {"image/jpeg": {}}}, 304: {"description": "as the caller has it"}},
+    )
+    def thumbnail(name: str, request: Request) -> Response:
+        try:
+            found = service.lora_previews.thumbnail(name)
+        except ValueError as error:
+            raise not_found(str(error)) from error
+        if found is None:
+            raise not_found(f"there is no picture beside {name!r} that can be read")
+        headers = {"ETag": f'"{found.tag}"', "Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
+        if request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(found.content, media_type="image/jpeg", headers=headers)
 
     @reading.post(
         "/preview",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lib_blocktrain.workspace.jobs import Job, Jobs
     from lib_blocktrain.workspace.lora_files import LoraFile
     from lib_blocktrain.workspace.lora_index import LoraIndex
+    from lib_blocktrain.workspace.lora_previews import LoraPreviews
     from lib_blocktrain.workspace.preset_store import PresetStore
 
 T = TypeVar("T")
@@ -58,6 +59,13 @@ class Service:
     def lora_index(self) -> LoraIndex:
         """The host's LoRA files."""
         return self._loras()
+
+    @cached_property
+    def lora_previews(self) -> LoraPreviews:
+        """The pictures beside the host's LoRA files."""
+        from lib_blocktrain.workspace.lora_previews import LoraPreviews
+
+        return LoraPreviews(self.lora_index)
 
     @cached_property
     def presets(self) -> PresetStore:

@@ -24,7 +24,7 @@ from lib_blocktrain.networks.peft_config import alphas_of, configuration_text
 _HASH = "sshs_model_hash"
 _BLOCK = 2**20  # bytes read at once
 MAX_KNOWN = 1000  # of the descriptions that are kept; each is a few kB
-_REFUSED = "not a network for SD1, SD2 or SDXL"
+REFUSED = "not a network for SD1, SD2 or SDXL"
 
 # How the keys of other models begin, after the prefixes of trainers, with underscores; the most specific first. Their
 # text encoders may be CLIP, whose keys are those of ours, so that one such key decides.
@@ -64,7 +64,7 @@ def contents_of(path: Path, header: Header) -> Contents:
     try:
         architecture = blocks.detect_architecture(shapes, shapes)
     except ValueError as error:
-        raise NetworkFileError(f"{path}: {_REFUSED}: {error}") from error
+        raise NetworkFileError(f"{path}: {REFUSED}: {error}") from error
     try:
         sources, unread = modules_in(shapes, architecture)
     except ValueError as error:
@@ -218,7 +218,7 @@ def _refuse_other_models(path: Path, sources: Iterable[str]) -> None:
     for title, pattern in _OTHER_MODELS:
         for source, name in names.items():
             if pattern.match(name):
-                raise NetworkFileError(f"{path}: {_REFUSED}: it is for {title} (its key {source!r})")
+                raise NetworkFileError(f"{path}: {REFUSED}: it is for {title} (its key {source!r})")
 
 
 def _refuse_other_unets(path: Path, architecture: str, modules: Iterable[str], unread: Iterable[str]) -> None:
@@ -229,5 +229,5 @@ def _refuse_other_unets(path: Path, architecture: str, modules: Iterable[str], u
     other = [source for source in unread if unet_layer(source)]
     if other and all(block_of(key, architecture) in (blocks.BASE, blocks.REST) for key in modules):
         raise NetworkFileError(
-            f"{path}: {_REFUSED}: it is for a U-Net that is none of these ({len(other)} keys, e.g. {other[0]!r})"
+            f"{path}: {REFUSED}: it is for a U-Net that is none of these ({len(other)} keys, e.g. {other[0]!r})"
         )

@@ -151,7 +151,7 @@ class AnalyseTab:
 
     def _wire_result(self, w: Widgets) -> None:
         handlers, rule = self.handlers, w.pick(*RULE)
-        sliders = w.pick(*SHOWN, "search", "tabs", "status", "analyse_message")
+        sliders = w.pick(*SHOWN, "tabs", "status", "analyse_message")
         used = on(w["analyse_sliders"].click, handlers.to_sliders, w.pick(*RULE, *SELECTION), sliders)
         on(used.then, None, {}, {}, js=DRAW)
         preset = w.pick(*RULE, "analyse_preset", "analyse_replace")

@@ -9,11 +9,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 _PREVIEW = {
-    "search": "Shows the files whose name, tags or algorithm contain all of these words.",
-    "refresh": "Reads the LoRA folders again, and checks which model is loaded.",
-    "loras": "The LoRAs used in the preview. Several add up; each has its own weights.",
-    "active": "The LoRA whose weights the U map and the sliders show.",
-    "strength": "Strength of the whole LoRA, the number in <lora:NAME:1>.",
     "preset": "Sets the sliders to the weights of a preset.",
     "preset_name": "Name under which Save stores the weights; copied lines carry it too.",
     "preset_replace": "Lets Save overwrite a preset of the same name.",

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from markupsafe import Markup
 from PIL import Image
 
-from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST, Architecture, spans
+from lib_blocktrain.blocks import ARCHITECTURES, REST, Architecture, spans
 from lib_blocktrain.weights.block_weights import number
 from lib_blocktrain.weights.preset_files import LineProblem
 from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
@@ -38,12 +37,6 @@ def items(lines: Iterable[str]) -> Markup:
     return Markup("").join(Markup("<li>{}</li>").format(line) for line in lines)
 
 
-def folders(paths: Iterable[Path]) -> Markup:
-    """Where LoRA files are looked for; new files go to the first."""
-    shown = Markup(", ").join(Markup("<code>{}</code>").format(path) for path in paths)
-    return Markup('<p class="blocktrain-folders">from {}</p>').format(shown)
-
-
 def changed_elsewhere(lora: str | None) -> Markup:
     """The note in Preview when another tab has set its weights: the pictures shown were drawn before that."""
     return note(f"{lora} and its weights are on the sliders: press Draw to see what they do" if lora else "")
@@ -54,30 +47,17 @@ def ended(job_id: str, shown: str) -> Markup:
     return Markup('<div data-ended="{}">{}</div>').format(job_id, shown)
 
 
-def label(file: LoraFile) -> str:
-    """One line of the LoRA list, as plain text."""
-    if file.facts is None:
-        return file.key
-    if file.problem:
-        return f"{file.key} · cannot be read"
-    there = sum(bool(n) for block, n in file.blocks.items() if block not in (BASE, REST))
-    parts = [ARCHITECTURES[file.architecture].title, "+".join(file.algorithms), f"{there} blocks"]
-    if file.facts.rank is not None:
-        parts.insert(2, f"rank {_rank(file.facts.rank)}")
-    return f"{file.key} · {' · '.join(parts)}"
-
-
 def facts(file: LoraFile | None) -> Markup:
     """What a LoRA file contains, and the useful part of its metadata."""
     if file is None or file.facts is None:
-        return note("Tick a LoRA above: its blocks, rank, tags and training are shown here")
+        return note("Add a LoRA above: its blocks, rank, tags and training are shown here")
     if file.problem:
         return failure(file.problem)
     found = file.facts
     rows = [
         ("architecture", ARCHITECTURES[file.architecture].title),
         ("algorithm", ", ".join(file.algorithms)),
-        ("rank", _rank(found.rank) if found.rank is not None else "none"),
+        ("rank", rank(found.rank) if found.rank is not None else "none"),
         ("blocks", _blocks(file.blocks)),
     ]
     texts = (("trigger words", found.trigger), ("name in prompts", found.output_name), ("trained on", found.trained_on))
@@ -93,8 +73,8 @@ def facts(file: LoraFile | None) -> Markup:
     return Markup('<dl class="blocktrain-facts">{}</dl>').format(body)
 
 
-def _rank(rank: int | tuple[int, ...]) -> str:
-    return str(rank) if isinstance(rank, int) else f"{rank[0]} to {rank[-1]}"
+def rank(of: int | tuple[int, ...]) -> str:
+    return str(of) if isinstance(of, int) else f"{of[0]} to {of[-1]}"
 
 
 def _tags(tags: Sequence[tuple[str, float]], count: int) -> Markup:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from markupsafe import Markup
 
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS
 from lib_blocktrain.hosts.host import Host, NoModel
-from lib_blocktrain.ui import html, preset_cards
+from lib_blocktrain.ui import html, lora_data, preset_cards
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import Changes, PreviewValues, Properties, SelectionValues
 from lib_blocktrain.weights.block_weights import BlockWeights
@@ -22,8 +23,6 @@ from lib_blocktrain.workspace.lora_files import LoraFile
 from lib_blocktrain.workspace.lora_index import LoraIndex
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraEntry, LoraSelection, fits, unavailable
 from lib_blocktrain.workspace.preset_store import PresetStore
-
-SHOWN_FILES = 60  # listed at once; the others are found by searching
 
 H = TypeVar("H")
 V = TypeVar("V")
@@ -63,16 +62,17 @@ class InitialState:
 
 
 def selection_of(values: SelectionValues) -> LoraSelection:
-    """Return the selection, updated with the present values of the sliders and checkboxes.
+    """Return the selection, updated with the present values of the sliders and the page's list.
 
-    The checkboxes override the State, since the responses to two quick events may arrive out of order.
+    The list overrides the State, since the responses to two quick events may arrive out of order.
     """
-    selection = _before_ticks(values)
-    return selection if set(values["loras"]) == set(selection.entries) else selection.choose(values["loras"])
+    return _before_list(values).with_list(values["loras"])
 
 
-def _before_ticks(values: SelectionValues) -> LoraSelection:
-    return values["selection"].with_shown(LoraEntry.checked(values["strength"], values["weights"]))
+def _before_list(values: SelectionValues) -> LoraSelection:
+    selection = values["selection"]
+    entry = LoraEntry.checked(selection.shown.strength, values["weights"])
+    return selection.with_shown(replace(selection.shown, weights=entry.weights))
 
 
 class LoraControls:
@@ -103,8 +103,8 @@ class LoraControls:
             parsed = self.presets.parse(self.initial.weights, file.architecture)
             selection = selection.choose([file.key]).with_shown(LoraEntry().with_weights(parsed.weights))
         return {
-            **self._list(selection, ""),
-            "lora_folders": html.folders(self.host.lora_dirs),
+            "lora_data": self.data(),
+            "loras": selection.to_json(),
             "selection": selection,
             "weights": selection.shown.weights,
         }
@@ -124,11 +124,12 @@ class LoraControls:
         try:
             model = self.host.model()
         except NoModel as error:
-            return {**shown, "model_line": html.failure(f"No model: {error}")}
+            return {**shown, "model_line": html.failure(f"No model: {error}"), "lora_model": lora_data.model(None)}
         architecture, side = ARCHITECTURES[model.architecture], model.native_size
         message = f"{self.host.name}: {model.name} · {architecture.title}, {len(architecture.blocks)} blocks"
         message += "" if model.prediction == "epsilon" else f" · {model.prediction}-prediction"
-        return {**shown, "model_line": html.note(message), "width": side, "height": side}
+        loaded = {"model_line": html.note(message), "lora_model": lora_data.model(model.architecture)}
+        return {**shown, **loaded, "width": side, "height": side}
 
     def show_model_at_start(self, values: PreviewValues) -> Changes:
         """Show the model; the size becomes the model's, unless the browser remembers another."""
@@ -142,30 +143,38 @@ class LoraControls:
         selection = selection_of(values)
         keys = {file.key for file in self.lora_index.files()}
         gone = [key for key in selection.entries if key not in keys]
-        selection = selection.choose([key for key in selection.entries if key in keys])
         message = f"{len(keys)} LoRA files" + (f"; {', '.join(gone)} no longer in the folders" if gone else "")
-        changes = _joined(self._list(selection, values["search"]), self._shown(selection), self._presets(selection))
-        return _joined({"lora_message": html.note(message)}, changes)
+        selection = selection.choose([key for key in selection.entries if key in keys])
+        changes = {**self._presets(selection), "lora_data": self.data(), "loras": selection.to_json()}
+        return _joined({"lora_message": html.note(message)}, self._shown(selection), changes)
 
     @error_to("lora_message")
-    def find(self, values: PreviewValues) -> Changes:
-        """List the files that match the search; those in use stay in the list."""
-        return self._list(selection_of(values), values["search"])
+    def answer(self, values: PreviewValues) -> Changes:
+        """Answer the page's script: {"since": revision} for what is known of the files, {"card": key} for a card."""
+        try:
+            asked = json.loads(values["lora_ask"] or "{}")
+            since, key = asked.get("since"), asked.get("card")
+        except (ValueError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{values['lora_ask']!r}: expected a question of this page") from error
+        changes: dict[str, object] = {}
+        if isinstance(since, int):
+            changes["lora_data"] = self.data(since)
+        if isinstance(key, str):
+            changes["lora_card"] = self._card(self.lora_index.file(key), selection_of(values))
+        return changes
 
-    @error_to("lora_message")
     def choose(self, values: PreviewValues) -> Changes:
-        """Update the selection after LoRAs were ticked or unticked."""
-        selection = _before_ticks(values)
-        broken = [key for key in values["loras"] if self.lora_index.file(key).problem]
-        if broken:
-            message = f"{broken[0]} cannot be used: {self.lora_index.file(broken[0]).problem}"
-            return {**self._list(selection, values["search"]), "lora_message": html.failure(message)}
-        return self._shown(selection.choose(values["loras"]))
-
-    @error_to("lora_message")
-    def activate(self, values: PreviewValues) -> Changes:
-        """Show the weights of another LoRA in use."""
-        return self._shown(selection_of(values).activate(values["active"]))
+        """Update the selection after the page's list has changed; a list that cannot be used is put back."""
+        before = values["selection"]
+        try:
+            before = _before_list(values)
+            selection = before.with_list(values["loras"])
+            for key in selection.entries:
+                if key not in before.entries and (problem := self.lora_index.file(key).problem):
+                    raise ValueError(f"{key} cannot be used: {problem}")
+            return self._shown(selection)
+        except (ValueError, OSError) as error:
+            return {"loras": before.to_json(), "lora_message": html.failure(str(error))}
 
     # --- weights --------------------------------------------------------------------------------------------------
 
@@ -205,8 +214,8 @@ class LoraControls:
         return self.show(LoraSelection(dict(entries), next(iter(entries), None)))
 
     def show(self, selection: LoraSelection) -> Changes:
-        """Replace the selection by this one, and clear the search."""
-        return _joined(self._list(selection, ""), self._shown(selection), {"search": ""})
+        """Replace the selection by this one."""
+        return {**self._shown(selection), "loras": selection.to_json(), "lora_data": self.data()}
 
     def entry(self, text: str, strength: float) -> LoraEntry:
         """The entry for a preset string and a strength; raises ValueError for values outside the sliders' range."""
@@ -241,18 +250,19 @@ class LoraControls:
     def _active_file(self, selection: LoraSelection) -> LoraFile | None:
         return self.lora_index.file(selection.active) if selection.active is not None else None
 
-    def _list(self, selection: LoraSelection, search: str | None) -> Changes:
-        found = self.lora_index.files(search or "")
-        hidden = len(found) - SHOWN_FILES
-        files = [self.lora_index.file(key) for key in selection.entries]
-        files += [file for file in found[:SHOWN_FILES] if file not in files]
-        choices = [(html.label(file), file.key) for file in files]
-        message = (
-            f"{hidden} more files: use the search" if hidden > 0 else "" if found else "No LoRA matches the search"
-        )
-        if not self.lora_index.files():
-            message = "There is no .safetensors file in the folders"
-        return {"loras": Properties(choices=choices, value=list(selection.entries)), "lora_message": html.note(message)}
+    def data(self, since: int = 0) -> Markup:
+        """What is known of the files and has changed since a revision, as data in the page."""
+        return lora_data.data(self.lora_index, self.host.lora_dirs, since)
+
+    def _card(self, file: LoraFile, selection: LoraSelection) -> Markup:
+        text = file.sidecar.block_weights if file.sidecar else ""
+        if not text:
+            return lora_data.card(file)
+        try:
+            weights = self.parse(text, selection).weights
+        except PresetStringError as error:
+            return lora_data.card(file, problem=str(error))
+        return lora_data.card(file, json.dumps(dict(weights.with_base)))
 
     def _shown(self, selection: LoraSelection) -> Changes:
         """Everything that depends on the selection: the active LoRA, its facts, the sliders and why some are off."""
@@ -267,14 +277,9 @@ class LoraControls:
                 label=f"{block_id} · {reason}" if reason else block_id,
                 interactive=reason is None,
             )
-        keys = list(selection.entries)
         return {
             "selection": selection,
-            "active": Properties(choices=[(key, key) for key in keys], value=selection.active, visible=len(keys) > 1),
-            "strength": Properties(
-                value=selection.shown.strength, label=_strength_label(selection), interactive=file is not None
-            ),
-            "facts": html.facts(file),
+            "facts": self._card(file, selection) if file else html.facts(None),
             "u_map": UMap("weights", architecture_id, weight_name(""), reasons, selection.active or "").html(),
             "bake_name": f"{file.path.stem}-weighted" if file else "",
             "lora_message": self._warning(file, architecture_id),
@@ -317,7 +322,3 @@ def _joined(*changes: Changes) -> Changes:
     messages = [change.get("lora_message") for change in changes]
     message = Markup("").join(message for message in messages if isinstance(message, Markup))
     return {name: change for part in changes for name, change in part.items()} | {"lora_message": message}
-
-
-def _strength_label(selection: LoraSelection) -> str:
-    return f"Strength of {selection.active}" if selection.active is not None else "Strength"

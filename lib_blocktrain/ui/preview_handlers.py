@@ -159,7 +159,7 @@ class PreviewHandlers:
         try:
             selection = selection_of(values)
             if selection.active is None:
-                raise ValueError("no LoRA is chosen: tick one in the list")
+                raise ValueError("no LoRA is chosen: add one from the list")
             name, replace = checked_name(values["bake_name"] or ""), bool(values["bake_replace"])
             path = self.host.lora_dirs[0] / f"{name}.safetensors"
             if path.exists() and not replace:
@@ -177,9 +177,8 @@ class PreviewHandlers:
 
         def finished(_: Job[None]) -> Changes:
             self.controls.lora_index.refresh()
-            listed = self.controls.find({**values, "search": ""})
             note = html.note(f"Wrote {path}: at strength 1 it does what {selection.active} does under these weights")
-            return {"loras": listed["loras"], "search": "", "bake_status": note, "bake_replace": False}
+            return {"lora_data": self.controls.data(), "bake_status": note, "bake_replace": False}
 
         yield from stream_job(self.jobs, "bake", work, finished)
 

@@ -21,12 +21,12 @@ from lib_blocktrain.ui.widgets import Shared, Widgets
 from lib_blocktrain.workspace.drawing import PreviewRenderer
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraSelection
 
-SELECTION = ("selection", "loras", "strength", "weights")
-SHOWN = (*SELECTION, "u_map", "active", "facts", "bake_name", "lora_message")
+SELECTION = ("selection", "loras", "weights")
+SHOWN = (*SELECTION, "u_map", "facts", "bake_name", "lora_data", "lora_message")
 SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", "seed")
 PRESETS = ("preset", "grid_presets", "preset_cards", "preset_problems", "preset_message", "preset_replace")
 PICTURES = ("job", "pictures", "status", "draw", "cancel")
-MODEL = ("model_line", "width", "height")
+MODEL = ("model_line", "lora_model", "width", "height")
 COPY = "(line) => { window.blocktrain && window.blocktrain.share(line); }"
 DOWNLOAD = "(text) => { text && window.blocktrain && window.blocktrain.download(text, 'blocktrain-presets.txt'); }"
 
@@ -74,9 +74,7 @@ class PreviewTab:
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
         """Fill the lists, put back what the browser remembers, then load the model, which can take a while."""
-        listed = on(
-            blocks.load, self.controls.open, {}, w.pick("selection", "loras", "lora_message", "lora_folders", "weights")
-        )
+        listed = on(blocks.load, self.controls.open, {}, w.pick(*SELECTION, "lora_data", "lora_message"))
 
         def restore(stored: dict[str, Any]) -> tuple[Changes, list[str]]:
             settings, wrong = self.memory.fitting(w, stored)
@@ -84,18 +82,17 @@ class PreviewTab:
             shown = self.controls.show(selection) if selection is not None else {}
             return {**shown, **settings, "restored": bool(settings)}, wrong + missing
 
-        restored = self.memory.on_load(listed.then, w, restore, (*SHOWN, *SETTINGS, "search", "restored"))
+        restored = self.memory.on_load(listed.then, w, restore, (*SHOWN, *SETTINGS, "restored"))
         shown = w.pick(*SHOWN, *PRESETS, *MODEL)
         on(restored.then, self.controls.show_model_at_start, w.pick(*SELECTION, "restored"), shown)
 
     def _wire_controls(self, w: Widgets) -> None:
         controls, sharing = self.controls, ShareHandlers(self.controls)
-        found = w.pick(*SELECTION, "search")
-        on(w["search"].input, controls.find, found, w.pick("loras", "lora_message"), latest=True)
-        listed = on(w["refresh"].click, controls.refresh, found, w.pick(*SHOWN, *PRESETS))
+        listed = on(w["refresh"].click, controls.refresh, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS))
         on(listed.then, controls.show_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS, *MODEL))
-        on(w["loras"].input, controls.choose, found, w.pick(*SHOWN))
-        on(w["active"].input, controls.activate, w.pick(*SELECTION, "active"), w.pick(*SHOWN))
+        on(w["loras"].input, controls.choose, w.pick(*SELECTION), w.pick(*SHOWN), latest=True)
+        asked = w.pick(*SELECTION, "lora_ask")
+        on(w["lora_ask"].input, controls.answer, asked, w.pick("lora_data", "lora_card", "lora_message"), latest=True)
 
         weights_changed = w.pick(*SELECTION, "preset_message", "preset_name", "understood")
         on(w["preset"].input, controls.use_preset, w.pick(*SELECTION, "preset"), weights_changed)
@@ -119,9 +116,9 @@ class PreviewTab:
         on(w["draw_grid"].click, preview.compare_presets, inputs, w.pick(*PICTURES), queued=True)
         on(w["cancel"].click, preview.cancel, w.pick("job"), {})
         on(w["save_pictures"].click, preview.save, w.pick("job"), w.pick("status"))
-        loaded = w.pick(*SHOWN, *SETTINGS, "search", "status")
+        loaded = w.pick(*SHOWN, *SETTINGS, "status")
         on(w["png_file"].upload, preview.load, w.pick("png_file"), loaded)
-        baked = w.pick("loras", "search", "bake_status", "bake_replace", "bake_job", "bake_cancel")
+        baked = w.pick("lora_data", "bake_status", "bake_replace", "bake_job", "bake_cancel")
         on(w["bake"].click, preview.bake, w.pick(*SELECTION, "bake_name", "bake_replace"), baked, queued=True)
         on(w["bake_cancel"].click, preview.cancel_bake, w.pick("bake_job"), {})
 

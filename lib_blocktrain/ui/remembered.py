@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -130,7 +131,7 @@ def selection_values(values: SelectionValues) -> dict[str, object]:
     """The LoRAs in use, with their strengths and weights, as JSON."""
     selection = selection_of(values)
     loras = [
-        {"lora": key, "strength": entry.strength, "weights": dict(entry.weights)}
+        {"lora": key, "strength": entry.strength, "weights": dict(entry.weights), "muted": entry.muted}
         for key, entry in selection.entries.items()
     ]
     spare = {"strength": selection.spare.strength, "weights": dict(selection.spare.weights)}
@@ -141,13 +142,14 @@ def stored_selection(controls: LoraControls, stored: Mapping[str, Any]) -> tuple
     """The LoRAs in use from what was stored, None where nothing was; those that are no longer there are named."""
     if "loras" not in stored:
         return None, []
-    usable = {file.key for file in controls.lora_index.files() if not file.problem}
+    listed = {file.key for file in controls.lora_index.files()}
     entries: dict[str, LoraEntry] = {}
     problems: list[str] = []
     try:
         for one in stored["loras"]:
-            if one["lora"] in usable:
-                entries[one["lora"]] = LoraEntry.checked(one["strength"], one["weights"])
+            if one["lora"] in listed and not controls.lora_index.file(one["lora"]).problem:
+                entry = LoraEntry.checked(one["strength"], one["weights"])
+                entries[one["lora"]] = replace(entry, muted=one.get("muted") is True)
             else:
                 problems.append(f"{str(one['lora'])[:80]!r} is not in the LoRA folders")
         spare = LoraEntry.checked(stored["spare"]["strength"], stored["spare"]["weights"])

@@ -104,7 +104,7 @@ class RunsTab:
         form = w.pick(*FORM, "train_dataset", "train_loaded", "tabs", "runs_message")
         filled = on(w["runs_again"].click, handlers.to_training, w.pick("runs_chosen"), form)
         on(filled.then, self.train_handlers.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
-        shown = w.pick(*SHOWN, "search", "tabs", "status", "runs_message")
+        shown = w.pick(*SHOWN, "tabs", "status", "runs_message")
         on(w["runs_preview"].click, handlers.to_preview, w.pick("runs_chosen", "runs_ask"), shown)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:

@@ -97,7 +97,7 @@ class TrainHandlers:
         """Load the run from the metadata of the LoRA selected in Preview. They name its folders without a path."""
         selection = selection_of(values)
         if selection.active is None:
-            raise ValueError("no LoRA is chosen in Preview: tick one there that was trained here")
+            raise ValueError("no LoRA is chosen in Preview: add one there that was trained here")
         config = _recorded(self.controls.lora_index.metadata(selection.active), selection.active)
         names = ", ".join(folder.path for folder in config.dataset.folders)
         message = f"The run of {selection.active}; its pictures were in a folder “{names}”: enter its path"

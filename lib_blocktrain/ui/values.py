@@ -25,17 +25,15 @@ class Properties(dict[str, object]):
 
 
 class SelectionValues(TypedDict):
-    """The LoRAs in use, and the weights and the strength that the sliders show."""
+    """The LoRAs in use, as the server and as the page's script have them, and the weights that the sliders show."""
 
     selection: LoraSelection
-    loras: list[str]
-    strength: Number
+    loras: str | None
     weights: dict[str, Number]
 
 
 class PreviewValues(SelectionValues):
-    search: str | None
-    active: str | None
+    lora_ask: str | None
     preset: str | None
     preset_name: str | None
     preset_replace: bool

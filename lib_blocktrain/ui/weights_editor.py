@@ -10,7 +10,7 @@ from lib_blocktrain.ui.lora_controls import weight_name
 from lib_blocktrain.ui.preset_cards import JSON, KOHYA, LINE, LINK
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.widgets import Widgets
-from lib_blocktrain.workspace.lora_selection import STRENGTH_MAX, STRENGTH_MIN, WEIGHT_MAX, WEIGHT_MIN
+from lib_blocktrain.workspace.lora_selection import WEIGHT_MAX, WEIGHT_MIN
 
 IN_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("IN"))
 OUT_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("OUT"))
@@ -26,9 +26,7 @@ def weights_editor(w: Widgets) -> None:
 
 
 def _map(w: Widgets) -> None:
-    with gr.Row():
-        w.add("strength", gr.Slider, STRENGTH_MIN, STRENGTH_MAX, 1.0, step=0.05, label="Strength", interactive=False)
-        _weight(w, BASE)
+    _weight(w, BASE)
     w.html("u_map", UMap("weights", "sd1", weight_name("")).html())
 
 

@@ -87,12 +87,11 @@ class Rendered:
 def comparison(selection: LoraSelection, architecture: str) -> list[Variant]:
     """Without the LoRAs, with all their block weights at 1, and under the block weights."""
     variants = [Variant("without", "without LoRA", {})]
-    if selection.entries:
+    used = selection.unmuted
+    if used:
         whole = BlockWeights.uniform(architecture, 1.0)
         variants.append(
-            Variant(
-                "at-1", "every block at 1", {key: (whole, entry.strength) for key, entry in selection.entries.items()}
-            )
+            Variant("at-1", "every block at 1", {key: (whole, entry.strength) for key, entry in used.items()})
         )
         variants.append(Variant(WEIGHTED, "under the block weights", _weighted(selection, architecture)))
     return variants
@@ -101,7 +100,9 @@ def comparison(selection: LoraSelection, architecture: str) -> list[Variant]:
 def grid(selection: LoraSelection, presets: Mapping[str, BlockWeights], architecture: str) -> list[Variant]:
     """Without the LoRAs, then one variant for each preset, which replaces the active LoRA's weights."""
     if selection.active is None:
-        raise ValueError("no LoRA is chosen: tick one in the list")
+        raise ValueError("no LoRA is chosen: add one from the list")
+    if selection.active not in selection.unmuted:
+        raise ValueError(f"{selection.active} is muted: the grid would have the same picture throughout")
     if not presets:
         raise ValueError("no preset is chosen for the grid")
     around = _weighted(selection, architecture)
@@ -116,7 +117,7 @@ def grid(selection: LoraSelection, presets: Mapping[str, BlockWeights], architec
 
 
 def _weighted(selection: LoraSelection, architecture: str) -> dict[str, tuple[BlockWeights, float]]:
-    return {key: (entry.block_weights(architecture), entry.strength) for key, entry in selection.entries.items()}
+    return {key: (entry.block_weights(architecture), entry.strength) for key, entry in selection.unmuted.items()}
 
 
 class PreviewRenderer:
@@ -162,7 +163,7 @@ class PreviewRenderer:
             network = self.lora_index.network(key)
             if not fits(network.architecture, architecture):
                 raise ValueError(
-                    f"{key} is for {network.architecture}, and the loaded model is {architecture}: untick it, or load"
+                    f"{key} is for {network.architecture}, and the loaded model is {architecture}: remove it, or load"
                     " a model that it is for"
                 )
             placements.append(Placement(network, weights, strength))

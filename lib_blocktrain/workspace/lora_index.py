@@ -119,24 +119,28 @@ class LoraIndex:
     # --- one file -------------------------------------------------------------------------------------------------
 
     def file(self, key: str) -> LoraFile:
-        """The file with this key, with all that is known of it.
+        """The file with this key, with all that its header and sidecar say.
 
         Raises ValueError for any other text, so that no text from outside becomes a path.
         """
+        file = self._listed_file(key)
+        return file if file.known else self._read(file)
+
+    def _listed_file(self, key: str) -> LoraFile:
         if key not in self._files:
             self.refresh()  # the page may have been open since before a restart of the server
         file = self._files.get(key)
         if file is None:
             raise ValueError(f"there is no LoRA {key!r} in the folders: press Refresh")
-        return file if file.known else self._read(file)
+        return file
 
     def metadata(self, key: str) -> dict[str, str]:
         """The metadata in the file's header; raises NetworkFileError."""
         return dict(read_header(self.file(key).path).metadata)
 
     def preview(self, key: str) -> Path | None:
-        """The picture beside the file, None if there is none."""
-        file = self.file(key)
+        """The picture beside the file, None if there is none; raises ValueError as `file` does."""
+        file = self._listed_file(key)
         return file.path.with_name(file.found.preview) if file.found.preview else None
 
     def stamp(self, key: str) -> Stamp:

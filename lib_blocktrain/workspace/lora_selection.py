@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,17 +12,19 @@ from lib_blocktrain.weights.block_weights import BlockWeights
 WEIGHT_IDS = (BASE, *BLOCK_IDS)  # one slider each
 WEIGHT_MIN, WEIGHT_MAX = -1.0, 2.0
 STRENGTH_MIN, STRENGTH_MAX = -2.0, 2.0
+MAX_LORAS = 64
 
 
 @dataclass(frozen=True)
 class LoraEntry:
     """A LoRA in use: its strength, and a weight for every slider, including blocks that the model lacks.
 
-    Use `checked` or `with_weights` for numbers from outside.
+    A muted one is left out of pictures, and keeps both. Use `checked` or `with_weights` for numbers from outside.
     """
 
     strength: float = 1.0
     weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(WEIGHT_IDS, 1.0))
+    muted: bool = False
 
     @classmethod
     def checked(cls, strength: object, weights: Mapping[str, object]) -> LoraEntry:
@@ -33,7 +36,8 @@ class LoraEntry:
 
     def with_weights(self, weights: BlockWeights) -> LoraEntry:
         """Return the entry with other weights; raise ValueError for one outside the range of the sliders."""
-        return self.checked(self.strength, {**self.weights, **weights.with_base})
+        checked = self.checked(self.strength, {**self.weights, **weights.with_base})
+        return replace(self, weights=checked.weights)
 
     def block_weights(self, architecture_id: str) -> BlockWeights:
         """Return the weights of the blocks that this architecture has."""
@@ -53,6 +57,11 @@ class LoraSelection:
     spare: LoraEntry = field(default_factory=LoraEntry)
 
     @property
+    def unmuted(self) -> dict[str, LoraEntry]:
+        """The entries that count in pictures, by key."""
+        return {key: entry for key, entry in self.entries.items() if not entry.muted}
+
+    @property
     def shown(self) -> LoraEntry:
         """The entry that the sliders show."""
         return self.entries[self.active] if self.active is not None else self.spare
@@ -66,10 +75,28 @@ class LoraSelection:
     def choose(self, keys: Sequence[str]) -> LoraSelection:
         """Use these LoRAs. A new one starts with the weights on the sliders, and becomes active."""
         new = [key for key in keys if key not in self.entries]
-        initial = replace(self.shown, strength=1.0)
+        initial = replace(self.shown, strength=1.0, muted=False)
         entries = {key: self.entries.get(key, initial) for key in keys}
         active = new[-1] if new else self.active if self.active in entries else next(iter(entries), None)
         return LoraSelection(entries, active, self.shown if active is None else self.spare)
+
+    def to_json(self) -> str:
+        """The list as the page's script keeps it: keys, strengths, which are muted, and the active one."""
+        rows = [{"key": key, "strength": one.strength, "muted": one.muted} for key, one in self.entries.items()]
+        return json.dumps({"loras": rows, "active": self.active})
+
+    def with_list(self, text: str | None) -> LoraSelection:
+        """Return the selection with the page's list, as `to_json` writes it; "" is a page without one yet.
+
+        Weights are kept; see `choose` for those of a new LoRA. Raises ValueError for anything else that a browser may
+        send.
+        """
+        if not text:
+            return self
+        rows, active = _list_of(text)
+        chosen = self.choose([key for key, *_ in rows])
+        entries = {key: replace(chosen.entries[key], strength=strength, muted=muted) for key, strength, muted in rows}
+        return replace(chosen, entries=entries, active=active if active in entries else chosen.active)
 
     def activate(self, key: str | None) -> LoraSelection:
         """Show the weights of this LoRA, which must be in use."""
@@ -83,6 +110,23 @@ def in_range(name: str, value: object, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise ValueError(f"{name} {value!r}: expected a number from {low:g} to {high:g}")
     return float(value)
+
+
+def _list_of(text: str) -> tuple[list[tuple[str, float, bool]], object]:
+    try:
+        data = json.loads(text)
+        rows = [(row["key"], row["strength"], row["muted"]) for row in data["loras"]]
+        active = data["active"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"the list of LoRAs {text[:80]!r}: expected JSON of this page ({error})") from error
+    if len(rows) > MAX_LORAS:
+        raise ValueError(f"{len(rows)} LoRAs: expected up to {MAX_LORAS}")
+    for key, _, muted in rows:
+        if not isinstance(key, str) or not isinstance(muted, bool):
+            raise ValueError(f"{key!r}, muted = {muted!r}: expected the name of a LoRA, and true or false")
+    if len({key for key, *_ in rows}) < len(rows):
+        raise ValueError("a LoRA is twice in the list: expected each once")
+    return [(key, in_range(f"strength of {key} =", s, STRENGTH_MIN, STRENGTH_MAX), m) for key, s, m in rows], active
 
 
 def fits(lora_architecture: str, model_architecture: str) -> bool:

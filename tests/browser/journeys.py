@@ -76,7 +76,7 @@ class Opened:
         self.page.on("request", lambda request: self._asked(request.url, address))
         self.page.goto(address)
         self.page.wait_for_selector("#blocktrain_model_line .blocktrain-note")
-        self.page.wait_for_selector("#blocktrain_loras input")
+        self.page.wait_for_function("window.blocktrain?.loras?.store.complete")
 
     def another(self) -> Opened:
         """The same page in another tab of this browser."""
@@ -141,7 +141,25 @@ class Opened:
         self.page.click(f"#blocktrain_{name} [data-testid=dropdown-option][aria-label='{option}']")
 
     def tick(self, lora: str) -> None:
-        self.page.locator("#blocktrain_loras label", has_text=lora).locator("input").click()
+        """Add a LoRA from the library, or remove it."""
+        used = self.row(lora)
+        if used.count():
+            used.locator("[data-act=remove]").click()
+        else:
+            search = self.page.locator(".blocktrain-picker [type=search]")
+            search.fill(lora)
+            search.press("Enter")
+            search.fill("")
+            self.page.keyboard.press("Escape")
+
+    def row(self, lora: str):
+        """The row of a LoRA in use."""
+        return self.page.locator(f'.blocktrain-loras [data-key="{lora}"]')
+
+    def active(self, lora: str) -> None:
+        """Wait until the sliders show the weights of this LoRA."""
+        shown = f'#blocktrain_facts .blocktrain-lora-card[data-key="{lora}"]'
+        self.page.wait_for_selector(shown, state="attached")
 
     def open(self, name: str) -> None:
         """Open a folded part."""

@@ -100,7 +100,7 @@ SHIFTS = """() => {
 @pytest.fixture(params=["light", "dark"])
 def themed(opened, request) -> Opened:
     opened.page.evaluate("dark => document.body.classList.toggle('dark', dark)", request.param == "dark")
-    opened.wait("strength", "Strength of robot")
+    opened.active("robot")
     return opened
 
 

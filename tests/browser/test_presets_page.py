@@ -12,7 +12,7 @@ SLIDER = "() => document.querySelector('#blocktrain_w_{} input[type=range]').val
 
 
 def test_a_link_opens_in_another_browser_and_acts_only_when_used(opened, second, served):
-    opened.wait("strength", "Strength of robot")
+    opened.active("robot")
     opened.drag("OUT05", 0.35)
     opened.type("preset_name", "Face & co")
     opened.page.locator("#blocktrain_form label", has_text="link").locator("input").click()
@@ -32,7 +32,7 @@ def test_a_link_opens_in_another_browser_and_acts_only_when_used(opened, second,
 
 
 def test_what_is_exported_can_be_imported(opened, tmp_path):
-    opened.wait("strength", "Strength of robot")
+    opened.active("robot")
     name = f"mine-{time.time_ns()}"
     opened.drag("OUT05", 0.15)
     opened.type("preset_name", name)
@@ -72,7 +72,7 @@ def test_the_difference_of_two_pictures(opened):
 
 
 def test_quick_gestures_are_steps_of_their_own(opened):
-    opened.wait("strength", "Strength of robot")
+    opened.active("robot")
     page = opened.page
     page.wait_for_selector(f"{MAP}[data-subject=robot] .blocktrain-u-block[tabindex='0']")
     page.evaluate(

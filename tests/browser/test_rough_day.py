@@ -16,8 +16,8 @@ def test_a_reload_in_the_middle_of_a_preview(opened):
     opened.click("draw")
     opened.wait("status", "step")
     opened.page.reload()
-    opened.page.wait_for_selector("#blocktrain_loras input:checked")
-    opened.wait("strength", "Strength of robot")
+    opened.page.wait_for_selector(".blocktrain-loras [data-key]")
+    opened.active("robot")
     opened.small()
     opened.type("seed", 12)
     assert len(set(opened.preview())) == 2  # every weight is 1: the third is the second

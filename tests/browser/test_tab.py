@@ -51,9 +51,9 @@ def test_what_a_lora_contains(opened):
 def test_values_survive_a_change_of_lora(opened):
     opened.drag("OUT05", 0.4)
     opened.tick("robot")
-    opened.page.locator("#blocktrain_strength").get_by_text("Strength", exact=True).first.wait_for()
+    opened.page.wait_for_selector("#blocktrain_facts .blocktrain-lora-card", state="detached")
     opened.tick("style")
-    opened.wait("strength", "Strength of style")
+    opened.active("style")
     assert opened.weight("OUT05") == 0.4
     assert opened.page.locator("#blocktrain_w_BASE input[type=range]").is_disabled()
 
@@ -61,13 +61,13 @@ def test_values_survive_a_change_of_lora(opened):
 def test_two_loras_keep_their_own_weights(opened):
     opened.drag("OUT05", 0.4)
     opened.tick("style")
-    opened.wait("strength", "Strength of style")
+    opened.active("style")
     opened.drag("OUT05", -0.5)
-    opened.page.locator("#blocktrain_active label", has_text="robot").click()
-    opened.wait("strength", "Strength of robot")
+    opened.row("robot").locator(".blocktrain-lora-t").click()
+    opened.active("robot")
     assert opened.weight("OUT05") == 0.4
-    opened.page.locator("#blocktrain_active label", has_text="style").click()
-    opened.wait("strength", "Strength of style")
+    opened.row("style").locator(".blocktrain-lora-t").click()
+    opened.active("style")
     assert opened.weight("OUT05") == -0.5
 
 
@@ -105,7 +105,7 @@ def test_a_saved_preset_is_in_the_menu_after_a_reload(opened):
     opened.click("preset_save")
     opened.wait("preset_message", "Saved kept")
     opened.page.reload()
-    opened.page.wait_for_selector("#blocktrain_loras input", state="attached")
+    opened.page.wait_for_function("window.blocktrain?.loras?.store.complete")
     opened.choose("preset", "kept")
     opened.page.wait_for_function(
         "() => document.querySelector('#blocktrain_w_OUT05 input[type=range]').value == '0.15'"
@@ -128,12 +128,12 @@ def test_what_is_typed_without_a_pause_is_answered_to_its_end(opened):
     box.press("ControlOrMeta+a")
     box.press_sequentially("OUT=1,IN04-IN08=0.25,M00=0.5")
     opened.wait("understood", "M00 = 0.5")
-    search = opened.page.locator("#blocktrain_search textarea, #blocktrain_search input").first
+    search = opened.page.locator(".blocktrain-picker [type=search]")
     search.press_sequentially("no such file")
-    opened.wait("lora_message", "No LoRA matches the search")
+    opened.wait("lora_picker", "No LoRA matches “no such file”")
     search.press("ControlOrMeta+a")
     search.press("Delete")
-    opened.page.wait_for_function("() => !document.querySelector('#blocktrain_lora_message').innerText.trim()")
+    opened.page.locator(".blocktrain-lib-list .blocktrain-lora").nth(1).wait_for()
 
 
 def test_cancel(opened):

@@ -33,7 +33,7 @@ def test_from_a_folder_to_preview(opened, second):
     assert name in opened.text("runs_head")
 
     opened.page.reload()
-    opened.page.wait_for_selector("#blocktrain_loras input", state="attached")
+    opened.page.wait_for_function("window.blocktrain?.loras?.store.complete")
     opened.go("Runs")
     opened.page.wait_for_function(f"() => {STATE} === 'training'")
     step = opened.page.evaluate(STEP)
@@ -48,7 +48,7 @@ def test_from_a_folder_to_preview(opened, second):
     opened.page.wait_for_function(f"() => {STATE} === 'stopped'")
     opened.page.wait_for_selector(f"{opened.button('runs_preview')}:not([disabled])")
     opened.click("runs_preview")
-    opened.page.locator("#blocktrain_loras label", has_text=name).locator("input:checked").first.wait_for()
+    opened.row(name).first.wait_for()
     opened.small()
     without, at_1, weighted = opened.preview()
     assert weighted == at_1 != without

@@ -63,7 +63,7 @@ def test_two_minutes_make_a_robot(browser, python, tmp_path):
         opened.go("Runs")
         opened.page.wait_for_selector(f"{opened.button('runs_preview')}:not([disabled])")
         opened.click("runs_preview")
-        opened.page.locator("#blocktrain_loras label", has_text="robot").locator("input:checked").first.wait_for()
+        opened.row("robot").first.wait_for()
         opened.preview()
         opened.page.screenshot(path=tmp_path / "previewed.png", full_page=True)
         without, trained, _ = subjects(opened)

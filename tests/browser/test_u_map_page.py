@@ -18,7 +18,7 @@ class Map:
 
     def __init__(self, opened):
         self.opened, self.page = opened, opened.page
-        opened.wait("strength", "Strength of robot")
+        opened.active("robot")
         self.page.wait_for_selector("#blocktrain_u_weights[data-subject=robot] .blocktrain-u-block[tabindex='0']")
         self.page.locator("#blocktrain_u_weights").scroll_into_view_if_needed()
 
@@ -213,7 +213,7 @@ def test_values_colour_the_blocks(map_):
 def test_another_lora_begins_a_new_history(map_, opened):
     map_.block("OUT05").dblclick()
     opened.tick("style")
-    opened.wait("strength", "Strength of style")
+    opened.active("style")
     map_.page.wait_for_selector("#blocktrain_u_weights[data-subject=style] .blocktrain-u-block[tabindex='0']")
     map_.page.wait_for_timeout(600)
     assert map_.page.locator("#blocktrain_u_weights [data-tool=undo]").is_disabled()

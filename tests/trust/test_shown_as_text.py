@@ -88,7 +88,8 @@ def test_markup_is_text(opened, tally):
     page = opened.page
     check(opened, tally)
     opened.open("contents")
-    page.locator("#blocktrain_loras label", has_text=SAID).first.locator("input").click()
+    page.locator(".blocktrain-picker [type=search]").click()
+    page.locator(".blocktrain-lib-list .blocktrain-lora", has_text=SAID).first.locator(".blocktrain-lora-add").click()
     opened.wait("facts", SAID)
     check(opened, tally)
     opened.type("paste", f"{EVIL}:{EVIL}")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from html import unescape
+
 import pytest
 
 from lib_blocktrain.blocks import BLOCK_IDS
@@ -11,14 +15,19 @@ from lib_blocktrain.workspace.preset_store import PresetStore
 from tests.fakes import SDXL_LAYERS, FakeModel, write_lora
 
 
+def data_of(page) -> dict:
+    """What the page's script reads of the files."""
+    return json.loads(unescape(re.search('data-json="([^"]*)"', page.values["lora_data"])[1]))
+
+
 def choose(controls, page, *keys):
-    page.values["loras"] = list(keys)
+    page.use(*keys)
     return page.take(controls.choose(page.values))
 
 
 def test_opening_chooses_the_first_lora(page):
-    assert page.values["loras"] == ["robot"]
-    assert [value for _, value in page.properties["loras"]["choices"]] == ["robot", "style"]
+    assert page.keys == ["robot"]
+    assert [row[0] for row in data_of(page)["files"]] == ["robot", "style"]
     assert "IN04" in page.values["facts"]
     assert "ALL" in page.properties["preset"]["choices"]
 
@@ -31,7 +40,7 @@ def test_opening_begins_with_the_first_weights_before_the_model_is_read(host, lo
     page.take(controls.open(page.values))
     assert page.values["selection"].active == "style"
     assert {block: value for block, value in page.weights().items() if value} == {"BASE": 1.0, "OUT03": 0.5}
-    assert str(host.lora_dirs[0]) in page.values["lora_folders"]
+    assert data_of(page)["folders"] == [str(host.lora_dirs[0])]
 
 
 def test_what_the_lora_lacks_is_greyed_with_the_reason(page):
@@ -61,7 +70,7 @@ def test_a_damaged_file_cannot_be_used(host, controls, page):
     (host.lora_dirs[0] / "bad.safetensors").write_bytes(b"not a network at all")
     page.take(controls.refresh(page.values))
     choose(controls, page, "robot", "bad")
-    assert page.values["loras"] == ["robot"]
+    assert page.keys == ["robot"]
     assert "bad cannot be used" in page.values["lora_message"]
 
 
@@ -74,17 +83,16 @@ def test_values_survive_a_change_of_lora(controls, page):
 
 
 def test_each_lora_keeps_its_own(controls, page):
-    page.values |= {"strength": 0.8}
     page.values["weights"] |= {"OUT03": 0.5}
-    choose(controls, page, "robot", "style")
-    assert page.values["active"] == "style"
-    assert page.properties["active"]["visible"]
-    page.values |= {"strength": 1.5}
+    page.use("robot", "style", robot=0.8)
+    page.take(controls.choose(page.values))
+    assert page.values["selection"].active == "style"
     page.values["weights"] |= {"OUT03": -1.0}
-    page.values["active"] = "robot"
-    page.take(controls.activate(page.values))
-    assert (page.values["weights"]["OUT03"], page.values["strength"]) == (0.5, 0.8)
+    page.use("robot", "style", active="robot", style=1.5)
+    page.take(controls.choose(page.values))
+    assert page.values["weights"]["OUT03"] == 0.5
     selection = page.values["selection"]
+    assert (selection.active, selection.shown.strength) == ("robot", 0.8)
     assert selection.entries["style"].weights["OUT03"] == -1.0
     assert selection.entries["style"].strength == 1.5
 
@@ -156,7 +164,7 @@ def test_files_that_are_gone_are_said(host, controls, page):
     (host.lora_dirs[0] / "robot.safetensors").unlink()
     page.take(controls.refresh(page.values))
     assert "robot no longer in the folders" in page.values["lora_message"]
-    assert page.values["loras"] == []
+    assert page.keys == []
 
 
 @pytest.mark.parametrize("value", [None, 3, "1", float("nan"), True])
@@ -165,3 +173,76 @@ def test_sliders_from_a_browser_are_checked(controls, page, value):
     answer = controls.choose(page.values)
     assert "IN04 = " in answer["lora_message"]
     assert "selection" not in answer
+
+
+def ask(controls, page, **question) -> dict:
+    page.values["lora_ask"] = json.dumps(question)
+    return page.take(controls.answer(page.values))
+
+
+def test_the_page_asks_for_what_has_changed(host, controls, page):
+    controls.lora_index.wait(30)
+    ask(controls, page, since=0)
+    first = data_of(page)
+    assert (first["all"], first["complete"]) == (True, True)
+    ask(controls, page, since=first["revision"])
+    assert (data_of(page)["all"], data_of(page)["files"]) == (False, [])
+    (host.lora_dirs[0] / "robot.json").write_text(json.dumps({"activation text": "a Robot, green"}))
+    controls.lora_index.refresh()
+    controls.lora_index.wait(30)
+    ask(controls, page, since=first["revision"])
+    row = next(row for row in data_of(page)["files"] if row[0] == "robot")
+    assert row[3:] == [1, "sd1", "SD1", "lora", "rank 2", 2, 0, "", 0, "robot  a robot, green"]
+
+
+def test_a_card_has_the_users_words_as_text(host, controls, page):
+    text = {
+        "activation text": "<b>x</b>, robot",
+        "preferred weight": 0.8,
+        "notes": "two\nlines",
+        "negative text": "blur",
+        "block weights": "OUT=1,IN=0",
+    }
+    (host.lora_dirs[0] / "style.json").write_text(json.dumps(text))
+    controls.lora_index.refresh()
+    card = ask(controls, page, card="style")["lora_card"]
+    assert 'data-use="prompt" data-value="&lt;b&gt;x&lt;/b&gt;, robot"' in card
+    assert 'data-use="negative" data-value="blur"' in card
+    assert 'data-use="strength" data-value="0.8"' in card
+    weights = json.loads(unescape(re.search('data-use="weights" data-value="([^"]*)"', card)[1]))
+    assert (weights["OUT11"], weights["IN04"]) == (1, 0)
+    assert "two\nlines" in card
+    assert "<b>x" not in card
+    text["block weights"] = "no such preset"
+    (host.lora_dirs[0] / "style.json").write_text(json.dumps(text))
+    controls.lora_index.refresh()
+    card = ask(controls, page, card="style")["lora_card"]
+    assert "blocktrain-failure" in card
+    assert 'data-use="weights"' not in card
+
+
+def test_a_card_of_nothing_is_an_error(controls, page):
+    for question in ({"card": "../robot"}, {"card": "/etc/passwd"}):
+        assert "there is no LoRA" in ask(controls, page, **question)["lora_message"]
+    page.values["lora_ask"] = "[1]"
+    assert "expected a question" in controls.answer(page.values)["lora_message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nonsense", "expected JSON"),
+        ("[]", "expected JSON"),
+        ('{"loras": [{"key": "robot"}], "active": null}', "expected JSON"),
+        ('{"loras": [{"key": "robot", "strength": 9, "muted": false}], "active": null}', "strength of robot = 9"),
+        ('{"loras": [{"key": "robot", "strength": "1", "muted": false}], "active": null}', "strength of robot = '1'"),
+        ('{"loras": [{"key": "robot", "strength": 1, "muted": 0}], "active": null}', "muted = 0"),
+        ('{"loras": [{"key": "nobody", "strength": 1, "muted": false}], "active": null}', "there is no LoRA 'nobody'"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_put_back(controls, page, text, said):
+    before = page.values["loras"]
+    page.values["loras"] = text
+    page.take(controls.choose(page.values))
+    assert said in unescape(page.values["lora_message"])
+    assert page.values["loras"] == before

@@ -73,23 +73,38 @@ def test_a_changed_file_is_drawn_again(host, preview, page):
 
 
 def test_without_a_lora_there_is_one_picture(controls, preview, page):
-    page.values["loras"] = []
+    page.use()
     page.take(controls.choose(page.values))
     compare(preview, page)
     assert len(sources(page)) == 1
 
 
-def test_the_ticks_count(host, preview, page):
-    """A preview between a tick and its answer draws what is ticked."""
-    page.values["loras"] = ["style"]
+def test_the_pages_list_counts(host, preview, page):
+    """A preview between a change of the list and its answer draws what is in the list."""
+    page.use("style")
     compare(preview, page)
     assert {p.network.name for request in host.requests for p in request.placements} == {"style"}
 
 
-def test_two_loras_act_together(host, controls, preview, page):
-    page.values["loras"] = ["robot", "style"]
+def test_a_muted_lora_is_left_out_and_keeps_its_strength(host, controls, preview, page):
+    page.use("robot", "style", style=0.5)
+    page.values["loras"] = page.values["loras"].replace('0.5, "muted": false', '0.5, "muted": true')
     page.take(controls.choose(page.values))
-    page.values |= {"strength": 0.5}
+    compare(preview, page)
+    assert {p.network.name for request in host.requests for p in request.placements} == {"robot"}
+    page.take(preview.compare_presets({**page.values, "grid_presets": ["OUTALL"]}).__next__())
+    assert "style is muted" in page.values["status"]
+    page.values["loras"] = page.values["loras"].replace("true", "false")
+    page.take(controls.choose(page.values))
+    assert page.values["selection"].entries["style"].strength == 0.5
+    compare(preview, page)
+    assert {p.multiplier for p in host.requests[-1].placements} == {1.0, 0.5}
+
+
+def test_two_loras_act_together(host, controls, preview, page):
+    page.use("robot", "style")
+    page.take(controls.choose(page.values))
+    page.use("robot", "style", style=0.5)
     page.values["weights"] |= {"OUT03": 0.0}
     compare(preview, page)
     at_1, weighted = host.requests[1:]
@@ -245,29 +260,29 @@ def test_save_and_load_again(host, controls, preview, page):
     page.values |= {
         "prompt": "a fox, <b>red</b>\nsecond line",
         "negative": "blur: yes",
-        "strength": 0.75,
     }
+    page.use("robot", robot=0.75)
     page.values["weights"]["IN04"] = 0.25
     compare(preview, page)
     page.take(preview.save(page.values))
     paths = sorted((host.output_dir / "blocktrain").glob("*.png"))
     assert [path.stem.split("-", 3)[3] for path in paths] == ["at-1", "weights", "without"]
     assert read_png(paths[2]).loras == ()
-    wanted = {**page.weights(), "strength": 0.75, "prompt": page.values["prompt"], "negative": "blur: yes", "seed": 7}
+    wanted = {**page.weights(), "prompt": page.values["prompt"], "negative": "blur: yes", "seed": 7}
     page.values |= {
         "prompt": "",
         "negative": "",
         "seed": 1,
-        "strength": 1.0,
         "sampler": "Euler",
         "steps": 9,
     }
     page.values["weights"]["IN04"] = 1.0
-    page.values["loras"] = []
+    page.use()
     page.take(controls.choose(page.values))
     page.take(preview.load({**page.values, "png_file": paths[1]}))
     assert {**page.weights(), **{name: page.values[name] for name in list(wanted)[26:]}} == wanted
-    assert page.values["loras"] == ["robot"]
+    assert page.keys == ["robot"]
+    assert page.values["selection"].shown.strength == 0.75
     assert (page.values["sampler"], page.values["steps"], page.values["width"]) == ("DDIM", 3, 64)
 
 
@@ -300,7 +315,7 @@ def test_bake(host, monkeypatch, preview, page):
     page.run(preview.bake(page.values))
     baked = read_network(host.lora_dirs[0] / "robot-outs.safetensors")
     assert set(baked.blocks) == {"OUT03", "BASE"}
-    assert "robot-outs" in [key for _, key in page.properties["loras"]["choices"]]
+    assert "robot-outs" in page.values["lora_data"]
     before = baked.path.read_bytes()
     page.values["weights"] |= {"OUT03": 1.0}
     page.run(preview.bake(page.values))

@@ -61,7 +61,7 @@ def test_from_pictures_to_the_training(handlers, filled, host):
     assert all(not suggested[block] for block in ("IN00", "IN03", "IN06", "IN09"))
 
     filled.take(handlers.to_sliders(filled.values))
-    assert filled.values["loras"] == ["robot"]  # the LoRA that is weighed stays
+    assert filled.keys == ["robot"]  # the LoRA that is weighed stays
     assert {b: filled.values["weights"][b] for b in suggested.values} == dict(suggested.values)
     filled.take(handlers.save(filled.values))
     (path,) = (host.output_dir / "blocktrain" / "analyses").glob("*-dataset-probe.json")

@@ -218,7 +218,7 @@ def test_preview_it(run, handlers, opened, host, lora_index):
     answer = opened.take(handlers.to_preview(opened.values))
     assert answer["tabs"] == {"selected": "Preview"}
     assert "robot-out and its weights are on the sliders: press Draw" in answer["status"]
-    assert opened.values["loras"] == ["robot-out"]
+    assert opened.keys == ["robot-out"]
     assert set(opened.weights().values()) == {1.0}
     (host.lora_dirs[0] / "robot-out.safetensors").unlink()
     opened.take(handlers.to_preview(opened.values))
@@ -236,7 +236,7 @@ def test_preview_what_was_saved_on_the_way(run, handlers, opened, host):
     for _ in range(2):  # the second time it is there already
         answer = opened.take(handlers.to_preview(opened.values))
         assert answer["tabs"] == {"selected": "Preview"}
-        assert opened.values["loras"] == [run.checkpoint(250).stem]
+        assert opened.keys == [run.checkpoint(250).stem]
     assert (host.lora_dirs[0] / run.checkpoint(250).name).read_bytes() == run.checkpoint(250).read_bytes()
     assert len(list(host.lora_dirs[0].glob(f"{run.config.name}*.safetensors"))) == 1
     ask(opened, file="result")

@@ -50,7 +50,7 @@ class Page(Opened):
     def ours(self) -> None:
         """Go to our tab, and wait until it shows the model."""
         self.tab("Block weights")
-        self.page.wait_for_selector("#blocktrain_loras input")
+        self.page.wait_for_function("window.blocktrain?.loras?.store.complete")
 
     def prompt(self, text: str, place: str = "txt2img") -> None:
         self.page.fill(f"#{place}_prompt textarea", text)

@@ -1,0 +1,193 @@
+// What the page knows of the LoRA files, and which are in use: shared by lora_rows.js and lora_library.js.
+//
+// The server puts what it knows of the files into `.blocktrain-lora-data` (ui/lora_data.py); while it still reads
+// headers, it is asked again for what has changed. The LoRAs in use are one JSON text in the box `blocktrain_loras`:
+// a change here goes to the server as typed text, and a change by the server is seen by watching the box's value.
+(() => {
+    "use strict";
+
+    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const ASK_EVERY = 400; // ms, while headers are being read
+    const native = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value");
+    const listeners = new Set();
+
+    const store = {
+        files: new Map(), // by key, in the order of the folders
+        folders: [],
+        total: 0,
+        complete: false,
+        received: false,
+        architecture: "", // of the loaded model; "" without one
+        model: "", // its title
+        loras: [], // {key, strength, muted}
+        active: null,
+    };
+    let revision = 0;
+    let asked = 0;
+
+    function tell(what) {
+        listeners.forEach((call) => call(what));
+    }
+
+    // --- the files ------------------------------------------------------------------------------------------------
+
+    const NAMES = ["key", "time", "preview", "known", "architecture", "title", "algorithm", "rank", "blocks", "ours"];
+
+    function fileOf(row) {
+        const file = {};
+        NAMES.forEach((name, index) => (file[name] = row[index]));
+        file.problem = row[10] || "";
+        file.foreign = Boolean(row[11]); // for another model than those of this extension
+        const slash = file.key.lastIndexOf("/");
+        file.name = file.key.slice(slash + 1);
+        file.folder = file.key.slice(0, Math.max(slash, 0));
+        file.words = [file.key, file.title, file.algorithm, file.rank, row[12] || ""].join(" ").toLowerCase();
+        return file;
+    }
+
+    function take(data) {
+        if (data.all) {
+            store.files = new Map();
+        } else if (data.since !== revision) {
+            return; // an answer that came late
+        }
+        data.files.forEach((row) => store.files.set(row[0], fileOf(row)));
+        revision = data.revision;
+        Object.assign(store, { folders: data.folders, complete: data.complete, received: true });
+        tell("files");
+        if (!data.complete) {
+            setTimeout(() => ask({ since: revision }), ASK_EVERY);
+        }
+    }
+
+    function box(name) {
+        return document.querySelector(`#blocktrain_${name} textarea, #blocktrain_${name} input`);
+    }
+
+    function put(target, text) {
+        native.set.call(target, text);
+        target.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+
+    function ask(question) {
+        const target = box("lora_ask");
+        if (target) {
+            put(target, JSON.stringify({ ...question, number: ++asked }));
+        }
+    }
+
+    // Why a file cannot be used with the loaded model; "" if it can.
+    function why(file) {
+        if (!file || !file.known) {
+            return "";
+        }
+        if (file.problem) {
+            return file.problem;
+        }
+        const other = store.architecture && file.architecture !== store.architecture;
+        return other ? `${file.title}: not for this model` : "";
+    }
+
+    // --- the LoRAs in use -----------------------------------------------------------------------------------------
+
+    function text() {
+        return JSON.stringify({ loras: store.loras, active: store.active });
+    }
+
+    function read(value) {
+        if (!value) {
+            return;
+        }
+        const data = JSON.parse(value);
+        store.loras = data.loras;
+        store.active = data.active;
+        tell("loras");
+    }
+
+    function watch(target) {
+        if (!target || blocktrain.initialised.has(target)) {
+            return;
+        }
+        blocktrain.initialised.add(target);
+        Object.defineProperty(target, "value", {
+            configurable: true,
+            get() {
+                return native.get.call(this);
+            },
+            set(value) {
+                native.set.call(this, value);
+                if (value && value !== text()) {
+                    read(value);
+                }
+            },
+        });
+        read(target.value);
+    }
+
+    // Changes the list in the page, and tells the server.
+    function change(loras, active) {
+        store.loras = loras;
+        store.active = loras.some((one) => one.key === active) ? active : loras.length ? loras.at(-1).key : null;
+        tell("loras");
+        put(box("loras"), text());
+    }
+
+    function add(key) {
+        if (!store.loras.some((one) => one.key === key)) {
+            blocktrain.remember?.("recent-loras", [key, ...recent().filter((other) => other !== key)].slice(0, 60));
+            change([...store.loras, { key, strength: 1, muted: false }], key);
+        }
+    }
+
+    // Keys of the LoRAs that were added last in this browser, the latest first.
+    function recent() {
+        const keys = blocktrain.recall?.("recent-loras");
+        return Array.isArray(keys) ? keys : [];
+    }
+
+    const remove = (key) => change(store.loras.filter((one) => one.key !== key), store.active);
+    const activate = (key) => change(store.loras, key);
+    const set = (key, values) =>
+        change(store.loras.map((one) => (one.key === key ? { ...one, ...values } : one)), store.active);
+    const has = (key) => store.loras.some((one) => one.key === key);
+
+    // --- thumbnails -----------------------------------------------------------------------------------------------
+
+    const HUES = 12;
+
+    // The picture beside a file or, without one, its initials on a colour that follows from its name.
+    function thumbnail(key, file) {
+        const frame = document.createElement("span");
+        frame.className = "blocktrain-thumb";
+        frame.setAttribute("aria-hidden", "true");
+        const name = (file?.name || key.split("/").at(-1)).replace(/[^\p{L}\p{N}]+/gu, " ").trim();
+        frame.textContent = name.split(" ").slice(0, 2).map((word) => [...word][0] || "").join("").toUpperCase();
+        frame.dataset.hue = [...key].reduce((sum, letter) => sum + letter.codePointAt(0), 0) % HUES;
+        if (file?.preview) {
+            const image = document.createElement("img");
+            image.alt = "";
+            image.loading = "lazy";
+            image.decoding = "async";
+            image.src = `./blocktrain/v1/loras/thumbnail?name=${encodeURIComponent(key)}`;
+            image.addEventListener("error", () => image.remove());
+            frame.append(image);
+        }
+        return frame;
+    }
+
+    // --- set-up ---------------------------------------------------------------------------------------------------
+
+    blocktrain.components ||= new Map();
+    blocktrain.pageChanged ||= new Set();
+    blocktrain.components.set("blocktrain-lora-data", (element) => take(JSON.parse(element.dataset.json)));
+    blocktrain.components.set("blocktrain-lora-model", (element) => {
+        store.architecture = element.dataset.architecture;
+        store.model = element.dataset.title;
+        tell("files");
+    });
+    blocktrain.pageChanged.add(() => watch(box("loras")));
+    blocktrain.loras = {
+        store, ask, why, add, remove, activate, set, has, recent, thumbnail,
+        listen: (call) => listeners.add(call),
+    };
+})();

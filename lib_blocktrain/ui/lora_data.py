@@ -1,0 +1,97 @@
+"""What the page's script knows of the LoRA files, as data in the page, and the card of one of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST
+from lib_blocktrain.networks.contents import REFUSED
+from lib_blocktrain.ui import html
+from lib_blocktrain.workspace.lora_files import LoraFile, Sidecar
+from lib_blocktrain.workspace.lora_index import LoraIndex
+
+_DATA = Markup('<div class="blocktrain-lora-data" data-json="{}"></div>')
+_BUTTON = Markup('<button type="button" class="blocktrain-btn" data-use="{}" data-value="{}">{}</button>')
+_MODEL = Markup('<div class="blocktrain-lora-model" data-architecture="{}" data-title="{}"></div>')
+
+
+def data(index: LoraIndex, folders: Sequence[Path], since: int = 0) -> Markup:
+    """The files that have changed since a revision, all of them with 0, for `javascript/lora_store.js`."""
+    revision, everything, files = index.changes(since)
+    answer = {
+        "since": since,
+        "revision": revision,
+        "all": everything,
+        "complete": index.complete,
+        "folders": [str(folder) for folder in folders],
+        "files": [_row(file) for file in files],
+    }
+    return _DATA.format(json.dumps(answer, ensure_ascii=False, separators=(",", ":")))
+
+
+def model(architecture_id: str | None) -> Markup:
+    """For which models a LoRA is of use here; None without a model."""
+    return _MODEL.format(architecture_id or "", ARCHITECTURES[architecture_id].title if architecture_id else "")
+
+
+def card(file: LoraFile, weights: str = "", problem: str = "") -> Markup:
+    """What a LoRA is for and contains: the user's own words from its sidecar first, then its header.
+
+    ``weights`` are the recommended ones of its sidecar as JSON, ``problem`` says why they cannot be read.
+    """
+    beside, parts = file.sidecar or Sidecar(), []
+    activation = beside.activation or (file.facts.trigger if file.facts else "")
+    if activation:
+        parts.append(_text("activation text", activation, "prompt", "Into the prompt"))
+    if beside.negative:
+        parts.append(_text("negative text", beside.negative, "negative", "Into the negative prompt"))
+    if beside.weight:
+        parts.append(_text("preferred strength", f"{beside.weight:g}", "strength", "Use"))
+    if beside.block_weights:
+        use = _use("weights", weights, "Use") if weights else html.failure(problem)
+        parts.append(
+            Markup("<dt>block weights</dt><dd><code>{}</code> {}</dd>").format(beside.block_weights[:300], use)
+        )
+    for name, text in (("notes", beside.notes), ("description", beside.description)):
+        if text:
+            parts.append(Markup('<dt>{}</dt><dd class="blocktrain-own-words">{}</dd>').format(name, text))
+    own = Markup('<dl class="blocktrain-facts">{}</dl>').format(Markup("").join(parts)) if parts else Markup("")
+    template = Markup('<div class="blocktrain-lora-card" data-key="{}">{}{}</div>')
+    return template.format(file.key, own, html.facts(file))
+
+
+def _text(name: str, text: str, use: str, label: str) -> Markup:
+    return Markup("<dt>{}</dt><dd>{} {}</dd>").format(name, text, _use(use, text, label))
+
+
+def _use(what: str, value: str, label: str) -> Markup:
+    return _BUTTON.format(what, value, label)
+
+
+def _row(file: LoraFile) -> list[object]:
+    """One file, in the order that `javascript/lora_store.js` reads."""
+    facts, beside, stamp = file.facts, file.sidecar or Sidecar(), file.found.stamp
+    row: list[object] = [file.key, int(stamp[1] / 1e9), int(bool(file.found.preview)), int(file.known)]
+    if facts is None or not file.known:
+        return row
+    there = sum(bool(count) for block, count in facts.blocks.items() if block not in (BASE, REST))
+    words = [facts.output_name, facts.trigger, beside.activation, *(tag for tag, _ in facts.tags)]
+    rank = "" if facts.rank is None else f"rank {html.rank(facts.rank)}"
+    problem = facts.problem.removeprefix(f"{file.path}: ")
+    foreign = problem.startswith(REFUSED)
+    return [
+        *row,
+        facts.architecture,
+        ARCHITECTURES[facts.architecture].title if facts.architecture else "",
+        "+".join(facts.algorithms),
+        rank,
+        there,
+        int(facts.recorded),
+        problem.removeprefix(f"{REFUSED}: "),
+        int(foreign),
+        " ".join(dict.fromkeys(words)).casefold(),
+    ]
