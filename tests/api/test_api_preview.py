@@ -18,6 +18,7 @@ from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.networks.contents import describe
 from lib_blocktrain.networks.files import read_network, write_network
 from lib_blocktrain.weights.preset_strings import parse
+from lib_blocktrain.workspace import lora_previews
 from lib_blocktrain.workspace.images import read_infotext
 from lib_blocktrain.workspace.jobs import MAX_WAITING, Job, Jobs
 
@@ -258,3 +259,53 @@ def test_ten_clients(address, host):
         if status == 200:
             assert body["parameters"].startswith(f"a {number}\n")
     assert len({body["image"] for status, body in answers if status == 200}) == calls - 3
+
+
+@pytest.fixture
+def pictured(host):
+    """A picture beside the LoRA "robot", as a path that the test may write to."""
+    path = host.lora_dirs[0] / "robot.png"
+    yield path
+    path.unlink(missing_ok=True)
+
+
+def thumbnail(client, **of):
+    return client.get("/loras/thumbnail", **of)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize(("mode", "size"), [("RGB", (300, 900)), ("RGBA", (900, 20)), ("L", (5, 5)), ("P", (72, 72))])
+def test_a_thumbnail_is_small_and_square(client, pictured, kind, mode, size):
+    image = Image.new("RGB", size, (200, 30, 30)).convert(mode)
+    (image.convert("RGB") if kind == "JPEG" else image).save(pictured, kind)
+    client.get("/loras")
+    answer = thumbnail(client, params={"name": "robot"})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    small = Image.open(io.BytesIO(answer.content))
+    assert (small.size, small.format, small.mode) == ((72, 72), "JPEG", "RGB")
+    again = thumbnail(client, params={"name": "robot"}, headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"GIF89a", b"%!PS-Adobe", b"x" * 99]
+)
+def test_what_is_no_picture_has_no_thumbnail(client, pictured, content):
+    pictured.write_bytes(content)
+    client.get("/loras")
+    assert thumbnail(client, params={"name": "robot"}).status_code == 404
+
+
+def test_a_picture_of_too_many_pixels_is_not_opened(client, pictured, monkeypatch):
+    Image.new("1", (2000, 2000)).save(pictured)
+    monkeypatch.setattr(lora_previews, "MAX_PIXELS", 10**6)
+    client.get("/loras")
+    assert thumbnail(client, params={"name": "robot"}).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "robot.png", "robot/../../secret", "people", ""])
+def test_a_thumbnail_is_that_of_a_listed_lora(client, host, pictured, name):
+    Image.new("RGB", (9, 9)).save(pictured)
+    Image.new("RGB", (9, 9)).save(host.lora_dirs[0].parent / "secret.png")
+    client.get("/loras")
+    assert thumbnail(client, params={"name": name}).status_code == 404
