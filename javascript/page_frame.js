@@ -130,7 +130,8 @@
     document.addEventListener("click", (event) => {
         const button = event.target.closest?.("#blocktrain [data-menu]");
         const own = event.target.closest?.(".blocktrain-menu");
-        for (const menu of openMenus()) {
+        // Not the clicks of scripts, which ask the server for what is new.
+        for (const menu of event.isTrusted ? openMenus() : []) {
             if (menu !== own && !menu.contains(event.target) && document.contains(event.target)) {
                 openMenu(menu, false);
             }

@@ -253,6 +253,17 @@ def menu(opened: Opened, item: str) -> None:
     opened.page.click(f"#blocktrain_runs_menu [data-do={item}]")
 
 
+def test_the_menu_stays_open_while_the_page_asks_for_news(opened):
+    choose(opened, "whole")
+    opened.page.click("#blocktrain_menu_runs [data-menu]")
+    beat = "document.querySelector('#blocktrain_runs_beat [data-beat]')?.dataset.beat"
+    before = opened.page.evaluate(beat)
+    opened.page.wait_for_function(f"before => {beat} !== before", arg=before)
+    assert opened.page.locator("#blocktrain_runs_menu [data-do=title]").is_visible()
+    opened.page.click("#blocktrain_runs_head h1")
+    assert not opened.page.locator("#blocktrain_runs_menu [data-do=title]").is_visible()
+
+
 def test_title_notes_and_deletion(opened, folder):
     choose(opened, "old-34")
     menu(opened, "title")
