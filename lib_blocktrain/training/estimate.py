@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -226,9 +227,16 @@ def _estimate(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: 
             parameters += layer.lora_parameters(rank)
     if trains_text:
         parameters += _text_parameters(unet, network)
-    kept = _kept(parts[first:], trained[first:], unet, config.checkpointing) * config.batch
+    kept_of = _kept_by_modules if config.checkpointing and split else partial(_kept, checkpointing=config.checkpointing)
+    kept = kept_of(parts[first:], trained[first:], unet) * config.batch
     kept += _text_kept(unet) * config.batch if trains_text else 0
+    widest = max(
+        (y.outputs * y.positions for _, part in parts[first:] for y in part.layers if y.element == "ff"), default=0
+    )
     mib = _memory(config, unet, parameters, kept, device)
+    # The gradient of the largest activation; the network's come as activations go, and count where they are larger.
+    gradients = widest * config.batch * unet.itemsize / MIB
+    mib["gradients"] = max(gradients, parameters * 4 / MIB - mib["activations"])
     return Estimate(0.0, 2e-9 * macs * config.batch, parameters, mib, first_block)
 
 
@@ -256,6 +264,25 @@ def _kept(parts: Sequence[tuple[str, PartSize]], trained: Sequence[bool], unet: 
     return outputs + max(by_block.values(), default=0) if checkpointing else sum(by_block.values())
 
 
+def _kept_by_modules(parts: Sequence[tuple[str, PartSize]], trained: Sequence[bool], unet: UNetSize) -> float:
+    """Return how many numbers are kept where each transformer block and each other part is a checkpoint.
+
+    The inputs of all so far, three maps around each row of transformer blocks, and what one checkpoint keeps.
+    """
+    inputs = largest = 0.0
+    for (_, part), has_modules in zip(parts, trained):
+        first, kept = part.layers[0], part.kept + has_modules * part.kept_trained
+        kept += 0 if unet.fused else 3 * 8 * part.scores
+        if part.kind == "attn":
+            depth, size = len(part.layers) // 10, first.outputs * first.positions
+            inputs += size * (3 + depth)
+            kept = (kept - 3 * size) / depth
+        else:
+            inputs += first.inputs * first.positions if part.kind == "res" else part.kept
+        largest = max(largest, inputs + kept)  # what comes later is freed by then
+    return largest
+
+
 def _text_parameters(unet: UNetSize, network: NetworkConfig) -> int:
     return sum(layers * network.rank * (4 * 2 + 2 * 5) * width for layers, width in TEXT_ENCODERS[unet.architecture])
 
@@ -267,7 +294,7 @@ def _text_kept(unet: UNetSize) -> float:
 def _memory(config: RunConfig, unet: UNetSize, parameters: int, kept: float, device: str) -> dict[str, float]:
     total = unet.parameters or sum(PARAMETERS[unet.architecture]) * 10**6
     state = _OPTIMIZER_STATE.get(config.optimizer.name.lower(), 2.0)
-    copies = 3 + (config.optimizer.ema > 0)  # the network, its gradients, the last good weights, the average
+    copies = 1 + (config.optimizer.ema > 0)  # the network and its average
     return {
         "model": total * unet.itemsize / MIB,
         "network": parameters * 4 * copies / MIB,

@@ -127,7 +127,7 @@ def test_estimate(blocktrain, run_json, config):
     assert status == 0
     assert 0.4 < answer["relative_time"] < 0.8
     assert answer["first_block"] == "OUT09"
-    assert answer["mib"].keys() == {"model", "network", "optimizer", "activations", "overhead"}
+    assert answer["mib"].keys() == {"model", "network", "optimizer", "activations", "gradients", "overhead"}
     _, trained, _ = blocktrain("train", run_json, "--steps", 1)
     numbers = sum(tensor.numel() for tensor in load_file(trained["result"]).values() if tensor.ndim)
     assert answer["parameters"] == numbers

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkConfig, RunConfig
 from lib_blocktrain.training.estimate import UNetSize, estimate, size_of_model
 
 pytest.importorskip("diffusers")
 
+from benchmarks.memory import Case, count, estimated, full_size
 from tests.training.bare import Bare, real_unet
 from tests.training.test_backward import flops, fused_on_meta, inputs, saved_bytes  # noqa: F401 - fixtures
 
@@ -53,6 +57,23 @@ def test_activations(architecture, side, context):
         _, counted = saved_bytes(model, weights, arguments)
         found = estimate(run(weights), UNetSize.real(architecture, itemsize=4)).mib["activations"]
         assert found == pytest.approx(counted / 2**20, rel=0.06), weights
+
+
+COUNTED = json.loads((Path(__file__).parent.parent.parent / "benchmarks" / "memory.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("row", COUNTED, ids=lambda row: "-".join(str(value) for value in row.values()))
+def test_memory(row):
+    """What a step needs beside the frozen weights, within 10 % of what `benchmarks/memory.py` has counted."""
+    case = Case(**{name: value for name, value in row.items() if name not in ("mib", "frozen_mib")})
+    assert estimated(case) == pytest.approx(row["mib"], rel=0.1)
+
+
+def test_the_counts_are_those_of_the_code():
+    """One is counted again: SD1 at 512 with checkpointing."""
+    [row] = [row for row in COUNTED if row["architecture"] == "sd1" and row["side"] == 512 and row["checkpointing"]]
+    case = Case(**{name: value for name, value in row.items() if name not in ("mib", "frozen_mib")})
+    assert count(case, full_size("sd1", torch.float16)).rest == pytest.approx(row["mib"], rel=0.01)
 
 
 def test_parameters(model):
