@@ -3,10 +3,12 @@
     python benchmarks/preview.py             an SD1-sized U-Net, random weights, 64x64 latents, batch 1 (8 GB)
     python benchmarks/preview.py --narrow    the same blocks, a fifth as wide, 32x32 latents
 
-Three ways to have new block weights: *hooks*, as this package previews; *merged*, the deltas taken out of the weights
-and put in again under the new ones; *file*, as LoRA Block Weight makes the WebUI do it: the network is read from its
-file again, and merged. The first step after the change counts with it; then a step more. All take turns, in another
-order every round, and ratios are medians over the rounds, with their quartiles; on a CPU also of the processor's time.
+Three ways to have new block weights: *hooks*, as this package previews: at the second step under the same weights they
+fold their deltas into weights of their own, where that pays; *merged*, the deltas taken out of the weights and put in
+again under the new ones; *file*, as LoRA Block Weight makes the WebUI do it: the network is read from its file again, and
+merged. The first step after the change counts with it; then the second, and a step more; a picture of 20 steps is the
+first, the second, and 18 times the last. All take turns, in another order every round, and ratios are medians over the
+rounds, with their quartiles; on a CPU also of the processor's time.
 Two U-Nets with the same weights: one is merged into, the other has hooks.
 """
 
@@ -41,8 +43,10 @@ ATTENTION = ("attn1_to", "attn2_to", "ff_net", "proj_in", "proj_out")
 NETWORKS = {"LoRA": ATTENTION, "LoCon": (*ATTENTION, "conv1", "conv2", "conv_shortcut", "time_emb_proj", "sampler")}
 WEIGHTS = [BlockWeights.uniform("sd1", value) for value in (0.3, 0.7, 1.0)]
 
-# By arm, round by round: the seconds, by clock, of the change and the first step, and of a step more.
-Seconds = dict[str, list[tuple[tuple[float, ...], tuple[float, ...]]]]
+# By arm, round by round: the seconds, by clock, of the change and the first step, of the second, and of a step more.
+Seconds = dict[str, list[tuple[tuple[float, ...], ...]]]
+PARTS = ("slider to first step", "second step", "further step")
+STEPS = 20  # of a picture
 
 
 def make_network(unet: nn.Module, layers: tuple[str, ...], rank: int) -> Network:
@@ -71,7 +75,7 @@ class Merged:
 def arms_of(unet: nn.Module, other: nn.Module, path: Path) -> Iterator[dict[str, tuple[Callable, nn.Module]]]:
     """Yield by name how weights are changed, and the U-Net that is then called; two arms merge into the same one."""
     network = read_network(path)
-    with applied(unet, network) as handle, ExitStack() as stack:
+    with applied(unet, network, fold=True) as handle, ExitStack() as stack:
         yield {
             "hooks": (handle.set_weights, unet),
             "merged": (Merged(other, lambda: network, stack).change, other),
@@ -93,13 +97,14 @@ def measure(unet: nn.Module, path: Path, side: int, rounds: int, stop: Callable[
             for name in random.Random(number).sample(list(arms), len(arms)):
                 change, model = arms[name]
                 change(WEIGHTS[0])
-                began = now()
+                parts, began = [], now()
                 change(WEIGHTS[1 + number % 2])
-                model(*inputs)
-                first, began = since(began), now()
-                model(*inputs)
+                for _ in PARTS:
+                    model(*inputs)
+                    parts.append(since(began))
+                    began = now()
                 if number:
-                    found[name].append((first, since(began)))
+                    found[name].append(tuple(parts))
     return found
 
 
@@ -115,15 +120,22 @@ def change_time(unet: nn.Module, network: Network, repeats: int = 200) -> float:
 
 
 def report(found: Seconds) -> str:
+    """Return a row for each part of a picture and arm."""
     rows = []
-    for name, seconds in found.items():
-        row = [name]
-        for part in (0, 1):
-            own, merged_ones = (list(zip(*(times[part] for times in arm))) for arm in (seconds, found["merged"]))
-            row += [f"{statistics.median(own[0]):.3f}", *(ratios(*pair) for pair in zip(own, merged_ones))]
-        rows.append(row)
-    compared = [f"/ merged{clock}" for clock in CLOCKS]
-    return table(["", "s, slider to first step", *compared, "s a further step", *compared], rows)
+    for number, part in enumerate((*PARTS, f"picture of {STEPS} steps")):
+        seconds = {name: list(zip(*(_part(times, number) for times in arm))) for name, arm in found.items()}
+        for name, own in seconds.items():
+            row = [part, name, f"{statistics.median(own[0]):.3f}"]
+            rows.append([*row, *(ratios(*pair) for pair in zip(own, seconds["merged"]))])
+    return table(["", "", "s", *(f"/ merged{clock}" for clock in CLOCKS)], rows)
+
+
+def _part(times: tuple[tuple[float, ...], ...], number: int) -> tuple[float, ...]:
+    """Return the seconds of one part, by clock, or those of a whole picture."""
+    if number < len(PARTS):
+        return times[number]
+    first, second, further = times
+    return tuple(a + b + (STEPS - 2) * c for a, b, c in zip(first, second, further))
 
 
 def main() -> None:

@@ -206,7 +206,7 @@ class StandaloneHost:
         model = self.model()
         targets = {"unet": model.unet, **model.text_encoders}
         try:
-            with applied(targets, request.placements, say=request.say):
+            with applied(targets, request.placements, say=request.say, fold=True):
                 return _draw(model, request, progress)
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):

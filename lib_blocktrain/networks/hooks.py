@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lib_blocktrain.networks.adapters import NetworkModule
 from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.folding import Folding
 from lib_blocktrain.networks.keys import UNET
 from lib_blocktrain.networks.layers import Projection, attention_hook, run, weight_of
 from lib_blocktrain.networks.overflow import (
@@ -44,12 +45,17 @@ def applied(
     weights: BlockWeights | None = None,
     multiplier: float = 1.0,
     say: Callable[[str], None] = log.warning,
+    *,
+    fold: bool = False,
 ) -> Iterator["Applied"]:
     """Apply networks to a U-Net, or to models by component ("unet", "te" or "te1", "te2"), inside the context.
 
     Give one network with its weights and multiplier, or any number of placements. With several, each delta is that
     of the layer's own weight, whatever the others do. Gradients reach the layer's input and the tensors of modules that
     require them. `say` gets the notices of each network, and a message if some of its modules have no layer.
+    `fold`: from the U-Net's second call under the same weights on, layers may have the deltas in their weights (see
+    `folding`): faster, within the rounding of merged weights, and at the cost of memory. Nothing else may exchange the
+    model's parameters meanwhile.
 
     Raises what `find_sites` raises, and OverflowedError for what a layer's dtype cannot hold. Where no module is
     trained, an output of the U-Net that is not finite raises OverflowedError too.
@@ -60,25 +66,33 @@ def applied(
     by_layer: dict[nn.Module, list[_Effect]] = {}
     for effect in effects:
         by_layer.setdefault(effect.layer, []).append(effect)
+    on_layers = [_LayerEffects(layer, own) for layer, own in by_layer.items() if not isinstance(layer, Projection)]
+    unet = _components(targets).get(UNET)
     with ExitStack() as hooks:
-        for layer, layer_effects in by_layer.items():
-            if not isinstance(layer, Projection):
-                hooks.callback(layer.register_forward_hook(_hook(layer_effects)).remove)
+        for on_layer in on_layers:
+            hooks.callback(on_layer.layer.register_forward_hook(on_layer).remove)
         for attention, projection_effects in _by_attention(effects).items():
             hook = attention_hook(partial(_deltas, projection_effects))
             hooks.callback(attention.register_forward_hook(hook, with_kwargs=True).remove)
         last = None if any(effect.trainable for effect in effects) else last_layer(_components(targets))
         if last is not None:
             hooks.callback(last.register_forward_hook(refuse_overflow(partial(_strengths, effects))).remove)
-        yield Applied(placements, effects, tuple(unmatched))
+        folding = hooks.enter_context(Folding(unet, on_layers)) if fold and unet is not None else None
+        yield Applied(placements, effects, tuple(unmatched), folding)
 
 
 class Applied:
     """Networks that are applied. `unmatched` are the modules without a layer in the given models."""
 
-    def __init__(self, placements: Sequence[Placement], effects: "Sequence[_Effect]", unmatched: tuple[Unmatched, ...]):
+    def __init__(
+        self,
+        placements: Sequence[Placement],
+        effects: "Sequence[_Effect]",
+        unmatched: tuple[Unmatched, ...],
+        folding: Folding | None = None,
+    ):
         self.unmatched = unmatched
-        self._effects = effects
+        self._effects, self._folding = effects, folding
         self._put(placements)
 
     @property
@@ -104,12 +118,16 @@ class Applied:
 
         A tensor is a scalar, or `(batch,)`: one weight for each sample of the layers' outputs.
         """
+        if self._folding is not None:
+            self._folding.unfold()
         multiplier = self._placements[index].multiplier
         for effect in self._effects:
             if effect.placement == index:
                 effect.factor = multiplier * factors.get(effect.block, 0.0)
 
     def _put(self, placements: Sequence[Placement]) -> None:
+        if self._folding is not None:
+            self._folding.unfold()
         self._placements = tuple(placements)
         for effect in self._effects:
             placement = self._placements[effect.placement]
@@ -136,6 +154,10 @@ class _Effect:
         """Set the factor; raise OverflowedError for one that the layer's dtype cannot hold."""
         check_number(f"{network}: the strength of {self.block},", factor, compute_dtype(self.layer))
         self.factor = factor
+
+    @property
+    def module(self) -> NetworkModule:
+        return self._module
 
     @property
     def strength(self) -> tuple[str, float, NetworkModule]:
@@ -206,17 +228,35 @@ def _deltas(effects: Sequence[tuple[str, _Effect]]) -> dict[str, Tensor]:
     return total
 
 
-def _hook(effects: Sequence[_Effect]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]:
-    """Return the forward hook of a layer; it returns None, for "unchanged", when nothing acts there."""
+class _LayerEffects:
+    """The effects on one layer, and its forward hook; it returns None, for "unchanged", when nothing acts there."""
 
-    def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    def __init__(self, layer: nn.Module, effects: "list[_Effect]"):
+        self.layer = layer
+        self.folded = self.counting = False
+        self.positions = 0
+        self._effects = effects
+
+    def acting(self) -> list[tuple[float, NetworkModule]] | None:
+        """Return the factors and modules that act; None for trained modules and factors that are tensors."""
+        acting = []
+        for effect in self._effects:
+            if isinstance(effect.factor, Tensor) or effect.trainable:
+                return None
+            if effect.factor:
+                acting.append((effect.factor, effect.module))
+        return acting
+
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if self.folded:
+            return None
+        if self.counting:
+            self.positions = output.numel() // len(weight_of(layer))
         changed = output
-        for effect in effects:
+        for effect in self._effects:
             if isinstance(effect.factor, Tensor):
                 factor = effect.factor.to(output).reshape(-1, *(1 for _ in output.shape[1:]))
                 changed = changed + factor * effect.on(inputs[0], output)
             elif effect.factor:
                 changed = torch.add(changed, effect.on(inputs[0], output), alpha=effect.factor)
         return None if changed is output else changed
-
-    return add

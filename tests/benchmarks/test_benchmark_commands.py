@@ -66,7 +66,9 @@ def test_preview_measures_every_way_and_puts_the_weights_back(unet, tmp_path):
     path = write_network(tmp_path / "lora.safetensors", network, dtype=torch.float16)
     found = preview.measure(unet, path, side=16, rounds=2)
     assert {name: len(seconds) for name, seconds in found.items()} == {"hooks": 2, "merged": 2, "file": 2}
-    assert preview.report(found).splitlines()[3].split("|")[3].strip() == "1.000"
+    rows = [[cell.strip() for cell in line.split("|")] for line in preview.report(found).splitlines()[2:]]
+    assert [row[1] for row in rows if row[2] == "merged"] == [*preview.PARTS, "picture of 20 steps"]
+    assert all(row[4] == "1.000" for row in rows if row[2] == "merged")
     assert_untouched(unet, before)
 
 

@@ -96,6 +96,15 @@ def hooks(bench: Bench) -> None:
         predict(bench.model.unet)
 
 
+def folding(bench: Bench) -> None:
+    """Weights rest for two calls, change, and rest again."""
+    placements = bench.placements()
+    with torch.no_grad(), applied(bench.model.unet, placements, fold=True) as handle:
+        predict(bench.model.unet), predict(bench.model.unet)
+        handle.placements = [replace(placement, weights=bench.weights()) for placement in placements]
+        predict(bench.model.unet), predict(bench.model.unet)
+
+
 def merging(bench: Bench) -> None:
     with torch.no_grad(), merged(bench.model.unet, bench.placements()):
         predict(bench.model.unet)
@@ -186,7 +195,7 @@ STANDALONE = {
     "reload": reload,
     "other checkpoint": other_checkpoint,
 }
-LAYOUTS = {"hooks": hooks, "merge": merging, "analyse": analysis, "bake": baking, "train": training}
+LAYOUTS = {"hooks": hooks, "fold": folding, "merge": merging, "analyse": analysis, "bake": baking, "train": training}
 
 
 @pytest.fixture
