@@ -3,12 +3,12 @@
     python benchmarks/preview.py             an SD1-sized U-Net, random weights, 64x64 latents, batch 1 (8 GB)
     python benchmarks/preview.py --narrow    the same blocks, a fifth as wide, 32x32 latents
 
-Three ways to have new block weights: *hooks*, as this package previews: at the second step under the same weights they
-fold their deltas into weights of their own, where that pays; *merged*, the deltas taken out of the weights and put in
-again under the new ones; *file*, as LoRA Block Weight makes the WebUI do it: the network is read from its file again, and
-merged. The first step after the change counts with it; then the second, and a step more; a picture of 20 steps is the
-first, the second, and 18 times the last. All take turns, in another order every round, and ratios are medians over the
-rounds, with their quartiles; on a CPU also of the processor's time.
+Three ways to have new block weights: *hooks*, as this package previews: at the second step under the same weights
+they fold their deltas into weights of their own, where that pays; *merged*, the deltas taken out of the weights and
+put in again under the new ones; *file*, as LoRA Block Weight makes the WebUI do it: the network is read from its file
+again, and merged. The first step after the change counts with it; then the second, and a step more; a picture of 20
+steps is the first, the second, and 18 times the last. All take turns, in another order every round, and ratios are
+medians over the rounds, with their quartiles; on a CPU also of the processor's time.
 Two U-Nets with the same weights: one is merged into, the other has hooks.
 """
 

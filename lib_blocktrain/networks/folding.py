@@ -1,8 +1,8 @@
 """Weights with the deltas in them, in the place of a layer's own, while block weights rest.
 
-A hook costs its products in every call of the U-Net, merged weights cost nothing but the merge. So the deltas are folded
-at a second call under the same block weights: a layer gets a new parameter, and its own is kept beside it, untouched,
-until block weights change or the context ends. It is put back as the very object that it was.
+A hook costs its products in every call of the U-Net, merged weights cost nothing but the merge. So the deltas are
+folded at a second call under the same block weights: a layer gets a new parameter, and its own is kept beside it,
+untouched, until block weights change or the context ends. It is put back as the very object that it was.
 """
 
 from __future__ import annotations
