@@ -104,7 +104,7 @@ def _costs(weight: Tensor, modules: list[tuple[float, NetworkModule]], positions
     saved = spent = 0.0
     for _, module in modules:
         numbers = sum(tensor.numel() for tensor in module.to_tensors().values())
-        saved += overhead + positions * (numbers if module.low_rank else weight.numel())
+        saved += 3 * overhead + positions * (numbers if module.low_rank else weight.numel())
         rank = numbers / (weight.shape[0] + weight.numel() / weight.shape[0])
         spent += 3 * overhead + weight.numel() * (5 + rank)
     return saved, spent

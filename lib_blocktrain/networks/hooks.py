@@ -142,13 +142,10 @@ class _Effect:
         self.block = site.block
         self.placement = site.placement
         self.factor: float | Tensor = 0.0
+        self.trainable = site.module.trainable  # asked once: this is looked at in every layer's every call
         self._module = site.module
         self._prepared: Callable[[Tensor], Tensor] = self._trained
         self._prepared_for: tuple[torch.device, torch.dtype] | None = None
-
-    @property
-    def trainable(self) -> bool:
-        return self._module.trainable
 
     def set_factor(self, network: str, factor: float) -> None:
         """Set the factor; raise OverflowedError for one that the layer's dtype cannot hold."""
@@ -167,8 +164,9 @@ class _Effect:
 
     def on(self, x: Tensor, output: Tensor) -> Tensor:
         """Return delta(x) in the dtype of the layer's output."""
-        x = x.to(output.dtype)
-        if self._module.trainable:
+        if x.dtype != output.dtype:
+            x = x.to(output.dtype)
+        if self.trainable:
             return self._trained(x)
         if self._prepared_for != (output.device, output.dtype):
             self._prepared = self._prepare(output.device, output.dtype)

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib_blocktrain.networks.adapters.base import (
@@ -15,7 +16,7 @@ from lib_blocktrain.networks.adapters.base import (
     widened,
 )
 from lib_blocktrain.networks.keys import ALGORITHMS
-from lib_blocktrain.networks.layers import pointwise, run, shaped, weight_shape
+from lib_blocktrain.networks.layers import is_linear, pointwise, run, shaped, weight_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +72,16 @@ class LoRA(RankedModule):
 
     def delta_output(self, x: Tensor, layer: nn.Module) -> Tensor:
         down, up = self.down.to(x), self.up.to(x)
+        # Not multiplied by 1: that is one more operation, and one more gradient, for each layer.
+        scale = self.scale
+        if self.mid is None and down.ndim == 2 and is_linear(layer):  # most layers: nothing to look up
+            hidden = F.linear(x, down)
+            return F.linear(hidden if scale == 1 else hidden * scale, shaped(up, up.shape[:2]))
         if self.mid is None:
             hidden = run(layer, x, shaped(down, (self.rank, *weight_shape(layer)[1:])))
         else:
             hidden = run(layer, pointwise(layer, x, down), self.mid.to(x))
-        # Not multiplied by 1: that is one more operation, and one more gradient, for each layer.
-        return pointwise(layer, hidden if self.scale == 1 else hidden * self.scale, up)
+        return pointwise(layer, hidden if scale == 1 else hidden * scale, up)
 
     def scaled(self, factor: float) -> "LoRA":
         """Scale `up`, in fp32: diffusers (0.35) reads one alpha for all attention layers of a file."""
