@@ -152,11 +152,11 @@ def resume(report: Reporter, sizes: Sizes, clock: Clock) -> None:
         host = StandaloneHost(output_dir=folder)
         host.use(load_demo())
         process = start_run(folder / "killed", sizes)
-        unbroken = [trainer(host, config, folder / kind).run_loop().result for kind in ("unbroken", "again")]
         killed_at = kill_in_the_middle(process, folder / "killed", config.steps, clock)
         if killed_at is None and clock.over:
             report.note("The time was over before the run was past its half.")
             return
+        unbroken = [trainer(host, config, folder / kind).run_loop().result for kind in ("unbroken", "again")]
         state = runs.open_run(folder / "killed").load_state() if killed_at else None
         resumed = trainer(host, config, folder / "killed").run_loop().result
         floor, error = difference(*unbroken), difference(unbroken[0], resumed)
