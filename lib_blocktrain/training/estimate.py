@@ -271,7 +271,7 @@ def _kept_by_modules(parts: Sequence[tuple[str, PartSize]], trained: Sequence[bo
     """
     inputs = largest = 0.0
     for (_, part), has_modules in zip(parts, trained):
-        first, kept = part.layers[0], part.kept + has_modules * part.kept_trained
+        first, kept = part.layers[0], float(part.kept + has_modules * part.kept_trained)
         kept += 0 if unet.fused else 3 * 8 * part.scores
         if part.kind == "attn":
             depth, size = len(part.layers) // 10, first.outputs * first.positions
