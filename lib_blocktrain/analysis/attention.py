@@ -77,7 +77,8 @@ class HeatMap:
 
     def __init__(self, tokens: Tokens, seeds: int, size: tuple[int, int]) -> None:
         self._tokens, self._seeds, self._size = tokens, seeds, size
-        self._sum = torch.zeros(seeds, *size)
+        self._sum = torch.zeros(seeds, *size)  # on the layers' device once there was one
+        self._word, self._text = (torch.tensor(places, dtype=torch.long) for places in (tokens.word, tokens.text))
         self._layers = 0
 
     def add(self, queries: Tensor, keys: Tensor, heads: int, scale: float | None) -> None:
@@ -92,11 +93,13 @@ class HeatMap:
         q, k = (_split(tensor[-self._seeds :].float(), heads) for tensor in (queries, keys))
         scores = q @ k.transpose(-1, -2) * (scale or q.shape[-1] ** -0.5)
         attention = scores.softmax(dim=-1)
-        of_word = attention[..., list(self._tokens.word)].sum(dim=-1)
-        of_text = attention[..., list(self._tokens.text)].sum(dim=-1)
+        if self._sum.device != attention.device:
+            self._sum, self._word, self._text = (t.to(attention.device) for t in (self._sum, self._word, self._text))
+        of_word = attention.index_select(-1, self._word).sum(dim=-1)
+        of_text = attention.index_select(-1, self._text).sum(dim=-1)
         shares = (of_word / of_text.clamp(min=1e-12)).mean(dim=1).reshape(self._seeds, 1, *grid)
         enlarged = F.interpolate(shares, self._size, mode="bilinear", align_corners=False)[:, 0]
-        self._sum += enlarged.cpu()
+        self._sum += enlarged
         self._layers += 1
 
     @property
@@ -104,7 +107,7 @@ class HeatMap:
         """The mean over layers and passes, `(seeds, h, w)`, 0 to 1; raises ValueError where there was no layer."""
         if not self._layers:
             raise ValueError("no cross-attention was seen: the model's U-Net has no attn2 layers that hooks can reach")
-        return self._sum / self._layers
+        return self._sum.cpu() / self._layers
 
 
 @contextmanager

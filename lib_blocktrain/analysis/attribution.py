@@ -124,22 +124,25 @@ def integrated_gradients(
     weighted = effect if region is None else effect * region  # <d, e> inside the region needs it once
     direction = weighted / whole.clamp(min=torch.finfo(torch.float32).tiny).view(-1, 1, 1, 1)
     values = torch.zeros(len(whole), len(instrumented.blocks), dtype=torch.float64)
+    weights = torch.tensor([instrumented.weights[block] for block in instrumented.blocks], device=whole.device)
     try:
         for node, share in gauss_legendre(nodes):
             if pause is not None:
                 pause()
-            values += share * _gradients(instrumented, point, direction, node)
+            values += share * _gradients(instrumented, point, direction, node * weights).cpu().double() / node
     finally:
         instrumented.set_weights(instrumented.weights)
     return Attributions(instrumented.blocks, values, whole.double().cpu())
 
 
-def _gradients(instrumented: InstrumentedModel, point: TrajectoryPoint, direction: Tensor, node: float) -> Tensor:
-    """Return w_b dF/dv_b at v = node * w, `(seeds, blocks)`: each seed has block weights of its own."""
+def _gradients(instrumented: InstrumentedModel, point: TrajectoryPoint, direction: Tensor, at: Tensor) -> Tensor:
+    """Return v_b dF/dv_b at v = `at`, `(seeds, blocks)`, fp32: each seed has block weights of its own.
+
+    They are on the U-Net's device: a copy for each layer would make the CPU wait in each.
+    """
     seeds, names = len(point.seeds), instrumented.blocks
-    weights = torch.tensor([instrumented.weights[block] for block in names], dtype=torch.float32)
     with torch.enable_grad():
-        factors = (node * weights).repeat(seeds, 1).requires_grad_()
+        factors = at.repeat(seeds, 1).requires_grad_()
         conditioning = _conditioning(instrumented, point.prompt, factors, names) if BASE in names else None
         copies = 2 if instrumented.grid.guided else 1
         by_block = {block: factors[:, n].repeat(copies) for n, block in enumerate(names) if block != BASE}
@@ -149,7 +152,7 @@ def _gradients(instrumented: InstrumentedModel, point: TrajectoryPoint, directio
         scale = math.sqrt(direction[0].numel())
         (gradients,) = torch.autograd.grad(scale * (noise * direction).sum(), factors)
     instrumented.count_backward(point.latents)
-    return (gradients * weights).double() / scale
+    return gradients * at / scale
 
 
 def _conditioning(

@@ -40,10 +40,12 @@ from lib_blocktrain.training.config import LossConfig, NetworkConfig
 from lib_blocktrain.training.dataset import Dataset, DatasetError, find
 from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig
 from lib_blocktrain.training.init import init_network
+from lib_blocktrain.training.norms import total_norm
 from lib_blocktrain.training.plan import Plan, plan_of
+from lib_blocktrain.training.precision import LossScale
 from lib_blocktrain.training.preparation import check_model
 from lib_blocktrain.training.rng import generator_of
-from lib_blocktrain.training.step import Denoiser, Objective, draw_noise
+from lib_blocktrain.training.step import Denoiser, Noise, Objective, draw_noise
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 TIMESTEPS = (150, 400, 650, 900)
@@ -178,27 +180,51 @@ class _GradientProjection:
         loras = {key: module for key, module in network.modules.items() if isinstance(module, LoRA)}
         self._ups = {planned.key: loras[planned.key].up for planned in plan.modules}
         loss = LossConfig(normalised_mask=True)  # each picture counts alike, however small its mask
-        self._objective = Objective(loss, model.alphas_cumprod, model.prediction)
+        weight = next(model.unet.parameters())
+        self._device = weight.device
+        self._objective = Objective(loss, model.alphas_cumprod, model.prediction, self._device)
+        self._loss_scale = LossScale(enabled=weight.dtype == torch.float16)
         self._denoiser = Denoiser(model, torch.float32, plan.first_block, checkpointing=False)
         there = {planned.block for planned in plan.modules}
         self._blocks = tuple(block for block in architecture(model.architecture).block_ids if block in there)
         self._scales = {p.key: 3 * math.prod(weight_shape(p.layer)[1:]) / p.rank for p in plan.modules}
 
     def gradient(self, batch: Batch, number: int) -> dict[str, Tensor]:
-        """Return dL/d(up) by key, scaled so that products are those of dL/dW; the mean over the timesteps."""
-        total: dict[str, Tensor] = {}
+        """Return dL/d(up) by key, flat, scaled so that products are those of dL/dW; the mean over the timesteps.
+
+        They are added up where the model is, and come to the CPU as one tensor.
+        """
+        total: list[Tensor] = []
+        batch = batch.to(self._device)
         for timestep in TIMESTEPS:
             at = LossConfig(min_timestep=timestep, max_timestep=timestep + 1)
             noise = draw_noise(batch.latents.shape[1:], at, [generator_of(self._seed, "probe", number, timestep)])
+            gradients = self._gradients(batch, noise.to(self._device))
+            total = [a + b for a, b in zip(total, gradients)] if total else gradients
+        whole = torch.cat([gradient.flatten() for gradient in total]).cpu() / len(TIMESTEPS)
+        parts = whole.split([gradient.numel() for gradient in total])
+        return {
+            key: part.view_as(up) * math.sqrt(self._scales[key]) for (key, up), part in zip(self._ups.items(), parts)
+        }
+
+    def _gradients(self, batch: Batch, noise: Noise) -> list[Tensor]:
+        """Return dL/d(up), fp32; in fp16 of a scaled loss, and again at half the scale where one is not finite."""
+        while True:
             with torch.enable_grad():
                 noised = self._objective.noised(batch.latents, noise)
                 predicted = self._denoiser.predict(noised, noise.timesteps, batch.conditioning)
-                loss = self._objective.losses(predicted, batch, noise).sum() / len(TIMESTEPS)
-                gradients = torch.autograd.grad(loss, list(self._ups.values()))
-            for key, gradient in zip(self._ups, gradients):
-                scaled = gradient.float().cpu() * math.sqrt(self._scales[key])
-                total[key] = total[key] + scaled if key in total else scaled
-        return total
+                loss = self._objective.losses(predicted, batch, noise).sum()
+                gradients = torch.autograd.grad(loss * self._loss_scale.factor, list(self._ups.values()))
+            found = [gradient.float() for gradient in gradients]
+            self._loss_scale.unscale(found)
+            if not self._loss_scale.enabled:
+                return found
+            finite = bool(total_norm(found).isfinite())
+            self._loss_scale.adapt(finite)
+            if finite:
+                return found
+            if self._loss_scale.scale < 1:
+                raise ValueError("a picture's gradients are not finite in fp16: expected a model in bf16 or fp32")
 
     def agreement(self, gradients: Sequence[dict[str, Tensor]], name: str) -> Analysis | None:
         """Return <g_i, g_-i> by image and block, over the sum of its mean over all blocks; None if that is not > 0."""

@@ -94,9 +94,10 @@ def _points(
     stretches = _stretches(instrumented, [timesteps[step] for step in grid.compared_steps])
     latents = initial_noise(instrumented, seeds)
     for timestep, after in zip(timesteps[:steps], [*timesteps[1:], None]):
-        noise = _finite(instrumented.predict(latents, timestep, prompt))
+        noise = instrumented.predict(latents, timestep, prompt)
         yield TrajectoryPoint(prompt, seeds, timestep, latents, noise, stretches.get(timestep, 0.0))
         latents = ddim_step(instrumented, latents, noise, timestep, after)
+    _check_finite(latents)
 
 
 @torch.no_grad()
@@ -105,8 +106,9 @@ def denoise(instrumented: InstrumentedModel, prompt: str, seeds: Sequence[int]) 
     timesteps = ddim_timesteps(instrumented.grid.steps, len(instrumented.model.alphas_cumprod))
     latents = initial_noise(instrumented, seeds)
     for timestep, after in zip(timesteps, [*timesteps[1:], None]):
-        noise = _finite(instrumented.predict(latents, timestep, prompt))
+        noise = instrumented.predict(latents, timestep, prompt)
         latents = ddim_step(instrumented, latents, noise, timestep, after)
+    _check_finite(latents)
     return latents
 
 
@@ -135,7 +137,9 @@ def _stretches(instrumented: InstrumentedModel, timesteps: Sequence[int]) -> dic
     return {t: (above - below) / edges[0] for t, above, below in zip(timesteps, edges, edges[1:])}
 
 
-def _finite(noise: Tensor) -> Tensor:
-    if not torch.isfinite(noise).all():
+def _check_finite(latents: Tensor) -> None:
+    """Raise ValueError if a step left numbers that are not finite. Asked once, after the last step: each asks the GPU
+    to catch up, and such numbers stay in the latents.
+    """
+    if not torch.isfinite(latents).all():
         raise ValueError("the model predicts numbers that are not finite here: try another prompt, or fp32")
-    return noise

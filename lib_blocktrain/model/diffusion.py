@@ -114,17 +114,17 @@ LOSSES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 def huber_constant(c: float, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
     """The same c at every timestep."""
-    return torch.full(timesteps.shape, c)
+    return torch.full(timesteps.shape, c, device=timesteps.device)
 
 
 def huber_exponential(c: float, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
     """c^(t / T): from 1 at the first timestep to c at the last (2403.16728, section 4.2)."""
-    return torch.exp(math.log(c) * timesteps.cpu().float() / len(alphas_cumprod))
+    return torch.exp(math.log(c) * timesteps.float() / len(alphas_cumprod))
 
 
 def huber_snr(c: float, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
     """(1 - c) / (1 + sigma)^2 + c with sigma^2 = 1 / SNR (2403.16728, section 4.2)."""
-    sigmas = signal_to_noise(alphas_cumprod.cpu(), timesteps.cpu()).rsqrt()
+    sigmas = signal_to_noise(alphas_cumprod, timesteps).rsqrt()
     return (1 - c) / (1 + sigmas).square() + c
 
 

@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Protocol, TypeGuard
 
 import torch
@@ -211,12 +212,18 @@ def _embedding(unet: nn.Module, latents: Tensor, timesteps: Tensor, conditioning
 
 def _timestep_embedding(timesteps: Tensor, width: int, longest: float = 10000) -> Tensor:
     """Sinusoids of the timesteps, cosines first, `(batch, width)` (Ho et al. 2020; as LDM computes them)."""
-    half = width // 2
-    steps = torch.arange(half, dtype=torch.float32)  # on the CPU, as in LDM: the same bits on every device
-    frequencies = torch.exp(-math.log(longest) * steps / half).to(timesteps.device)
+    frequencies = _frequencies(width // 2, longest, timesteps.device)
     angles = timesteps[:, None].float() * frequencies[None]
     embedding = torch.cat([angles.cos(), angles.sin()], dim=-1)
     return embedding if width % 2 == 0 else torch.cat([embedding, torch.zeros_like(embedding[:, :1])], dim=-1)
+
+
+@lru_cache(maxsize=8)
+def _frequencies(count: int, longest: float, device: torch.device) -> Tensor:
+    """Return so many frequencies on a device, copied there once; from the CPU, as in LDM: the same bits everywhere."""
+    with torch.inference_mode(False):
+        steps = torch.arange(count, dtype=torch.float32)
+        return torch.exp(-math.log(longest) * steps / count).to(device)
 
 
 def _class_vector(conditioning: Mapping[str, Tensor], like: Tensor) -> Tensor:

@@ -22,13 +22,13 @@ from lib_blocktrain.networks.folding import Folding
 from lib_blocktrain.networks.keys import UNET
 from lib_blocktrain.networks.layers import Projection, attention_hook, run, weight_of
 from lib_blocktrain.networks.overflow import (
+    OverflowWatch,
     check_module,
     check_number,
     check_result,
     compute_dtype,
     computed_delta,
     last_layer,
-    refuse_overflow,
 )
 from lib_blocktrain.networks.placement import Placement, Site, Targets, Unmatched, find_sites, placements_of
 from lib_blocktrain.weights.block_weights import BlockWeights
@@ -58,7 +58,8 @@ def applied(
     model's parameters meanwhile.
 
     Raises what `find_sites` raises, and OverflowedError for what a layer's dtype cannot hold. Where no module is
-    trained, an output of the U-Net that is not finite raises OverflowedError too.
+    trained, an output of the U-Net that was not finite raises OverflowedError at the end of the context, in the place
+    of an error that came of it.
     """
     placements = placements_of(networks, weights, multiplier)
     sites, unmatched = find_sites(targets, placements, say)
@@ -75,10 +76,20 @@ def applied(
             hook = attention_hook(partial(_deltas, projection_effects))
             hooks.callback(attention.register_forward_hook(hook, with_kwargs=True).remove)
         last = None if any(effect.trainable for effect in effects) else last_layer(_components(targets))
+        watch = OverflowWatch(partial(_acts, effects), partial(_strengths, effects))
         if last is not None:
-            hooks.callback(last.register_forward_hook(refuse_overflow(partial(_strengths, effects))).remove)
+            hooks.callback(last.register_forward_hook(watch).remove)
         folding = hooks.enter_context(Folding(unet, on_layers)) if fold and unet is not None else None
-        yield Applied(placements, effects, tuple(unmatched), folding)
+        try:
+            yield Applied(placements, effects, tuple(unmatched), folding)
+        except Exception as error:
+            overflowed = watch.error()
+            if overflowed is not None:
+                raise overflowed from error
+            raise
+        overflowed = watch.error()
+        if overflowed is not None:
+            raise overflowed
 
 
 class Applied:
@@ -143,6 +154,7 @@ class _Effect:
         self.placement = site.placement
         self.factor: float | Tensor = 0.0
         self.trainable = site.module.trainable  # asked once: this is looked at in every layer's every call
+        self._largest = 0.0  # magnitude of a factor until now
         self._module = site.module
         self._prepared: Callable[[Tensor], Tensor] = self._trained
         self._prepared_for: tuple[torch.device, torch.dtype] | None = None
@@ -151,6 +163,7 @@ class _Effect:
         """Set the factor; raise OverflowedError for one that the layer's dtype cannot hold."""
         check_number(f"{network}: the strength of {self.block},", factor, compute_dtype(self.layer))
         self.factor = factor
+        self._largest = max(self._largest, abs(factor))
 
     @property
     def module(self) -> NetworkModule:
@@ -158,9 +171,9 @@ class _Effect:
 
     @property
     def strength(self) -> tuple[str, float, NetworkModule]:
-        """Block, factor (the largest, if each sample has its own) and module."""
-        factor = self.factor
-        return self.block, factor.detach().abs().max().item() if isinstance(factor, Tensor) else factor, self._module
+        """Block, the largest magnitude of its factor until now, and module."""
+        factor = self.factor.detach().abs().max().item() if isinstance(self.factor, Tensor) else 0.0
+        return self.block, max(self._largest, factor), self._module
 
     def on(self, x: Tensor, output: Tensor) -> Tensor:
         """Return delta(x) in the dtype of the layer's output."""
@@ -200,8 +213,12 @@ class _Effect:
 
 
 def _strengths(effects: Sequence[_Effect]) -> list[tuple[str, float, NetworkModule]]:
-    """Return block, factor and module of the effects that are not off."""
-    return [effect.strength for effect in effects if isinstance(effect.factor, Tensor) or effect.factor]
+    """Return block, largest factor and module of the effects that were not off all the time."""
+    return [strength for strength in (effect.strength for effect in effects) if strength[1]]
+
+
+def _acts(effects: Sequence[_Effect]) -> bool:
+    return any(isinstance(effect.factor, Tensor) or effect.factor for effect in effects)
 
 
 def _components(targets: Targets) -> Mapping[str, nn.Module]:

@@ -68,19 +68,30 @@ def computed_delta(module: NetworkModule, weight: Tensor) -> tuple[Tensor, Tenso
     return module.delta_weight(weight), module.delta_bias()
 
 
-def refuse_overflow(strengths: Callable[[], Iterable[tuple[str, float, NetworkModule]]]) -> Callable[..., None]:
-    """Return a forward hook for the U-Net's last layer that raises OverflowedError for an output that is not finite.
+class OverflowWatch:
+    """A forward hook for the U-Net's last layer that remembers whether an output was not finite.
 
-    `strengths` are block, factor and module of all that acts at the time; the error names the largest number in them.
+    It does so where the output is: to ask a GPU in each pass would make the CPU wait for it. `acting` says whether
+    anything acts at the time; `strengths` are block, largest factor and module of all that did.
     """
 
-    def check(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        acting = list(strengths())
-        if acting and not output.detach().isfinite().all():
-            _, what = max(numbered for each in acting for numbered in _numbers(*each))
-            raise OverflowedError(f"the U-Net's numbers overflowed {output.dtype}: the largest in use is {what}")
+    def __init__(self, acting: Callable[[], bool], strengths: Callable[[], Iterable[tuple[str, float, NetworkModule]]]):
+        self._acting, self._strengths = acting, strengths
+        self._finite: Tensor | None = None
+        self._dtype = torch.float32
 
-    return check
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if self._acting():
+            finite = output.detach().isfinite().all()
+            self._finite = finite if self._finite is None else self._finite.to(finite.device) & finite
+            self._dtype = output.dtype
+
+    def error(self) -> OverflowedError | None:
+        """Return the error if an output was not finite, which names the largest number in use, else None."""
+        if self._finite is None or self._finite:
+            return None
+        _, what = max(numbered for each in self._strengths() for numbered in _numbers(*each))
+        return OverflowedError(f"the U-Net's numbers overflowed {self._dtype}: the largest in use is {what}")
 
 
 def last_layer(models: Mapping[str, nn.Module]) -> nn.Module | None:

@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -37,6 +37,24 @@ class Batch:
     weights: Tensor
     indices: tuple[int, ...]
     total: int
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch with its tensors on a device, without a wait for the GPU."""
+        return replace(
+            self,
+            latents=sent(self.latents, device),
+            conditioning={name: sent(tensor, device) for name, tensor in self.conditioning.items()},
+            sizes=sent(self.sizes, device),
+            mask=None if self.mask is None else sent(self.mask, device),
+            weights=sent(self.weights, device),
+        )
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device; to a GPU from pinned memory, for which the CPU does not wait."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class BatchSampler:

@@ -67,21 +67,27 @@ def clip_to_norm(tensors: Sequence[Tensor], most: float, norm: Tensor) -> None:
 
 @torch.no_grad()
 def cap_norms(network: Network, plan: Plan) -> None:
-    """Shrink the delta weights of the blocks whose norm is above their cap, in place."""
+    """Shrink the delta weights of the blocks whose norm is above their cap, in place, without a wait for the GPU."""
     caps = {planned.block: planned.cap for planned in plan.modules}
-    for block, norm in block_norms(network, plan).items():
+    squares = _squares_by_block(
+        plan, lambda planned: squared_norm(network.modules[planned.key], weight_of(planned.layer))
+    )
+    for block, square in squares.items():
         limit = caps[block]
-        if limit is not None and norm > limit:
+        if limit is not None:
             keys = (planned.key for planned in plan.modules if planned.block == block)
-            scale_deltas((network.modules[key] for key in keys), limit / norm)
+            norm = square.clamp(min=torch.finfo(square.dtype).tiny).sqrt()
+            factor = (limit / norm).clamp(max=1.0)  # to multiply by 1 changes no bit
+            scale_deltas((network.modules[key] for key in keys), factor)
 
 
 @torch.no_grad()
-def scale_deltas(modules: Iterable[NetworkModule], factor: float) -> None:
+def scale_deltas(modules: Iterable[NetworkModule], factor: float | Tensor) -> None:
     """Multiply the deltas by a factor, in place, by way of `linear_factor`."""
     for module in modules:
         inner = module.module if isinstance(module, TrainingModule) else module
-        linear_factor(inner).mul_(factor)
+        tensor = linear_factor(inner)
+        tensor.mul_(factor.to(tensor) if isinstance(factor, Tensor) else factor)
 
 
 def linear_factor(module: NetworkModule) -> Tensor:
@@ -99,14 +105,20 @@ def linear_factor(module: NetworkModule) -> Tensor:
 
 def _by_block(plan: Plan, squared: Callable[[ModulePlan], Tensor]) -> dict[str, float]:
     """Return the root of the sum of `squared` over the modules of each block; it waits for the device once."""
+    squares = _squares_by_block(plan, squared)
+    if not squares:
+        return {}
+    device = next(iter(squares.values())).device
+    numbers = torch.stack([square.to(device) for square in squares.values()]).tolist()
+    return {block: math.sqrt(max(0.0, number)) for block, number in zip(squares, numbers)}
+
+
+def _squares_by_block(plan: Plan, squared: Callable[[ModulePlan], Tensor]) -> dict[str, Tensor]:
+    """Return the sum of `squared` over the modules of each block, `()`."""
     totals: dict[str, Tensor] = {}
     for planned in plan.modules:
         value = squared(planned).float()
         totals[planned.block] = (
             totals[planned.block] + value.to(totals[planned.block]) if planned.block in totals else value
         )
-    if not totals:
-        return {}
-    device = next(iter(totals.values())).device
-    numbers = torch.stack([total.to(device) for total in totals.values()]).tolist()
-    return {block: math.sqrt(max(0.0, number)) for block, number in zip(totals, numbers)}
+    return totals

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -36,17 +37,17 @@ class LossScale:
     def factor(self) -> float:
         return self.scale if self.enabled else 1.0
 
-    def unscale(self, gradients: list[Tensor]) -> bool:
-        """Divide the gradients by the scale, in place; return whether all are finite, and adapt the scale."""
+    def unscale(self, gradients: Sequence[Tensor]) -> None:
+        """Divide the gradients by the scale, in place, without a wait for the GPU."""
+        if self.enabled:
+            torch._foreach_mul_([*gradients], 1 / self.scale)
+
+    def adapt(self, finite: bool) -> None:
+        """Change the scale after a step whose gradients were, or were not, all finite."""
         if not self.enabled:
-            return True
-        torch._foreach_mul_(gradients, 1 / self.scale)
-        largest = torch._foreach_norm(gradients, float("inf"))
-        finite = torch.stack([value.to(largest[0].device) for value in largest]).isfinite().all()
-        if not finite:  # the only wait for the GPU
-            self.scale, self.finite_steps = self.scale / 2, 0
-            return False
-        self.finite_steps += 1
-        if self.finite_steps >= self.patience:
+            return
+        self.finite_steps = self.finite_steps + 1 if finite else 0
+        if not finite:
+            self.scale /= 2
+        elif self.finite_steps >= self.patience:
             self.scale, self.finite_steps = self.scale * 2, 0
-        return True

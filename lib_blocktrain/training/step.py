@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lib_blocktrain.model import diffusion
 from lib_blocktrain.model.protocol import Model
-from lib_blocktrain.training.batches import Batch, joined
+from lib_blocktrain.training.batches import Batch, joined, sent
 from lib_blocktrain.training.checkpointing import Checkpoints
 from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.config import LossConfig
@@ -26,12 +26,19 @@ class Noise:
     added: Tensor
     timesteps: Tensor
 
+    def to(self, device: torch.device) -> Noise:
+        """Return it on a device, without a wait for the GPU."""
+        noise = sent(self.noise, device)
+        added = noise if self.added is self.noise else sent(self.added, device)
+        return Noise(noise, added, sent(self.timesteps, device))
+
 
 def draw_noise(shape: Sequence[int], config: LossConfig, generators: Sequence[torch.Generator]) -> Noise:
     """Draw the noise of each sample, `shape` `(channels, h, w)`, from its own generator, on the CPU."""
     drawn = [_draw_one(tuple(shape), config, generator) for generator in generators]
     noise, added, timesteps = zip(*drawn)
-    return Noise(torch.stack(noise), torch.stack(added), torch.tensor(timesteps))
+    stacked = torch.stack(noise)
+    return Noise(stacked, torch.stack(added) if config.input_perturbation else stacked, torch.tensor(timesteps))
 
 
 def _draw_one(shape: tuple[int, ...], config: LossConfig, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
@@ -46,9 +53,12 @@ def _draw_one(shape: tuple[int, ...], config: LossConfig, generator: torch.Gener
 
 
 class Objective:
-    """The loss of a batch as a function of the U-Net's output: schedule, target, element loss, mask, weights."""
+    """The loss of a batch as a function of the U-Net's output: schedule, target, element loss, mask, weights.
 
-    def __init__(self, config: LossConfig, alphas_cumprod: Tensor, prediction: str):
+    The losses are computed on `device`, where batches and noise are expected; None is the CPU.
+    """
+
+    def __init__(self, config: LossConfig, alphas_cumprod: Tensor, prediction: str, device: torch.device | None = None):
         self.config = config
         self.prediction = config.prediction or prediction
         if config.zero_terminal_snr and self.prediction == "epsilon":
@@ -57,7 +67,8 @@ class Objective:
                 " last timestep, where the latents are noise alone: expected v prediction"
             )
         alphas = alphas_cumprod.float().cpu()
-        self.alphas_cumprod = diffusion.zero_terminal_snr(alphas) if config.zero_terminal_snr else alphas
+        alphas = diffusion.zero_terminal_snr(alphas) if config.zero_terminal_snr else alphas
+        self.alphas_cumprod = alphas.to(device)
 
     def noised(self, latents: Tensor, noise: Noise) -> Tensor:
         """Return x_t, the latents with noise."""
@@ -68,17 +79,16 @@ class Objective:
 
         In sd-scripts' order: by element, mask, mean over all but the batch, the image's weight, SNR weight.
         """
-        device, latents = predicted.device, batch.latents.to(predicted.device)
         target = diffusion.target_of(
-            self.prediction, latents, noise.noise.to(latents), self.alphas_cumprod, noise.timesteps
+            self.prediction, batch.latents, noise.noise.to(batch.latents), self.alphas_cumprod, noise.timesteps
         )
         c = diffusion.HUBER_SCHEDULES[self.config.huber_schedule](
             self.config.huber_c, noise.timesteps, self.alphas_cumprod
         )
-        loss = diffusion.LOSSES[self.config.kind](predicted.float(), target, c.view(-1, 1, 1, 1).to(device))
+        loss = diffusion.LOSSES[self.config.kind](predicted.float(), target, c.view(-1, 1, 1, 1))
         if batch.mask is not None and self.config.masked:
-            loss = masked(loss, batch.mask.to(device), self.config.normalised_mask)
-        return loss.mean(dim=(1, 2, 3)) * (batch.weights * self._snr_weight(noise.timesteps)).to(device)
+            loss = masked(loss, batch.mask, self.config.normalised_mask)
+        return loss.mean(dim=(1, 2, 3)) * (batch.weights * self._snr_weight(noise.timesteps))
 
     def _snr_weight(self, timesteps: Tensor) -> Tensor:
         snr = diffusion.signal_to_noise(self.alphas_cumprod, timesteps)
@@ -121,9 +131,16 @@ class Denoiser:
                 return self.model.run_blocks("IN00", state, call=self._checkpoints.call)
 
 
-def conditioning_of(model: Model, batch: Batch) -> dict[str, Tensor]:
-    """Return a batch's conditioning; where the text encoder is trained, encode its captions as part of the graph."""
-    conditioning = dict(batch.conditioning) or joined([model.encode_prompt(caption) for caption in batch.captions])
+def conditioning_of(model: Model, batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return a batch's conditioning; where the text encoder is trained, encode its captions as part of the graph.
+
+    It computes in the U-Net's `dtype`, as in sd-scripts: in fp16 without a loss scale its gradients would underflow.
+    """
+    conditioning = dict(batch.conditioning)
+    if not conditioning:
+        weight = next(weight for encoder in model.text_encoders.values() for weight in encoder.parameters())
+        with autocast(weight.device, dtype, weight.dtype):
+            conditioning = joined([model.encode_prompt(caption) for caption in batch.captions])
     if "size" in conditioning:
         conditioning["size"] = batch.sizes.to(conditioning["size"])
     return conditioning

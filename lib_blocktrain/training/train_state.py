@@ -75,13 +75,14 @@ class TrainState:
     def measure(self, loss: Tensor) -> tuple[float, float]:
         """Divide the gradients by the loss scale; return the loss, and the norm of all gradients: inf or nan if any is.
 
-        This is the step's one wait for the GPU (in fp16 there is another, for the loss scale).
+        This is the step's one wait for the GPU. The loss scale is adapted to what was found.
         """
         gradients = self.gradients()
-        usable = self.loss_scale.unscale(gradients)
+        self.loss_scale.unscale(gradients)
         self._gradient_norm = total_norm(gradients)
         found, norm = torch.stack([loss.float(), self._gradient_norm.to(loss.device)]).tolist()
-        return found, norm if usable else math.inf
+        self.loss_scale.adapt(math.isfinite(norm))
+        return found, norm
 
     def optimize(self) -> None:
         """Make the optimizer's step with the gradients, clipped; then cap norms and update the average."""

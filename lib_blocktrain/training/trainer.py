@@ -138,7 +138,7 @@ class Trainer:
             self.notice(
                 f"precision {self.config.precision}: the model's weights are {dtype}, and so is the computation"
             )
-        self.objective = Objective(self.config.loss, self.model.alphas_cumprod, self.model.prediction)
+        self.objective = Objective(self.config.loss, self.model.alphas_cumprod, self.model.prediction, self.device)
         self.train_state = TrainState(plan, self.config, dtype)
         first = None if plan.trains_text else plan.first_block
         self.denoiser = Denoiser(self.model, dtype, first, self.config.checkpointing, self.compiled)
@@ -183,8 +183,11 @@ class Trainer:
 
     def losses(self, batch: Batch, noise: Noise) -> torch.Tensor:
         """Return the loss of each sample, `(batch,)`."""
+        batch, noise = batch.to(self.device), noise.to(self.device)
         noised = self.objective.noised(batch.latents, noise)
-        predicted = self.denoiser.predict(noised, noise.timesteps, conditioning_of(self.model, batch))
+        predicted = self.denoiser.predict(
+            noised, noise.timesteps, conditioning_of(self.model, batch, self.denoiser.dtype)
+        )
         return self.objective.losses(predicted, batch, noise)
 
     def noise(self, batch: Batch, number: int) -> Noise:
@@ -382,7 +385,8 @@ class Trainer:
         with self.as_saved():
             for batch, noise in self.data.validation(self.config, self.processes):
                 losses = self.losses(batch, noise)
-                total += torch.stack([losses.sum(), losses.new_tensor(len(losses))])
+                total[0] += losses.sum()
+                total[1] += len(losses)
         self.processes.sum([total])
         loss = float(total[0] / total[1])
         self.note({"validation": loss})

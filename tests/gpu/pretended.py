@@ -7,7 +7,7 @@ What is on the CPU is real. Recorded by source line are
 - waits: what makes the CPU wait for the GPU, as `item`, `float()`, `bool()`, `.cpu()`, `nonzero`;
 - copies: to the GPU from memory that is not pinned, so that the CPU waits for the copy.
 
-What the CPU reads is made up: 0.5 for one float, 1 for an integer, True for a bool, random numbers for a tensor.
+What the CPU reads is made up: 0.5 for one float, 0 for an integer, True for a bool, random numbers for a tensor.
 
 The process must have `guard.cpp` preloaded: see `preloaded`. `install` changes torch for the rest of the process.
 """
@@ -32,11 +32,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 ROOT = Path(__file__).resolve().parent.parent.parent
 GIB = 2**30
 EFFICIENT_ATTENTION = 2  # of torch.nn.attention.SDPBackend
-SAME_DTYPE = frozenset(
-    "mm addmm bmm baddbmm convolution convolution_backward native_layer_norm native_group_norm"
-    " _scaled_dot_product_efficient_attention".split()
-)
-ACROSS_DEVICES = frozenset("copy_ _foreach_copy_ index index_put_ index_put _index_put_impl_".split())
+MATMULS = {"mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_efficient_attention"}
+SAME_DTYPE = MATMULS | {"convolution", "convolution_backward", "native_layer_norm", "native_group_norm"}
+ACROSS_DEVICES = {"copy_", "_foreach_copy_", "index", "index_put_", "index_put", "_index_put_impl_"}
 
 
 class MixedDtypesError(RuntimeError):
@@ -159,7 +157,7 @@ class PretendedGpu(TorchDispatchMode):
         self.note_wait("value")
         if args[0].dtype == torch.bool:
             return True, True
-        return True, 0.5 if args[0].dtype.is_floating_point else 1
+        return True, 0.5 if args[0].dtype.is_floating_point else 0
 
     def _op_equal(self, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
         if not any(isinstance(value, GpuTensor) for value in args):
@@ -171,7 +169,7 @@ class PretendedGpu(TorchDispatchMode):
         if not isinstance(args[0], GpuTensor):
             return False, None
         self.note_wait("nonzero")
-        return True, GpuTensor((0, args[0].ndim), (args[0].ndim, 1), torch.long)
+        return True, GpuTensor((1, args[0].ndim), (args[0].ndim, 1), torch.long)
 
     def _op_fused_sdp_choice(self, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
         return isinstance(args[0], GpuTensor), EFFICIENT_ATTENTION
@@ -217,9 +215,7 @@ class PretendedGpu(TorchDispatchMode):
         if any(isinstance(index, Tensor) and index.dtype in (torch.bool, torch.uint8) for index in indices):
             self.note_wait("index of booleans")
             return True, GpuTensor((0,), (1,), tensor.dtype)
-        if any(
-            isinstance(index, Tensor) and not isinstance(index, GpuTensor) for index in indices
-        ):
+        if any(isinstance(index, Tensor) and not isinstance(index, GpuTensor) for index in indices):
             self.copies[f"{_site()} index on the CPU"] += 1
         return False, None
 
@@ -228,7 +224,7 @@ class PretendedGpu(TorchDispatchMode):
     def _made_up(self, source: Tensor, dtype: torch.dtype) -> Tensor:
         if dtype.is_floating_point:
             return (torch.rand(source.shape, generator=self._generator) * 0.9 + 0.05).to(dtype)
-        return torch.ones(source.shape, dtype=dtype)
+        return torch.ones(source.shape, dtype=dtype) if dtype == torch.bool else torch.zeros(source.shape, dtype=dtype)
 
     def note_wait(self, what: str) -> None:
         self.waits[f"{_site()} {what}"] += 1
@@ -328,9 +324,10 @@ def _place(frame: FrameType) -> str:
 
 def install() -> PretendedGpu:
     """Make torch say that there is a GPU, and return it."""
-    import torch._meta_registrations  # noqa: F401 - the meta kernels that are written in Python
+    import torch._meta_registrations
 
     torch.autograd.set_multithreading_enabled(False)  # modes belong to a thread
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda"): made on the CPU, and copied
     Tensor.pin_memory = _pin_memory  # type: ignore[method-assign, assignment]
     Tensor.is_pinned = lambda self, *_: getattr(self, "pinned", False)  # type: ignore[method-assign, assignment]
     properties = SimpleNamespace(major=9, minor=0, total_memory=80 * GIB, name="a pretended GPU")
