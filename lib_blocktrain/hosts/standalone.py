@@ -7,7 +7,7 @@ import logging
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,10 @@ class StandaloneModel:
             )
             for chunk in _chunks(self.pipeline.tokenizer, text)
         ]
-        encoded = [torch.cat([chunk[0] for chunk in chunks], dim=1).to(device), *chunks[0][1:]]
+        # diffusers returns the weights' dtype, which torch.cat refuses under autocast to another one
+        plain = torch.autocast(device.type, enabled=False) if device.type in ("cuda", "cpu") else nullcontext()
+        with plain:
+            encoded = [torch.cat([chunk[0] for chunk in chunks], dim=1).to(device), *chunks[0][1:]]
         if self.architecture != "sdxl":
             return {"context": encoded[0]}
         side = float(self.native_size)

@@ -140,7 +140,8 @@ def conditioning_of(model: Model, batch: Batch, dtype: torch.dtype) -> dict[str,
     if not conditioning:
         weight = next(weight for encoder in model.text_encoders.values() for weight in encoder.parameters())
         with autocast(weight.device, dtype, weight.dtype):
-            conditioning = joined([model.encode_prompt(caption) for caption in batch.captions])
+            encoded = [model.encode_prompt(caption) for caption in batch.captions]
+        conditioning = joined(encoded)
     if "size" in conditioning:
         conditioning["size"] = batch.sizes.to(conditioning["size"])
     return conditioning

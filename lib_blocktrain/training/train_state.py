@@ -36,11 +36,12 @@ _IMPLEMENTATIONS = ("fused", "foreach", "capturable")  # options of torch's opti
 class TrainState:
     """All that changes while a network is trained; it can save and load itself.
 
-    `dtype` is what the model computes in: fp16 needs a scaled loss. Raises ConfigError for an optimizer that cannot
+    `dtype` is what the model computes in, `weights` the dtype of its weights: fp16 needs a scaled loss, and so do,
+    in any precision, gradients that pass to a text encoder in fp16. Raises ConfigError for an optimizer that cannot
     do what the configuration asks for.
     """
 
-    def __init__(self, plan: Plan, config: RunConfig, dtype: torch.dtype):
+    def __init__(self, plan: Plan, config: RunConfig, dtype: torch.dtype, weights: torch.dtype | None = None):
         self.plan, self.config = plan, config
         self.network = init_network(plan, config.network, config.name, config.seed)
         check_learning_rates(config.optimizer, config.network, plan)
@@ -50,7 +51,7 @@ class TrainState:
         self._good, self._good_at = HostCopy(self._all_weights()), time.monotonic()
         self._gradient_norm: Tensor | None = None  # of the step that is being made
         self._dropout = DropoutSwitch()
-        self.loss_scale = LossScale(enabled=dtype == torch.float16)
+        self.loss_scale = LossScale(enabled=torch.float16 in (dtype, weights if plan.trains_text else None))
 
     @property
     def training_network(self) -> Network:

@@ -139,7 +139,7 @@ class Trainer:
                 f"precision {self.config.precision}: the model's weights are {dtype}, and so is the computation"
             )
         self.objective = Objective(self.config.loss, self.model.alphas_cumprod, self.model.prediction, self.device)
-        self.train_state = TrainState(plan, self.config, dtype)
+        self.train_state = TrainState(plan, self.config, dtype, weight.dtype)
         first = None if plan.trains_text else plan.first_block
         self.denoiser = Denoiser(self.model, dtype, first, self.config.checkpointing, self.compiled)
         if state:

@@ -171,6 +171,13 @@ class PretendedGpu(TorchDispatchMode):
         self.note_wait("nonzero")
         return True, GpuTensor((1, args[0].ndim), (args[0].ndim, 1), torch.long)
 
+    def _op_empty(self, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
+        if not kwargs.get("pin_memory"):
+            return False, None
+        pinned = func(*args, **{**kwargs, "pin_memory": False})
+        pinned.pinned = True
+        return True, pinned
+
     def _op_fused_sdp_choice(self, func: Any, args: Any, kwargs: Any) -> tuple[bool, Any]:
         return isinstance(args[0], GpuTensor), EFFICIENT_ATTENTION
 
@@ -327,6 +334,7 @@ def install() -> PretendedGpu:
     import torch._meta_registrations
 
     torch.autograd.set_multithreading_enabled(False)  # modes belong to a thread
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # Module.to: to another class of tensors
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda"): made on the CPU, and copied
     Tensor.pin_memory = _pin_memory  # type: ignore[method-assign, assignment]
     Tensor.is_pinned = lambda self, *_: getattr(self, "pinned", False)  # type: ignore[method-assign, assignment]
@@ -352,8 +360,10 @@ def install() -> PretendedGpu:
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, lambda *_, _answer=answer, **__: _answer)
+    gpu = PretendedGpu()
+    torch.cuda.synchronize = lambda *_: gpu.note_wait("synchronize")
     torch.cuda.get_rng_state = lambda *_, **__: torch.zeros(16, dtype=torch.uint8)
-    return PretendedGpu()
+    return gpu
 
 
 def _pin_memory(self: Tensor, *_: Any) -> Tensor:
