@@ -117,7 +117,7 @@ def test_a_request_names_its_folders(tmp_path):
 
 
 def test_small_gradients_survive_fp16(sd1, quick, monkeypatch):
-    """A loss as small as that of a large picture, whose gradients are below fp16's range, beside the same in fp32."""
+    """The loss of a picture of 1024 pixels is a mean of 256 times as many numbers: its gradients beside those in fp32."""
     half = replace(sd1, unet=copy.deepcopy(sd1.unet).half())
     whole = replace(sd1, unet=copy.deepcopy(half.unet).float())
 
@@ -125,7 +125,7 @@ def test_small_gradients_survive_fp16(sd1, quick, monkeypatch):
         config = NetworkConfig(rank=2)
         plan = plan_of(model.unet, "sd1", config)
         network = init_network(plan, config, "test", 0)
-        one = replace(pictures(sd1, 1)[0], weights=torch.full((1,), 1e-5))
+        one = replace(pictures(sd1, 1)[0], weights=torch.full((1,), 1 / 256))
         projection = probing._GradientProjection(model, plan, network, 0)
         with model.trainable(), applied(model.unet, network, BlockWeights.uniform("sd1", 1.0)):
             return torch.cat([part.flatten() for part in projection.gradient(one, 0).values()]).double()
@@ -135,9 +135,10 @@ def test_small_gradients_survive_fp16(sd1, quick, monkeypatch):
     def error() -> float:
         return float((gradient(half) - expected).norm() / expected.norm())
 
-    assert error() < 0.05
+    scaled = error()
+    assert scaled < 0.05
     monkeypatch.setattr(probing, "LossScale", lambda enabled: LossScale(enabled=False))
-    assert error() > 0.2, "the control"
+    assert error() > max(0.1, 4 * scaled), "the control"
 
 
 def test_a_loss_scale_that_overflows_is_halved(sd1, quick, monkeypatch):

