@@ -12,14 +12,9 @@ from lib_blocktrain.analysis import probe as probing
 from lib_blocktrain.analysis.probe import build_probe_request, own_images, probe
 from lib_blocktrain.blocks import block_of
 from lib_blocktrain.model.diffusion import add_noise
-from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training.batches import Batch
-from lib_blocktrain.training.config import NetworkConfig
-from lib_blocktrain.training.init import init_network
-from lib_blocktrain.training.plan import plan_of
 from lib_blocktrain.training.precision import LossScale
 from lib_blocktrain.training.rng import generator_of
-from lib_blocktrain.weights.block_weights import BlockWeights
 from tests.analysis.miniature import PROMPT
 from tests.tiny_models import assert_untouched, state_of
 
@@ -114,31 +109,6 @@ def test_a_request_names_its_folders(tmp_path):
         build_probe_request([])
     with pytest.raises(ValueError, match="nowhere: expected a folder of pictures"):
         build_probe_request([data], references=[tmp_path / "nowhere"])
-
-
-def test_small_gradients_survive_fp16(sd1, quick, monkeypatch):
-    """The loss of a picture of 1024 pixels is a mean of 256 times as many numbers: its gradients beside those in fp32."""
-    half = replace(sd1, unet=copy.deepcopy(sd1.unet).half())
-    whole = replace(sd1, unet=copy.deepcopy(half.unet).float())
-
-    def gradient(model) -> torch.Tensor:
-        config = NetworkConfig(rank=2)
-        plan = plan_of(model.unet, "sd1", config)
-        network = init_network(plan, config, "test", 0)
-        one = replace(pictures(sd1, 1)[0], weights=torch.full((1,), 1 / 256))
-        projection = probing._GradientProjection(model, plan, network, 0)
-        with model.trainable(), applied(model.unet, network, BlockWeights.uniform("sd1", 1.0)):
-            return torch.cat([part.flatten() for part in projection.gradient(one, 0).values()]).double()
-
-    expected = gradient(whole)
-
-    def error() -> float:
-        return float((gradient(half) - expected).norm() / expected.norm())
-
-    scaled = error()
-    assert scaled < 0.05
-    monkeypatch.setattr(probing, "LossScale", lambda enabled: LossScale(enabled=False))
-    assert error() > max(0.1, 4 * scaled), "the control"
 
 
 def test_a_loss_scale_that_overflows_is_halved(sd1, quick, monkeypatch):
