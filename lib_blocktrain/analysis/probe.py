@@ -190,7 +190,7 @@ class _GradientProjection:
         self._scales = {p.key: 3 * math.prod(weight_shape(p.layer)[1:]) / p.rank for p in plan.modules}
 
     def gradient(self, batch: Batch, number: int) -> dict[str, Tensor]:
-        """Return dL/d(up) by key, flat, scaled so that products are those of dL/dW; the mean over the timesteps.
+        """Return dL/d(up) by key, scaled so that products are those of dL/dW; the mean over the timesteps.
 
         They are added up where the model is, and come to the CPU as one tensor.
         """
