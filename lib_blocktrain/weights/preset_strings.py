@@ -2,6 +2,7 @@
 
     FACE:1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0    17 values, LoRA Block Weight's form for SD1; also 12, 19, 20, 25, 26
     OUTD                                      the name of a preset
+    OUTD,IN08=-0.4                            a preset with changes
     *=1,IN04-OUT02=0.5,OUT=0                  ranges; the later entry wins, * is everything, blocks not named are 0
     down_lr_weight=... mid_lr_weight=...      sd-scripts' network_args (kohya_arguments.py)
     {"architecture": "sd1", "weights": ...}   JSON, as BlockWeights.to_json
@@ -46,6 +47,7 @@ def _with_attention(architecture_id: str) -> tuple[str, ...]:
 
 
 LONGEST = 20_000  # characters, ten times as many as the longest useful string has
+NEAREST = 3  # presets that an error about an unknown name lists
 RANDOM_RANGES = {"R": (0.0, 1.0), "U": (-0.5, 1.5)}
 _SD, _SDXL = ("sd1", "sd2"), ("sdxl",)
 FORMS = {  # by the number of values
@@ -166,6 +168,8 @@ class _Reader:
             weights, notices = read_kohya_arguments(body, self.architecture)
             self.notices += notices
             form = "kohya network_args"
+        elif "=" in body.text and self._begins_with_preset(body):
+            return self._changed_preset(body, name.text if name else None)
         elif "=" in body.text:
             weights, form = self._ranges(body)
         elif name or "," in body.text or re.fullmatch(NUMBER, body.text):
@@ -205,6 +209,9 @@ class _Reader:
 
     def _ranges(self, body: Span) -> tuple[BlockWeights, str]:
         """Read `IN04-OUT02=0.5,OUT=1`; the later entry wins."""
+        return self._weights(self._entries(body), "not named"), "ranges"
+
+    def _entries(self, body: Span) -> dict[str, float]:
         given: dict[str, float] = {}
         for entry in body.split(","):
             if not entry.text:
@@ -217,7 +224,20 @@ class _Reader:
             given |= dict.fromkeys(block_ids, value)
             if drawn:
                 self.notices.append(f"{target.text}: {drawn}")
-        return self._weights(given, "not named"), "ranges"
+        return given
+
+    def _begins_with_preset(self, body: Span) -> bool:
+        """Whether the first entry is a name, of a preset that is there or not: `OUTD,IN08=-0.4`."""
+        first, rest = body.partition(",")
+        return "=" not in first.text and bool(rest.text) and re.match(NUMBER, first.text) is None and bool(first.text)
+
+    def _changed_preset(self, body: Span, name: str | None) -> Parsed:
+        first, rest = body.partition(",")
+        if first.text not in self.presets and self._is_target(first):
+            raise first.error(f"{first.shown}: expected, for example, {first.text}=0.5")
+        base = self._preset(first)
+        weights = base.weights.replace(self._entries(rest))
+        return Parsed(weights, "preset with changes", name or base.name, base.notices)
 
     def _targets(self, target: Span) -> tuple[str, ...]:
         """Return the blocks that the left side of an entry stands for."""
@@ -304,14 +324,18 @@ class _Reader:
         return replace(parsed, form="preset", name=body.text)
 
     def _near(self, name: str) -> str:
+        """Name the nearest presets for this architecture."""
         from difflib import get_close_matches
 
-        folded = {known.casefold(): known for known in self.presets}
+        folded = {p.name.casefold(): p.name for p in self.presets.values() if self.architecture.id in p.architectures}
+        if not folded:
+            return f"there is no preset for {self.architecture.title}"
         sought = name[:60].casefold()
-        near = [match for match in folded if sought in match] or get_close_matches(sought, folded, n=3, cutoff=0.5)
+        near = [match for match in folded if sought in match] or get_close_matches(sought, folded, NEAREST, 0.5)
         if near:
-            return f"did you mean {' or '.join(folded[match] for match in near)}?"
-        return f"expected one of {', '.join(self.presets) or 'none'}"
+            return f"did you mean {' or '.join(folded[match] for match in near[:NEAREST])}?"
+        nearest = get_close_matches(sought, folded, NEAREST, 0.0)
+        return f"the nearest of {len(folded)} are {', '.join(folded[match] for match in nearest)}"
 
     def _attributes(self, span: Span) -> dict[str, Span]:
         """Read `arch=sdxl canvas=0.12 rest=0`; unknown attributes are kept, with a notice."""

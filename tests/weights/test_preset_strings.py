@@ -239,8 +239,37 @@ def test_unknown_names_list_what_is_near():
         parse("OUTAL", SD1)
     with pytest.raises(PresetStringError, match="FACE-OUT03-05 or FACE-NOT-OUT03-05"):
         parse("FACE", SD1)
-    with pytest.raises(PresetStringError, match="expected one of NONE, ALL"):
+    with pytest.raises(PresetStringError, match=r"'qqqq': the nearest of \d\d are ([\w-]+, ){2}[\w-]+ \(character 1\)$"):
         parse("qqqq", SD1)
+    with pytest.raises(PresetStringError) as raised:
+        parse("ou", SD1, presets={name: Preset(name, (SD1,), "*=1") for name in ("AOUT", "BOUT", "COUT", "DOUT")})
+    assert raised.value.message == "unknown preset 'ou': did you mean AOUT or BOUT or COUT?"
+
+
+def test_names_of_another_architecture_are_not_offered():
+    presets = {"FACEXL": Preset("FACEXL", (SDXL,), "*=1"), "LEFT": Preset("LEFT", (SD1,), "*=1")}
+    with pytest.raises(PresetStringError, match="the nearest of 1 are LEFT"):
+        parse("FACEX", SD1, presets=presets)
+    with pytest.raises(PresetStringError, match="there is no preset for SD1"):
+        parse("FACEX", SD1, presets={})
+
+
+def test_a_preset_with_changes():
+    base = parse("OUTD", SD1).weights
+    parsed = parse("OUTD,IN08=-0.4,OUT10=1.3", SD1)
+    assert parsed.weights == base.replace({"IN08": -0.4, "OUT10": 1.3})
+    assert (parsed.name, parsed.form) == ("OUTD", "preset with changes")
+    assert parse("MINE:OUTD,BASE=0.5", SD1).name == "MINE"
+    assert parse("MINE:OUTD,BASE=0.5", SD1).weights == base.replace({"BASE": 0.5})
+    for text, message in (
+        ("OUTDD,IN08=1", "unknown preset 'OUTDD': did you mean OUTD"),
+        ("OUTD,IN08", "'OUTD': expected a number"),
+        ("OUTD,IN08=1,huh", "'huh': expected, for example"),
+        ("IN04,OUT=1", "'IN04': expected, for example, IN04=0.5"),
+        ("OUTD,IN99=1", "SD1 has no block 'IN99'"),
+    ):
+        with pytest.raises(PresetStringError, match=message):
+            parse(text, SD1)
 
 
 def test_presets_of_another_architecture_and_broken_ones():
