@@ -1,4 +1,5 @@
 // Preset cards, which `lib_blocktrain/ui/preset_cards.py` makes: search, Copy and Use, without a request to the server.
+// When the server sends new ones, the menu of presets and the accordion's follow.
 (() => {
     "use strict";
 
@@ -33,7 +34,8 @@
             const copied = await blocktrain.copy(button.dataset.copy);
             say(button, copied === false ? "no clipboard" : "copied");
         } else if ("use" in button.dataset) {
-            blocktrain.uMap.apply(element.dataset.uMap, JSON.parse(button.closest("li").dataset.weights));
+            const { weights, name } = button.closest("li").dataset;
+            blocktrain.uMap.apply(element.dataset.uMap, JSON.parse(weights), name);
             say(button, "in use");
         }
     }
@@ -48,5 +50,10 @@
             }
         });
         search(element);
+        setTimeout(() => {
+            blocktrain.presetMenu.list();
+            blocktrain.presetBase.presetsChanged();
+            blocktrain.presetsInWebUI?.([...element.querySelectorAll(".blocktrain-card")].map((card) => card.dataset.name));
+        });
     });
 })();

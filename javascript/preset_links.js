@@ -16,16 +16,26 @@
 
     function open() {
         const box = document.querySelector("#blocktrain_paste textarea");
-        const loaded = document.querySelector("#blocktrain_loras textarea")?.value;
+        const loaded = document.querySelector(".blocktrain-card");
         if (!box || !loaded || !location.hash.startsWith(MARK) || location.hash === opened) {
             return;
         }
         opened = location.hash;
         showTab(box);
-        box.value = opened;
-        box.dispatchEvent(new Event("input", { bubbles: true }));
-        box.scrollIntoView({ block: "center" });
+        blocktrain.showPaste(opened);
     }
+
+    // Opens the menu with the Paste field, with a text in it.
+    blocktrain.showPaste = (text) => {
+        const box = document.querySelector("#blocktrain_paste textarea");
+        blocktrain.go("preview");
+        blocktrain.segment("preview", "weights");
+        blocktrain.openMenu(document.getElementById("blocktrain_menu_share"), true);
+        box.value = text;
+        box.dispatchEvent(new Event("input", { bubbles: true }));
+        box.focus();
+        box.scrollIntoView({ block: "nearest" });
+    };
 
     blocktrain.pageChanged ||= new Set();
     blocktrain.pageChanged.add(open);

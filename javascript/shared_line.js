@@ -1,31 +1,44 @@
-// "To share" shows the text written by Copy. It is marked when the sliders have changed since, so that outdated weights
-// are not shared by mistake.
+// Copy and paste of weights in the "..." menu. The server writes the text; here it goes to the clipboard, and what
+// happened is said beside the map's tools. Where a browser allows no copying, the text is shown, selected.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
-    const PREFIX = "blocktrain_w_";
-    let link = null; // to the sliders, once something was copied
-    let copied = "";
+    const MAP = "blocktrain_u_weights";
+    const MARK = "#blocktrain=";
 
-    const weights = () => link.names.map((name) => link.read(name)).join();
+    const menu = () => document.getElementById("blocktrain_menu_share");
+    const said = (id) => document.querySelector(`#${id} .blocktrain-note`)?.textContent.trim() || "";
 
-    function mark() {
-        const label = document.querySelector("#blocktrain_line label");
-        if (weights() === copied) {
-            label?.removeAttribute("data-older");
-        } else {
-            label?.setAttribute("data-older", "of other weights");
-        }
+    function close() {
+        blocktrain.openMenu(menu(), false);
+        menu().querySelector("[data-menu]")?.focus();
     }
 
-    // Copies the line to the clipboard, and remembers the weights that it was made from.
-    blocktrain.share = (line) => {
-        const names = [...document.querySelectorAll(`[id^="${PREFIX}"]`)].map((slider) => slider.id.slice(PREFIX.length));
-        link?.detach();
-        link = new blocktrain.SliderLink(PREFIX, [...new Set(names)], mark);
-        copied = weights();
-        mark();
-        blocktrain.copy(line);
+    // Copies what the server has written in this form, "" where it could not: the menu then shows why.
+    blocktrain.share = async (line, form) => {
+        const box = menu().querySelector(".blocktrain-share-text");
+        box.hidden = true;
+        if (!line) {
+            return;
+        }
+        const text = line.startsWith(MARK) ? location.href.split("#")[0] + line : line;
+        if (await blocktrain.copy(text)) {
+            const note = said("blocktrain_share_message");
+            close();
+            blocktrain.uMap.say(MAP, [`Copied: ${form}`, note].filter(Boolean).join("; "));
+            return;
+        }
+        box.hidden = false;
+        box.querySelector("textarea").value = text;
+        box.querySelector("textarea").select();
+    };
+
+    // Called after pasted weights were used.
+    blocktrain.pasted = () => {
+        if (!document.querySelector("#blocktrain_understood .blocktrain-failure")) {
+            close();
+            blocktrain.uMap.say(MAP, "Pasted");
+        }
     };
 })();

@@ -10,13 +10,16 @@
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
     const native = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value");
-    const listeners = new WeakMap(); // input -> function to call when its value has changed
+    const listeners = new WeakMap(); // input -> functions to call when its value has changed, with whether from outside
+
+    // Whether the user has just typed a value into the slider's number box, from where gradio sets the range input.
+    const typed = (input) => input.closest(".block")?.querySelector("input[type=number]") === document.activeElement;
 
     function watch(input, listener) {
         if (!listeners.has(input)) {
             const heard = new Set();
             listeners.set(input, heard);
-            const tell = () => heard.forEach((call) => call());
+            const tell = (outside) => heard.forEach((call) => call(outside));
             Object.defineProperty(input, "value", {
                 configurable: true,
                 enumerable: true,
@@ -24,18 +27,21 @@
                     return native.get.call(this);
                 },
                 set(value) {
+                    const before = native.get.call(this);
                     native.set.call(this, value);
-                    tell();
+                    tell(native.get.call(this) !== before && !typed(this));
                 },
             });
-            input.addEventListener("input", tell);
-            new MutationObserver(tell).observe(input, { attributeFilter: ["disabled", "min", "max"] });
+            input.addEventListener("input", () => tell(false));
+            const observer = new MutationObserver(() => tell(false));
+            observer.observe(input, { attributeFilter: ["disabled", "min", "max"] });
         }
         listeners.get(input).add(listener);
     }
 
     class SliderLink {
-        // Sliders whose ids are `prefix` + a name; `changed` is called when any of their values has changed.
+        // Sliders whose ids are `prefix` + a name; `changed` is called when any of their values has changed, with
+        // whether the value came from elsewhere than a hand on this slider or `write`.
         constructor(prefix, names, changed) {
             this.prefix = prefix;
             this.names = names;

@@ -5,7 +5,8 @@
 // `data-values-title` to the meaning of the numbers. `blocktrain.uMap.show(id, values, title)` does both; the server
 // sends new HTML instead. 0 has the faintest colour, the largest magnitude the strongest.
 //
-// Pointer, wheel and keyboard are handled in u_map_gestures.js.
+// Pointer, wheel and keyboard are handled in u_map_gestures.js; weight_rows.js draws the table of sliders, and
+// preset_base.js knows which preset the weights came from.
 (() => {
     "use strict";
 
@@ -14,10 +15,12 @@
     const QUIET = 400; // ms without a change after which the changes so far become one undo step
     const FILLING = 1000; // ms in which the server fills the sliders for a new subject: not an undo step
     const KEPT_STEPS = 200;
-    const NARROW = 430; // pixels below which letters are smaller (gradio 4 drops container queries from a style sheet)
+    const LOADED = 60; // ms after which weights that came from elsewhere than a hand on this page are all there
+    const SAID = 6000; // ms for which a message stands
     const CURVES = { linear: (t) => t, sine: (t) => Math.sin((Math.PI / 2) * t), cosine: (t) => Math.cos((Math.PI / 2) * t) };
 
     const short = (number, digits = 2) => String(Number(number.toFixed(digits)));
+    const shown = (number, digits = 2) => short(number, digits).replace("-", "−");
     const rounded = (number) => Math.round(number * 100) / 100;
 
     // Undo and redo of weights.
@@ -58,26 +61,29 @@
             }
             this.ids = [...this.blocks.keys()];
             this.handles = [...this.plane.querySelectorAll(".blocktrain-u-handle")];
-            this.redraw = () => this.laterDraw();
+            this.redraw = (outside) => {
+                if (outside) {
+                    this.laterLoaded();
+                }
+                this.laterDraw();
+            };
             const prefix = element.dataset.sliders;
             this.sliders = prefix ? new blocktrain.SliderLink(prefix, this.ids, this.redraw) : null;
             this.selection = new Set();
             this.linked = false;
+            this.diff = true; // whether changes from the preset are marked
             this.moved = new Set(); // sliders moved by this map and not yet released
             this.takeOver(maps.get(element.id));
             maps.set(element.id, this);
             this.meetSliders = () => this.element.isConnected && this.sliders?.complete() === false && this.draw();
             blocktrain.pageChanged ||= new Set();
             blocktrain.pageChanged.add(this.meetSliders);
-            this.watcher = new MutationObserver(this.redraw);
+            this.watcher = new MutationObserver(() => this.laterDraw());
             this.watcher.observe(element, { attributeFilter: ["data-values", "data-values-title", "data-weights"] });
             element.classList.toggle("blocktrain-u-fixed", !this.sliders);
-            this.measurer = new ResizeObserver(([entry]) => {
-                element.classList.toggle("blocktrain-u-narrow", entry.contentRect.width < NARROW);
-            });
-            this.measurer.observe(element);
             if (this.sliders) {
-                blocktrain.handleUMap(this);
+                this.hands = blocktrain.handleUMap(this);
+                this.rows = new blocktrain.WeightRows(this);
                 this.tools();
             }
             this.draw();
@@ -87,23 +93,30 @@
         takeOver(old) {
             const same = old && old.element.dataset.subject === this.element.dataset.subject;
             this.history = same ? old.history : null;
+            if (this.sliders && (!same || old.loading)) {
+                this.laterLoaded();
+            }
             if (!old) {
                 return;
             }
             old.detach();
             this.linked = old.linked;
-            this.selection = new Set([...old.selection].filter((id) => this.blocks.has(id)));
+            this.diff = old.diff;
+            if (same) {
+                this.selection = new Set([...old.selection].filter((id) => this.blocks.has(id)));
+            }
             if (old.focused) {
                 this.blocks.get(old.focused)?.focus({ preventScroll: true });
             }
         }
 
         detach() {
-            clearTimeout(this.quiet);
+            [this.quiet, this.loading, this.saying].forEach(clearTimeout);
             blocktrain.pageChanged.delete(this.meetSliders);
             this.watcher.disconnect();
-            this.measurer.disconnect();
             this.sliders?.detach();
+            this.hands?.detach();
+            this.rows?.detach();
         }
 
         // --- weights ----------------------------------------------------------------------------------------------
@@ -142,6 +155,17 @@
             this.draw();
         }
 
+        // Called once weights that the server or a preset has set are all there, or those of another LoRA.
+        laterLoaded() {
+            clearTimeout(this.loading);
+            this.loading = setTimeout(() => {
+                this.loading = null;
+                this.selection.clear();
+                blocktrain.presetBase.loaded(this);
+                this.draw();
+            }, LOADED);
+        }
+
         // Starts the undo history once all sliders are in the page.
         begin() {
             if (!this.history) {
@@ -174,6 +198,7 @@
             } else {
                 this.history.add(now);
             }
+            blocktrain.presetBase.remember(this, this.history.now);
             this.moved.clear();
             if (moved) {
                 this.sliders.released(moved);
@@ -193,6 +218,7 @@
                 this.linked = false;
                 this.set(this.history.go(from, to));
                 this.linked = linked;
+                blocktrain.presetBase.restore(this, this.history.now);
                 this.drawTools();
             }
         }
@@ -247,34 +273,47 @@
             if (this.sliders?.complete()) {
                 this.begin();
                 this.drawTools();
+                this.rows.draw();
+                this.drawInfo();
+                blocktrain.presetMenu.draw(this);
                 this.waitForQuiet();
             }
         }
 
         drawBlock(id, block, value, largest) {
-            const only = !this.sliders && !this.element.dataset.weights; // a map of values only: show them large
-            const weight = only && value !== undefined ? 1 : this.weight(id);
+            const only = !this.sliders; // a map of values, which are its numbers, or of weights alone
+            const weight = this.weight(id);
             const can = this.can(id);
             const chosen = this.selection.has(id);
-            const shown = value === undefined ? "" : short(value, Math.abs(value) < 0.1 ? 3 : 2);
-            const unknown = Boolean(block.dataset.absent) || weight === null;
-            const text = unknown ? "–" : only ? shown : short(weight);
-            const key = [text, can, chosen, shown, value, largest].join("|");
+            const valued = value !== undefined;
+            const measured = valued ? shown(value, Math.abs(value) < 0.1 ? 3 : 2) : "";
+            const unvalued = only && !valued && this.element.classList.contains("blocktrain-u-valued");
+            const unknown = Boolean(block.dataset.absent) || (weight === null && !valued) || unvalued;
+            const text = unknown ? "–" : only && valued ? measured : shown(weight);
+            const key = [text, weight, can, chosen, value, largest, this.pointed === id].join("|");
             if (block.drawn === key) {
                 return;
             }
             block.drawn = key;
-            block.style.setProperty("--blocktrain-fill", Math.min(Math.abs(weight), 1));
-            block.style.setProperty("--blocktrain-over", Math.max(0, weight - 1));
-            block.style.setProperty("--blocktrain-heat", value === undefined ? 0 : Math.abs(value) / largest);
-            block.classList.toggle("blocktrain-u-minus", weight < 0);
-            block.classList.toggle("blocktrain-u-chosen", chosen);
-            block.classList.toggle("blocktrain-u-still", Boolean(this.sliders) && !can);
+            const tint = unknown ? 0 : weight ?? 0;
+            block.style.setProperty("--blocktrain-w", Math.min(Math.abs(tint), 1));
+            block.style.setProperty("--blocktrain-o", Math.min(Math.max(0, tint - 1), 1));
+            block.style.setProperty("--blocktrain-v", valued ? Math.abs(value) / largest : 0);
+            const states = {
+                zero: !unknown && weight === 0,
+                over: tint > 1,
+                minus: tint < 0,
+                chosen,
+                still: Boolean(this.sliders) && !can,
+                kept: only && valued && Boolean(weight),
+                unvalued,
+                pointed: this.pointed === id,
+            };
+            Object.entries(states).forEach(([name, on]) => block.classList.toggle(`blocktrain-u-${name}`, on));
             block.querySelector(".blocktrain-u-weight").textContent = text;
-            block.querySelector(".blocktrain-u-value").textContent = only ? "" : shown;
             const title = this.element.dataset.valuesTitle;
-            const first = block.dataset.absent || (unknown || only ? "" : short(weight));
-            const said = [first, shown && `${title} ${shown}`, chosen && "selected"];
+            const first = block.dataset.absent || (unknown || weight === null ? "" : short(weight));
+            const said = [first, measured && `${title} ${measured}`, chosen && "selected"];
             block.querySelector(".blocktrain-u-told").textContent = ` ${said.slice(0, 2).filter(Boolean).join(" · ")}`;
             if (this.sliders) {
                 const [low, high] = this.sliders.range();
@@ -292,7 +331,6 @@
             const key = `${mean}|${weights.length}`;
             if (handle.drawn !== key) {
                 handle.drawn = key;
-                handle.style.setProperty("--blocktrain-fill", Math.min(Math.max(mean, 0), 1));
                 handle.setAttribute("aria-valuenow", rounded(mean));
                 handle.setAttribute("aria-valuetext", `${short(mean)} on average of ${weights.length} blocks`);
                 handle.setAttribute("aria-disabled", String(!weights.length));
@@ -301,11 +339,46 @@
 
         drawLegend(values, largest) {
             const entry = this.element.querySelector(".blocktrain-u-key-values");
-            const said = values ? `${this.element.dataset.valuesTitle || "value"}: 0 to ${short(largest, 3)}` : "";
+            const [least, most] = entry.querySelectorAll(":scope > span");
             entry.hidden = !values || !Object.keys(values).length;
-            if (entry.lastChild.textContent !== said) {
-                entry.lastChild.textContent = said;
+            least.textContent = "0";
+            most.textContent = shown(largest, 3);
+            entry.querySelector(".blocktrain-u-key-title").textContent = this.element.dataset.valuesTitle || "";
+            entry.querySelector(".blocktrain-u-key-kept").hidden = Boolean(this.sliders) || !this.element.dataset.weights;
+        }
+
+        // The line beside the tools: the block under the pointer or with the keyboard, else what is selected, else how
+        // the weights differ from their preset.
+        drawInfo() {
+            const line = this.element.querySelector(".blocktrain-u-said-of");
+            const id = this.pointed ?? this.under ?? this.focused;
+            const parts = id ? this.infoOf(id) : this.infoOfAll();
+            const key = parts.join("|");
+            if (line.drawn !== key) {
+                line.drawn = key;
+                const [head, weight, rest] = parts;
+                const bold = document.createElement("b");
+                bold.textContent = head;
+                const quiet = document.createElement("span");
+                quiet.textContent = rest;
+                line.replaceChildren(bold, ` ${weight} `, quiet);
             }
+        }
+
+        infoOf(id) {
+            const { absent, facts } = this.blocks.get(id).dataset;
+            if (absent) {
+                return [id, "", absent];
+            }
+            const preset = blocktrain.presetBase.of(this)?.weights[id];
+            return [id, shown(this.weight(id)), [preset !== undefined && `preset ${shown(preset)}`, facts].filter(Boolean).join(" · ")];
+        }
+
+        infoOfAll() {
+            if (this.selection.size) {
+                return [`${this.selection.size} selected`, "", blocktrain.presetBase.spans(this, [...this.selection])];
+            }
+            return blocktrain.presetBase.words(this);
         }
 
         drawTools() {
@@ -316,14 +389,17 @@
             tool("undo").disabled = !(this.history.past.length || this.history.differs(this.weights()));
             tool("redo").disabled = !this.history.future.length;
             tool("link").setAttribute("aria-pressed", String(this.linked));
-            const count = this.selection.size;
-            this.showMessage(count ? `${count} selected` : "", "blocktrain-u-selected");
+            tool("diff").setAttribute("aria-pressed", String(this.diff));
         }
 
-        showMessage(text, place = "blocktrain-u-selected") {
+        showMessage(text, place = "blocktrain-u-message") {
             const line = this.element.querySelector(`.${place}`);
             if (line && line.textContent !== text) {
                 line.textContent = text;
+            }
+            clearTimeout(this.saying);
+            if (text && place === "blocktrain-u-message") {
+                this.saying = setTimeout(() => this.showMessage(""), SAID);
             }
         }
 
@@ -349,6 +425,10 @@
                     this.linked = !this.linked;
                     this.draw();
                 },
+                diff: () => {
+                    this.diff = !this.diff;
+                    this.draw();
+                },
                 curve: () => this.setCurve(),
             };
             this.element.querySelector(".blocktrain-u-tools").addEventListener("click", (event) => {
@@ -357,12 +437,6 @@
             const folded = this.element.querySelector(".blocktrain-u-curve");
             folded.addEventListener("input", () => this.drawCurve());
             folded.addEventListener("toggle", () => this.drawCurve());
-            folded.addEventListener("keydown", (event) => {
-                if (event.key === "Escape") {
-                    folded.open = false;
-                    folded.querySelector("summary").focus();
-                }
-            });
         }
 
         setAll(value) {
@@ -415,15 +489,21 @@
             element.dataset.valuesTitle = title;
             element.dataset.values = values ? JSON.stringify(values) : "";
         },
-        apply(id, weights) {
+        // Sets weights that come from a preset of this name, "" for none.
+        apply(id, weights, name = "") {
             const map = maps.get(id);
             map.settle();
-            const linked = map.linked;
-            map.linked = false;
-            map.set(weights);
-            map.linked = linked;
+            map.selection.clear();
+            for (const [block, weight] of Object.entries(weights)) {
+                map.moved.add(block);
+                map.sliders.write(block, weight); // also where this LoRA has no layers: another may
+            }
+            blocktrain.presetBase.set(map, { name, weights: map.weights() });
             map.settle();
+            map.draw();
         },
+        // Shows a message where the map's line is, for some seconds.
+        say: (id, text) => maps.get(id)?.showMessage(text),
     };
 
     blocktrain.components ||= new Map();

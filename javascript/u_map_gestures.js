@@ -5,7 +5,7 @@
     "use strict";
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
-    const UNIT = 54; // pixels of a drag for a weight of 1: a block's height
+    const UNIT = 54; // pixels of a drag for a weight of 1
     const COARSE = 0.05;
     const FINE = 0.01;
     const LEAP = 0.25;
@@ -42,6 +42,32 @@
             plane.addEventListener("pointerleave", () => this.point(null));
             const first = map.ids.find((id) => !map.blocks.get(id).dataset.absent) || map.ids[0];
             map.blocks.get(map.focused && map.blocks.has(map.focused) ? map.focused : first).tabIndex = 0;
+            this.ending = new AbortController();
+            const { signal } = this.ending;
+            document.addEventListener("pointerdown", (event) => this.pressElsewhere(event), { signal, capture: true });
+            document.addEventListener("keydown", (event) => this.escape(event), { signal });
+        }
+
+        detach() {
+            this.ending.abort();
+        }
+
+        // A selection ends with a press anywhere but on the map, its tools, and its rows of the table.
+        pressElsewhere(event) {
+            const { map } = this;
+            const own = ".blocktrain-u-block, .blocktrain-u-handle, .blocktrain-u-tools";
+            const row = map.rows.idAt(event.target);
+            const kept = (map.element.contains(event.target) && event.target.closest(own)) || map.selection.has(row);
+            if (map.selection.size && !kept && !(row && event.target.closest("label"))) {
+                map.select([]);
+            }
+        }
+
+        escape(event) {
+            if (event.key === "Escape" && !event.defaultPrevented && this.map.selection.size) {
+                this.map.select([]);
+                event.preventDefault();
+            }
         }
 
         // The blocks that a press on this element moves: the selection if it is in it, else itself; a handle's members.
@@ -77,14 +103,15 @@
             }
             const element = this.target(event);
             if (!element) {
-                map.select([]);
                 return;
             }
             map.gesture(element, event.timeStamp);
             const start = this.startOf(this.moved(element));
-            const drag = { element, start, from: event.clientY, last: event.clientY, difference: 0, fine: false };
-            // A finger scrolls the page, unless the block was selected first (style.css gives it `touch-action`).
-            drag.scrolls = event.pointerType === "touch" && getComputedStyle(element).touchAction !== "none";
+            const { clientX: x, clientY: y } = event;
+            const drag = { element, start, from: [x, y], last: [x, y], difference: 0, fine: false };
+            // A finger that moves up or down scrolls the page, one that moves sideways changes the weight; on selected
+            // blocks both do (style.css gives them `touch-action`).
+            drag.sideways = event.pointerType === "touch" && getComputedStyle(element).touchAction !== "none";
             const listening = new AbortController();
             const options = { signal: listening.signal };
             const end = (how) => {
@@ -104,14 +131,23 @@
         }
 
         drag(event, drag) {
-            if (drag.scrolls || (!drag.moving && Math.abs(event.clientY - drag.from) <= STILL)) {
-                return;
-            }
             const { map } = this;
-            drag.moving = true;
+            const [across, up] = [event.clientX - drag.from[0], drag.from[1] - event.clientY].map(Math.abs);
+            if (!drag.moving) {
+                if ((drag.sideways ? across : Math.max(across, up)) <= STILL) {
+                    return;
+                }
+                drag.moving = true;
+                drag.across = drag.sideways || across > up;
+                const id = drag.element.dataset.block;
+                if (id !== undefined && !map.selection.has(id)) {
+                    map.select([]);
+                }
+            }
             drag.fine ||= event.shiftKey;
-            drag.difference += ((drag.last - event.clientY) / UNIT) * (event.shiftKey ? 0.1 : 1);
-            drag.last = event.clientY;
+            const moved = drag.across ? event.clientX - drag.last[0] : drag.last[1] - event.clientY;
+            drag.difference += (moved / UNIT) * (event.shiftKey ? 0.1 : 1);
+            drag.last = [event.clientX, event.clientY];
             map.held = true;
             map.element.classList.add("blocktrain-u-busy");
             this.shift(drag.start, drag.difference, drag.fine ? FINE : COARSE);
@@ -125,8 +161,16 @@
             }
             const id = drag.element.dataset.block;
             if (id === undefined) {
-                map.select(map.members(drag.element));
-            } else if (event.ctrlKey || event.metaKey) {
+                map.select(map.members(drag.element).filter((each) => map.can(each)));
+            } else {
+                this.choose(id, event);
+            }
+        }
+
+        // Selects a block: alone, besides others (Ctrl), or with all from the last one on (Shift).
+        choose(id, event) {
+            const { map } = this;
+            if (event.ctrlKey || event.metaKey) {
                 this.selectAlso(id);
             } else if (event.shiftKey && this.anchor) {
                 const [from, to] = [map.ids.indexOf(this.anchor), map.ids.indexOf(id)].sort((a, b) => a - b);

@@ -119,7 +119,7 @@ class Page:
             "lora_ask": "",
             "job": "",
         }
-        self.values |= {"preset": None, "preset_name": "", "preset_replace": False, "paste": "", "form": "line"}
+        self.values |= {"preset": None, "preset_name": "", "preset_replace": False, "paste": ""}
         self.values["grid_presets"] = []
         self.values |= {"bake_name": "", "bake_replace": False, "status": "", "pictures": ""}
         self.values |= {"prompt": "a fox", "negative": "", "sampler": "DDIM", "steps": 3, "cfg": 6.0}

@@ -179,19 +179,21 @@ class LoraControls:
     # --- weights --------------------------------------------------------------------------------------------------
 
     @error_to("preset_message")
-    def use_preset(self, values: PreviewValues) -> Changes:
-        """Set the sliders to the preset chosen in the menu."""
-        return self.use_text(values, values["preset"])[0] if values["preset"] else {}
-
-    @error_to("preset_message")
     def save(self, values: PreviewValues) -> Changes:
         """Save the weights on the sliders under a name."""
+        return self._save(values, (values["preset_name"] or "").strip(), replace=bool(values["preset_replace"]))
+
+    @error_to("preset_message")
+    def save_over(self, values: PreviewValues) -> Changes:
+        """Save the weights on the sliders in the preset that they came from."""
+        return self._save(values, self.presets.own_name(values["preset"]), replace=True)
+
+    def _save(self, values: PreviewValues, name: str, *, replace: bool) -> Changes:
         selection = selection_of(values)
-        name = (values["preset_name"] or "").strip()
         weights = selection.shown.block_weights(self.architecture(selection))
         origin = self.origin_of(values, weights)
         area_share = origin.area_share if origin else None
-        self.presets.save(name, weights, area_share=area_share, replace=bool(values["preset_replace"]))
+        self.presets.save(name, weights, area_share=area_share, replace=replace)
         return self.changed_presets(selection, name, f"Saved {name} in {self.presets.own.path}")
 
     @error_to("preset_message")
@@ -205,7 +207,7 @@ class LoraControls:
     def delete(self, values: PreviewValues) -> Changes:
         """Delete the chosen preset."""
         line = self.presets.delete(values["preset"])
-        return self.changed_presets(selection_of(values), None, f"Deleted; to restore it, paste {line}")
+        return self.changed_presets(selection_of(values), "", f"Deleted; to restore it, paste {line}")
 
     # --- from pictures --------------------------------------------------------------------------------------------
 
@@ -233,8 +235,7 @@ class LoraControls:
         selection = selection_of(values)
         parsed = self.parse(text, selection)
         selection = selection.with_shown(selection.shown.with_weights(parsed.weights))
-        message = html.note("; ".join(parsed.notices))
-        return {"selection": selection, "weights": selection.shown.weights, "preset_message": message}, parsed
+        return {"selection": selection, "weights": selection.shown.weights}, parsed
 
     def origin_of(self, values: PreviewValues, weights: BlockWeights) -> Parsed | None:
         """The pasted text or selected preset that has exactly these weights, for its name and area share."""
@@ -274,7 +275,6 @@ class LoraControls:
             reason = reasons.get(block_id)
             sliders[block_id] = Properties(
                 value=selection.shown.weights[block_id],
-                label=f"{block_id} · {reason}" if reason else block_id,
                 interactive=reason is None,
             )
         return {
@@ -290,7 +290,7 @@ class LoraControls:
     def _lacks(file: LoraFile | None, architecture_id: str) -> dict[str, str]:
         if file is None or not fits(file.architecture, architecture_id):
             return {}
-        return {block_id: "not in this LoRA" for block_id in (BASE, *BLOCK_IDS) if file.lacks(block_id)}
+        return {block_id: "no layers in this LoRA" for block_id in (BASE, *BLOCK_IDS) if file.lacks(block_id)}
 
     @staticmethod
     def _warning(file: LoraFile | None, architecture_id: str) -> Markup:
@@ -303,7 +303,7 @@ class LoraControls:
         architecture_id = self.architecture(selection)
         names = self.presets.names(architecture_id)
         return {
-            "preset": Properties(choices=names, value=chosen),
+            **({} if chosen is None else {"preset": chosen}),
             "grid_presets": Properties(choices=names),
             "preset_problems": html.problems(self.presets.problems()),
             "preset_cards": preset_cards.html(self.presets, architecture_id, "weights"),
@@ -312,9 +312,13 @@ class LoraControls:
     def changed_presets(
         self, selection: LoraSelection, chosen: str | None, text: str, problems: Iterable[LineProblem] = ()
     ) -> Changes:
-        """The menus and cards after a change, with one preset selected, a message, and unreadable lines."""
+        """The menus and cards after a change, with a message and unreadable lines.
+
+        The weights come from the preset ``chosen`` now, from none if it is empty; None leaves this as it is.
+        """
         message = html.note(text) + html.problems(problems)
-        return {**self._presets(selection, chosen), "preset_message": message, "preset_replace": False}
+        emptied = {"preset_name": "", "preset_replace": False}
+        return {**self._presets(selection, chosen), "preset_message": message, **emptied}
 
 
 def _joined(*changes: Changes) -> Changes:

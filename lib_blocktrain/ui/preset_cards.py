@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -17,12 +18,25 @@ from lib_blocktrain.weights.presets import GRADES, Preset, to_link
 from lib_blocktrain.workspace.preset_store import PresetStore
 
 GRADE_MARKS = {"A": "A", "C": "C", "-": "–"}
-LINE, LINK, JSON, KOHYA = "line", "link", "JSON", "kohya"
+LINE, LINK, KOHYA, JSON, TAG = "line", "link", "kohya", "json", "tag"
+
+
+class Form(NamedTuple):
+    """A form in which weights are copied: its item in the menu, its button on a card, and what it is."""
+
+    item: str
+    button: str
+    help: str
+
+
 FORMS = {
-    LINE: "Copy a line that LoRA Block Weight reads too",
-    LINK: "Copy a link: paste it here, or append it to the address of this page",
-    JSON: "Copy as JSON",
-    KOHYA: "Copy as sd-scripts’ network_args: weights that scale the learning rate",
+    LINE: Form("as a line", "line", "Copy a line that LoRA Block Weight reads too"),
+    LINK: Form("a link", "link", "Copy a link: paste it here, or open it to see the weights in this page"),
+    KOHYA: Form(
+        "as kohya arguments", "kohya", "Copy as sd-scripts’ network_args: weights that scale the learning rate"
+    ),
+    JSON: Form("as JSON", "JSON", "Copy as JSON"),
+    TAG: Form("as a prompt tag", "tag", "Copy as a prompt tag: the LoRA, its strength and its block weights"),
 }
 NO_KOHYA = "A learning rate cannot be negative, so kohya has no arguments for these weights"
 
@@ -61,12 +75,14 @@ def _card(preset: Preset, presets: PresetStore, architecture_id: str, own: bool)
     weights = parsed.weights.with_base
     acting = [block_id for block_id, weight in weights.items() if weight]
     return Markup(
-        '<li class="blocktrain-card" data-words="{words}" data-grade="{grade}" data-weights="{weights}">'
+        '<li class="blocktrain-card" data-name="{name}" data-words="{words}" data-grade="{grade}"{own}'
+        ' data-weights="{weights}">'
         '{map}<b{title}>{name}</b><div class="blocktrain-card-marks">{marks}</div><p>{purpose}</p>'
         '<div class="blocktrain-card-tools">{use}{copies}</div></li>'
     ).format(
         words=" ".join([preset.name, preset.purpose, preset.grade, *acting]).casefold(),
         grade=preset.grade,
+        own=Markup(" data-own") if own else "",
         weights=json.dumps(weights),
         map=card_map(parsed.weights, preset.name),
         title=_title("; ".join([*filter(None, [preset.source]), *parsed.notices])),
@@ -101,19 +117,21 @@ def _use(name: str) -> Markup:
 def _copies(name: str, parsed: Parsed) -> Markup:
     """A Copy button for each form in which weights can be shared."""
     buttons = []
-    for form, title in FORMS.items():
+    for form, (_, word, title) in FORMS.items():
+        if form == TAG:  # needs a LoRA
+            continue
         label, off = f"{title}: {name}", ""
         try:
             text = shared_text(parsed.weights, name, form, parsed.area_share)
         except ValueError:
             text, title, off = "", NO_KOHYA, " disabled"
         button = Markup('<button type="button" data-copy="{}" aria-label="{}" title="{}"{}>{}</button>')
-        buttons.append(button.format(text, label, title, off, form))
+        buttons.append(button.format(text, label, title, off, word))
     return Markup("").join(buttons)
 
 
 def shared_text(weights: BlockWeights, name: str | None, form: str, area_share: float | None = None) -> str:
-    """Write weights in one of FORMS; raise ValueError for weights that the form cannot hold."""
+    """Write weights in one of FORMS, but for TAG; raise ValueError for weights that the form cannot hold."""
     line = weights.to_line(name, with_architecture=True, area_share=area_share)
     if form == LINK:
         return to_link(line)

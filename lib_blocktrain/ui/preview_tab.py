@@ -11,6 +11,7 @@ from lib_blocktrain.ui.frame import actions, aside, bar, messages, pane, panes, 
 from lib_blocktrain.ui.lora_controls import weight_name
 from lib_blocktrain.ui.lora_library import lora_library
 from lib_blocktrain.ui.pictures_pane import pictures_pane, prompt_fields
+from lib_blocktrain.ui.preset_cards import FORMS
 from lib_blocktrain.ui.preview_handlers import PreviewHandlers
 from lib_blocktrain.ui.remembered import Memory, add_widgets, selection_values, stored_selection
 from lib_blocktrain.ui.share_handlers import ShareHandlers
@@ -24,10 +25,19 @@ from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraSelection
 SELECTION = ("selection", "loras", "weights")
 SHOWN = (*SELECTION, "u_map", "facts", "bake_name", "lora_data", "lora_message")
 SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", "seed")
-PRESETS = ("preset", "grid_presets", "preset_cards", "preset_problems", "preset_message", "preset_replace")
+PRESETS = (
+    "preset",
+    "preset_name",
+    "grid_presets",
+    "preset_cards",
+    "preset_problems",
+    "preset_message",
+    "preset_replace",
+)
 PICTURES = ("job", "pictures", "status", "draw", "cancel")
 MODEL = ("model_line", "lora_model", "width", "height")
-COPY = "(line) => { window.blocktrain && window.blocktrain.share(line); }"
+COPY = "(line) => {{ window.blocktrain && window.blocktrain.share(line, '{}'); }}"
+PASTED = "() => { window.blocktrain && window.blocktrain.pasted(); }"
 DOWNLOAD = "(text) => { text && window.blocktrain && window.blocktrain.download(text, 'blocktrain-presets.txt'); }"
 
 
@@ -94,15 +104,21 @@ class PreviewTab:
         asked = w.pick(*SELECTION, "lora_ask")
         on(w["lora_ask"].input, controls.answer, asked, w.pick("lora_data", "lora_card", "lora_message"), latest=True)
 
-        weights_changed = w.pick(*SELECTION, "preset_message", "preset_name", "understood")
-        on(w["preset"].input, controls.use_preset, w.pick(*SELECTION, "preset"), weights_changed)
         on(w["paste"].input, sharing.explain, w.pick("paste", "selection"), w.pick("understood", "apply"), latest=True)
-        on(w["apply"].click, sharing.apply, w.pick(*SELECTION, "paste", "preset_name"), weights_changed)
+        pasted = w.pick(*SELECTION, "preset", "preset_name", "understood")
+        applied = on(w["apply"].click, sharing.apply, w.pick(*SELECTION, "paste", "preset_name"), pasted)
+        on(applied.then, None, {}, {}, js=PASTED)
 
         named = w.pick(*SELECTION, "preset", "preset_name", "preset_replace", "paste")
-        copied = on(w["copy"].click, sharing.copy, {**named, "form": w["form"]}, w.pick("line", "preset_message"))
-        on(copied.then, None, w.pick("line"), {}, js=COPY)
-        for button, function in (("save", controls.save), ("rename", controls.rename), ("delete", controls.delete)):
+        for form, words in FORMS.items():
+            copied = on(w[f"copy_{form}"].click, sharing.copier(form), named, w.pick("line", "share_message"))
+            on(copied.then, None, w.pick("line"), {}, js=COPY.format(words.button))
+        for button, function in (
+            ("save", controls.save),
+            ("over", controls.save_over),
+            ("rename", controls.rename),
+            ("delete", controls.delete),
+        ):
             on(w[f"preset_{button}"].click, function, named, w.pick(*PRESETS))
         exported = on(w["preset_export"].click, sharing.export, {}, w.pick("export", "preset_message"))
         on(exported.then, None, w.pick("export"), {}, js=DOWNLOAD)

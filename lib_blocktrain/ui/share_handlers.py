@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from markupsafe import Markup
 
 from lib_blocktrain.ui import html
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
-from lib_blocktrain.ui.preset_cards import FORMS, card_map, shared_text
+from lib_blocktrain.ui.preset_cards import TAG, card_map, shared_text
 from lib_blocktrain.ui.values import Changes, PreviewValues, Properties
-from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.preset_files import read_line
 from lib_blocktrain.weights.preset_strings import PresetStringError
 from lib_blocktrain.weights.presets import from_link
-from lib_blocktrain.workspace.lora_selection import LoraEntry
+from lib_blocktrain.workspace.lora_selection import LoraEntry, LoraSelection
 
-COPIED = "Written to “To share”, and to the clipboard if the browser allows it"
+MOST_CHANGES = 8  # that a tag writes after a preset's name, instead of all values
 
 
 class ShareHandlers:
@@ -43,24 +45,54 @@ class ShareHandlers:
     def apply(self, values: PreviewValues) -> Changes:
         """Set the sliders to the pasted weights."""
         changes, parsed = self.controls.use_text(values, values["paste"] or "")
-        return {**changes, "preset_name": parsed.name or values["preset_name"] or ""}
+        known = parsed.name is not None and parsed.name in self.controls.presets.all()
+        names = {"preset": parsed.name} if known else {"preset_name": parsed.name or values["preset_name"] or ""}
+        return {**changes, **names, "understood": html.understood(parsed)}
 
-    @error_to("preset_message")
-    def copy(self, values: PreviewValues) -> Changes:
-        """Write the weights on the sliders in the selected form, for others to paste."""
-        form = values["form"]
-        if form is None or form not in FORMS:
-            raise ValueError(f"form {form!r}: expected one of {', '.join(FORMS)}")
+    def copier(self, form: str) -> Callable[[PreviewValues], Changes]:
+        """The handler that writes the weights on the sliders in one of FORMS, for others to paste."""
+
+        def copy(values: PreviewValues) -> Changes:
+            try:
+                return self._copy(values, form)
+            except (ValueError, OSError, RuntimeError) as error:
+                return {"line": "", "share_message": html.failure(str(error))}
+
+        return copy
+
+    def _copy(self, values: PreviewValues, form: str) -> Changes:
         selection = selection_of(values)
         weights = selection.shown.block_weights(self.controls.architecture(selection))
         origin = self.controls.origin_of(values, weights)
-        name, message = (values["preset_name"] or "").strip(), COPIED
+        if form == TAG:
+            return {"line": self._tag(values, selection, weights), "share_message": ""}
+        name, message = (values["preset_name"] or "").strip(), ""
         if name and self._is_another(name, weights):
-            name, message = "", f"{COPIED}; without a name, since the preset {name} has other weights"
+            name, message = "", f"without a name, since the preset {name} has other weights"
         if name and read_line(weights.to_line(name)).name != name:
             raise ValueError(f"{name!r} is not a valid name for a preset: choose another")
         known, area_share = (origin.name, origin.area_share) if origin else (None, None)
-        return {"line": shared_text(weights, name or known, form, area_share), "preset_message": html.note(message)}
+        line = shared_text(weights, name or known, form, area_share)
+        return {"line": line, "share_message": html.note(message)}
+
+    def _tag(self, values: PreviewValues, selection: LoraSelection, weights: BlockWeights) -> str:
+        """The prompt tag of the active LoRA; the weights as a preset with changes where that is short."""
+        if selection.active is None:
+            raise ValueError("no LoRA is chosen: a prompt tag names one")
+        name = self.controls.lora_index.file(selection.active).path.stem
+        text = self._as_changes(values["preset"] or "", weights) or weights.to_line()
+        return ":".join(["<lora", name, number(selection.shown.strength), f"bw={text}>"])
+
+    def _as_changes(self, preset: str, weights: BlockWeights) -> str:
+        """The weights as `PRESET,IN08=-0.4`; "" where they are not near those of the preset, or there is none."""
+        known = {found.name: found for found in self.controls.presets.fitting(weights.architecture)}
+        if preset not in known or ">" in preset or not weights.rest_follows:
+            return ""
+        base = self.controls.presets.parse(preset, weights.architecture).weights.with_base
+        changes = [
+            f"{block_id}={number(weight)}" for block_id, weight in weights.with_base.items() if weight != base[block_id]
+        ]
+        return ",".join([preset, *changes]) if len(changes) <= MOST_CHANGES else ""
 
     def _is_another(self, name: str, weights: BlockWeights) -> bool:
         """Whether there is a preset of this name with other weights."""

@@ -17,37 +17,34 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, Architecture
-from lib_blocktrain.ui.u_map_facts import LAYER_NAMES, cells, facts, level
-from lib_blocktrain.ui.u_map_layout import (
-    CENTRES,
-    Box,
-    flow_paths,
-    height,
-    layout,
-    levels,
-    row_top,
-    side_width,
-    skip_paths,
-)
+from lib_blocktrain.ui.icons import icon
+from lib_blocktrain.ui.u_map_facts import cells, facts, level, summary
+from lib_blocktrain.ui.u_map_layout import Place, levels, places
 from lib_blocktrain.workspace.lora_selection import WEIGHT_MAX, WEIGHT_MIN
 
 SCALE = Markup('aria-orientation="vertical" aria-valuemin="{:g}" aria-valuemax="{:g}" aria-valuenow="1"').format(
     WEIGHT_MIN, WEIGHT_MAX
 )  # u_map.js sets the value from the sliders
-LEGEND = ("res", "attn", "down", "up")
-TOOLS = (  # data-tool, sign, label, help
-    ("undo", "↶", "Undo", "Undo (Ctrl+Z)"),
-    ("redo", "↷", "Redo", "Redo (Ctrl+Shift+Z)"),
+RULE = Markup('<i class="blocktrain-u-rule"></i>')
+CURVE, DIFF = "curve", "diff"
+TOOLS = (  # data-tool, sign or the name of an icon, label, help; "" draws a line between two groups
+    ("undo", "", "Undo", "Undo (Ctrl+Z)"),
+    ("redo", "", "Redo", "Redo (Ctrl+Shift+Z)"),
+    (),
     ("zero", "0", "Set to 0", "Set the selected blocks, or all, to 0: the LoRA has no effect there"),
     ("one", "1", "Set to 1", "Set the selected blocks, or all, to 1: the LoRA has its full effect"),
-    ("link", "⇄", "Link skip partners", "Give a block’s skip partner the same weight"),
+    (CURVE, "", "Curve", "Set the weights along a curve, in the order of the blocks"),
+    ("link", "", "Link skip partners", "Give a block’s skip partner the same weight"),
+    (),
+    (DIFF, "Diff", "Difference from the preset", "Show where the weights differ from the preset"),
 )
-GAP_BESIDE = 18  # of a handle in the middle, to the blocks or the lines beside it
+PRESSED = {"link": "false", DIFF: "true"}
 SHAPES = ("linear", "sine", "cosine")
 HINT = (
-    "Drag a block, scroll over it, or type a number; hold Shift for fine steps. Double-click: 0 or 1. "
-    "Click selects, Ctrl+click adds, Shift+click selects a range; selected blocks move together."
+    "Drag a block up, down or sideways, scroll over it, or type a number; hold Shift for fine steps. Double-click: "
+    "0 or 1. Click selects, Ctrl+click adds, Shift+click selects a range; selected blocks move together."
 )
+SIDES = (("IN", "down"), ("OUT", "up"))
 
 
 @dataclass(frozen=True)
@@ -78,48 +75,51 @@ class UMap:
             "values-title": self.title,
             "weights": "" if self.weights is None else json.dumps(dict(self.weights)),
         }
-        boxes = layout(known)
+        found = places(known)
         return Markup(
-            '<div class="blocktrain-u" id="blocktrain_u_{name}" {data}>{tools}'
-            '<div class="blocktrain-u-plane" role="group" aria-label="Block weights of {title} as a U"'
-            ' style="height:{height}px">{lines}{handles}{blocks}</div>{legend}</div>'
+            '<div class="blocktrain-u" id="blocktrain_u_{name}" {data} style="--blocktrain-u-rows:{rows}">{tools}'
+            '<div class="blocktrain-u-plane" role="group" aria-label="Block weights of {title} as a U">{caps}'
+            '<div class="blocktrain-u-field">{lines}{rowheads}{blocks}</div></div>{legend}</div>'
         ).format(
             name=self.name,
             data=_data(data),
+            rows=len(levels(known)),
             tools=_tools() if self.sliders else "",
             title=known.title,
-            height=height(known),
+            caps=_caps(handles=bool(self.sliders)),
             lines=_lines(known),
-            handles=_handles(known) if self.sliders else "",
-            blocks=Markup("").join(self._block(block_id, boxes[block_id]) for block_id in (*known.block_ids, BASE)),
-            legend=_legend(),
+            rowheads=_rowheads(known, handles=bool(self.sliders)),
+            blocks=Markup("").join(self._block(block_id, found[block_id]) for block_id in (*known.block_ids, BASE)),
+            legend=_values_legend(),
         )
 
-    def _block(self, block_id: str, box: Box) -> Markup:
-        data = {"block": block_id, "side": block_id.rstrip("0123456789"), "absent": self.absent.get(block_id, "")}
-        kinds: tuple[str, ...] = ()
+    def _block(self, block_id: str, place: Place) -> Markup:
+        data = {
+            "block": block_id,
+            "side": block_id.rstrip("0123456789"),
+            "absent": self.absent.get(block_id, ""),
+            "facts": summary(self.architecture, block_id),
+        }
         if block_id != BASE:
             block = ARCHITECTURES[self.architecture].block(block_id)
-            kinds = block.layers
             data |= {"level": str(level(block)), "partner": block.skip or ""}
         tip_id = f"blocktrain_u_{self.name}_{block_id}_tip"
         return Markup(
-            '<div class="blocktrain-u-block" {data} {role} aria-label="{block_id}" aria-describedby="{tip_id}"'
-            ' style="{style}"><span class="blocktrain-u-well"><span class="blocktrain-u-fill"></span></span>'
-            '<b>{block_id}</b><span class="blocktrain-u-weight"></span><span class="blocktrain-u-foot">'
-            '<span class="blocktrain-u-layers">{kinds}</span><span class="blocktrain-u-value"></span></span>{tip}</div>'
+            '<div class="blocktrain-u-block blocktrain-u-{side}" {data} {role} aria-label="{block_id}"'
+            ' aria-describedby="{tip_id}" style="{style}"><b>{block_id}</b><span class="blocktrain-u-weight"></span>'
+            "{tip}</div>"
         ).format(
+            side=place.side,
             data=_data(data),
             role=Markup('role="slider" tabindex="-1" {}').format(SCALE) if self.sliders else Markup('role="img"'),
             block_id=block_id,
             tip_id=tip_id,
-            style=box.style,
-            kinds=Markup("").join(map(_glyph, kinds)),
-            tip=self._tip(block_id, tip_id, box),
+            style=place.style,
+            tip=self._tip(block_id, tip_id, place),
         )
 
-    def _tip(self, block_id: str, tip_id: str, box: Box) -> Markup:
-        across = "left" if box.middle < 450 else "right" if box.middle > 550 else "middle"
+    def _tip(self, block_id: str, tip_id: str, place: Place) -> Markup:
+        across = {"in": "left", "base": "left", "out": "right", "mid": "middle"}[place.side]
         lines = [self.absent[block_id]] if block_id in self.absent else []
         lines += facts(self.architecture, block_id)
         return Markup(
@@ -128,68 +128,97 @@ class UMap:
         ).format(across, tip_id, block_id, Markup("").join(Markup("<span>{}</span>").format(line) for line in lines))
 
 
+def legend() -> Markup:
+    """The key of the weights' colours, for the foot of the table of sliders."""
+    keys = (
+        ("weight", "weight"),
+        ("over", "above 1"),
+        ("minus", "below 0"),
+        ("preset", "preset"),
+        ("absent", "no layers"),
+    )
+    return Markup('<ul class="blocktrain-u-legend" aria-label="Colours">{}</ul>').format(
+        Markup("").join(Markup('<li><i class="blocktrain-u-key-{}"></i>{}</li>').format(*key) for key in keys)
+    )
+
+
+def _values_legend() -> Markup:
+    """The key of measured values: u_map.js fills it, and hides it where there are none."""
+    return Markup(
+        '<p class="blocktrain-u-legend blocktrain-u-key-values" hidden><span></span><i></i><span></span>'
+        '<span class="blocktrain-u-key-title"></span>'
+        '<span class="blocktrain-u-key-kept" hidden><i></i>kept</span></p>'
+    )
+
+
 def _data(data: Mapping[str, str]) -> Markup:
     return Markup(" ").join(Markup('data-{}="{}"').format(name, value) for name, value in data.items())
 
 
-def _glyph(kind: str) -> Markup:
-    return Markup('<i class="blocktrain-u-{}"></i>').format(kind)
-
-
 def _lines(known: Architecture) -> Markup:
-    paths = [Markup('<path class="blocktrain-u-flow" d="{}"/>').format(shape) for shape in flow_paths(known)]
-    for block_id, shape in skip_paths(known).items():
-        paths.append(Markup('<path class="blocktrain-u-skip" data-skip="{}" d="{}"/>').format(block_id, shape))
-    return Markup(
-        '<svg class="blocktrain-u-lines" viewBox="0 0 1000 {}" preserveAspectRatio="none" aria-hidden="true">{}</svg>'
-    ).format(height(known), Markup("").join(paths))
+    """The skip connections, each below its row, and the way through M00."""
+    line = Markup('<i class="blocktrain-u-skip" data-skip="{}" style="{}"></i>')
+    skips = [line.format(block_id, place.style) for block_id, place in places(known).items() if place.side == "in"]
+    flows = [Markup('<i class="blocktrain-u-flow blocktrain-u-flow-{}"></i>').format(side) for side in ("in", "out")]
+    return Markup("").join([*skips, *flows])
 
 
-def _handles(known: Architecture) -> Markup:
-    """Handles for the sides and the levels. M00 is a single block and needs none."""
-    handles = [
-        _handle("side", side, f"{side} blocks", side, Box(left, 0, side_width(1)))
-        for side, left in (("IN", 0), ("OUT", 1000 - side_width(1)))
-    ]
+def _caps(*, handles: bool) -> Markup:
+    """The names of the sides; on a map with sliders they move their blocks."""
+    caps = (_handle("side", side, f"{side} blocks", side, way, handles=handles) for side, way in SIDES)
+    return Markup('<div class="blocktrain-u-caps">{}</div>').format(Markup("").join(caps))
+
+
+def _rowheads(known: Architecture, *, handles: bool) -> Markup:
+    """The resolution of each row, between the two sides. M00 is a single block and needs none."""
+    heads = []
     for row, divisor in enumerate(levels(known)):
-        side_cells = cells(known, divisor)
-        width = CENTRES[divisor] - 2 * (GAP_BESIDE + 10 if divisor == levels(known)[-1] else GAP_BESIDE)
-        box = Box(500 - width / 2, row_top(row) + 14, width)
-        label = f"blocks of {side_cells} × {side_cells} cells"
-        handles.append(_handle("level", str(divisor), label, f"{side_cells}×{side_cells}", box))
-    return Markup("").join(handles)
+        side = cells(known, divisor)
+        text, label = f"{side}×{side}", f"blocks of {side} × {side} cells"
+        heads.append(
+            _handle("level", str(divisor), label, "", text, handles=handles, style=f"--blocktrain-u-row:{row}")
+        )
+    return Markup("").join(heads)
 
 
-def _handle(kind: str, value: str, label: str, text: str, box: Box) -> Markup:
+def _handle(kind: str, value: str, label: str, name: str, text: str, *, handles: bool, style: str = "") -> Markup:
+    shown = Markup("<b>{}</b> {}").format(name, text) if name else Markup("{}").format(text)
+    classes = f"blocktrain-u-{kind}"
+    if not handles:
+        return Markup('<span class="{}" style="{}">{}</span>').format(classes, style, shown)
     return Markup(
-        '<div class="blocktrain-u-handle" data-group="{kind}" data-of="{value}" role="slider" tabindex="0" {scale}'
-        ' aria-label="All {label}" title="All {label}: drag, scroll or type moves them together; a click selects them"'
-        ' style="{style}"><span>{text}</span></div>'
-    ).format(kind=kind, value=value, scale=SCALE, label=label, style=box.style, text=text)
+        '<div class="blocktrain-u-handle {classes}" data-group="{kind}" data-of="{value}" role="slider" tabindex="0"'
+        ' {scale} aria-label="All {label}" title="All {label}: a click selects them; drag, scroll or type moves them'
+        ' together" style="{style}">{shown}</div>'
+    ).format(classes=classes, kind=kind, value=value, scale=SCALE, label=label, style=style, shown=shown)
 
 
 def _tools() -> Markup:
-    button = Markup(
-        '<button type="button" data-tool="{}"{} aria-label="{}" title="{}"><span aria-hidden="true">{}</span></button>'
-    )
-    buttons = Markup("").join(
-        button.format(name, Markup(' aria-pressed="false"') if name == "link" else "", label, help_text, sign)
-        for name, sign, label, help_text in TOOLS
-    )
+    tools = Markup("").join(_tool(*tool) if tool else RULE for tool in TOOLS)
     return Markup(
-        '<div class="blocktrain-u-tools" role="toolbar" aria-label="U map">{buttons}{curve}'
-        '<span class="blocktrain-u-selected" role="status"></span>'
-        '<span class="blocktrain-u-help" tabindex="0" role="note" aria-label="{hint}" title="{hint}">?</span></div>'
-    ).format(buttons=buttons, curve=_curve(), hint=HINT)
+        '<div class="blocktrain-u-tools" role="toolbar" aria-label="U map">{tools}'
+        '<span class="blocktrain-u-info"><span class="blocktrain-u-message" role="status"></span>'
+        '<span class="blocktrain-u-said-of" title="{hint}"></span></span></div>'
+    ).format(tools=tools, hint=HINT)
 
 
-def _curve() -> Markup:
+def _tool(name: str, sign: str, label: str, help_text: str) -> Markup:
+    shown = Markup("<span>{}</span>").format(sign) if sign else icon(name)
+    if name == CURVE:
+        return _curve(help_text, shown)
+    pressed = Markup(' aria-pressed="{}"').format(PRESSED[name]) if name in PRESSED else ""
+    return Markup('<button type="button" data-tool="{}"{} aria-label="{}" title="{}">{}</button>').format(
+        name, pressed, label, help_text, shown
+    )
+
+
+def _curve(help_text: str, sign: Markup) -> Markup:
     shapes = Markup("").join(Markup('<option value="{0}">{0}</option>').format(shape) for shape in SHAPES)
     return Markup(
-        '<details class="blocktrain-u-curve">'
-        '<summary title="Set the weights along a curve, in the order of the blocks">Curve</summary><div>'
+        '<details class="blocktrain-u-curve blocktrain-menu">'
+        '<summary title="{help}" aria-label="Curve">{sign}</summary><div>'
         '<label>Shape <select data-curve="shape">'
-        '{}</select></label><label><input type="checkbox" data-curve="reverse"> reversed</label>'
+        '{shapes}</select></label><label><input type="checkbox" data-curve="reverse"> reversed</label>'
         '<label>Low <input type="number" step="0.05" value="0" data-curve="low"></label>'
         '<label>High <input type="number" step="0.05" value="1" data-curve="high"></label>'
         '<label>Of <select data-curve="of"><option value="selection">what is selected</option>'
@@ -197,13 +226,4 @@ def _curve() -> Markup:
         '</label><svg viewBox="-2 -2 104 34" aria-hidden="true"><path/></svg>'
         '<button type="button" data-tool="curve">Set</button>'
         '<p class="blocktrain-u-said" role="status"></p></div></details>'
-    ).format(shapes)
-
-
-def _legend() -> Markup:
-    kinds = Markup("").join(Markup("<li>{}{}</li>").format(_glyph(kind), LAYER_NAMES[kind]) for kind in LEGEND)
-    return Markup(
-        '<ul class="blocktrain-u-legend"><li><i class="blocktrain-u-key-weight"></i>weight</li>{}'
-        '<li><i class="blocktrain-u-key-skip"></i>skip connection</li>'
-        '<li class="blocktrain-u-key-values" hidden><i></i><span></span></li></ul>'
-    ).format(kinds)
+    ).format(help=help_text, sign=sign, shapes=shapes)

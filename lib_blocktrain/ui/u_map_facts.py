@@ -63,6 +63,16 @@ def cells(architecture: Architecture, divisor: int) -> int:
     return architecture.native_size // 8 // divisor
 
 
+def summary(architecture_id: str, block_id: str) -> str:
+    """The shortest facts about a block, for the line beside the map's tools."""
+    if block_id == BASE:
+        return "text encoder"
+    architecture = ARCHITECTURES[architecture_id]
+    block = architecture.block(block_id)
+    side = cells(architecture, level(block))
+    return f"{side}×{side} · {block.forward_share:.1f} % of a step"
+
+
 def facts(architecture_id: str, block_id: str) -> list[str]:
     """The lines of a block's tooltip, as plain text."""
     if block_id == BASE:

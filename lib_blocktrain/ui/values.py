@@ -38,7 +38,6 @@ class PreviewValues(SelectionValues):
     preset_name: str | None
     preset_replace: bool
     preset_file: Path | None
-    form: str | None
     paste: str | None
     prompt: str | None
     negative: str | None

@@ -1,46 +1,62 @@
-"""The weights of Preview: the map, the sliders, presets, copy and paste, and baking."""
+"""The weights of Preview: the map with its table of sliders, the menus of presets and of copying, cards, baking."""
 
 from __future__ import annotations
 
 import gradio as gr
+from markupsafe import Markup
 
 from lib_blocktrain.blocks import BASE, BLOCK_IDS
-from lib_blocktrain.ui.frame import section
+from lib_blocktrain.ui import u_map
+from lib_blocktrain.ui.frame import menu, section
+from lib_blocktrain.ui.icons import icon
 from lib_blocktrain.ui.lora_controls import weight_name
-from lib_blocktrain.ui.preset_cards import JSON, KOHYA, LINE, LINK
-from lib_blocktrain.ui.u_map import UMap
+from lib_blocktrain.ui.preset_cards import FORMS
 from lib_blocktrain.ui.widgets import Widgets
 from lib_blocktrain.workspace.lora_selection import WEIGHT_MAX, WEIGHT_MIN
 
-IN_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("IN"))
-OUT_IDS = tuple(block_id for block_id in BLOCK_IDS if block_id.startswith("OUT"))
+IN_ROWS = (*(block_id for block_id in BLOCK_IDS if block_id.startswith("IN")), "M00")
+OUT_ROWS = (*reversed([block_id for block_id in BLOCK_IDS if block_id.startswith("OUT")]), BASE)
+PRESET_BUTTON = Markup(
+    '<span class="blocktrain-preset-name blocktrain-cut">Presets</span><em class="blocktrain-preset-changed"></em>{}'
+).format(icon("open"))
+PRESET_LIST = Markup(
+    '<div class="blocktrain-preset-list"><label class="blocktrain-search">{}<input type="search"'
+    ' aria-label="Search the presets"></label><div></div><p role="status"></p></div>'
+    '<div class="blocktrain-menu-actions"><button type="button" class="blocktrain-mi" data-preset-do="back" disabled>'
+    "Back to the preset</button></div>"
+).format(icon("search"))
+SHARE_TEXT = Markup(
+    '<div class="blocktrain-share-text" hidden><p role="alert">This browser allows no copying by a button: press Ctrl+C'
+    '</p><textarea readonly rows="3" aria-label="Text to copy"></textarea></div>'
+)
 
 
 def weights_editor(w: Widgets) -> None:
-    with section("Weights", "weights", name="section_weights"):
-        _map(w)
-        _sliders(w)
-        _presets(w)
-        _sharing(w)
+    """The section under the LoRAs: everything about the weights of the active one."""
+    with section("", "weights", name="section_weights"):
+        with gr.Row(elem_classes="blocktrain-weights-head"):
+            gr.HTML(Markup('<h2>Weights <small>of <span id="blocktrain_weights_of"></span></small></h2>'))
+            _presets(w)
+            _sharing(w)
+        w.html("u_map", u_map.UMap("weights", "sd1", weight_name("")).html())
+        _table(w)
+        gr.HTML(u_map.legend())
+        with gr.Accordion("All presets as cards", open=False, elem_id="blocktrain_carding"):
+            w.html("preset_problems")
+            w.html("preset_cards")
         _bake(w)
 
 
-def _map(w: Widgets) -> None:
-    _weight(w, BASE)
-    w.html("u_map", UMap("weights", "sd1", weight_name("")).html())
-
-
-def _sliders(w: Widgets) -> None:
-    """The sliders in the shape of the U: IN on the left, M00 below, OUT on the right, skip partners side by side."""
+def _table(w: Widgets) -> None:
+    """The sliders in the map's order, so that skip partners face each other."""
+    ticks = Markup('<b>{}</b><span class="blocktrain-ticks" aria-hidden="true">{}</span>')
+    scale = Markup("").join(Markup("<i>{}</i>").format(tick) for tick in ("−1", "0", "1", "2"))
     with gr.Row(elem_id="blocktrain_weights", equal_height=False):
-        with gr.Column(min_width=120, elem_classes="blocktrain-column-in"):
-            for block_id in IN_IDS:
-                _weight(w, block_id)
-        with gr.Column(min_width=120, elem_classes="blocktrain-column-mid"):
-            _weight(w, "M00")
-        with gr.Column(min_width=120, elem_classes="blocktrain-column-out"):
-            for block_id in OUT_IDS:
-                _weight(w, block_id)
+        for side, block_ids in (("IN", IN_ROWS), ("OUT", OUT_ROWS)):
+            with gr.Column(min_width=0, elem_classes="blocktrain-rows"):
+                gr.HTML(ticks.format(side, scale), elem_classes="blocktrain-rows-head")
+                for block_id in block_ids:
+                    _weight(w, block_id)
 
 
 def _weight(w: Widgets, block_id: str) -> None:
@@ -48,43 +64,48 @@ def _weight(w: Widgets, block_id: str) -> None:
 
 
 def _presets(w: Widgets) -> None:
-    with gr.Column(elem_classes="blocktrain-stack", min_width=0):
-        with gr.Row():
-            w.add("preset", gr.Dropdown, choices=[], label="Preset", scale=3, min_width=140)
-            w.add("preset_name", gr.Textbox, label="Name", scale=3, min_width=140, max_lines=1)
-            w.add("preset_replace", gr.Checkbox, label="replace", scale=1, min_width=120)
-        with gr.Row():
-            w.add("preset_save", gr.Button, "Save", size="sm", min_width=70)
-            w.add("preset_rename", gr.Button, "Rename", size="sm", min_width=70)
-            w.add("preset_delete", gr.Button, "Delete", size="sm", min_width=70)
-            w.add("preset_file", gr.UploadButton, "Import", size="sm", min_width=70, file_types=[".txt"])
-            w.add("preset_export", gr.Button, "Export", size="sm", min_width=70)
-    w.html("preset_message")
-    w.html("preset_problems")
+    with menu("presets", "Presets", PRESET_BUTTON, right=True):
+        gr.HTML(PRESET_LIST)
+        # which preset the weights came from: set by the page's script and by the server
+        w.add("preset", gr.Textbox, label="Preset", elem_classes="blocktrain-unseen")
+        w.add("preset_over", gr.Button, "Save over", size="sm", elem_classes="blocktrain-mi")
+        with gr.Row(elem_classes="blocktrain-menu-row"):
+            w.add("preset_name", gr.Textbox, label="Name", placeholder="a new name", max_lines=1, min_width=0)
+            w.add("preset_save", gr.Button, "Save", size="sm", min_width=0)
+            w.add("preset_rename", gr.Button, "Rename", size="sm", min_width=0)
+        with gr.Row(elem_classes="blocktrain-menu-row"):
+            w.add("preset_replace", gr.Checkbox, label="replace", min_width=0)
+            w.add("preset_delete", gr.Button, "Delete", size="sm", min_width=0)
+            w.add("preset_file", gr.UploadButton, "Import…", size="sm", min_width=0, file_types=[".txt"])
+            w.add("preset_export", gr.Button, "Export", size="sm", min_width=0)
+        w.html("preset_message")
+        gr.HTML(_unfold("blocktrain_carding", "All as cards…"))
+        # the page's script turns this text into a download
+        w.add("export", gr.Textbox, label="Exported presets", elem_classes="blocktrain-unseen")
 
 
 def _sharing(w: Widgets) -> None:
-    """Copying and pasting of weights, and all presets as cards."""
-    with gr.Column(elem_classes="blocktrain-stack", min_width=0):
-        with gr.Row():
-            forms = [LINE, LINK, KOHYA, JSON]
-            w.add("form", gr.Radio, choices=forms, value=LINE, label="Share as", scale=4, min_width=200)
-            w.add("copy", gr.Button, "Copy", size="sm", min_width=70)
-        w.add("line", gr.Textbox, label="To share", max_lines=2, interactive=False, show_copy_button=True)
-        w.add(
-            "paste",
-            gr.Textbox,
-            label="Paste block weights",
-            placeholder="NAME:1,0,0,… or OUT=1,IN=0 or a link",
-            lines=1,
-            max_lines=4,
-        )
+    """Copying and pasting of weights."""
+    with menu("share", "Copy, paste, bake", icon("more"), right=True):
+        for form in FORMS:
+            w.add(f"copy_{form}", gr.Button, f"Copy {FORMS[form].item}", size="sm", elem_classes="blocktrain-mi")
+        # what was copied; the page's script takes it from here to the clipboard
+        w.add("line", gr.Textbox, label="To share", elem_classes="blocktrain-unseen")
+        w.html("share_message")
+        gr.HTML(SHARE_TEXT)
+        placeholder = "NAME:1,0,0,… or OUT=1,IN=0 or a link"
+        w.add("paste", gr.Textbox, label="Paste block weights", placeholder=placeholder, lines=1, max_lines=4)
+        w.html("understood")
         w.add("apply", gr.Button, "Use these weights", size="sm", interactive=False)
-        # the page's script turns this text into a download
-        w.add("export", gr.Textbox, label="Exported presets", elem_classes="blocktrain-unseen")
-    w.html("understood")
-    with gr.Accordion("All presets as cards", open=True, elem_id="blocktrain_carding"):
-        w.html("preset_cards")
+        gr.HTML(_unfold("blocktrain_baking", "Bake into a new LoRA file…"))
+
+
+def _unfold(part: str, words: str) -> Markup:
+    """A line of a menu that opens a folded part of the pane."""
+    return Markup(
+        '<div class="blocktrain-menu-actions"><button type="button" class="blocktrain-mi" data-unfold="{}">{}</button>'
+        "</div>"
+    ).format(part, words)
 
 
 def _bake(w: Widgets) -> None:

@@ -71,7 +71,7 @@ class PresetStore:
 
     def rename(self, name: str | None, new_name: str) -> None:
         """Rename one of the user's own presets; raises ValueError for an invalid name or a taken one."""
-        name, new_name = self._own_name(name), new_name.strip()
+        name, new_name = self.own_name(name), new_name.strip()
         self._check_free(new_name, "choose another name")
         self.own.rename(name, new_name)
 
@@ -84,7 +84,7 @@ class PresetStore:
 
     def delete(self, name: str | None) -> str:
         """Delete one of the user's own presets; returns its line."""
-        name = self._own_name(name)
+        name = self.own_name(name)
         line = to_line(self.own.read().presets[name])
         self.own.delete(name)
         return line
@@ -115,7 +115,8 @@ class PresetStore:
         conflicts = tuple(LineProblem(0, name, f"{name} exists with other values: not imported") for name in kept)
         return len(new), (*found.problems, *conflicts)
 
-    def _own_name(self, name: str | None) -> str:
+    def own_name(self, name: str | None) -> str:
+        """The name, if it is that of one of the user's own presets; else raises ValueError."""
         if not name:
             raise ValueError("no preset is selected: select one of your own in the menu")
         if name not in self.own.read().presets:

@@ -140,6 +140,37 @@ class Opened:
         box.press_sequentially(option)
         self.page.click(f"#blocktrain_{name} [data-testid=dropdown-option][aria-label='{option}']")
 
+    def menu(self, name: str) -> None:
+        """Open a menu, if it is not open yet."""
+        if self.page.locator(f"#blocktrain_menu_{name}[data-open]").count() == 0:
+            self.page.click(f"#blocktrain_menu_{name} [data-menu]")
+
+    def preset(self, name: str) -> None:
+        """Choose a preset in its menu."""
+        self.menu("presets")
+        self.page.fill(".blocktrain-preset-list input", name)
+        self.page.click(f"#blocktrain_menu_presets [data-preset='{name}']")
+
+    def save_preset(self, name: str) -> None:
+        """Save the weights on the sliders as a preset."""
+        self.menu("presets")
+        self.type("preset_name", name)
+        self.click("preset_save")
+        self.wait("preset_message", f"Saved {name}")
+
+    def copy(self, form: str) -> str:
+        """Copy the weights in a form; return what is in the clipboard."""
+        self.page.evaluate("navigator.clipboard.writeText('')")
+        self.menu("share")
+        self.click(f"copy_{form}")
+        self.page.wait_for_function("async () => (await navigator.clipboard.readText()) !== ''")
+        return self.page.evaluate("navigator.clipboard.readText()")
+
+    def paste(self, text: str) -> None:
+        """Write into the field for pasted weights."""
+        self.menu("share")
+        self.page.locator("#blocktrain_paste textarea").fill(text)
+
     def tick(self, lora: str) -> None:
         """Add a LoRA from the library, or remove it."""
         used = self.row(lora)

@@ -50,7 +50,7 @@ def test_from_a_word_to_a_preset_to_a_picture(opened):
     said = opened.text("analyse_message").split("Saved ")[1]
 
     opened.go("Preview")
-    opened.choose("preset", name)
+    opened.preset(name)
     expected = parse(said.strip(), "sd1").weights
     off = next(block_id for block_id in ("IN04", "OUT03", "OUT11") if expected[block_id] == 0)
     opened.page.wait_for_function(f"() => document.querySelector('#blocktrain_w_{off} input[type=range]').value == '0'")

@@ -14,16 +14,16 @@ SLIDER = "() => document.querySelector('#blocktrain_w_{} input[type=range]').val
 def test_a_link_opens_in_another_browser_and_acts_only_when_used(opened, second, served):
     opened.active("robot")
     opened.drag("OUT05", 0.35)
+    opened.menu("presets")
     opened.type("preset_name", "Face & co")
-    opened.page.locator("#blocktrain_form label", has_text="link").locator("input").click()
-    opened.click("copy")
-    opened.page.wait_for_function("() => document.querySelector('#blocktrain_line textarea').value.startsWith('#')")
-    link = opened.box("line")
+    opened.page.keyboard.press("Escape")
+    link = opened.copy("link")
+    assert link.startswith(f"{served[0]}#blocktrain=Face")
     assert link.isascii()
     assert " " not in link
 
     second.page.goto("about:blank")
-    second.page.goto(served[0] + link)
+    second.page.goto(link)
     second.wait("understood", "“Face & co” for SD1")
     second.page.wait_for_selector("#blocktrain_understood svg.blocktrain-u-tiny")
     assert second.weight("OUT05") == 1
@@ -35,9 +35,7 @@ def test_what_is_exported_can_be_imported(opened, tmp_path):
     opened.active("robot")
     name = f"mine-{time.time_ns()}"
     opened.drag("OUT05", 0.15)
-    opened.type("preset_name", name)
-    opened.click("preset_save")
-    opened.wait("preset_message", f"Saved {name}")
+    opened.save_preset(name)
     with opened.page.expect_download() as downloading:
         opened.click("preset_export")
     path = tmp_path / "blocktrain-presets.txt"
@@ -48,7 +46,8 @@ def test_what_is_exported_can_be_imported(opened, tmp_path):
     opened.wait("preset_message", "to restore it, paste")
     opened.upload("preset_file", path)
     opened.wait("preset_message", "1 presets added")
-    opened.page.locator(".blocktrain-card", has_text=name).wait_for()
+    opened.page.locator(".blocktrain-card", has_text=name).wait_for(state="attached")
+    opened.page.locator(f"#blocktrain_menu_presets [data-preset='{name}']").wait_for()
 
 
 def test_the_difference_of_two_pictures(opened):
@@ -100,24 +99,30 @@ def test_a_finger_scrolls_the_page_and_moves_what_it_has_selected(browser, serve
     page.set_default_timeout(180 * SECOND)
     try:
         page.goto(served[0])
-        page.wait_for_selector(f"{MAP}[data-subject=robot] .blocktrain-u-block[tabindex='0']")
+        page.wait_for_selector(f"{MAP}[data-subject=robot] .blocktrain-u-block[tabindex='0']", state="attached")
+        page.click("[data-segment=weights]")
         block = page.locator(f"{MAP} [data-block=OUT05]")
         block.scroll_into_view_if_needed()
         touch = context.new_cdp_session(page)
 
-        def swipe_down() -> float:
+        def swipe(across: float, down: float) -> float:
             box = block.bounding_box()
             x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
             for kind, points in (
                 ("touchStart", [{"x": x, "y": y}]),
-                *(("touchMove", [{"x": x, "y": y + 9 * n}]) for n in range(1, 4)),
+                *(("touchMove", [{"x": x + across * n / 3, "y": y + down * n / 3}]) for n in range(1, 4)),
                 ("touchEnd", []),
             ):
                 touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
             page.wait_for_timeout(PAUSE)
             return float(block.get_attribute("aria-valuenow"))
 
+        def swipe_down() -> float:
+            return swipe(0, 27)
+
         assert swipe_down() == 1
+        assert swipe(27, 0) == 1.5  # sideways: half a weight, without a first tap
+        assert swipe(-27, 0) == 1
         block.tap()
         page.wait_for_selector(f"{MAP} [data-block=OUT05].blocktrain-u-chosen")
         assert swipe_down() == 0.5

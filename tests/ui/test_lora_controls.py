@@ -29,7 +29,7 @@ def test_opening_chooses_the_first_lora(page):
     assert page.keys == ["robot"]
     assert [row[0] for row in data_of(page)["files"]] == ["robot", "style"]
     assert "IN04" in page.values["facts"]
-    assert "ALL" in page.properties["preset"]["choices"]
+    assert "ALL" in page.properties["grid_presets"]["choices"]
 
 
 def test_opening_begins_with_the_first_weights_before_the_model_is_read(host, lora_index, page):
@@ -46,7 +46,7 @@ def test_opening_begins_with_the_first_weights_before_the_model_is_read(host, lo
 def test_what_the_lora_lacks_is_greyed_with_the_reason(page):
     free = {block_id for block_id in WEIGHT_IDS if page.properties["weights"][block_id]["interactive"]}
     assert free == {"BASE", "IN04", "OUT03"}
-    assert page.properties["weights"]["M00"]["label"] == "M00 · not in this LoRA"
+    assert 'data-block="M00" data-side="M" data-absent="no layers in this LoRA"' in page.values["u_map"]
 
 
 def test_what_the_model_lacks_is_greyed_with_the_reason(host, controls, page):
@@ -54,7 +54,7 @@ def test_what_the_model_lacks_is_greyed_with_the_reason(host, controls, page):
     write_lora(host.lora_dirs[0] / "xl.safetensors", SDXL_LAYERS)
     page.take(controls.refresh(page.values))
     choose(controls, page, "xl")
-    assert page.properties["weights"]["IN11"]["label"] == "IN11 · not in SDXL"
+    assert page.properties["weights"]["IN11"]["interactive"] is False
     assert page.properties["weights"]["OUT01"]["interactive"]
     assert set(BLOCK_IDS) <= page.properties["weights"].keys()
 
@@ -97,12 +97,18 @@ def test_each_lora_keeps_its_own(controls, page):
     assert selection.entries["style"].strength == 1.5
 
 
-def test_a_preset_sets_the_sliders(controls, page):
+def test_saving_over_a_preset_replaces_ones_own_only(controls, page):
+    page.values |= {"preset_name": "mine"}
+    page.values["weights"] |= {"IN04": 0.3}
+    page.take(controls.save(page.values))
+    assert (page.values["preset"], page.values["preset_name"]) == ("mine", "")
+    page.values["weights"] |= {"IN04": 0.9}
+    page.take(controls.save_over(page.values))
+    assert "Saved mine" in page.values["preset_message"]
+    assert controls.presets.parse("mine", "sd1").weights["IN04"] == 0.9
     page.values["preset"] = "OUTALL"
-    page.take(controls.use_preset(page.values))
-    assert page.values["weights"]["OUT11"] == 1
-    assert page.values["weights"]["IN04"] == 0
-    assert "set to 0" in page.values["preset_message"]
+    page.take(controls.save_over(page.values))
+    assert "comes with the extension" in page.values["preset_message"]
 
 
 def test_a_saved_preset_is_not_replaced_unasked(controls, page):
@@ -110,6 +116,7 @@ def test_a_saved_preset_is_not_replaced_unasked(controls, page):
     page.values["weights"] |= {"IN04": 0.3}
     page.take(controls.save(page.values))
     page.values["weights"]["IN04"] = 0.9
+    page.values["preset_name"] = "mine"
     page.take(controls.save(page.values))
     assert "already" in page.values["preset_message"]
     assert controls.presets.parse("mine", "sd1").weights["IN04"] == 0.3
@@ -126,8 +133,8 @@ def test_rename_and_delete(controls, page):
     page.take(controls.rename(page.values))
     assert page.values["preset"] == "ours"
     page.take(controls.delete(page.values))
-    assert page.values["preset"] is None
-    assert "ours" not in page.properties["preset"]["choices"]
+    assert page.values["preset"] == ""
+    assert "ours" not in page.properties["grid_presets"]["choices"]
 
 
 @pytest.mark.parametrize("button", ["rename", "delete"])
@@ -148,7 +155,7 @@ def test_names_that_no_preset_can_have(controls, page, name):
 
 def test_without_a_model_weights_still_work(host, controls, page):
     host.loaded = None
-    page.take(controls.use_preset({**page.values, "preset": "OUTALL"}))
+    page.take(controls.use_text(page.values, "OUTALL")[0])
     assert page.values["weights"]["OUT03"] == 1
     assert page.values["weights"]["IN04"] == 0
     assert "no checkpoint is loaded" in controls.show_model(page.values)["model_line"]

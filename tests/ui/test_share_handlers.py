@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lib_blocktrain.ui.preset_cards import FORMS
+from lib_blocktrain.ui.preset_cards import FORMS, JSON, TAG
 from lib_blocktrain.ui.share_handlers import ShareHandlers
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import parse
@@ -63,13 +63,14 @@ def test_save_copy_paste(controls, sharing, page):
     page.values["weights"] |= {"IN04": 0.3, "OUT03": -0.5}
     page.take(controls.save(page.values))
     assert page.values["preset"] == "mine"
-    page.take(sharing.copy(page.values))
+    copy = sharing.copier("line")
+    page.take(copy(page.values))
     line = page.values["line"]
     assert line.startswith("mine:")
-    page.take(sharing.copy({**page.values, "weights": {**page.weights(), "IN04": 0.4}}))
+    page.take(copy({**page.values, "preset_name": "mine", "weights": {**page.weights(), "IN04": 0.4}}))
     assert not page.values["line"].startswith("mine")
-    assert "the preset mine has other weights" in page.values["preset_message"]
-    page.take(controls.use_preset({**page.values, "preset": "ALL"}))
+    assert "the preset mine has other weights" in page.values["share_message"]
+    page.take(controls.use_text(page.values, "ALL")[0])
     assert page.values["weights"]["IN04"] == 1
     page.values["paste"] = line
     page.take(sharing.apply(page.values))
@@ -79,9 +80,9 @@ def test_save_copy_paste(controls, sharing, page):
 @pytest.mark.parametrize("name", ["a:b", "a#b", "a | b"])
 def test_a_line_to_share_reads_back(sharing, page, name):
     page.values["preset_name"] = name
-    answer = sharing.copy(page.values)
-    assert "blocktrain-failure" in answer["preset_message"]
-    assert "line" not in answer
+    answer = sharing.copier("line")(page.values)
+    assert "blocktrain-failure" in answer["share_message"]
+    assert answer["line"] == ""  # the page copies nothing, not what was copied before
 
 
 def test_import_of_lbws_file(sharing, page, tmp_path):
@@ -94,14 +95,15 @@ def test_import_of_lbws_file(sharing, page, tmp_path):
     assert "line 3" in page.values["preset_message"]
     assert "ALL exists with other values" in page.values["preset_message"]
     assert "INS is here" not in page.values["preset_message"]
-    assert "FACE2" in page.properties["preset"]["choices"]
+    assert "FACE2" in page.properties["grid_presets"]["choices"]
+    assert 'data-name="FACE2"' in page.values["preset_cards"]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [form for form in FORMS if form != TAG])
 def test_every_form_reads_back_as_the_weights(sharing, page, form):
-    page.values |= {"form": form, "preset_name": "Müller & co 50 %"}
+    page.values |= {"preset_name": "Müller & co 50 %"}
     page.values["weights"] |= {"IN04": 0.3, "OUT03": 0.125, "M00": 0}
-    page.take(sharing.copy(page.values))
+    page.take(sharing.copier(form)(page.values))
     text = page.values["line"]
     page.values |= {"preset_name": ""}
     page.values["weights"] |= {"IN04": 1.0, "OUT03": 1.0, "M00": 1.0}
@@ -112,7 +114,7 @@ def test_every_form_reads_back_as_the_weights(sharing, page, form):
     page.take(sharing.apply(page.values))
     assert [page.values["weights"][block_id] for block_id in ("IN04", "OUT03", "M00")] == [0.3, 0.125, 0]
     assert page.values["preset_name"] == ("Müller & co 50 %" if form in ("line", "link") else "")
-    if form == "JSON":
+    if form == JSON:
         assert BlockWeights.from_json(json.loads(text)).values["IN04"] == 0.3
     if form == "link":
         assert text.startswith("#blocktrain=")
@@ -121,26 +123,48 @@ def test_every_form_reads_back_as_the_weights(sharing, page, form):
 
 
 def test_weights_without_an_equivalent_are_refused(sharing, page):
-    page.values |= {"form": "kohya"}
     page.values["weights"] |= {"OUT03": -0.5}
-    assert "OUT03 = -0.5: a learning rate cannot be negative" in sharing.copy(page.values)["preset_message"]
+    answer = sharing.copier("kohya")(page.values)
+    assert "OUT03 = -0.5: a learning rate cannot be negative" in answer["share_message"]
+    assert answer["line"] == ""
+
+
+def test_a_tag_names_the_preset_and_what_has_changed(sharing, page):
+    copy = sharing.copier(TAG)
+    page.take(sharing.apply({**page.values, "paste": "OUTD"}))
+    assert page.values["preset"] == "OUTD"
+    page.use("robot", robot=0.8)
+    assert copy(page.values)["line"] == "<lora:robot:0.8:bw=OUTD>"
+    page.values["weights"] |= {"IN08": -0.4, "OUT10": 1.3}
+    changed = copy(page.values)["line"]
+    assert changed == "<lora:robot:0.8:bw=OUTD,IN08=-0.4,OUT10=1.3>"
+    assert sharing.controls.presets.parse(changed, "sd1").weights["OUT10"] == 1.3
+    page.take(sharing.apply({**page.values, "paste": changed}))
+    assert (page.values["preset"], page.values["weights"]["IN08"]) == ("OUTD", -0.4)
+    page.values["weights"] |= dict.fromkeys([f"IN{n:02}" for n in range(12)], 0.5)  # not near it any more
+    values = copy(page.values)["line"]
+    assert "OUTD" not in values
+    assert sharing.controls.presets.parse(values, "sd1").weights["IN08"] == 0.5
+    page.use()
+    assert "no LoRA is chosen" in copy(page.values)["share_message"]
 
 
 def test_the_share_of_the_canvas_goes_along_while_the_weights_are_its(controls, sharing, page):
-    page.values |= {"paste": "face:OUT03=1,IN04=0.5,BASE=1|arch=sd1 canvas=0.12", "form": "line"}
+    page.values |= {"paste": "face:OUT03=1,IN04=0.5,BASE=1|arch=sd1 canvas=0.12"}
+    copy = sharing.copier("line")
     page.take(sharing.apply(page.values))
-    page.take(sharing.copy(page.values))
+    page.take(copy(page.values))
     assert parse(page.values["line"], "sd1").area_share == 0.12
     page.take(controls.save(page.values))
     page.values["paste"] = ""
     assert controls.presets.parse("face", "sd1").area_share == 0.12
-    page.take(sharing.copy(page.values))  # the preset that was saved is chosen
+    page.take(copy(page.values))  # the preset that was saved is chosen
     assert parse(page.values["line"], "sd1").area_share == 0.12
     page.values["preset_name"] = ""
-    page.take(sharing.copy(page.values))
+    page.take(copy(page.values))
     assert page.values["line"].startswith("face:")
     page.values["weights"]["OUT03"] = 0.9  # the menu still says face, and these are other weights
-    page.take(sharing.copy(page.values))
+    page.take(copy(page.values))
     assert parse(page.values["line"], "sd1").area_share is None
     assert "face" not in page.values["line"]
 

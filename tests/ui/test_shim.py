@@ -75,12 +75,16 @@ def test_a_change_of_a_widget_that_is_no_output_is_an_error():
         tied(lambda values: {"z": 1})("a", "b")
 
 
-def test_the_tab_has_every_slider_in_the_us_order(host):
+def test_the_sliders_are_in_the_order_of_the_map(host):
+    """The keyboard's order is the reading order: the IN side from above, then the OUT side from above."""
     blocks, tab = build(host)
     tab.close()
     ids = [component.elem_id for component in blocks.blocks.values() if isinstance(component, gr.Slider)]
     weights = [elem_id for elem_id in ids if elem_id and elem_id.startswith("blocktrain_w_")]
-    assert weights == [f"blocktrain_{weight_name(block_id)}" for block_id in WEIGHT_IDS]
+    ins, outs = ([f"{side}{number:02}" for number in range(12)] for side in ("IN", "OUT"))
+    rows = [*ins, "M00", *reversed(outs), "BASE"]
+    assert weights == [f"blocktrain_{weight_name(block_id)}" for block_id in rows]
+    assert sorted(rows) == sorted(WEIGHT_IDS)
 
 
 def test_building_the_tab_asks_nothing_of_the_model(host, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import re
 from pathlib import Path
@@ -14,8 +13,8 @@ import pytest
 from lib_blocktrain.blocks import ARCHITECTURES, BASE
 from lib_blocktrain.ui import preset_cards
 from lib_blocktrain.ui.u_map import UMap
-from lib_blocktrain.ui.u_map_facts import BELIEFS, facts
-from lib_blocktrain.ui.u_map_layout import BLOCK_HEIGHT, height, layout
+from lib_blocktrain.ui.u_map_facts import BELIEFS, cells, facts, level
+from lib_blocktrain.ui.u_map_layout import places, tiny
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import GRADES, Preset, from_link, shipped_presets
@@ -41,20 +40,43 @@ class Presets(PresetStore):
 
 @pytest.mark.parametrize("known", ARCHITECTURES.values(), ids=lambda known: known.id)
 def test_every_block_has_a_place_of_its_own(known):
-    boxes = layout(known)
-    assert sorted(boxes) == sorted((*known.block_ids, BASE))
-    for one, other in itertools.combinations(boxes.values(), 2):
-        apart = one.right < other.left or other.right < one.left
-        assert apart or abs(one.top - other.top) > BLOCK_HEIGHT
-    assert all(
-        box.left >= 0 and box.right <= 1000 and box.top + BLOCK_HEIGHT <= height(known) for box in boxes.values()
-    )
+    found = places(known)
+    assert sorted(found) == sorted((*known.block_ids, BASE))
+    assert len(set(found.values())) == len(found)
+    sides = {"IN": "in", "OUT": "out", "M": "mid", "BASE": "base"}
+    for block_id, place in found.items():
+        assert place.side == sides[block_id.rstrip("0123456789")]
     for block in known.blocks:
         if block.skip:  # partners mirror each other
-            assert boxes[block.id].middle + boxes[block.skip].middle == pytest.approx(1000)
-            assert boxes[block.id].top == boxes[block.skip].top
-    widths = {block.resolution_in: boxes[block.id].width for block in known.blocks if block.id.startswith("OUT")}
-    assert [widths[divisor] for divisor in sorted(widths)] == sorted(widths.values(), reverse=True)
+            one, other = found[block.id], found[block.skip]
+            assert (one.row, one.column) == (other.row, other.column)
+            assert {one.side, other.side} == {"in", "out"}
+    rows = {found[block.id].row: cells(known, level(block)) for block in known.blocks if block.skip}
+    assert [rows[row] for row in sorted(rows)] == sorted(rows.values(), reverse=True)
+    assert found["M00"].row == found[BASE].row == len(rows)
+
+
+def test_a_small_map_has_each_weight_once():
+    made = tiny(ARCHITECTURES["sd1"], {"IN04": 0.5, "OUT05": 0.5, "OUT06": -2.0, "M00": 1.0}, MARKUP)
+    assert "<img" not in made
+    paths = re.findall(r'class="blocktrain-u-(\w+)" style="--blocktrain-w:([\d.]+)" d="([^"]*)"', made)
+    assert {(kind, weight): shape.count("M") for kind, weight, shape in paths} == {
+        ("plus", "0"): 21,
+        ("plus", "0.5"): 2,
+        ("minus", "1"): 1,
+        ("plus", "1"): 1,
+    }
+
+
+def test_the_map_of_sdxl_is_smaller_and_says_so():
+    made = UMap("weights", "sdxl", "w_").html()
+    assert "--blocktrain-u-rows:3" in made
+    assert [text for text in ("128×128", "64×64", "32×32", "16×16") if f">{text}<" in made] == [
+        "128×128",
+        "64×64",
+        "32×32",
+    ]
+    assert 'data-block="IN09"' not in made
 
 
 def test_what_is_believed_names_blocks_and_grades_that_there_are():
@@ -90,7 +112,7 @@ def test_what_a_card_copies_reads_back_as_its_weights(architecture_id, tmp_path)
     assert len(cards) == len(presets)
     for preset, card in zip(presets, cards, strict=True):
         wanted = parse(preset.text, architecture_id).weights
-        line, link, data, kohya = (html.unescape(text) for text in re.findall('data-copy="([^"]*)"', card))
+        line, link, kohya, data = (html.unescape(text) for text in re.findall('data-copy="([^"]*)"', card))
         assert parse(line, architecture_id).weights == wanted
         assert parse(from_link(link), architecture_id).weights == wanted
         assert BlockWeights.from_json(json.loads(data)) == wanted

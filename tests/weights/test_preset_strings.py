@@ -239,7 +239,9 @@ def test_unknown_names_list_what_is_near():
         parse("OUTAL", SD1)
     with pytest.raises(PresetStringError, match="FACE-OUT03-05 or FACE-NOT-OUT03-05"):
         parse("FACE", SD1)
-    with pytest.raises(PresetStringError, match=r"'qqqq': the nearest of \d\d are ([\w-]+, ){2}[\w-]+ \(character 1\)$"):
+    with pytest.raises(
+        PresetStringError, match=r"'qqqq': the nearest of \d\d are ([\w-]+, ){2}[\w-]+ \(character 1\)$"
+    ):
         parse("qqqq", SD1)
     with pytest.raises(PresetStringError) as raised:
         parse("ou", SD1, presets={name: Preset(name, (SD1,), "*=1") for name in ("AOUT", "BOUT", "COUT", "DOUT")})

@@ -1,0 +1,28 @@
+"""The page's line icons, as SVG in the colour of the text around them."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from markupsafe import Markup
+
+_PATHS = MappingProxyType(
+    {
+        "undo": "M5.5 3 2.5 6l3 3M2.5 6H9a4 4 0 0 1 0 8H6",
+        "redo": "M10.5 3l3 3-3 3M13.5 6H7a4 4 0 0 0 0 8h3",
+        "curve": "M2.5 13C8 13 8 3 13.5 3",
+        "link": "M6.5 9.5a2.5 2.5 0 0 0 3.5 0l2.5-2.5A2.5 2.5 0 0 0 9 3.5l-1 1M9.5 6.5a2.5 2.5 0 0 0-3.5 0L3.5 9"
+        "A2.5 2.5 0 0 0 7 12.5l1-1",
+        "search": "M7 12A5 5 0 1 0 7 2a5 5 0 0 0 0 10ZM11 11l3 3",
+        "more": "M3.2 8h.6M7.7 8h.6M12.2 8h.6",
+        "open": "m4.5 6.5 3.5 3.5 3.5-3.5",
+    }
+)
+
+
+def icon(name: str) -> Markup:
+    """The icon of this name; the words belong to the button around it."""
+    return Markup(
+        '<svg class="blocktrain-ic" viewBox="0 0 16 16" aria-hidden="true"><path d="{}" fill="none"'
+        ' stroke="currentColor" stroke-width="1.4" stroke-linecap="round" stroke-linejoin="round"/></svg>'
+    ).format(_PATHS[name])
