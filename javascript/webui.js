@@ -67,17 +67,31 @@
         }
     }
 
-    function edit(title, text) {
+    // Shows the extension's tab with the LoRAs of the prompt, their weights and the prompt.
+    function edit(tab, title, text) {
         const buttons = [...gradioApp().querySelectorAll("#tabs > .tab-nav > button")];
-        const button = buttons.find((candidate) => candidate.textContent.trim() === title);
-        if (button) {
-            button.click();
-        }
-        const paste = field("blocktrain_paste");
-        if (paste && text) {
-            put(paste, text.split("\n")[0]);
+        buttons.find((candidate) => candidate.textContent.trim() === title)?.click();
+        window.blocktrain.go?.("preview");
+        window.blocktrain.segment?.("preview", "weights");
+        const [prompt, negative] = [`${tab}_prompt`, `${tab}_neg_prompt`].map((id) => field(id)?.value || "");
+        const target = field("blocktrain_edited");
+        if (target) {
+            // the time makes each press another value, which the server is told of
+            put(target, JSON.stringify({ prompt, negative, weights: text || "", at: Date.now() }));
         }
     }
+
+    // A preset saved, renamed or deleted in the extension's tab: the accordions' menus read them again.
+    let presets = null;
+    (window.blocktrain ||= {}).presetsInWebUI = (names) => {
+        const known = names.join("\n");
+        if (presets !== null && presets !== known && typeof gradioApp === "function") {
+            for (const tab of ["txt2img", "img2img"]) {
+                gradioApp().querySelector(`#blocktrain_${tab}_refresh`)?.click();
+            }
+        }
+        presets = known;
+    };
 
     // The WebUI sends the prompt as it was typed: random weights would be drawn again, from another seed.
     async function fixRandom(tab) {

@@ -109,6 +109,9 @@ class PreviewTab:
         applied = on(w["apply"].click, sharing.apply, w.pick(*SELECTION, "paste", "preset_name"), pasted)
         on(applied.then, None, {}, {}, js=PASTED)
 
+        taken = w.pick(*SHOWN, "prompt", "negative", "status")
+        on(w["edited"].input, sharing.edit, w.pick(*SELECTION, "edited"), taken, latest=True)
+
         named = w.pick(*SELECTION, "preset", "preset_name", "preset_replace", "paste")
         for form, words in FORMS.items():
             copied = on(w[f"copy_{form}"].click, sharing.copier(form), named, w.pick("line", "share_message"))

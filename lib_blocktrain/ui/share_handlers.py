@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from markupsafe import Markup
@@ -14,6 +15,7 @@ from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.preset_files import read_line
 from lib_blocktrain.weights.preset_strings import PresetStringError
 from lib_blocktrain.weights.presets import from_link
+from lib_blocktrain.weights.prompt_tags import PageWeights, Tag, resolve, tags_of, without
 from lib_blocktrain.workspace.lora_selection import LoraEntry, LoraSelection
 
 MOST_CHANGES = 8  # that a tag writes after a preset's name, instead of all values
@@ -93,6 +95,36 @@ class ShareHandlers:
             f"{block_id}={number(weight)}" for block_id, weight in weights.with_base.items() if weight != base[block_id]
         ]
         return ",".join([preset, *changes]) if len(changes) <= MOST_CHANGES else ""
+
+    @error_to("status")
+    def edit(self, values: PreviewValues) -> Changes:
+        """Take over the LoRAs of a WebUI's prompt with their weights, and the prompt: "Edit in the tab" sends them."""
+        if not values["edited"]:
+            return {}
+        sent = json.loads(values["edited"])
+        prompt, negative, text = (str(sent.get(name) or "") for name in ("prompt", "negative", "weights"))
+        tags = tags_of(prompt)
+        names = {tag.name for tag in tags}
+        files = {file.path.stem: file.key for file in self.controls.lora_index.files() if not file.problem}
+        entries = {files[tag.name]: self._entry(tag, PageWeights(text), names) for tag in tags if tag.name in files}
+        changes: Changes = {}
+        if entries:
+            changes = self.controls.use_exactly(entries)
+        elif text.strip():  # for the LoRA that is here
+            changes = self.controls.use_text(values, text.strip().split("\n")[0])[0]
+        missing = sorted(names - files.keys())
+        words = [f"From the WebUI: {', '.join(entries) or 'the prompt'}"]
+        words += [f"not in the folders: {', '.join(missing)}"] if missing else []
+        shown = {"prompt": without(prompt, names)[0].strip(), "negative": negative}
+        return {**changes, **shown, "status": html.note("; ".join(words))}
+
+    def _entry(self, tag: Tag, page: PageWeights, loras: set[str]) -> LoraEntry:
+        """A LoRA of a prompt as an entry of the list; raises ValueError for what the sliders cannot show."""
+        architecture_id = self.controls.architecture(LoraSelection())
+        resolved = resolve(tag, architecture_id, page=page, loras=loras, seed=0, presets=self.controls.presets.all())
+        multiplier = next((item for item in tag.plain[1:] if "=" not in item), "1")
+        entry = LoraEntry.checked(float(multiplier), LoraEntry().weights)
+        return entry if resolved.weights is None else entry.with_weights(resolved.weights)
 
     def _is_another(self, name: str, weights: BlockWeights) -> bool:
         """Whether there is a preset of this name with other weights."""

@@ -39,6 +39,7 @@ class PreviewValues(SelectionValues):
     preset_replace: bool
     preset_file: Path | None
     paste: str | None
+    edited: str | None
     prompt: str | None
     negative: str | None
     sampler: str | None

@@ -91,6 +91,8 @@ def _sharing(w: Widgets) -> None:
             w.add(f"copy_{form}", gr.Button, f"Copy {FORMS[form].item}", size="sm", elem_classes="blocktrain-mi")
         # what was copied; the page's script takes it from here to the clipboard
         w.add("line", gr.Textbox, label="To share", elem_classes="blocktrain-unseen")
+        # what "Edit in the tab" sends, as JSON
+        w.add("edited", gr.Textbox, label="From the WebUI", elem_classes="blocktrain-unseen")
         w.html("share_message")
         gr.HTML(SHARE_TEXT)
         placeholder = "NAME:1,0,0,… or OUT=1,IN=0 or a link"

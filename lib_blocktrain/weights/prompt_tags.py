@@ -325,6 +325,13 @@ def lora_names(prompt: str) -> list[str]:
     return list(dict.fromkeys(found[2].split(":")[0] for found in _TAG.finditer(prompt, 0, _end_of_tags(prompt))))
 
 
+def tags_of(prompt: str) -> list[Tag]:
+    """Return the tags of a prompt's LoRAs, in order, the last one of each; raises TagError for one that is wrong."""
+    found = _TAG.finditer(prompt, 0, _end_of_tags(prompt))
+    tags = [read_tag(match[2].split(":")) for match in found]
+    return list({tag.name: tag for tag in tags}.values())
+
+
 def renamed(prompt: str, old: Collection[str], new: str) -> str:
     """Return the prompt with another LoRA in place of these; multipliers and weights stay."""
     return _with_tags(prompt, lambda items: [new, *items[1:]] if items[0] in old else None)

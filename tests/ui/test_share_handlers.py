@@ -204,3 +204,25 @@ def test_a_bad_link_is_shown_as_it_was_read(sharing, page):
     line, caret = shown.split("<pre")[1].split(">")[1].split("</pre")[0].split("\n")
     assert line[caret.index("^") :].startswith("oops")
     assert from_link("NAME:1,2 # no link") == "NAME:1,2 # no link"
+
+
+def test_edit_in_the_tab_brings_the_loras_their_weights_and_the_prompt(sharing, page):
+    def sent(**request):
+        page.values["edited"] = json.dumps(request)
+        return page.take(sharing.edit(page.values))
+
+    sent(prompt="a fox <lora:style:0.7:bw=OUTD> <lora:robot:1>, red <lora:gone:1>", negative="blur", weights="IN=0.5")
+    selection = page.values["selection"]
+    assert list(selection.entries) == ["style", "robot"]
+    assert selection.entries["style"].strength == 0.7
+    assert (selection.entries["style"].weights["OUT03"], selection.entries["style"].weights["OUT09"]) == (1, 0)
+    assert selection.entries["robot"].weights["IN04"] == 0.5  # the accordion's are for those without their own
+    assert page.values["prompt"].split() == ["a", "fox", ",", "red"]
+    assert page.values["negative"] == "blur"
+    assert "not in the folders: gone" in page.values["status"]
+    sent(prompt="a cat", negative="", weights="OUT=0.25")
+    assert page.values["weights"]["OUT03"] == 0.25
+    assert page.values["prompt"] == "a cat"
+    sent(prompt="<lora:robot:1:bw=NOSUCHPRESET>", negative="", weights="")
+    assert "unknown preset" in page.values["status"]
+    assert page.values["prompt"] == "a cat"

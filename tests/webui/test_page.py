@@ -61,9 +61,6 @@ def test_written_into_the_prompt_and_edited_in_the_tab(page):
     page.page.wait_for_function("() => document.querySelector('#txt2img_prompt textarea').value.includes('bw=')")
     assert page.page.input_value("#txt2img_prompt textarea") == TAG.replace(":1>", ":1:bw=IN=0.5,OUT=1>")
     page.click("txt2img_edit")
-    page.page.wait_for_selector("#blocktrain_understood", state="visible")
-    page.wait("understood", "IN00")
-    page.click("apply")
     page.page.wait_for_function("() => document.querySelector('#blocktrain_w_IN04 input[type=range]').value === '0.5'")
     assert page.weight("OUT05") == 1
 
