@@ -7,7 +7,7 @@
     "use strict";
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
-    const ASK_EVERY = 400; // ms, while headers are being read
+    const ASK_EVERY = 700; // ms, while headers are being read
     const native = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value");
     const listeners = new Set();
 

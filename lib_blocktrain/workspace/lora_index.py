@@ -34,6 +34,7 @@ from lib_blocktrain.workspace.lora_store import Known
 log = logging.getLogger(__name__)
 
 KEPT_NETWORKS = 8
+READ_AFTER = 0.3  # seconds, so that the names, which a page waits for, are sent before the processor is busy
 SAVE_EVERY = 10.0  # seconds, while many headers are read for the first time
 
 
@@ -58,7 +59,7 @@ class LoraIndex:
         self._reading = threading.Lock()  # of `_descriptions`
         self._refreshing = threading.Lock()
         self._reader: threading.Thread | None = None
-        self._closed = False
+        self._closed = self._waited_for = False
 
     @classmethod
     def of_host(cls, host: Host) -> LoraIndex:
@@ -106,6 +107,8 @@ class LoraIndex:
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until every header has been read; return whether that is so."""
         with self._lock:
+            self._waited_for = self._waited_for or seconds != 0
+            self._lock.notify_all()
             return self._lock.wait_for(lambda: self._closed or self._all_known(), seconds)
 
     def close(self) -> None:
@@ -188,6 +191,8 @@ class LoraIndex:
 
     def _read_all(self) -> None:
         """Read every file in the list that is not known, until there is none; save what was read."""
+        with self._lock:
+            self._lock.wait_for(lambda: self._closed or self._waited_for, READ_AFTER)
         saved = time.monotonic()
         while waiting := self._next():
             for file in waiting:
@@ -205,7 +210,7 @@ class LoraIndex:
         with self._lock:
             waiting = [] if self._closed else [file for file in self._files.values() if not file.known]
             if not waiting:
-                self._reader = None
+                self._reader, self._waited_for = None, False
                 self._lock.notify_all()
             return waiting
 

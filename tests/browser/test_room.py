@@ -92,7 +92,7 @@ def test_a_day_in_the_room(visitor):
 
 
 def test_names_come_before_facts(browser, python, random_model, room, tmp_path):
-    """A first start, without an index: nobody waits for the headers, and a card can be asked for meanwhile."""
+    """A first start, without an index: the page has all names at once, and what the headers say when they are read."""
     (tmp_path / "loras").symlink_to(room / "loras", target_is_directory=True)
     with serving(python, random_model, tmp_path) as address:
         page = browser.new_page()
