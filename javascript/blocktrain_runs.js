@@ -110,6 +110,20 @@
     let shown = "";
     let kept = null; // what was chosen before the page was loaded
 
+    let returning = false; // to the run that was chosen before the page was loaded
+
+    // More than once: gradio may be about to fill the box itself, as a part of the same answer.
+    function comeBack(name) {
+        returning = true;
+        for (const wait of [300, 1500, 4000]) {
+            setTimeout(() => returning && choose(name, true), wait);
+        }
+        setTimeout(() => {
+            returning = false;
+            changedRun();
+        }, 10000);
+    }
+
     // Another run begins with its newest step; after a reload the run and the step that were chosen come back.
     function changedRun() {
         const name = data.curves?.name || "";
@@ -120,10 +134,14 @@
             kept = blocktrain.recall?.("runs") || {};
             Object.assign(state, Object.fromEntries(KEPT.filter((key) => key in kept).map((key) => [key, kept[key]])));
             if (kept.run && kept.run !== name && data.table?.runs.some((run) => run.name === kept.run)) {
-                choose(kept.run);
+                comeBack(kept.run);
                 return;
             }
         }
+        if (returning && name !== kept.run) {
+            return;
+        }
+        returning = false;
         if (shown || kept.run !== name) {
             Object.assign(state, { step: null, file: "" });
         }
@@ -160,7 +178,8 @@
         draw();
     }
 
-    function choose(name) {
+    function choose(name, again = false) {
+        returning = again;
         if (state.other === name) {
             state.other = "";
         }
