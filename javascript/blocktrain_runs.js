@@ -127,7 +127,7 @@
     // Another run begins with its newest step; after a reload the run and the step that were chosen come back.
     function changedRun() {
         const name = data.curves?.name || "";
-        if (!name || name === shown) {
+        if (!name || name === shown || !data.table) {
             return;
         }
         if (kept === null) {
