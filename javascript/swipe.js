@@ -1,10 +1,11 @@
 // Shows two pictures of a comparison in one place: with a movable divider, or as their difference, which can be saved.
-// It uses the pictures already in the page, without any request. The choice of pictures is kept for the next preview.
+// It uses the pictures already in the page, without any request. The choice of pictures is kept for the next comparison.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
-    const chosen = { open: false, left: null, right: null, at: 50, how: "swipe" };
+    const chosen = { left: null, right: null, at: 50 };
+    let shown = null; // that of the last comparison
     const GAIN = 4; // brightens the difference, which would be dark otherwise
     const CHANGED = 20; // of 255: LoRA Block Weight counts pixels that differ by more
 
@@ -56,10 +57,6 @@
             this.range = made("input", { type: "range", min: 0, max: 100, step: 1, value: chosen.at });
             this.range.setAttribute("aria-label", "Border between the two pictures, in percent from the left");
             this.stage = made("div", { className: "blocktrain-swipe-stage" }, this.under, this.over, this.range);
-            this.how = made("select", {});
-            this.how.setAttribute("aria-label", "How the two are shown");
-            this.how.append(...["swipe", "difference"].map((how) => made("option", { value: how, textContent: how })));
-            this.how.value = chosen.how;
             this.canvas = made("canvas", {});
             this.canvas.setAttribute("role", "img");
             this.said = made("span", {});
@@ -67,39 +64,39 @@
             save.addEventListener("click", () => this.save());
             const foot = made("div", { className: "blocktrain-swipe-foot" }, this.said, save);
             this.difference = made("div", { className: "blocktrain-swipe-difference" }, this.canvas, foot);
-            const menus = made("div", { className: "blocktrain-swipe-menus" }, this.left, this.how, this.right);
-            const summary = made("summary", { textContent: "Compare two of them: swipe, difference" });
-            const parts = [summary, menus, this.stage, this.difference];
-            const folded = (this.folded = made("details", { className: "blocktrain-swipe", open: chosen.open }, ...parts));
-            folded.addEventListener("toggle", () => this.draw(folded.open));
-            menus.addEventListener("change", () => this.draw(folded.open));
-            this.range.addEventListener("input", () => this.draw(folded.open));
-            element.append(folded);
-            this.draw(folded.open);
+            const label = (text, menu) => made("label", { textContent: text }, menu);
+            const parts = [label("Left ", this.left), label("Right ", this.right)];
+            const menus = made("div", { className: "blocktrain-swipe-menus" }, ...parts);
+            this.element = made("div", { className: "blocktrain-swipe" }, menus, this.stage, this.difference);
+            menus.addEventListener("change", () => this.draw());
+            this.range.addEventListener("input", () => this.draw());
+            element.append(this.element);
+            shown = this;
+            this.draw();
         }
 
         menu(label, arm) {
             const menu = made("select", {});
             menu.setAttribute("aria-label", label);
             for (const [name, figure] of this.figures) {
-                menu.append(made("option", { value: name, textContent: figure.querySelector("figcaption").firstChild.textContent }));
+                menu.append(made("option", { value: name, textContent: figure.querySelector("figcaption b").textContent }));
             }
             menu.value = arm;
             return menu;
         }
 
-        draw(open) {
-            Object.assign(chosen, { open, left: this.left.value, right: this.right.value, how: this.how.value });
-            chosen.at = Number(this.range.value);
+        draw() {
+            const view = blocktrain.pictures?.view();
+            Object.assign(chosen, { left: this.left.value, right: this.right.value, at: Number(this.range.value) });
             const picture = (menu) => this.figures.get(menu.value).querySelector("img");
             const [left, right] = [picture(this.left), picture(this.right)];
-            this.folded.style.visibility = left && right ? "" : "hidden"; // hidden, not removed, so that the layout does not shift
-            const swiped = this.how.value === "swipe";
-            this.stage.classList.toggle("blocktrain-swipe-empty", !(left && right && swiped));
-            this.difference.classList.toggle("blocktrain-swipe-empty", !(left && right) || swiped);
-            if (open && left && right && !swiped) {
+            const both = Boolean(left && right);
+            this.element.classList.toggle("blocktrain-swipe-none", !both);
+            this.stage.classList.toggle("blocktrain-swipe-empty", !both || view !== "swipe");
+            this.difference.classList.toggle("blocktrain-swipe-empty", !both || view !== "difference");
+            if (both && view === "difference") {
                 this.drawDifference(left, right);
-            } else if (open && left && right) {
+            } else if (both && view === "swipe") {
                 this.under.src = right.src;
                 this.over.src = left.src;
                 this.stage.style.setProperty("--blocktrain-at", `${chosen.at}%`);
@@ -124,5 +121,6 @@
     }
 
     blocktrain.components ||= new Map();
-    blocktrain.components.set("blocktrain-pictures", (element) => new Swipe(element));
+    blocktrain.components.set("blocktrain-shots", (element) => element.matches(".blocktrain-pictures") && new Swipe(element));
+    document.addEventListener("blocktrain:view", () => shown?.element?.isConnected && shown.draw());
 })();

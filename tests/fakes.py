@@ -120,8 +120,8 @@ class Page:
             "job": "",
         }
         self.values |= {"preset": None, "preset_name": "", "preset_replace": False, "paste": ""}
-        self.values["grid_presets"] = []
-        self.values |= {"bake_name": "", "bake_replace": False, "status": "", "pictures": ""}
+        self.values |= {"grid_over": "presets", "grid_presets": [], "grid_block": "OUT03", "grid_values": "0, 1"}
+        self.values |= {"bake_name": "", "bake_replace": False, "status": "", "pictures": "", "grid_pictures": ""}
         self.values |= {"prompt": "a fox", "negative": "", "sampler": "DDIM", "steps": 3, "cfg": 6.0}
         self.values |= {"width": 64, "height": 64, "seed": 7}
         self.properties: dict[str, dict] = {}

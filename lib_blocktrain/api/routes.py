@@ -11,6 +11,7 @@ from fastapi.security import HTTPBasic
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.analysis_routes import add_analysis_routes
 from lib_blocktrain.api.lora_routes import add_lora_routes
+from lib_blocktrain.api.picture_routes import add_picture_routes
 from lib_blocktrain.api.preset_routes import add_preset_routes, add_prompt_routes
 from lib_blocktrain.api.responses import AsciiJSON, OwnRoute, guarded
 from lib_blocktrain.api.run_routes import add_run_routes
@@ -56,6 +57,7 @@ def mount(
     add_prompt_routes(public)
     add_preset_routes(reading, writing, service)
     add_lora_routes(reading, service)
+    add_picture_routes(reading, service)
     add_analysis_routes(reading, service)
     add_run_routes(reading, writing, service)
     _add_progress_routes(reading, writing, service)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lib_blocktrain.runner import Runner
     from lib_blocktrain.training.runs import Run
     from lib_blocktrain.weights.preset_strings import Parsed
+    from lib_blocktrain.workspace.drawn_pictures import PictureFolder
     from lib_blocktrain.workspace.jobs import Job, Jobs
     from lib_blocktrain.workspace.lora_files import LoraFile
     from lib_blocktrain.workspace.lora_index import LoraIndex
@@ -73,6 +74,13 @@ class Service:
         from lib_blocktrain.workspace.preset_store import PresetStore
 
         return PresetStore(lambda: self.host.presets_path)
+
+    @cached_property
+    def pictures(self) -> PictureFolder:
+        """The pictures of Preview's history."""
+        from lib_blocktrain.workspace.drawn_pictures import PictureFolder
+
+        return PictureFolder.of_host(self.host)
 
     def begin(self, work: Callable[[Job[T]], T], what: str, wait: float) -> Job[T]:
         """Start a job and return once it has the model.

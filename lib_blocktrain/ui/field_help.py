@@ -41,7 +41,11 @@ _PREVIEW = {
     "save_pictures": "Saves the pictures to the output folder, with their generation parameters.",
     "png_file": "Loads prompt, settings, LoRAs and weights from a picture that was saved here.",
     "grid_presets": "One picture is drawn for each, with the active LoRA.",
-    "draw_grid": "Draws once without the LoRA, then once under each selected preset.",
+    "draw_grid": "Draws once without the LoRA, then once for each preset, weight, strength or seed.",
+    "grid_over": "What differs from picture to picture.",
+    "grid_block": "The block of the LoRA whose weight differs.",
+    "grid_values": "Weights of the block, strengths, or seeds, such as: 0, 0.5, 1.",
+    "auto": "Draws again once the weights and settings have not changed for a second.",
 }
 _ANALYSE = {
     "analyse_lora": "The LoRA to analyse.",

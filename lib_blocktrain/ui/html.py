@@ -10,19 +10,13 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
-from PIL import Image
 
 from lib_blocktrain.blocks import ARCHITECTURES, REST, Architecture, spans
 from lib_blocktrain.weights.block_weights import number
 from lib_blocktrain.weights.preset_files import LineProblem
 from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
-from lib_blocktrain.workspace.drawing import Rendered, Variant
-from lib_blocktrain.workspace.images import png_of, to_png
 from lib_blocktrain.workspace.jobs import Step
 from lib_blocktrain.workspace.lora_files import LoraFile
-
-LARGE = 512  # pixels; in a comparison of many pictures larger ones are shown at this size
-MANY = 4
 
 
 def note(text: str) -> Markup:
@@ -160,38 +154,6 @@ def bar(step: Step, words: str) -> Markup:
         '<div class="blocktrain-progress" role="status"><progress max="100" value="{:.0f}"></progress>'
         "<span>{}</span></div>"
     ).format(step.share * 100, words + rest)
-
-
-def pictures(variants: Sequence[Variant], rendered: Mapping[int, Rendered], size: tuple[int, int]) -> Markup:
-    """The pictures of a comparison side by side, with empty frames of the same shape for those not drawn yet."""
-    many = len(variants) >= MANY
-    kind = "blocktrain-pictures blocktrain-many" if many else "blocktrain-pictures"
-    figures = []
-    for index, variant in enumerate(variants):
-        found = rendered.get(index)
-        image = _image(found, small=many) if found else _frame(size)
-        same = Markup(" <small>(the same)</small>") if found and found.reused else ""
-        figures.append(
-            Markup('<figure data-arm="{}">{}<figcaption>{}{}</figcaption></figure>').format(
-                variant.name, image, variant.title, same
-            )
-        )
-    return Markup('<div class="{}">{}</div>').format(kind, Markup("").join(figures))
-
-
-def _frame(size: tuple[int, int]) -> Markup:
-    return Markup('<div class="blocktrain-empty" style="aspect-ratio: {} / {}"></div>').format(*size)
-
-
-def _image(rendered: Rendered, small: bool) -> Markup:
-    if small and max(rendered.image.size) > LARGE:
-        reduced = rendered.image.copy()
-        reduced.thumbnail((LARGE, LARGE), Image.Resampling.LANCZOS)
-        png = png_of(reduced)
-    else:
-        png = to_png(rendered.image, rendered.request, rendered.model)
-    alt = f"{rendered.variant.title}: {rendered.request.prompt}, seed {rendered.request.seed}"
-    return Markup('<img alt="{}" src="{}">').format(alt, data_url(png))
 
 
 def data_url(png: bytes) -> str:

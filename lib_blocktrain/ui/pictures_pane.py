@@ -5,12 +5,13 @@ from __future__ import annotations
 import gradio as gr
 
 from lib_blocktrain.hosts.host import Host
-from lib_blocktrain.ui import html
+from lib_blocktrain.ui import pictures_html
 from lib_blocktrain.ui.frame import section
 from lib_blocktrain.ui.lora_controls import InitialState
+from lib_blocktrain.ui.picture_sheets import GRIDS
 from lib_blocktrain.ui.widgets import Widgets
-from lib_blocktrain.workspace.drawing import SEED_MAX, SIDE_MAX, SIDE_MIN, SIDE_STEP, comparison
-from lib_blocktrain.workspace.lora_selection import LoraSelection
+from lib_blocktrain.workspace.drawing import SEED_MAX, SIDE_MAX, SIDE_MIN, SIDE_STEP
+from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS
 
 
 def prompt_fields(w: Widgets, host: Host, initial: InitialState) -> None:
@@ -20,15 +21,23 @@ def prompt_fields(w: Widgets, host: Host, initial: InitialState) -> None:
 
 
 def pictures_pane(w: Widgets) -> None:
-    with section("Pictures", "pictures", name="section_pictures"):
-        # empty frames for the first comparison, so that the layout does not shift
-        w.html("pictures", html.pictures(comparison(LoraSelection().choose(["a LoRA"]), "sd1"), {}, (1, 1)))
-        _grid(w)
+    with section("", "pictures", name="section_pictures"):
+        gr.HTML(pictures_html.heading(), elem_id="blocktrain_views")
+        with gr.Column(elem_id="blocktrain_view_pair", min_width=0):
+            w.html("pictures", pictures_html.first_steps())
+        with gr.Column(elem_id="blocktrain_view_grid", elem_classes="blocktrain-stack", min_width=0):
+            _grid(w)
+        gr.HTML(pictures_html.TAG_LINE, elem_id="blocktrain_tag_line")
+        gr.HTML(pictures_html.HISTORY, elem_id="blocktrain_history")
+        # what the page's scripts ask for, as JSON
+        w.add("pictures_ask", gr.Textbox, label="Asked", elem_classes="blocktrain-unseen")
+        w.add("pictures_answer", gr.Button, "Answer", elem_classes="blocktrain-unseen")
 
 
 def _prompts(w: Widgets, initial: InitialState) -> None:
     w.add("prompt", gr.Textbox, label="Prompt", value=initial.prompt, lines=2)
     w.add("negative", gr.Textbox, label="Negative prompt", value=initial.negative, lines=1)
+    gr.HTML(pictures_html.FROM_TXT2IMG, elem_id="blocktrain_from_txt2img")
 
 
 def _settings(w: Widgets, host: Host, initial: InitialState) -> None:
@@ -45,6 +54,10 @@ def _settings(w: Widgets, host: Host, initial: InitialState) -> None:
 
 
 def _grid(w: Widgets) -> None:
-    with gr.Accordion("Grid over presets", open=False, elem_id="blocktrain_gridding"):
-        w.add("grid_presets", gr.Dropdown, choices=[], multiselect=True, label="Presets, one picture each")
-        w.add("draw_grid", gr.Button, "Draw the grid")
+    with gr.Row(elem_classes="blocktrain-line-up", elem_id="blocktrain_gridding"):
+        w.add("grid_over", gr.Radio, choices=list(GRIDS), value=GRIDS[0], label="Grid over", min_width=120, scale=4)
+        w.add("grid_presets", gr.Dropdown, choices=[], multiselect=True, label="Presets", min_width=160, scale=5)
+        w.add("grid_block", gr.Dropdown, choices=list(WEIGHT_IDS), value="OUT05", label="Block", min_width=90, scale=2)
+        w.add("grid_values", gr.Textbox, label="Values", value="0, 0.25, 0.5, 0.75, 1", min_width=120, scale=3)
+        w.add("draw_grid", gr.Button, "Draw the grid", min_width=110, scale=2)
+    w.html("grid_pictures")

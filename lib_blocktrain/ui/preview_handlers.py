@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
-from lib_blocktrain.files import checked_name
+from lib_blocktrain.files import atomic_write, checked_name
 from lib_blocktrain.hosts.host import Cancelled, Host
 from lib_blocktrain.networks.bake import bake
 from lib_blocktrain.runner import describe_error
 from lib_blocktrain.ui import html
 from lib_blocktrain.ui.job_stream import WAITING, status_update, stream_job
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
+from lib_blocktrain.ui.picture_sheets import (
+    GRIDS,
+    OVER_BLOCK,
+    OVER_PRESETS,
+    OVER_SEED,
+    OVER_STRENGTH,
+    Comparison,
+    Grid,
+    Names,
+    Sheet,
+)
+from lib_blocktrain.ui.remembered import selection_json
 from lib_blocktrain.ui.values import Changes, PreviewValues, Properties
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_strings import PresetStringError, parse
+from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.workspace.drawing import (
     WEIGHTED,
+    Cell,
     PreviewRenderer,
     Rendered,
     Settings,
-    Variant,
+    block_cells,
     comparison,
     grid,
+    preset_cells,
+    seed_cells,
+    strength_cells,
     with_seed,
 )
-from lib_blocktrain.workspace.images import Parameters, read_png, save_png
+from lib_blocktrain.workspace.drawn_pictures import DrawnPicture, PictureFolder
+from lib_blocktrain.workspace.images import Parameters, read_png
 from lib_blocktrain.workspace.jobs import Job, Jobs
-from lib_blocktrain.workspace.lora_selection import LoraEntry
+from lib_blocktrain.workspace.lora_selection import LoraEntry, LoraSelection
 from lib_blocktrain.workspace.recent import Recent
 
 KEPT_RESULTS = 8
-MAX_PRESETS = 24  # in a grid
+MAX_CELLS = 24  # in a grid
+SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", "seed")
 _DRAWING = {"draw": Properties(value="Drawing …", interactive=False), "cancel": Properties(interactive=True)}
 _IDLE = {"draw": Properties(value="Draw", interactive=True), "cancel": Properties(interactive=False)}
 
@@ -53,7 +75,8 @@ class PreviewHandlers:
         self.renderer = renderer
         self.jobs = jobs
         self._trained = trained  # returns the name of the run in training, or None
-        self._results: Recent[str, dict[int, Rendered]] = Recent(KEPT_RESULTS)  # by job id
+        self.pictures = PictureFolder.of_host(host)
+        self.results: Recent[str, dict[int, DrawnPicture]] = Recent(KEPT_RESULTS)  # by job id
 
     # --- drawing --------------------------------------------------------------------------------------------------
 
@@ -61,8 +84,8 @@ class PreviewHandlers:
         """Draw three pictures: without the LoRA, with all blocks at 1, and under the block weights."""
         yield from self._draw(values, self._comparison)
 
-    def compare_presets(self, values: PreviewValues) -> Iterator[Changes]:
-        """Draw one picture for each preset."""
+    def compare_cells(self, values: PreviewValues) -> Iterator[Changes]:
+        """Draw a grid: one picture for each preset, weight of a block, strength or seed."""
         yield from self._draw(values, self._grid)
 
     def cancel(self, values: PreviewValues) -> Changes:
@@ -70,45 +93,83 @@ class PreviewHandlers:
         self.jobs.cancel(values["job"] or "")
         return {}
 
-    def _comparison(self, values: PreviewValues) -> list[Variant]:
-        return comparison(selection_of(values), self.host.model().architecture)
+    def _comparison(self, values: PreviewValues, settings: Settings) -> Comparison:
+        selection, architecture = selection_of(values), self.host.model().architecture
+        before = {one.name: one for one in (self.results.get(values["job"] or "") or {}).values()}
+        stored = {**selection_json(selection), **{name: values[name] for name in SETTINGS}}  # type: ignore[literal-required]
+        return Comparison(comparison(selection, architecture), settings, before, stored, self.names(selection))
 
-    def _grid(self, values: PreviewValues) -> list[Variant]:
-        names = values["grid_presets"] or []
-        if len(names) > MAX_PRESETS:
-            raise ValueError(f"{len(names)} presets: expected up to {MAX_PRESETS} in one grid")
+    def _grid(self, values: PreviewValues, settings: Settings) -> Grid:
         architecture = self.host.model().architecture
-        weights = {name: self.controls.presets.parse(name, architecture).weights for name in names}
-        return grid(selection_of(values), weights, architecture)
+        cells = self._cells(values, selection_of(values), architecture)
+        if len(cells) > MAX_CELLS:
+            raise ValueError(f"{len(cells)} pictures: expected up to {MAX_CELLS} in one grid")
+        return Grid(grid(cells, architecture), settings, values["grid_over"] or "", cells)
 
-    def _draw(self, values: PreviewValues, variants_of: Callable[[PreviewValues], list[Variant]]) -> Iterator[Changes]:
+    def _cells(self, values: PreviewValues, selection: LoraSelection, architecture: str) -> list[Cell]:
+        over = values["grid_over"]
+        if over == OVER_PRESETS:
+            names = values["grid_presets"] or []
+            return preset_cells(
+                selection, {name: self.controls.presets.parse(name, architecture).weights for name in names}
+            )
+        numbers = _numbers(values["grid_values"] or "")
+        if over == OVER_BLOCK:
+            return block_cells(selection, values["grid_block"] or "", numbers)
+        if over == OVER_STRENGTH:
+            return strength_cells(selection, numbers)
+        if over == OVER_SEED:
+            return seed_cells(selection, numbers)
+        raise ValueError(f"grid over {over!r}: expected one of {', '.join(GRIDS)}")
+
+    def names(self, selection: LoraSelection) -> Names:
+        """How the weights are called: each LoRA's preset, if there is one with exactly these weights."""
+        found: dict[str, str | None] = {}
+        for key, entry in selection.entries.items():
+            weights = entry.block_weights(self.controls.lora_index.file(key).architecture)
+            fitting = self.controls.presets.fitting(weights.architecture)
+            found[key] = next((preset.name for preset in fitting if _is(preset, weights)), None)
+        return Names(selection, found)
+
+    def _draw(self, values: PreviewValues, begin: Callable[[PreviewValues, Settings], Sheet]) -> Iterator[Changes]:
         try:
             settings = with_seed(Settings.from_values(values, self.host.samplers))
-            variants = variants_of(values)
+            sheet = begin(values, settings)
         except (ValueError, OSError) as error:
             yield {"status": html.failure(str(error))}
             return
-        job = self.jobs.start(self.renderer.work(variants, settings), "preview")
+        job = self.jobs.start(self.renderer.work(sheet.variants, settings), "preview")
         try:
-            yield from self._stream(job, variants, settings)
+            yield from self._stream(job, sheet)
         finally:
             job.cancel()  # if the page was closed before the end
 
-    def _stream(self, job: Job[None], variants: Sequence[Variant], settings: Settings) -> Iterator[Changes]:
+    def _stream(self, job: Job[None], sheet: Sheet) -> Iterator[Changes]:
         """Stream the pictures and the progress of a job to the page."""
-        rendered: dict[int, Rendered] = {}
-        self._results[job.id] = rendered
-        size = settings.width, settings.height
-        empty = html.pictures(variants, rendered, size)
-        yield {"job": job.id, "pictures": empty, "status": html.note("Starting …"), **_DRAWING}
+        started, rendered = time.time(), list[Rendered]()
+        drawn: dict[int, DrawnPicture] = {}
+        # Save writes a grid's pictures, too, and the next comparison begins with the last one's
+        self.results[job.id] = drawn
+        named = {"job": job.id}
+        yield {**named, sheet.widget: sheet.html(drawn, busy=True), "status": html.note("Starting …"), **_DRAWING}
         for report in job.reports():
             if isinstance(report, Rendered):
-                rendered[report.number] = report
-                yield {"pictures": html.pictures(variants, rendered, size)}
+                rendered.append(report)
+                drawn[report.number] = DrawnPicture.of(report)
+                yield {sheet.widget: sheet.html(drawn, busy=True)}
             else:
                 yield status_update(report, "status", html.progress, self._waiting())
-        ending = html.ended(job.id, _ending(job, settings, variants, rendered))
-        yield {"status": ending, **_IDLE}
+        error, problem = job.error(), ""
+        files: list[str] = []
+        if error is None and isinstance(sheet, Comparison):
+            try:
+                files = [self.pictures.save(job.id, one) for one in drawn.values()]
+            except OSError as cause:
+                problem = f"the pictures are not in the history: {cause}"
+        entry = {"id": job.id, "time": started, "seconds": time.time() - started, "files": files} if files else None
+        shown = sheet.html(drawn, error=error, entry=entry)
+        ending = html.ended(job.id, _ending(error, sheet, rendered) + html.note(problem))
+        yield {sheet.widget: shown, "status": ending, **_IDLE}
 
     def _waiting(self) -> str:
         name = self._trained()
@@ -119,14 +180,15 @@ class PreviewHandlers:
     @error_to("status")
     def save(self, values: PreviewValues) -> Changes:
         """Save the latest pictures to the host's output folder, with their generation parameters."""
-        rendered = self._results.get(values["job"] or "")
-        if not rendered:
+        drawn = self.results.get(values["job"] or "")
+        if not drawn:
             raise ValueError("there are no pictures to save: press Draw first")
         folder = self.host.output_dir / "blocktrain"
         now, names = time.strftime("%Y%m%d-%H%M%S"), []
-        for one in rendered.values():
-            path = _free(folder, f"{now}-{one.request.seed}-{one.variant.name}")
-            save_png(one.image, path, one.request, one.model)
+        for one in drawn.values():
+            path = _free(folder, f"{now}-{one.seed}-{one.name}")
+            with atomic_write(path) as temporary:
+                temporary.write_bytes(one.png)
             names.append(path.name)
         return {"status": html.note(f"Saved in {folder}: {', '.join(names)}")}
 
@@ -188,24 +250,40 @@ class PreviewHandlers:
         return {}
 
 
-def _ending(
-    job: Job[None], settings: Settings, variants: Sequence[Variant], rendered: Mapping[int, Rendered]
-) -> Markup:
-    error = job.error()
+def _ending(error: BaseException | None, sheet: Sheet, rendered: Sequence[Rendered]) -> Markup:
+    variants = sheet.variants
     if isinstance(error, Cancelled):
         return html.note(f"Cancelled: {len(rendered)} of {len(variants)} pictures drawn")
     if error is not None:
         return html.failure(describe_error(error))
-    drawn = sum(not one.reused for one in rendered.values())
-    summary = f"{drawn} of {len(variants)} pictures drawn, seed {settings.seed}"
+    drawn = sum(not one.reused for one in rendered)
+    summary = f"{drawn} of {len(variants)} pictures drawn, seed {sheet.settings.seed}"
     if variants[-1].name == WEIGHTED and variants[-1].weights == variants[-2].weights:
         summary += "; every block is at 1, so the last two pictures are the same: change a block and press Draw again"
     elif not drawn:
         summary += ": nothing has changed, and the earlier ones are shown"
     elif drawn < len(variants):
         summary += "; the others are unchanged"
-    notices = dict.fromkeys(notice for one in rendered.values() for notice in one.notices)
+    notices = dict.fromkeys(notice for one in rendered for notice in one.notices)
     return Markup("").join(html.note(text) for text in (summary, *notices))
+
+
+def _numbers(text: str) -> list[float]:
+    """Numbers from "0, 0.5, 1"; raises ValueError that names what is none."""
+    parts = [part for part in re.split(r"[,;\s]+", text.strip()) if part]
+    if not parts:
+        raise ValueError("no values for the grid: expected numbers such as 0, 0.5, 1")
+    try:
+        return [float(part) for part in parts]
+    except ValueError as error:
+        raise ValueError(f"values {text[:60]!r}: expected numbers such as 0, 0.5, 1") from error
+
+
+def _is(preset: Preset, weights: BlockWeights) -> bool:
+    try:
+        return parse(preset.text, weights.architecture).weights == weights
+    except PresetStringError:
+        return False
 
 
 def _settings_of(found: Parameters, samplers: Sequence[str]) -> tuple[dict[str, object], list[str]]:

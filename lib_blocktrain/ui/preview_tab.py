@@ -10,9 +10,11 @@ from lib_blocktrain.training.runs import Run
 from lib_blocktrain.ui.frame import actions, aside, bar, messages, pane, panes, segments
 from lib_blocktrain.ui.lora_controls import weight_name
 from lib_blocktrain.ui.lora_library import lora_library
+from lib_blocktrain.ui.picture_requests import PictureRequests
+from lib_blocktrain.ui.pictures_html import CHANGED
 from lib_blocktrain.ui.pictures_pane import pictures_pane, prompt_fields
 from lib_blocktrain.ui.preset_cards import FORMS
-from lib_blocktrain.ui.preview_handlers import PreviewHandlers
+from lib_blocktrain.ui.preview_handlers import SETTINGS, PreviewHandlers
 from lib_blocktrain.ui.remembered import Memory, add_widgets, selection_values, stored_selection
 from lib_blocktrain.ui.share_handlers import ShareHandlers
 from lib_blocktrain.ui.shim import on
@@ -24,7 +26,6 @@ from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraSelection
 
 SELECTION = ("selection", "loras", "weights")
 SHOWN = (*SELECTION, "u_map", "facts", "bake_name", "lora_data", "lora_message")
-SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", "seed")
 PRESETS = (
     "preset",
     "preset_name",
@@ -34,7 +35,8 @@ PRESETS = (
     "preset_message",
     "preset_replace",
 )
-PICTURES = ("job", "pictures", "status", "draw", "cancel")
+DRAWING = ("job", "status", "draw", "cancel")
+ANSWER = ("pictures", "job", "status")  # besides the selection and the settings
 MODEL = ("model_line", "lora_model", "width", "height")
 COPY = "(line) => {{ window.blocktrain && window.blocktrain.share(line, '{}'); }}"
 PASTED = "() => { window.blocktrain && window.blocktrain.pasted(); }"
@@ -64,7 +66,9 @@ class PreviewTab:
                 w.add("cancel", gr.Button, "Cancel", variant="stop", interactive=False)
             with messages():
                 w.html("status")
+                gr.HTML(CHANGED, elem_id="blocktrain_changed")
             with aside():
+                w.add("auto", gr.Checkbox, label="Auto", container=False, min_width=0)
                 w.add("save_pictures", gr.Button, "Save")
                 w.add("png_file", gr.UploadButton, "Load PNG", file_types=[".png"])
         with panes("preview"):
@@ -130,9 +134,13 @@ class PreviewTab:
     def _wire_preview(self, w: Widgets) -> None:
         preview = self.preview
         inputs = w.pick(*SELECTION, *SETTINGS)
-        on(w["draw"].click, preview.compare, inputs, w.pick(*PICTURES), queued=True)
-        inputs = w.pick(*SELECTION, *SETTINGS, "grid_presets")
-        on(w["draw_grid"].click, preview.compare_presets, inputs, w.pick(*PICTURES), queued=True)
+        drawn = w.pick(*DRAWING, "pictures")
+        on(w["draw"].click, preview.compare, {**inputs, "job": w["job"]}, drawn, queued=True)
+        inputs = w.pick(*SELECTION, *SETTINGS, "grid_over", "grid_presets", "grid_block", "grid_values")
+        on(w["draw_grid"].click, preview.compare_cells, inputs, w.pick(*DRAWING, "grid_pictures"), queued=True)
+        requests = PictureRequests(preview, lambda stored: self.memory.fitting(w, stored))
+        answers = w.pick(*SHOWN, *SETTINGS, *ANSWER)
+        on(w["pictures_answer"].click, requests.answer, w.pick("pictures_ask", *SELECTION), answers)
         on(w["cancel"].click, preview.cancel, w.pick("job"), {})
         on(w["save_pictures"].click, preview.save, w.pick("job"), w.pick("status"))
         loaded = w.pick(*SHOWN, *SETTINGS, "status")

@@ -129,7 +129,11 @@ def takes(widget: gr.components.Component, value: object) -> bool:
 
 def selection_values(values: SelectionValues) -> dict[str, object]:
     """The LoRAs in use, with their strengths and weights, as JSON."""
-    selection = selection_of(values)
+    return selection_json(selection_of(values))
+
+
+def selection_json(selection: LoraSelection) -> dict[str, object]:
+    """LoRAs with their strengths and weights as JSON, which `stored_selection` reads."""
     loras = [
         {"lora": key, "strength": entry.strength, "weights": dict(entry.weights), "muted": entry.muted}
         for key, entry in selection.entries.items()

@@ -48,7 +48,12 @@ class PreviewValues(SelectionValues):
     width: Number
     height: Number
     seed: Number
+    grid_over: str | None
     grid_presets: list[str] | None
+    grid_block: str | None
+    grid_values: str | None
+    pictures_ask: str | None
+    """What the page's scripts ask for, as JSON: see `picture_requests`."""
     job: str | None
     png_file: Path | None
     bake_name: str | None

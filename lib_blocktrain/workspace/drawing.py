@@ -14,13 +14,13 @@ from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.workspace.jobs import Job
 from lib_blocktrain.workspace.lora_index import LoraIndex
-from lib_blocktrain.workspace.lora_selection import LoraSelection, fits, in_range
+from lib_blocktrain.workspace.lora_selection import LoraEntry, LoraSelection, fits, in_range
 from lib_blocktrain.workspace.recent import Recent
 
 KEPT_IMAGES = 32
 SEED_MAX = 2**32 - 1
 SIDE_MIN, SIDE_MAX, SIDE_STEP = 64, 2048, 8
-WEIGHTED = "weights"  # name of a comparison's last variant
+WITHOUT, AT_1, WEIGHTED = "without", "at-1", "weights"  # names of a comparison's variants
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Variant:
     name: str  # in file names
     title: str
     weights: Mapping[str, tuple[BlockWeights, float]]
+    seed: int | None = None  # in place of the settings'
 
 
 @dataclass(frozen=True)
@@ -86,34 +87,76 @@ class Rendered:
 
 def comparison(selection: LoraSelection, architecture: str) -> list[Variant]:
     """Without the LoRAs, with all their block weights at 1, and under the block weights."""
-    variants = [Variant("without", "without LoRA", {})]
+    variants = [Variant(WITHOUT, "Without LoRA", {})]
     used = selection.unmuted
     if used:
         whole = BlockWeights.uniform(architecture, 1.0)
         variants.append(
-            Variant("at-1", "every block at 1", {key: (whole, entry.strength) for key, entry in used.items()})
+            Variant(AT_1, "Every block at 1", {key: (whole, entry.strength) for key, entry in used.items()})
         )
-        variants.append(Variant(WEIGHTED, "under the block weights", _weighted(selection, architecture)))
+        variants.append(Variant(WEIGHTED, "Under the weights", _weighted(selection, architecture)))
     return variants
 
 
-def grid(selection: LoraSelection, presets: Mapping[str, BlockWeights], architecture: str) -> list[Variant]:
-    """Without the LoRAs, then one variant for each preset, which replaces the active LoRA's weights."""
+@dataclass(frozen=True)
+class Cell:
+    """One picture of a grid: the LoRAs in use and, if it is not that of the settings, the seed."""
+
+    title: str
+    selection: LoraSelection
+    seed: int | None = None
+
+
+def preset_cells(selection: LoraSelection, presets: Mapping[str, BlockWeights]) -> list[Cell]:
+    """A picture under each preset, which replaces the weights of the active LoRA."""
+    if not presets:
+        raise ValueError("no preset is chosen for the grid")
+    entry = _active(selection)
+    return [Cell(name, selection.with_shown(entry.with_weights(weights))) for name, weights in presets.items()]
+
+
+def block_cells(selection: LoraSelection, block_id: str, values: Sequence[float]) -> list[Cell]:
+    """A picture for each weight of one block of the active LoRA; raises ValueError for one out of range."""
+    entry = _active(selection)
+    if block_id not in entry.weights:
+        raise ValueError(f"block {block_id!r}: expected one of {', '.join(entry.weights)}")
+    cells = []
+    for value in values:
+        changed = LoraEntry.checked(entry.strength, {**entry.weights, block_id: value})
+        cells.append(Cell(f"{block_id} {value:g}", selection.with_shown(changed)))
+    return cells
+
+
+def strength_cells(selection: LoraSelection, values: Sequence[float]) -> list[Cell]:
+    """A picture for each strength of the active LoRA; raises ValueError for one outside the slider's range."""
+    entry = _active(selection)
+    return [
+        Cell(f"strength {value:g}", selection.with_shown(LoraEntry.checked(value, entry.weights))) for value in values
+    ]
+
+
+def seed_cells(selection: LoraSelection, values: Sequence[float]) -> list[Cell]:
+    """A picture under the present weights for each seed."""
+    _active(selection)
+    seeds = [_whole("seed", value, 0, SEED_MAX) for value in values]
+    return [Cell(f"seed {seed}", selection, seed) for seed in seeds]
+
+
+def grid(cells: Sequence[Cell], architecture: str) -> list[Variant]:
+    """Without the LoRAs, then one variant for each cell."""
+    variants = [
+        Variant(f"cell-{number}", cell.title, _weighted(cell.selection, architecture), cell.seed)
+        for number, cell in enumerate(cells, start=1)
+    ]
+    return [Variant(WITHOUT, "Without LoRA", {}), *variants]
+
+
+def _active(selection: LoraSelection) -> LoraEntry:
     if selection.active is None:
         raise ValueError("no LoRA is chosen: add one from the list")
     if selection.active not in selection.unmuted:
         raise ValueError(f"{selection.active} is muted: the grid would have the same picture throughout")
-    if not presets:
-        raise ValueError("no preset is chosen for the grid")
-    around = _weighted(selection, architecture)
-    strength = selection.shown.strength
-    return [
-        Variant("without", "without LoRA", {}),
-        *(
-            Variant(f"preset-{number}", name, {**around, selection.active: (weights, strength)})
-            for number, (name, weights) in enumerate(presets.items(), start=1)
-        ),
-    ]
+    return selection.shown
 
 
 def _weighted(selection: LoraSelection, architecture: str) -> dict[str, tuple[BlockWeights, float]]:
@@ -141,6 +184,8 @@ class PreviewRenderer:
         return draw_all
 
     def _draw(self, model: Model, number: int, variant: Variant, settings: Settings, progress: Progress) -> Rendered:
+        if variant.seed is not None:
+            settings = replace(settings, seed=variant.seed)
         key = (id(model.unet), model.name, settings, self._identity(variant))
         notices: list[str] = []
         request = settings.request(self._placements(model.architecture, variant), notices.append)
@@ -163,7 +208,7 @@ class PreviewRenderer:
             network = self.lora_index.network(key)
             if not fits(network.architecture, architecture):
                 raise ValueError(
-                    f"{key} is for {network.architecture}, and the loaded model is {architecture}: remove it, or load"
+                    f"{key} is for {network.architecture}, and the loaded model is {architecture}: untick it, or load"
                     " a model that it is for"
                 )
             placements.append(Placement(network, weights, strength))

@@ -242,8 +242,12 @@ class Opened:
             self.click(name)
         chooser.value.set_files(path)
 
-    def pixels(self) -> list[bytes]:
-        images = self.page.locator("#blocktrain_pictures figure[data-arm] > img").all()
+    def view(self, name: str) -> None:
+        """Choose how the pictures are shown: side, swipe, difference or grid."""
+        self.page.click(f"[data-view-to={name}]")
+
+    def pixels(self, name: str = "pictures") -> list[bytes]:
+        images = self.page.locator(f"#blocktrain_{name} figure[data-arm] img").all()
         return [decoded(image.get_attribute("src")).tobytes() for image in images]
 
 

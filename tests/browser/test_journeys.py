@@ -20,11 +20,11 @@ def test_the_first_preview_is_one_click(opened):
     opened.watch_shifts()
     without, at_1, _ = opened.preview()
     assert without != at_1
-    captions = opened.page.locator("#blocktrain_pictures figcaption").all_inner_texts()
-    assert [caption.split(" (")[0] for caption in captions] == [
-        "without LoRA",
-        "every block at 1",
-        "under the block weights",
+    captions = opened.page.locator("#blocktrain_pictures figcaption b").all_inner_texts()
+    assert captions == [
+        "Without LoRA",
+        "Every block at 1",
+        "Under the weights",
     ]
     assert opened.shifts() == []
 

@@ -208,12 +208,12 @@ def test_bake(opened):
 
 def test_grid(opened):
     opened.small()
-    opened.open("gridding")
+    opened.view("grid")
     for name in ("INALL", "OUTALL"):
         opened.choose("grid_presets", name)
     opened.page.keyboard.press("Escape")
     opened.press_and_wait("draw_grid")
-    assert len(set(opened.pixels())) == 3
+    assert len(set(opened.pixels("grid_pictures"))) == 3
 
 
 @pytest.mark.parametrize("header", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}])

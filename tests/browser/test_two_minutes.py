@@ -28,7 +28,7 @@ def subjects(opened: Opened) -> list[str]:
     from demo.evaluate import load_classifier
     from demo.pictures import as_tensor
 
-    images = opened.page.locator("#blocktrain_pictures figure[data-arm] > img").all()
+    images = opened.page.locator("#blocktrain_pictures figure[data-arm] img").all()
     pictures = [decoded(image.get_attribute("src")) for image in images]
     with torch.no_grad():
         return read(load_classifier(DEMO / "model"), torch.stack([as_tensor(p) for p in pictures]))["subject"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 import threading
 
 import pytest
+from PIL import Image
 
 from lib_blocktrain.hosts.host import OutOfMemory
 from lib_blocktrain.networks.files import read_network
@@ -17,8 +19,8 @@ from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS
 from tests.fakes import SDXL_LAYERS, write_lora
 
 
-def sources(page) -> list[str]:
-    return re.findall(r'<img [^>]*src="([^"]+)"', page.values["pictures"])
+def sources(page, name="pictures") -> list[str]:
+    return re.findall(r'<img [^>]*src="([^"]+)"', page.values[name])
 
 
 def compare(preview, page):
@@ -29,7 +31,7 @@ def test_three_pictures_as_they_come(preview, page):
     page.values["weights"]["IN04"] = 0.5
     answers = compare(preview, page)
     counts = [answer["pictures"].count("<img") for answer in answers if "pictures" in answer]
-    assert counts == [0, 1, 2, 3]
+    assert counts == [0, 1, 2, 3, 3]
     assert len(set(sources(page))) == 3
     assert "3 of 3 pictures drawn, seed 7" in page.values["status"]
     assert page.properties["cancel"]["interactive"] is False
@@ -60,7 +62,8 @@ def test_all_weights_0_is_the_first_picture_drawn_again(host, preview, page):
     for block_id in WEIGHT_IDS:
         page.values["weights"][block_id] = 0.0
     compare(preview, page)
-    pixels = [set(p.image.getdata()) for p in preview._results[page.values["job"]].values()]
+    drawn = preview.results[page.values["job"]].values()
+    pixels = [set(Image.open(io.BytesIO(one.png)).getdata()) for one in drawn]
     assert pixels[0] == pixels[2] != pixels[1]
     assert len(host.requests) == 3  # drawn, not taken from the first
 
@@ -92,7 +95,7 @@ def test_a_muted_lora_is_left_out_and_keeps_its_strength(host, controls, preview
     page.take(controls.choose(page.values))
     compare(preview, page)
     assert {p.network.name for request in host.requests for p in request.placements} == {"robot"}
-    page.take(preview.compare_presets({**page.values, "grid_presets": ["OUTALL"]}).__next__())
+    page.take(preview.compare_cells({**page.values, "grid_presets": ["OUTALL"]}).__next__())
     assert "style is muted" in page.values["status"]
     page.values["loras"] = page.values["loras"].replace("true", "false")
     page.take(controls.choose(page.values))
@@ -234,9 +237,9 @@ def test_a_reader_who_leaves_cancels(host, preview, page):
 
 def test_grid_over_presets(host, preview, page):
     page.values["grid_presets"] = ["NONE", "INALL", "OUTALL"]
-    page.run(preview.compare_presets(page.values))
-    assert len(sources(page)) == 4
-    assert "INALL" in page.values["pictures"]
+    page.run(preview.compare_cells(page.values))
+    assert len(sources(page, "grid_pictures")) == 4
+    assert "INALL" in page.values["grid_pictures"]
     assert [p.weights["OUT03"] for request in host.requests[1:] for p in request.placements] == [0.0, 0.0, 1.0]
 
 
@@ -245,14 +248,14 @@ def test_why_two_pictures_are_one(controls, preview, page):
     assert "every block is at 1" in page.values["status"]
     controls.presets.save("SAME", controls.presets.parse("OUTALL", "sd1").weights)
     page.values["grid_presets"] = ["OUTALL", "SAME"]
-    page.run(preview.compare_presets(page.values))
+    page.run(preview.compare_cells(page.values))
     assert "every block is at 1" not in page.values["status"]
 
 
 @pytest.mark.parametrize(("presets", "words"), [([], "no preset is chosen"), (["NOSUCH"], "unknown preset")])
 def test_grid_refuses(preview, page, presets, words):
     page.values["grid_presets"] = presets
-    page.run(preview.compare_presets(page.values))
+    page.run(preview.compare_cells(page.values))
     assert words in page.values["status"]
 
 

@@ -1,0 +1,83 @@
+"""The pictures of Preview in Chromium, under both gradio versions: large, out of date, drawn again, brought back."""
+
+from __future__ import annotations
+
+
+def test_pictures_large_stale_and_brought_back(opened):
+    page = opened.page
+    opened.small()
+    opened.drag("OUT05", 0.5)
+    first = opened.preview()
+    page.locator("#blocktrain_history .blocktrain-hist").first.wait_for()
+
+    # large: arrow keys go on, B shows the other one while it is held, Esc closes
+    page.locator("#blocktrain_pictures .blocktrain-shot-b").first.click()
+    heading = page.locator(".blocktrain-zoomed-tools b")
+    assert heading.inner_text() == "Without LoRA"
+    page.keyboard.press("ArrowRight")
+    assert heading.inner_text() == "Every block at 1"
+    page.keyboard.down("b")
+    assert heading.inner_text() == "Under the weights"
+    page.keyboard.up("b")
+    assert heading.inner_text() == "Every block at 1"
+    page.keyboard.press("Escape")
+    page.locator(".blocktrain-zoomed").wait_for(state="detached")
+
+    # other weights: the third says so, and no longer once they are back
+    opened.drag("OUT05", -0.5)
+    badge = page.locator("#blocktrain_pictures .blocktrain-stale-badge")
+    badge.wait_for()
+    assert badge.count() == 1
+    assert badge.inner_text() == "1 weight changed"
+    opened.wait("changed", "1 weight changed since drawn.")
+    assert "OUT05 −0.5" in opened.text("changed")
+    opened.drag("OUT05", 0.5)
+    badge.wait_for(state="detached")
+
+    # the old picture stays until the new one is there
+    opened.drag("OUT05", -0.5)
+    page.wait_for_timeout(1500)
+    page.evaluate(
+        """() => {
+            window.fewest = 3;
+            new MutationObserver(() => {
+                const count = document.querySelectorAll("#blocktrain_pictures figure[data-arm] img").length;
+                window.fewest = Math.min(window.fewest, count);
+            }).observe(document.getElementById("blocktrain_section_pictures"), { childList: true, subtree: true });
+        }"""
+    )
+    second = opened.preview("1 of 3 pictures drawn")
+    assert second[2] != first[2]
+    assert page.evaluate("window.fewest") == 3
+
+    # the history brings back weights and pictures
+    strip = page.locator("#blocktrain_history .blocktrain-hist")
+    page.wait_for_function("() => document.querySelectorAll('#blocktrain_history .blocktrain-hist').length === 2")
+    strip.nth(1).locator("button").first.click()
+    opened.wait("status", "Weights and pictures are back")
+    page.wait_for_function("() => document.querySelector('#blocktrain_w_OUT05 input[type=range]').value === '0.5'")
+    assert opened.pixels() == first
+
+
+def test_a_grid_over_a_block(opened):
+    page = opened.page
+    opened.small()
+    opened.view("grid")
+    page.locator("#blocktrain_grid_over label", has_text="one block").locator("input").click()
+    opened.type("grid_values", "0, 1.5")
+    opened.press_and_wait("draw_grid")
+    assert len(opened.pixels("grid_pictures")) == 3
+    page.locator("#blocktrain_grid_pictures figure", has_text="OUT05 1.5").get_by_text("Use").click()
+    page.wait_for_function("() => document.querySelector('#blocktrain_w_OUT05 input[type=range]').value === '1.5'")
+
+
+def test_other_files_that_are_dropped_are_refused(opened):
+    opened.page.evaluate(
+        """() => {
+            const files = new DataTransfer();
+            files.items.add(new File(["x"], "notes.doc"));
+            document.querySelector("#blocktrain_section_pictures").dispatchEvent(
+                new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true }));
+        }"""
+    )
+    opened.wait("status", "notes.doc: expected a .png")
