@@ -82,7 +82,7 @@ class AnalyseHandlers:
     def open(self, values: AnalyseValues) -> Changes:
         """Fill the menu of LoRAs, and show an empty map for the one selected in it."""
         keys, key = self._keys(values)
-        architecture_id = self.lora_index.file(key).architecture if key else "sd1"
+        architecture_id = (self.lora_index.file(key).architecture if key else "") or "sd1"  # "": it cannot be read
         menu = Properties(choices=keys, value=key)
         return {"analyse_lora": menu, "analyse_map": UMap("analyse", architecture_id, values={}).html()}
 

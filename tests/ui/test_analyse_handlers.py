@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
 from html import unescape
 
@@ -16,6 +17,7 @@ from lib_blocktrain.ui import analyse_html
 from lib_blocktrain.ui.analyse_handlers import RESULT_BUTTONS, AnalyseHandlers
 from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, NOTHING, WHOLE, WORD
 from lib_blocktrain.weights.preset_strings import parse
+from lib_blocktrain.workspace.lora_index import LoraIndex
 from tests.analysis.miniature import MODELS, PROMPT, lora_for
 from tests.tiny_models import assert_untouched, state_of
 
@@ -212,3 +214,12 @@ def test_markup_in_names_is_text():
         assert "<b>robot" not in shown
         assert "<i>" not in shown
     assert json.dumps(named.to_json())
+
+
+def test_opening_while_headers_are_read_with_a_broken_file_first(host, controls, jobs, monkeypatch):
+    (host.lora_dirs[0] / "a broken one.safetensors").write_bytes(b"not a network at all")
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: None)  # the background never begins
+    index = LoraIndex(lambda: host.lora_dirs)
+    answer = AnalyseHandlers(host, controls, index, jobs).open({"analyse_lora": None})
+    assert answer["analyse_lora"]["value"] == "a broken one"
+    assert "OUT11" in answer["analyse_map"]
