@@ -16,6 +16,7 @@ from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.ui import analyse_html
 from lib_blocktrain.ui.analyse_handlers import RESULT_BUTTONS, AnalyseHandlers
 from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, NOTHING, WHOLE, WORD
+from lib_blocktrain.ui.lora_controls import InitialState
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.workspace.lora_index import LoraIndex
 from tests.analysis.miniature import MODELS, PROMPT, lora_for
@@ -220,6 +221,7 @@ def test_opening_while_headers_are_read_with_a_broken_file_first(host, controls,
     (host.lora_dirs[0] / "a broken one.safetensors").write_bytes(b"not a network at all")
     monkeypatch.setattr(threading.Thread, "start", lambda thread: None)  # the background never begins
     index = LoraIndex(lambda: host.lora_dirs)
+    monkeypatch.setattr(controls, "initial", InitialState())
     answer = AnalyseHandlers(host, controls, index, jobs).open({"analyse_lora": None})
     assert answer["analyse_lora"]["value"] == "a broken one"
     assert "OUT11" in answer["analyse_map"]
