@@ -138,7 +138,7 @@ def runs(tab: Opened) -> None:
 
 def _fill(tab: Opened) -> None:
     tab.go("Train")
-    tab.page.locator("#blocktrain_train_ready label", has_text=READY).first.click()
+    tab.choose("train_ready", READY)
     tab.wait("train_understood", "OUT11 = 1")
     tab.wait("train_estimate", "the backward pass stops at")
 

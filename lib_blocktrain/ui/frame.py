@@ -125,6 +125,15 @@ def section(title: str, *parts: str, name: str | None = None) -> Iterator[None]:
 
 
 @contextmanager
+def card(title: str, number: int | None = None) -> Iterator[None]:
+    """A card of a path, with its number where it is a step."""
+    with gr.Column(elem_classes="blocktrain-card", min_width=0):
+        step = Markup('<i class="blocktrain-n">{}</i>').format(number) if number else ""
+        gr.HTML(Markup("<h2>{}{}</h2>").format(step, title), elem_classes="blocktrain-sec-h")
+        yield
+
+
+@contextmanager
 def menu(name: str, title: str, label: Markup | str, right: bool = False) -> Iterator[None]:
     """Widgets in a popover that a button opens; ``right`` aligns it with the button's right edge.
 

@@ -12,7 +12,7 @@ import torch
 from markupsafe import Markup
 
 from lib_blocktrain.analysis.regions import area_warning
-from lib_blocktrain.blocks import BASE
+from lib_blocktrain.blocks import ARCHITECTURES, BASE
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.hosts.prompt_syntax import unread_notices
 from lib_blocktrain.model.memory import free_memory
@@ -27,7 +27,9 @@ from lib_blocktrain.training.plan import plan_of, read_weights
 from lib_blocktrain.training.preparation import check_model
 from lib_blocktrain.ui import form, html, train_html
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
+from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import Changes, Properties, TrainValues
+from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import PresetStringError
 
 WEIGHTS, FOLDERS, NAME, TEXT_ENCODER = map(
@@ -55,6 +57,7 @@ class TrainHandlers:
             "train_form": form.defaults(architecture),
             "train_ready": Properties(choices=names, value=None, visible=bool(names)),
             "train_preset": Properties(choices=self.controls.presets.names(architecture), value=None),
+            "train_map": UMap("train", architecture, "train_w_").html(),
         }
 
     @error_to("train_loaded")
@@ -137,16 +140,37 @@ class TrainHandlers:
         try:
             parsed = self.controls.presets.parse(text, self._architecture())
         except PresetStringError as error:
-            return {"train_understood": html.not_understood(text, error), "train_estimate": ""}
+            said = html.not_understood(text, error)
+            return {"train_understood": said, "train_estimate": "", "train_path": train_html.steps([])}
         if not values["train_form"][TEXT_ENCODER]:  # BASE is not trained: leave out notices about it
             notices = tuple(notice for notice in parsed.notices if not notice.startswith(BASE))
             parsed = replace(parsed, weights=parsed.weights.replace({BASE: 0.0}), notices=notices)
         try:
             config = self._canonical(form.config_of(values["train_form"], values["train_rest"], draft=True))
+            understood = html.understood(parsed) + train_html.meaning(config.network.weight_mode)
+            steps = train_html.steps(_steps(config, parsed.weights, str(values["train_form"][FOLDERS] or "")))
             cost = self._cost(config)
         except (ValueError, OSError, RuntimeError) as error:
-            cost = html.failure(str(error))
-        return {"train_understood": html.understood(parsed), "train_estimate": cost}
+            cost, understood, steps = html.failure(str(error)), html.understood(parsed), train_html.steps([])
+        return {"train_understood": understood, "train_estimate": cost, "train_path": steps}
+
+    def to_map(self, values: TrainValues) -> Changes:
+        """Put the weights of the text on the map; what cannot be read leaves the map as it is."""
+        try:
+            weights = self.controls.presets.parse(
+                str(values["train_form"][WEIGHTS] or ""), self._architecture()
+            ).weights
+        except PresetStringError:
+            return {}
+        return {"train_weights": dict(weights.with_base)}
+
+    @error_to("train_understood")
+    def from_map(self, values: TrainValues) -> Changes:
+        """Write the weights of the map as text."""
+        architecture = self._architecture()
+        known, moved = ARCHITECTURES[architecture].block_ids, values["train_weights"]
+        weights = BlockWeights(architecture, {block: moved[block] for block in known}, moved[BASE])
+        return {"train_form": {WEIGHTS: weights.to_line(with_architecture=True)}}
 
     @error_to("train_understood")
     def from_sliders(self, values: TrainValues) -> Changes:
@@ -235,6 +259,19 @@ class TrainHandlers:
             cost = replace(cost, notices=(*cost.notices, *notices))
         pace = pace_of(self.runner.runs(), model.name, size, device)
         return train_html.cost(cost, config.steps, pace)
+
+
+def _steps(config: RunConfig, weights: BlockWeights, folders: str) -> list[tuple[str, bool]]:
+    """What each step of the path holds, and whether it is done. `folders` is the text of the field, a line each."""
+    count = sum(bool(line.strip()) for line in folders.splitlines())
+    pictures = "a .toml" if config.dataset.toml else f"{count} folder{'' if count == 1 else 's'}" if count else ""
+    trained = sum(bool(value) for value in weights.values.values())
+    return [
+        (pictures or "none yet", bool(pictures)),
+        (f"{trained} of {len(weights.values)}", trained > 0),
+        (f"rank {config.network.rank} · {config.steps:,} steps", True),
+        ("", False),
+    ]
 
 
 def _recorded(metadata: Mapping[str, str], name: str) -> RunConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -12,6 +12,40 @@ from lib_blocktrain.ui import html
 
 SHOWN_TAGS, LISTED_TAGS = 10, 200  # at once, and when they are unfolded
 SHOWN_BROKEN = 8
+STEPS = (  # name, id to go to
+    ("Pictures", "blocktrain_train_dataset_folders"),
+    ("Blocks", "blocktrain_train_map"),
+    ("Settings", "blocktrain_train_name"),
+    ("Start", "blocktrain_train_start"),
+)
+FROZEN = "A block at 0 is frozen: it costs no memory for gradients, and the file has nothing there."
+MEANINGS = {
+    "scale": f"A block's weight scales its LoRA (alpha × weight), while it learns and in the file. {FROZEN}",
+    "lr": f"A block's learning rate is the rate × its weight. {FROZEN}",
+    "rank": f"A block's rank is the rank × its weight. {FROZEN}",
+    "max_norm": f"The norm of a block's change stays below the cap × its weight. {FROZEN}",
+}
+
+
+def steps(done: Sequence[tuple[str, bool]]) -> Markup:
+    """The path to a run: its steps with what each holds now, and whether it is done."""
+    lines = []
+    for number, (name, anchor) in enumerate(STEPS):
+        said, ready = done[number] if number < len(done) else ("", False)
+        state = "blocktrain-is-done" if ready else ""
+        mark = "✓" if ready else str(number + 1)
+        lines.append(
+            Markup(
+                '<a class="blocktrain-step {}" href="#{}"><i aria-hidden="true">{}</i><span><b>{}</b><small>{}</small>'
+                "</span></a>"
+            ).format(state, anchor, mark, name, said)
+        )
+    return Markup('<nav class="blocktrain-steps" aria-label="Steps to a run">{}</nav>').format(Markup("").join(lines))
+
+
+def meaning(mode: str) -> Markup:
+    """What a weight does in training, in words."""
+    return Markup('<p class="blocktrain-foot">{}</p>').format(MEANINGS[mode])
 
 
 def dataset_table(contents: Mapping[str, Any]) -> Markup:

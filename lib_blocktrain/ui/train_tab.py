@@ -1,4 +1,4 @@
-"""The Train tab: the dataset, the weights and their cost on the left, everything else on the right."""
+"""The Train tab: a path of cards (pictures, blocks, settings, samples), and beside it what the run costs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ from typing import Any
 
 import gradio as gr
 
-from lib_blocktrain.ui import form
+from lib_blocktrain.ui import form, train_html
 from lib_blocktrain.ui.form import CHOICE, GROUPS, LINES, MAIN, NAMES, PAIRS, SWITCH, TEXT, UNFOLDED, Field, field_name
-from lib_blocktrain.ui.frame import actions, aside, bar, messages, pane, panes, section
+from lib_blocktrain.ui.frame import actions, aside, bar, card, messages, pane, panes, section
 from lib_blocktrain.ui.preview_tab import SELECTION
 from lib_blocktrain.ui.remembered import Memory, add_widgets
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.train_handlers import FOLDERS, NAME, WEIGHTS, TrainHandlers
+from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import Changes
 from lib_blocktrain.ui.widgets import Shared, Widgets
+from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, WEIGHT_MAX, WEIGHT_MIN
 
 # The entries of run.json on which the estimate depends.
 COST_PATHS = (
@@ -23,9 +25,10 @@ COST_PATHS = (
     "optimizer.ema",
 )  # fmt: skip
 OPEN_CHOICES = ("optimizer.name",)  # the dotted name of a class may be typed instead
-ROW_LENGTH = 4  # widgets
+ROW_LENGTH = 3  # widgets
 FORM = ("train_form", "train_rest")
-ESTIMATE = ("train_understood", "train_estimate")
+ESTIMATE = ("train_understood", "train_estimate", "train_path")
+SLIDERS = "train_w_"  # prefix of the sliders behind the map
 
 
 class TrainTab:
@@ -51,33 +54,47 @@ class TrainTab:
             with aside():
                 w.add("train_lora", gr.Button, "From the chosen LoRA")
                 w.add("train_file", gr.UploadButton, "Load run.json", file_types=[".json"])
+        w.html("train_path", train_html.steps([]))
         with panes("train"):
-            with pane("canvas"):
-                with section("Pictures"):
-                    w.add("train_ready", gr.Radio, choices=[], label="Ready runs", visible=False)
-                    self._group(w, "dataset")
-                    with gr.Row():
-                        w.add("train_look", gr.Button, "Check the pictures", size="sm")
-                        w.add("train_probe", gr.Button, "Probe the pictures", size="sm")
-                    w.html("train_dataset")
-                with section("Blocks"):
-                    self._weights(w)
-                with section("Settings"):
-                    for group in ("name", "network", MAIN, "samples"):
-                        self._group(w, group)
-                    for group in GROUPS:
-                        if group not in UNFOLDED:
-                            with gr.Accordion(group, open=False):
-                                self._group(w, group)
+            with pane("canvas"), gr.Row(elem_classes="blocktrain-run-cards"):
+                with gr.Column(elem_classes="blocktrain-cardcol", min_width=0):
+                    with card("Pictures", 1):
+                        self._pictures(w)
+                    with card("Settings", 3):
+                        for group in ("name", "network", MAIN):
+                            self._group(w, group)
+                    with card("More settings"):
+                        for group in GROUPS:
+                            if group not in UNFOLDED:
+                                with gr.Accordion(group, open=False):
+                                    self._group(w, group)
+                with gr.Column(elem_classes="blocktrain-cardcol", min_width=0):
+                    with card("Blocks", 2):
+                        self._weights(w)
+                    with card("Samples on the way"):
+                        self._group(w, "samples")
             with pane("right"), section("Estimate"):
                 w.html("train_estimate")
         w.groups["train_form"] = {name: w[name] for name in NAMES}
+        w.groups["train_weights"] = {block_id: w[f"train_w_{block_id}"] for block_id in WEIGHT_IDS}
+
+    def _pictures(self, w: Widgets) -> None:
+        w.add("train_ready", gr.Dropdown, choices=[], label="Ready runs", visible=False)
+        self._group(w, "dataset")
+        with gr.Row(elem_classes="blocktrain-line-up"):
+            w.add("train_look", gr.Button, "Check the pictures", min_width=0)
+            w.add("train_probe", gr.Button, "Probe the pictures", min_width=0)
+        w.html("train_dataset")
 
     def _weights(self, w: Widgets) -> None:
-        self._group(w, "weights")
         with gr.Row(elem_classes="blocktrain-line-up"):
             w.add("train_preset", gr.Dropdown, choices=[], label="Preset", min_width=140)
-            w.add("train_sliders", gr.Button, "Use the sliders of Preview", size="sm", min_width=180)
+            w.add("train_sliders", gr.Button, "Use the sliders of Preview", min_width=180)
+        w.html("train_map", UMap("train", "sd1", SLIDERS).html())
+        with gr.Column(elem_classes="blocktrain-unseen", min_width=0):  # what the map moves
+            for block_id in WEIGHT_IDS:
+                w.add(f"{SLIDERS}{block_id}", gr.Slider, WEIGHT_MIN, WEIGHT_MAX, 1.0, step=0.01, label=block_id)
+        self._group(w, "weights")
         w.html("train_understood")
 
     def _group(self, w: Widgets, group: str) -> None:
@@ -118,6 +135,11 @@ class TrainTab:
         handlers, form_values, estimate = self.handlers, w.pick(*FORM), w.pick(*ESTIMATE)
         for path in COST_PATHS:
             on(w[field_name(path)].input, handlers.estimate, form_values, estimate, latest=True)
+        on(w[WEIGHTS].input, handlers.to_map, form_values, w.pick("train_weights"), latest=True)
+        drawn = {**form_fields(w, WEIGHTS), **w.pick("train_understood")}
+        for slider in w.groups["train_weights"].values():
+            moved = on(slider.release, handlers.from_map, w.pick("train_weights"), drawn)
+            on(moved.then, handlers.estimate, form_values, estimate)
         filled = w.pick(*FORM, "train_dataset", "train_loaded")
         weights = {**form_fields(w, WEIGHTS), **w.pick("train_understood")}
         for loaded in (
@@ -127,7 +149,8 @@ class TrainTab:
             on(w["train_sliders"].click, handlers.from_sliders, w.pick(*SELECTION), weights),
             on(w["train_preset"].input, handlers.use_preset, w.pick("train_preset"), weights),
         ):
-            on(loaded.then, handlers.estimate, form_values, estimate)
+            mapped = on(loaded.then, handlers.to_map, form_values, w.pick("train_weights"))
+            on(mapped.then, handlers.estimate, form_values, estimate)
         inspected = {**form_fields(w, NAME), **w.pick("train_dataset")}
         on(w["train_look"].click, handlers.inspect_dataset, form_values, inspected, queued=True)
         probe = w.pick("probe_folder", "tabs", "train_message")
@@ -138,7 +161,7 @@ class TrainTab:
         self.memory.wire(w, lambda values: {name: values[name] for name in FORM}, FORM)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
-        menus = w.pick("train_form", "train_ready", "train_preset", "train_message")
+        menus = w.pick("train_form", "train_ready", "train_preset", "train_map", "train_message")
         loaded = on(blocks.load, self.handlers.open, {}, menus)
 
         def restore(stored: dict[str, Any]) -> tuple[Changes, list[str]]:
@@ -147,7 +170,8 @@ class TrainTab:
             return {**changes, "train_rest": rest if isinstance(rest, dict) else {}}, wrong
 
         restored = self.memory.on_load(loaded.then, w, restore, FORM)
-        on(restored.then, self.handlers.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
+        mapped = on(restored.then, self.handlers.to_map, w.pick(*FORM), w.pick("train_weights"))
+        on(mapped.then, self.handlers.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
 
 
 def form_fields(w: Widgets, *names: str) -> dict[str, dict[str, gr.components.Component]]:

@@ -99,6 +99,8 @@ class TrainValues(SelectionValues):
     """The values of the fields in `form.FIELDS`, by their names."""
     train_rest: dict[str, object]
     """The run that was loaded, as in run.json."""
+    train_weights: dict[str, float]
+    """The sliders behind the map, by block."""
     train_ready: str | None
     train_file: Path | None
     train_preset: str | None

@@ -11,7 +11,7 @@ STATE = "document.querySelector('#blocktrain_runs_head [data-state]')?.dataset.s
 def fill(opened, name: str) -> None:
     """The first ready run, made small enough for a test."""
     opened.go("Train")
-    opened.page.locator("#blocktrain_train_ready label", has_text="1-robot").first.click()
+    opened.choose("train_ready", "1-robot")
     opened.page.wait_for_function(
         "() => document.querySelector('#blocktrain_train_name textarea, "
         "#blocktrain_train_name input').value === 'robot'"
@@ -21,6 +21,29 @@ def fill(opened, name: str) -> None:
         opened.type(f"train_{field}", value)
     opened.wait("train_estimate", "the backward pass stops at OUT09")
     opened.wait("train_understood", "OUT09-OUT11 = 1")
+
+
+def test_blocks_are_chosen_on_the_map_and_an_error_is_at_its_field(opened):
+    fill(opened, f"mapped-{time.time_ns()}")
+    block = opened.page.locator("#blocktrain_u_train [data-block=IN05]")
+    block.focus()
+    block.press("End")  # the slider's most
+    opened.wait("train_understood", "IN05 = ")
+    text = (
+        "document.querySelector('#blocktrain_train_network_weights textarea, #blocktrain_train_network_weights input')"
+    )
+    opened.page.wait_for_function(f"() => {text}.value.includes('IN05')")
+    opened.type("train_network_weights", "OUT=1,IN05=0.5")
+    opened.page.wait_for_function(
+        "() => document.querySelector('#blocktrain_train_w_IN05 input[type=range]').value === '0.5'"
+    )
+
+    opened.type("train_dataset_size", "100")
+    opened.click("train_start")
+    opened.wait("train_message", "expected a multiple of 8")
+    field = opened.page.locator("#blocktrain_train_dataset_size")
+    assert "blocktrain-wrong" in field.first.get_attribute("class")
+    assert field.locator("[aria-invalid=true]").count() == 1
 
 
 def test_from_a_folder_to_preview(opened, second):

@@ -40,7 +40,7 @@ def test_two_minutes_make_a_robot(browser, python, tmp_path):
     with serving(python, DEMO / "model", tmp_path) as address:
         opened = Opened(browser, address, tmp_path)
         opened.go("Train")
-        opened.page.locator("#blocktrain_train_ready label", has_text="1-robot").first.click()
+        opened.choose("train_ready", "1-robot")
         opened.wait("train_loaded", "A subject that the demo model has never seen")
         opened.wait("train_estimate", "is known once a run has started")
         opened.click("train_start")

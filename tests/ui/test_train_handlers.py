@@ -110,6 +110,37 @@ def test_bad_values_are_named(name, value, said):
         form.config_of(values, {})
 
 
+def test_the_map_and_the_text_say_the_same(handlers, filled):
+    """What is typed is on the map, and what is moved on the map is in the text; what cannot be read moves nothing."""
+    filled.form["train_network_weights"] = "OUT09-OUT11=1,M00=0.5"
+    weights = handlers.to_map(filled.values)["train_weights"]
+    assert {block for block, value in weights.items() if value} >= {"OUT09", "OUT10", "OUT11", "M00"}
+    assert (weights["M00"], weights["IN04"]) == (0.5, 0)
+    assert handlers.to_map({**filled.values, "train_form": {"train_network_weights": "OUT99=1"}}) == {}
+
+    moved = {**weights, "IN04": 0.25, "OUT10": 0}
+    line = handlers.from_map({**filled.values, "train_weights": moved})["train_form"]["train_network_weights"]
+    parsed = parse(line, "sd1").weights
+    assert {block: parsed[block] for block in ("IN04", "OUT10", "OUT09", "M00")} == {
+        "IN04": 0.25, "OUT10": 0, "OUT09": 1, "M00": 0.5,
+    }  # fmt: skip
+
+
+def test_the_path_says_what_is_done(handlers, filled):
+    filled.form["train_network_weights"] = "OUT09-OUT11=1"
+    filled.take(handlers.estimate(filled.values))
+    steps = filled.values["train_path"]
+    assert "3 of 25" in steps
+    assert "1 folder" in steps
+    assert steps.count("blocktrain-is-done") == 3
+    assert "alpha × weight" in filled.values["train_understood"]
+    filled.form.update({"train_dataset_folders": "", "train_network_meaning": "lr"})
+    filled.take(handlers.estimate(filled.values))
+    assert "none yet" in filled.values["train_path"]
+    assert filled.values["train_path"].count("blocktrain-is-done") == 2
+    assert "the rate × its weight" in filled.values["train_understood"]
+
+
 def test_what_was_found(handlers, filled, tmp_path):
     filled.take(handlers.inspect_dataset(filled.values))
     assert "<dt>pictures</dt><dd>" in filled.values["train_dataset"]
