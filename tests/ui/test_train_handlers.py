@@ -94,7 +94,7 @@ def test_what_has_no_widget_is_kept(tmp_path):
     ("name", "value", "said"),
     [
         ("train_network_rank", 2.5, "network.rank = 2.5: expected a whole number"),
-        ("train_network_rank", None, "network.rank = None: expected a whole number"),
+        ("train_network_rank", None, "network.rank is empty: expected a whole number"),
         ("train_dataset_size", "big", "dataset.size = 'big': expected a number, or nothing"),
         ("train_dataset_size", "100", "size = 100: expected a multiple of 8"),
         ("train_optimizer_arguments", "betas", "'betas': expected name=value"),

@@ -17,6 +17,7 @@ from lib_blocktrain.hosts.standalone import StandaloneHost
 from lib_blocktrain.server.app import build
 from lib_blocktrain.ui.field_help import HELP
 from lib_blocktrain.ui.lora_controls import weight_name
+from lib_blocktrain.ui.train_tab import SLIDERS
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -35,7 +36,8 @@ def test_every_widget_is_explained_in_one_line(widgets):
     silent = (gr.State, gr.HTML, gr.Column, gr.Tabs)
     unseen = {name for name, widget in widgets.items() if "blocktrain-unseen" in (widget.elem_classes or ())}
     hidden = {"export"} | unseen
-    of_blocks = set(map(weight_name, WEIGHT_IDS))  # the U map tells what they are
+    prefixes = (weight_name(""), SLIDERS)  # the U maps tell what they are
+    of_blocks = {f"{prefix}{block_id}" for prefix in prefixes for block_id in WEIGHT_IDS}
     asked = {name for name, widget in widgets.items() if not isinstance(widget, silent)} - of_blocks - hidden
     assert asked - set(HELP) == set()
     assert set(HELP) - asked - hidden == set(), "help without a widget"
