@@ -29,7 +29,7 @@ from lib_blocktrain.ui import form, html, train_html
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import Changes, Properties, TrainValues
-from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.preset_strings import PresetStringError
 
 WEIGHTS, FOLDERS, NAME, TEXT_ENCODER = map(
@@ -170,7 +170,18 @@ class TrainHandlers:
         architecture = self._architecture()
         known, moved = ARCHITECTURES[architecture].block_ids, values["train_weights"]
         weights = BlockWeights(architecture, {block: moved[block] for block in known}, moved[BASE])
-        return {"train_form": {WEIGHTS: weights.to_line(with_architecture=True)}}
+        return {"train_form": {WEIGHTS: self._short(weights)}}
+
+    def _short(self, weights: BlockWeights) -> str:
+        """The weights by ranges (`OUT03-OUT11=1, M00=0.5`), or the whole line where that would not say the same."""
+        groups = html.by_value(weights.with_base, ARCHITECTURES[weights.architecture])
+        ranges = [f"{ids}={number(value)}" for value, spans in groups.items() if value for ids in spans.split(", ")]
+        text = ", ".join(ranges)
+        try:
+            same = self.controls.presets.parse(text, weights.architecture).weights == weights
+        except PresetStringError:
+            same = False
+        return text if same else weights.to_line(with_architecture=True)
 
     @error_to("train_understood")
     def from_sliders(self, values: TrainValues) -> Changes:

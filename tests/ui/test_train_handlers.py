@@ -120,6 +120,7 @@ def test_the_map_and_the_text_say_the_same(handlers, filled):
 
     moved = {**weights, "IN04": 0.25, "OUT10": 0}
     line = handlers.from_map({**filled.values, "train_weights": moved})["train_form"]["train_network_weights"]
+    assert "IN04=0.25" in line
     parsed = parse(line, "sd1").weights
     assert {block: parsed[block] for block in ("IN04", "OUT10", "OUT09", "M00")} == {
         "IN04": 0.25, "OUT10": 0, "OUT09": 1, "M00": 0.5,
