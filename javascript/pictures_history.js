@@ -62,7 +62,7 @@
     function time(one) {
         const then = new Date(one.time * 1000);
         const today = then.toDateString() === new Date().toDateString();
-        const options = today ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short" };
+        const options = today ? { hour: "2-digit", minute: "2-digit", hour12: false } : { day: "numeric", month: "short" };
         return then.toLocaleString([], options);
     }
 

@@ -120,7 +120,14 @@
         }
     }
 
-    blocktrain.components ||= new Map();
-    blocktrain.components.set("blocktrain-shots", (element) => element.matches(".blocktrain-pictures") && new Swipe(element));
+    const built = new WeakSet(); // the components' own set has each element once, for pictures_history.js
+    (blocktrain.pageChanged ||= new Set()).add(() => {
+        for (const element of document.querySelectorAll("#blocktrain .blocktrain-pictures.blocktrain-shots")) {
+            if (!built.has(element)) {
+                built.add(element);
+                new Swipe(element);
+            }
+        }
+    });
     document.addEventListener("blocktrain:view", () => shown?.element?.isConnected && shown.draw());
 })();
