@@ -100,7 +100,7 @@ def test_the_list_of_shortcuts_opens_and_closes(opened):
 def test_a_reload_brings_everything_back(opened):
     opened.drag("OUT05", 0.35)
     opened.tick("style")
-    opened.wait("strength", "Strength of style")
+    opened.active("style")
     opened.drag("OUT05", -0.45)
     opened.type("prompt", "a red <fox> & more")
     opened.type("width", 64)
@@ -116,12 +116,12 @@ def test_a_reload_brings_everything_back(opened):
     assert (opened.box("train_name"), opened.box("train_steps")) == ("kept", "77")
     assert opened.box("analyse_seeds") == "3, 4"
     opened.go("Preview")
-    opened.wait("strength", "Strength of style")
+    opened.active("style")
     assert opened.box("prompt") == "a red <fox> & more"
     assert opened.box("width") == "64"
     assert opened.weight("OUT05") == -0.45
-    opened.page.locator("#blocktrain_active label", has_text="robot").click()
-    opened.wait("strength", "Strength of robot")
+    opened.row("robot").locator(".blocktrain-lora-t").click()
+    opened.active("robot")
     assert opened.weight("OUT05") == 0.35
 
 
