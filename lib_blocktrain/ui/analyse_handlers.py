@@ -42,7 +42,7 @@ RULE_LABELS = {
 assert RULE_LABELS.keys() <= {*RULES, SUGGESTED}
 KEPT_AT_FIRST = 0.8  # of the effect: where the slider begins
 RULE_OF = {label: name for name, label in RULE_LABELS.items()}  # a gradio 3 menu has labels only, no values
-PRESET_MENUS = ("preset", "grid_presets", "train_preset")  # of all tabs
+PRESET_MENUS = ("grid_presets", "preset_cards", "preset_problems", "train_preset")  # of all tabs
 RESULT_BUTTONS = ("analyse_sliders", "analyse_train", "analyse_save", "analyse_save_preset")
 
 
@@ -218,9 +218,10 @@ class AnalyseHandlers:
         self.controls.presets.put(preset, replace=values["analyse_replace"])
         names = self.controls.presets.names(stored.first.architecture)
         return {
+            **self.controls.preset_menus(selection_of(values)),
+            "train_preset": Properties(choices=names),
             "analyse_message": html.note(f"Saved {name}: {preset.text}"),
             "analyse_replace": False,
-            **{menu: Properties(choices=names) for menu in PRESET_MENUS},
         }
 
     @error_to("analyse_message")

@@ -154,7 +154,7 @@ class AnalyseTab:
         sliders = w.pick(*SHOWN, "tabs", "status", "analyse_message")
         used = on(w["analyse_sliders"].click, handlers.to_sliders, w.pick(*RULE, *SELECTION), sliders)
         on(used.then, None, {}, {}, js=DRAW)
-        preset = w.pick(*RULE, "analyse_preset", "analyse_replace")
+        preset = w.pick(*RULE, *SELECTION, "analyse_preset", "analyse_replace")
         saved = w.pick("analyse_message", "analyse_replace", *PRESET_MENUS)
         on(w["analyse_save_preset"].click, handlers.to_preset, preset, saved)
         form = {**form_fields(w, WEIGHTS), **w.pick("tabs", "analyse_message")}

@@ -118,7 +118,7 @@ class LoraControls:
     def show_model(self, values: PreviewValues) -> Changes:
         """Show which model is loaded, and everything that depends on it. The model may be loaded here."""
         selection = selection_of(values)
-        shown = {**self._shown(selection), **self._presets(selection)}
+        shown = {**self._shown(selection), **self.preset_menus(selection)}
         if not shown["lora_message"]:
             del shown["lora_message"]  # keep the message about the files
         try:
@@ -145,7 +145,7 @@ class LoraControls:
         gone = [key for key in selection.entries if key not in keys]
         message = f"{len(keys)} LoRA files" + (f"; {', '.join(gone)} no longer in the folders" if gone else "")
         selection = selection.choose([key for key in selection.entries if key in keys])
-        changes = {**self._presets(selection), "lora_data": self.data(), "loras": selection.to_json()}
+        changes = {**self.preset_menus(selection), "lora_data": self.data(), "loras": selection.to_json()}
         return _joined({"lora_message": html.note(message)}, self._shown(selection), changes)
 
     @error_to("lora_message")
@@ -299,7 +299,8 @@ class LoraControls:
         theirs, ours = ARCHITECTURES[file.architecture].title, ARCHITECTURES[architecture_id].title
         return html.failure(f"{file.key} is for {theirs}, and the loaded model is {ours}: it has no effect here")
 
-    def _presets(self, selection: LoraSelection, chosen: str | None = None) -> Changes:
+    def preset_menus(self, selection: LoraSelection, chosen: str | None = None) -> Changes:
+        """The menus and cards of Preview after the presets have changed; ``chosen`` is the one to show as chosen."""
         architecture_id = self.architecture(selection)
         names = self.presets.names(architecture_id)
         return {
@@ -318,7 +319,7 @@ class LoraControls:
         """
         message = html.note(text) + html.problems(problems)
         emptied = {"preset_name": "", "preset_replace": False}
-        return {**self._presets(selection, chosen), "preset_message": message, **emptied}
+        return {**self.preset_menus(selection, chosen), "preset_message": message, **emptied}
 
 
 def _joined(*changes: Changes) -> Changes:

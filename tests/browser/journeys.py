@@ -163,8 +163,12 @@ class Opened:
         self.page.evaluate("navigator.clipboard.writeText('')")
         self.menu("share")
         self.click(f"copy_{form}")
-        self.page.wait_for_function("async () => (await navigator.clipboard.readText()) !== ''")
-        return self.page.evaluate("navigator.clipboard.readText()")
+        for _ in range(LONG // 100):  # a promise counts as true in `wait_for_function`
+            text = self.page.evaluate("navigator.clipboard.readText()")
+            if text:
+                return text
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"{form}: nothing was copied")
 
     def paste(self, text: str) -> None:
         """Write into the field for pasted weights."""

@@ -34,7 +34,7 @@ def test_two_tabs_of_one_browser_have_weights_of_their_own(opened):
     other.page.bring_to_front()
     theirs = other.preview()
     opened.page.bring_to_front()
-    opened.page.wait_for_selector("#blocktrain_status [data-ended]")
+    opened.page.wait_for_selector("#blocktrain_status [data-ended]", state="attached")
     ours = opened.pixels()
     assert (opened.weight("OUT05"), other.weight("OUT05")) == (0.35, -0.5)
     assert ours[:2] == theirs[:2]
@@ -52,7 +52,7 @@ def test_on_a_slow_server_the_page_waits_and_the_hand_does_not(opened):
     opened.drag("OUT05", 0.35)
     shown = "document.querySelector('#blocktrain_u_weights [data-block=OUT05]').ariaValueNow"
     assert float(opened.page.evaluate(shown)) == 0.35
-    opened.page.wait_for_selector("#blocktrain_status [data-ended]")
+    opened.page.wait_for_selector("#blocktrain_status [data-ended]", state="attached")
     assert opened.weight("OUT05") == 0.35
 
     asked = []
