@@ -153,7 +153,9 @@ def _private_uploads() -> Iterator[None]:
         tempfile.TemporaryDirectory(prefix=_UPLOADS_PREFIX, ignore_cleanup_errors=True) as folder,
         FileLock(Path(folder) / _UPLOADS_LOCK),  # the operating system frees the lock of a killed process
     ):
-        os.environ[UPLOADS] = str(Path(folder) / "uploads")
+        uploads = Path(folder) / "uploads"
+        uploads.mkdir(mode=0o700)  # gradio would make one that others can read
+        os.environ[UPLOADS] = str(uploads)
         try:
             yield
         finally:

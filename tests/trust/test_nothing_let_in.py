@@ -28,15 +28,21 @@ OURS = sorted([*(ROOT / "lib_blocktrain").rglob("*.py"), *(ROOT / "scripts").glo
 # Modules out of which data become code, or the network is reached; and who may have one all the same.
 MODULES = {
     **dict.fromkeys(("pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml", "code"), ()),
-    **dict.fromkeys(("requests", "aiohttp", "ftplib", "smtplib", "telnetlib", "ctypes"), ()),
+    **dict.fromkeys(("requests", "aiohttp", "ftplib", "smtplib", "telnetlib"), ()),
+    "ctypes": ("model/memory.py",),  # one call of Windows' own, with nothing from outside
     "httpx": ("server/connections.py",),  # in place of the client with which gradio would fetch: one that refuses
     "urllib.request": ("cli/remote.py",),  # asks the API whose address its user gave
-    "subprocess": ("cli/environment.py", "cli/commands.py", "install.py"),
+    "subprocess": (
+        "cli/environment.py",
+        "cli/commands.py",
+        "install.py",
+        "model/memory.py",
+    ),  # the last: macOS' vm_stat
     "socket": ("server/app.py", "api/access.py"),
     "webbrowser": ("server/app.py", "cli/commands.py"),
     "importlib": (
         *("cli/commands.py", "cli/environment.py", "training/kohya_toml.py", "training/optimizers.py"),
-        *("training/records.py", "hosts/forge/", "hosts/webui/", "install.py"),
+        *("training/records.py", "hosts/forge/", "hosts/webui/", "install.py", "networks/peft_patterns.py"),
     ),
 }
 CALLS = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}
