@@ -76,7 +76,7 @@ def _presets(w: Widgets) -> None:
         with gr.Row(elem_classes="blocktrain-menu-row"):
             w.add("preset_replace", gr.Checkbox, label="replace", min_width=0)
             w.add("preset_delete", gr.Button, "Delete", size="sm", min_width=0)
-            w.add("preset_file", gr.UploadButton, "Import…", size="sm", min_width=0, file_types=[".txt"])
+            w.add("preset_file", gr.UploadButton, "Import", size="sm", min_width=0, file_types=[".txt"])
             w.add("preset_export", gr.Button, "Export", size="sm", min_width=0)
         w.html("preset_message")
         gr.HTML(_unfold("blocktrain_carding", "All as cards…"))

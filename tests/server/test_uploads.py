@@ -21,7 +21,7 @@ SERVER = """
 import os, sys
 from lib_blocktrain.server import app
 with app._private_uploads():
-    os.makedirs(os.environ[app.UPLOADS])
+    os.makedirs(os.environ[app.UPLOADS], exist_ok=True)
     open(os.path.join(os.environ[app.UPLOADS], "dataset.png"), "w").close()
     print(os.environ[app.UPLOADS], flush=True)
     sys.stdin.read()
