@@ -11,6 +11,7 @@
     const remembered = new WeakMap(); // weights in a map's history -> their base
     const SAME = 0.0049; // two weights that differ by less look the same
     const KEPT = "presets of the weights";
+    const PREVIEW = "blocktrain_u_weights"; // the map whose preset the field names; a page may have others
     let written = ""; // what this script last wrote into the field
 
     const key = (map) => `${map.element.id} ${map.element.dataset.subject}`;
@@ -46,7 +47,7 @@
     // The preset that has these weights exactly; else the one that the server has just named; else none.
     function identify(map) {
         const known = presets();
-        const named = known.find((preset) => preset.name === field()?.value);
+        const named = map.element.id === PREVIEW && known.find((preset) => preset.name === field()?.value);
         const fitting = known.filter((preset) => fits(map, preset.weights));
         const found = fitting.includes(named) ? named : fitting[0] || (named?.name !== written && named);
         return found ? { name: found.name, weights: found.weights } : { name: "", weights: map.weights() };
@@ -54,7 +55,9 @@
 
     function set(map, base) {
         bases.set(key(map), base);
-        write(base.name);
+        if (map.element.id === PREVIEW) {
+            write(base.name);
+        }
         blocktrain.remember?.(KEPT, Object.fromEntries([...bases].map(([id, { name }]) => [id, name])));
     }
 
@@ -137,7 +140,7 @@
             }
             const before = base.name === "" && !seen.has(key(map)) && kept(map);
             seen.add(key(map));
-            const renamed = named && named.name !== base.name && (!known.has(base.name) || fits(map, named.weights));
+            const renamed = mapId === PREVIEW && named && named.name !== base.name && (!known.has(base.name) || fits(map, named.weights));
             if (before || renamed) {
                 set(map, before || named);
             } else if (known.has(base.name)) {
