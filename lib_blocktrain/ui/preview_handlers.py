@@ -259,7 +259,7 @@ def _ending(error: BaseException | None, sheet: Sheet, rendered: Sequence[Render
     drawn = sum(not one.reused for one in rendered)
     summary = f"{drawn} of {len(variants)} pictures drawn, seed {sheet.settings.seed}"
     if variants[-1].name == WEIGHTED and variants[-1].weights == variants[-2].weights:
-        summary += "; every block is at 1, so the last two pictures are the same: change a block and press Draw again"
+        summary += "; the last two are the same, since every block is at 1"
     elif not drawn:
         summary += ": nothing has changed, and the earlier ones are shown"
     elif drawn < len(variants):
