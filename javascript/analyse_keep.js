@@ -6,24 +6,16 @@
     "use strict";
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
-    const SVG = "http://www.w3.org/2000/svg";
     const percent = (share) => `${Math.round(100 * share)} %`;
 
     // The share that the first n blocks keep, for n from 0 to all.
     const cumulated = (start, shares) => shares.reduce((sums, share) => [...sums, sums.at(-1) + share], [start]);
 
-    function made(tag, properties = {}, children = []) {
-        const element = Object.assign(document.createElement(tag), properties);
-        element.append(...children);
-        return element;
-    }
+    const made = (...given) => blocktrain.made(...given);
 
     function line(className, sums) {
-        const path = document.createElementNS(SVG, "polyline");
         const at = (share, n) => `${(100 * n) / (sums.length - 1)},${100 - 100 * Math.min(Math.max(share, 0), 1)}`;
-        path.setAttribute("points", sums.map(at).join(" "));
-        path.setAttribute("class", className);
-        return path;
+        return blocktrain.drawn("polyline", { class: className, points: sums.map(at).join(" ") });
     }
 
     class Keep {
@@ -44,31 +36,29 @@
 
         build() {
             const all = this.blocks.length;
-            const svg = document.createElementNS(SVG, "svg");
-            svg.setAttribute("viewBox", "0 0 100 100");
-            svg.setAttribute("preserveAspectRatio", "none");
-            svg.setAttribute("aria-hidden", "true");
-            const grid = document.createElementNS(SVG, "path");
-            grid.setAttribute("d", "M0 0H100M0 50H100M0 100H100");
-            grid.setAttribute("class", "blocktrain-keep-grid");
-            svg.append(grid, ...this.features.map(({ letter, sums }) => line(`blocktrain-keep-${letter}`, sums)));
+            const grid = blocktrain.drawn("path", { class: "blocktrain-keep-grid", d: "M0 0H100M0 50H100M0 100H100" });
+            const lines = this.features.map(({ letter, sums }) => line(`blocktrain-keep-${letter}`, sums));
+            const frame = { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" };
+            const svg = blocktrain.drawn("svg", frame, grid, ...lines);
             const label = "Blocks to keep, the strongest first";
             this.range = made("input", { type: "range", min: 0, max: all, step: 1, disabled: !this.live });
             this.range.value = this.kept.size;
             this.range.setAttribute("aria-label", label);
-            this.plot = made("div", { className: "blocktrain-keep-plot" }, [svg, made("i"), this.range]);
+            this.plot = made("div", { className: "blocktrain-keep-plot" }, svg, made("i"), this.range);
             this.figures = this.features.map(() => made("b"));
-            const lines = this.features.map(({ letter, name }, n) =>
-                made("div", { className: `blocktrain-keep-is-${letter}` }, [
+            const said = this.features.map(({ letter, name }, n) =>
+                made(
+                    "div",
+                    { className: `blocktrain-keep-is-${letter}` },
                     made("small", { textContent: this.features.length > 1 ? `${letter.toUpperCase()}: ${name}` : name }),
                     this.figures[n],
                     made("span", { textContent: letter === "a" ? "kept" : "dropped" }),
-                ]),
+                ),
             );
             this.count = made("p", { className: "blocktrain-of" });
             const ends = made("p", { className: "blocktrain-keep-ends" });
             ends.append(made("span", { textContent: "0 blocks" }), made("span", { textContent: `all ${all}` }));
-            this.element.replaceChildren(this.count, this.plot, ends, made("div", { className: "blocktrain-keep-figures" }, lines));
+            this.element.replaceChildren(this.count, this.plot, ends, made("div", { className: "blocktrain-keep-figures" }, ...said));
             this.range.addEventListener("input", () => {
                 this.kept = new Set(this.blocks.slice(0, Number(this.range.value)));
                 this.show();

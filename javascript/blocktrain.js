@@ -29,6 +29,52 @@
         }
     }
 
+    // An element with properties and children; a child that is null is left out.
+    function made(tag, properties = {}, ...children) {
+        const element = Object.assign(document.createElement(tag), properties);
+        element.append(...children.filter((child) => child !== null));
+        return element;
+    }
+
+    // An element of a drawing, with attributes and children.
+    function drawn(tag, attributes, ...children) {
+        const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+        Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
+        element.append(...children);
+        return element;
+    }
+
+    // A small U of weights in the order of the forward pass, BASE left out: blocks as bright as their weights.
+    function tinyU(weights) {
+        const [width, block, tall, gap, inset] = [48, 5, 4, 1, 1.5];
+        const side = (weights.length - 1) / 2;
+        const levels = Math.ceil(side / 3);
+        const rects = weights.map((weight, index) => {
+            const outgoing = index > side;
+            const at = index === side ? null : outgoing ? weights.length - 1 - index : index;
+            const level = at === null ? levels : Math.floor(at / 3);
+            let x = (width - block) / 2;
+            if (at !== null) {
+                x = inset * level + (at % 3) * (block + gap);
+                x = outgoing ? width - block - x : x;
+            }
+            const rect = drawn("rect", { x, y: level * (tall + gap), width: block, height: tall, rx: 0.8 });
+            rect.style.setProperty("--blocktrain-w", Math.min(1, Math.abs(weight)));
+            rect.classList.toggle("blocktrain-n", weight < 0);
+            return rect;
+        });
+        const height = (levels + 1) * (tall + gap) - gap;
+        return drawn("svg", { class: "blocktrain-ug", viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, ...rects);
+    }
+
+    // Shows a dialog over the page; a click beside it closes it, and what is closed is removed.
+    function openDialog(dialog) {
+        dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+        dialog.addEventListener("close", () => dialog.remove());
+        document.getElementById("blocktrain").append(dialog);
+        dialog.showModal();
+    }
+
     // Downloads a file with this content, a text or a blob.
     function download(content, name) {
         const link = document.createElement("a");
@@ -52,7 +98,7 @@
         }
     }
 
-    Object.assign(blocktrain, { copy, download });
+    Object.assign(blocktrain, { copy, download, drawn, made, openDialog, tinyU });
     new MutationObserver(setUp).observe(document, { childList: true, subtree: true });
     setTimeout(setUp); // when the other files have been read
 })();

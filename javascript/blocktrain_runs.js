@@ -17,11 +17,7 @@
     const KEPT = ["step", "prompt", "heat", "scale", "view", "smoothing"];
     const find = (selector) => (typeof gradioApp === "function" ? gradioApp() : document).querySelector(selector);
 
-    function made(tag, properties = {}, ...children) {
-        const element = Object.assign(document.createElement(tag), properties);
-        element.append(...children.filter((child) => child !== null));
-        return element;
-    }
+    const made = (...given) => blocktrain.made(...given);
 
     const box = (name) => find(`#blocktrain_${name} textarea, #blocktrain_${name} input`);
     const chosen = () => box("runs_chosen")?.value || data.curves?.name || "";

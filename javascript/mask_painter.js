@@ -6,11 +6,7 @@
     const blocktrain = (window.blocktrain = window.blocktrain || {});
     const SIZES = { fine: 0.02, broad: 0.06, wide: 0.14 }; // radius, as a fraction of the picture's width
 
-    function made(tag, properties, ...children) {
-        const element = Object.assign(document.createElement(tag), properties);
-        element.append(...children);
-        return element;
-    }
+    const made = (...given) => blocktrain.made(...given);
 
     class MaskPainter {
         constructor(element) {

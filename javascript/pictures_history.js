@@ -8,7 +8,6 @@
     const NAME = "pictures"; // in what the page remembers
     const FILE = /^[0-9a-f]{16}-[0-9]{1,2}\.png$/;
     const ICON = "M6 2.5h4l-.5 4 2.5 2.5H4l2.5-2.5zM8 9v5";
-    const SVG = "http://www.w3.org/2000/svg";
 
     const strip = () => document.querySelector("#blocktrain_history .blocktrain-strip");
     let now = null; // the id of the comparison that is shown
@@ -27,37 +26,8 @@
         draw();
     }
 
-    function made(tag, properties, ...children) {
-        const element = Object.assign(document.createElement(tag), properties);
-        element.append(...children);
-        return element;
-    }
-
-    function svg(tag, attributes, ...children) {
-        const element = document.createElementNS(SVG, tag);
-        Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
-        element.append(...children);
-        return element;
-    }
-
-    // A small U of weights by block.
-    function tinyU(weights) {
-        const rects = [];
-        for (const [block, weight] of Object.entries(weights)) {
-            const [, side, digits] = /^(IN|OUT|M)(\d\d)$/.exec(block) || [];
-            if (!side) {
-                continue;
-            }
-            const n = Number(digits);
-            const level = side === "M" ? 4 : side === "IN" ? Math.floor(n / 3) : 3 - Math.floor(n / 3);
-            const left = { M: 21.5, IN: 1.5 * level + 6 * (n % 3), OUT: 31 - 1.5 * level + 6 * (n % 3) }[side];
-            const rect = svg("rect", { x: left, y: 5 * level, width: 5, height: 4, rx: 0.8 });
-            const share = Math.min(1, Math.abs(weight));
-            rect.style.fill = `color-mix(in srgb, var(--blocktrain-${weight < 0 ? "n" : "w"}-edge) ${100 * share}%, var(--blocktrain-w-track))`;
-            rects.push(rect);
-        }
-        return svg("svg", { class: "blocktrain-history-u", viewBox: "0 0 48 24", "aria-hidden": "true" }, ...rects);
-    }
+    const made = (...given) => blocktrain.made(...given);
+    const tinyU = ({ BASE, ...blocks }) => blocktrain.tinyU(Object.values(blocks));
 
     function time(one) {
         const then = new Date(one.time * 1000);
@@ -88,7 +58,7 @@
         const pin = made("button", { type: "button", className: "blocktrain-pin", title: one.pinned ? "Pinned: stays. Click to let it go" : "Pin: keep it" });
         pin.setAttribute("aria-label", pin.title);
         pin.setAttribute("aria-pressed", String(Boolean(one.pinned)));
-        pin.append(svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, svg("path", { d: ICON, fill: "none", stroke: "currentColor", "stroke-width": 1.4 })));
+        pin.append(blocktrain.drawn("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, blocktrain.drawn("path", { d: ICON, fill: "none", stroke: "currentColor", "stroke-width": 1.4 })));
         pin.addEventListener("click", () => {
             blocktrain.pictures.ask({ do: "pin", on: !one.pinned, files: one.pictures.map((each) => each.file) });
             keep(all().map((each) => (each.id === one.id ? { ...each, pinned: !one.pinned } : each)));

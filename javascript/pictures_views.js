@@ -5,11 +5,7 @@
     const blocktrain = (window.blocktrain = window.blocktrain || {});
     const section = () => document.getElementById("blocktrain_section_pictures");
 
-    function made(tag, properties, ...children) {
-        const element = Object.assign(document.createElement(tag), properties);
-        element.append(...children);
-        return element;
-    }
+    const made = (...given) => blocktrain.made(...given);
 
     // --- views ------------------------------------------------------------------------------------------------------
 
@@ -126,7 +122,7 @@
         open = { dialog, image, title: heading, shots: all, at: all.indexOf(shot), other, held: false };
         put(shot);
         fillOthers();
-        dialog.addEventListener("click", (event) => (event.target === dialog || event.target === image) && dialog.close());
+        image.addEventListener("click", () => dialog.close());
         dialog.addEventListener("keydown", (event) => {
             const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
             if (by && event.target !== other) {
@@ -138,12 +134,10 @@
         });
         dialog.addEventListener("keyup", (event) => event.key.toLowerCase() === "b" && hold(false));
         dialog.addEventListener("close", () => {
-            dialog.remove();
             open = null;
             (shot.isConnected ? shot : document.querySelector("#blocktrain_pictures .blocktrain-shot-b"))?.focus();
         });
-        document.getElementById("blocktrain").append(dialog);
-        dialog.showModal();
+        blocktrain.openDialog(dialog);
     }
 
     (blocktrain.shortcuts ||= []).push(["B", "In a large picture: hold to see the other one"]);

@@ -6,17 +6,12 @@
     const blocktrain = (window.blocktrain = window.blocktrain || {});
     const TICKS = 5;
     const HIGHEST = 0.99; // quantile of the loss that is in the picture: a spike is cut off
-    const SVG = "http://www.w3.org/2000/svg";
     const NAMES = { loss: "loss", smoothed: "smoothed", other: "B smoothed", validation: "validation", lr: "rate" };
     let runs; // blocktrain.runs
     let parts; // the chart's elements
     let scale; // value -> share of the height from the bottom
 
-    const svg = (tag, attributes) => {
-        const element = document.createElementNS(SVG, tag);
-        Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
-        return element;
-    };
+    const svg = (...given) => blocktrain.drawn(...given);
 
     // The mean of [steps, values] in which each step back counts `amount` times as much.
     function smoothed([steps, values], amount) {

@@ -201,17 +201,14 @@
             }
             event.preventDefault();
         });
-        popup.addEventListener("click", (event) => event.target === popup && popup.close());
         close.addEventListener("click", () => popup.close());
         popup.addEventListener("close", () => {
             runs.listeners.delete(show);
-            popup.remove();
             parts.big.children[index]?.querySelector("button").focus({ preventScroll: true });
         });
-        runs.find("#blocktrain").append(popup);
         runs.listeners.add(show);
         show();
-        popup.showModal();
+        blocktrain.openDialog(popup);
     }
 
     // --- the log ----------------------------------------------------------------------------------------------------

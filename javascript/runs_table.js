@@ -9,33 +9,8 @@
         bad: "M8 2.5 14.5 13.5H1.5zM8 6.5v3.2M8 11.6v.4",
     };
     const DAY = 86400000;
-    const U = { width: 48, height: 24, block: 5, gap: 1, tall: 4 };
     let runs; // blocktrain.runs
     let words = [];
-
-    // A U of blocks: as bright as their weights.
-    function glyph(weights, title) {
-        const side = (weights.length - 1) / 2;
-        const levels = Math.ceil(side / 3);
-        const inset = 1.5;
-        const rects = weights.map((weight, index) => {
-            const outgoing = index > side;
-            const at = index === side ? null : outgoing ? weights.length - 1 - index : index;
-            const level = at === null ? levels : Math.floor(at / 3);
-            let x = U.width / 2 - U.block / 2;
-            if (at !== null) {
-                x = inset * level + (at % 3) * (U.block + U.gap);
-                x = outgoing ? U.width - U.block - x : x;
-            }
-            const share = Math.min(1, Math.abs(weight));
-            const kind = weight < 0 ? ' class="blocktrain-n"' : "";
-            return `<rect x="${x}" y="${level * (U.tall + U.gap)}" width="${U.block}" height="${U.tall}" rx=".8" style="--w:${share}"${kind}/>`;
-        });
-        const svg = runs.made("span", { title });
-        const height = (levels + 1) * (U.tall + U.gap) - U.gap;
-        svg.innerHTML = `<svg class="blocktrain-ug" viewBox="0 0 ${U.width} ${height}" aria-hidden="true">${rects.join("")}</svg>`;
-        return svg;
-    }
 
     function icon(kind) {
         const mark = runs.made("i", { className: "blocktrain-st" });
@@ -79,7 +54,7 @@
         const loss = made("td", { className: "blocktrain-c-l", textContent: run.loss === null ? "–" : run.loss.toPrecision(3) });
         const map = made("td", { className: "blocktrain-c-u" });
         if (run.weights.length) {
-            map.append(glyph(run.weights, run.blocks || "no block"));
+            map.append(made("span", { title: run.blocks || "no block" }, blocktrain.tinyU(run.weights)));
         }
         const letter = chosen ? "A" : other ? "B" : "+";
         const about = chosen ? "This run is shown" : other ? "End the comparison" : `Compare with ${run.title}`;

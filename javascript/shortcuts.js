@@ -67,10 +67,7 @@
         dialog.id = "blocktrain_shortcuts";
         dialog.className = "blocktrain-keys";
         dialog.setAttribute("aria-labelledby", heading.id);
-        dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
-        dialog.addEventListener("close", () => dialog.remove());
-        document.getElementById("blocktrain").append(dialog);
-        dialog.showModal();
+        blocktrain.openDialog(dialog);
     }
 
     document.addEventListener("click", (event) => {

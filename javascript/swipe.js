@@ -9,11 +9,7 @@
     const GAIN = 4; // brightens the difference, which would be dark otherwise
     const CHANGED = 20; // of 255: LoRA Block Weight counts pixels that differ by more
 
-    function made(tag, properties, ...children) {
-        const element = Object.assign(document.createElement(tag), properties);
-        element.append(...children);
-        return element;
-    }
+    const made = (...given) => blocktrain.made(...given);
 
     // Draws |a - b|, brightened, on a canvas; returns the mean difference (of 255) and the share of changed pixels.
     function drawDifference(canvas, a, b) {
