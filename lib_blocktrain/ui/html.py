@@ -133,6 +133,13 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {left:02} s" if minutes else f"{left} s"
 
 
+def clock(seconds: float | None) -> str:
+    """A time as 2:10, or 1:02:10 from an hour on."""
+    minutes, left = divmod(round(seconds or 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+
+
 def problems(found: Iterable[LineProblem]) -> Markup:
     """What is wrong with lines of a preset file."""
     lines = [str(p) if p.line else p.message for p in found]

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from lib_blocktrain.runner import Runner, Status
 from lib_blocktrain.training.runs import Run
+from lib_blocktrain.ui import html
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.values import Changes
 from lib_blocktrain.ui.widgets import Widgets
@@ -74,7 +75,7 @@ def _active(run: Run, status: Status) -> Markup:
     share = status.step / max(status.steps, 1)
     left: Markup | str = ""
     if status.state == "training" and status.seconds_left is not None:
-        left = Markup("<em>{} left</em>").format(clock(status.seconds_left))
+        left = Markup("<em>{} left</em>").format(html.clock(status.seconds_left))
     ring = Markup('<i class="blocktrain-ring" style="--blocktrain-p: {:.3f}"></i>').format(share)
     return _chip(run, status.state, "run", sign=ring, figures=f"{status.step}/{status.steps}", left=left, share=share)
 
@@ -96,9 +97,3 @@ def _chip(
         run=run.folder.name, name=run.config.name, state=state, kind=kind, sign=sign, figures=figures, left=left,
         share=share, title=title,
     )  # fmt: skip
-
-
-def clock(seconds: float) -> str:
-    """A time as minutes and seconds, or hours and minutes: 2:10, 1 h 05."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02}" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02}"

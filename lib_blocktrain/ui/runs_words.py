@@ -45,7 +45,7 @@ def state(status: Status) -> str:
 def short(status: Status) -> str:
     """The state as the list says it."""
     if status.state == "training" and status.seconds_left is not None and status.seconds_a_step:
-        return f"training · {_clock(status.seconds_left)} left"
+        return f"training · {html.clock(status.seconds_left)} left"
     if status.state == "waiting" and status.place is not None:
         where = "next" if status.place == 1 else f"number {status.place}"
         return f"waiting · {where}"
@@ -120,14 +120,7 @@ def _speed(status: Status) -> list[str]:
         return []
     rate = 1 / status.seconds_a_step
     pace = f"{rate:.1f} steps/s" if rate >= 1 else f"{status.seconds_a_step:.1f} s a step"
-    return [pace, f"{_clock(status.seconds_left)} left"]
-
-
-def _clock(seconds: float | None) -> str:
-    """A time as 2:10, or 1:02:10 from an hour on."""
-    minutes, left = divmod(round(seconds or 0), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
+    return [pace, f"{html.clock(status.seconds_left)} left"]
 
 
 def _waiting(status: Status, held: bool) -> str:
