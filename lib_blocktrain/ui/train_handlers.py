@@ -36,6 +36,12 @@ WEIGHTS, FOLDERS, NAME, TEXT_ENCODER = map(
     form.field_name, (form.WEIGHTS, form.FOLDERS, "name", "network.text_encoder")
 )
 MAX_FILE_SIZE = 1_000_000  # bytes of a run.json
+SLIDERS = "train_w_"  # prefix of the names of the sliders behind the map
+
+
+def train_map(architecture: str) -> UMap:
+    """The map on which the blocks to train are chosen."""
+    return UMap("train", architecture, SLIDERS)
 
 
 class TrainHandlers:
@@ -57,7 +63,7 @@ class TrainHandlers:
             "train_form": form.defaults(architecture),
             "train_ready": Properties(choices=names, value=None, visible=bool(names)),
             "train_preset": Properties(choices=self.controls.presets.names(architecture), value=None),
-            "train_map": UMap("train", architecture, "train_w_").html(),
+            "train_map": train_map(architecture).html(),
         }
 
     @error_to("train_loaded")

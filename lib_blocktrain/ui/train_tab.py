@@ -12,8 +12,7 @@ from lib_blocktrain.ui.frame import actions, aside, bar, card, messages, pane, p
 from lib_blocktrain.ui.preview_tab import SELECTION
 from lib_blocktrain.ui.remembered import Memory, add_widgets
 from lib_blocktrain.ui.shim import on
-from lib_blocktrain.ui.train_handlers import FOLDERS, NAME, WEIGHTS, TrainHandlers
-from lib_blocktrain.ui.u_map import UMap
+from lib_blocktrain.ui.train_handlers import FOLDERS, NAME, SLIDERS, WEIGHTS, TrainHandlers, train_map
 from lib_blocktrain.ui.values import Changes
 from lib_blocktrain.ui.widgets import Shared, Widgets
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, WEIGHT_MAX, WEIGHT_MIN
@@ -28,7 +27,6 @@ OPEN_CHOICES = ("optimizer.name",)  # the dotted name of a class may be typed in
 ROW_LENGTH = 3  # widgets
 FORM = ("train_form", "train_rest")
 ESTIMATE = ("train_understood", "train_estimate", "train_path")
-SLIDERS = "train_w_"  # prefix of the sliders behind the map
 
 
 class TrainTab:
@@ -90,7 +88,7 @@ class TrainTab:
         with gr.Row(elem_classes="blocktrain-line-up"):
             w.add("train_preset", gr.Dropdown, choices=[], label="Preset", min_width=140)
             w.add("train_sliders", gr.Button, "Use the sliders of Preview", min_width=180)
-        w.html("train_map", UMap("train", "sd1", SLIDERS).html())
+        w.html("train_map", train_map("sd1").html())
         with gr.Column(elem_classes="blocktrain-unseen", min_width=0):  # what the map moves
             for block_id in WEIGHT_IDS:
                 w.add(f"{SLIDERS}{block_id}", gr.Slider, WEIGHT_MIN, WEIGHT_MAX, 1.0, step=0.01, label=block_id)

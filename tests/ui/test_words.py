@@ -17,7 +17,7 @@ from lib_blocktrain.hosts.standalone import StandaloneHost
 from lib_blocktrain.server.app import build
 from lib_blocktrain.ui.field_help import HELP
 from lib_blocktrain.ui.lora_controls import weight_name
-from lib_blocktrain.ui.train_tab import SLIDERS
+from lib_blocktrain.ui.train_handlers import SLIDERS
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
