@@ -24,7 +24,7 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white")  # of 
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, random_model) -> Path:
+def folder(tmp_path_factory, random_model, python) -> Path:  # one for each gradio
     folder = tmp_path_factory.mktemp("runs")
     write_loras(random_model, folder / "loras")
     return folder
