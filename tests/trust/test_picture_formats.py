@@ -16,7 +16,7 @@ from lib_blocktrain.analysis.regions import read_mask
 from lib_blocktrain.files import PICTURE_FORMATS
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig
 from lib_blocktrain.training.dataset import find
-from lib_blocktrain.ui import runs_html
+from lib_blocktrain.ui import runs_pictures
 from lib_blocktrain.workspace.images import read_png
 
 PACKAGE = Path(__file__).resolve().parents[2] / "lib_blocktrain"
@@ -95,7 +95,7 @@ def test_an_analysis_reads_no_other_format_as_a_mask(tmp_path, interpreted, kind
 def test_a_run_shows_no_other_format_as_a_sample(tmp_path, interpreted):
     (tmp_path / "a.png").write_bytes(EPS)
     with pytest.raises(OSError, match="cannot identify"):
-        runs_html._thumbnail(tmp_path / "a.png", 0)
+        runs_pictures._reduced(tmp_path / "a.png", 0)
     assert not interpreted
 
 

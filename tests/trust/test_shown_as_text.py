@@ -67,16 +67,12 @@ def opened(browser, random_model, pictures, config, tmp_path) -> Iterator[Opened
 
 def unfold_all(opened: Opened) -> None:
     """Open every place and every folded part, so that nothing stays unrendered."""
-    for place in opened.page.locator("#blocktrain_places button[role=tab]").all():
+    for place in opened.page.locator("#blocktrain_place_tabs [role=tab]").all():
         place.click()
         for part in opened.page.locator("#blocktrain button.label-wrap:not(.open), .label-wrap:not(.open)").all():
             if part.is_visible():
                 part.click()
         opened.page.wait_for_timeout(500)
-
-
-def go_to(opened: Opened, title: str) -> None:
-    opened.page.locator("#blocktrain_places button[role=tab]", has_text=title).first.click()
 
 
 def check(opened: Opened, tally) -> None:
@@ -92,8 +88,9 @@ def test_markup_is_text(opened, tally):
     page.locator(".blocktrain-lib-list .blocktrain-lora", has_text=SAID).first.locator(".blocktrain-lora-add").click()
     opened.wait("facts", SAID)
     check(opened, tally)
-    opened.type("paste", f"{EVIL}:{EVIL}")
+    opened.paste(f"{EVIL}:{EVIL}")
     opened.wait("understood", SAID)
+    opened.menu("presets")
     opened.type("preset_name", EVIL)
     opened.click("preset_save")
     opened.wait("preset_message", SAID)
@@ -101,13 +98,13 @@ def test_markup_is_text(opened, tally):
     opened.upload("png_file", opened.folder / "picture.png")
     opened.wait("status", SAID)
     check(opened, tally)
-    go_to(opened, "Train")
+    opened.go("Train")
     opened.type("train_dataset_folders", str(opened.folder / "pictures"))
     opened.click("train_look")
     opened.wait("train_dataset", SAID)
     check(opened, tally)
     opened.type("train_network_weights", EVIL)
-    go_to(opened, "Runs")
+    opened.go("Runs")
     opened.wait("runs_state", SAID)
     check(opened, tally)
     unfold_all(opened)

@@ -11,7 +11,7 @@ from PIL import Image
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.request import AnalysisRequest, Options
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid
-from lib_blocktrain.ui.analyse_html import heading
+from lib_blocktrain.ui.analyse_html import answer
 from lib_blocktrain.workspace.analyses import run_analysis
 from tests.analysis.miniature import MODELS, lora_for
 
@@ -37,7 +37,7 @@ def test_syntax_in_a_prompt_is_said_in_the_result(sd1, method):
         "the prompt: 'BREAK'",
         "the negative prompt: '[dark:2]'",
     ]
-    assert "(red:1.5)" in str(heading(analysis))
+    assert "(red:1.5)" in str(answer(analysis))
     plain = replace(request, grid=replace(grid, prompts=("a robot",), negative=""))
     assert run_analysis(host, plain).analyses[0].notices == ()
 
