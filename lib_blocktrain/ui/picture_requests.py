@@ -89,7 +89,7 @@ class PictureRequests:
         self.preview.results[key] = drawn
         names = self.preview.names(selection) if selection is not None else Names(LoraSelection(), {})
         data = {"values": dict(entry["values"]), "tag": names.tags(), "seed": str(entry.get("seed")), "restored": key}
-        with Image.open(io.BytesIO(next(iter(drawn.values())).png)) as image:
+        with Image.open(io.BytesIO(next(iter(drawn.values())).png), formats=["PNG"]) as image:
             size = image.size
         shown = pictures_html.comparison(variants, drawn, size, names={WEIGHTED: names.shown}, data=data)
         note = html.note("; ".join(["Weights and pictures are back", *problems]))

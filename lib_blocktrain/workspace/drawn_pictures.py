@@ -48,7 +48,7 @@ class DrawnPicture:
 
     def reduced(self) -> DrawnPicture:
         """The same of at most `LARGE` pixels."""
-        with Image.open(io.BytesIO(self.png)) as image:
+        with Image.open(io.BytesIO(self.png), formats=["PNG"]) as image:
             if max(image.size) <= LARGE:
                 return self
             small = image.convert("RGB")

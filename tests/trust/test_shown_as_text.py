@@ -105,7 +105,7 @@ def test_markup_is_text(opened, tally):
     check(opened, tally)
     opened.type("train_network_weights", EVIL)
     opened.go("Runs")
-    opened.wait("runs_state", SAID)
+    opened.page.locator(".blocktrain-run-log", has_text=SAID).first.wait_for()
     check(opened, tally)
     unfold_all(opened)
     check(opened, tally)
