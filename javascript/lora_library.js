@@ -350,6 +350,7 @@
         // --- the card ---------------------------------------------------------------------------------------------
 
         showCard(key) {
+            blocktrain.loras.answered("card", this.card); // what was asked before matters no more
             this.card = key;
             const card = this.root.querySelector(".blocktrain-lib-card");
             card.hidden = key === null;
@@ -390,6 +391,7 @@
         }
 
         take(element) {
+            blocktrain.loras.answered("card", element.dataset.key);
             if (element.dataset.key === this.card) {
                 const body = this.root.querySelector(".blocktrain-lib-card-b");
                 body.replaceChildren(...[...element.children].map((part) => part.cloneNode(true)));

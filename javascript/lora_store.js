@@ -8,6 +8,7 @@
 
     const blocktrain = (window.blocktrain = window.blocktrain || {});
     const ASK_EVERY = 700; // ms, while headers are being read
+    const ASK_AGAIN = 2500; // ms without an answer about a card
     const native = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value");
     const listeners = new Set();
 
@@ -24,6 +25,8 @@
     };
     let revision = 0;
     let asked = 0;
+    const open = {}; // questions without an answer yet
+    let again = null;
 
     function tell(what) {
         listeners.forEach((call) => call(what));
@@ -46,6 +49,7 @@
     }
 
     function take(data) {
+        answered("since", data.since);
         if (data.all) {
             store.files = new Map();
         } else if (data.since !== revision) {
@@ -69,10 +73,20 @@
         target.dispatchEvent(new Event("input", { bubbles: true }));
     }
 
+    // gradio keeps the last of several events that come while one is handled: each text has all the open questions.
     function ask(question) {
         const target = box("lora_ask");
+        Object.assign(open, question);
         if (target) {
-            put(target, JSON.stringify({ ...question, number: ++asked }));
+            put(target, JSON.stringify({ ...open, number: ++asked }));
+        }
+        clearTimeout(again);
+        again = setTimeout(() => open.card && ask({}), ASK_AGAIN);
+    }
+
+    function answered(name, value) {
+        if (open[name] === value) {
+            delete open[name];
         }
     }
 
@@ -187,7 +201,7 @@
     });
     blocktrain.pageChanged.add(() => watch(box("loras")));
     blocktrain.loras = {
-        store, ask, why, add, remove, activate, set, has, recent, thumbnail,
+        store, ask, answered, why, add, remove, activate, set, has, recent, thumbnail,
         listen: (call) => listeners.add(call),
     };
 })();
