@@ -5,7 +5,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const percent = (share) => `${Math.round(100 * share)} %`;
 
     // The share that the first n blocks keep, for n from 0 to all.

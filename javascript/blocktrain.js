@@ -1,10 +1,11 @@
 // Shared by the scripts of the tab: clipboard, downloads, and setting up elements when they appear. The WebUI loads the
 // files of this folder automatically, in any order; the standalone server inserts them into the page. Each file adds to
-// `window.blocktrain`, and looks up what it needs from another file when it uses it, not when it is loaded.
+// `window.blocktrain`, and looks up what it needs from another file when it uses it, not when it is loaded. Where the page
+// was there before the scripts, `window.blocktrain` is at first the element of this id, though no property of its own.
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     blocktrain.components ||= new Map();
     blocktrain.pageChanged ||= new Set();
     blocktrain.initialised ||= new WeakSet(); // elements already set up, even if these files are loaded twice

@@ -7,7 +7,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const TIMEOUT = 60000; // milliseconds to wait for a response
     const PARTS = ["table", "curves", "blocks", "events", "other", "saved"];
     const listeners = new Set();

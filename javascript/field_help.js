@@ -4,7 +4,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const INFO = "#blocktrain [data-testid=block-info] + :not(input):not(.wrap), #blocktrain .block > div:has(+ label > input[type=checkbox])";
     const waiting = new Map(); // id of a button that is not in the page yet -> its title
     let named = 0;

@@ -2,7 +2,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const ROW = 44; // pixels, as in style.css
     const LEAST = 240; // pixels: the library's height in a low window
     const AROUND = 6; // rows drawn above and below those in view

@@ -6,7 +6,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const ASK_EVERY = 700; // ms, while headers are being read
     const ASK_AGAIN = 2500; // ms without an answer about a card
     const native = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value");

@@ -3,7 +3,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const SIZES = { fine: 0.02, broad: 0.06, wide: 0.14 }; // radius, as a fraction of the picture's width
 
     const made = (...given) => blocktrain.made(...given);

@@ -3,7 +3,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const NAV = "#blocktrain_places > .tab-nav";
 
     // --- places -----------------------------------------------------------------------------------------------------
@@ -101,8 +101,7 @@
         });
     });
 
-    // Show a part of a place; of use where only one is shown at a time. Not called `part`: where the page was there before
-    // this script, `window.blocktrain` is the element with that id, and elements have a `part` of their own.
+    // Show a part of a place; of use where only one is shown at a time.
     function segment(placeName, name) {
         const segs = document.querySelector(`#blocktrain_place_${placeName} .blocktrain-segs`);
         if (segs?.querySelector(`[data-segment="${name}"]`)) {

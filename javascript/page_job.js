@@ -3,7 +3,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const TIMEOUT = 60000; // milliseconds to wait for an answer
     const UNSEEN = 5000; // milliseconds between two requests while another window is in front
     const GOING = ["preparing", "training", "stopping", "pausing", "waiting"];

@@ -2,7 +2,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const place = () => document.getElementById("blocktrain_place_preview");
     const here = (event) => place()?.offsetParent && event.target.closest?.("#blocktrain_place_preview");
 

@@ -3,7 +3,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const KEPT = 20; // besides the pinned ones
     const NAME = "pictures"; // in what the page remembers
     const FILE = /^[0-9a-f]{16}-[0-9]{1,2}\.png$/;

@@ -5,7 +5,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const PAUSE = 200; // milliseconds between two looks
     const REST = 1000; // milliseconds without a change after which Auto draws
     const WORDS = { prompt: "prompt", negative: "negative prompt", sampler: "sampler", steps: "steps", cfg: "CFG", width: "width", height: "height", seed: "seed" };

@@ -2,7 +2,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const section = () => document.getElementById("blocktrain_section_pictures");
 
     const made = (...given) => blocktrain.made(...given);

@@ -4,7 +4,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const bases = new Map(); // by map and LoRA -> {name, weights}
     const subjects = new Map(); // by map -> the LoRA whose weights it showed last
     const seen = new Set(); // maps and LoRAs that were there when presets came

@@ -3,7 +3,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const FEEDBACK = 1500; // ms for which a button shows what it has done
 
     function say(button, text) {

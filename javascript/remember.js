@@ -7,7 +7,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const VERSION = 1; // of what is stored, as in ui/remembered.py
     const PAUSE = 400; // milliseconds between two looks at the fields
     const TIMEOUT = 5000; // milliseconds after which the server is asked again: gradio drops events while one is handled

@@ -3,7 +3,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const TICKS = 5;
     const HIGHEST = 0.99; // quantile of the loss that is in the picture: a spike is cut off
     const NAMES = { loss: "loss", smoothed: "smoothed", other: "B smoothed", validation: "validation", lr: "rate" };

@@ -4,7 +4,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const LEVELS = 9;
     const KINDS = { norms: "Change", gradients: "Gradient", shares: "Share" };
     const ABOUT = {

@@ -2,7 +2,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const ICONS = {
         done: "M3.5 8.5 6.5 11.5 12.5 5",
         stop: "M5 5h6v6H5z",

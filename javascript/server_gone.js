@@ -3,7 +3,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const POLL_INTERVAL = 2000; // milliseconds
     const BACK_SHOWN = 6000; // milliseconds for which "The server is back" is shown
     const GONE =

@@ -8,7 +8,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const native = Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value");
     const listeners = new WeakMap(); // input -> functions to call when its value has changed, with whether from outside
 

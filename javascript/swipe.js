@@ -3,7 +3,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const chosen = { left: null, right: null, at: 50 };
     let shown = null; // that of the last comparison
     const GAIN = 4; // brightens the difference, which would be dark otherwise

@@ -2,7 +2,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const ENTRY = /^([a-z_0-9]+(?:\.[a-z_0-9]+)*)(?: = |: | is empty)/;
     const PLACES = ["#blocktrain_train_message", "#blocktrain_train_estimate"];
     let shown = "";

@@ -10,7 +10,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const maps = new Map(); // by the id of their element
     const QUIET = 400; // ms without a change after which the changes so far become one undo step
     const FILLING = 1000; // ms in which the server fills the sliders for a new subject: not an undo step

@@ -4,7 +4,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const UNIT = 54; // pixels of a drag for a weight of 1
     const COARSE = 0.05;
     const FINE = 0.01;

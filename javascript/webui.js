@@ -3,6 +3,7 @@
 (() => {
     "use strict";
 
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const COPY_TIMEOUT = 30000; // milliseconds for the WebUI to copy a prompt from one tab to another
 
     function field(id) {
@@ -71,8 +72,8 @@
     function edit(tab, title, text) {
         const buttons = [...gradioApp().querySelectorAll("#tabs > .tab-nav > button")];
         buttons.find((candidate) => candidate.textContent.trim() === title)?.click();
-        window.blocktrain.go?.("preview");
-        window.blocktrain.segment?.("preview", "weights");
+        blocktrain.go?.("preview");
+        blocktrain.segment?.("preview", "weights");
         const [prompt, negative] = [`${tab}_prompt`, `${tab}_neg_prompt`].map((id) => field(id)?.value || "");
         const target = field("blocktrain_edited");
         if (target) {
@@ -83,7 +84,7 @@
 
     // A preset saved, renamed or deleted in the extension's tab: the accordions' menus read them again.
     let presets = null;
-    (window.blocktrain ||= {}).presetsInWebUI = (names) => {
+    blocktrain.presetsInWebUI = (names) => {
         const known = names.join("\n");
         if (presets !== null && presets !== known && typeof gradioApp === "function") {
             for (const tab of ["txt2img", "img2img"]) {

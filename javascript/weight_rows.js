@@ -5,7 +5,7 @@
 (() => {
     "use strict";
 
-    const blocktrain = (window.blocktrain = window.blocktrain || {});
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
 
     class WeightRows {
         constructor(map) {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from journeys import Opened
 from test_train import STATE, STEP, fill
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 PLACES = ("Preview", "Analyse", "Train", "Runs")
 IN_SIGHT = """name => {
     const box = document.querySelector(name).getBoundingClientRect();
@@ -210,3 +212,15 @@ def test_a_phone_shows_one_part_at_a_time(opened):
         "[...document.querySelectorAll('#blocktrain textarea')].map(e => getComputedStyle(e).fontSize)"
     )
     assert set(sizes) == {"16px"}
+
+
+def test_the_scripts_share_an_object_of_their_own(browser):
+    """Whichever is read first, even where the page with the element `blocktrain` was there before them."""
+    page = browser.new_page()
+    for script in sorted((ROOT / "javascript").glob("*.js")):
+        page.goto("about:blank")
+        page.set_content('<div id="blocktrain"></div>')
+        page.add_script_tag(content=script.read_text("utf-8"))
+        own = "Object.hasOwn(window, 'blocktrain') && !(window.blocktrain instanceof Node)"
+        assert page.evaluate(own), script.name
+    page.close()
