@@ -118,7 +118,7 @@ class LoraControls:
     def show_model(self, values: PreviewValues) -> Changes:
         """Show which model is loaded, and everything that depends on it. The model may be loaded here."""
         selection = selection_of(values)
-        shown = {**self._shown(selection), **self.preset_menus(selection)}
+        shown = {**self._shown(selection, selection), **self.preset_menus(selection)}
         if not shown["lora_message"]:
             del shown["lora_message"]  # keep the message about the files
         try:
@@ -144,9 +144,9 @@ class LoraControls:
         keys = {file.key for file in self.lora_index.files()}
         gone = [key for key in selection.entries if key not in keys]
         message = f"{len(keys)} LoRA files" + (f"; {', '.join(gone)} no longer in the folders" if gone else "")
-        selection = selection.choose([key for key in selection.entries if key in keys])
+        before, selection = selection, selection.choose([key for key in selection.entries if key in keys])
         changes = {**self.preset_menus(selection), "lora_data": self.data(), "loras": selection.to_json()}
-        return _joined({"lora_message": html.note(message)}, self._shown(selection), changes)
+        return _joined({"lora_message": html.note(message)}, self._shown(selection, before), changes)
 
     @error_to("lora_message")
     def answer(self, values: PreviewValues) -> Changes:
@@ -172,7 +172,7 @@ class LoraControls:
             for key in selection.entries:
                 if key not in before.entries and (problem := self.lora_index.file(key).problem):
                     raise ValueError(f"{key} cannot be used: {problem}")
-            return self._shown(selection)
+            return self._shown(selection, before)
         except (ValueError, OSError) as error:
             return {"loras": before.to_json(), "lora_message": html.failure(str(error))}
 
@@ -265,18 +265,19 @@ class LoraControls:
             return lora_data.card(file, problem=str(error))
         return lora_data.card(file, json.dumps(dict(weights.with_base)))
 
-    def _shown(self, selection: LoraSelection) -> Changes:
-        """Everything that depends on the selection: the active LoRA, its facts, the sliders and why some are off."""
+    def _shown(self, selection: LoraSelection, before: LoraSelection | None = None) -> Changes:
+        """Everything that depends on the selection: the active LoRA, its facts, the sliders and why some are off.
+
+        Sliders that show the weights of the same LoRA as ``before`` are not moved: they may have been in the meantime.
+        """
         file = self._active_file(selection)
         architecture_id = self.architecture(selection)
         reasons = unavailable(architecture_id, self._lacks(file, architecture_id))
         sliders = {}
         for block_id in WEIGHT_IDS:
-            reason = reasons.get(block_id)
-            sliders[block_id] = Properties(
-                value=selection.shown.weights[block_id],
-                interactive=reason is None,
-            )
+            sliders[block_id] = Properties(interactive=reasons.get(block_id) is None)
+            if before is None or before.active != selection.active:
+                sliders[block_id]["value"] = selection.shown.weights[block_id]
         return {
             "selection": selection,
             "facts": self._card(file, selection) if file else html.facts(None),

@@ -97,6 +97,18 @@ def test_each_lora_keeps_its_own(controls, page):
     assert selection.entries["style"].strength == 1.5
 
 
+@pytest.mark.parametrize("handler", ["choose", "show_model_at_start", "refresh"])
+def test_a_slider_moved_while_an_event_is_handled_stays(controls, page, handler):
+    """The answer for the LoRA whose weights are shown already moves no slider."""
+    page.values |= {"loras": page.values["loras"].replace('"muted": false', '"muted": true'), "restored": False}
+    answer = getattr(controls, handler)(page.values)
+    page.values["weights"] = {**page.values["weights"], "OUT03": 0.3}  # before the answer has come
+    page.take(answer)
+    assert page.values["weights"]["OUT03"] == 0.3
+    assert page.values["selection"].entries["robot"].muted
+    assert page.properties["weights"]["IN05"]["interactive"] is False
+
+
 def test_saving_over_a_preset_replaces_ones_own_only(controls, page):
     page.values |= {"preset_name": "mine"}
     page.values["weights"] |= {"IN04": 0.3}
