@@ -4,16 +4,23 @@ The WebUI runs this file again at "Reload UI", while `lib_blocktrain` stays impo
 does. Nothing heavy is imported before it is used.
 """
 
+import logging
+
 import gradio as gr
 from modules import script_callbacks, scripts, shared, ui_common
 
-from lib_blocktrain.hosts.webui.integration import detect
+from lib_blocktrain.hosts.webui.integration import UnknownWebUI, detect
 from lib_blocktrain.server import webui
 
 TITLE = "Block weights"
 HELP = "preset or values for all LoRAs of the prompt without their own bw=; or lines for some: NAME: preset or values"
-integration = detect()
+refusal = ""
 pages = []
+try:
+    integration = detect()
+except UnknownWebUI as error:
+    integration, refusal = None, str(error)
+    logging.getLogger("lib_blocktrain").error("Block weights: %s", refusal)
 
 
 class BlockWeightsScript(scripts.Script):
@@ -23,7 +30,7 @@ class BlockWeightsScript(scripts.Script):
         return TITLE
 
     def show(self, is_img2img):
-        return scripts.AlwaysVisible
+        return scripts.AlwaysVisible if integration is not None else False
 
     def ui(self, is_img2img):
         tab = "img2img" if is_img2img else "txt2img"
@@ -77,10 +84,24 @@ def unload():
         pages.pop().close()
 
 
-script_callbacks.on_before_ui(lambda: webui.prepare(integration))
-script_callbacks.on_ui_settings(settings)
-script_callbacks.on_ui_tabs(build_tab)
-script_callbacks.on_cfg_denoiser(integration.on_cfg_denoiser)
-script_callbacks.on_infotext_pasted(lambda _text, parameters: webui.paste(integration, parameters))
-script_callbacks.on_app_started(lambda _demo, app: webui.mount_api(integration, app, shared.cmd_opts, shared.opts))
-script_callbacks.on_script_unloaded(unload)
+def build_refusal():
+    """Return a tab that says why this WebUI is not supported."""
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        gr.Markdown(refusal, elem_id="blocktrain_refusal")
+    return [(blocks, TITLE, "blocktrain")]
+
+
+def register():
+    script_callbacks.on_before_ui(lambda: webui.prepare(integration))
+    script_callbacks.on_ui_settings(settings)
+    script_callbacks.on_ui_tabs(build_tab)
+    script_callbacks.on_cfg_denoiser(integration.on_cfg_denoiser)
+    script_callbacks.on_infotext_pasted(lambda _text, parameters: webui.paste(integration, parameters))
+    script_callbacks.on_app_started(lambda _demo, app: webui.mount_api(integration, app, shared.cmd_opts, shared.opts))
+    script_callbacks.on_script_unloaded(unload)
+
+
+if integration is not None:
+    register()
+else:
+    script_callbacks.on_ui_tabs(build_refusal)

@@ -152,7 +152,7 @@ def process(monkeypatch) -> Iterator[SimpleNamespace]:
 
 
 def _taken_out() -> dict[str, ModuleType]:
-    ours = ("lib_blocktrain.hosts.forge.", "lib_blocktrain.hosts.webui.")
+    ours = tuple(f"lib_blocktrain.hosts.{host}." for host in ("forge", "neo", "reforge", "webui"))
     found = {name: module for name, module in sys.modules.items() if name.startswith(ours)}
     for name in found:
         package, _, child = name.rpartition(".")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import threading
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from lib_blocktrain.hosts.host import NoModel, OutOfMemory, SampleRequest
 from tests import lacking
@@ -152,14 +152,36 @@ def test_a_checkpoint_that_cannot_be_read(forge):
 
 
 def test_forges_that_hold_models_in_another_way(forge, monkeypatch):
-    """reForge and Forge Classic: host and tags say why there is no model."""
-    from lib_blocktrain.hosts.forge import Forge
+    """reForge has block weights in prompts and no model for the tab; with an older patcher there are none at all."""
+    from lib_blocktrain.hosts.reforge import ReForge
 
-    integration = Forge()
-    plain = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "backend" else plain(name))
+    integration = ReForge()
     monkeypatch.setattr(integration, "has_block_weight_script", lambda: False)
-    with pytest.raises(NoModel, match="ldm_patched"):
+    with pytest.raises(NoModel, match=r"this WebUI is reForge.*training in this tab need"):
         integration.host().model()
+    forge.shared.sd_model = forge_backend.sd_model()
+    forge.shared.sd_model.forge_objects_original.unet.patches_uuid = 1
+    assert integration.tag_context().architecture == "sd1"
+    del forge.shared.sd_model.forge_objects_original.unet.patches_uuid
     assert integration.tag_context().architecture is None
-    assert "ldm_patched" in integration.tag_context().unsupported
+    assert "Forge Classic" in integration.tag_context().unsupported
+    assert integration.lora.__name__ == "lib_blocktrain.hosts.neo.lora"
+
+
+def test_neo(forge, monkeypatch):
+    """Its name, and the architecture for tags: weights that cannot be hooked may be merged, Nunchaku's may not."""
+    from lib_blocktrain.hosts.neo import Neo
+
+    integration = Neo()
+    monkeypatch.setattr(integration, "has_block_weight_script", lambda: False)
+    with forge.host.queued():
+        forge.host.model()
+    assert integration.make_host().name == "Forge Neo"
+    unet = forge.data.sd_model.forge_objects_original.unet.model.diffusion_model
+    unet.middle_block[1].transformer_blocks[0].attn1.to_q = torch.nn.Identity()
+    assert integration.tag_context().architecture == "sd1"
+    unet.loras = []
+    assert integration.tag_context().architecture is None
+    assert "Nunchaku" in integration.tag_context().unsupported
+    forge.data.sd_model.is_sd1 = False
+    assert "is a SimpleNamespace: expected a checkpoint of SD1" in integration.tag_context().unsupported

@@ -7,10 +7,11 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.hosts.webui import integration
-from tests.hosts.fake_webui import module
+from tests.hosts.fake_webui import Processing, module
 
 
 @pytest.fixture
@@ -82,13 +83,37 @@ def test_the_newest_checkpoint_of_a_name_is_registered(webui):
 
 
 @pytest.mark.parametrize(
-    ("present", "expected"),
-    [({"modules.sd_hijack"}, "A1111"), ({"modules.sd_hijack", "modules_forge"}, "Forge"), (set(), None)],
+    ("present", "by_parameter", "expected"),
+    [
+        ({"modules.sd_hijack", "modules.lowvram"}, False, "A1111"),
+        ({"modules.sd_hijack", "modules.lowvram", "modules_forge", "backend"}, False, "Forge"),
+        ({"modules.sd_hijack", "modules_forge", "backend"}, True, "Neo"),
+        ({"modules.sd_hijack", "modules.lowvram", "modules_forge"}, False, "ReForge"),
+        ({"modules.sd_hijack", "modules.sd_checkpoint"}, False, "SD.Next, which"),
+        (set(), False, "found none of modules_forge"),
+    ],
 )
-def test_detected_by_modules(monkeypatch, present, expected):
+def test_detected_by_modules(monkeypatch, present, by_parameter, expected):
     monkeypatch.setattr(integration, "_can_import", lambda name: name in present)
-    if expected is None:
-        with pytest.raises(integration.UnknownWebUI, match="modules_forge"):
+    monkeypatch.setattr(integration, "_merges_by_parameter", lambda: by_parameter)
+    if " " in expected:
+        with pytest.raises(integration.UnknownWebUI, match=expected):
             integration.detect()
     else:
         assert type(integration.detect()).__name__ == expected
+
+
+def test_steps_that_cannot_be_entered_are_said_once_an_image(webui, monkeypatch):
+    """In its parameters, on the page and in the log, and not as a traceback for every step."""
+
+    def enter_step(step):
+        raise AttributeError("no such patches")
+
+    monkeypatch.setattr(integration.Integration, "lora", SimpleNamespace(enter_step=enter_step))
+    p = Processing(steps=3)
+    for step in range(3):
+        params = SimpleNamespace(denoiser=denoiser(p, step, 3), x=torch.zeros(1, 4, 8, 8))
+        integration.Integration().on_cfg_denoiser(params)
+    said = "start= and stop= do not act: AttributeError: no such patches"
+    assert p.extra_generation_params == {"Block weights problem": said}
+    assert list(p.comments) == [f"Block weights: {said}"]

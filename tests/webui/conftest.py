@@ -19,7 +19,7 @@ from tests.webui.running import LORA, WebUI
 
 WEBUI_DIR = os.environ.get("WEBUI_DIR")
 CHECKPOINT = "blocktrain-random"
-FLAGS = ["--use-cpu=all", "--no-half", "--do-not-download-clip", "--loglevel=DEBUG"]
+FLAGS = ["--no-download-sd-model", "--use-cpu=all", "--no-half", "--do-not-download-clip", "--loglevel=DEBUG"]
 
 
 def pytest_collection_modifyitems(items):

@@ -48,7 +48,7 @@ def preview(prompt: str, file: str, weights: str, multiplier: float = 1.0) -> st
     from lib_blocktrain.weights.preset_strings import parse
 
     host = _kind().host()
-    placement = Placement(read_network(Path(file)), parse(weights, "sd1").weights, multiplier)
+    placement = Placement(read_network(Path(file)), parse(weights, host.model().architecture).weights, multiplier)
     heard = []
     request = SampleRequest(
         prompt, seed=1, steps=2, cfg=5, sampler="Euler", width=SIDE, height=SIDE, placements=[placement]
@@ -66,12 +66,13 @@ def forward_by_blocks() -> dict:
     import torch
 
     host = _kind().host()
-    model, given = host.model(), _inputs()
+    model = host.model()
+    given = _inputs(model.architecture)
     with host.queued(), torch.no_grad():
         states = {}
         whole = model.run_blocks("IN00", model.enter_blocks(*given), keep=states)
         with torch.inference_mode():
-            own = model.unet(given[0], given[1].float(), context=given[2]["context"], transformer_options={})
+            own = model.unet(given[0], given[1].float(), transformer_options={}, **given[2])
         equal = [torch.equal(model.run_blocks(block, state), own) for block, state in states.items()]
     return {"whole": torch.equal(whole, own), "blocks": len(states), "equal": sum(equal)}
 
@@ -118,16 +119,18 @@ def _against_differences(loss, tensors, value: float) -> float:
     return float(((values[0] - values[1]) / (2 * step) - norm).abs() / norm)
 
 
-def train(folder: str, ending: str) -> dict:
-    """Train three steps on two pictures; `ending` is "finished", "stopped" or "failed"."""
+def train(folder: str, ending: str, weights: str = "BASE=1,OUT10-OUT11=1", steps: int = 20) -> dict:
+    """Train on two pictures; `ending` is "finished", "stopped" or "failed"."""
     from lib_blocktrain.hosts.host import SampleRequest
     from lib_blocktrain.training.control import TrainerControl
     from lib_blocktrain.training.runs import create
     from lib_blocktrain.training.trainer import Trainer
 
-    host, control, losses, drawn = _kind().host(), TrainerControl(), [], []
+    host, control, losses, gradients, drawn = _kind().host(), TrainerControl(), [], [], []
 
     def report(row):
+        if row.get("gradients"):
+            gradients.append(row["gradients"])
         if "loss" in row:
             losses.append(row["loss"])
             if ending == "stopped":
@@ -140,7 +143,7 @@ def train(folder: str, ending: str) -> dict:
         drawn.append(host.sample(request))
         return drawn[-1]
 
-    run = create(_config(Path(folder)), Path(folder) / ending)
+    run = create(_config(Path(folder), weights, steps), Path(folder) / ending)
     with host.queued():
         trainer = Trainer(host.model(), run, control=control, draw=draw, report=report)
         try:
@@ -148,10 +151,10 @@ def train(folder: str, ending: str) -> dict:
         except RuntimeError as error:
             ended = str(error)
     files = sorted(str(path) for path in run.folder.glob("*.safetensors"))
-    return {"ended": ended, "losses": losses, "files": files, "samples": len(drawn)}
+    return {"ended": ended, "losses": losses, "gradients": gradients, "files": files, "samples": len(drawn)}
 
 
-def _config(folder: Path):
+def _config(folder: Path, weights: str, steps: int):
     import numpy as np
     from PIL import Image
 
@@ -173,10 +176,10 @@ def _config(folder: Path):
     return RunConfig(
         name="forge",
         dataset=DatasetConfig(folders=(FolderConfig(str(pictures.parent)),), size=SIDE),
-        network=NetworkConfig(rank=2, weights="BASE=1,OUT10-OUT11=1", text_encoder=True),
+        network=NetworkConfig(rank=2, weights=weights, text_encoder=True),
         optimizer=OptimizerConfig(lr=1e-2),
-        samples=SampleConfig(prompts=("a cat",), every=2),
-        steps=3,
+        samples=SampleConfig(prompts=("a cat",), every=12),
+        steps=steps,
         batch=2,
     )
 
@@ -184,15 +187,15 @@ def _config(folder: Path):
 def signatures() -> dict[str, list[str]]:
     """Return the parameters of the functions of Forge that the extension calls."""
     from backend import attention, memory_management
+    from backend.patcher import lora
     from backend.patcher.base import ModelPatcher
-    from backend.patcher.lora import LoraLoader
     from backend.text_processing.classic_engine import ClassicTextProcessingEngine
     from modules import patches, sd_models
 
     called = {
         "load_models_gpu": memory_management.load_models_gpu,
         "attention": attention.attention_pytorch,
-        "refresh": LoraLoader.refresh,
+        "load_lora": sys.modules["networks"].load_lora_for_models,
         "clone": ModelPatcher.clone,
         "encode": ClassicTextProcessingEngine.encode_with_transformers,
         "tokenize": ClassicTextProcessingEngine.tokenize,
@@ -201,7 +204,38 @@ def signatures() -> dict[str, list[str]]:
         "undo": patches.undo,
         "activate": sys.modules["extra_networks_lora"].ExtraNetworkLora.activate,
     }
+    if hasattr(lora, "LoraLoader"):
+        called["refresh"] = lora.LoraLoader.refresh
     return {name: list(inspect.signature(function).parameters) for name, function in called.items()}
+
+
+def axes() -> list[str]:
+    """Return the labels of the X/Y/Z plot's axes for txt2img, in the order of its menus."""
+    options = _kind().xyz_grid().axis_options
+    return [option.label for option in options if not getattr(option, "is_img2img", False)]
+
+
+def plot(**given) -> dict:
+    """Return what the API needs to draw an X/Y/Z plot with these arguments of its script, the others switched off."""
+    parameters = list(inspect.signature(_kind().xyz_grid().Script.run).parameters)[2:]
+    empty = {name: [] if "dropdown" in name else "" if "values" in name else 0 for name in parameters}
+    values = {**empty, "draw_legend": True, "include_lone_images": True, "csv_mode": True, **given}
+    return {"script_name": "x/y/z plot", "script_args": [values[name] for name in parameters]}
+
+
+def loads() -> int:
+    """Return how many network files the WebUI has read since the first call."""
+    networks = sys.modules["networks"]
+    if not hasattr(networks, "blocktrain_probe_count"):
+        networks.blocktrain_probe_count = 0
+        load = networks.load_lora_state_dict
+
+        def counting(*arguments):
+            networks.blocktrain_probe_count += 1
+            return load(*arguments)
+
+        networks.load_lora_state_dict = counting
+    return networks.blocktrain_probe_count
 
 
 def script_order() -> list[str]:
@@ -211,12 +245,14 @@ def script_order() -> list[str]:
     return [f"{file.basedir}/{file.filename}" for file in scripts.list_scripts("scripts", ".py")]
 
 
-def _inputs():
+def _inputs(architecture: str = "sd1"):
     import torch
 
     generator = torch.Generator().manual_seed(1)
+    shapes = {"sd1": {"context": (1, 77, 768)}, "sdxl": {"context": (1, 77, 2048), "y": (1, 2816)}}[architecture]
     latents = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=generator)
-    return latents, torch.tensor([500]), {"context": torch.randn(1, 77, 768, generator=generator)}
+    conditioning = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return latents, torch.tensor([500]), conditioning
 
 
 def _kind():

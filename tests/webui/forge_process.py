@@ -1,7 +1,7 @@
-"""A real Forge for `test_in_forge.py`: started from `FORGE_DIR`, with a data folder and a random checkpoint of its own.
+"""A real Forge or Forge Neo for `test_in_forge.py`, with a data folder and random checkpoints of its own.
 
-Forge recognises a checkpoint by a width of 320 and a context of 768, not by how its width grows: 320 x [1, 1, 1, 1] is
-small enough. Text encoder and VAE have the sizes of Forge's own configurations.
+Both recognise a checkpoint by a width of 320 and the width of its context, not by how its width grows: 320 x [1, 1, 1]
+is small enough. Text encoders and VAE have the sizes of Forge's own configurations.
 """
 
 from __future__ import annotations
@@ -25,14 +25,17 @@ from lib_blocktrain.networks.keys import key_of
 from tests.tiny_models import randomised
 from tests.webui.process import PATIENCE, started
 
-CONFIGS = Path("backend", "huggingface", "runwayml", "stable-diffusion-v1-5")
+CONFIGS = Path("backend", "huggingface")
+REPOSITORIES = {"sd1": "runwayml/stable-diffusion-v1-5", "sdxl": "stabilityai/stable-diffusion-xl-base-1.0"}
+FOLDERS = {kind: os.environ.get(f"{kind.upper()}_DIR") for kind in ("forge", "neo")}  # of those that are installed
+NAMES = {"forge": "Forge", "neo": "Forge Neo"}
 
 
 class Forge:
-    """A running Forge, its API, and what runs inside its process."""
+    """A running Forge or Forge Neo, its API, and what runs inside its process."""
 
-    def __init__(self, url: str, data: Path):
-        self.url, self.data = url, data
+    def __init__(self, kind: str, url: str, data: Path):
+        self.kind, self.url, self.data = kind, url, data
         self.loras = data / "models" / "Lora"
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -49,10 +52,14 @@ class Forge:
         assert "error" not in answer, answer.get("error")
         return answer["answer"]
 
+    def answer(self, prompt: str, route: str = "txt2img", **options) -> dict:
+        """Return the API's answer for a small image."""
+        body = {"prompt": prompt, "width": 64, "height": 64, "steps": 2, "cfg_scale": 5, "seed": 1, **options}
+        return self.call(f"/sdapi/v1/{route}", {"sampler_name": "Euler", **body})
+
     def draw(self, prompt: str, **options) -> tuple[Image.Image, str]:
         """Draw an image; return it and its generation parameters."""
-        body = {"prompt": prompt, "width": 64, "height": 64, "steps": 2, "cfg_scale": 5, "seed": 1, **options}
-        answer = self.call("/sdapi/v1/txt2img", {"sampler_name": "Euler", **body})
+        answer = self.answer(prompt, **options)
         return picture_of(answer["images"][0]), json.loads(answer["info"])["infotexts"][0]
 
 
@@ -61,60 +68,121 @@ def picture_of(encoded: str) -> Image.Image:
 
 
 @contextmanager
-def running(folder: Path, data: Path) -> Iterator[Forge]:
-    """Start Forge with this extension, and end it afterwards."""
-    python = os.environ.get("FORGE_PYTHON", str(folder / "venv" / "bin" / "python"))
+def running(kind: str, data: Path) -> Iterator[Forge]:
+    """Start "forge" or "neo" with this extension, and end it afterwards."""
+    folder = Path(FOLDERS[kind])
+    python = os.environ.get(f"{kind.upper()}_PYTHON", str(folder / "venv" / "bin" / "python"))
+    flags = {
+        "forge": ["--no-download-sd-model", "--always-cpu"],
+        "neo": ["--cpu", "--gradio-allowed-path", str(folder)],
+    }[kind]
     inside = {"BLOCKTRAIN_INSIDE": str(Path(__file__).with_name("forge_inside.py"))}
-    with started(python, folder, data, ["--always-cpu"], inside, max(PATIENCE, 900)) as url:
-        yield Forge(url, data)
+    with started(python, folder, data, flags, inside, max(PATIENCE, 900)) as url:
+        yield Forge(kind, url, data)
 
 
-def write_models(folder: Path, data: Path) -> None:
-    """Write a random checkpoint, and a LoRA on its attention and its text encoder."""
+def write_models(kind: str, data: Path, architecture: str) -> None:
+    """Write a random checkpoint and a LoRA on its attention and its text encoders; both are named as the architecture.
+
+    A second LoRA, with other values, is named `ARCHITECTURE-2`.
+    """
+    torch.manual_seed(1)
+    models = _models(Path(FOLDERS[kind]) / CONFIGS / REPOSITORIES[architecture], architecture)
+    randomised(models["unet"])
+    for component, model in models.items():
+        if component.startswith("te"):
+            final = model.get_submodule("text_model.final_layer_norm")
+            torch.nn.init.normal_(final.bias, mean=0.1, std=0.3)  # emphasis divides by the mean
+    folders = {name: data / "models" / name for name in ("Stable-diffusion", "Lora")}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    save_file(_ldm_state(models, architecture), folders["Stable-diffusion"] / f"{architecture}.safetensors")
+    version = {"sd1": "sd_v1-5", "sdxl": "sdxl_base_v1-0"}[architecture]
+    for name in (architecture, f"{architecture}-2"):
+        metadata = {"ss_output_name": name, "ss_base_model_version": version}
+        save_file(_lora(models, architecture), folders["Lora"] / f"{name}.safetensors", metadata)
+
+
+def _models(configs: Path, architecture: str) -> dict[str, torch.nn.Module]:
     import diffusers
     import transformers
 
-    torch.manual_seed(1)
-    vae = json.loads((folder / CONFIGS / "vae" / "config.json").read_text("utf-8"))
-    text = json.loads((folder / CONFIGS / "text_encoder" / "config.json").read_text("utf-8"))
-    models = {
-        "unet": diffusers.UNet2DConditionModel(
+    def config(name: str) -> dict:
+        return {
+            key: value
+            for key, value in json.loads((configs / name / "config.json").read_text("utf-8")).items()
+            if not key.startswith("_")
+        }
+
+    vae = diffusers.AutoencoderKL(**config("vae"))
+    first = transformers.CLIPTextModel(transformers.CLIPTextConfig(**config("text_encoder")))
+    if architecture == "sd1":
+        unet = diffusers.UNet2DConditionModel(
             block_out_channels=(320,) * 4, cross_attention_dim=768, attention_head_dim=8
-        ),
-        "vae": diffusers.AutoencoderKL(**{name: value for name, value in vae.items() if not name.startswith("_")}),
-        "te": transformers.CLIPTextModel(transformers.CLIPTextConfig(**text)),
-    }
-    randomised(models["unet"])
-    final = models["te"].get_submodule("text_model.final_layer_norm")
-    torch.nn.init.normal_(final.bias, mean=0.1, std=0.3)  # emphasis divides by the mean
-    checkpoint = data / "models" / "Stable-diffusion" / "random.safetensors"
-    lora = data / "models" / "Lora" / "random.safetensors"
-    for path in (checkpoint, lora):
-        path.parent.mkdir(parents=True)
-    save_file(_ldm_state(models), checkpoint)
-    save_file(_lora(models), lora, {"ss_output_name": "random", "ss_base_model_version": "sd_v1-5"})
+        )
+        return {"unet": unet, "vae": vae, "te": first}
+    unet = diffusers.UNet2DConditionModel(
+        **{**config("unet"), "block_out_channels": (320,) * 3, "attention_head_dim": (5, 5, 5)}
+    )
+    second = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**config("text_encoder_2")))
+    return {"unet": unet, "vae": vae, "te1": first, "te2": second}
 
 
-def _ldm_state(models) -> dict[str, torch.Tensor]:
+def _ldm_state(models, architecture: str) -> dict[str, torch.Tensor]:
     state = {}
     for name, tensor in models["unet"].state_dict().items():
-        state["model.diffusion_model." + diffusers_to_ldm(name, "sd1")] = tensor
+        state["model.diffusion_model." + diffusers_to_ldm(name, architecture)] = tensor
     for name, tensor in models["vae"].state_dict().items():
         name = vae_to_ldm(name)
         pointwise = ".mid.attn_1." in name and name.endswith(".weight") and tensor.ndim == 2
         state["first_stage_model." + name] = tensor[:, :, None, None] if pointwise else tensor
-    for name, tensor in models["te"].state_dict().items():
-        if tensor.is_floating_point():
-            state["cond_stage_model.transformer." + name] = tensor
-    return {name: tensor.detach().half().contiguous() for name, tensor in state.items()}
+    for component, prefix in (("te", "cond_stage_model."), ("te1", "conditioner.embedders.0.")):
+        for name, tensor in models[component].state_dict().items() if component in models else ():
+            state[f"{prefix}transformer.{name}"] = tensor
+    if "te2" in models:
+        state.update(_openclip(models["te2"].state_dict()))
+    floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    return {name: tensor.detach().half().contiguous() for name, tensor in floating.items()}
 
 
-def _lora(models) -> dict[str, torch.Tensor]:
+_OPENCLIP = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm.": "ln_final.",
+    "text_model.encoder.layers.": "transformer.resblocks.",
+    ".layer_norm1.": ".ln_1.",
+    ".layer_norm2.": ".ln_2.",
+    ".mlp.fc1.": ".mlp.c_fc.",
+    ".mlp.fc2.": ".mlp.c_proj.",
+    ".self_attn.out_proj.": ".attn.out_proj.",
+}
+
+
+def _openclip(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the state of SDXL's second text encoder by OpenCLIP's names, which have q, k and v in one tensor."""
+    found, prefix = {}, "conditioner.embedders.1.model."
+    for name, tensor in state.items():
+        if name == "text_projection.weight":
+            found[f"{prefix}text_projection"] = tensor.T
+            continue
+        if ".self_attn.q_proj." in name:
+            tensor = torch.cat([state[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")])
+            name = name.replace(".self_attn.q_proj.", ".attn.in_proj_")
+        elif ".self_attn.k_proj." in name or ".self_attn.v_proj." in name:
+            continue
+        for ours, theirs in _OPENCLIP.items():
+            name = name.replace(ours, theirs)
+        found[prefix + name] = tensor
+    return found
+
+
+def _lora(models, architecture: str) -> dict[str, torch.Tensor]:
     tensors = {}
-    for component, part in (("unet", ".attn"), ("te", ".mlp.fc")):
-        for path, layer in models[component].named_modules():
+    for component, model in models.items():
+        part = ".attn" if component == "unet" else ".mlp.fc"
+        for path, layer in model.named_modules() if component != "vae" else ():
             if part in path and isinstance(layer, torch.nn.Linear):
-                key = key_of(path, "sd1", component)
+                key = key_of(path, architecture, component)
                 tensors[f"{key}.lora_down.weight"] = torch.randn(4, layer.in_features) / layer.in_features**0.5
                 tensors[f"{key}.lora_up.weight"] = torch.randn(layer.out_features, 4) * 0.1
                 tensors[f"{key}.alpha"] = torch.tensor(4.0)

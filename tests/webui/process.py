@@ -18,7 +18,6 @@ FLAGS = [
     "--skip-torch-cuda-test",
     "--skip-python-version-check",
     "--api",
-    "--no-download-sd-model",
 ]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 

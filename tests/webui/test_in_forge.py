@@ -1,32 +1,37 @@
-"""The extension in a real Forge, on its CPU: tags, preview and training, all without a trace in the model.
+"""The extension in a real Forge and Forge Neo, on the CPU: tags, preview and training, without a trace in the model.
 
-`FORGE_DIR` names an installed stable-diffusion-webui-forge, `FORGE_PYTHON` the interpreter of its environment (by
-default `venv/bin/python` in it). Without `FORGE_DIR` all of these tests are skipped.
+`FORGE_DIR` names an installed stable-diffusion-webui-forge, `NEO_DIR` a Forge Neo, and `FORGE_PYTHON` and `NEO_PYTHON`
+the interpreters of their environments (by default `venv/bin/python` in the folder). Without its folder, the tests in
+one of the two are skipped.
 """
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
-FORGE_DIR = os.environ.get("FORGE_DIR")
-pytestmark = pytest.mark.skipif(not FORGE_DIR, reason="FORGE_DIR does not name an installed Forge")
+pytest.importorskip("diffusers")
+
+from tests.webui.forge_process import FOLDERS, NAMES, picture_of, running, write_models
 
 SOME = "IN=0.5,M00=1,OUT03-OUT05=2,BASE=0.5"
+KINDS = [
+    pytest.param(
+        kind, marks=pytest.mark.skipif(not folder, reason=f"{kind.upper()}_DIR does not name an installed one")
+    )
+    for kind, folder in FOLDERS.items()
+]
 
 
-@pytest.fixture(scope="module")
-def forge(tmp_path_factory):
-    pytest.importorskip("diffusers")
-    from tests.webui.forge_process import running, write_models
-
-    data = tmp_path_factory.mktemp("forge")
-    write_models(Path(FORGE_DIR), data)
-    with running(Path(FORGE_DIR), data) as found:
+@pytest.fixture(scope="module", params=KINDS)
+def forge(request, tmp_path_factory):
+    data = tmp_path_factory.mktemp(request.param)
+    write_models(request.param, data, "sd1")
+    with running(request.param, data) as found:
         yield found
 
 
@@ -37,7 +42,7 @@ def pictures(forge):
 
     def draw(tag: str | None) -> np.ndarray:
         if tag not in drawn:
-            prompt = "a cat" if tag is None else f"a cat <lora:random:{tag}>"
+            prompt = "a cat" if tag is None else f"a cat <lora:sd1:{tag}>"
             picture, drawn[tag, "says"] = forge.draw(prompt)
             drawn[tag] = np.asarray(picture).astype(int)
         return drawn[tag]
@@ -51,7 +56,12 @@ def test_what_is_called_is_there(forge):
     found = forge.inside("signatures")
     assert found["load_models_gpu"][:2] == ["models", "memory_required"]
     assert found["attention"][:5] == ["q", "k", "v", "heads", "mask"]
-    assert found["refresh"][:2] == ["self", "lora_patches"]
+    if forge.kind == "forge":
+        assert found["refresh"][:2] == ["self", "lora_patches"]
+    else:
+        loading = ["model", "clip", "lora", "strength_model", "strength_clip", "filename", "online_mode"]
+        assert found["load_lora"] == loading
+        assert found["load_models_gpu"][3] == "minimum_memory_required"
     assert found["encode"] == ["self", "tokens"]
     assert found["tokenize"] == ["self", "texts"]
     assert found["reload"] == []
@@ -62,8 +72,8 @@ def test_what_is_called_is_there(forge):
 
 def test_recognised(forge):
     found = forge.inside("features")
-    assert (found["host"], found["architecture"]) == ("Forge", "sd1")
-    assert "LoRAs merged by key" in found["features"]
+    assert (found["host"], found["architecture"]) == (NAMES[forge.kind], "sd1")
+    assert {"forge": "LoRAs merged by key", "neo": "LoRAs merged by parameter"}[forge.kind] in found["features"]
 
 
 def test_loaded_after_the_lora_extension(forge):
@@ -81,12 +91,12 @@ def test_all_is_forges_own_and_none_is_no_lora(pictures):
     assert not np.array_equal(some, pictures("1"))
     assert not np.array_equal(some, pictures(None))
     assert np.array_equal(pictures("1.0"), pictures("1"))
-    assert 'Block weights: "random: 0.5,' in pictures.says(f"1:bw={SOME}")
+    assert 'Block weights: "sd1: 0.5,' in pictures.says(f"1:bw={SOME}")
 
 
 def test_a_tag_that_cannot_be_read_leaves_its_lora_out(pictures):
     assert np.array_equal(pictures("1:bw=NO_SUCH_PRESET"), pictures(None))
-    assert "random left out: unknown preset 'NO_SUCH_PRESET'" in pictures.says("1:bw=NO_SUCH_PRESET")
+    assert "sd1 left out: unknown preset 'NO_SUCH_PRESET'" in pictures.says("1:bw=NO_SUCH_PRESET")
 
 
 def test_steps(pictures):
@@ -97,12 +107,84 @@ def test_steps(pictures):
     assert not np.array_equal(pictures("1:stop=2"), pictures(None))
 
 
+def test_weights_are_those_of_a_file_with_weighted_factors(forge, pictures):
+    """Six random vectors, in U-Net and text encoder, against files that this test has written."""
+    rng = np.random.default_rng(7)
+    for number in range(6):
+        values = {block: round(float(rng.choice([0, 1, rng.uniform(-0.5, 1.5)])), 2) for block in BLOCKS}
+        name = f"weighted-{forge.kind}-{number}"
+        save_file(weighted(load_file(forge.loras / "sd1.safetensors"), values), forge.loras / f"{name}.safetensors")
+        forge.call("/sdapi/v1/refresh-loras", {})
+        theirs, _ = forge.draw(f"a cat <lora:{name}:1>")
+        ours, _ = forge.draw(f"a cat <lora:sd1:1:bw={','.join(map(str, values.values()))}>")
+        difference = np.abs(np.asarray(ours).astype(int) - np.asarray(theirs))
+        assert difference.max() <= 1, (number, values)
+        assert np.abs(np.asarray(theirs).astype(int) - pictures(None)).max() > 4
+
+
+BLOCKS = ["BASE", *(f"IN{n:02}" for n in range(12)), "M00", *(f"OUT{n:02}" for n in range(12))]
+_ATTENTION = re.compile(r"lora_unet_(down|up)_blocks_(\d)_attentions_(\d)")
+
+
+def weighted(tensors, values):
+    """Scale one factor of each module of a file for SD1."""
+    scaled = {}
+    for key, tensor in tensors.items():
+        found, block = _ATTENTION.match(key), "BASE" if key.startswith("lora_te") else "M00"
+        if found:
+            number = 3 * int(found[2]) + int(found[3])
+            block = f"IN{number + 1:02}" if found[1] == "down" else f"OUT{number:02}"
+        scaled[key] = tensor * values[block] if key.endswith("lora_up.weight") else tensor
+    return scaled
+
+
+def test_two_loras_hires_img2img_batches_and_the_accordion(forge, pictures):
+    both = f"a cat <lora:sd1:1:bw={SOME}> <lora:sd1-2:0.5:bw=OUT=1>"
+    picture, said = forge.draw(both)
+    assert said.count("sd1") >= 4  # two tags, and two records of them
+    one_off, _ = forge.draw(f"a cat <lora:sd1:1:bw={SOME}> <lora:sd1-2:0.5:bw=NONE>")
+    assert np.array_equal(one_off, pictures(f"1:bw={SOME}"))
+    assert not np.array_equal(picture, one_off)
+    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7}
+    hires["hr_additional_modules"] = ["Use same choices"]
+    on, off = f"a cat <lora:sd1:1:bw={SOME}>", "a cat <lora:sd1:1:bw=NONE>"
+    plain, _ = forge.draw("a cat", **hires)
+    assert np.array_equal(forge.draw(off, **hires)[0], plain)
+    assert not np.array_equal(forge.draw(on, **hires)[0], plain)
+    start = {"route": "img2img", "init_images": [forge.answer("a cat")["images"][0]], "denoising_strength": 0.8}
+    plain, _ = forge.draw("a cat", **start)
+    assert np.array_equal(forge.draw(off, **start)[0], plain)
+    assert not np.array_equal(forge.draw(on, **start)[0], plain)
+    batch = forge.answer(f"{on[:-1]}:stop=2>", n_iter=2, do_not_save_grid=True)["images"]
+    alone, _ = forge.draw(f"{on[:-1]}:stop=2>", seed=2)
+    assert np.array_equal(picture_of(batch[-1]), alone)
+    accordion, said = forge.draw("a cat <lora:sd1:1>", alwayson_scripts={"Block weights": {"args": [SOME]}})
+    assert np.array_equal(accordion, pictures(f"1:bw={SOME}"))
+
+
+def test_a_change_of_weights_reads_no_file(forge):
+    """The WebUI reads each file once for the same strengths, whatever the weights."""
+    counts = [forge.inside("loads")]
+    for weights in ("OUT=1", "IN=0.3", "ALL", "NONE"):
+        forge.draw(f"a cat <lora:sd1:0.9:bw={weights}>")
+        counts.append(forge.inside("loads"))
+    assert counts[1:] == [counts[0] + 1] * 4
+
+
+def test_xyz_plot(forge, pictures):
+    labels = forge.inside("axes")
+    x, y = labels.index("[blocktrain] Preset"), labels.index("[blocktrain] Block")
+    plot = forge.inside("plot", x_type=x, x_values="NONE,OUTD,ALL", y_type=y, y_values="OUT03=0,IN04=0")
+    cells = [picture_of(picture) for picture in forge.answer("a cat <lora:sd1:1>", **plot)["images"][1:]]
+    assert len(cells) == 6
+    assert np.array_equal(cells[0], pictures(None))
+    assert np.array_equal(cells[5], pictures("1:bw=*=1,IN04=0"))
+
+
 def test_the_tabs_preview_is_the_tag(forge, pictures):
     """Hooks and merged weights differ by rounding only, for block weights with BASE, too."""
-    from tests.webui.forge_process import picture_of
-
     before = forge.inside("fingerprint")
-    shown = forge.inside("preview", prompt="a cat", file=str(forge.loras / "random.safetensors"), weights=SOME)
+    shown = forge.inside("preview", prompt="a cat", file=str(forge.loras / "sd1.safetensors"), weights=SOME)
     assert forge.inside("fingerprint") == before
     difference = np.abs(np.asarray(picture_of(shown)).astype(int) - pictures(f"1:bw={SOME}"))
     effect = np.abs(pictures(f"1:bw={SOME}") - pictures(None))
@@ -117,7 +199,7 @@ def test_forward_by_blocks(forge):
 def test_gradients(forge):
     """Every tensor of a LoRA on all attention layers has a gradient, equal to finite differences."""
     before = forge.inside("fingerprint")
-    found = forge.inside("gradients", file=str(forge.loras / "random.safetensors"))
+    found = forge.inside("gradients", file=str(forge.loras / "sd1.safetensors"))
     assert forge.inside("fingerprint") == before
     assert found["found"] == found["tensors"] == 2 * 16 * 8
     assert all(error < 0.005 for error in found["errors"].values()), found["errors"]
@@ -126,16 +208,53 @@ def test_gradients(forge):
 @pytest.mark.parametrize("ending", ["finished", "stopped", "failed"])
 def test_training_leaves_no_trace(forge, tmp_path_factory, ending):
     """With a LoRA merged by Forge, the text encoder trained, too, and a sample drawn in between."""
-    forge.draw("a cat <lora:random:1>")
+    forge.draw("a cat <lora:sd1:1>")
     before = forge.inside("fingerprint")
     found = forge.inside("train", folder=str(tmp_path_factory.mktemp("run")), ending=ending)
     assert forge.inside("fingerprint") == before
     assert found["ended"] == {"failed": "made to fail"}.get(ending, ending)
-    assert len(found["losses"]) == {"finished": 3}.get(ending, 1)
+    assert len(found["losses"]) == {"finished": 20}.get(ending, 1)
+    assert all(norm > 0 for row in found["gradients"] for norm in row.values()), found["gradients"]
     if ending == "finished":
-        assert found["samples"] == 2  # after the second of three steps, and at the end
+        assert found["samples"] == 2  # after the twelfth step, and at the end
+        assert {"BASE", "OUT10", "OUT11"} <= set(found["gradients"][-1])
         shutil.copy(found["files"][0], forge.loras / "trained.safetensors")
         forge.call("/sdapi/v1/refresh-loras", {})
         plain, _ = forge.draw("a cat")
         trained, _ = forge.draw("a cat <lora:trained:1>")
         assert trained.tobytes() != plain.tobytes()
+        assert "Traceback" not in (forge.data / "log.txt").read_text("utf-8", errors="replace")
+
+
+@pytest.fixture(scope="module")
+def sdxl(forge):
+    """The same process on a random SDXL."""
+    write_models(forge.kind, forge.data, "sdxl")
+    for route in ("refresh-checkpoints", "refresh-loras"):
+        forge.call(f"/sdapi/v1/{route}", {})
+    forge.call("/sdapi/v1/options", {"sd_model_checkpoint": "sdxl.safetensors", "show_progress_type": "Approx cheap"})
+    return forge
+
+
+def test_sdxl(sdxl, tmp_path_factory):
+    """All of it once on SDXL: tags bit for bit, preview, gradients and training."""
+
+    def draw(tag: str = "") -> np.ndarray:
+        return np.asarray(sdxl.draw(f"a cat{tag}")[0]).astype(int)
+
+    some = "IN=0.5,M00=1,OUT01=2,BASE=0.5"
+    plain, without = draw(" <lora:sdxl:1>"), draw()
+    assert sdxl.inside("features")["architecture"] == "sdxl"
+    assert np.array_equal(draw(" <lora:sdxl:1:bw=ALL>"), plain)
+    assert np.array_equal(draw(" <lora:sdxl:1:bw=NONE>"), without)
+    assert np.array_equal(draw(" <lora:sdxl:1:te=0:stop=1>"), without)
+    tagged, lora = draw(f" <lora:sdxl:1:bw={some}>"), str(sdxl.loras / "sdxl.safetensors")
+    before = sdxl.inside("fingerprint")
+    shown = picture_of(sdxl.inside("preview", prompt="a cat", file=lora, weights=some))
+    assert np.abs(np.asarray(shown).astype(int) - tagged).max() <= 2 < np.abs(tagged - without).max()
+    assert sdxl.inside("forward_by_blocks") == {"whole": True, "blocks": 19, "equal": 19}
+    folder = str(tmp_path_factory.mktemp("run"))
+    found = sdxl.inside("train", folder=folder, ending="finished", weights="BASE=1,OUT01=1", steps=3)
+    assert (found["ended"], len(found["losses"])) == ("finished", 3)
+    assert all(norm > 0 for row in found["gradients"] for norm in row.values()), found["gradients"]
+    assert sdxl.inside("fingerprint") == before

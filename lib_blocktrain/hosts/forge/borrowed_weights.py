@@ -102,8 +102,10 @@ def _merged(sd_model: Any, number: int) -> tuple[Any, bool]:
     """Return the patcher whose LoRAs are merged at present, and whether Forge counts it as loaded."""
     plain = patchers(sd_model.forge_objects_original)[number]
     for loaded in memory_management.current_loaded_models:
-        if loaded.model.model is plain.model:
+        if loaded.model is not None and loaded.model.model is plain.model:  # in Neo a reference that may be gone
             return loaded.model, True
+    if not hasattr(plain, "lora_patches"):
+        return None, False  # Neo removes its LoRAs when it unloads a model
     known = [sd_model.forge_objects, sd_model.forge_objects_after_applying_lora, sd_model.forge_objects_original]
     for objects in known:
         patcher = patchers(objects)[number]

@@ -16,10 +16,10 @@ from lib_blocktrain.hosts.webui.host import WebUIHost
 
 
 class ForgeHost(WebUIHost):
-    """The protocol `Host` in a running Forge."""
+    """The protocol `Host` in a running Forge, or in a fork of it with Forge 2's `backend`."""
 
-    def __init__(self) -> None:
-        super().__init__("Forge", self._current_model)
+    def __init__(self, name: str = "Forge") -> None:
+        super().__init__(name, self._current_model)
         self._model: ForgeModel | None = None
         self._queue = threading.local()  # `held` is set in the thread that holds Forge's queue
 

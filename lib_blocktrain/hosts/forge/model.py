@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -37,18 +38,27 @@ def hookable_model(sd_model: Any) -> ForgeModel:
     """Return the model if its U-Net can be hooked; raise NoModel with the reason if it cannot."""
     if not hasattr(sd_model, "forge_objects_original"):
         raise NoModel(NOTHING_LOADED)
-    if not hasattr(sd_model.forge_objects_original.unet, "lora_patches"):
+    unet = sd_model.forge_objects_original.unet
+    if not hasattr(unet, "lora_patches") and not hasattr(unet, "patches_uuid"):
         raise NoModel(
-            "this Forge keeps its LoRAs in another way than Forge 2 (by file, in lora_patches): it is not supported"
+            "this Forge keeps its LoRAs in another way than Forge 2 (by file, in lora_patches) and Forge Neo (by"
+            " parameter, in patches): expected one of these two"
         )
-    name = sd_model.sd_checkpoint_info.name_for_extra
-    known, model = known_architecture(name, sd_model), sd_model.forge_objects_original.unet.model
-    check_blocks(name, model.diffusion_model, known)
+    name, model = sd_model.sd_checkpoint_info.name_for_extra, unet.model
+    known = architecture_by_blocks(sd_model)
     _check_weights(name, model)
     prediction = getattr(model.predictor, "prediction_type", None)
     if prediction not in _PREDICTIONS:
         raise NoModel(f"{name} predicts {prediction!r}: expected {', '.join(_PREDICTIONS)}")
     return ForgeModel(sd_model, name, known.id)
+
+
+def architecture_by_blocks(sd_model: Any) -> blocks.Architecture:
+    """Return the architecture of a loaded checkpoint; raise NoModel if it is none of SD1, SD2 and SDXL."""
+    name = sd_model.sd_checkpoint_info.name_for_extra
+    known = known_architecture(name, sd_model)
+    check_blocks(name, sd_model.forge_objects_original.unet.model.diffusion_model, known)
+    return known
 
 
 def _check_weights(name: str, model: Any) -> None:
@@ -195,12 +205,13 @@ def _normal(tensor: Tensor) -> Tensor:
 @contextmanager
 def _mean(vae: Any) -> Iterator[None]:
     """Encode to the mean of the VAE's posterior: Forge draws a sample from it otherwise."""
-    patcher, before = vae.patcher, vae.patcher.model_options
-    patcher.model_options = {**before, "model_vae_regulation": lambda posterior: posterior.mean}
+    posterior = sys.modules[type(vae.first_stage_model).__module__].DiagonalGaussianDistribution
+    before = posterior.sample
+    posterior.sample = posterior.mode
     try:
         yield
     finally:
-        patcher.model_options = before
+        posterior.sample = before
 
 
 @contextmanager

@@ -17,6 +17,7 @@ def lora_dirs() -> Sequence[Path]:
     options = shared.cmd_opts
     legacy = getattr(options, "lyco_dir_backcompat", None)
     more = [Path(legacy)] if legacy and Path(legacy).is_dir() else []
+    more += [Path(folder) for folder in getattr(options, "lora_dirs", ()) if Path(folder).is_dir()]  # Forge Neo's
     return (Path(options.lora_dir), *more)
 
 

@@ -17,24 +17,33 @@ if TYPE_CHECKING:
     from lib_blocktrain.hosts.webui.prompt import TagContext
     from lib_blocktrain.weights.presets import Preset
 
-# The package of each host, and a module that only such a WebUI has. Forks have all modules of AUTOMATIC1111's WebUI and
-# more, so they come first.
-_HOSTS = (
-    ("lib_blocktrain.hosts.forge", "modules_forge"),
-    ("lib_blocktrain.hosts.a1111", "modules.sd_hijack"),
+SDNEXT = (
+    "this WebUI is SD.Next, which holds its models and LoRAs by diffusers, where block weights do not reach them: use"
+    " its own lbw= there, or this extension in AUTOMATIC1111's WebUI, Forge 2 or Forge Neo, or its standalone page"
 )
 
 
 class UnknownWebUI(RuntimeError):
-    """This process is not a supported WebUI; the message lists the modules that were looked for."""
+    """This process is not a supported WebUI; the message says which it is, or what was looked for."""
 
 
 def detect() -> Integration:
-    """Return the integration for this process, by the modules that it has; raise UnknownWebUI if there is none."""
-    for package, marker in _HOSTS:
-        if _can_import(marker):
-            return importlib.import_module(package).INTEGRATION
-    raise UnknownWebUI(f"not a supported WebUI: found none of {', '.join(marker for _, marker in _HOSTS)}")
+    """Return the integration for this process, by the modules that it has; raise UnknownWebUI if there is none.
+
+    Forks have all modules of AUTOMATIC1111's WebUI and more, so they come first.
+    """
+    if _can_import("modules.sd_checkpoint") and not _can_import("modules.lowvram"):
+        raise UnknownWebUI(SDNEXT)
+    if _can_import("modules_forge"):
+        return _of("reforge" if not _can_import("backend") else "neo" if _merges_by_parameter() else "forge")
+    if _can_import("modules.sd_hijack"):
+        return _of("a1111")
+    raise UnknownWebUI("not a supported WebUI: found none of modules_forge, modules.sd_hijack")
+
+
+def _of(host: str) -> Integration:
+    integration: Integration = importlib.import_module(f"lib_blocktrain.hosts.{host}").INTEGRATION
+    return integration
 
 
 def _can_import(name: str) -> bool:
@@ -42,6 +51,12 @@ def _can_import(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:  # the parent package is missing, too
         return False
+
+
+def _merges_by_parameter() -> bool:
+    """Whether this Forge has ComfyUI's ModelPatcher, as Neo does, in place of Forge 2's."""
+    patcher = importlib.import_module("backend.patcher.base").ModelPatcher
+    return hasattr(patcher, "partially_load")
 
 
 class Integration:
@@ -82,9 +97,18 @@ class Integration:
     def on_cfg_denoiser(self, params: Any) -> None:
         """Handle the WebUI's callback before each evaluation of the U-Net; `params` are its CFGDenoiserParams."""
         from lib_blocktrain.hosts.webui import steps
+        from lib_blocktrain.hosts.webui.prompt import report
 
-        self.lora.enter_step(steps.current_step(params.denoiser))
-        steps.report_step(params.denoiser)
+        denoiser = params.denoiser
+        try:
+            self.enter_step(steps.current_step(denoiser), tuple(params.x.shape))
+        except Exception as error:  # noqa: BLE001 - the WebUI would print its traceback for every step of the image
+            report(denoiser.p, [f"start= and stop= do not act: {type(error).__name__}: {error}"])
+        steps.report_step(denoiser)
+
+    def enter_step(self, step: int, latents: tuple[int, ...]) -> None:
+        """Turn the LoRAs on or off that do not act in every step, from 1; `latents` is the shape of the image's."""
+        self.lora.enter_step(step)
 
     def presets(self) -> dict[str, Preset]:
         """Return the presets by name, the user's own among them."""

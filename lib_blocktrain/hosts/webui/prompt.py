@@ -83,10 +83,12 @@ def resolve_tags(p: Any, params_list: Sequence[Any], context: TagContext) -> lis
 
 def _resolve(p: Any, params: Any, names: set[str], context: TagContext) -> Resolved:
     tag, page = read_tag([str(item) for item in params.items], reads_lbw=context.reads_lbw), page_weights(p)
-    if not (tag.weights is not None or page.instead or page.changes or page.for_lora(tag.name, names)):
-        return Resolved(tag, None, tag.notices)
-    if context.architecture is None:
+    weighted = bool(tag.weights is not None or page.instead or page.changes or page.for_lora(tag.name, names))
+    if context.architecture is None and (weighted or not tag.steps.all):
         raise TagError(context.unsupported)
+    if not weighted:
+        return Resolved(tag, None, tag.notices)
+    assert context.architecture is not None
     seeds = getattr(p, "seeds", None) or getattr(p, "all_seeds", None) or [0]
     return resolve(tag, context.architecture, page=page, loras=names, seed=int(seeds[0]), presets=context.presets())
 
@@ -114,13 +116,19 @@ def _record(p: Any, found: Sequence[Resolved], problems: Sequence[str], hires: b
     parameters, line = p.extra_generation_params, infotext_of(found)
     if line and line != parameters.get(INFOTEXT):
         parameters[INFOTEXT_HIRES if hires else INFOTEXT] = line
-    if problems:
-        earlier = [parameters[INFOTEXT_PROBLEM]] if INFOTEXT_PROBLEM in parameters else []
-        new = [problem for problem in problems if not any(problem in text for text in earlier)]
-        parameters[INFOTEXT_PROBLEM] = "; ".join([*earlier, *new])
-    for problem in problems:
-        log.warning("%s", problem)
-        p.comment(f"Block weights: {problem}")
+    report(p, problems)
     for resolved in found:
         for notice in resolved.notices:
             p.comment(f"Block weights of {resolved.tag.name}: {notice}")
+
+
+def report(p: Any, problems: Sequence[str]) -> None:
+    """Record problems in the image's parameters, on the page and in the log, each once an image."""
+    parameters = p.extra_generation_params
+    for problem in problems:
+        earlier = parameters.get(INFOTEXT_PROBLEM, "")
+        if problem in earlier:
+            continue
+        parameters[INFOTEXT_PROBLEM] = f"{earlier}; {problem}" if earlier else problem
+        log.warning("%s", problem)
+        p.comment(f"Block weights: {problem}")

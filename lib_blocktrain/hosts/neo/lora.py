@@ -1,0 +1,216 @@
+"""Block weights on LoRAs that are kept by parameter: in Forge Neo and reForge, whose patcher is ComfyUI's.
+
+`patches` of a ModelPatcher holds for each parameter the changes of all LoRAs, as tuples that begin with a strength, and
+not which file a change came from. What each load has added is recorded; block weights scale the strengths in a clone
+of the patcher, whose `patches_uuid` differs, so that the WebUI merges again. No file is read again.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from modules import patches, shared
+
+from lib_blocktrain.hosts.forge import activation
+from lib_blocktrain.hosts.forge.activation import ByFile, block_in_text, block_in_unet, extension
+from lib_blocktrain.hosts.webui.prompt import TagContext
+from lib_blocktrain.weights.prompt_tags import ALWAYS, Resolved, Steps
+
+Change = tuple[Any, ...]  # strength, factors, ...
+
+_MEMORY = ("backend.memory_management", "ldm_patched.modules.model_management")  # Neo's, and reForge's
+_KEY = __name__  # our name in the WebUI's registry of patches
+_ADDED = "blocktrain_added"  # attribute of Neo's patchers: an `Added` for each file in `patches`, in order
+_SCHEDULE = "blocktrain_schedule"  # attribute of our clones of the U-Net's patcher: its `Schedule`
+
+
+@dataclass(frozen=True)
+class Added:
+    """The changes that one file has added: for each parameter, the range of their places in its list."""
+
+    file: str
+    places: Mapping[str, range]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The weighted changes by parameter, each with the sampling steps in which it is merged; `name` says which."""
+
+    changes: Mapping[str, Sequence[tuple[Change, Steps]]]
+    name: str
+
+    @property
+    def all_steps(self) -> bool:
+        return all(steps.all for found in self.changes.values() for _, steps in found)
+
+    def at(self, step: int) -> dict[str, list[Change]]:
+        """Return what is merged in this step; parameters without a change are left out."""
+        now = {key: [change for change, steps in found if step in steps] for key, found in self.changes.items()}
+        return {key: found for key, found in now.items() if found}
+
+    def identity(self, namespace: uuid.UUID, step: int) -> uuid.UUID:
+        """Return an identifier that is the same for the same merged weights, so that Neo merges them once."""
+        gates = {steps for found in self.changes.values() for _, steps in found}
+        active = sorted(str(steps) for steps in gates if step in steps)
+        return uuid.uuid5(namespace, f"{self.name}\n{active}")
+
+
+def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collection[str]], None]) -> None:
+    """Apply the block weights of prompt tags to Neo's LoRAs from now on.
+
+    `before_lookup` is called with the LoRA names of a prompt before Neo looks for their files.
+    """
+    networks = extension()
+    if networks is None:
+        return
+    load = networks.load_lora_for_models
+
+    @functools.wraps(load)
+    def recording_load(
+        model: Any, clip: Any, lora: Any, strength_model: float, strength_clip: float, filename: str = "", **more: Any
+    ) -> tuple[Any, Any]:
+        loaded = load(model, clip, lora, strength_model, strength_clip, filename=filename, **more)
+        _record(model, loaded[0], filename)
+        _record(clip.patcher, loaded[1].patcher, filename)
+        return loaded
+
+    patches.patch(_KEY, networks, "load_lora_for_models", recording_load)
+    activation.patch(_KEY, tag_context, before_lookup, _weigh_loras, _forget_unrecorded)
+
+
+def unpatch() -> None:
+    activation.unpatch(_KEY)
+
+
+def _record(before: Any, after: Any, file: str) -> None:
+    """Record on the patcher `after` what a file has added to `before`; a file that does not fit adds nothing."""
+    if after is before:
+        return
+    lengths = {key: len(found) for key, found in before.patches.items()}
+    places = {
+        key: range(lengths.get(key, 0), len(found))
+        for key, found in after.patches.items()
+        if len(found) > lengths.get(key, 0)
+    }
+    setattr(after, _ADDED, (*getattr(before, _ADDED, ()), Added(file, places)))
+
+
+def _forget_unrecorded(sd_model: Any) -> None:
+    """Make Neo read the files again if it read them before this extension was there to record them."""
+    objects = sd_model.forge_objects_after_applying_lora
+    if any(patcher.patches and not hasattr(patcher, _ADDED) for patcher in (objects.unet, objects.clip.patcher)):
+        sd_model.current_lora_hash = ""
+
+
+def _weigh_loras(sd_model: Any, by_file: ByFile) -> None:
+    objects = sd_model.forge_objects_after_applying_lora
+    unet, clip = objects.unet, objects.clip
+    schedule = _schedule(unet, by_file, block_in_unet)
+    if schedule is not None:
+        unet = activation.clone(unet)
+        _merge(unet, schedule, objects.unet.patches_uuid)
+        if not schedule.all_steps:
+            setattr(unet, _SCHEDULE, schedule)
+    schedule = _schedule(clip.patcher, by_file, block_in_text)
+    if schedule is not None:
+        clip = activation.clone(clip)
+        _merge(clip.patcher, schedule, objects.clip.patcher.patches_uuid)
+    activation.replace(sd_model, unet, clip)
+
+
+def _merge(patcher: Any, schedule: Schedule, namespace: uuid.UUID) -> None:
+    """Let the patcher merge what the schedule has for the first step, when Neo loads it."""
+    patcher.patches, patcher.patches_uuid = schedule.at(1), schedule.identity(namespace, step=1)
+
+
+def _schedule(patcher: Any, by_file: ByFile, block_in: Callable[[str, str], str]) -> Schedule | None:
+    """Return the patcher's changes scaled by the weights of their LoRAs, None if that changes nothing."""
+    changes: dict[str, list[tuple[Change, Steps] | None]] = {
+        key: [(change, ALWAYS) for change in found] for key, found in patcher.patches.items()
+    }
+    names = []
+    for added in getattr(patcher, _ADDED, ()):
+        resolved = by_file.get(added.file)
+        if resolved is None or (resolved.weights is None and resolved.tag.steps.all):
+            continue
+        steps = resolved.tag.steps if block_in is block_in_unet else ALWAYS  # the prompt is encoded before the first
+        for key, places in added.places.items():
+            weight = _weight(resolved, key, block_in)
+            for place in places:  # a weight of 0 removes a change, so that the parameter stays Neo's own
+                changes[key][place] = (_scaled(patcher.patches[key][place], weight), steps) if weight else None
+        names.append(f"{added.file} {resolved.weights.to_line() if resolved.weights else ''} {steps}")
+    schedule = Schedule({key: list(filter(None, found)) for key, found in changes.items()}, "\n".join(names))
+    return None if schedule.all_steps and _identities(schedule.at(1)) == _identities(patcher.patches) else schedule
+
+
+def _weight(resolved: Resolved, key: str, block_in: Callable[[str, str], str]) -> float:
+    weights = resolved.weights
+    return 1.0 if weights is None else weights[block_in(key, weights.architecture)]
+
+
+def _scaled(change: Change, weight: float) -> Change:
+    return change if weight == 1 else (change[0] * weight, *change[1:])
+
+
+def enter_step(step: int, latents: Sequence[int] = (1, 4, 64, 64)) -> None:
+    """Merge the LoRAs again that do not act in every step; steps count from 1.
+
+    `latents` is the shape of the image's latents, `(batch, channels, height, width)`, for which Neo keeps memory free.
+    """
+    objects = getattr(shared.sd_model, "forge_objects", None)
+    if objects is None:
+        return
+    unet = objects.unet
+    schedule = _schedule_of(unet)
+    if schedule is None:
+        return
+    now = _with_others(schedule.at(step), unet.patches, schedule)
+    if _identities(now) == _identities(unet.patches):
+        return
+    unet.patches, unet.patches_uuid = now, schedule.identity(unet.patches_uuid, step)
+    _reload(unet, latents)
+
+
+def _schedule_of(patcher: Any) -> Schedule | None:
+    """Return the schedule of our clone, of which other extensions and Neo may have made clones."""
+    while patcher is not None:
+        schedule: Schedule | None = getattr(patcher, _SCHEDULE, None)
+        if schedule is not None:
+            return schedule
+        patcher = getattr(patcher, "parent", None)
+    return None
+
+
+def _with_others(
+    now: dict[str, list[Change]], there: Mapping[str, Sequence[Change]], schedule: Schedule
+) -> dict[str, list[Change]]:
+    """Return the changes `now` with those that others have added to our clone since."""
+    ours = {id(change) for found in schedule.changes.values() for change, _ in found}
+    for key, found in there.items():
+        others = [change for change in found if id(change) not in ours]
+        if others:
+            now[key] = [*now.get(key, ()), *others]
+    return now
+
+
+def _identities(changes: Mapping[str, Sequence[Change]]) -> dict[str, list[int]]:
+    return {key: [id(change) for change in found] for key, found in changes.items() if found}
+
+
+def _reload(unet: Any, latents: Sequence[int]) -> None:
+    """Let Neo merge again, with the memory for the image that it kept free when sampling began."""
+    needed = unet.memory_required([2 * latents[0], *latents[1:]])
+    extra = unet.extra_preserved_memory_during_sampling
+    memory: Any = next(sys.modules[name] for name in _MEMORY if name in sys.modules)
+    with torch.inference_mode():
+        memory.load_models_gpu(
+            [unet, *unet.extra_model_patchers_during_sampling],
+            memory_required=needed + extra,
+            minimum_memory_required=needed // 2 + extra,
+        )
