@@ -9,7 +9,7 @@ The layers from the bottom up; each imports only from those above it in this lis
 - ``model``: the ``Model`` protocol; the U-Net's forward pass block by block; diffusion; freezing
 - ``training``: configuration, dataset, batches, plan, step, and the run on disk
 - ``analysis``: request, trajectory, attribution, figures, weights
-- ``hosts``: where the model comes from: standalone (diffusers), AUTOMATIC1111, Forge; ``detect`` chooses
+- ``hosts``: where the model comes from: standalone (diffusers), AUTOMATIC1111, Forge, Neo; ``detect`` chooses
 - ``runner``: the queue of runs, trained one after the other in a separate thread
 - ``workspace``: what a page and an API share: jobs, LoRA index, presets, selection, drawing, analyses
 - ``api``: the HTTP routes, on a WebUI's application and on the standalone server's

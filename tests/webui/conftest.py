@@ -18,6 +18,7 @@ from tests.webui.process import PATIENCE, started
 from tests.webui.running import LORA, WebUI
 
 WEBUI_DIR = os.environ.get("WEBUI_DIR")
+OF_OTHERS = ("test_in_forge.py", "test_signatures.py")  # these skip by themselves
 CHECKPOINT = "blocktrain-random"
 FLAGS = ["--no-download-sd-model", "--use-cpu=all", "--no-half", "--do-not-download-clip", "--loglevel=DEBUG"]
 
@@ -26,7 +27,7 @@ def pytest_collection_modifyitems(items):
     if not WEBUI_DIR:
         skip = pytest.mark.skip(reason="WEBUI_DIR does not name an installed WebUI")
         for item in items:
-            if Path(__file__).parent in item.path.parents and item.path.name != "test_in_forge.py":
+            if Path(__file__).parent in item.path.parents and item.path.name not in OF_OTHERS:
                 item.add_marker(skip)
 
 
