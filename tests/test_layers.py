@@ -51,7 +51,7 @@ ONLY_IN = {
     "uvicorn": ("server/",),
     "modules": ("hosts/",),
     "backend": ("hosts/",),
-    "ldm_patched": ("hosts/",),
+    "ldm_patched": (),
     "modules_forge": (),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
