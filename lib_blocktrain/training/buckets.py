@@ -36,12 +36,48 @@ class Fit:
     def top(self) -> int:
         return (self.resized[1] - self.bucket[1]) // 2
 
+    @property
+    def off_centre(self) -> tuple[int, ...]:
+        """Left and top of a crop that is not in the centre, else nothing."""
+        return ()
+
+    def focused(self, focus: tuple[float, float]) -> Fit:
+        """Return the same with the crop as near to a place as the picture's edges allow; x and y are 0 to 1."""
+        return FocusedFit(self.original, self.resized, self.bucket, focus)
+
     def crop(self, image: Image.Image) -> Image.Image:
         """Return the image in its bucket's size."""
         if self.resized != image.size:
             shrinks_mask = image.mode == "L" and self.resized[0] < image.width
             image = image.resize(self.resized, Image.Resampling.BOX if shrinks_mask else Image.Resampling.LANCZOS)
         return image.crop((self.left, self.top, self.left + self.bucket[0], self.top + self.bucket[1]))
+
+
+@dataclass(frozen=True)
+class FocusedFit(Fit):
+    """A Fit whose crop is centred on `focus`, x and y from 0 to 1, instead of the middle.
+
+    A class of its own, so that the cache's keys, made of a Fit's text, stay those of pictures without a focus.
+    """
+
+    focus: tuple[float, float]
+
+    @property
+    def left(self) -> int:
+        return self._start(0)
+
+    @property
+    def top(self) -> int:
+        return self._start(1)
+
+    @property
+    def off_centre(self) -> tuple[int, ...]:
+        """Left and top of the crop."""
+        return self.left, self.top
+
+    def _start(self, axis: int) -> int:
+        wanted = round(self.focus[axis] * self.resized[axis] - self.bucket[axis] / 2)
+        return min(max(wanted, 0), self.resized[axis] - self.bucket[axis])
 
 
 def bucket_sizes(area: Size, min_side: int, max_side: int, step: int) -> tuple[Size, ...]:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,9 @@ from PIL import Image
 from lib_blocktrain.files import error_text
 from lib_blocktrain.training.buckets import Fit, Size, fitting
 from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig, ImageOptions
-from lib_blocktrain.training.folder_contents import (
-    EXTENSIONS,
-    contents_of,
-    in_folder,
-    numbered_folders,
-    place,
-    repeats_of,
-    unused_masks,
-)
+from lib_blocktrain.training.folder_contents import EXTENSIONS
+from lib_blocktrain.training.found_pictures import FoundPicture, Search
 from lib_blocktrain.training.picture_files import (
-    MAX_PIXELS,
     DatasetError,
     alpha_of,
     eight_bits,
@@ -105,8 +97,8 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """A text that is another one for other images or captions."""
-        seen = [(p.path.name, p.caption, p.repeats, p.fit.bucket) for p in self.images]
+        """A text that is another one for other images, captions or crops."""
+        seen = [(p.path.name, p.caption, p.repeats, p.fit.bucket, *p.fit.off_centre) for p in self.images]
         return hashlib.sha256(repr(seen).encode("utf-8", "surrogatepass")).hexdigest()
 
     def tag_frequency(self) -> dict[str, dict[str, int]]:
@@ -150,10 +142,18 @@ def find(config: DatasetConfig, native_size: int) -> Dataset:
     """
     if config.toml is not None:
         raise DatasetError(f"{config.toml}: this file is read where a run is loaded, and was not: expected its folders")
-    search = _Search(config, native_size)
-    images = [image for folder in config.folders for image in search.images(folder)]
-    held_out = [image for folder in config.validation for image in search.images(folder)]
-    broken, left_out = search.broken, search.all_left_out()
+    search, fit_for, broken = Search(config), fitting(config, native_size), list[str]()
+
+    def images_in(folder: FolderConfig) -> Iterator[DatasetImage]:
+        for found in search.pictures(folder):
+            try:
+                yield _usable(found, fit_for)
+            except DatasetError as error:
+                broken.append(str(error))
+
+    images = [image for folder in config.folders for image in images_in(folder)]
+    held_out = [image for folder in config.validation for image in images_in(folder)]
+    left_out = search.all_left_out()
     if not config.validation and config.validation_share:
         images, held_out = _split(images, config.validation_share)
     for line in (*broken, *left_out):
@@ -177,87 +177,22 @@ def mask_share(image: DatasetImage) -> float:
     return float(np.asarray(image.open_mask(), dtype=np.float32).mean() / 255)
 
 
-class _Search:
-    """What is found in the folders of a configuration, and what of them is not used."""
-
-    def __init__(self, config: DatasetConfig, native_size: int):
-        self._config, self._fit_for = config, fitting(config, native_size)
-        folders = (*config.folders, *config.validation)
-        self._mask_folders = [Path(name) for name in dict.fromkeys(f.mask_folder for f in folders) if name is not None]
-        self._known = {place(path) for path in (*self._mask_folders, *(Path(folder.path) for folder in folders))}
-        self._masks: set[Path] = set()
-        self.broken: list[str] = []
-        self._left_out: list[str] = []
-
-    def images(self, folder: FolderConfig) -> Iterator[DatasetImage]:
-        """Yield the images of a folder that can be read."""
-        options = self._config.options_of(folder)
-        for path, repeats, concept in self._image_folders(folder):
-            contents = contents_of(path, options.caption_extensions, self._known)
-            self._left_out += contents.left_out
-            for picture in contents.pictures:
-                text = contents.captions.get(picture)
-                mask = contents.masks.get(picture) or _in_mask_folder(picture, folder)
-                if mask is not None:
-                    self._masks.add(mask)
-                try:
-                    fit, has_alpha = self._look(picture, mask)
-                    caption = (folder.class_caption or concept or "") if text is None else _first_line(text)
-                except DatasetError as error:
-                    self.broken.append(str(error))
-                    continue
-                if mask is None and options.alpha_mask and has_alpha:
-                    mask = picture
-                yield DatasetImage(picture, caption, fit, repeats, folder.regularisation, mask, options)
-
-    def all_left_out(self) -> list[str]:
-        """Return a line for each folder and reason, of masks that no picture has as well."""
-        masks = [line for folder in self._mask_folders for line in unused_masks(folder, self._masks)]
-        return list(dict.fromkeys([*self._left_out, *masks]))
-
-    def _look(self, path: Path, mask: Path | None) -> tuple[Fit, bool]:
-        """Return how an image is brought to its bucket, and whether it has an alpha channel; read all of both files."""
-        with opened(path) as image:
-            image.verify()
-        image = upright(path)
-        if mask is not None:
-            upright(mask)
-        try:
-            fit = self._fit_for(image.size)
-        except ValueError as error:
-            raise DatasetError(f"{path}: {error}") from error
-        if fit.resized[0] * fit.resized[1] > MAX_PIXELS:
-            size = f"{image.width}x{image.height}"
-            raise DatasetError(f"{path}: {size} pixels, too long and narrow for the bucket {fit.bucket}")
-        return fit, has_alpha(image)
-
-    def _image_folders(self, folder: FolderConfig) -> Iterator[tuple[Path, int, str | None]]:
-        """Yield the folders with images, their repeats and concept: the `N_concept` folders in it, or itself.
-
-        See FolderConfig for `numbered`.
-        """
-        path = Path(folder.path)
-        for needed in (path, *([Path(folder.mask_folder)] if folder.mask_folder is not None else [])):
-            if not needed.is_dir():
-                raise DatasetError(f"{needed}: no such folder")
-        if not folder.numbered:
-            yield path, folder.repeats, None
-            return
-        counted, beside = numbered_folders(path, self._known)
-        self._left_out += beside
-        for child, number, concept in counted:
-            yield child, number * folder.repeats, concept
-        if not counted:  # it may be an N_concept folder itself
-            own_number, own_concept = repeats_of(path) or (1, None)
-            yield path, folder.repeats * own_number, own_concept
+def _usable(found: FoundPicture, fit_for: Callable[[Size], Fit]) -> DatasetImage:
+    """Return the image, of which all was read once, of its mask too; raise DatasetError for what cannot be used."""
+    with opened(found.path) as image:
+        image.verify()
+    image, mask = upright(found.path), found.mask
+    if mask is not None:
+        upright(mask)
+    elif found.options.alpha_mask and has_alpha(image):
+        mask = found.path
+    fit = found.fit(image.size, fit_for)
+    caption = found.caption if found.caption_file is None else first_line(found.caption_file)
+    return DatasetImage(found.path, caption, fit, found.repeats, found.regularisation, mask, found.options)
 
 
-def _in_mask_folder(picture: Path, folder: FolderConfig) -> Path | None:
-    names = [f"{picture.stem}{extension}" for extension in sorted(EXTENSIONS)]
-    return None if folder.mask_folder is None else in_folder(Path(folder.mask_folder), names)
-
-
-def _first_line(file: Path) -> str:
+def first_line(file: Path) -> str:
+    """Return the line of a caption file that is trained on; raise DatasetError, which names the file."""
     try:
         with open(file, "rb") as stream:
             content = stream.read(4 * MAX_CAPTION + 1)
