@@ -13,6 +13,7 @@ from lib_blocktrain.training.config import RunConfig, resolved
 from lib_blocktrain.training.config_json import ConfigError, check, read
 from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig
 from lib_blocktrain.training.optimizer_table import TABLE
+from lib_blocktrain.workspace.dataset_roots import allowed, with_own_sets
 
 
 def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
@@ -24,8 +25,8 @@ def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
     check(config.optimizer.name in TABLE, "optimizer.name", config.optimizer.name, f"one of {', '.join(TABLE)}")
     if config.checkpoint is not None and Path(config.checkpoint) != getattr(service.host, "checkpoint", None):
         raise ConfigError(f"checkpoint = {config.checkpoint!r}: expected none: a run takes the model that is loaded")
-    roots = service.access.dataset_dirs()
-    toml = config.dataset.toml and _allowed("dataset.toml", config.dataset.toml, roots)
+    roots = with_own_sets(service.access.dataset_dirs(), service.host)
+    toml = config.dataset.toml and allowed("dataset.toml", config.dataset.toml, roots)
     config = resolved(replace(config, dataset=replace(config.dataset, toml=toml)))  # what is checked is what is trained
     dataset = _confined(config.dataset, roots)
     cache = service.host.output_dir.resolve()
@@ -44,21 +45,6 @@ def _confined(dataset: DatasetConfig, roots: Sequence[Path] | None) -> DatasetCo
 
 
 def _folder(folder: FolderConfig, roots: Sequence[Path] | None) -> FolderConfig:
-    path = _allowed("dataset.folders.path", folder.path, roots)
+    path = allowed("dataset.folders.path", folder.path, roots)
     masks = folder.mask_folder
-    return replace(folder, path=path, mask_folder=masks and _allowed("dataset.folders.mask_folder", masks, roots))
-
-
-def _allowed(name: str, value: str, roots: Sequence[Path] | None) -> str:
-    """The path with its links resolved; one that is not absolute is looked up in the roots. Raises ConfigError."""
-    path = Path(value)
-    if roots is None:
-        check(path.is_absolute(), name, value, "an absolute path")
-        return str(path.resolve())
-    known = [root.resolve() for root in roots]
-    for root in known:
-        resolved = (root / path).resolve()  # of an absolute path the root is dropped
-        if resolved.is_relative_to(root) and resolved.exists():
-            return str(resolved)
-    listed = ", ".join(map(str, known)) or "a folder that the settings allow (blocktrain_dataset_dirs), none is given"
-    raise ConfigError(f"{name} = {value!r}: expected something in {listed}")
+    return replace(folder, path=path, mask_folder=masks and allowed("dataset.folders.mask_folder", masks, roots))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib_blocktrain.ui.feature_form import MASK_SIDE, painted_mask
+from lib_blocktrain.workspace.painted_masks import MASK_SIDE, painted_mask
 
 
 def test_strokes_are_white_on_black():

@@ -1,0 +1,348 @@
+"""Sets of pictures for training, as the page and the API see them: listed, captioned, masked, and changed with undo."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lib_blocktrain.hosts.host import Host, NoModel
+from lib_blocktrain.training.buckets import fitting
+from lib_blocktrain.training.crop_focus import FILE, Focus, checked_focus, focus_file, read_focus
+from lib_blocktrain.workspace import caption_operations, set_masks
+from lib_blocktrain.workspace.caption_files import Caption, read
+from lib_blocktrain.workspace.dataset_roots import Roots
+from lib_blocktrain.workspace.picture_thumbnails import Thumbnail, Thumbnails
+from lib_blocktrain.workspace.recent import Recent
+from lib_blocktrain.workspace.set_changes import Change, ChangedMeanwhile, ChangeLog, Edit, FileEdit, log_folder
+from lib_blocktrain.workspace.set_folders import Contents, Entry, PictureSet, SetFolders
+from lib_blocktrain.workspace.set_listing import Listed, Lister, Listing, header_of
+from lib_blocktrain.workspace.set_uploads import Added, Upload, add_files
+from lib_blocktrain.workspace.set_worth import Worth, worth
+
+ASSUMED_SIZE = 512  # pixels, where no model is loaded
+DEFAULT_REPEATS = 10
+
+
+def anywhere() -> None:
+    """The roots of a host that answers this machine alone: opened folders may be anywhere."""
+    return
+
+
+class PictureSets:
+    """The sets of a host. `roots` are where opened folders may be, None for anywhere; own ones are always allowed.
+
+    Unknown sets and pictures raise FileNotFoundError, what is refused ValueError (ChangedMeanwhile among them); an
+    OSError names its file.
+    """
+
+    def __init__(self, host: Host, roots: Roots = anywhere):
+        self._host, self._roots = host, roots
+        self._folders = SetFolders(host, roots)
+        self._thumbnails = Thumbnails(lambda: host.output_dir / "cache" / "thumbnails")
+        self._lister = Lister(self._thumbnails)
+        self._looked_up: Recent[str, dict[str, Entry]] = Recent(16)  # by set, for the pictures that a page asks for
+        self._writing = threading.RLock()
+
+    # --- sets -----------------------------------------------------------------------------------------------------
+
+    def sets(self) -> list[PictureSet]:
+        """Return the own sets by name, then the opened ones."""
+        return self._folders.all()
+
+    def get(self, key: str) -> PictureSet:
+        """Return the set with this key."""
+        return self._folders.get(key)
+
+    def create(self, name: str, repeats: int = DEFAULT_REPEATS) -> PictureSet:
+        """Make an empty set, `datasets/NAME/N_NAME/`; raises FileExistsError for a name that is taken."""
+        return self._folders.create(name, repeats)
+
+    def open(self, path: str) -> PictureSet:
+        """Remember a folder of pictures, or a `.toml` of sd-scripts, below the roots."""
+        return self._folders.open(path)
+
+    def close_set(self, key: str) -> None:
+        """Forget an opened set; nothing in its folder changes."""
+        self._folders.close(key)
+
+    def set_repeats(self, key: str, repeats: int, label: str | None = None) -> PictureSet:
+        """Rename the `N_concept` folders of a set, or the one with a label."""
+        with self._writing:
+            return self._folders.set_repeats(key, repeats, label)
+
+    def add(self, key: str, uploads: Iterable[Upload], label: str | None = None) -> Added:
+        """Copy uploaded files into the set's first folder, or the one with a label; never over another file."""
+        with self._writing:
+            folders = self.get(key).contents().folders
+            if label is not None and label not in folders:
+                raise FileNotFoundError(f"there is no folder {label[:120]!r} in the set {key!r}")
+            return add_files(folders[label] if label is not None else next(iter(folders.values())), uploads)
+
+    def folders_for_training(self, key: str) -> str:
+        """Return what a run's folder of pictures has to be: the folder, or the `.toml`."""
+        return str(self.get(key).path.resolve())
+
+    # --- seeing ---------------------------------------------------------------------------------------------------
+
+    def listing(self, key: str, size: int | None = None) -> Listing:
+        """List the pictures for a training of this size in pixels, the model's own unless given."""
+        found = self.get(key)
+        contents = found.contents()
+        self._looked_up[key] = {entry.key: entry for entry in contents.entries}
+        side, known = (size, True) if size else self._native_size()
+        pictures = self._listed(found, contents, side)
+        hashed = self._lister.hashed(pictures)
+        return Listing(found, side, known, tuple(pictures), contents.left_out, hashed, self._lister.tokens)
+
+    def thumbnail(self, key: str, picture: str, side: int = 256) -> Thumbnail:
+        """The upright picture as JPEG, its longer side 256 or 1024 pixels."""
+        return self._thumbnails.thumbnail(self._entry(key, picture).path, side)
+
+    def mask(self, key: str, picture: str) -> bytes | None:
+        """The picture's mask as PNG of at most 1024 pixels, None without one."""
+        found = self._entry(key, picture).found
+        if found.mask is not None:
+            return set_masks.png(set_masks.of_file(found.mask, set_masks.SHOWN_SIDE))
+        if found.options.alpha_mask and header_of(found.path).alpha:
+            return set_masks.png(set_masks.of_alpha(found.path, set_masks.SHOWN_SIDE))
+        return None
+
+    def caption(self, key: str, picture: str) -> dict[str, Any]:
+        """The caption of a picture, with the stamp that `write_caption` asks for."""
+        entry = self._entry(key, picture, fresh=True)
+        caption = Caption(read(entry.found.caption_file) if entry.found.caption_file else None)
+        tokens = self._lister.tokens.count(caption.first_line)
+        return {
+            "picture": picture,
+            "caption": None if caption.content is None else caption.text,
+            "stamp": caption.stamp,
+            "tokens": tokens.count if tokens else None,
+            "chunks": list(tokens.chunks) if tokens else [],
+        }
+
+    def worth(self, key: str, size: int | None = None, batch: int = 1) -> Worth:
+        """What the set gives to a training of this size and batch; masks that are not known yet are read."""
+        listing = self.listing(key, size)
+        pictures = list(listing.pictures)
+        self._lister.measure(pictures)
+        architecture = None
+        with suppress(NoModel):
+            architecture = self._host.model().architecture
+        return worth(pictures, batch, listing.size, architecture)
+
+    # --- captions -------------------------------------------------------------------------------------------------
+
+    def write_caption(self, key: str, picture: str, text: str, stamp: str) -> Change:
+        """Write a caption; `stamp` is that of the caption that the user has seen, "" for none."""
+        with self._writing:
+            found = self.get(key)
+            contents = found.contents()
+            listed = self._one(found, contents, picture)
+            _check_stamps([listed], {picture: stamp})
+            new = text if text.strip() or listed.caption.content is not None else ""
+            after = listed.caption.with_text(new) if new or listed.caption.content is not None else None
+            edit = FileEdit(picture, _caption_path(listed.entry, contents), listed.caption.content, after)
+            return self._write(found, contents, f"caption of {listed.entry.path.name}", [edit])
+
+    def preview(self, key: str, operation: object, pictures: Sequence[str] | None = None) -> Change:
+        """Return what an operation (see `caption_operations`) would change; nothing is written."""
+        found = self.get(key)
+        title, edits, unchanged, problems = self._planned(found.contents(), found, operation, pictures, None)
+        return Change("", title, tuple(map(_edit, edits)), unchanged, tuple(problems))
+
+    def apply(
+        self,
+        key: str,
+        operation: object,
+        pictures: Sequence[str] | None = None,
+        stamps: Mapping[str, str] | None = None,
+    ) -> Change:
+        """Do an operation to these pictures, all unless given, as one change; `stamps` are what the user has seen."""
+        with self._writing:
+            found = self.get(key)
+            contents = found.contents()
+            title, edits, unchanged, problems = self._planned(contents, found, operation, pictures, stamps)
+            change = self._write(found, contents, title, edits)
+            return replace(change, unchanged=unchanged, problems=tuple(problems))
+
+    # --- masks and crops ------------------------------------------------------------------------------------------
+
+    def save_mask(
+        self, key: str, picture: str, strokes: str | None = None, png: bytes | None = None, mode: str = "replace"
+    ) -> Change:
+        """Write `NAME.mask.png` from brush strokes or a PNG; `mode`: added to the mask there is, or taken off."""
+        if (strokes is None) == (png is None):
+            raise ValueError("strokes or a PNG: expected one of them")
+        with self._writing:
+            found = self.get(key)
+            contents = found.contents()
+            entry = _entry_of(contents, key, picture)
+            size = header_of(entry.path).size
+            new = set_masks.painted(strokes, size) if strokes is not None else set_masks.from_png(png or b"", size)
+            old = entry.found.mask if mode != "replace" else None
+            mask = set_masks.combined(new, None if old is None else set_masks.of_file(old), mode)
+            path = entry.path.with_name(entry.path.stem + set_masks.SUFFIX)
+            edit = FileEdit(picture, path, _content(path), set_masks.png(mask))
+            return self._write(found, contents, f"mask of {entry.path.name}", [edit])
+
+    def remove_mask(self, key: str, picture: str) -> Change:
+        """Delete the file of a picture's mask, which undo brings back; raises ValueError for one in its alpha."""
+        with self._writing:
+            found = self.get(key)
+            contents = found.contents()
+            entry = _entry_of(contents, key, picture)
+            mask = entry.found.mask
+            if mask is None or mask.parent != entry.path.parent:
+                raise ValueError(f"{entry.path.name} has no mask in a file beside it that could be removed")
+            edit = FileEdit(picture, mask, _content(mask), None)
+            return self._write(found, contents, f"mask of {entry.path.name} removed", [edit])
+
+    def set_focus(self, key: str, picture: str, focus: Focus | None) -> Change:
+        """Centre a picture's crop there (x, y, 0 to 1), or in the middle again, by the folder's `blocktrain.json`."""
+        with self._writing:
+            found = self.get(key)
+            contents = found.contents()
+            entry = _entry_of(contents, key, picture)
+            path, known = entry.path.with_name(FILE), read_focus(entry.path.parent)
+            known.pop(entry.path.name, None)
+            if focus is not None:
+                known[entry.path.name] = checked_focus(focus)
+            edit = FileEdit(picture, path, _content(path), focus_file(known) if known else None)
+            return self._write(found, contents, f"crop of {entry.path.name}", [edit])
+
+    # --- undo -----------------------------------------------------------------------------------------------------
+
+    def changes(self, key: str) -> list[dict[str, Any]]:
+        """The changes that can be taken back, the newest first: id, title, time, number of pictures."""
+        found = self.get(key)
+        return self._log(found, found.contents()).entries()
+
+    def undo(self, key: str) -> Change:
+        """Take back the newest change."""
+        with self._writing:
+            found = self.get(key)
+            title, edits = self._log(found, found.contents()).undo()
+            return Change("", f"taken back: {title}", tuple(map(_edit, edits)))
+
+    def close(self) -> None:
+        """End the work in the background."""
+        self._thumbnails.close()
+
+    # --- within ---------------------------------------------------------------------------------------------------
+
+    def _planned(
+        self,
+        contents: Contents,
+        found: PictureSet,
+        operation: object,
+        pictures: Sequence[str] | None,
+        stamps: Mapping[str, str] | None,
+    ) -> tuple[str, list[FileEdit], int, list[str]]:
+        """The title of an operation, its edits, how many pictures it leaves as they are, and captions not readable."""
+        wanted = caption_operations.operation_of(operation)
+        everything = self._listed(found, contents, ASSUMED_SIZE)
+        chosen = everything if pictures is None else [_picked(everything, found.key, key) for key in pictures]
+        _check_stamps(chosen, stamps or {})
+        counts = caption_operations.tag_counts([one.captioned for one in everything])
+        edits, problems = list[FileEdit](), list[str]()
+        for one in chosen:
+            if one.caption_problem:
+                problems.append(one.caption_problem)
+                continue
+            line = wanted.line(one.captioned, counts)
+            if line is None or line == (one.line or ""):
+                continue
+            after = one.caption.with_first_line(line)
+            edits.append(FileEdit(one.entry.key, _caption_path(one.entry, contents), one.caption.content, after))
+        return wanted.title, edits, len(chosen) - len(edits) - len(problems), problems
+
+    def _write(self, found: PictureSet, contents: Contents, title: str, edits: Sequence[FileEdit]) -> Change:
+        change_id = self._log(found, contents).do(title, edits)
+        self._looked_up[found.key] = {}
+        changed = [edit for edit in edits if edit.before != edit.after]
+        return Change(change_id, title, tuple(map(_edit, changed)), len(edits) - len(changed))
+
+    def _log(self, found: PictureSet, contents: Contents) -> ChangeLog:
+        root = self._host.output_dir / "blocktrain" / "dataset-changes"
+        return ChangeLog(log_folder(root, found.key, found.path), contents.folders.get)
+
+    def _listed(self, found: PictureSet, contents: Contents, side: int) -> list[Listed]:
+        config = found.check()
+        config = config if config.size else replace(config, size=side)
+        return self._lister.pictures(contents.entries, fitting(config, side))
+
+    def _one(self, found: PictureSet, contents: Contents, picture: str) -> Listed:
+        alone = replace(contents, entries=(_entry_of(contents, found.key, picture),))
+        return self._listed(found, alone, ASSUMED_SIZE)[0]
+
+    def _entry(self, key: str, picture: str, fresh: bool = False) -> Entry:
+        """The picture of a key; a listing of a moment ago is as good, if the file is there."""
+        known = None if fresh else (self._looked_up.get(key) or {}).get(picture)
+        if known is not None and known.path.is_file():
+            self.get(key).check()
+            return known
+        contents = self.get(key).contents()
+        self._looked_up[key] = {entry.key: entry for entry in contents.entries}
+        return _entry_of(contents, key, picture)
+
+    def _native_size(self) -> tuple[int, bool]:
+        try:
+            return self._host.model().native_size, True
+        except NoModel:
+            return ASSUMED_SIZE, False
+
+
+def _entry_of(contents: Contents, key: str, picture: str) -> Entry:
+    found = next((entry for entry in contents.entries if entry.key == picture), None)
+    if found is None:
+        raise FileNotFoundError(f"there is no picture {picture[:200]!r} in the set {key!r}")
+    return found
+
+
+def _picked(listed: Sequence[Listed], key: str, picture: str) -> Listed:
+    found = next((one for one in listed if one.entry.key == picture), None)
+    if found is None:
+        raise FileNotFoundError(f"there is no picture {picture[:200]!r} in the set {key!r}")
+    return found
+
+
+def _caption_path(entry: Entry, contents: Contents) -> Path:
+    """The caption file of a picture; a new one ends as most of the set do."""
+    if entry.found.caption_file is not None:
+        return entry.found.caption_file
+    known = entry.found.options.caption_extensions
+    there = [other.found.caption_file.suffix for other in contents.entries if other.found.caption_file is not None]
+    return entry.path.with_suffix(max(known, key=there.count))
+
+
+def _check_stamps(listed: Sequence[Listed], stamps: Mapping[str, str]) -> None:
+    others = [one for one in listed if stamps.get(one.entry.key, one.caption.stamp) != one.caption.stamp]
+    if others:
+        names = [(one.entry.found.caption_file or one.entry.path.with_suffix(".txt")).name for one in others]
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        raise ChangedMeanwhile(
+            f"{', '.join(names[:10])}{more}: changed by another program since it was read, and nothing was written:"
+            " read again"
+        )
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _edit(edit: FileEdit) -> Edit:
+    """The edit as text, where it is of a caption."""
+    before, after = Caption(edit.before), Caption(edit.after)
+    texts: list[str | None] = [None, None]
+    if edit.path.suffix not in (".png", ".json"):
+        for place, caption in enumerate((before, after)):
+            with suppress(ValueError):
+                texts[place] = None if caption.content is None else caption.text
+    return Edit(edit.picture, texts[0], texts[1], before.stamp, after.stamp)
