@@ -140,23 +140,23 @@ def webui_access(cmd_opts: Any, opts: Any) -> Access:
     asked = _credentials("--api-auth", _flag(cmd_opts, "api_auth"))
     page = _page_credentials(cmd_opts)
     listed = (_flag(cmd_opts, "cors_allow_origins") or "").lower().split(",")
-    exposed = is_exposed(cmd_opts)
-
-    def dataset_dirs() -> Sequence[Path] | None:
-        lines = str(getattr(opts, DATASETS_OPTION, "") or "").splitlines()
-        found = [Path(line.strip()) for line in lines if line.strip()]
-        return found if found or exposed else None
-
     return Access(
         credentials=(*asked, *page),
         sessions=bool(page),
-        exposed=exposed,
+        exposed=is_exposed(cmd_opts),
         open=lambda: bool(getattr(opts, OPEN_OPTION, False)),
         closed=lambda: bool(getattr(opts, CLOSED_OPTION, False)),
         origins=frozenset(filter(None, listed)),
         origin_pattern=_flag(cmd_opts, "cors_allow_origins_regex"),
-        dataset_dirs=dataset_dirs,
+        dataset_dirs=lambda: dataset_dirs(cmd_opts, opts),
     )
+
+
+def dataset_dirs(cmd_opts: Any, opts: Any) -> Sequence[Path] | None:
+    """Where datasets may be by a WebUI's flags and settings; None is anywhere."""
+    lines = str(getattr(opts, DATASETS_OPTION, "") or "").splitlines()
+    found = [Path(line.strip()) for line in lines if line.strip()]
+    return found if found or is_exposed(cmd_opts) else None
 
 
 def is_exposed(cmd_opts: Any) -> bool:

@@ -19,6 +19,7 @@ from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.errors import ApiError, api_error
 
 LARGEST_BODY = 1_000_000  # bytes
+LARGEST_UPLOAD = 64 << 20  # bytes of a request that adds pictures
 
 
 class AsciiJSON(JSONResponse):
@@ -32,8 +33,11 @@ class OwnRoute(APIRoute):
     """A route of this API, told by its class from the others of the same application."""
 
 
-def guarded(access: Access, *, writes: bool, public: bool) -> type[OwnRoute]:
-    """Return a class of routes that check the caller before they read the body, and answer errors as JSON."""
+def guarded(access: Access, *, writes: bool, public: bool, largest: int = LARGEST_BODY) -> type[OwnRoute]:
+    """Return a class of routes that check the caller before they read the body, and answer errors as JSON.
+
+    A body of more than ``largest`` bytes is refused.
+    """
 
     class Guarded(OwnRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -42,7 +46,7 @@ def guarded(access: Access, *, writes: bool, public: bool) -> type[OwnRoute]:
             async def respond(request: Request) -> Response:
                 try:
                     access.check(request, writes=writes, public=public)
-                    return await handle(await _with_body(request))
+                    return await handle(await _with_body(request, largest))
                 except Exception as error:  # noqa: BLE001 - the last place before the client
                     return _error_response(api_error(error))
 
@@ -55,13 +59,13 @@ def _error_response(error: ApiError) -> Response:
     return AsciiJSON({"error": error.code, "detail": str(error)}, error.status, error.headers)
 
 
-async def _with_body(request: Request) -> Request:
-    """The same request with its body read; raises ApiError for more than `LARGEST_BODY`."""
+async def _with_body(request: Request, largest: int) -> Request:
+    """The same request with its body read; raises ApiError for more than so many bytes."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > LARGEST_BODY:
-            raise ApiError(413, "too large", f"more than {LARGEST_BODY} bytes were sent")
+        if len(body) > largest:
+            raise ApiError(413, "too large", f"more than {largest} bytes were sent")
     is_read = False
 
     async def receive() -> Message:

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from lib_blocktrain.workspace.lora_files import LoraFile
     from lib_blocktrain.workspace.lora_index import LoraIndex
     from lib_blocktrain.workspace.lora_previews import LoraPreviews
+    from lib_blocktrain.workspace.picture_sets import PictureSets
     from lib_blocktrain.workspace.preset_store import PresetStore
 
 T = TypeVar("T")
 
 
 class Service:
-    """One host as the API sees it. ``runner``, ``jobs`` and ``loras`` give the page's; else the API makes its own."""
+    """One host as the API sees it. ``runner``, ``jobs`` and so on give the page's; else the API makes its own."""
 
     def __init__(
         self,
@@ -40,10 +41,11 @@ class Service:
         runner: Callable[[], Runner] | None = None,
         jobs: Callable[[], Jobs] | None = None,
         loras: Callable[[], LoraIndex] | None = None,
+        sets: Callable[[], PictureSets] | None = None,
     ):
         self.host, self.access = host, access
         self.presets_lock = threading.Lock()  # a preset file is read, changed and written
-        self._loras = loras or _once(self._new_loras)
+        self._loras, self._sets = loras or _once(self._new_loras), sets or _once(self._new_sets)
         self._runner, self._jobs = runner or _once(self._new_runner), jobs or _once(self._new_jobs)
 
     @property
@@ -60,6 +62,11 @@ class Service:
     def lora_index(self) -> LoraIndex:
         """The host's LoRA files."""
         return self._loras()
+
+    @property
+    def picture_sets(self) -> PictureSets:
+        """The sets of pictures for training."""
+        return self._sets()
 
     @cached_property
     def lora_previews(self) -> LoraPreviews:
@@ -162,6 +169,11 @@ class Service:
         from lib_blocktrain.workspace.lora_index import LoraIndex
 
         return LoraIndex.of_host(self.host)
+
+    def _new_sets(self) -> PictureSets:
+        from lib_blocktrain.workspace.picture_sets import PictureSets
+
+        return PictureSets(self.host, self.access.dataset_dirs)
 
     def _new_runner(self) -> Runner:
         from lib_blocktrain.runner import Runner

@@ -70,6 +70,7 @@ def application(blocks: gr.Blocks, page: Page, port: int) -> ASGIApp:
         runner=lambda: page.runner,
         jobs=lambda: page.jobs,
         loras=lambda: page.lora_index,
+        sets=lambda: page.picture_sets,
     )
     fetch_nothing()
     app = gr.mount_gradio_app(app, blocks, path="/")
@@ -101,6 +102,7 @@ def _serve(
     finally:
         page.close()
         page.lora_index.close()
+        page.picture_sets.close()
         page.runner.close()
 
 

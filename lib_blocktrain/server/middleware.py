@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lib_blocktrain.api.responses import LARGEST_BODY
+from lib_blocktrain.api.responses import LARGEST_BODY, LARGEST_UPLOAD
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
@@ -30,8 +30,7 @@ POLICY = (
 FILE_POLICY = b"sandbox; default-src 'none'; frame-ancestors 'none'"  # of an uploaded file: an image, never a page
 FILES = ("/file=", "/file/")
 CLOSED = ("/proxy=", "/monitoring", "/openapi.json", "/dev/")  # gradio's, and not used here
-UPLOAD = ("/upload", "/upload/")
-LARGEST_UPLOAD = 64 << 20  # bytes; gradio keeps what is uploaded
+UPLOAD = re.compile(r"/upload/?|/blocktrain/v1/sets/[^/]*/pictures")  # gradio's, and the API's
 LONGEST_PAUSE = 30.0  # seconds, in the body of a request
 _FOREIGN = re.compile(rb"<(script|link)\b[^>]*\b(?:src|href)=.https?://[^>]*>(?:\s*</script>)?")
 
@@ -85,7 +84,7 @@ class Bounded:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        largest = self._largest if scope["path"] in UPLOAD else min(self._largest, LARGEST_BODY)
+        largest = self._largest if UPLOAD.fullmatch(scope["path"]) else min(self._largest, LARGEST_BODY)
         lengths = _values(scope["headers"], b"content-length")
         if scope["path"].startswith(CLOSED):
             await PlainTextResponse("there is nothing here\n", 404)(scope, receive, send)

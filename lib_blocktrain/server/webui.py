@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lib_blocktrain.ui.page import Page
     from lib_blocktrain.workspace.jobs import Jobs
     from lib_blocktrain.workspace.lora_index import LoraIndex
+    from lib_blocktrain.workspace.picture_sets import PictureSets
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ SETTINGS: dict[str, tuple[str | bool, str, str]] = {  # name: default, label, in
     ),
     "blocktrain_dataset_dirs": (
         "",
-        "Folders that may contain datasets, for runs started through the API",
+        "Folders that may contain datasets, for runs started through the API and for Pictures",
         "one a line",
     ),
 }
@@ -94,6 +95,15 @@ def loras(integration: Integration) -> LoraIndex:
     return LoraIndex.of_host(integration.host())
 
 
+@functools.cache
+def picture_sets(integration: Integration) -> PictureSets:
+    """Return the sets of pictures that the tab and the API share, below the folders that the settings allow."""
+    from lib_blocktrain.api.access import dataset_dirs
+    from lib_blocktrain.workspace.picture_sets import PictureSets
+
+    return PictureSets(integration.host(), lambda: dataset_dirs(*integration.options()))
+
+
 def prepare(integration: Integration) -> None:
     """Apply block weights to the WebUI's LoRAs, and add axes to its X/Y/Z plot, before the page is built."""
     show_log_as_text()
@@ -121,7 +131,13 @@ def build_page(integration: Integration, blocks: Any) -> Page:
     """Build the page inside the open `gr.Blocks` of the WebUI's tab."""
     from lib_blocktrain.ui.page import Page
 
-    page = Page(integration.host(), runner=runner(integration), jobs=jobs(integration), lora_index=loras(integration))
+    page = Page(
+        integration.host(),
+        runner=runner(integration),
+        jobs=jobs(integration),
+        lora_index=loras(integration),
+        picture_sets=picture_sets(integration),
+    )
     page.on_load(blocks)
     for component in blocks.blocks.values():
         component.do_not_save_to_config = True  # ui-config.json would turn current values into defaults
@@ -157,4 +173,5 @@ def mount_api(integration: Integration, app: Any, options: Any, settings: Any) -
         runner=lambda: runner(integration),
         jobs=lambda: jobs(integration),
         loras=lambda: loras(integration),
+        sets=lambda: picture_sets(integration),
     )

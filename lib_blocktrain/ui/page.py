@@ -17,6 +17,7 @@ from lib_blocktrain.ui.train_tab import TrainTab
 from lib_blocktrain.ui.widgets import Shared, Tab, Widgets
 from lib_blocktrain.workspace.jobs import Jobs
 from lib_blocktrain.workspace.lora_index import LoraIndex
+from lib_blocktrain.workspace.picture_sets import PictureSets
 from lib_blocktrain.workspace.preset_store import PresetStore
 
 READING = Markup('<p class="blocktrain-reading" role="status">Reading the model …</p>')
@@ -27,7 +28,7 @@ class Page:
     """The page on a host. Build it inside ``with gr.Blocks() as blocks``, then call ``on_load(blocks)``.
 
     Pass the existing ``runner``, which outlives the page, so that a rebuilt page shows the run in training; pass the
-    API's ``jobs`` and ``lora_index`` so that both use one queue and read each header once.
+    API's ``jobs``, ``lora_index`` and ``picture_sets`` so that both use one queue and read each header once.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class Page:
         runner: Runner | None = None,
         jobs: Jobs | None = None,
         lora_index: LoraIndex | None = None,
+        picture_sets: PictureSets | None = None,
     ) -> None:
         self.lora_index = lora_index = lora_index or LoraIndex.of_host(host)
         controls = LoraControls(host, lora_index, PresetStore(lambda: host.presets_path), initial or InitialState())
         self.runner = runner or Runner(host)
         self.jobs = jobs or Jobs(host)
-        shared = Shared(host, controls.initial, lora_index, controls, self.jobs, self.runner)
+        self.picture_sets = picture_sets or PictureSets(host)
+        shared = Shared(host, controls.initial, lora_index, controls, self.jobs, self.runner, self.picture_sets)
         self.job_chip = JobChip(self.runner)
         self.widgets = Widgets()
         self.tabs: tuple[Tab, ...] = tuple(kind(shared) for kind in TABS)

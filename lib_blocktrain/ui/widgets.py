@@ -16,6 +16,7 @@ from lib_blocktrain.ui.field_help import HELP
 from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
 from lib_blocktrain.workspace.jobs import Jobs
 from lib_blocktrain.workspace.lora_index import LoraIndex
+from lib_blocktrain.workspace.picture_sets import PictureSets
 
 
 class Widgets(dict[str, gr.components.Component]):
@@ -64,6 +65,7 @@ class Shared:
     controls: LoraControls
     jobs: Jobs
     runner: Runner
+    picture_sets: PictureSets
 
 
 class Tab(Protocol):

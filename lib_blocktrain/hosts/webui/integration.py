@@ -72,6 +72,12 @@ class Integration:
     def make_host(self) -> Host:
         raise NotImplementedError
 
+    def options(self) -> tuple[Any, Any]:
+        """Return the WebUI's flags and settings."""
+        from modules import shared
+
+        return shared.cmd_opts, shared.opts
+
     def tag_context(self) -> TagContext:
         """Return the context for reading prompt tags. May load the checkpoint: the caller holds the WebUI's queue."""
         raise NotImplementedError
