@@ -34,7 +34,9 @@ _OTHER_MODELS = tuple(
         ("Flux or a model built like it", r"(?:double|single|single_transformer)_blocks_\d"),
         ("SD3", r"joint_blocks_\d"),
         ("a diffusion transformer, such as SD3, Flux or PixArt", r"transformer_blocks_\d"),
+        ("Anima or a model built like Cosmos", r"blocks_\d+_(?:self|cross)_attn_(?:[qkv]|output)_proj|llm_adapter_"),
         ("Wan or a model built like it", r"blocks_\d+_(?:self|cross)_attn_"),
+        ("Lumina, Z-Image or a model built like them", r"layers_\d+_(?:attention|feed_forward)_|noise_refiner_\d"),
         ("SD3 or Flux: it has a T5 text encoder", r"(?:te3|text_encoder_3|(?:text_encoders_)?t5(?:xxl)?)_"),
     )
 )

@@ -44,10 +44,13 @@ FOREIGN = {
     "T5 beside CLIP": ("SD3 or Flux", [TE1, "lora_te3_encoder_block_0_layer_0_SelfAttention_q"]),
     "Wan, ComfyUI": ("Wan", ["diffusion_model.blocks.0.self_attn.q", "diffusion_model.time_embedding.0"]),
     "Wan, musubi-tuner": ("Wan", ["lora_unet_blocks_0_cross_attn_k"]),
-    "an unknown U-Net beside CLIP": ("a U-Net that is none of these", ["lora_unet_layers_0_attention_qkv", TE1]),
+    "Anima, sd-scripts": ("Anima", ["lora_unet_blocks_0_self_attn_q_proj", "lora_unet_blocks_0_mlp_layer1"]),
+    "Anima, ComfyUI": ("Anima", ["diffusion_model.llm_adapter.blocks.0.cross_attn.q_proj"]),
+    "Z-Image, ComfyUI": ("Lumina, Z-Image", ["diffusion_model.layers.0.attention.qkv"]),
+    "an unknown U-Net beside CLIP": ("a U-Net that is none of these", ["lora_unet_layers_0_attn_qkv", TE1]),
     "an unknown U-Net, and a name like ours": (
         "a U-Net that is none of these",
-        [f"lora_te_{CLIP_L.replace('.', '_')}", "unet.time_embedding.linear_1", "unet.layers.0.attention.qkv"],
+        [f"lora_te_{CLIP_L.replace('.', '_')}", "unet.time_embedding.linear_1", "unet.layers.0.attn.qkv"],
     ),
 }
 
