@@ -208,6 +208,13 @@ def test_refusals():
     def narrow(sd_model):
         kernel(sd_model).storage_dtype = torch.float8_e4m3fn
 
+    def mixed(sd_model):
+        kernel(sd_model).diffusion_model.middle_block[1].transformer_blocks[0].attn1.to_q.quant_format = "nvfp4"
+
+    def integers(sd_model):
+        layer = kernel(sd_model).diffusion_model.middle_block[1].transformer_blocks[0].attn1.to_q
+        layer._parameters["weight"] = torch.nn.Parameter(layer.weight.detach().to(torch.int8), requires_grad=False)
+
     def half_loaded(sd_model):
         kernel(sd_model).diffusion_model.out.prev_parameters_manual_cast = True
 
@@ -216,6 +223,8 @@ def test_refusals():
     refused(refiner, "other blocks than .*: IN09")
     refused(flow, "predicts 'const'")
     refused(narrow, "weights are torch.float8_e4m3fn: .*to train")
+    refused(mixed, r"weights are quantised \(nvfp4\), and gradients need")
+    refused(integers, r"weights are quantised \(torch.int8\)")
     refused(half_loaded, "room for only part of the U-Net")
 
 

@@ -176,7 +176,7 @@ def _config(folder: Path, weights: str, steps: int):
     return RunConfig(
         name="forge",
         dataset=DatasetConfig(folders=(FolderConfig(str(pictures.parent)),), size=SIDE),
-        network=NetworkConfig(rank=2, weights=weights, text_encoder=True),
+        network=NetworkConfig(rank=2, weights=weights, text_encoder="BASE" in weights),
         optimizer=OptimizerConfig(lr=1e-2),
         samples=SampleConfig(prompts=("a cat",), every=12),
         steps=steps,

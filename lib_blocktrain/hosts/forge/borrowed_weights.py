@@ -120,11 +120,28 @@ def _check_trainable(model: nn.Module) -> None:
             f"the U-Net's weights are {model.storage_dtype}: set 'Diffusion in Low Bits' at the top of the page to"
             " Automatic to train on them"
         )
+    quantised = _quantised(model)
+    if quantised is not None:
+        raise NoModel(
+            f"the U-Net's weights are quantised ({quantised}), and gradients need them in fp32, fp16 or bf16: choose a"
+            " checkpoint that is not quantised to train on it"
+        )
     if any(hasattr(module, "prev_parameters_manual_cast") for module in model.modules()):
         raise NoModel(
             "the GPU has room for only part of the U-Net, and training needs all of it: give Forge more with"
             " 'GPU Weights' at the top of the page, or train on a smaller checkpoint"
         )
+
+
+def _quantised(model: nn.Module) -> str | None:
+    """Return how a layer of the model is quantised, by Neo's name or its type; None for one that is not."""
+    for layer in model.modules():
+        kind, weight = getattr(layer, "quant_format", None), layer._parameters.get("weight")
+        if kind is None and weight is not None and not weight.is_floating_point():
+            kind = weight.dtype
+        if kind is not None:
+            return str(kind)
+    return None
 
 
 @contextmanager
