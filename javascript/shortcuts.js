@@ -10,6 +10,8 @@
         ["Esc", "Cancel what is being drawn or analysed; close a menu"],
         ["← →", "In the header: to the place beside"],
         ["/", "Search the LoRAs"],
+        ["Enter", "In Pictures: edit the caption; in a caption: save it and go to the next picture"],
+        ["PageUp PageDown", "In a caption: to the picture before or after, without saving"],
         ["?", "This list"]
     );
 

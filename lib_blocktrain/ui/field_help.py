@@ -94,6 +94,9 @@ _TRAIN = {
     "train_sliders": "Fills in the weights on the sliders of Preview.",
     "train_start": "Adds the run to the queue and opens Runs.",
 }
+_DATASET = {
+    "dataset_use": "Fills in this set in Train, and goes there.",
+}
 _RUNS = {
     "runs_begin": "Starts the queued runs, one after the other.",
     "runs_stop_save": "Ends the run after this step and saves its LoRA, as it is now, among the LoRAs.",
@@ -193,6 +196,7 @@ HELP: Mapping[str, str] = MappingProxyType(
     {
         **_PREVIEW,
         **_ANALYSE,
+        **_DATASET,
         **_TRAIN,
         **_RUNS,
         **{"train_" + path.replace(".", "_"): text for path, text in _FORM.items()},

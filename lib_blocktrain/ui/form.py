@@ -71,7 +71,7 @@ def _field(path: str, label: str, info: str | None = None) -> Field:
 
 MAIN = "main"
 GROUPS: Mapping[str, tuple[Field, ...]] = {
-    "dataset": (_field(FOLDERS, "Folder of pictures", "one folder per line"),),
+    "dataset": (_field(FOLDERS, "Folder of pictures", "chosen in Pictures; or by path, one folder per line"),),
     "weights": (
         _field(WEIGHTS, "Block weights", "a preset's name, NAME:1,0,…, OUT=1,IN=0, kohya's network_args or JSON"),
     ),

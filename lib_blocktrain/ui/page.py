@@ -9,6 +9,7 @@ from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.ui import frame
 from lib_blocktrain.ui.analyse_tab import AnalyseTab
+from lib_blocktrain.ui.dataset_tab import DatasetTab
 from lib_blocktrain.ui.job_chip import JobChip
 from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
 from lib_blocktrain.ui.preview_tab import PreviewTab
@@ -21,7 +22,7 @@ from lib_blocktrain.workspace.picture_sets import PictureSets
 from lib_blocktrain.workspace.preset_store import PresetStore
 
 READING = Markup('<p class="blocktrain-reading" role="status">Reading the model …</p>')
-TABS = (PreviewTab, AnalyseTab, TrainTab, RunsTab)
+TABS = (PreviewTab, AnalyseTab, DatasetTab, TrainTab, RunsTab)
 
 
 class Page:

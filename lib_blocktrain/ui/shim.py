@@ -121,8 +121,12 @@ def _by_name(widgets: Named, values: tuple[object, ...]) -> dict[str, object]:
 def _value(widget: gr.components.Component, value: object) -> object:
     """The value of one widget; an uploaded file as its path, where gradio 3 gives an open temporary file."""
     if isinstance(widget, (gr.File, gr.UploadButton)) and value is not None:
-        return Path(getattr(value, "name", None) or str(value))
+        return [_path(one) for one in value] if isinstance(value, list) else _path(value)
     return value
+
+
+def _path(file: object) -> Path:
+    return Path(getattr(file, "name", None) or str(file))
 
 
 def _in_order(changes: Changes, outputs: Named) -> object:

@@ -13,11 +13,12 @@ from lib_blocktrain.ui import html
 SHOWN_TAGS, LISTED_TAGS = 10, 200  # at once, and when they are unfolded
 SHOWN_BROKEN = 8
 STEPS = (  # name, id to go to
-    ("Pictures", "blocktrain_train_dataset_folders"),
+    ("Pictures", "blocktrain_train_set"),
     ("Blocks", "blocktrain_train_map"),
     ("Settings", "blocktrain_train_name"),
     ("Start", "blocktrain_train_start"),
 )
+SET = Markup('<div class="blocktrain-train-set"></div>')  # javascript/dataset_train.js shows the chosen pictures in it
 FROZEN = "A block at 0 is frozen: it costs no memory for gradients, and the file has nothing there."
 MEANINGS = {
     "scale": f"A block's weight scales its LoRA (alpha × weight), while it learns and in the file. {FROZEN}",

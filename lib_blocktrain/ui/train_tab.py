@@ -78,6 +78,7 @@ class TrainTab:
 
     def _pictures(self, w: Widgets) -> None:
         w.add("train_ready", gr.Dropdown, choices=[], label="Ready runs", visible=False)
+        w.html("train_set", train_html.SET)
         self._group(w, "dataset")
         with gr.Row(elem_classes="blocktrain-line-up"):
             w.add("train_look", gr.Button, "Check the pictures", min_width=0)

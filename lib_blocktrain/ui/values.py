@@ -106,6 +106,13 @@ class TrainValues(SelectionValues):
     train_preset: str | None
 
 
+class DatasetValues(TypedDict):
+    dataset_ask: str | None
+    """What the page's scripts ask for, as JSON: see `dataset_handlers`."""
+    dataset_files: list[Path] | None
+    train_form: dict[str, object]
+
+
 class RunsValues(SelectionValues):
     runs_chosen: str | None
     runs_shown: dict[str, str]

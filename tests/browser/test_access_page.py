@@ -7,7 +7,7 @@ import json
 import pytest
 from journeys import Opened
 
-PLACES = ("Preview", "Analyse", "Train", "Runs")
+PLACES = ("Preview", "Analyse", "Pictures", "Train", "Runs")
 # The contrast of every visible text with what lies behind it, ancestors' opacity included (WCAG 2.2, 1.4.3); what is
 # disabled is exempt, and behind a gradient the worse end counts.
 LOW_CONTRAST = """() => {

@@ -10,7 +10,7 @@ from journeys import Opened
 from test_train import STATE, STEP, fill
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PLACES = ("Preview", "Analyse", "Train", "Runs")
+PLACES = ("Preview", "Analyse", "Pictures", "Train", "Runs")
 IN_SIGHT = """name => {
     const box = document.querySelector(name).getBoundingClientRect();
     const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];

@@ -11,7 +11,7 @@ from journeys import Opened, serving
 from room import RUNS, make_room
 
 COUNT = 2000
-PLACES = ("Analyse", "Train", "Runs", "Preview")
+PLACES = ("Analyse", "Pictures", "Train", "Runs", "Preview")
 LISTED = "() => window.blocktrain?.loras?.store.files.size"
 
 

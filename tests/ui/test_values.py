@@ -10,10 +10,10 @@ import pytest
 pytest.importorskip("gradio")
 
 from lib_blocktrain.server.app import build
-from lib_blocktrain.ui import analyse_tab, preview_tab, runs_tab, train_tab
-from lib_blocktrain.ui.values import AnalyseValues, PreviewValues, RunsValues, TrainValues
+from lib_blocktrain.ui import analyse_tab, dataset_tab, preview_tab, runs_tab, train_tab
+from lib_blocktrain.ui.values import AnalyseValues, DatasetValues, PreviewValues, RunsValues, TrainValues
 
-TABS = (preview_tab, analyse_tab, train_tab, runs_tab)
+TABS = (preview_tab, analyse_tab, dataset_tab, train_tab, runs_tab)
 
 
 @pytest.fixture
@@ -33,6 +33,6 @@ def given(host, monkeypatch) -> dict[type, set[str]]:
     return names
 
 
-@pytest.mark.parametrize("kind", [PreviewValues, AnalyseValues, TrainValues, RunsValues])
+@pytest.mark.parametrize("kind", [PreviewValues, AnalyseValues, DatasetValues, TrainValues, RunsValues])
 def test_each_key_is_an_input_and_each_input_a_key(given, kind):
     assert given[kind] == kind.__required_keys__ | kind.__optional_keys__

@@ -1,0 +1,126 @@
+// Questions of the place Pictures to the server, in order and one at a time, and the files that are sent to it.
+//
+// A question is JSON, which gradio's event takes from `question()`; the answer comes as JSON in an attribute. gradio drops
+// an event while another one is handled, so that a question is asked again until its answer is there: the server carries
+// out each number once (ui/dataset_handlers.py).
+(() => {
+    "use strict";
+
+    const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
+    const ASK_AGAIN = 1500; // milliseconds
+    const PATIENCE = 180000; // milliseconds for an upload
+    const LARGEST = 60 << 20; // bytes of one file
+    const PAGE = Math.random().toString(36).slice(2); // no two pages share a number
+    const waiting = []; // {number, text, button, files, resolve, reject}
+    let count = 0;
+    let timer = null;
+
+    const find = (name, what) => document.querySelector(`${what}#blocktrain_${name}, #blocktrain_${name} ${what}`);
+
+    // The promise of the server's answer; it is rejected with the server's words where it refuses. `button` is the event
+    // that carries the question, `files` are uploaded before it.
+    function ask(what, values = {}, { button = "dataset_answer_now", files = null } = {}) {
+        const number = ++count;
+        const text = JSON.stringify({ page: PAGE, number, what, ...values });
+        return new Promise((resolve, reject) => {
+            waiting.push({ number, text, button, files, resolve, reject });
+            if (waiting.length === 1) {
+                begin();
+            }
+        });
+    }
+
+    function begin() {
+        clearTimeout(timer);
+        const first = waiting[0];
+        if (first?.files) {
+            upload(first.files);
+        } else if (first) {
+            send();
+        }
+    }
+
+    function send() {
+        clearTimeout(timer);
+        find(waiting[0].button, "button")?.click();
+        timer = setTimeout(send, ASK_AGAIN);
+    }
+
+    // gradio's upload takes the files as if they had been chosen in its own field; their names come with the question.
+    function upload(files) {
+        const given = new DataTransfer();
+        files.forEach((file, index) => given.items.add(new File([file], `${index}.bin`)));
+        const input = find("dataset_files", "input[type=file]")
+            || document.getElementById("blocktrain_dataset_files").parentElement.querySelector("input[type=file]");
+        input.files = given.files;
+        input.dispatchEvent(new Event("change", { bubbles: true }));
+        timer = setTimeout(() => fail("The files did not arrive: is the server there? Add them again."), PATIENCE);
+    }
+
+    function fail(words) {
+        waiting.shift()?.reject(new Error(words));
+        begin();
+    }
+
+    // gradio has the files.
+    function uploaded() {
+        if (waiting[0]?.files) {
+            setTimeout(send);
+        }
+    }
+
+    const question = () => waiting[0]?.text ?? "";
+
+    function answered(answer) {
+        if (answer.page !== PAGE || answer.number !== waiting[0]?.number) {
+            return; // to an earlier asking
+        }
+        const { resolve, reject } = waiting.shift();
+        clearTimeout(timer);
+        setTimeout(begin); // when gradio has done with this one
+        if (answer.error) {
+            reject(new Error(answer.error));
+        } else {
+            resolve(answer);
+        }
+    }
+
+    // Adds files to a set, in parts that a server takes; tells of the progress, and returns {added, refused}.
+    const PART_BYTES = 24 << 20;
+    const PART_FILES = 32;
+
+    async function add(set, files, progress) {
+        const found = { added: [], refused: [] };
+        let part = [];
+        let bytes = 0;
+        const flush = async () => {
+            if (part.length) {
+                const names = part.map((file) => file.webkitRelativePath || file.path || file.name);
+                const answer = await ask("add", { set, names }, { button: "dataset_add_now", files: part });
+                found.added.push(...answer.added);
+                found.refused.push(...answer.refused);
+                part = [];
+                bytes = 0;
+            }
+        };
+        for (const [index, file] of files.entries()) {
+            if (file.size > LARGEST) {
+                found.refused.push([file.name, `${(file.size / 2 ** 20).toFixed(0)} MB: expected up to ${LARGEST >> 20} MB`]);
+                continue;
+            }
+            if (part.length === PART_FILES || (part.length && bytes + file.size > PART_BYTES)) {
+                await flush();
+                progress(index);
+            }
+            part.push(file);
+            bytes += file.size;
+        }
+        await flush();
+        return found;
+    }
+
+    (blocktrain.components ||= new Map()).set("blocktrain-dataset-answer", (element) =>
+        answered(JSON.parse(element.dataset.json))
+    );
+    Object.assign((blocktrain.pictureSets ||= {}), { ask, add, question, uploaded });
+})();
