@@ -39,14 +39,13 @@ def contents_of(folder: Path, caption_extensions: Sequence[str], known: Collecti
     pictures = [path for path in paths if path.stem in by_stem and path in by_stem[path.stem]]
     mask_stems = {stem for stem in by_stem if _picture_of(stem, by_stem) is not None}
     pictures = [path for path in pictures if path.stem not in mask_stems]
-    masks = {path: mask for path in pictures if (mask := _beside(path, _mask_names(path.stem)))}
-    texts = {path: text for path in pictures if (text := _beside(path, [path.stem + e for e in caption_extensions]))}
+    there = {path.name.casefold() for path in paths}  # so that the file system is asked for few names only
+    masks = {path: mask for path in pictures if (mask := _beside(path, _mask_names(path.stem), there))}
+    names = {path: [path.stem + extension for extension in caption_extensions] for path in pictures}
+    texts = {path: text for path in pictures if (text := _beside(path, names[path], there))}
     used = {place(path) for path in (*pictures, *masks.values(), *texts.values())} | set(known)
-    reasons = {
-        path: _reason(path, {picture.stem for picture in pictures}, mask_stems, caption_extensions)
-        for path in paths
-        if place(path) not in used
-    }
+    stems = {picture.stem for picture in pictures}
+    reasons = {path: _reason(path, stems, mask_stems, caption_extensions) for path in paths if place(path) not in used}
     return FolderContents(tuple(pictures), masks, texts, tuple(_lines(folder, reasons)))
 
 
@@ -86,8 +85,8 @@ def in_folder(folder: Path, names: Iterable[str]) -> Path | None:
     return next((folder / name for name in names if os.path.isfile(folder / name)), None)
 
 
-def _beside(path: Path, names: Iterable[str]) -> Path | None:
-    return in_folder(path.parent, names)
+def _beside(path: Path, names: Iterable[str], there: Collection[str]) -> Path | None:
+    return in_folder(path.parent, [name for name in names if name.casefold() in there])
 
 
 def _mask_names(stem: str) -> list[str]:

@@ -96,7 +96,7 @@ class PictureSets:
         side, known = (size, True) if size else self._native_size()
         pictures = self._listed(found, contents, side)
         hashed = self._lister.hashed(pictures)
-        return Listing(found, side, known, tuple(pictures), contents.left_out, hashed, self._lister.tokens)
+        return Listing(found, side, known, tuple(pictures), contents, hashed, self._lister.tokens)
 
     def thumbnail(self, key: str, picture: str, side: int = 256) -> Thumbnail:
         """The upright picture as JPEG, its longer side 256 or 1024 pixels."""

@@ -10,6 +10,7 @@ import hashlib
 import io
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ SIDES = (256, 1024)  # pixels of the longer side; those of the first are kept on
 KEPT_ON_DISK = 8000  # of some 12 kB
 _PRUNE_EVERY = 250  # files written
 _QUALITY = 84
+_YIELD = 0.2  # seconds for which those that a user waits for come first
 SAME_BITS, SAME_COLOUR = 5, 20  # differences up to which two pictures are the same; the second of 255
 
 Stamp = tuple[str, int, int]  # path, mtime in ns, size
@@ -63,9 +65,14 @@ class Thumbnails:
         self._waiting: list[Stamp] = []
         self._reader: threading.Thread | None = None
         self._closed, self._written = False, 0
+        self._asked = 0.0  # when the last thumbnail was asked for
 
     def thumbnail(self, path: Path, side: int) -> Thumbnail:
         """The thumbnail of a picture; raises DatasetError for one that cannot be read, ValueError for another side."""
+        self._asked = time.monotonic()
+        return self._made(path, side)
+
+    def _made(self, path: Path, side: int) -> Thumbnail:
         if side not in SIDES:
             raise ValueError(f"side {side}: expected {' or '.join(map(str, SIDES))}")
         stamp = stamp_of(path)
@@ -112,8 +119,10 @@ class Thumbnails:
                     self._reader = None
                     return
                 stamp = self._waiting.pop(0)
+            while time.monotonic() - self._asked < _YIELD and not self._closed:
+                time.sleep(_YIELD / 4)
             try:
-                self.thumbnail(Path(stamp[0]), SIDES[0])
+                self._made(Path(stamp[0]), SIDES[0])
             except (OSError, ValueError) as error:
                 log.info("%s: no thumbnail: %s", stamp[0], error)
             if self._looks.get(stamp) is None:
@@ -203,10 +212,12 @@ def _small(path: Path, side: int) -> bytes:
     with opened(path) as image:
         image.draft("RGB", (2 * side, 2 * side))
         image.load()
-        turned = ImageOps.exif_transpose(image) or image
-        small = eight_bits(turned)
-        if has_alpha(small):  # else a palette would be resized as numbers, and transparent pixels show their colour
-            small = rgb(small)
+        plain = not (has_alpha(image) or image.mode.startswith("I"))
+        small: Image.Image = image if plain else rgb(eight_bits(_turned(image)))
         small = small if small.mode in ("L", "RGB") else small.convert("RGB")
         small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        return jpeg(small.convert("RGB"))
+        return jpeg((_turned(small) if plain else small).convert("RGB"))
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image) or image

@@ -105,10 +105,11 @@ class PictureSet:
         real = path.resolve()
         return not any(real.is_relative_to(root.resolve()) for root in self.roots)
 
-    def to_json(self) -> dict[str, Any]:
-        contents, problem = None, self.problem
+    def to_json(self, contents: Contents | None = None) -> dict[str, Any]:
+        """The set as plain values; its folders are looked into unless the contents are given."""
+        problem = self.problem
         try:
-            contents = self.contents()
+            contents = contents or self.contents()
         except (OSError, ValueError) as error:
             problem = problem or error_text(error)
         entries = contents.entries if contents else ()

@@ -17,7 +17,7 @@ from lib_blocktrain.workspace.caption_files import Caption, read
 from lib_blocktrain.workspace.caption_operations import Captioned
 from lib_blocktrain.workspace.picture_thumbnails import Stamp, Thumbnails, duplicates, stamp_of, tag_of
 from lib_blocktrain.workspace.recent import Recent
-from lib_blocktrain.workspace.set_folders import Entry, PictureSet
+from lib_blocktrain.workspace.set_folders import Contents, Entry, PictureSet
 
 ODD_ASPECT = 2.0  # the longer side over the shorter one
 FLAGS = ("no caption", "small", "odd aspect", "duplicate", "problem")
@@ -133,7 +133,7 @@ class Listing:
     size: int
     size_known: bool
     pictures: tuple[Listed, ...]
-    left_out: tuple[str, ...]
+    contents: Contents
     hashed: int
     tokens: TokenCounter
 
@@ -149,7 +149,7 @@ class Listing:
         counts = Counter(flag for picture in self.pictures for flag in picture.flags)
         separators = {picture.entry.found.options.separator for picture in self.pictures}
         return {
-            "set": self.found.to_json(),
+            "set": self.found.to_json(self.contents),
             "size": self.size,
             "size_known": self.size_known,
             "pictures": [picture.to_json(self.tokens) for picture in self.pictures],
@@ -159,7 +159,7 @@ class Listing:
                 "masked": sum(picture.has_mask for picture in self.pictures),
             },
             "hashed": self.hashed,
-            "left_out": list(self.left_out),
+            "left_out": list(self.contents.left_out),
             "separator": separators.pop() if len(separators) == 1 else ",",
         }
 

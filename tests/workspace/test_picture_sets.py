@@ -109,7 +109,7 @@ def test_folders_are_opened_below_the_roots(host, tmp_path, robots):
     (inside / "link.png").symlink_to(outside / "y.png")
     listing = again.listing(opened.key)
     assert [one.entry.path.name for one in listing.pictures] == ["x.png"]
-    assert "link.png: leads to a file that the settings do not allow" in listing.left_out[0]
+    assert "link.png: leads to a file that the settings do not allow" in listing.contents.left_out[0]
     roots[:] = [tmp_path / "other"]  # the setting changed: it is listed, and cannot be read
     assert "expected something in" in again.sets()[1].to_json()["problem"]
     with pytest.raises(ValueError, match="expected something in"):
@@ -221,8 +221,8 @@ def test_what_is_listed_is_what_training_does(host, sets, tmp_path):
     assert listed["a.png"]["focus"] == [0.0, 0.5]
     assert "b.caption: not UTF-8" in listed["b.png"]["problem"]
     assert "broken.png" in listed["broken.png"]["problem"]
-    assert "notes.md" in listing.left_out[0]
-    assert "blocktrain.json" not in " ".join((*listing.left_out, *dataset.left_out))
+    assert "notes.md" in listing.contents.left_out[0]
+    assert "blocktrain.json" not in " ".join((*listing.contents.left_out, *dataset.left_out))
     assert listing.to_json()["counts"]["problem"] == 2
     worth = sets.worth(sets_key, batch=3).to_json()
     assert worth["canvas_share"] == pytest.approx(128 / 255, abs=1e-3)
