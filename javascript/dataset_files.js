@@ -133,7 +133,7 @@
     }
 
     const refusal = (refused) => {
-        const named_ = refused.slice(0, SHOWN).map(([name, why]) => `${name}: ${why}`).join("; ");
+        const named_ = refused.slice(0, SHOWN).map(([name, why]) => (why.startsWith(name) ? why : `${name}: ${why}`)).join("; ");
         return `${dataset.many(refused.length, "file")} not taken: ${named_}${refused.length > SHOWN ? "; …" : ""}`;
     };
 

@@ -1,0 +1,130 @@
+"""Pictures: from 24 dropped files to a run, without a path typed. Nothing in it depends on gradio's version."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import pytest
+from PIL import Image
+from test_train import STATE, STEP
+
+COUNT = 24
+DROP = """([place, files]) => {
+    const data = new DataTransfer();
+    for (const [name, content] of files) {
+        const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+        data.items.add(new File([bytes], name));
+    }
+    const event = new DragEvent('drop', { dataTransfer: data, bubbles: true, cancelable: true });
+    document.querySelector(place).dispatchEvent(event);
+}"""
+IN_CAPTION = "document.activeElement.closest('.blocktrain-pic')?.dataset.key"
+
+pytestmark = pytest.mark.parametrize("python", ["gradio4"], indirect=True)
+
+
+def picture(number: int) -> str:
+    """A PNG, each of another colour and pattern, in base64."""
+    image = Image.new("RGB", (96, 64 + 32 * (number % 2)), (10 * number, 250 - 10 * number, (70 * number) % 256))
+    image.paste((255, 255, 255), (number * 2, number, number * 2 + 20, number + 24))
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    return base64.b64encode(content.getvalue()).decode("ascii")
+
+
+def test_from_24_dropped_pictures_to_a_run(opened):
+    page, folder = opened.page, opened.folder / "out/datasets/bots/10_bots"
+    opened.go("Pictures")
+    files = [[f"{number:03}.png", picture(number)] for number in range(COUNT)]
+    hostile = [["CON.png", picture(0)], ["<img src=x onerror=alert(1)>.png", picture(1)]]
+    broken = [["page.png", base64.b64encode(b"<script>alert(1)</script>").decode()], ["run.exe", "AAAA"]]
+    opened.page.wait_for_selector(".blocktrain-drop")
+    page.evaluate(DROP, ["#blocktrain_place_pictures", [*files, *hostile, *broken]])
+
+    # the name of a new set; one that is a path is refused where it was typed
+    page.fill("dialog [name=name]", "../bots")
+    page.click("dialog [type=submit]")
+    page.locator("dialog [role=alert]", has_text="cannot name a file").wait_for()
+    page.fill("dialog [name=name]", "bots")
+    page.click("dialog [type=submit]")
+    opened.wait("dataset_message", "24 files added. 4 files not taken")
+    said = opened.text("dataset_message")
+    assert "'CON' cannot name a file" in said
+    assert "page.png" in said or "run.exe" in said
+    assert not page.locator("#blocktrain_dataset_message img").count()
+    assert sorted(path.name for path in folder.iterdir()) == [f"{number:03}.png" for number in range(COUNT)]
+    page.wait_for_function("() => document.querySelectorAll('.blocktrain-pic img[src]').length === 24")
+    assert page.locator(".blocktrain-wl[data-flag='no caption'] em").inner_text() == "24"
+
+    # tags by three gestures: to all, to those chosen with Shift, and typed in place
+    page.click("#blocktrain_menu_caption_all [data-menu]")
+    page.click("#blocktrain_menu_caption_all .blocktrain-mi >> nth=0")
+    page.fill("dialog [name=word]", "ohwx bot")
+    page.get_by_role("dialog").get_by_text("24 captions of 24 would change").wait_for()
+    page.click("dialog [type=submit]")
+    opened.wait("dataset_message", "24 captions changed")
+
+    cells = page.locator(".blocktrain-pic-b")
+    cells.nth(0).click()
+    cells.nth(3).click(modifiers=["Shift"])
+    page.get_by_role("button", name="Add tag…").click()
+    page.fill("dialog [name=tag]", "red hat")
+    page.click("dialog [type=submit]:not([disabled])")
+    opened.wait("dataset_message", "4 captions changed")
+    assert (folder / "003.txt").read_text("utf-8").strip() == "ohwx bot, red hat"
+    assert (folder / "004.txt").read_text("utf-8").strip() == "ohwx bot"
+
+    page.locator(".blocktrain-pic > p").nth(4).click()
+    page.keyboard.type(", running")
+    opened.wait("dataset_message", "1 caption not saved")
+    page.keyboard.press("Enter")
+    opened.wait("dataset_message", "Caption of 004.png saved")
+    assert page.evaluate(IN_CAPTION) == "bots/005.png"
+    assert (folder / "004.txt").read_text("utf-8").strip() == "ohwx bot, running"
+    page.locator(".blocktrain-tag", has_text="running").first.wait_for()
+
+    # what is typed stays over a switch of the place, and a reload; Undo takes back what was done last
+    page.keyboard.type(", unsaved")
+    opened.go("Runs")
+    page.reload()
+    page.wait_for_selector("#blocktrain_model_line .blocktrain-note")
+    opened.go("Pictures")
+    opened.wait("dataset_message", "1 caption not saved")
+    page.locator(".blocktrain-pic", has_text="unsaved").locator(".blocktrain-pic-b").click()
+    caption = page.locator("#blocktrain_dataset_caption")
+    assert caption.input_value() == "ohwx bot, unsaved"
+    caption.press("Enter")
+    opened.wait("dataset_message", "Caption of 005.png saved")
+    assert (folder / "005.txt").read_text("utf-8").strip() == "ohwx bot, unsaved"
+    page.locator("#blocktrain_dataset_message").get_by_role("button", name="Undo").click()
+    opened.wait("dataset_message", "Taken back: caption of 005.png")
+    assert (folder / "005.txt").read_text("utf-8").strip() == "ohwx bot"
+
+    # a mask
+    cells.nth(1).click()
+    page.click("[data-mode=mask]")
+    at = page.locator(".blocktrain-painter-stage canvas").bounding_box()
+    page.mouse.move(at["x"] + at["width"] / 4, at["y"] + at["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+    page.mouse.up()
+    page.get_by_role("button", name="Save the mask").click()
+    opened.wait("dataset_message", "Mask of 001.png saved")
+    mask = Image.open(folder / "001.mask.png").convert("L")
+    assert mask.getpixel((mask.width // 3, mask.height // 2)) == 255
+    assert mask.getpixel((mask.width - 2, mask.height // 2)) == 0
+    page.locator(".blocktrain-wl[data-flag=masked] em", has_text="1").wait_for()
+    page.locator("#blocktrain_dataset_chosen .blocktrain-facts", has_text="of the picture counts").wait_for()
+
+    # Train shows the set, and trains it
+    opened.click("dataset_use")
+    page.locator(".blocktrain-train-set", has_text="24 pictures × 10 repeats").wait_for()
+    assert page.locator(".blocktrain-train-set img").count() == 8
+    assert opened.box("train_name") == "bots"
+    for field, value in {"network_weights": "OUT09-OUT11=1", "steps": 40, "dataset_size": 64}.items():
+        opened.type(f"train_{field}", value)
+    opened.wait("train_understood", "OUT09-OUT11 = 1")
+    opened.click("train_start")
+    page.wait_for_function(f"() => {STATE} === 'finished' && {STEP} === 40")
+    assert opened.text("runs_head").startswith("bots")
