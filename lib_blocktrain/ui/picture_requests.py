@@ -87,7 +87,7 @@ class PictureRequests:
             return {**changes, "status": html.note("; ".join(["The weights are back", *problems]))}
         key = str(entry.get("id"))
         self.preview.results[key] = drawn
-        names = self.preview.names(selection) if selection is not None else Names(LoraSelection(), {})
+        names = self.preview.names(selection) if selection is not None else Names(LoraSelection(), {}, {})
         data = {"values": dict(entry["values"]), "tag": names.tags(), "seed": str(entry.get("seed")), "restored": key}
         with Image.open(io.BytesIO(next(iter(drawn.values())).png), formats=["PNG"]) as image:
             size = image.size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import PurePosixPath
 
 from markupsafe import Markup
 
-from lib_blocktrain.blocks import BASE
 from lib_blocktrain.hosts.host import Cancelled, OutOfMemory
 from lib_blocktrain.runner import describe_error
 from lib_blocktrain.ui import pictures_html
@@ -22,7 +20,6 @@ from lib_blocktrain.workspace.lora_selection import LoraSelection
 
 OVER_PRESETS, OVER_BLOCK, OVER_STRENGTH, OVER_SEED = GRIDS = ("presets", "one block", "strength", "seed")
 _TAG = "<lora:{}:{}{}>"  # plain text, as in a prompt
-_IN_TAGS = re.compile(r"[\w.+-]+")  # names of presets that a tag can hold
 
 
 class Sheet(ABC):
@@ -50,10 +47,14 @@ class Sheet(ABC):
 
 @dataclass(frozen=True)
 class Names:
-    """LoRAs in use, and for each the name of the preset that has its weights, None where there is none."""
+    """LoRAs in use, and for each the name of the preset that has its weights, None where there is none.
+
+    ``texts`` are their weights as preset strings, for the prompt's tags.
+    """
 
     selection: LoraSelection
     presets: Mapping[str, str | None]
+    texts: Mapping[str, str]
 
     @property
     def shown(self) -> str:
@@ -61,19 +62,13 @@ class Names:
         return self.presets.get(self.selection.active or "") or "your weights"
 
     def tags(self) -> str:
-        """The LoRAs as tags of a WebUI's prompt."""
+        """The LoRAs of the picture as tags of a WebUI's prompt."""
         tags = []
-        for key, entry in self.selection.entries.items():
-            values = {block_id: weight for block_id, weight in entry.weights.items() if weight != 1}
-            name = self.presets.get(key)
-            weights = name if name and _IN_TAGS.fullmatch(name) else self._line(key)
-            changed = f":bw={weights}" if values else ""
-            tags.append(_TAG.format(PurePosixPath(key).name, number(entry.strength), changed))
+        for key, entry in self.selection.unmuted.items():
+            weighted = any(weight != 1 for weight in entry.weights.values())
+            weights = f":bw={self.texts[key]}" if weighted else ""
+            tags.append(_TAG.format(PurePosixPath(key).name, number(entry.strength), weights))
         return " ".join(tags)
-
-    def _line(self, key: str) -> str:
-        weights = self.selection.entries[key].weights
-        return ",".join(number(weights[block_id]) for block_id in (BASE, *(id_ for id_ in weights if id_ != BASE)))
 
 
 @dataclass(frozen=True)

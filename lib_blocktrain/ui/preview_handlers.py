@@ -29,9 +29,6 @@ from lib_blocktrain.ui.picture_sheets import (
 )
 from lib_blocktrain.ui.remembered import selection_json
 from lib_blocktrain.ui.values import Changes, PreviewValues, Properties
-from lib_blocktrain.weights.block_weights import BlockWeights
-from lib_blocktrain.weights.preset_strings import PresetStringError, parse
-from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.workspace.drawing import (
     WEIGHTED,
     Cell,
@@ -124,12 +121,11 @@ class PreviewHandlers:
 
     def names(self, selection: LoraSelection) -> Names:
         """How the weights are called: each LoRA's preset, if there is one with exactly these weights."""
-        found: dict[str, str | None] = {}
+        presets, names, texts = self.controls.presets, dict[str, str | None](), dict[str, str]()
         for key, entry in selection.entries.items():
             weights = entry.block_weights(self.controls.lora_index.file(key).architecture)
-            fitting = self.controls.presets.fitting(weights.architecture)
-            found[key] = next((preset.name for preset in fitting if _is(preset, weights)), None)
-        return Names(selection, found)
+            names[key], texts[key] = presets.exact(weights), presets.shortest(weights)
+        return Names(selection, names, texts)
 
     def _draw(self, values: PreviewValues, begin: Callable[[PreviewValues, Settings], Sheet]) -> Iterator[Changes]:
         try:
@@ -277,13 +273,6 @@ def _numbers(text: str) -> list[float]:
         return [float(part) for part in parts]
     except ValueError as error:
         raise ValueError(f"values {text[:60]!r}: expected numbers such as 0, 0.5, 1") from error
-
-
-def _is(preset: Preset, weights: BlockWeights) -> bool:
-    try:
-        return parse(preset.text, weights.architecture).weights == weights
-    except PresetStringError:
-        return False
 
 
 def _settings_of(found: Parameters, samplers: Sequence[str]) -> tuple[dict[str, object], list[str]]:

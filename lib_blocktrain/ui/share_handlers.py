@@ -18,8 +18,6 @@ from lib_blocktrain.weights.presets import from_link
 from lib_blocktrain.weights.prompt_tags import PageWeights, Tag, resolve, tags_of, without
 from lib_blocktrain.workspace.lora_selection import LoraEntry, LoraSelection
 
-MOST_CHANGES = 8  # that a tag writes after a preset's name, instead of all values
-
 
 class ShareHandlers:
     """Handlers of Copy, Use these weights, Export and Import."""
@@ -78,23 +76,12 @@ class ShareHandlers:
         return {"line": line, "share_message": html.note(message)}
 
     def _tag(self, values: PreviewValues, selection: LoraSelection, weights: BlockWeights) -> str:
-        """The prompt tag of the active LoRA; the weights as a preset with changes where that is short."""
+        """The prompt tag of the active LoRA; the weights as a preset with changes where that is shorter."""
         if selection.active is None:
             raise ValueError("no LoRA is chosen: a prompt tag names one")
         name = self.controls.lora_index.file(selection.active).path.stem
-        text = self._as_changes(values["preset"] or "", weights) or weights.to_line()
+        text = self.controls.presets.shortest(weights, values["preset"] or "")
         return ":".join(["<lora", name, number(selection.shown.strength), f"bw={text}>"])
-
-    def _as_changes(self, preset: str, weights: BlockWeights) -> str:
-        """The weights as `PRESET,IN08=-0.4`; "" where they are not near those of the preset, or there is none."""
-        known = {found.name: found for found in self.controls.presets.fitting(weights.architecture)}
-        if preset not in known or ">" in preset or not weights.rest_follows:
-            return ""
-        base = self.controls.presets.parse(preset, weights.architecture).weights.with_base
-        changes = [
-            f"{block_id}={number(weight)}" for block_id, weight in weights.with_base.items() if weight != base[block_id]
-        ]
-        return ",".join([preset, *changes]) if len(changes) <= MOST_CHANGES else ""
 
     @error_to("status")
     def edit(self, values: PreviewValues) -> Changes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.preset_files import (
     MAX_FILE_SIZE,
     LineProblem,
@@ -14,7 +14,7 @@ from lib_blocktrain.weights.preset_files import (
     read_presets,
     to_line,
 )
-from lib_blocktrain.weights.preset_strings import Parsed, parse
+from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError, parse
 from lib_blocktrain.weights.presets import Preset, from_link, shipped_presets
 from lib_blocktrain.weights.prompt_tags import weights_in_tag
 
@@ -57,6 +57,37 @@ class PresetStore:
         """Read a preset string, link or prompt tag, which may name any of these presets; raises PresetStringError."""
         weights, own_x = weights_in_tag(from_link(text))
         return parse(weights, architecture_id, seed=seed, x=own_x if x is None else x, presets=self.all())
+
+    def exact(self, weights: BlockWeights) -> str | None:
+        """The name of the first preset with exactly these weights, None if there is none."""
+        return next((name for name, base in self._weights(weights.architecture).items() if base == weights), None)
+
+    def shortest(self, weights: BlockWeights, preferred: str = "") -> str:
+        """The weights as a tag has them: a preset with changes, `OUTD,IN08=-0.4`, or their values if these are shorter.
+
+        The preset ``preferred`` is used wherever that is not longer than the values.
+        """
+        line = weights.to_line()
+        texts = {name: _as_changes(name, base, weights) for name, base in self._weights(weights.architecture).items()}
+        near = sorted((text for text in texts.values() if len(text) < len(line)), key=len)
+        wanted = texts.get(preferred, line)
+        for text in [wanted, *near] if len(wanted) < len(line) else near:
+            try:
+                if self.parse(f"<lora:x:1:bw={text}>", weights.architecture).weights == weights:
+                    return text
+            except PresetStringError:  # a name that a tag cannot hold
+                continue
+        return line
+
+    def _weights(self, architecture_id: str) -> dict[str, BlockWeights]:
+        """The weights of every preset for this architecture that can be read."""
+        found = {}
+        for preset in self.fitting(architecture_id):
+            try:
+                found[preset.name] = parse(preset.text, architecture_id).weights  # without a seed: not those at random
+            except PresetStringError:
+                continue
+        return found
 
     def save(self, name: str, weights: BlockWeights, *, area_share: float | None = None, replace: bool = False) -> None:
         """Save weights in the user's file; `area_share` is the share of the picture that their feature fills."""
@@ -122,6 +153,12 @@ class PresetStore:
         if name not in self.own.read().presets:
             raise ValueError(f"{name!r} comes with the extension and cannot be changed: save a copy first")
         return name
+
+
+def _as_changes(name: str, base: BlockWeights, weights: BlockWeights) -> str:
+    before = base.with_base
+    changed = {block_id: weight for block_id, weight in weights.with_base.items() if weight != before[block_id]}
+    return ",".join([name, *(f"{block_id}={number(weight)}" for block_id, weight in changed.items())])
 
 
 def _same(one: Preset, other: Preset) -> bool:

@@ -7,6 +7,7 @@ import re
 import threading
 
 import pytest
+from markupsafe import escape
 from PIL import Image
 
 from lib_blocktrain.hosts.host import OutOfMemory
@@ -35,6 +36,19 @@ def test_three_pictures_as_they_come(preview, page):
     assert len(set(sources(page))) == 3
     assert "3 of 3 pictures drawn, seed 7" in page.values["status"]
     assert page.properties["cancel"]["interactive"] is False
+
+
+def test_the_prompts_tags_are_short_and_leave_out_what_is_muted(controls, preview, page):
+    page.values["weights"]["IN04"] = 0.5
+    page.use("robot", "style", style=0.7)
+    page.take(controls.choose(page.values))
+    page.values["weights"] |= {"IN04": 1.0, "OUT03": -0.4}
+    compare(preview, page)
+    tags = "<lora:robot:1:bw=ALL,IN04=0.5> <lora:style:0.7:bw=ALL,OUT03=-0.4>"
+    assert f'data-tag="{escape(tags)}"' in page.values["pictures"]
+    page.values["loras"] = page.values["loras"].replace('"muted": false', '"muted": true', 1)
+    compare(preview, page)
+    assert f'data-tag="{escape(tags.split(" ")[1])}"' in page.values["pictures"]
 
 
 def test_a_moved_slider_draws_the_third_only(host, preview, page, monkeypatch):

@@ -126,11 +126,13 @@ def test_xyz_plot_of_three_presets_and_two_blocks(page, weighed):
 
 def test_typed_without_a_pause_and_cancelled_in_the_tab(page):
     page.ours()
+    page.menu("share")
     paste = page.page.locator("#blocktrain_paste textarea")
     paste.fill("")
     paste.press_sequentially("MINE:OUT=1,IN04-IN08=0.25,M00=oops")
     page.wait("understood", "'oops': expected a number")
     paste.fill("")
+    page.page.keyboard.press("Escape")
     page.type("steps", 150)
     page.click("draw")
     page.wait("status", "step")

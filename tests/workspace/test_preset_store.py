@@ -73,3 +73,21 @@ def test_a_longer_name_that_a_file_has_is_read(store):
     assert set(store.own.read().presets) == {"n" * 300, "SHORT"}
     assert store.problems() == ()
     store.rename("n" * 300, "LESS")
+
+
+def test_weights_are_written_as_the_nearest_preset_with_changes_where_that_is_shorter(store):
+    def shortest(text: str, preferred: str = "") -> str:
+        weights = store.parse(text, "sd1").weights
+        written = store.shortest(weights, preferred)
+        assert store.parse(f"<lora:x:1:bw={written}>", "sd1").weights == weights
+        return written
+
+    assert store.exact(store.parse("OUTD", "sd1").weights) == "OUTD"
+    assert store.exact(store.parse("OUTD,IN08=-0.4", "sd1").weights) is None
+    assert shortest("ALL,IN08=-0.4") == "ALL,IN08=-0.4"
+    assert shortest("OUTD,IN08=-0.4", "OUTD") == "OUTD,IN08=-0.4"
+    assert shortest("OUTD,OUT03=0,OUT04=0,OUT05=0", "OUTD").startswith("OUTD,")  # though NONE is shorter
+    values = ",".join(f"0.{number}1" for number in range(11, 37))
+    assert shortest(values, "OUTD") == values
+    store.save("a > b", store.parse(values, "sd1").weights)
+    assert shortest(values) == values  # a tag ends at >
