@@ -30,10 +30,10 @@
                 <div class="blocktrain-seg" role="group" aria-label="Which files">
                     <button type="button" data-which="all" aria-pressed="true">All</button>
                     <button type="button" data-which="recent" aria-pressed="false">Recent</button>
-                    <button type="button" data-which="ours" aria-pressed="false">Trained here</button>
+                    <button type="button" data-which="ours" aria-pressed="false" title="Trained here">Trained</button>
                 </div>
                 <select class="blocktrain-in" aria-label="Order">
-                    <option value="name">by name</option><option value="time">newest first</option>
+                    <option value="name">by name</option><option value="time">newest</option>
                 </select>
             </div>
             <div class="blocktrain-lib-body">

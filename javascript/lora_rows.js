@@ -86,7 +86,8 @@
         title.type = "button";
         title.title = `${one.key}\nShow its weights`;
         title.setAttribute("aria-pressed", String(one.key === store.active));
-        title.append(element("b", "", name), element("small", "", facts(file)));
+        const words = [one.muted ? "muted" : "", facts(file)].filter(Boolean).join(" · ");
+        title.append(element("b", "", name), element("small", "", words));
         title.addEventListener("click", () => one.key !== store.active && blocktrain.loras.activate(one.key));
         const mute = button(one.muted ? "muted" : "shown", one.muted ? `Unmute ${name}` : `Mute ${name}`, () =>
             blocktrain.loras.set(one.key, { muted: !one.muted })

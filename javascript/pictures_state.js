@@ -21,8 +21,9 @@
     function changes(drawn, now) {
         const found = { weights: [], loras: [], settings: [] };
         found.settings = Object.keys(WORDS).filter((name) => !same(drawn[name], now[name])).map((name) => WORDS[name]);
-        const before = new Map(drawn.loras.map((lora) => [lora.lora, lora]));
-        for (const lora of now.loras) {
+        const heard = (values) => values.loras.filter((lora) => !lora.muted);
+        const before = new Map(heard(drawn).map((lora) => [lora.lora, lora]));
+        for (const lora of heard(now)) {
             const old = before.get(lora.lora);
             before.delete(lora.lora);
             if (!old) {
@@ -32,7 +33,7 @@
             if (!same(old.strength, lora.strength)) {
                 found.loras.push(`strength ${number(lora.strength)}`);
             }
-            const of = now.loras.length > 1 ? `${lora.lora} ` : "";
+            const of = heard(now).length > 1 ? `${lora.lora} ` : "";
             for (const [block, weight] of Object.entries(lora.weights)) {
                 if (!same(old.weights[block], weight)) {
                     found.weights.push(`${of}${block} ${number(weight)}`);
@@ -111,6 +112,7 @@
     }
 
     function look() {
+        negative();
         const shown = pictures();
         const busy = Boolean(button("cancel") && !button("cancel").disabled);
         if (!shown || !byId("place_preview")) {
@@ -170,6 +172,15 @@
         const text = here ? `step ${done} of ${steps}` : "waiting";
         if (under && under.textContent !== text) {
             under.textContent = text;
+        }
+    }
+
+    // What the folded negative prompt says, beside its name.
+    function negative() {
+        const name = byId("negative_fold")?.querySelector(".label-wrap > span:not(.icon)");
+        const text = byId("negative")?.querySelector("textarea, input")?.value.trim() || "";
+        if (name && name.dataset.said !== text) {
+            name.dataset.said = text;
         }
     }
 

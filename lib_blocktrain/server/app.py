@@ -52,7 +52,7 @@ def build(host: Host, initial: InitialState | None = None) -> tuple[gr.Blocks, P
     theme = gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace"))
     css = (DATA / "style.css").read_text("utf-8") + OWN_PAGE
     script = "\n".join(path.read_text("utf-8") for path in sorted((DATA / "javascript").glob("*.js")))
-    with shim.OwnPage(title="blocktrain", theme=theme, css=css, analytics_enabled=False) as blocks:
+    with shim.OwnPage(title="blocktrain", theme=theme, analytics_enabled=False, **shim.styled(css)) as blocks:
         page = Page(host, initial)
         page.on_load(blocks)
         shim.on(blocks.load, None, {}, {}, js=f"() => {{\n{script}\n}}")

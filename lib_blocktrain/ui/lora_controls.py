@@ -124,7 +124,8 @@ class LoraControls:
         try:
             model = self.host.model()
         except NoModel as error:
-            return {**shown, "model_line": html.failure(f"No model: {error}"), "lora_model": lora_data.model(None)}
+            said = _joined({"lora_message": html.failure(f"No model: {error}")}, shown)
+            return {**said, "model_line": html.failure("No model"), "lora_model": lora_data.model(None)}
         architecture, side = ARCHITECTURES[model.architecture], model.native_size
         message = f"{self.host.name}: {model.name} · {architecture.title}, {len(architecture.blocks)} blocks"
         message += "" if model.prediction == "epsilon" else f" · {model.prediction}-prediction"

@@ -58,6 +58,14 @@ def test_pictures_large_stale_and_brought_back(opened):
     page.wait_for_function("() => document.querySelector('#blocktrain_w_OUT05 input[type=range]').value === '0.5'")
     assert opened.pixels() == first
 
+    # a muted LoRA is not in the pictures; the history is in sight at 1400 x 900
+    opened.row("robot").locator("[data-act=mute]").click()
+    opened.wait("changed", "LoRAs changed since drawn.")
+    assert opened.row("robot").locator("small").inner_text().startswith("muted · ")
+    page.set_viewport_size({"width": 1400, "height": 900})
+    box = page.locator(".blocktrain-history").bounding_box()
+    assert box["y"] + box["height"] <= 900
+
 
 def test_a_grid_over_a_block(opened):
     page = opened.page
@@ -81,3 +89,10 @@ def test_other_files_that_are_dropped_are_refused(opened):
         }"""
     )
     opened.wait("status", "notes.doc: expected a .png")
+    red = """() => {
+        const shown = getComputedStyle(document.querySelector("#blocktrain_status .blocktrain-failure"));
+        const probe = document.getElementById("blocktrain").appendChild(document.createElement("i"));
+        probe.style.color = "var(--blocktrain-bad)";
+        return shown.color === getComputedStyle(probe).color && shown.backgroundColor !== "rgba(0, 0, 0, 0)";
+    }"""
+    assert opened.page.evaluate(red)

@@ -170,7 +170,9 @@ def test_without_a_model_weights_still_work(host, controls, page):
     page.take(controls.use_text(page.values, "OUTALL")[0])
     assert page.values["weights"]["OUT03"] == 1
     assert page.values["weights"]["IN04"] == 0
-    assert "no checkpoint is loaded" in controls.show_model(page.values)["model_line"]
+    said = controls.show_model(page.values)
+    assert ">No model<" in said["model_line"]  # the header has room for no more
+    assert "no checkpoint is loaded" in said["lora_message"]
 
 
 def test_the_models_size_is_taken(controls, page):
