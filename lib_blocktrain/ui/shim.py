@@ -79,8 +79,8 @@ class OwnPage(gr.Blocks):
 def styled(css: str) -> dict[str, Any]:
     """The options of a page with this style sheet, as a WebUI would load it.
 
-    gradio 4 puts its own classes before each selector of `css`, and takes the comma of `:is(a, b)` for the end of one, so
-    that such rules outweigh later ones.
+    gradio 4 puts its own classes before each selector of `css`, and takes the comma of `:is(a, b)` for the end of one,
+    so that such rules outweigh later ones.
     """
     return {"head": f"<style>{css}</style>"} if GRADIO_4 else {"css": css}
 
