@@ -31,6 +31,7 @@
             give("png_file", file);
         } else if (name.endsWith(".txt")) {
             give("preset_file", file);
+            blocktrain.openMenu(document.getElementById("blocktrain_menu_presets"), true); // which says what came of it
         } else if (name.endsWith(".safetensors")) {
             blocktrain.pictures.ask({ do: "lora", name: file.name });
         } else {
@@ -58,7 +59,12 @@
             if (files(event) && here(event)) {
                 event.preventDefault();
                 event.stopPropagation(); // the WebUI would take a PNG, too
-                take(event.dataTransfer.files[0]);
+                const dropped = event.dataTransfer.files;
+                if (dropped.length === 1) {
+                    take(dropped[0]);
+                } else {
+                    say(`${dropped.length} files at once`);
+                }
             }
         },
         true

@@ -36,7 +36,7 @@
     });
 
     // Of the grid's fields those that belong to what it goes over.
-    const OVER = { presets: ["grid_presets"], "one block": ["grid_block", "grid_values"], strength: ["grid_values"], seed: ["grid_values"] };
+    const OVER = { presets: ["grid_presets"], "one block": ["grid_block", "grid_values"], strength: ["grid_values"], seed: ["grid_values"], LoRA: [] };
 
     function showFields() {
         const over = document.querySelector("#blocktrain_grid_over input:checked")?.value;

@@ -1,4 +1,4 @@
-"""What is drawn at once in Preview: a comparison, or a grid over presets, a block, strengths or seeds."""
+"""What is drawn at once in Preview: a comparison, or a grid over presets, a block, strengths, seeds or LoRAs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from lib_blocktrain.workspace.drawing import WEIGHTED, Cell, Settings, Variant
 from lib_blocktrain.workspace.drawn_pictures import DrawnPicture
 from lib_blocktrain.workspace.lora_selection import LoraSelection
 
-OVER_PRESETS, OVER_BLOCK, OVER_STRENGTH, OVER_SEED = GRIDS = ("presets", "one block", "strength", "seed")
+OVER_PRESETS, OVER_BLOCK, OVER_STRENGTH, OVER_SEED, OVER_LORA = GRIDS = (
+    "presets", "one block", "strength", "seed", "LoRA",
+)  # fmt: skip
 _TAG = "<lora:{}:{}{}>"  # plain text, as in a prompt
 
 
@@ -143,5 +145,6 @@ class Grid(Sheet):
             OVER_BLOCK: "one for each weight of the block",
             OVER_STRENGTH: "one for each strength",
             OVER_SEED: "one for each seed",
+            OVER_LORA: "one for each LoRA in use, alone",
         }[self.over]
         return pictures_html.grid(self.variants, drawn, self.size, said, uses)

@@ -19,6 +19,7 @@ from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
 from lib_blocktrain.ui.picture_sheets import (
     GRIDS,
     OVER_BLOCK,
+    OVER_LORA,
     OVER_PRESETS,
     OVER_SEED,
     OVER_STRENGTH,
@@ -38,6 +39,7 @@ from lib_blocktrain.workspace.drawing import (
     block_cells,
     comparison,
     grid,
+    lora_cells,
     preset_cells,
     seed_cells,
     strength_cells,
@@ -82,7 +84,7 @@ class PreviewHandlers:
         yield from self._draw(values, self._comparison)
 
     def compare_cells(self, values: PreviewValues) -> Iterator[Changes]:
-        """Draw a grid: one picture for each preset, weight of a block, strength or seed."""
+        """Draw a grid: one picture for each preset, weight of a block, strength, seed or LoRA."""
         yield from self._draw(values, self._grid)
 
     def cancel(self, values: PreviewValues) -> Changes:
@@ -110,6 +112,8 @@ class PreviewHandlers:
             return preset_cells(
                 selection, {name: self.controls.presets.parse(name, architecture).weights for name in names}
             )
+        if over == OVER_LORA:
+            return lora_cells(selection)
         numbers = _numbers(values["grid_values"] or "")
         if over == OVER_BLOCK:
             return block_cells(selection, values["grid_block"] or "", numbers)

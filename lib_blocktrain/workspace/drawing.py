@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 from PIL import Image
 
@@ -131,8 +132,19 @@ def strength_cells(selection: LoraSelection, values: Sequence[float]) -> list[Ce
     """A picture for each strength of the active LoRA; raises ValueError for one outside the slider's range."""
     entry = _active(selection)
     return [
-        Cell(f"strength {value:g}", selection.with_shown(LoraEntry.checked(value, entry.weights))) for value in values
+        Cell(f"{value:g}", selection.with_shown(LoraEntry.checked(value, entry.weights))) for value in values
     ]
+
+
+def lora_cells(selection: LoraSelection) -> list[Cell]:
+    """A picture with each LoRA in use alone, at its strength and weights; the others are muted."""
+    if not selection.unmuted:
+        raise ValueError("no LoRA is in use, or all are muted: add some from the list")
+    cells = []
+    for key in selection.unmuted:
+        entries = {other: replace(entry, muted=other != key) for other, entry in selection.entries.items()}
+        cells.append(Cell(PurePosixPath(key).name, replace(selection, entries=entries, active=key)))
+    return cells
 
 
 def seed_cells(selection: LoraSelection, values: Sequence[float]) -> list[Cell]:
