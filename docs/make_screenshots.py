@@ -99,11 +99,10 @@ def preview(tab: Opened) -> None:
     """A LoRA that has learnt its background: without it, with it, and with half of its blocks."""
     tab.type("prompt", PROMPT)
     tab.type("seed", SEED)
-    tab.page.locator("#blocktrain_paste textarea").fill(WEIGHTS)
+    tab.paste(WEIGHTS)
     tab.wait("understood", "Understood as")
     tab.click("apply")
     tab.page.wait_for_function("() => document.querySelector('#blocktrain_w_IN04 input[type=range]').value == '0'")
-    tab.page.locator("#blocktrain_paste textarea").fill("")
     tab.preview()
 
 

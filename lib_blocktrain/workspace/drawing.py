@@ -131,9 +131,7 @@ def block_cells(selection: LoraSelection, block_id: str, values: Sequence[float]
 def strength_cells(selection: LoraSelection, values: Sequence[float]) -> list[Cell]:
     """A picture for each strength of the active LoRA; raises ValueError for one outside the slider's range."""
     entry = _active(selection)
-    return [
-        Cell(f"{value:g}", selection.with_shown(LoraEntry.checked(value, entry.weights))) for value in values
-    ]
+    return [Cell(f"{value:g}", selection.with_shown(LoraEntry.checked(value, entry.weights))) for value in values]
 
 
 def lora_cells(selection: LoraSelection) -> list[Cell]:
