@@ -53,7 +53,7 @@
     function badges(one) {
         const found = [];
         const warn = one.problem
-            ? ["cannot be read", one.problem]
+            ? [one.bucket ? "caption cannot be read" : "cannot be read", one.problem]
             : one.flags.includes("small")
               ? [`small ${one.width}×${one.height}`, "Smaller than the training size: it is enlarged"]
               : one.flags.includes("odd aspect")
@@ -96,7 +96,7 @@
         const odd = one.flags.includes("small") || one.flags.includes("odd aspect");
         const size = made("span", { className: `blocktrain-pic-s${odd ? " blocktrain-is-odd" : ""}`, textContent: `${one.width}×${one.height}` });
         picture.replaceChildren(picture.querySelector("img"), size, ...badges(one));
-        if (!one.problem) {
+        if (one.bucket) {
             dataset.show(picture.querySelector("img"), state.set, one, 256);
         }
         const check = whole.querySelector("input[type=checkbox]");
@@ -109,7 +109,7 @@
     function fillCaption(place, one, text) {
         const field = place.querySelector("textarea");
         if (editing !== one.picture) {
-            place.replaceChildren(text || (one.problem ? one.name : ""));
+            place.replaceChildren(text || (one.bucket ? "" : one.name));
             place.title = text;
         } else if (!field) {
             place.replaceChildren(editor(one, text));

@@ -57,7 +57,7 @@
 
     function drawStage(one) {
         const { state } = dataset;
-        const key = JSON.stringify([state.set, one.picture, one.version, state.mode, one.crop, one.focus, one.mask, one.share]);
+        const key = JSON.stringify([state.set, one.picture, one.version, state.mode, one.crop, one.focus, one.mask, one.share, one.problem]);
         if (key === shown) {
             return;
         }
@@ -67,6 +67,8 @@
         stage.onclick = null;
         if (one.problem) {
             stage.append(made("p", { className: "blocktrain-failure", textContent: one.problem }));
+        }
+        if (!one.bucket) {
             return;
         }
         const image = made("img", { alt: one.name });
@@ -114,7 +116,7 @@
             field.value = text;
             field.dataset.key = one.picture;
         }
-        field.disabled = Boolean(one.problem);
+        field.disabled = !one.bucket;
         const typed = dataset.isDraft(one);
         said.textContent = typed ? "not saved: Enter saves" : one.caption === null ? "none" : "saved";
         said.className = typed ? "blocktrain-mod" : one.caption === null ? "blocktrain-is-none" : "";
@@ -224,7 +226,7 @@
         const where = one.focus ? `${percent(one.focus[0])} across, ${percent(one.focus[1])} down` : "the centre";
         rows.push(...fact("Crop keeps", where, one.focus ? link("Centre", "Crop around the centre again", () => setFocus(one, null)) : null));
         rows.push(...fact("Repeats", `${one.repeats}, of ${one.folder} `, dataset.openSet()?.kind === "own" ? link("Change", "How often each picture of this folder is shown in an epoch", changeRepeats) : null));
-        const masked = one.mask === "alpha" ? "its alpha channel" : one.mask ? `${percent(one.share ?? 0)} of the picture counts ` : "none ";
+        const masked = one.mask === "alpha" ? "its alpha channel" : one.mask ? (one.share === null ? "there " : `${percent(one.share)} of the picture counts `) : "none ";
         const paint = link(one.mask ? "Edit" : "Paint", "Paint where the loss counts", () => dataset.set({ mode: "mask" }));
         rows.push(...fact("Mask", masked, one.mask === "alpha" ? null : paint));
         if (one.duplicates.length) {
@@ -233,7 +235,7 @@
         }
         rows.push(...fact("File", made("span", { className: "blocktrain-cut", textContent: one.picture, title: `${dataset.openSet()?.folder || ""} ${one.picture}` })));
         facts.replaceChildren(...rows);
-        facts.hidden = Boolean(one.problem);
+        facts.hidden = !one.bucket;
         facts.dataset.set = state.set;
     }
 

@@ -188,9 +188,10 @@
             return;
         }
         const facts = [`${dataset.many(worth.steps_an_epoch, "step")} an epoch${worth.batch > 1 ? ` at batch ${worth.batch}` : ""}`, dataset.many(worth.buckets.length, "bucket")];
-        if (worth.canvas_share !== null) {
-            facts.push(`the subject fills ${Math.round(100 * worth.canvas_share)} % of the canvas (${dataset.many(worth.masked, "mask")})`);
-        }
+        const canvas = worth.canvas ? made("p", { className: "blocktrain-foot", textContent: worth.canvas }) : "";
+        const probe = made("button", { type: "button", className: "blocktrain-btn blocktrain-link", textContent: "Where would training move? Probe…" });
+        probe.title = "To Analyse, with these pictures: which blocks their gradients reach";
+        probe.addEventListener("click", () => dataset.attempt(() => dataset.ask("probe", { set: dataset.state.set }, { button: "dataset_probe_now" })));
         const warnings = worth.warnings.map((warning) => {
             const line = made("li", {}, dataset.icon("warn"), made("span", { textContent: warning.text }));
             if (warning.argues_for) {
@@ -200,7 +201,7 @@
             return line;
         });
         const head = made("div", { className: "blocktrain-sec-h" }, made("h2", { textContent: "For training" }));
-        parts.worth.replaceChildren(head, made("p", { className: "blocktrain-line", textContent: facts.join(" · ") }), made("ul", { className: "blocktrain-worth" }, ...warnings));
+        parts.worth.replaceChildren(head, made("p", { className: "blocktrain-line", textContent: facts.join(" · ") }), canvas, made("ul", { className: "blocktrain-worth" }, ...warnings), probe);
     }
 
     // --- tags -------------------------------------------------------------------------------------------------------

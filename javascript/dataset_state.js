@@ -155,10 +155,15 @@
                 state.worth = worth;
                 tell("worth");
             }
+            if (state.set === set && pictures().some((one) => one.mask && one.bucket && one.share === null)) {
+                const again = await dataset.ask("listing", { set, ...forRun() }); // the shares are measured by now
+                state.set === set && take(again.listing, again.undo);
+            }
         }
     }
 
     let hashing = null;
+    let hashed = -1; // pictures that were looked at for duplicates at the last look
 
     function take(listing, undo) {
         state.listing = listing;
@@ -178,7 +183,9 @@
             state.chosen.add(state.current);
         }
         clearTimeout(hashing);
-        if (listing && listing.hashed < pictures().length) {
+        const going = listing && listing.hashed > hashed; // a picture that cannot be read is never looked at
+        hashed = listing && listing.hashed < pictures().length ? listing.hashed : -1;
+        if (going && hashed >= 0) {
             hashing = setTimeout(() => visible() && dataset.attempt(reload), HASHING);
         }
         tell("listing");
@@ -188,6 +195,7 @@
 
     async function open(key) {
         if (key !== state.set) {
+            hashed = -1;
             Object.assign(state, { set: key, listing: null, worth: null, undo: null, current: "", anchor: "" });
             state.chosen.clear();
             state.flags.clear();

@@ -67,7 +67,7 @@
         if (mine !== number) {
             return;
         }
-        const all = listing.pictures.filter((one) => !one.problem);
+        const all = listing.pictures.filter((one) => one.bucket);
         const images = all.slice(0, THUMBNAILS).map((one) => {
             const image = made("img", { alt: "" });
             dataset.show(image, set.set, one, 256);

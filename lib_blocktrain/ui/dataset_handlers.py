@@ -65,17 +65,8 @@ class DatasetHandlers:
     def use(self, values: DatasetValues) -> Changes:
         """Fill in a set as what Train trains on, and go there."""
 
-        def used(question: Question) -> Answer:
-            key = _text(question, "set")
-            if not key:
-                raise ValueError("no set is chosen: choose one, or make a new one")
-            chosen = self.sets.get(key).to_json()
-            if not chosen["pictures"]:
-                raise ValueError(f"{chosen['name']} has no pictures yet: add some first")
-            return {"path": self.sets.folders_for_training(key), "name": chosen["name"]}
-
         question = _read(values["dataset_ask"])
-        answer = self._once(question, used)
+        answer = self._once(question, self._chosen)
         changes: dict[str, object] = {"dataset_answer": _data(question, answer)}
         if "error" not in answer:
             is_toml = answer["path"].endswith(".toml")
@@ -89,6 +80,27 @@ class DatasetHandlers:
                 "tabs": Properties(selected="Train"),
             }
         return changes
+
+    def probe(self, values: DatasetValues) -> Changes:
+        """Fill in a set as what the probe of Analyse looks at, and go there."""
+        question = _read(values["dataset_ask"])
+        answer = self._once(question, self._chosen)
+        if "error" not in answer and answer["path"].endswith(".toml"):
+            answer = {"error": f"{answer['name']} is a .toml: the probe takes folders; open one of its folders instead"}
+        changes: dict[str, object] = {"dataset_answer": _data(question, answer)}
+        if "error" not in answer:
+            changes |= {"probe_folder": answer["path"], "tabs": Properties(selected="Analyse")}
+        return changes
+
+    def _chosen(self, question: Question) -> Answer:
+        """The path and name of the set that is to be used."""
+        key = _text(question, "set")
+        if not key:
+            raise ValueError("no set is chosen: choose one, or make a new one")
+        chosen = self.sets.get(key).to_json()
+        if not chosen["pictures"]:
+            raise ValueError(f"{chosen['name']} has no pictures yet: add some first")
+        return {"path": self.sets.folders_for_training(key), "name": chosen["name"]}
 
     def _answered(self, values: DatasetValues, work: Callable[[Question], Answer]) -> Markup:
         question = _read(values["dataset_ask"])

@@ -57,6 +57,7 @@ class DatasetTab:
         w.add("dataset_answer_now", gr.Button, "Answer", **hidden)
         w.add("dataset_add_now", gr.Button, "Add", **hidden)
         w.add("dataset_use_now", gr.Button, "Use", **hidden)
+        w.add("dataset_probe_now", gr.Button, "Probe", **hidden)
         w.add("dataset_files", gr.UploadButton, "Files", file_count="multiple", **hidden)
         with gr.Column(min_width=0, **hidden):
             w.html("dataset_answer")
@@ -66,6 +67,8 @@ class DatasetTab:
         on(w["dataset_answer_now"].click, self.handlers.answer, w.pick("dataset_ask"), answer, js=ASKED)
         on(w["dataset_files"].upload, None, {}, {}, js=UPLOADED)
         on(w["dataset_add_now"].click, self.handlers.add, w.pick("dataset_files", "dataset_ask"), answer, js=ADDED)
+        probed = w.pick("dataset_answer", "probe_folder", "tabs")
+        on(w["dataset_probe_now"].click, self.handlers.probe, w.pick("dataset_ask"), probed, js=ASKED)
         asked = {**w.pick("dataset_ask"), **form_fields(w, NAME)}
         filled = {**answer, **form_fields(w, FOLDERS, TOML, NAME), **w.pick("train_dataset", "train_message", "tabs")}
         used = on(w["dataset_use_now"].click, self.handlers.use, asked, filled, js=USED)

@@ -81,6 +81,11 @@ def test_files_are_added_and_the_set_is_used_in_train(handlers, tmp_path):
     changes = handlers.use({"dataset_ask": named, "dataset_files": None, "train_form": {NAME: "mine"}})
     assert NAME not in changes["train_form"]
 
+    probed = json.dumps({"page": "p", "number": 8, "set": "robot"})
+    changes = handlers.probe({"dataset_ask": probed, "dataset_files": None, "train_form": {}})
+    assert changes["probe_folder"] == handlers.sets.folders_for_training("robot")
+    assert changes["tabs"] == {"selected": "Analyse"}
+
     ask(handlers, 6, "create", name="empty")
     refused = json.dumps({"page": "p", "number": 7, "set": "empty"})
     changes = handlers.use({"dataset_ask": refused, "dataset_files": None, "train_form": {NAME: ""}})
