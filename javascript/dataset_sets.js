@@ -160,7 +160,8 @@
             if (!found && !none) {
                 continue;
             }
-            const words = flag === "small" ? `Smaller than ${listing.size} px` : WORDS[flag][0];
+            const sized = flag === "small" && dataset.openSet()?.kind !== "toml"; // a .toml has sizes of its own
+            const words = sized ? `Smaller than ${listing.size} px` : WORDS[flag][0];
             const good = !found || flag === "masked";
             warnings += good ? 0 : found;
             const row = made("button", { type: "button", className: "blocktrain-wl" }, dataset.icon(flag === "masked" ? "mask" : good ? "good" : "warn"), found ? words : none);
@@ -189,7 +190,7 @@
         }
         const facts = [`${dataset.many(worth.steps_an_epoch, "step")} an epoch${worth.batch > 1 ? ` at batch ${worth.batch}` : ""}`, dataset.many(worth.buckets.length, "bucket")];
         const canvas = worth.canvas ? made("p", { className: "blocktrain-foot", textContent: worth.canvas }) : "";
-        const probe = made("button", { type: "button", className: "blocktrain-btn blocktrain-link", textContent: "Where would training move? Probe…" });
+        const probe = made("button", { type: "button", className: "blocktrain-btn blocktrain-link", textContent: "Where would training move?" });
         probe.title = "To Analyse, with these pictures: which blocks their gradients reach";
         probe.addEventListener("click", () => dataset.attempt(() => dataset.ask("probe", { set: dataset.state.set }, { button: "dataset_probe_now" })));
         const warnings = worth.warnings.map((warning) => {
