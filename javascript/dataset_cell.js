@@ -17,7 +17,7 @@
             return drop();
         }
         const { one } = box;
-        const picture = made("button", { type: "button", className: "blocktrain-pic-b" }, made("img", { alt: "", draggable: false }));
+        const picture = made("button", { type: "button", className: "blocktrain-pic-b" }, made("img", { alt: one.name, draggable: false }));
         const whole = made("div", { className: "blocktrain-pic" }, picture);
         whole.dataset.key = one.picture;
         if (view !== "buckets") {

@@ -32,7 +32,7 @@
     // --- sets -------------------------------------------------------------------------------------------------------
 
     function setRow(one) {
-        const image = one.cover ? made("img", { alt: "", loading: "lazy" }) : made("i", {});
+        const image = one.cover ? made("img", { alt: `A picture of ${one.name}`, loading: "lazy" }) : made("i", {});
         if (one.cover) {
             dataset.show(image, one.set, { picture: one.cover, version: "" }, 256);
         }

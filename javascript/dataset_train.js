@@ -69,7 +69,7 @@
         }
         const all = listing.pictures.filter((one) => one.bucket);
         const images = all.slice(0, THUMBNAILS).map((one) => {
-            const image = made("img", { alt: "" });
+            const image = made("img", { alt: one.name });
             dataset.show(image, set.set, one, 256);
             return image;
         });
