@@ -63,6 +63,7 @@
         compare.setAttribute("aria-label", about);
         const line = made("tr", { tabIndex: 0 }, name, steps, loss, map, made("td", { className: "blocktrain-c-c" }, compare));
         line.dataset.run = run.name;
+        line.setAttribute("aria-label", `${run.title}, ${run.words}`);
         line.className = `blocktrain-is-${run.kind}${chosen ? " blocktrain-is-sel" : ""}`;
         line.setAttribute("aria-current", String(chosen));
         return line;

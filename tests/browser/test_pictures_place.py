@@ -7,6 +7,7 @@ import io
 
 import pytest
 from PIL import Image
+from test_access_page import LOW_CONTRAST, NAMELESS
 from test_train import STATE, STEP
 
 COUNT = 24
@@ -116,6 +117,9 @@ def test_from_24_dropped_pictures_to_a_run(opened):
     assert mask.getpixel((mask.width - 2, mask.height // 2)) == 0
     page.locator(".blocktrain-wl[data-flag=masked] em", has_text="1").wait_for()
     page.locator("#blocktrain_dataset_chosen .blocktrain-facts", has_text="of the picture counts").wait_for()
+
+    assert page.evaluate(LOW_CONTRAST) == []
+    assert page.evaluate(NAMELESS) == []
 
     # Train shows the set, and trains it
     opened.click("dataset_use")
