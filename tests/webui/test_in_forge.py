@@ -249,11 +249,11 @@ def test_sdxl(sdxl, tmp_path_factory):
     assert np.array_equal(draw(" <lora:sdxl:1:bw=NONE>"), without)
     assert np.array_equal(draw(" <lora:sdxl:1:te=0:stop=1>"), without)
     tagged, lora = draw(f" <lora:sdxl:1:bw={some}>"), str(sdxl.loras / "sdxl.safetensors")
-    before = sdxl.inside("fingerprint")
     shown = picture_of(sdxl.inside("preview", prompt="a cat", file=lora, weights=some))
     assert np.abs(np.asarray(shown).astype(int) - tagged).max() <= 2 < np.abs(tagged - without).max()
     assert sdxl.inside("forward_by_blocks") == {"whole": True, "blocks": 19, "equal": 19}
-    folder = str(tmp_path_factory.mktemp("run"))
+    assert np.array_equal(draw(f" <lora:sdxl:1:bw={some}>"), tagged)
+    before, folder = sdxl.inside("fingerprint"), str(tmp_path_factory.mktemp("run"))
     found = sdxl.inside("train", folder=folder, ending="finished", weights="OUT01=1", steps=2)
     assert (found["ended"], len(found["losses"])) == ("finished", 2)
     assert all(norm > 0 for row in found["gradients"] for norm in row.values()), found["gradients"]
