@@ -1,7 +1,12 @@
-"""A standalone server in each of two environments, gradio 4.40 and 3.41.2, and a page in Chromium."""
+"""A standalone server in each of two environments, gradio 4.40 and 3.41.2, and a page in Chromium.
+
+A test is run under gradio 4; under both if it is marked ``both_gradios``, since what it does goes through gradio's own
+events and widgets in more than one way, and all of them are with ``BLOCKTRAIN_BROWSER=all``.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +19,14 @@ import gradio3
 from journeys import Opened, serving, write_loras
 
 
-@pytest.fixture(scope="session", params=["gradio4", "gradio3"])
+def pytest_generate_tests(metafunc) -> None:
+    if "python" in metafunc.fixturenames:
+        both = os.environ.get("BLOCKTRAIN_BROWSER") == "all" or metafunc.definition.get_closest_marker("both_gradios")
+        gradios = ["gradio4", "gradio3"] if both else ["gradio4"]
+        metafunc.parametrize("python", gradios, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def python(request) -> Path:
     """The interpreter of an environment with this gradio."""
     if request.param == "gradio3":

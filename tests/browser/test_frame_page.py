@@ -69,6 +69,7 @@ def test_the_places_are_one_set_of_tabs_for_the_keyboard(opened):
     assert (panel.get_attribute("role"), panel.get_attribute("aria-labelledby")) == ("tabpanel", "blocktrain_tab_runs")
 
 
+@pytest.mark.both_gradios
 def test_ctrl_enter_draws_with_what_was_just_typed(opened):
     opened.small()
     box = opened.page.locator("#blocktrain_seed input")
@@ -99,6 +100,7 @@ def test_the_list_of_shortcuts_opens_and_closes(opened):
     shown.wait_for(state="detached")
 
 
+@pytest.mark.both_gradios
 def test_a_reload_brings_everything_back(opened):
     opened.drag("OUT05", 0.35)
     opened.tick("style")
@@ -173,6 +175,7 @@ def test_a_bad_stored_state_is_ignored_with_a_line_in_the_console(opened, stored
     assert opened.page.locator(".toast-body, .error").count() == 0
 
 
+@pytest.mark.both_gradios
 def test_the_console_stays_quiet(opened):
     lines: list[str] = []
     opened.page.on("console", lambda message: lines.append(message.text))
@@ -184,6 +187,7 @@ def test_the_console_stays_quiet(opened):
     assert not [line for line in lines if "Too many arguments" in line]
 
 
+@pytest.mark.both_gradios
 def test_the_run_in_training_is_seen_everywhere(opened):
     fill(opened, "seen-everywhere")
     opened.page.keyboard.press("Control+Enter")
@@ -200,6 +204,7 @@ def test_the_run_in_training_is_seen_everywhere(opened):
     opened.page.wait_for_function("() => document.querySelector('#blocktrain_job_chip [data-state=stopped]')")
 
 
+@pytest.mark.both_gradios
 def test_a_phone_shows_one_part_at_a_time(opened):
     opened.page.set_viewport_size({"width": 390, "height": 844})
     parts = {"LoRAs": "section_loras", "Weights": "section_weights", "Prompt": "section_prompt"}

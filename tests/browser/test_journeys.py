@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from lib_blocktrain.weights.preset_strings import parse
+
+pytestmark = pytest.mark.both_gradios
 
 ENDED = "document.querySelector('#blocktrain_analyse_status [data-ended]') !== null"
 

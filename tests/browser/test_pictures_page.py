@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 
+
+@pytest.mark.both_gradios
 def test_pictures_large_stale_and_brought_back(opened):
     page = opened.page
     opened.small()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 
-import pytest
 from PIL import Image
 from test_access_page import LOW_CONTRAST, NAMELESS
 from test_train import STATE, STEP
@@ -21,8 +20,6 @@ DROP = """([place, files]) => {
     document.querySelector(place).dispatchEvent(event);
 }"""
 IN_CAPTION = "document.activeElement.closest('.blocktrain-pic')?.dataset.key"
-
-pytestmark = pytest.mark.parametrize("python", ["gradio4"], indirect=True)
 
 
 def picture(number: int) -> str:

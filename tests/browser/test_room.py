@@ -39,6 +39,7 @@ def chosen(page) -> list[dict]:
     return json.loads(page.locator("#blocktrain_loras textarea").first.input_value())["loras"]
 
 
+@pytest.mark.both_gradios
 def test_a_day_in_the_room(visitor):
     page, narrow = visitor.page, visitor.page.viewport_size["width"] < 900
     page.wait_for_function("blocktrain.loras.store.architecture")

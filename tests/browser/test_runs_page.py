@@ -132,6 +132,7 @@ def test_the_table_is_searched(opened):
     opened.wait("runs_list", "None of 35 runs")
 
 
+@pytest.mark.both_gradios
 def test_the_newest_sample_is_shown_and_the_run_is_followed(opened, folder):
     """The strip is at its end, not at step 0; with another sample it goes on, unless an older one was chosen."""
     choose(opened, "half")
@@ -253,6 +254,7 @@ def menu(opened: Opened, item: str) -> None:
     opened.page.click(f"#blocktrain_runs_menu [data-do={item}]")
 
 
+@pytest.mark.both_gradios
 def test_the_menu_stays_open_while_the_page_asks_for_news(opened):
     choose(opened, "whole")
     opened.page.click("#blocktrain_menu_runs [data-menu]")
@@ -264,6 +266,7 @@ def test_the_menu_stays_open_while_the_page_asks_for_news(opened):
     assert not opened.page.locator("#blocktrain_runs_menu [data-do=title]").is_visible()
 
 
+@pytest.mark.both_gradios
 def test_title_notes_and_deletion(opened, folder):
     choose(opened, "old-34")
     menu(opened, "title")
@@ -299,6 +302,7 @@ def test_words_at_the_buttons(opened):
     assert "turn" not in opened.text("runs_state")
 
 
+@pytest.mark.both_gradios
 def test_a_reload_brings_back_the_run_and_its_step(opened):
     choose(opened, "whole")
     choose(opened, "half")

@@ -9,6 +9,8 @@ import urllib.request
 import pytest
 from journeys import PAUSE
 
+pytestmark = pytest.mark.both_gradios
+
 
 def test_a_moved_slider_changes_the_third_picture(opened):
     opened.small()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 STEP = "Number(document.querySelector('#blocktrain_runs_head [data-step]')?.dataset.step ?? -1)"
 STATE = "document.querySelector('#blocktrain_runs_head [data-state]')?.dataset.state"
 
@@ -23,6 +25,7 @@ def fill(opened, name: str) -> None:
     opened.wait("train_understood", "OUT09-OUT11 = 1")
 
 
+@pytest.mark.both_gradios
 def test_blocks_are_chosen_on_the_map_and_an_error_is_at_its_field(opened):
     fill(opened, f"mapped-{time.time_ns()}")
     block = opened.page.locator("#blocktrain_u_train [data-block=IN05]")
@@ -46,6 +49,7 @@ def test_blocks_are_chosen_on_the_map_and_an_error_is_at_its_field(opened):
     assert field.locator("[aria-invalid=true]").count() == 1
 
 
+@pytest.mark.both_gradios
 def test_from_a_folder_to_preview(opened, second):
     name = f"trained-{time.time_ns()}"
     fill(opened, name)

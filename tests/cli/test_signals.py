@@ -70,14 +70,17 @@ def test_a_run_is_saved(number, terminal, config, random_model, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    until = time.monotonic() + 240
-    while time.monotonic() < until and training.poll() is None and not _has_step(folder):
-        time.sleep(0.05)
-    if not terminal:
-        training.stderr.close()
-        training.stderr = None
-    training.send_signal(number)
-    out, _ = training.communicate(timeout=120)
+    try:
+        until = time.monotonic() + 240
+        while time.monotonic() < until and training.poll() is None and not _has_step(folder):
+            time.sleep(0.05)
+        if not terminal:
+            training.stderr.close()
+            training.stderr = None
+        training.send_signal(number)
+        out, _ = training.communicate(timeout=120)
+    finally:
+        training.kill()
     assert json.loads(out)["ended"] == "stopped"
     run = open_run(folder)
     assert run.load_state()["step"] == json.loads(out)["step"] > 0
