@@ -5,7 +5,6 @@ Block weights act on the LoRAs of prompts. Preview, analysis and training are re
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, NoReturn
 
 from lib_blocktrain.hosts.webui.integration import Integration
@@ -44,7 +43,9 @@ class ReForge(Integration):
 
     @property
     def lora(self) -> ModuleType:
-        return importlib.import_module("lib_blocktrain.hosts.neo.lora")
+        from lib_blocktrain.hosts.neo import lora
+
+        return lora
 
     def enter_step(self, step: int, latents: tuple[int, ...]) -> None:
         self.lora.enter_step(step, latents)
