@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ LORA = {"name": "robot", "weights": "OUT=1,BASE=0.5", "multiplier": 0.8, "x": 0.
 MASK = (  # white, of one pixel
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGP4DwABAQEAsTj2FAAAAABJRU5ErkJggg=="
 )
+PICTURE = base64.b64decode(MASK)
 FEATURES = [{"box": [0.1, 0.1, 0.9, 0.9]}, {"mask": MASK}]
 PREVIEW = {"prompt": "a robot", "negative": "", "seed": 3, "steps": 2, "cfg": 5.0, "sampler": "Euler"}
 ANALYSE = {"lora": "robot", "method": "fast", "prompts": ["a robot"], "seeds": [0, 1], "cfg": 5.0, "weights": "ALL"}
@@ -56,6 +58,17 @@ BODIES = {
         "wait": 1,
     },
     "/runs": {"config": {**RUN, "dataset": {**RUN["dataset"], "folders": [{"path": "/pictures", "repeats": 2}]}}},
+    "/sets": {"name": "mine", "repeats": 3},
+    "/sets/robots/caption": {"picture": "robots/a.png", "text": "robot, hat", "stamp": ""},
+    "/sets/robots/change": {
+        "operation": {"op": "replace", "find": "robot", "replace": "hat", "whole_tag": True, "case": True},
+        "pictures": ["robots/a.png"],
+        "stamps": {"robots/a.png": ""},
+        "preview": False,
+    },
+    "/sets/robots/mask": {"picture": "robots/a.png", "strokes": "[[0.2, 0.5, 0.5]]", "mode": "add", "remove": False},
+    "/sets/robots/focus": {"picture": "robots/a.png", "focus": [0.5, 0.25]},
+    "/sets/robots/repeats": {"repeats": 1, "label": "robots"},
     "/runs/old/stop": {"save": True},
     "/runs/old/weights": {"weights": "OUT=1"},
 }
@@ -66,12 +79,17 @@ NAMED = (
     "/runs/{}/files",
     "/runs/{}/files/metrics.jsonl",
     "/runs/old/files/{}",
+    "/sets/{}",
+    "/sets/{}/pictures",
+    "/sets/{}/undo",
 )
 ASKED = {
     "/presets": ("architecture",),
     "/loras": ("search",),
     "/loras/inspect": ("name",),
     "/runs/old": ("since", "most"),
+    "/sets/robots": ("size",),
+    "/sets/robots/thumbnail": ("picture", "side"),
 }
 KINDS = (
     None,
@@ -99,10 +117,17 @@ class Server:
         write_lora(self.host.lora_dirs[0] / "robot.safetensors")
         run = runs.create(RunConfig("old", DatasetConfig((FolderConfig("x"),))), self.host.output_dir / "runs" / "old")
         run.add_metrics({"step": 1, "event": "stopped"})
+        self.pictures = self.host.output_dir / "datasets"
+        self.make_set()
         self.runner, app = Resting(self.host), FastAPI()
         mount(app, self.host, Access(), runner=lambda: self.runner)
         self.client = TestClient(app, base_url=ADDRESS)
         self.known = self.files()
+
+    def make_set(self) -> None:
+        folder = self.pictures / "robots" / "1_robots"
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(PICTURE)
 
     def files(self) -> set[str]:
         return {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")}
@@ -110,8 +135,14 @@ class Server:
     def clean(self) -> None:
         """Take away what requests that were taken have made; fail if it is anything but runs and presets."""
         made = self.files() - self.known
-        allowed = ("out/runs/", "presets.txt")
+        allowed = ("out/runs/", "presets.txt", "out/datasets/", "out/blocktrain", "out/cache")
         assert all(name.startswith(allowed) for name in made), made
+        files = {path for path in self.pictures.rglob("*") if path.is_file()}
+        assert {path.name for path in files} <= {"a.png", "a.txt", "a.mask.png", "blocktrain.json"}, files
+        assert [path.read_bytes() for path in files if path.name == "a.png"] == [PICTURE]
+        if files != {self.pictures / "robots" / "1_robots" / "a.png"} or len(list(self.pictures.iterdir())) > 1:
+            shutil.rmtree(self.pictures)
+            self.make_set()
         for path in (self.host.output_dir / "runs").iterdir():
             if path.name != "old":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
