@@ -82,7 +82,7 @@ def test_escape_cancels_a_drawing(opened):
     opened.type("steps", 150)
     opened.click("draw")
     opened.wait("status", "step")
-    assert "%" in opened.page.title()
+    opened.page.wait_for_function("() => document.title.includes('%')")
     opened.page.keyboard.press("Escape")
     opened.wait("status", "Cancelled")
     opened.page.wait_for_function("() => !document.title.includes('%')")
