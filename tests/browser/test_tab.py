@@ -9,9 +9,8 @@ import urllib.request
 import pytest
 from journeys import PAUSE
 
-pytestmark = pytest.mark.both_gradios
 
-
+@pytest.mark.both_gradios
 def test_a_moved_slider_changes_the_third_picture(opened):
     opened.small()
     opened.drag("OUT05", 0.3)
@@ -62,6 +61,7 @@ def test_values_survive_a_change_of_lora(opened):
     assert opened.page.locator("#blocktrain_w_BASE input[type=range]").is_disabled()
 
 
+@pytest.mark.both_gradios
 def test_two_loras_keep_their_own_weights(opened):
     opened.drag("OUT05", 0.4)
     opened.tick("style")
@@ -75,6 +75,7 @@ def test_two_loras_keep_their_own_weights(opened):
     assert opened.weight("OUT05") == -0.5
 
 
+@pytest.mark.both_gradios
 def test_a_preset_goes_to_another_browser(opened, second):
     opened.drag("OUT05", 0.35)
     opened.drag("IN04", -0.25)
@@ -113,6 +114,7 @@ def test_a_bad_string_is_explained_at_the_character(opened):
     assert opened.page.locator(opened.button("apply")).is_disabled()
 
 
+@pytest.mark.both_gradios
 def test_what_is_typed_without_a_pause_is_answered_to_its_end(opened):
     """While an answer is on its way, gradio hears no further key."""
     opened.menu("share")
@@ -130,6 +132,7 @@ def test_what_is_typed_without_a_pause_is_answered_to_its_end(opened):
     opened.page.locator(".blocktrain-lib-list .blocktrain-lora").nth(1).wait_for()
 
 
+@pytest.mark.both_gradios
 def test_cancel(opened):
     opened.type("steps", 150)
     opened.click("draw")
@@ -140,6 +143,7 @@ def test_cancel(opened):
     assert len(opened.preview()) == 3
 
 
+@pytest.mark.both_gradios
 def test_a_second_browser_meets_a_queue(opened, second):
     for number, tab in enumerate((opened, second)):
         tab.small()
@@ -182,6 +186,7 @@ def test_a_file_that_breaks_leaves_the_tab_alive_and_the_model_whole(opened):
     assert opened.preview()[:2] == before[:2]
 
 
+@pytest.mark.both_gradios
 def test_save_and_load_again(opened, second):
     opened.small()
     opened.type("prompt", "a small fox, <i>green</i> background")
