@@ -22,7 +22,8 @@ from unittest.mock import patch
 
 WEIGHTS = ("fp16", "bf16", "fp32")
 PRECISIONS = ("auto", "bf16", "fp16")
-# Each dtype of weights with one precision, and the hosts with fewer options, unless BLOCKTRAIN_GPU=all is set.
+# Unless BLOCKTRAIN_GPU=all is set: each dtype of weights with one precision, fewer variants and options of the hosts,
+# and previews and analyses of SD1 alone.
 EVERYTHING = os.environ.get("BLOCKTRAIN_GPU") == "all"
 SAMPLERS = ("DDIM", "Euler", "Euler a", "DPM++ 2M", "DPM++ 2M Karras")
 ARCHITECTURES = ("sd1", "sdxl")
@@ -563,6 +564,8 @@ def _variants() -> Iterator[tuple[str, Run]]:
         "Adafactor": ("sd1", {"optimizer": {"name": "Adafactor"}, "network": {"weights": "OUT09=1"}}),
     }
     for name, (architecture, of_run) in changes.items():
+        if not EVERYTHING and name in ("everything sd1", "text encoder sd1", "rank", "loha", "lokr", "SGD"):
+            continue
         yield f"train {name}", partial(train_standalone, architecture=architecture, dtype="fp16", **of_run)
     for architecture in ARCHITECTURES:
         yield f"run {architecture}", partial(whole_run, architecture=architecture, dtype="fp16")
@@ -634,7 +637,7 @@ GROUPS: dict[str, Callable[[], Iterator[tuple[str, Run]]]] = {
     "sdxl": lambda: _trainings("sdxl"),
     "variants": _variants,
     "uses of sd1": lambda: _uses("sd1"),
-    "uses of sdxl": lambda: _uses("sdxl"),
+    **({"uses of sdxl": lambda: _uses("sdxl")} if EVERYTHING else {}),
     "hosts": _hosts,
 }
 
