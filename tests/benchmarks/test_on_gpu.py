@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -31,6 +32,9 @@ def arguments(folder: Path, minutes: float = 1.0) -> argparse.Namespace:
     return argparse.Namespace(minutes=minutes, dry_run=True, out=folder)
 
 
+@pytest.mark.skipif(
+    os.environ.get("BLOCKTRAIN_GPU") != "all", reason="takes a minute and a half: set BLOCKTRAIN_GPU=all"
+)
 def test_dry_run_does_every_part(tmp_path):
     for package in ("diffusers", "transformers"):
         pytest.importorskip(package)

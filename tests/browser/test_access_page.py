@@ -104,7 +104,6 @@ def themed(opened, request) -> Opened:
     return opened
 
 
-@pytest.mark.both_gradios
 def test_words_stand_out_and_everything_has_a_name(themed):
     low, nameless = {}, {}
     for place in PLACES:
@@ -136,7 +135,6 @@ def test_every_field_says_what_it_is_for(opened):
     assert "queue" in page.locator(opened.button("train_start")).get_attribute("title")
 
 
-@pytest.mark.both_gradios
 def test_nothing_moves_while_pictures_are_drawn(opened):
     opened.small()
     opened.page.evaluate(SHIFTS)

@@ -1,4 +1,4 @@
-"""The place Analyse in Chromium, under both gradio versions: from a question to the sliders of Preview."""
+"""The place Analyse in Chromium: from a question to the sliders of Preview."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pictures of Preview in Chromium, under both gradio versions: large, out of date, drawn again, brought back."""
+"""The pictures of Preview in Chromium: large, out of date, drawn again, brought back."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""Sharing presets, comparing two pictures, a probe, and fast input on the map, in Chromium under both gradios."""
+"""Sharing presets, comparing two pictures, a probe, and fast input on the map, in Chromium."""
 
 from __future__ import annotations
 
 import time
 
-import pytest
 from journeys import PAUSE, SECOND
 from PIL import Image
 
@@ -12,7 +11,6 @@ MAP = "#blocktrain_u_weights"
 SLIDER = "() => document.querySelector('#blocktrain_w_{} input[type=range]').value == '{}'"
 
 
-@pytest.mark.both_gradios
 def test_a_link_opens_in_another_browser_and_acts_only_when_used(opened, second, served):
     opened.active("robot")
     opened.drag("OUT05", 0.35)
@@ -132,7 +130,6 @@ def test_a_finger_scrolls_the_page_and_moves_what_it_has_selected(browser, serve
         context.close()
 
 
-@pytest.mark.both_gradios
 def test_from_pictures_by_a_probe_to_the_training(opened, tmp_path):
     folder = tmp_path / "4_thing"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""A reload in the middle, a slow server, a server that ends and begins anew; in Chromium, under both gradios."""
+"""A reload in the middle, a slow server, a server that ends and begins anew; in Chromium."""
 
 from __future__ import annotations
 

@@ -52,7 +52,6 @@ def map_(opened) -> Map:
     return Map(opened)
 
 
-@pytest.mark.both_gradios
 def test_a_drag_moves_the_slider_within_one_frame_and_asks_nobody(map_):
     requests = []
     map_.page.on("request", lambda request: requests.append(request.url))
@@ -88,7 +87,6 @@ def test_a_drag_moves_the_slider_within_one_frame_and_asks_nobody(map_):
     assert requests == []
 
 
-@pytest.mark.both_gradios
 def test_the_server_has_what_the_map_shows_and_the_map_what_the_server_says(map_, opened):
     map_.drag(map_.block("OUT04"), 0.7 * HEIGHT)
     assert map_.both("OUT04") == pytest.approx(0.3)
@@ -235,7 +233,6 @@ def test_cards_are_found_used_and_copied(map_, opened):
     opened.wait("understood", "“PALETTE” for SD1")
 
 
-@pytest.mark.both_gradios
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_shifts_or_overflows(opened, width):
     opened.page.set_viewport_size({"width": width, "height": 844})

@@ -1,4 +1,4 @@
-"""The map and the table of sliders as one, and the menus of presets and of copying, in Chromium under both gradios."""
+"""The map and the table of sliders as one, and the menus of presets and of copying, in Chromium."""
 
 from __future__ import annotations
 
