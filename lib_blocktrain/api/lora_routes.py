@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from lib_blocktrain.api.errors import not_found
+from lib_blocktrain.api.responses import thumbnail_response
 from lib_blocktrain.api.schemas import LoraContents, LoraItem, Picture, PreviewBody, WeighedLora, values_of
 from lib_blocktrain.api.service import Service
 
@@ -64,10 +65,7 @@ def add_lora_routes(reading: APIRouter, service: Service) -> None:
             raise not_found(str(error)) from error
         if found is None:
             raise not_found(f"there is no picture beside {name!r} that can be read")
-        headers = {"ETag": f'"{found.tag}"', "Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
-        if request.headers.get("if-none-match") == headers["ETag"]:
-            return Response(status_code=304, headers=headers)
-        return Response(found.content, media_type="image/jpeg", headers=headers)
+        return thumbnail_response(request, found)
 
     @reading.post(
         "/preview",

@@ -6,9 +6,10 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from lib_blocktrain.api.errors import ApiError, not_found
+from lib_blocktrain.api.responses import NOSNIFF
 from lib_blocktrain.api.service import Service
 
-HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, max-age=86400"}  # a picture never changes
+HEADERS = {**NOSNIFF, "Cache-Control": "private, max-age=86400"}  # a picture never changes
 
 
 def add_picture_routes(reading: APIRouter, service: Service) -> None:

@@ -17,8 +17,11 @@ from starlette.types import Message
 
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.errors import ApiError, api_error
+from lib_blocktrain.workspace.picture_thumbnails import Thumbnail
 
 LARGEST_BODY = 1_000_000  # bytes
+NOSNIFF = {"X-Content-Type-Options": "nosniff"}
+CHECKED = "private, no-cache"  # Cache-Control of what is kept, and asked about each time
 LARGEST_UPLOAD = 64 << 20  # bytes of a request that adds pictures
 
 
@@ -27,6 +30,14 @@ class AsciiJSON(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+def thumbnail_response(request: Request, found: Thumbnail, cache: str = CHECKED) -> Response:
+    """A thumbnail, or 304 where the caller has it."""
+    headers = {**NOSNIFF, "ETag": f'"{found.tag}"', "Cache-Control": cache}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(found.content, media_type="image/jpeg", headers=headers)
 
 
 class OwnRoute(APIRoute):

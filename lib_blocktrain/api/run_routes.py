@@ -20,6 +20,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response, StreamingResponse
 
 from lib_blocktrain.api.errors import ApiError, not_found
+from lib_blocktrain.api.responses import NOSNIFF
 from lib_blocktrain.api.run_schemas import (
     AboutBody,
     FileItem,
@@ -145,7 +146,7 @@ def _add_file_routes(reading: APIRouter, service: Service) -> None:
     def read_file(name: str, file: str, side: int = Query(0, ge=0, le=LARGEST_SIDE, description=SIDE)) -> Response:
         found = _file_of(service.run(name), file)
         chunks, size = open_file(found)
-        headers = {"X-Content-Type-Options": "nosniff"}
+        headers = dict(NOSNIFF)
         if found.path.suffix == ".png":  # a sample is not changed once it is there
             headers["Cache-Control"] = "private, max-age=86400"
             if side:

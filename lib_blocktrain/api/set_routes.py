@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from lib_blocktrain.api.errors import ApiError, not_found
+from lib_blocktrain.api.responses import CHECKED, NOSNIFF, thumbnail_response
 from lib_blocktrain.api.schemas import Done
 from lib_blocktrain.api.service import Service
 from lib_blocktrain.api.set_schemas import (
@@ -38,7 +39,7 @@ T = TypeVar("T")
 Side = Annotated[
     int | None, Query(ge=64, le=4096, description="of the training, in pixels; the model's own unless given")
 ]
-_SAFE = {"X-Content-Type-Options": "nosniff"}
+KEPT = "private, max-age=604800, immutable"
 _FIELD = "files"
 
 
@@ -75,11 +76,7 @@ def _add_reading(reading: APIRouter, service: Service) -> None:
         v: Annotated[str, Query(description="the listing's version: the answer is kept by the browser")] = "",
     ) -> Response:
         found = service.picture_sets.thumbnail(name, picture, side)
-        kept = "private, max-age=604800, immutable" if v else "private, no-cache"
-        headers = {**_SAFE, "ETag": f'"{found.tag}"', "Cache-Control": kept}
-        if request.headers.get("if-none-match") == headers["ETag"]:
-            return Response(status_code=304, headers=headers)
-        return Response(found.content, media_type="image/jpeg", headers=headers)
+        return thumbnail_response(request, found, KEPT if v else CHECKED)
 
     @reading.get(
         "/sets/{name}/mask",
@@ -91,7 +88,7 @@ def _add_reading(reading: APIRouter, service: Service) -> None:
         found = service.picture_sets.mask(name, picture)
         if found is None:
             raise not_found(f"{picture!r} has no mask")
-        return Response(found, media_type="image/png", headers={**_SAFE, "Cache-Control": "private, no-cache"})
+        return Response(found, media_type="image/png", headers={**NOSNIFF, "Cache-Control": CHECKED})
 
     @reading.get("/sets/{name}/caption", response_model=CaptionText, summary="Read a caption, with its tokens")
     def caption(name: str, picture: str) -> dict[str, Any]:

@@ -1,15 +1,15 @@
-"""The pictures beside LoRA files, small: made when they are asked for, the latest kept in memory."""
+"""The pictures beside LoRA files, small and square: made when they are asked for, the latest kept in memory."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import logging
-from dataclasses import dataclass
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lib_blocktrain.workspace.lora_index import LoraIndex
+from lib_blocktrain.workspace.picture_thumbnails import Thumbnail
 from lib_blocktrain.workspace.recent import Recent
 
 log = logging.getLogger(__name__)
@@ -20,14 +20,6 @@ MAX_BYTES, MAX_PIXELS = 64_000_000, 100_000_000
 FORMATS = ("PNG", "JPEG", "WEBP")
 _UPPER = 0.3  # of what is cut off an upright picture, the part above: faces are there
 _BEHIND = (128, 128, 128)  # what is transparent
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """A small square picture as JPEG; ``tag`` changes with the file that it was made from."""
-
-    content: bytes
-    tag: str
 
 
 class LoraPreviews:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.training.buckets import fitting
@@ -95,6 +95,7 @@ class PictureSets:
         self._looked_up[key] = {entry.key: entry for entry in contents.entries}
         side, known = (size, True) if size else self._native_size()
         pictures = self._listed(found, contents, side)
+        self._lister.mark_duplicates(pictures)
         hashed = self._lister.hashed(pictures)
         return Listing(found, side, known, tuple(pictures), contents, hashed, self._lister.tokens)
 
@@ -245,7 +246,10 @@ class PictureSets:
         """The title of an operation, its edits, how many pictures it leaves as they are, and captions not readable."""
         wanted = caption_operations.operation_of(operation)
         everything = self._listed(found, contents, ASSUMED_SIZE)
-        chosen = everything if pictures is None else [_picked(everything, found.key, key) for key in pictures]
+        chosen = everything
+        if pictures is not None:
+            by_key = {one.entry.key: one for one in everything}
+            chosen = [by_key.get(picture) or _missing(found.key, picture) for picture in pictures]
         _check_stamps(chosen, stamps or {})
         counts = caption_operations.tag_counts([one.captioned for one in everything])
         edits, problems = list[FileEdit](), list[str]()
@@ -298,16 +302,11 @@ class PictureSets:
 
 def _entry_of(contents: Contents, key: str, picture: str) -> Entry:
     found = next((entry for entry in contents.entries if entry.key == picture), None)
-    if found is None:
-        raise FileNotFoundError(f"there is no picture {picture[:200]!r} in the set {key!r}")
-    return found
+    return found or _missing(key, picture)
 
 
-def _picked(listed: Sequence[Listed], key: str, picture: str) -> Listed:
-    found = next((one for one in listed if one.entry.key == picture), None)
-    if found is None:
-        raise FileNotFoundError(f"there is no picture {picture[:200]!r} in the set {key!r}")
-    return found
+def _missing(key: str, picture: str) -> NoReturn:
+    raise FileNotFoundError(f"there is no picture {picture[:200]!r} in the set {key!r}")
 
 
 def _caption_path(entry: Entry, contents: Contents) -> Path:

@@ -30,6 +30,7 @@ KEPT_ON_DISK = 8000  # of some 12 kB
 _PRUNE_EVERY = 250  # files written
 _QUALITY = 84
 _YIELD = 0.2  # seconds for which those that a user waits for come first
+_COMPARED = 1000  # pictures with all others at a time: the memory of 20,000 with 20,000 is 1.6 GB
 SAME_BITS, SAME_COLOUR = 5, 20  # differences up to which two pictures are the same; the second of 255
 
 Stamp = tuple[str, int, int]  # path, mtime in ns, size
@@ -37,7 +38,7 @@ Stamp = tuple[str, int, int]  # path, mtime in ns, size
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small upright picture as JPEG; ``tag`` changes with the file that it was made from."""
+    """A small picture as JPEG; ``tag`` changes with the file that it was made from."""
 
     content: bytes
     tag: str
@@ -183,12 +184,13 @@ def duplicates(looks: Mapping[str, Look]) -> dict[str, list[str]]:
     bits = np.unpackbits(np.array([np.frombuffer(look.bits, np.uint8) for look in looks.values()]), axis=1)
     colours = np.array([np.frombuffer(look.colours, np.uint8) for look in looks.values()]).astype(np.int16)
     signs = bits.astype(np.float32) * 2 - 1
-    different = (signs.shape[1] - signs @ signs.T) / 2  # bits
     found: dict[str, list[str]] = {}
-    for first, second in np.argwhere(np.triu(different <= SAME_BITS, 1)):
-        if np.abs(colours[first] - colours[second]).max() <= SAME_COLOUR:
-            found.setdefault(names[first], []).append(names[second])
-            found.setdefault(names[second], []).append(names[first])
+    for begin in range(0, len(names), _COMPARED):
+        different = (signs.shape[1] - signs[begin : begin + _COMPARED] @ signs[begin:].T) / 2  # bits
+        for first, second in np.argwhere(np.triu(different <= SAME_BITS, 1)) + begin:
+            if np.abs(colours[first] - colours[second]).max() <= SAME_COLOUR:
+                found.setdefault(names[first], []).append(names[second])
+                found.setdefault(names[second], []).append(names[first])
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -174,14 +174,16 @@ class Lister:
         self.tokens = TokenCounter()
 
     def pictures(self, entries: tuple[Entry, ...], fit_for: Callable[[Size], Fit]) -> list[Listed]:
-        """Return the pictures, whatever is wrong with each, and begin to look for duplicates in the background."""
-        listed = [self._listed(entry, fit_for) for entry in entries]
+        """Return the pictures, whatever is wrong with each."""
+        return [self._listed(entry, fit_for) for entry in entries]
+
+    def mark_duplicates(self, listed: Sequence[Listed]) -> None:
+        """Mark the duplicates among the pictures looked at by now; the others are looked at in the background."""
         usable = {picture.entry.key: picture for picture in listed if picture.header is not None}
         self._thumbnails.look_at(picture.stamp for picture in usable.values())
         looks = {key: look for key, one in usable.items() if (look := self._thumbnails.look(one.stamp)) is not None}
         for key, same in duplicates(looks).items():
             usable[key].same = same
-        return listed
 
     def hashed(self, listed: list[Listed]) -> int:
         """How many of them were looked at."""
