@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 AS_PROMISED = """promised => Object.entries(promised).every(
     ([block, weight]) => Number(document.querySelector(`#blocktrain_w_${block} input[type=range]`).value) === weight)"""
 ENDED = "document.querySelector('#blocktrain_analyse_status [data-ended]') !== null"
 
 
-@pytest.mark.both_gradios
 def test_from_a_box_to_the_sliders(opened):
     opened.small()  # the analysis' size, too
     opened.go("Analyse")

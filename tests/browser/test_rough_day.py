@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import socket
 
-import pytest
 from journeys import PAUSE, SECOND, Opened, serving, write_loras
 
 LATE = 1.5 * SECOND
 ANSWERED = "document.querySelector('#blocktrain_runs_beat [data-beat]')?.dataset.beat"
 
 
-@pytest.mark.both_gradios
 def test_a_reload_in_the_middle_of_a_preview(opened):
     """What nobody waits for any more is given up: the model is free for the page as it is now."""
     opened.type("steps", 150)
@@ -25,7 +23,6 @@ def test_a_reload_in_the_middle_of_a_preview(opened):
     assert len(set(opened.preview())) == 2  # every weight is 1: the third is the second
 
 
-@pytest.mark.both_gradios
 def test_two_tabs_of_one_browser_have_weights_of_their_own(opened):
     """Both draw at the same time, one after the other on the model; each shows what was asked in it."""
     other = opened.another()
@@ -45,7 +42,6 @@ def test_two_tabs_of_one_browser_have_weights_of_their_own(opened):
     assert other.problems == []
 
 
-@pytest.mark.both_gradios
 def test_on_a_slow_server_the_page_waits_and_the_hand_does_not(opened):
     network = opened.context.new_cdp_session(opened.page)
     network.send("Network.enable")

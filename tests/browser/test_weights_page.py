@@ -94,7 +94,6 @@ def test_a_row_and_its_block_are_one(opened, page):
     assert page.locator(LINE).inner_text() == "IN00 no layers in this LoRA"
 
 
-@pytest.mark.both_gradios
 def test_what_has_changed_from_the_preset_is_told(opened, page):
     opened.preset("OUTD")
     name, changed = page.locator(".blocktrain-preset-name"), page.locator(".blocktrain-preset-changed")
@@ -125,7 +124,6 @@ def test_what_has_changed_from_the_preset_is_told(opened, page):
     assert (name.inner_text(), changed.inner_text()) == ("ALL", "")  # the preset comes back with its weights
 
 
-@pytest.mark.both_gradios
 def test_each_lora_has_its_own_preset(opened, page):
     opened.preset("OUTD")
     opened.drag("IN08", 0.5)
@@ -140,7 +138,6 @@ def test_each_lora_has_its_own_preset(opened, page):
     page.locator(".blocktrain-preset-changed").get_by_text("1 changed").wait_for()
 
 
-@pytest.mark.both_gradios
 def test_a_preset_is_saved_over_renamed_and_deleted(opened, page):
     name = f"own-{time.time_ns()}"
     opened.drag("OUT05", 0.15)
@@ -224,7 +221,6 @@ def test_menus_close_and_stay_in_their_pane(opened, page, name, width):
     assert pop.is_hidden()
 
 
-@pytest.mark.both_gradios
 @pytest.mark.parametrize("width", [1400, 390])
 def test_nothing_covers_the_sliders(opened, page, width):
     page.set_viewport_size({"width": width, "height": 900})
