@@ -100,6 +100,16 @@
     }
 
     Object.assign(blocktrain, { copy, download, drawn, made, openDialog, tinyU });
-    new MutationObserver(setUp).observe(document, { childList: true, subtree: true });
-    setTimeout(setUp); // when the other files have been read
+
+    // What is set up uses all files: not before they have been read, which a WebUI does one after the other.
+    function begin() {
+        new MutationObserver(setUp).observe(document, { childList: true, subtree: true });
+        setUp();
+    }
+
+    if (document.readyState === "loading") {
+        document.addEventListener("DOMContentLoaded", begin);
+    } else {
+        setTimeout(begin);
+    }
 })();

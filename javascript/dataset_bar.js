@@ -226,13 +226,11 @@
 
     (blocktrain.components ||= new Map()).set("blocktrain-dataset-aside", buildAside);
     blocktrain.components.set("blocktrain-dataset-message", draw);
-    setTimeout(() =>
-        dataset.listeners.add((what) => {
-            if (what === "set") {
-                said = null; // it was said of another one
-            }
-            draw();
-        })
-    );
+    (dataset.listeners ||= new Set()).add((what) => {
+        if (what === "set") {
+            said = null; // it was said of another one
+        }
+        draw();
+    });
     Object.assign(dataset, { icon, many, say, attempt, did, undo, saveCaption: save, saveAll, savedFirst, refreshSoon });
 })();

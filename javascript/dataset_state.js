@@ -8,7 +8,6 @@
     const KEPT = ["set", "view", "size", "mode", "current"];
     const HASHING = 2500; // milliseconds to the next look for duplicates
     const VIEWS = ["grid", "buckets", "list"];
-    const listeners = new Set();
 
     const state = {
         sets: null, // before the first answer
@@ -27,6 +26,7 @@
         drafts: {}, // captions that are not saved: by set, by picture, {text, stamp of the caption that was changed}
     };
     const dataset = (blocktrain.pictureSets ||= {});
+    const listeners = (dataset.listeners ||= new Set());
 
     // --- what is open -----------------------------------------------------------------------------------------------
 
@@ -301,7 +301,7 @@
     setTimeout(() => blocktrain.place?.() === "pictures" && state.sets === null && dataset.attempt(arrive), 500);
 
     Object.assign(dataset, {
-        FLAGS, state, listeners, openSet, pictures, picture, caption, isDraft, unsaved, tagsOf, withTags, hasFlag, shown, toggle,
+        FLAGS, state, openSet, pictures, picture, caption, isDraft, unsaved, tagsOf, withTags, hasFlag, shown, toggle,
         clearFilters, choose, chooseAll, step, loadSets, reload, open, draft, save, set, forRun, recall,
     });
 })();

@@ -72,7 +72,7 @@ class Opened:
         self.page = self.context.new_page()
         self.page.set_default_timeout(LONG)
         self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
+        self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}\n{error.stack}"))
         self.page.on("request", lambda request: self._asked(request.url, address))
         self.page.goto(address)
         self.page.wait_for_selector("#blocktrain_model_line .blocktrain-note")

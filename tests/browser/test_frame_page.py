@@ -229,3 +229,28 @@ def test_the_scripts_share_an_object_of_their_own(browser):
         own = "Object.hasOwn(window, 'blocktrain') && !(window.blocktrain instanceof Node)"
         assert page.evaluate(own), script.name
     page.close()
+
+
+@pytest.mark.parametrize("last_first", [False, True])
+def test_the_scripts_are_read_one_after_the_other(browser, last_first):
+    """As in a WebUI, with time between them, in any order, and elements to set up that are there before."""
+    page, problems = browser.new_page(), []
+    page.on("pageerror", lambda error: problems.append(f"{error}\n{error.stack}"))
+    names = sorted((path.name for path in (ROOT / "javascript").glob("*.js")), reverse=last_first)
+    tags = "".join(f'<script src="{name}"></script>' for name in names)
+    places = "".join(
+        f'<div class="blocktrain-dataset-{name}"></div>' for name in ("sets", "message", "aside", "pictures")
+    )
+    html = f'<div id="blocktrain">{places}</div>{tags}<div class="blocktrain-dataset-chosen"></div>'
+
+    def answer(route) -> None:
+        name = route.request.url.rpartition("/")[2]
+        script = name.endswith(".js")
+        body = (ROOT / "javascript" / name).read_text("utf-8") if script else html
+        route.fulfill(body=body, content_type="text/javascript" if script else "text/html")
+
+    page.route("**/*", answer)
+    page.goto("http://blocktrain.example/")
+    page.wait_for_function("document.querySelector('.blocktrain-dataset-chosen > *') !== null")
+    page.close()
+    assert problems == []

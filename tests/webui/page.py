@@ -31,7 +31,7 @@ class Page(Opened):
         self.page = self.context.new_page()
         self.page.set_default_timeout(LONG)
         self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}"))
+        self.page.on("pageerror", lambda error: self.problems.append(f"page error: {error}\n{error.stack}"))
         self.open_page()
 
     def open_page(self) -> None:
@@ -41,7 +41,8 @@ class Page(Opened):
 
     def close(self) -> None:
         self.context.close()
-        assert not [problem for problem in self.problems if not THEIRS.search(problem)]
+        ours = [problem for problem in self.problems if not THEIRS.search(problem)]
+        assert not ours, ours
 
     def tab(self, title: str) -> None:
         """Go to a tab of the WebUI."""
