@@ -89,6 +89,7 @@ def test_a_day_in_the_room(visitor):
         if place == "Runs":
             page.locator(f"text={RUNS - 1:02}").first.wait_for(state="attached")
         page.wait_for_timeout(300)
+        nothing_covered(page, place)
     assert len(chosen(page)) == 8
 
 
