@@ -78,7 +78,9 @@ convolution, and `alpha`, a number; what it adds to the layer's weight is up · 
 
 What is *believed* is listed under each table with its grade: {grades}.
 P+ and InstantStyle looked at prompts, not at LoRAs, each paper at its own model: it is where to begin, not what will
-happen.
+happen. On SDXL three papers agree that OUT01 is style and colour, and two that layout is in IN08. They contradict each
+other on OUT00: B-LoRA, which trains LoRAs there, calls it content and layout; the study by sparse autoencoders, which
+looks at what features in SDXL Turbo's blocks switch on, finds local detail in it, and composition in IN08.
 """
 BELIEF_COLUMNS = "| blocks | said to carry | grade | source |\n|---|---|---|---|"
 COLUMNS = "| block | LDM | diffusers | parts | latent | channels | skip | LoRA | LoCon | cost % |"

@@ -29,7 +29,8 @@ def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) 
     @reading.get("/presets", response_model=PresetList, summary="List presets, the user's own first")
     def list_presets(architecture: Architecture | None = None) -> dict[str, Any]:
         own = service.presets.own.read().presets
-        fitting = [p for p in service.presets.all().values() if architecture in (None, *p.architectures)]
+        each = [preset for named in service.presets.all().values() for preset in named.each]
+        fitting = [preset for preset in each if architecture in (None, *preset.architectures)]
         problems = [{"line": p.line, "text": p.text, "message": p.message} for p in service.presets.problems()]
         return {"presets": [{**vars(p), "own": p.name in own} for p in fitting], "problems": problems}
 

@@ -35,7 +35,8 @@ def presets_list(arguments: argparse.Namespace) -> Answer:
     """List the shipped presets, optionally of one architecture only."""
     from lib_blocktrain.weights.presets import shipped_presets
 
-    presets = [p for p in shipped_presets() if arguments.architecture in (None, *p.architectures)]
+    each = [preset for named in shipped_presets() for preset in named.each]
+    presets = [p for p in each if arguments.architecture in (None, *p.architectures)]
     data = [
         {"name": p.name, "architectures": list(p.architectures), "grade": p.grade, "purpose": p.purpose, "text": p.text}
         for p in presets

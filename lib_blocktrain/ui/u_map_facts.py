@@ -29,7 +29,9 @@ class Belief:
 _P_PLUS = "P+, arXiv 2303.09522"
 _B_LORA = "B-LoRA, arXiv 2403.14572"
 _INSTANT = "InstantStyle, arXiv 2404.02733"
+_SAE = "a study by sparse autoencoders, arXiv 2410.22366"
 _LBW = "users of LoRA Block Weight"
+_USERS = "users of SDXL"
 _SD = ("sd1", "sd2")
 _COLOURS = ("OUT06", "OUT07", "OUT08", "OUT09", "OUT10", "OUT11")
 BELIEFS = (
@@ -39,8 +41,10 @@ BELIEFS = (
     Belief(_SD, ("OUT03", "OUT04", "OUT05"), "faces; the tutorial leaves these out to keep a face", "C", _LBW),
     Belief(_SD, _COLOURS, "colours", "C", _LBW),
     Belief(("sdxl",), ("OUT00",), "content and layout", "A", _B_LORA),
-    Belief(("sdxl",), ("OUT01",), "style and colour", "A", f"{_B_LORA}; {_INSTANT}"),
-    Belief(("sdxl",), ("IN08",), "layout", "A", _INSTANT),
+    Belief(("sdxl",), ("OUT00",), "local detail; B-LoRA says content and layout", "A", _SAE),
+    Belief(("sdxl",), ("OUT01",), "style and colour", "A", f"{_B_LORA}; {_INSTANT}; {_SAE}"),
+    Belief(("sdxl",), ("IN08",), "layout and composition", "A", f"{_INSTANT}; {_SAE}"),
+    Belief(("sdxl",), ("OUT00", "OUT01"), "a character without its style; B-LoRA has style in OUT01", "C", _USERS),
 )
 
 

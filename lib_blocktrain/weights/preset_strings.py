@@ -318,7 +318,8 @@ class _Reader:
             owners = " and ".join(ARCHITECTURES[owner].title for owner in preset.architectures)
             raise body.error(f"preset {body.shown} is for {owners}, not for {self.architecture.title}")
         try:
-            parsed = parse(preset.text, self.architecture.id, seed=self.seed, x=self.x, presets={})
+            text = preset.on(self.architecture.id).text
+            parsed = parse(text, self.architecture.id, seed=self.seed, x=self.x, presets={})
         except PresetStringError as error:
             raise body.error(f"preset {body.shown}: {error}") from error
         return replace(parsed, form="preset", name=body.text)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -16,9 +16,10 @@ GRADES = {
 
 @dataclass(frozen=True)
 class Preset:
-    """A preset string with a name; `architectures` are those for which the text can be read.
+    """A preset string with a name; `architectures` are those for which it can be read.
 
-    `grade` is a key of GRADES, `source` a citation.
+    `grade` is a key of GRADES, `source` a citation. `others` are the presets of this name whose text, purpose, grade
+    and source are for other architectures; use `on` to get the one for an architecture.
     """
 
     name: str
@@ -27,14 +28,32 @@ class Preset:
     purpose: str = ""
     grade: str = "-"
     source: str = ""
+    others: tuple["Preset", ...] = ()
+
+    def on(self, architecture_id: str) -> "Preset":
+        """Return the preset of this name for an architecture, which must be one of `architectures`."""
+        return next((other for other in self.others if architecture_id in other.architectures), self)
+
+    @property
+    def each(self) -> tuple["Preset", ...]:
+        """The presets of this name, each with the architectures that its text is for."""
+        elsewhere = {architecture_id for other in self.others for architecture_id in other.architectures}
+        own = tuple(architecture_id for architecture_id in self.architectures if architecture_id not in elsewhere)
+        return (replace(self, architectures=own, others=()), *self.others)
 
 
 @cache
 def shipped_presets() -> tuple[Preset, ...]:
-    """Return the presets of presets.json, in its order."""
+    """Return the presets of presets.json, in its order; entries of one name are one preset, with `others`."""
     path = Path(__file__).with_name("presets.json")
-    entries = json.loads(path.read_text(encoding="utf-8"))
-    return tuple(Preset(**{**entry, "architectures": tuple(entry["architectures"])}) for entry in entries)
+    found: dict[str, Preset] = {}
+    for entry in json.loads(path.read_text(encoding="utf-8")):
+        preset = Preset(**{**entry, "architectures": tuple(entry["architectures"])})
+        first = found.setdefault(preset.name, preset)
+        if first is not preset:
+            architectures = (*first.architectures, *preset.architectures)
+            found[preset.name] = replace(first, architectures=architectures, others=(*first.others, preset))
+    return tuple(found.values())
 
 
 MARK = "#blocktrain="

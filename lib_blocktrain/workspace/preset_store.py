@@ -48,7 +48,7 @@ class PresetStore:
 
     def fitting(self, architecture_id: str) -> list[Preset]:
         """The presets for this architecture."""
-        return [preset for preset in self.all().values() if architecture_id in preset.architectures]
+        return [each for preset in self.all().values() for each in preset.each if architecture_id in each.architectures]
 
     def names(self, architecture_id: str) -> list[str]:
         return [preset.name for preset in self.fitting(architecture_id)]
@@ -165,6 +165,6 @@ def _same(one: Preset, other: Preset) -> bool:
     """Whether two presets give the same weights for each architecture that both are for."""
 
     def weights(preset: Preset, architecture_id: str) -> BlockWeights:
-        return parse(preset.text, architecture_id, seed=RANDOM_SEED, x=0.0, presets={}).weights
+        return parse(preset.on(architecture_id).text, architecture_id, seed=RANDOM_SEED, x=0.0, presets={}).weights
 
     return all(weights(one, a) == weights(other, a) for a in set(one.architectures) & set(other.architectures))

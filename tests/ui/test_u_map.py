@@ -106,7 +106,7 @@ def test_text_stays_text():
 
 @pytest.mark.parametrize("architecture_id", ARCHITECTURES)
 def test_what_a_card_copies_reads_back_as_its_weights(architecture_id, tmp_path):
-    presets = [preset for preset in shipped_presets() if architecture_id in preset.architectures]
+    presets = [preset.on(architecture_id) for preset in shipped_presets() if architecture_id in preset.architectures]
     made = preset_cards.html(PresetStore(lambda: tmp_path / "none.txt"), architecture_id, "weights")
     cards = made.split('<li class="blocktrain-card"')[1:]
     assert len(cards) == len(presets)

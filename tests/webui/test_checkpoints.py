@@ -74,10 +74,10 @@ def test_all_is_the_plain_tag_and_none_is_no_lora(loaded):
     assert "didn't match keys" not in webui.log.read_text(errors="replace")
 
 
-@pytest.mark.parametrize("blocks", ["all", "BASE alone"])
+@pytest.mark.parametrize("blocks", ["all", "BASE=1,REST=0", "OUTD"])
 def test_the_tabs_preview_is_the_tag(loaded, weights, blocks):
     """Hooks against merged weights; in the second case for the text encoder alone, OpenCLIP's attention included."""
-    webui, chosen = loaded.webui, weights if blocks == "all" else "BASE=1,REST=0"
+    webui, chosen = loaded.webui, weights if blocks == "all" else blocks
     before = webui.inside("fingerprint")
     ours = pixels(webui.inside("preview", prompt=PROMPT, lora=loaded.lora, weights=chosen, **SAME)).astype(int)
     assert webui.inside("fingerprint") == before
@@ -92,7 +92,7 @@ def test_what_another_architecture_means_is_refused(loaded):
     """17 values are the attention blocks of SD1 and SD2, 12 those of SDXL; the same holds for presets."""
     webui, base = loaded.webui, loaded.webui.pixels(PROMPT)
     of_another = {"sd2": {"1" + ",1" * 11: "12 values", "B-LORA-STYLE": "is for SDXL"}}
-    of_another["sdxl"] = {"1" + ",1" * 16: "17 values", "OUTALL": "is for SD1 and SD2"}
+    of_another["sdxl"] = {"1" + ",1" * 16: "17 values", "POSE": "is for SD1 and SD2"}
     for weights, said in of_another[loaded.architecture].items():
         answer = webui.txt2img(tag(loaded, f"bw={weights}"))
         assert np.array_equal(pixels(answer["images"][0]), base)

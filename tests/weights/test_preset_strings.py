@@ -275,8 +275,8 @@ def test_a_preset_with_changes():
 
 
 def test_presets_of_another_architecture_and_broken_ones():
-    with pytest.raises(PresetStringError, match="preset 'INS' is for SD1 and SD2, not for SDXL"):
-        parse("INS", SDXL)
+    with pytest.raises(PresetStringError, match="preset 'POSE' is for SD1 and SD2, not for SDXL"):
+        parse("POSE", SDXL)
     broken = {"A": Preset("A", (SD1,), "1,2"), "B": Preset("B", (SD1,), "A"), "R": Preset("R", (SD1,), values(26, "R"))}
     for name, message in (("A", "2 values"), ("B", "unknown preset 'A'"), ("R", "expected a seed")):
         with pytest.raises(PresetStringError, match=rf"preset '{name}': .*{message}") as caught:

@@ -41,7 +41,7 @@ def test_shipped_presets_can_be_read(name, architecture_id):
 
 def test_shipped_presets_say_what_they_are_for_and_why():
     assert len(SHIPPED) == len(shipped_presets())
-    for preset in SHIPPED.values():
+    for preset in (each for named in SHIPPED.values() for each in named.each):
         assert preset.purpose
         assert preset.source
         assert preset.grade in GRADES
@@ -91,6 +91,35 @@ def test_sdxl_presets_have_one_block_and_nothing_else(name, block_id):
     assert on(name, "sdxl") == [block_id]
     assert weights.base == weights.rest == 0
     assert SHIPPED[name].grade == "A"
+
+
+CLASSIC = ("INS", "IND", "INALL", "MIDD", "OUTD", "OUTS", "OUTALL")
+
+
+@pytest.mark.parametrize("name", CLASSIC)
+def test_classic_presets_mean_the_same_depth_on_sdxl(name):
+    """IN blocks are the same in both; OUT blocks of the same depth have skip connections from the same IN block."""
+    partners = {block.skip: block.id for block in architecture("sdxl").blocks if block.id.startswith("OUT")}
+    there = {"M00": "M00", **{block_id: block_id for block_id in partners}}
+    there |= {block.id: partners[block.skip] for block in architecture("sd1").blocks if block.skip in partners}
+    assert on(name, "sdxl") == [there[block_id] for block_id in on(name)]
+    for block_id in on(name):
+        if block_id != "M00":  # the bottom is at 1/8 of the latent's side on SD1, at 1/4 on SDXL
+            one, other = architecture("sd1").block(block_id), architecture("sdxl").block(there[block_id])
+            assert (one.resolution_in, one.resolution_out) == (other.resolution_in, other.resolution_out)
+    assert parse(name, "sdxl").weights.base == parse(name, "sd1").weights.base == 1
+    assert set(parse(name, "sdxl").weights.values.values()) == {0, 1}
+    sdxl = SHIPPED[name].on("sdxl")
+    assert (sdxl.architectures, sdxl.grade) == (("sdxl",), "-")
+    assert "SD1" in sdxl.purpose
+    assert SHIPPED[name].on("sd2") is SHIPPED[name]
+    assert [each.architectures for each in SHIPPED[name].each] == [("sd1", "sd2"), ("sdxl",)]
+
+
+def test_character_without_style_is_what_users_of_sdxl_report():
+    assert on("CHARACTER-NOT-STYLE", "sdxl") == ["OUT00", "OUT01"]
+    assert SHIPPED["CHARACTER-NOT-STYLE"].grade == "C"
+    assert "B-LORA-STYLE" in SHIPPED["CHARACTER-NOT-STYLE"].purpose
 
 
 def test_lora_16_is_what_a_lora_reaches():
