@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache
+from lib_blocktrain.training.captions import RunStep, augmented_caption
 from lib_blocktrain.training.dataset import DatasetImage
-from lib_blocktrain.training.dataset_config import ImageOptions
 from lib_blocktrain.training.rng import seed_of
 
 
@@ -116,16 +116,21 @@ class BatchLoader:
         """Whether batches have their captions encoded."""
         return self._conditioning is not None
 
-    def load(self, images: Sequence[DatasetImage], number: int, indices: Sequence[int], total: int) -> Batch:
-        """Return the batch of these images, which have these indices among the `total` of batch `number`."""
+    def load(
+        self, images: Sequence[DatasetImage], number: int, indices: Sequence[int], total: int, at: RunStep | None = None
+    ) -> Batch:
+        """Return the batch of these images, which have these indices among the `total` of batch `number`.
+
+        `at` is the step that the batch is of, for what grows with the steps.
+        """
         rngs = [random.Random(seed_of(self._seed, "augment", number, index)) for index in indices]
         flips = [image.options.flip and rng.random() < 0.5 for image, rng in zip(images, rngs)]
-        captions = [augmented_caption(image.caption, image.options, rng) for image, rng in zip(images, rngs)]
+        captions = [augmented_caption(image.caption, image.options, rng, at) for image, rng in zip(images, rngs)]
         return self._batch(images, flips, captions, tuple(indices), total)
 
     def plain(self, images: Sequence[DatasetImage]) -> Batch:
         """Return the batch of these images without augmentation: for validation."""
-        captions = [image.caption for image in images]
+        captions = [image.plain_caption for image in images]
         return self._batch(images, [False] * len(images), captions, tuple(range(len(images))), len(images))
 
     def _batch(
@@ -139,7 +144,7 @@ class BatchLoader:
         latents = torch.stack([self._latents.of(image, flip) for image, flip in zip(images, flips)])
         weights = [self._prior_weight if image.regularisation else 1.0 for image in images]
         cache = self._conditioning
-        passing = [caption not in ("", image.caption) for image, caption in zip(images, captions)]
+        passing = [caption not in ("", image.plain_caption) for image, caption in zip(images, captions)]
         conditioning = {} if cache is None else joined([cache.of(*c) for c in zip(captions, passing)])
         masks = [_mask(image, flip, latents.shape[-2:]) for image, flip in zip(images, flips)]
         mask = None
@@ -148,29 +153,6 @@ class BatchLoader:
             mask = torch.stack([whole if m is None else m for m in masks])
         sizes = torch.tensor([_sizes(image) for image in images])
         return Batch(latents, conditioning, tuple(captions), sizes, mask, torch.tensor(weights), indices, total)
-
-
-def captions_vary(options: ImageOptions) -> bool:
-    """Whether a caption differs from step to step."""
-    return bool(options.shuffle_tags or options.tag_dropout or options.caption_dropout)
-
-
-def augmented_caption(caption: str, options: ImageOptions, rng: random.Random) -> str:
-    """Return the caption for one step, as sd-scripts' `process_caption`: dropped whole, or its tags changed.
-
-    The first `keep_tags` tags stay in front, whatever happens to the others. Brackets are not emphasis.
-    """
-    if options.caption_dropout and rng.random() < options.caption_dropout:
-        return ""
-    if not (options.shuffle_tags or options.tag_dropout):
-        return caption
-    tags = [tag.strip() for tag in caption.strip().split(options.separator)]
-    kept, others = tags[: options.keep_tags], tags[options.keep_tags :]
-    if options.shuffle_tags:
-        rng.shuffle(others)
-    if options.tag_dropout:
-        others = [tag for tag in others if rng.random() >= options.tag_dropout]
-    return f"{options.separator} ".join(kept + others)
 
 
 def joined(conditionings: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

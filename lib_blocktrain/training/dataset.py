@@ -16,6 +16,7 @@ from PIL import Image
 
 from lib_blocktrain.files import error_text
 from lib_blocktrain.training.buckets import Fit, Size, fitting
+from lib_blocktrain.training.captions import plain_caption
 from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig, ImageOptions
 from lib_blocktrain.training.folder_contents import EXTENSIONS
 from lib_blocktrain.training.found_pictures import FoundPicture, Search
@@ -48,9 +49,14 @@ class DatasetImage:
     options: ImageOptions = field(default_factory=ImageOptions)
 
     @property
+    def plain_caption(self) -> str:
+        """The caption with nothing left to chance."""
+        return plain_caption(self.caption, self.options)
+
+    @property
     def tags(self) -> list[str]:
         """The caption's parts between separators, without those that are empty."""
-        return [tag for part in self.caption.split(self.options.separator) if (tag := part.strip())]
+        return [tag for part in self.plain_caption.split(self.options.separator) if (tag := part.strip())]
 
     def open(self) -> Image.Image:
         """Return the image in its bucket's size, RGB; transparent pixels become white, unless alpha is the mask."""
@@ -125,7 +131,7 @@ class Dataset:
             "held_out": len(self.held_out),
             "folders": sorted({str(image.path.parent) for image in self.images}),
             "buckets": {f"{w}x{h}": count for (w, h), count in sorted(self.buckets.items())},
-            "without_caption": sum(not image.caption for image in self.images),
+            "without_caption": sum(not image.plain_caption for image in self.images),
             "tags": dict(tags.most_common(50)),
             "masks": sum(image.mask is not None for image in self.images),
             "canvas_share": self.area_share,
@@ -187,12 +193,18 @@ def _usable(found: FoundPicture, fit_for: Callable[[Size], Fit]) -> DatasetImage
     elif found.options.alpha_mask and has_alpha(image):
         mask = found.path
     fit = found.fit(image.size, fit_for)
-    caption = found.caption if found.caption_file is None else first_line(found.caption_file)
+    text = None
+    if found.options.caption_source == "caption file" and found.caption_file is not None:
+        text = caption_text(found.caption_file, found.options.wildcards)
+    caption = found.caption_for(text)
     return DatasetImage(found.path, caption, fit, found.repeats, found.regularisation, mask, found.options)
 
 
-def first_line(file: Path) -> str:
-    """Return the line of a caption file that is trained on; raise DatasetError, which names the file."""
+def caption_text(file: Path, all_lines: bool = False) -> str:
+    """Return the line of a caption file that is trained on, or all that are not empty; raise DatasetError.
+
+    Its message names the file.
+    """
     try:
         with open(file, "rb") as stream:
             content = stream.read(4 * MAX_CAPTION + 1)
@@ -203,7 +215,7 @@ def first_line(file: Path) -> str:
         raise DatasetError(error_text(error)) from error
     if len(content) > 4 * MAX_CAPTION or (lines and len(lines[0]) > MAX_CAPTION):
         raise DatasetError(f"{file}: a caption of more than {MAX_CAPTION} characters: expected a line of text")
-    return lines[0].strip() if lines else ""
+    return "\n".join(filter(None, map(str.strip, lines if all_lines else lines[:1])))
 
 
 def _split(images: list[DatasetImage], share: float) -> tuple[list[DatasetImage], list[DatasetImage]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from lib_blocktrain.training.config_json import check
+
+CaptionSource = Literal["caption file", "file name", "folder name"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +20,22 @@ class ImageOptions:
     shuffle_tags: bool = False
     tag_dropout: float = 0.0
     caption_dropout: float = 0.0
+    caption_source: CaptionSource = "caption file"
+    prefix: str = ""  # of every caption, such as a trigger word
+    suffix: str = ""
+    keep_separator: str = ""  # instead of keep_tags: the tags before it, and those after a second one, keep their place
+    secondary_separator: str = ""  # of tags that stay together; the separator's place is taken when all is done
+    wildcards: bool = False  # {a|b} is one of them, and a caption of several lines one of its lines
+    tag_warmup: float = 0.0  # steps until all tags are there, below 1 a share of the run's; 0: all from the beginning
+    tag_warmup_least: int = 1  # tags at the first step
     flip: bool = False
     alpha_mask: bool = False
 
     def __post_init__(self) -> None:
         for name in ("tag_dropout", "caption_dropout"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to, not with, 1")
-        check(self.keep_tags >= 0, "keep_tags", self.keep_tags, "0 or more")
+        for name in ("keep_tags", "tag_warmup", "tag_warmup_least"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         check(bool(self.separator), "separator", self.separator, "text, such as ,")
 
 
@@ -52,6 +63,14 @@ class FolderConfig:
     shuffle_tags: bool | None = None
     tag_dropout: float | None = None
     caption_dropout: float | None = None
+    caption_source: CaptionSource | None = None
+    prefix: str | None = None
+    suffix: str | None = None
+    keep_separator: str | None = None
+    secondary_separator: str | None = None
+    wildcards: bool | None = None
+    tag_warmup: float | None = None
+    tag_warmup_least: int | None = None
     flip: bool | None = None
     alpha_mask: bool | None = None
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_blocktrain.training.buckets import Fit, Size
+from lib_blocktrain.training.captions import as_words, framed_caption
 from lib_blocktrain.training.crop_focus import FILE, Focus, read_focus
 from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig, ImageOptions
 from lib_blocktrain.training.folder_contents import (
@@ -31,8 +32,18 @@ class FoundPicture:
     regularisation: bool = False
     caption_file: Path | None = None
     caption: str = ""  # of a picture without a caption file
+    concept: str = ""  # what the folder's name says
     mask: Path | None = None
     focus: Focus | None = None
+
+    def caption_for(self, text: str | None) -> str:
+        """Return the caption to train on; `text` is what its caption file holds, None without one."""
+        source = self.options.caption_source
+        if source == "caption file":
+            text = self.caption if text is None else text
+        else:
+            text = as_words(self.path.stem if source == "file name" else self.concept)
+        return framed_caption(text, self.options)
 
     def fit(self, size: Size, fit_for: Callable[[Size], Fit]) -> Fit:
         """Return how the picture of this size is brought to its bucket; raise DatasetError if it cannot be."""
@@ -75,6 +86,7 @@ class Search:
                     folder.regularisation,
                     contents.captions.get(picture),
                     folder.class_caption or concept or "",
+                    concept or path.name,
                     mask,
                     focus.get(picture.name),
                 )

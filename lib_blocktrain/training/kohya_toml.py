@@ -30,6 +30,13 @@ _FOLDER_OPTIONS = {
     "shuffle_caption": "shuffle_tags",
     "caption_tag_dropout_rate": "tag_dropout",
     "caption_dropout_rate": "caption_dropout",
+    "caption_prefix": "prefix",
+    "caption_suffix": "suffix",
+    "keep_tokens_separator": "keep_separator",
+    "secondary_separator": "secondary_separator",
+    "enable_wildcard": "wildcards",
+    "token_warmup_step": "tag_warmup",
+    "token_warmup_min": "tag_warmup_least",
     "flip_aug": "flip",
     "alpha_mask": "alpha_mask",
 }

@@ -9,8 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from lib_blocktrain.model.protocol import Model
-from lib_blocktrain.training.batches import Batch, BatchLoader, BatchSampler, captions_vary
+from lib_blocktrain.training.batches import Batch, BatchLoader, BatchSampler
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache
+from lib_blocktrain.training.captions import RunStep, captions_vary
 from lib_blocktrain.training.config import LossConfig, RunConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.dataset import Dataset, find
@@ -33,6 +34,8 @@ class TrainingData:
     sampler: BatchSampler
     loader: BatchLoader
     contents: Mapping[Path, str]  # the digest of each picture's file
+    steps: int  # of the run, of `accumulate` batches each
+    accumulate: int
 
     def idle(self, model: Model) -> list[nn.Module]:
         """Return what may be moved off the GPU, since the steps and the validation find in the cache what it gives."""
@@ -47,7 +50,8 @@ class TrainingData:
         indices = range(processes.rank, len(images), processes.count)
         if not indices:
             return None
-        return self.loader.load([images[index] for index in indices], number, indices, len(images))
+        at = RunStep(number // self.accumulate, self.steps)
+        return self.loader.load([images[index] for index in indices], number, indices, len(images), at)
 
     def validation(self, config: RunConfig, processes: Processes) -> Iterator[tuple[Batch, Noise]]:
         """Yield each held-out image at each of the fixed timesteps, with noise that never changes."""
@@ -91,9 +95,11 @@ def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Pr
         if image.options.flip:
             latents.of(image, flipped=True)
         if conditioning is not None and not captions_vary(image.options):
-            conditioning.of(image.caption)
+            conditioning.of(image.plain_caption)
         if progress is not None:
             progress(number + 1, len(images))
     sampler = BatchSampler(dataset.images, config.batch * processes, config.seed)
     loader = BatchLoader(latents, conditioning, config.loss.prior_weight, config.seed)
-    return TrainingData(dataset, sampler, loader, latents.contents)
+    return TrainingData(
+        dataset, sampler, loader, latents.contents, steps=config.steps, accumulate=config.optimizer.accumulate
+    )

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from lib_blocktrain.training.captions import as_words
 from lib_blocktrain.training.config_json import ConfigError, read
 
 MAX_TEXT = 2000  # characters of a text in an operation
-_NUMBER_BEHIND = re.compile(r"[\s(]*\d+[\s)]*$")
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class FromNames(Operation):
         return "captions from file names"
 
     def line(self, caption: Captioned, counts: Mapping[str, int]) -> str | None:
-        return _unless_there(caption, self.overwrite, _words(caption.stem))
+        return _unless_there(caption, self.overwrite, as_words(caption.stem))
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,3 @@ def _sorted(caption: Captioned, keys: Sequence[int]) -> str | None:
 
 def _unless_there(caption: Captioned, overwrite: bool, line: str) -> str | None:
     return line if line and (overwrite or not caption.line) else None
-
-
-def _words(stem: str) -> str:
-    return _NUMBER_BEHIND.sub("", " ".join(re.split(r"[\s_\-]+", stem))).strip()

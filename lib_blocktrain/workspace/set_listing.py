@@ -70,7 +70,10 @@ class Listed:
             return None
         found = self.entry.found
         mask = found.mask or (found.path if self.has_mask else None)
-        caption = found.caption if self.line is None else self.line
+        text = self.line
+        if text is not None and found.options.wildcards:
+            text = "\n".join(filter(None, map(str.strip, self.caption.text.splitlines())))
+        caption = found.caption_for(text)
         return DatasetImage(found.path, caption, self.fit, found.repeats, found.regularisation, mask, found.options)
 
     @property
@@ -92,7 +95,7 @@ class Listed:
 
     def to_json(self, tokens: TokenCounter) -> dict[str, Any]:
         found, fit, image = self.entry.found, self.fit, self.image
-        counted = tokens.count(image.caption) if image else None
+        counted = tokens.count(image.plain_caption) if image else None
         width, height = self.header.size if self.header else (0, 0)
         mask = found.mask.name if found.mask is not None else "alpha" if self.has_mask else None
         return {
@@ -111,7 +114,7 @@ class Listed:
             "cut": _cut(fit) if fit else None,
             "focus": list(found.focus) if found.focus else None,
             "caption": None if self.caption.content is None or self.caption_problem else self.caption.text,
-            "caption_used": image.caption if image else "",
+            "caption_used": image.plain_caption if image else "",
             "caption_file": found.caption_file.name if found.caption_file else None,
             "stamp": self.caption.stamp,
             "tags": self.captioned.tags,

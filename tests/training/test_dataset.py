@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 
 from lib_blocktrain.training import buckets
-from lib_blocktrain.training.batches import BatchSampler, augmented_caption
+from lib_blocktrain.training.batches import BatchSampler
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache, TensorStore
+from lib_blocktrain.training.captions import RunStep, augmented_caption
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig, resolved
-from lib_blocktrain.training.config_json import ConfigError
+from lib_blocktrain.training.config_json import ConfigError, read
 from lib_blocktrain.training.dataset import DatasetError, find
+from lib_blocktrain.training.dataset_config import ImageOptions
 
 
 def picture(path: Path, size=(64, 64), color="red", mode="RGB") -> Path:
@@ -335,3 +337,28 @@ def test_toml(tmp_path):
     (tmp_path / "set.toml").write_text("[[datasets", "utf-8")
     with pytest.raises(ConfigError, match=r"set\.toml"):
         of_toml(tmp_path / "set.toml")
+
+
+def test_where_captions_come_from(tmp_path):
+    picture(tmp_path / "3_old-robot_2" / "red_robot (3).png")
+    (tmp_path / "3_old-robot_2" / "red_robot (3).txt").write_text("{a|the} robot\n\n side view \n", "utf-8")
+
+    def caption(**options) -> tuple[str, str]:
+        [found] = find(of(tmp_path, **options), 64).images
+        return found.caption, found.plain_caption
+
+    assert caption() == ("{a|the} robot",) * 2
+    assert caption(wildcards=True) == ("{a|the} robot\nside view", "a robot")
+    assert caption(caption_source="file name", prefix="zx,") == ("zx, red robot",) * 2
+    assert caption(caption_source="folder name", suffix=", photo") == ("old robot , photo",) * 2
+    with pytest.raises(ConfigError, match="caption_source = 'exif': expected one of caption file, file name"):
+        read(DatasetConfig, {"folders": [{"path": "."}], "caption_source": "exif"})
+    with pytest.raises(ConfigError, match="tag_warmup = -1: expected 0 or more"):
+        of(tmp_path, tag_warmup=-1)
+
+
+def test_tags_come_in_one_by_one():
+    options = ImageOptions(tag_warmup=0.5, tag_warmup_least=1, keep_tags=1)
+    found = [augmented_caption("k, a, b, c", options, random.Random(0), RunStep(step, 20)) for step in range(0, 12, 3)]
+    assert found == ["k, a", "k, a", "k, a, b", "k, a, b"]
+    assert augmented_caption("k, a, b, c", options, random.Random(0), RunStep(10, 20)) == "k, a, b, c"

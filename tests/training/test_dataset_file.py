@@ -31,8 +31,19 @@ OPTIONS = {
     'caption_extension = ".words"': {"caption_extensions": [".words"]},
     "alpha_mask = true": {"alpha_mask": True},
     "enable_bucket = false": {"buckets": False},
-}
-TRAINED = ("shuffle_caption = true\nkeep_tokens = 1", "flip_aug = true", "alpha_mask = true")
+    'caption_prefix = "{a|the}"\nenable_wildcard = true\ntoken_warmup_step = 3': {
+        "prefix": "{a|the}", "wildcards": True, "tag_warmup": 3,
+    },
+    'caption_suffix = "x"\nsecondary_separator = ";;"\nkeep_tokens_separator = "||"\ntoken_warmup_min = 2': {
+        "suffix": "x", "secondary_separator": ";;", "keep_separator": "||", "tag_warmup_least": 2,
+    },
+}  # fmt: skip
+TRAINED = (
+    *[text for text in OPTIONS if "enable_wildcard" in text],
+    "shuffle_caption = true\nkeep_tokens = 1",
+    "flip_aug = true",
+    "alpha_mask = true",
+)
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from lib_blocktrain.training.batches import BatchSampler, augmented_caption
+from lib_blocktrain.training.batches import BatchSampler
 from lib_blocktrain.training.buckets import Fit
+from lib_blocktrain.training.captions import RunStep, augmented_caption, framed_caption
 from lib_blocktrain.training.dataset import DatasetImage
 from lib_blocktrain.training.dataset_config import ImageOptions
 
@@ -35,6 +36,41 @@ def test_captions(options, expected):
     captions = [", ".join(rng.choices(WORDS, k=rng.randint(0, 8))) for _ in range(10_000)]
     rng = random.Random(3)
     found = [augmented_caption(caption, ImageOptions(**options), rng) for caption in captions]
+    assert hashlib.sha256("\n".join(found).encode()).hexdigest()[:16] == expected
+
+
+MORE_WORDS = (*WORDS, "{day|night|dusk} sky", "{{x}}", "cat;;;dog", "|||", "x\ny", "{a}")
+MORE_OPTIONS = [
+    ({"prefix": "zx,", "suffix": "photo", "caption_dropout": 0.1}, "b2cf410089e3f5d6"),
+    ({"wildcards": True}, "80d2d9f0ba1c8598"),
+    ({"wildcards": True, "shuffle_tags": True, "keep_tags": 1}, "0052c7c3ae4a9ddb"),
+    ({"shuffle_tags": True, "keep_separator": "|||"}, "a366c3d9758de776"),
+    (
+        {"secondary_separator": ";;;", "shuffle_tags": True, "tag_dropout": 0.3, "keep_separator": "|||"},
+        "459da170469345d8",
+    ),
+    ({"tag_warmup": 40.0, "tag_warmup_least": 2}, "5d12441ac7ea81bd"),
+    ({"tag_warmup": 0.3, "shuffle_tags": True, "prefix": "zx,"}, "637242ccdf7da251"),
+    (
+        {
+            "wildcards": True, "prefix": "zx,", "secondary_separator": ";;;", "tag_warmup": 50.0, "shuffle_tags": True,
+            "tag_dropout": 0.2, "caption_dropout": 0.1, "keep_separator": "|||", "keep_tags": 2,
+        },
+        "93acf19f752f0e6b",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "expected"), MORE_OPTIONS, ids=lambda value: str(value))
+def test_captions_with_lines_and_choices(options, expected):
+    """Caption i at step i modulo 60 of 100."""
+    rng = random.Random(14)
+    captions = [", ".join(rng.choices(MORE_WORDS, k=rng.randint(0, 8))) for _ in range(10_000)]
+    rng, options = random.Random(3), ImageOptions(**options)
+    found = [
+        augmented_caption(framed_caption(caption, options), options, rng, RunStep(i % 60, 100))
+        for i, caption in enumerate(captions)
+    ]
     assert hashlib.sha256("\n".join(found).encode()).hexdigest()[:16] == expected
 
 
