@@ -68,6 +68,7 @@ class FakeHost:
         self.loaded = model or FakeModel()
         self.interrupted = False
         self.refreshed = 0
+        self.cards: list[Path] = []
         self.requests: list = []
         self.fails: Exception | None = None
         self.says: str | None = None
@@ -91,6 +92,9 @@ class FakeHost:
 
     def refresh_loras(self) -> None:
         self.refreshed += 1
+
+    def card_changed(self, network_file: Path) -> None:
+        self.cards.append(network_file)
 
     def sample(self, request, progress=None) -> Image.Image:
         assert self.lock.locked(), "a picture outside the queue"

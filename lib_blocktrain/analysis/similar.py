@@ -24,7 +24,7 @@ from lib_blocktrain.blocks import ARCHITECTURES, block_of
 from lib_blocktrain.files import atomic_write, files_below
 from lib_blocktrain.model.protocol import Progress
 from lib_blocktrain.networks.adapters import DoRA, module_from_tensors
-from lib_blocktrain.networks.bake import RECORD
+from lib_blocktrain.networks.cards import RECORD
 from lib_blocktrain.networks.contents import Contents, contents_of
 from lib_blocktrain.networks.header import NetworkFileError, json_object, read_header, tag_counts
 from lib_blocktrain.training.dataset import Dataset

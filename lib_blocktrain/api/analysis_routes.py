@@ -62,7 +62,8 @@ def _start(service: Service, body: AnalyseBody) -> Job[dict[str, Any]]:
 def _request(service: Service, body: AnalyseBody) -> AnalysisRequest:
     from lib_blocktrain.analysis.request import build_request
 
-    network = service.lora_index.network(service.lora(body.lora).key)
+    file = service.lora(body.lora)
+    network = service.lora_index.network(file.key)
     return build_request(
         network,
         method=body.method,
@@ -73,7 +74,7 @@ def _request(service: Service, body: AnalyseBody) -> AnalysisRequest:
         width=body.width,
         height=body.height,
         features=[_feature(feature) for feature in body.features],
-        weights=service.parse(body.weights, network.architecture, seed=0),
+        weights=service.parse(body.weights, network.architecture, seed=0, lora=file),
         multiplier=body.multiplier,
         value=body.value,
     )

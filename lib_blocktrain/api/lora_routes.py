@@ -11,7 +11,16 @@ from starlette.responses import Response
 
 from lib_blocktrain.api.errors import not_found
 from lib_blocktrain.api.responses import thumbnail_response
-from lib_blocktrain.api.schemas import LoraContents, LoraItem, Picture, PreviewBody, WeighedLora, values_of
+from lib_blocktrain.api.schemas import (
+    Done,
+    LoraContents,
+    LoraItem,
+    Picture,
+    PreviewBody,
+    RecommendBody,
+    WeighedLora,
+    values_of,
+)
 from lib_blocktrain.api.service import Service
 
 if TYPE_CHECKING:
@@ -27,8 +36,8 @@ if TYPE_CHECKING:
 MAX_WAIT = 120  # seconds
 
 
-def add_lora_routes(reading: APIRouter, service: Service) -> None:
-    """Add the routes under ``/loras``, and ``/preview``; they write nothing."""
+def add_lora_routes(reading: APIRouter, writing: APIRouter, service: Service) -> None:
+    """Add the routes under ``/loras``, and ``/preview``."""
 
     @reading.get("/loras", response_model=list[LoraItem], summary="List the LoRAs in the host's folders")
     def list_loras(search: str = "", wait: Annotated[float, Query(ge=0, le=MAX_WAIT)] = 0) -> list[dict[str, Any]]:
@@ -50,7 +59,21 @@ def add_lora_routes(reading: APIRouter, service: Service) -> None:
     def inspect_lora(name: str) -> dict[str, Any]:
         from lib_blocktrain.networks.contents import inspect
 
-        return dict(inspect(service.lora(name).path))
+        file = service.lora(name)
+        recommended = file.recommended
+        return {**inspect(file.path), "recommended": None if recommended is None else vars(recommended)}
+
+    @writing.post("/loras/recommend", response_model=Done, summary="Write block weights into a LoRA's card")
+    def recommend_weights(body: RecommendBody) -> dict[str, str]:
+        from lib_blocktrain.networks.cards import recommend
+
+        file = service.lora(body.name)
+        weights = None if body.weights is None else service.parse(body.weights, file.architecture, lora=file).weights
+        path = recommend(file.path, weights, body.source, body.canvas)
+        service.host.card_changed(file.path)
+        service.lora_index.refresh()
+        said = "recommends no weights" if weights is None else f"recommends {weights.to_line()}"
+        return {"done": f"{path.name} {said}"}
 
     @reading.get(
         "/loras/thumbnail",
@@ -142,5 +165,5 @@ def _placement(
 
     if not fits(file.architecture, architecture):
         raise ValueError(f"{file.key} is for {file.architecture}, and the loaded model is {architecture}")
-    parsed = service.parse(lora.weights, architecture, seed, lora.x)
+    parsed = service.parse(lora.weights, architecture, seed, lora.x, file)
     return Placement(service.lora_index.network(file.key), parsed.weights, lora.multiplier), parsed.notices

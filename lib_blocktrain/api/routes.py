@@ -59,7 +59,7 @@ def mount(
     writing, uploading = _router(access, writes=True), _router(access, writes=True, largest=LARGEST_UPLOAD)
     add_prompt_routes(public)
     add_preset_routes(reading, writing, service)
-    add_lora_routes(reading, service)
+    add_lora_routes(reading, writing, service)
     add_picture_routes(reading, service)
     add_set_routes(reading, writing, service)
     add_upload_route(uploading, service)

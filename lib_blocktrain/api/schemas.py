@@ -26,6 +26,8 @@ Architecture = Literal["sd1", "sd2", "sdxl"]
 
 WEIGHTS = "a preset's name, 25 or 26 values, a short form, ranges such as OUT=1,BASE=1, kohya's network_args, or JSON"
 
+LORA_WEIGHTS = f"{WEIGHTS}; card: those that the LoRA recommends"
+
 
 class Body(BaseModel):
     """The body of a request."""
@@ -138,6 +140,23 @@ class LoraItem(BaseModel):
     problem: str = Field(description="why it cannot be used, if it cannot")
 
 
+class RecommendedWeights(BaseModel):
+    """Block weights that a LoRA recommends, in its card or in the file."""
+
+    text: str = Field(description="a preset string")
+    source: str = Field(description="where they come from")
+    file: str = Field(description="the name of the file that holds them")
+
+
+class RecommendBody(Body):
+    """Block weights for a LoRA's card."""
+
+    name: str = Field(description="as GET /loras has it", max_length=1000)
+    weights: str | None = Field(description=f"{WEIGHTS}; null removes those of the card", max_length=100_000)
+    source: str = Field("", description="where they come from", max_length=1000)
+    canvas: float | None = Field(None, gt=0, le=1, description="the feature's share of the canvas")
+
+
 class LoraContents(BaseModel):
     """What a network file contains."""
 
@@ -148,13 +167,14 @@ class LoraContents(BaseModel):
     metadata: dict[str, str]
     unread: list[str] = Field(description="keys that belong to no known module")
     notices: list[str] = Field(description="what else a user should know")
+    recommended: RecommendedWeights | None = None
 
 
 class WeighedLora(Body):
     """A LoRA of an image, and its block weights."""
 
     name: str = Field(description="as GET /loras has it", max_length=1000)
-    weights: str = Field("ALL", description=WEIGHTS, max_length=100_000)
+    weights: str = Field("ALL", description=LORA_WEIGHTS, max_length=100_000)
     multiplier: float = Field(1.0, ge=-10, le=10, description="strength of the whole LoRA")
     x: float | None = Field(None, description="what X in the weights stands for")
 
@@ -211,7 +231,7 @@ class AnalyseBody(Body):
     )
     height: int | None = Field(None, ge=limits.MIN_SIDE, le=limits.MAX_SIDE, description="as width")
     features: list[FeatureBody] = list_field([], 2, "one, or two to compare; none: the whole picture")
-    weights: str = Field("ALL", description=f"the block weights that it has: {WEIGHTS}", max_length=100_000)
+    weights: str = Field("ALL", description=f"the block weights that it has: {LORA_WEIGHTS}", max_length=100_000)
     multiplier: float = Field(
         1.0, ge=-limits.MAX_STRENGTH, le=limits.MAX_STRENGTH, description="strength of the whole LoRA"
     )

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lib_blocktrain.api.access import Access
 from lib_blocktrain.api.errors import ApiError, busy, not_found
+from lib_blocktrain.networks.cards import recommended_text
 from lib_blocktrain.weights.preset_strings import weights_in_errors
 
 if TYPE_CHECKING:
@@ -147,10 +148,20 @@ class Service:
             raise ApiError(400, "bad request", f"{file.key} cannot be used: {file.problem}")
         return file
 
-    def parse(self, text: str, architecture: str, seed: int | None = None, x: float | None = None) -> Parsed:
-        """Read block weights; raise ValueError that names the text, since a request may have several."""
+    def parse(
+        self,
+        text: str,
+        architecture: str,
+        seed: int | None = None,
+        x: float | None = None,
+        lora: LoraFile | None = None,
+    ) -> Parsed:
+        """Read block weights, `card` for those that the LoRA recommends.
+
+        Raises ValueError that names the text, since a request may have several.
+        """
         with weights_in_errors(text):
-            return self.presets.parse(text, architecture, seed, x)
+            return self.presets.parse(text, architecture, seed, x, lora and partial(recommended_text, lora.path))
 
     def run(self, name: str) -> Run:
         """The run of this name. A name is looked up among the folders, links excepted, and never used as a path."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +117,9 @@ def write_found(
 
 def _request(arguments: argparse.Namespace) -> AnalysisRequest:
     from lib_blocktrain.analysis.request import build_request
+    from lib_blocktrain.networks.cards import recommended_text
     from lib_blocktrain.networks.files import read_network
-    from lib_blocktrain.weights.preset_strings import parse
+    from lib_blocktrain.weights.card_preset import parse_with_card
 
     network = read_network(arguments.lora)
     feature, against = _feature(arguments, ""), _feature(arguments, "against_")
@@ -131,7 +133,7 @@ def _request(arguments: argparse.Namespace) -> AnalysisRequest:
         width=arguments.width,
         height=arguments.height,
         features=(feature, against) if against.given else (feature,),
-        weights=parse(arguments.weights, network.architecture),
+        weights=parse_with_card(arguments.weights, network.architecture, partial(recommended_text, arguments.lora)),
         multiplier=arguments.multiplier,
         value=arguments.value,
     )

@@ -12,6 +12,7 @@ import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,13 +135,14 @@ def open_tab(arguments: argparse.Namespace) -> int:
 
 
 def _placements(host: Host, lora: Path | None, weights: str, multiplier: float) -> tuple[list[Placement], list[str]]:
+    from lib_blocktrain.networks.cards import recommended_text
     from lib_blocktrain.networks.files import read_network
     from lib_blocktrain.networks.hooks import Placement
-    from lib_blocktrain.weights.preset_strings import parse
+    from lib_blocktrain.weights.card_preset import parse_with_card
 
     if lora is None:
         return [], []
-    parsed = parse(weights, host.model().architecture)
+    parsed = parse_with_card(weights, host.model().architecture, partial(recommended_text, lora))
     return [Placement(read_network(lora), parsed.weights, multiplier)], list(parsed.notices)
 
 
@@ -203,12 +205,14 @@ def tour(arguments: argparse.Namespace) -> Answer:
 def bake(arguments: argparse.Namespace) -> Answer:
     """Write a network file with the block weights baked in."""
     from lib_blocktrain.networks.bake import bake as bake_file
+    from lib_blocktrain.networks.cards import recommended_text
     from lib_blocktrain.networks.files import read_network
-    from lib_blocktrain.weights.preset_strings import parse
+    from lib_blocktrain.weights.card_preset import parse_with_card
 
-    network = read_network(arguments.lora)
-    parsed = parse(arguments.weights, network.architecture)
-    bake_file(network, parsed.weights, arguments.out, overwrite=arguments.overwrite)
+    network, card = read_network(arguments.lora), partial(recommended_text, arguments.lora)
+    parsed = parse_with_card(arguments.weights, network.architecture, card)
+    advised = arguments.recommend and parse_with_card(arguments.recommend, network.architecture, card).weights
+    bake_file(network, parsed.weights, arguments.out, recommended=advised, overwrite=arguments.overwrite)
     line = parsed.weights.to_line(parsed.name or arguments.out.stem)
     data = {"out": str(arguments.out), "weights": line, "notices": list(parsed.notices)}
     return data, "\n".join([*(f"note: {n}" for n in parsed.notices), f"{arguments.out}: {line}"])

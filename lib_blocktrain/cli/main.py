@@ -36,7 +36,8 @@ WEIGHTS_HELP = """a preset's name, or block weights as people share them:
   25 values (IN00..IN11, M00, OUT00..OUT11) or 26 (the text encoder, BASE, first)
   17 (SD1) or 12, 20 (SDXL) values: LoRA Block Weight's short forms, BASE first
   ranges: IN04-OUT02=0.5 or OUT=1,BASE=1
-  kohya's network_args, or JSON"""
+  kohya's network_args, or JSON
+  card: with a LoRA, the block weights that its NAME.json or the file itself recommends"""
 EPILOG = """examples:
   python -m lib_blocktrain                                   the tab, in your browser, on the demo model
   python -m lib_blocktrain tour                              three pictures of the demo model
@@ -73,6 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     bake = every.add("bake", commands.bake, "write a network file with the block weights inside", needs="core")
     bake.add_argument("--lora", type=Path, required=True, metavar="FILE")
     bake.add_argument("--weights", required=True, metavar="W")
+    bake.add_argument("--recommend", metavar="W", help="block weights that the new file recommends in its metadata")
     bake.add_argument("--out", type=Path, required=True, metavar="FILE")
     bake.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     for module in (train, analyse, probe):

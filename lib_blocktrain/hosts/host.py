@@ -92,6 +92,9 @@ class Host(Protocol):
     def refresh_loras(self) -> None:
         """Update the host's own list of LoRAs, after a network file was written to ``lora_dirs``."""
 
+    def card_changed(self, network_file: Path) -> None:
+        """Let the host read the card beside a network file again, after it was changed."""
+
     def sample(self, request: SampleRequest, progress: Progress | None = None) -> Image.Image:
         """Draw one image with the host's own sampler, with the request's placements applied.
 

@@ -204,6 +204,9 @@ class StandaloneHost:
     def refresh_loras(self) -> None:
         """Do nothing: only the tab lists LoRAs here."""
 
+    def card_changed(self, network_file: Path) -> None:
+        """Do nothing: only the tab shows cards here."""
+
     def sample(self, request: SampleRequest, progress: Progress | None = None) -> Image.Image:
         """Draw one image; its noise is drawn on the CPU, and so depends on the seed but not on the device."""
         model = self.model()

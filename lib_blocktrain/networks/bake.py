@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 
 from lib_blocktrain.networks.adapters import CannotScaleError, Full, NetworkModule
+from lib_blocktrain.networks.cards import RECORD, with_recommended
 from lib_blocktrain.networks.files import Network, write_network
 from lib_blocktrain.networks.header import json_object
 from lib_blocktrain.networks.layers import weight_of
 from lib_blocktrain.networks.placement import Placement, Targets, layers_by_key
 from lib_blocktrain.weights.block_weights import BlockWeights
-
-RECORD = "ss_blocktrain"  # our metadata entry: JSON, in which "baked" lists the weights baked so far
 
 
 def bake(
@@ -25,14 +24,18 @@ def bake(
     base: Targets | None = None,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    recommended: BlockWeights | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the network with these weights baked in, and return the path.
 
-    See `baked` for the algorithms that need the `base` model, `files.write_network` for the other arguments.
+    `recommended` are weights that the new file recommends; without them, 1 everywhere where weights were baked in. See
+    `baked` for the algorithms that need the `base` model, `files.write_network` for the other arguments.
     """
     path = Path(path)
     found = baked(network, weights, path.stem, base=base, progress=progress)
+    if recommended is not None:
+        found = replace(found, metadata=_recommending(found.metadata, recommended))
     return write_network(path, found, dtype=dtype, overwrite=overwrite)
 
 
@@ -80,8 +83,22 @@ def _scaled(module: NetworkModule, factor: float, layers: Mapping[str, torch.nn.
 
 
 def _metadata(network: Network, weights: BlockWeights, name: str) -> dict[str, str]:
-    """Return the network's metadata with a record of the weights, and its own name for the WebUI's alias."""
+    """Return the network's metadata with a record of the weights, and its own name for the WebUI's alias.
+
+    Weights that the network recommended hold no longer where other weights are baked in.
+    """
     record = json_object(network.metadata.get(RECORD, ""))
     before = record.get("baked")
     record["baked"] = [*(before if isinstance(before, list) else []), weights.to_json()]
-    return {**network.metadata, "ss_output_name": name, RECORD: json.dumps(record)}
+    metadata = {**network.metadata, "ss_output_name": name, RECORD: json.dumps(record)}
+    plain = BlockWeights.uniform(weights.architecture, 1.0)
+    if weights == plain:
+        return metadata
+    line = weights.to_line()
+    return with_recommended(metadata, plain, f"baked: {line}", f"Use it without block weights: {line} are inside")
+
+
+def _recommending(metadata: Mapping[str, str], weights: BlockWeights) -> dict[str, str]:
+    """Return metadata that recommend these weights."""
+    hint = f"Recommended block weights (BASE, IN00 to OUT{len(weights.values) // 2 - 1:02}): {weights.to_line()}"
+    return with_recommended(metadata, weights, "chosen at baking", hint)

@@ -38,6 +38,11 @@ SETTINGS: dict[str, tuple[str | bool, str, str]] = {  # name: default, label, in
         "Let nobody read or draw through the API without a password",
         "where the WebUI listens to other machines and has no --api-auth; this machine is shut out, too",
     ),
+    "blocktrain_card_tag": (
+        False,
+        "A click on a LoRA in Extra Networks inserts bw=card as well",
+        "for LoRAs whose card or file recommends block weights; press Refresh in Extra Networks afterwards",
+    ),
     "blocktrain_dataset_dirs": (
         "",
         "Folders that may contain datasets, for runs started through the API and for Pictures",

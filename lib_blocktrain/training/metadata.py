@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lib_blocktrain import __version__
-from lib_blocktrain.blocks import REST
-from lib_blocktrain.networks.bake import RECORD
+from lib_blocktrain.blocks import REST, spans
+from lib_blocktrain.networks.cards import RECORD, with_recommended
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
 from lib_blocktrain.training.config_json import write
 from lib_blocktrain.training.dataset import Dataset
@@ -79,7 +79,19 @@ def metadata_of(
         "ss_training_started_at": progress["started_at"],
         RECORD: json.dumps({**_record(config, weights, progress), "canvas": dataset.area_share}),
     }
-    return {**{key: str(value) for key, value in entries.items()}, **config.metadata}
+    texts = {key: str(value) for key, value in entries.items()}
+    plain = BlockWeights.uniform(weights.architecture, 1.0)
+    hint = f"Use it without block weights: it was trained in {trained_blocks(weights)}"
+    return {**with_recommended(texts, plain, "training", hint, dataset.area_share), **config.metadata}
+
+
+def trained_blocks(weights: BlockWeights) -> str:
+    """Return the blocks of a training run as words: `OUT03-OUT05=0.5, BASE`; a weight of 1 is not written."""
+    by_value: dict[float, list[str]] = {}
+    for block_id, value in weights.with_base.items():
+        if value:
+            by_value.setdefault(value, []).append(block_id)
+    return ", ".join(f"{spans(ids)}{'' if value == 1 else f'={number(value)}'}" for value, ids in by_value.items())
 
 
 def network_arguments(config: RunConfig, weights: BlockWeights) -> dict[str, str]:

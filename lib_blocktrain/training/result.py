@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch import Tensor
 from lib_blocktrain.files import atomic_write
 from lib_blocktrain.networks.adapters import LoRA, NetworkModule
 from lib_blocktrain.networks.files import Network
+from lib_blocktrain.training.card import write_card
 from lib_blocktrain.training.config import NetworkConfig
 from lib_blocktrain.training.init import training_network
 from lib_blocktrain.training.plan import Plan
@@ -81,16 +81,14 @@ def publish(
     """Copy a result into a LoRA folder, with the WebUI's metadata beside it; return the copy's path.
 
     `text` is the WebUI's "activation text", `weight` its "preferred weight", `preview` its image, a PNG. A file of
-    the same name is not replaced, the copy gets a number after its name; unless the file's name is `replaces`.
+    the same name is not replaced, the copy gets a number after its name; unless the file's name is `replaces`: what was
+    written into its card since stays.
     """
     target, number = folder / result.name, 2
     while target.exists() and target.name != replaces:
         target, number = folder / f"{result.stem}-{number}{result.suffix}", number + 1
-    card = {"description": "", "activation text": text, "preferred weight": weight, "notes": ""}
-    contents = {
-        target.with_suffix(".json"): (json.dumps(card, indent=4, ensure_ascii=False) + "\n").encode(),
-        target: result.read_bytes(),
-    }
+    write_card(target, result, text=text, weight=weight)
+    contents = {target: result.read_bytes()}
     if preview is not None:
         contents[target.with_suffix(".png")] = preview.read_bytes()
     for path, content in contents.items():

@@ -21,6 +21,7 @@ _PREVIEW = {
     "copy_link": "This page's address with the weights: it opens the tab with them.",
     "copy_kohya": "network_args for sd-scripts: weights that scale the learning rate.",
     "copy_json": "The weights as JSON, with the architecture.",
+    "recommend": "Writes the weights into the LoRA’s card, NAME.json, where bw=card and this page find them.",
     "copy_tag": "<lora:NAME:1:bw=…> for the prompt, with this LoRA, its strength and its weights.",
     "paste": "A line, a link, ranges such as OUT=1,IN04-IN08=0.5, kohya's network_args or JSON.",
     "apply": "Sets the sliders to the pasted weights.",

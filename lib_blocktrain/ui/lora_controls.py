@@ -257,14 +257,19 @@ class LoraControls:
         return lora_data.data(self.lora_index, self.host.lora_dirs, since)
 
     def _card(self, file: LoraFile, selection: LoraSelection) -> Markup:
-        text = file.sidecar.block_weights if file.sidecar else ""
-        if not text:
+        recommended = file.recommended
+        if recommended is None:
             return lora_data.card(file)
         try:
-            weights = self.parse(text, selection).weights
+            weights = self.parse(recommended.text, selection).weights
         except PresetStringError as error:
             return lora_data.card(file, problem=str(error))
         return lora_data.card(file, json.dumps(dict(weights.with_base)))
+
+    def facts_of(self, selection: LoraSelection) -> Changes:
+        """The card of the active LoRA."""
+        file = self._active_file(selection)
+        return {"facts": self._card(file, selection) if file else html.facts(None)}
 
     def _shown(self, selection: LoraSelection, before: LoraSelection | None = None) -> Changes:
         """Everything that depends on the selection: the active LoRA, its facts, the sliders and why some are off.
@@ -281,7 +286,7 @@ class LoraControls:
                 sliders[block_id]["value"] = selection.shown.weights[block_id]
         return {
             "selection": selection,
-            "facts": self._card(file, selection) if file else html.facts(None),
+            **self.facts_of(selection),
             "u_map": UMap("weights", architecture_id, weight_name(""), reasons, selection.active or "").html(),
             "bake_name": f"{file.path.stem}-weighted" if file else "",
             "lora_message": self._warning(file, architecture_id),

@@ -16,6 +16,7 @@ from lib_blocktrain.workspace.lora_index import LoraIndex
 
 _DATA = Markup('<div class="blocktrain-lora-data" data-json="{}"></div>')
 _BUTTON = Markup('<button type="button" class="blocktrain-btn" data-use="{}" data-value="{}">{}</button>')
+SHOWN = 300  # characters of recommended weights and of where they come from
 _MODEL = Markup('<div class="blocktrain-lora-model" data-architecture="{}" data-title="{}"></div>')
 
 
@@ -41,7 +42,7 @@ def model(architecture_id: str | None) -> Markup:
 def card(file: LoraFile, weights: str = "", problem: str = "") -> Markup:
     """What a LoRA is for and contains: the user's own words from its sidecar first, then its header.
 
-    ``weights`` are the recommended ones of its sidecar as JSON, ``problem`` says why they cannot be read.
+    ``weights`` are the recommended ones as JSON, ``problem`` says why they cannot be read.
     """
     beside, parts = file.sidecar or Sidecar(), []
     activation = beside.activation or (file.facts.trigger if file.facts else "")
@@ -51,11 +52,12 @@ def card(file: LoraFile, weights: str = "", problem: str = "") -> Markup:
         parts.append(_text("negative text", beside.negative, "negative", "Into the negative prompt"))
     if beside.weight:
         parts.append(_text("preferred strength", f"{beside.weight:g}", "strength", "Use"))
-    if beside.block_weights:
+    recommended = file.recommended
+    if recommended is not None:
         use = _use("weights", weights, "Use") if weights else html.failure(problem)
-        parts.append(
-            Markup("<dt>block weights</dt><dd><code>{}</code> {}</dd>").format(beside.block_weights[:300], use)
-        )
+        source = Markup(" <small>{}</small>").format(recommended.source[:SHOWN]) if recommended.source else ""
+        row = Markup('<dt title="in {}">block weights</dt><dd><code>{}</code>{} {}</dd>')
+        parts.append(row.format(recommended.file, recommended.text[:SHOWN], source, use))
     for name, text in (("notes", beside.notes), ("description", beside.description)):
         if text:
             parts.append(Markup('<dt>{}</dt><dd class="blocktrain-own-words">{}</dd>').format(name, text))

@@ -120,6 +120,8 @@ class PreviewTab:
         for form, words in FORMS.items():
             copied = on(w[f"copy_{form}"].click, sharing.copier(form), named, w.pick("line", "share_message"))
             on(copied.then, None, w.pick("line"), {}, js=COPY.format(words.button))
+        recommended = w.pick("facts", "lora_data", "share_message")
+        on(w["recommend"].click, sharing.recommend, named, recommended)
         for button, function in (
             ("save", controls.save),
             ("over", controls.save_over),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from markupsafe import Markup
 
+from lib_blocktrain.networks.cards import recommend, recommended_text
 from lib_blocktrain.ui import html
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
 from lib_blocktrain.ui.preset_cards import TAG, card_map, shared_text
@@ -75,6 +76,23 @@ class ShareHandlers:
         line = shared_text(weights, name or known, form, area_share)
         return {"line": line, "share_message": html.note(message)}
 
+    @error_to("share_message")
+    def recommend(self, values: PreviewValues) -> Changes:
+        """Write the weights on the sliders into the card of the active LoRA."""
+        selection, controls = selection_of(values), self.controls
+        if selection.active is None:
+            raise ValueError("no LoRA is chosen: its card would hold the weights")
+        file = controls.lora_index.file(selection.active)
+        weights = selection.shown.block_weights(file.architecture)
+        origin, before = controls.origin_of(values, weights), file.recommended
+        source = f"preset {origin.name}" if origin and origin.name else "set by hand in Block weights"
+        path = recommend(file.path, weights, source, origin.area_share if origin else None)
+        controls.host.card_changed(file.path)
+        controls.lora_index.refresh()
+        words = f"{path.name} recommends these weights: bw=card in a prompt uses them"
+        words += f"; before: {before.text[:120]}" if before and before.file == path.name else ""
+        return {"share_message": html.note(words), "lora_data": controls.data(), **controls.facts_of(selection)}
+
     def _tag(self, values: PreviewValues, selection: LoraSelection, weights: BlockWeights) -> str:
         """The prompt tag of the active LoRA; the weights as a preset with changes where that is shorter."""
         if selection.active is None:
@@ -108,10 +126,22 @@ class ShareHandlers:
     def _entry(self, tag: Tag, page: PageWeights, loras: set[str]) -> LoraEntry:
         """A LoRA of a prompt as an entry of the list; raises ValueError for what the sliders cannot show."""
         architecture_id = self.controls.architecture(LoraSelection())
-        resolved = resolve(tag, architecture_id, page=page, loras=loras, seed=0, presets=self.controls.presets.all())
+        resolved = resolve(
+            tag,
+            architecture_id,
+            page=page,
+            loras=loras,
+            seed=0,
+            presets=self.controls.presets.all(),
+            recommended=self._recommended,
+        )
         multiplier = next((item for item in tag.plain[1:] if "=" not in item), "1")
         entry = LoraEntry.checked(float(multiplier), LoraEntry().weights)
         return entry if resolved.weights is None else entry.with_weights(resolved.weights)
+
+    def _recommended(self, name: str) -> str:
+        file = next(file for file in self.controls.lora_index.files() if file.path.stem == name)
+        return recommended_text(file.path)
 
     def _is_another(self, name: str, weights: BlockWeights) -> bool:
         """Whether there is a preset of this name with other weights."""

@@ -16,7 +16,7 @@ from lib_blocktrain.blocks import ARCHITECTURES, BASE
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.hosts.prompt_syntax import unread_notices
 from lib_blocktrain.model.memory import free_memory
-from lib_blocktrain.networks.bake import RECORD
+from lib_blocktrain.networks.cards import RECORD
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.training.config import RunConfig, load
 from lib_blocktrain.training.config_json import ConfigError, read, write

@@ -89,6 +89,7 @@ def _sharing(w: Widgets) -> None:
     with menu("share", "Copy, paste, bake", icon("more"), right=True):
         for form in FORMS:
             w.add(f"copy_{form}", gr.Button, f"Copy {FORMS[form].item}", size="sm", elem_classes="blocktrain-mi")
+        w.add("recommend", gr.Button, "Recommend these weights", size="sm", elem_classes="blocktrain-mi")
         # what was copied; the page's script takes it from here to the clipboard
         w.add("line", gr.Textbox, label="To share", elem_classes="blocktrain-unseen")
         # what "Edit in the tab" sends, as JSON

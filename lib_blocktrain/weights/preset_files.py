@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.files import LONGEST_NAME, atomic_write
+from lib_blocktrain.weights.card_preset import CARD
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.text_spans import PresetStringError, Span
@@ -168,6 +169,8 @@ def read_line(line: str) -> Preset:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a preset: expected one line, none of : , | = # {{")
+    if name == CARD:
+        raise ValueError(f"{name!r} cannot name a preset: it stands for what the LoRA's card recommends")
     if len(name) > LONGEST_NAME:
         raise ValueError(f"a name of {len(name)} characters cannot name a preset: expected up to {LONGEST_NAME}")
 

@@ -1,6 +1,7 @@
 """The prompt tag `<lora:NAME:1:bw=PRESET>`: its block weights, and their record in a picture's parameters.
 
     <lora:NAME:1:bw=OUTD>                 a preset, or 25 or 26 values, or ranges such as OUT=1,IN=0.5
+    <lora:NAME:1:bw=card>                 what the LoRA's card recommends
     <lora:NAME:1:bw=1,R,0,...:x=0.3>      R and U are drawn from the picture's seed, X is the tag's x=
     <lora:NAME:1:bw=OUTD:start=5>         acts on the U-Net from the fifth step on (steps count from 1)
     <lora:NAME:1:bw=OUTD:stop=5>          acts before the fifth step; step=5-10 is start=5:stop=10
@@ -16,9 +17,11 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from lib_blocktrain.blocks import ARCHITECTURES, REST
 from lib_blocktrain.weights.block_weights import BlockWeights, number
+from lib_blocktrain.weights.card_preset import parse_with_card
 from lib_blocktrain.weights.preset_strings import PresetStringError, has_name, has_random_values, parse
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.text_spans import Span
@@ -160,21 +163,28 @@ def resolve(
     loras: Collection[str] = (),
     seed: int | None = None,
     presets: Mapping[str, Preset] | None = None,
+    recommended: Callable[[str], str] | None = None,
 ) -> Resolved:
     """Return the block weights of a LoRA of a prompt with these `loras`, for this architecture.
 
-    Raises PresetStringError for weights that cannot be read, TagError for an empty `bw=`.
+    `recommended` returns the preset string that the card of the LoRA of this name recommends, for `bw=card`. Raises
+    PresetStringError for weights that cannot be read, TagError for an empty `bw=`, and what `recommended` raises.
     """
     text = page.instead or tag.weights or page.for_lora(tag.name, loras)
     weights, notices = None, tag.notices
     if tag.weights == "":
         raise TagError("bw= is empty: expected a preset's name or values")
     if text:
-        parsed = parse(text, architecture, seed=seed, x=tag.x, presets=presets)
+        card = partial(recommended or _no_card, tag.name)
+        parsed = parse_with_card(text, architecture, card, seed=seed, x=tag.x, presets=presets)
         weights, notices = parsed.weights, (*notices, *parsed.notices)
     for change in page.changes:
         weights = changed(weights or BlockWeights.uniform(architecture, 1.0), change, seed=seed)
     return Resolved(tag, weights, notices)
+
+
+def _no_card(name: str) -> str:
+    raise TagError(f"the card of {name} cannot be read here")
 
 
 def changed(weights: BlockWeights, change: str, *, seed: int | None = None) -> BlockWeights:

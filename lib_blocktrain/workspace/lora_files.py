@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -11,7 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from lib_blocktrain.networks.bake import RECORD
+from lib_blocktrain.networks.cards import (
+    RECORD,
+    CardError,
+    Recommended,
+    card_path,
+    read_card,
+    recommended_in_card,
+    recommended_in_metadata,
+)
 from lib_blocktrain.networks.contents import Description
 from lib_blocktrain.networks.header import json_object, tag_counts
 from lib_blocktrain.weights.kohya_arguments import BLOCK_ARGUMENTS
@@ -23,8 +30,6 @@ SUFFIX, SIDECAR = ".safetensors", ".json"
 PREVIEWS = tuple(f"{infix}.{kind}" for kind in ("png", "jpg", "jpeg", "webp") for infix in ("", ".preview"))
 SHOWN_TAGS = 24
 SHOWN_TEXT = 200  # characters of a text from the metadata
-MAX_SIDECAR = 1_000_000  # bytes
-BLOCK_WEIGHTS = "block weights"  # key in a sidecar: a preset string; A1111's editor keeps what it does not know
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class Facts:
 
     ``blocks`` has the number of modules for every block of its architecture, ``tags`` the most frequent tags of its
     training captions with their counts, and ``tag_count`` how many different ones there are. ``recorded`` is whether
-    this extension trained it.
+    this extension trained it, ``recommended`` the block weights in it, and
+    ``recommended_from`` where they come from.
     """
 
     architecture: str = ""
@@ -59,6 +65,8 @@ class Facts:
     tag_count: int = 0
     block_arguments: dict[str, str] = field(default_factory=dict)
     recorded: bool = False
+    recommended: str = ""
+    recommended_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ class Sidecar:
     notes: str = ""
     weight: float = 0.0  # preferred strength, 0 for none
     block_weights: str = ""
+    block_weights_from: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,14 @@ class LoraFile:
     @property
     def problem(self) -> str:
         return self._facts.problem
+
+    @property
+    def recommended(self) -> Recommended | None:
+        """The recommended block weights: those of the sidecar, else those in the file; None without any."""
+        beside, facts = self.sidecar, self._facts
+        if beside is not None and beside.block_weights:
+            return Recommended(beside.block_weights, beside.block_weights_from, card_path(self.path).name)
+        return Recommended(facts.recommended, facts.recommended_from, self.path.name) if facts.recommended else None
 
     def lacks(self, block_id: str) -> bool:
         """Whether it has no module in this block."""
@@ -195,6 +212,7 @@ def facts_of(path: Path, describe: Callable[[Path], Description]) -> Facts:
     rank, metadata = found["rank"], found["metadata"]
     counts = sorted(tag_counts(metadata.get("ss_tag_frequency", "")).items(), key=lambda item: -item[1])
     arguments = json_object(metadata.get("ss_network_args", ""))
+    recommended = recommended_in_metadata(metadata)
     return Facts(
         architecture=found["architecture"],
         algorithms=tuple(found["algorithms"]),
@@ -209,28 +227,27 @@ def facts_of(path: Path, describe: Callable[[Path], Description]) -> Facts:
         tag_count=len(counts),
         block_arguments={name: str(arguments[name]) for name in BLOCK_ARGUMENTS if name in arguments},
         recorded=RECORD in metadata,
+        recommended=recommended.text if recommended else "",
+        recommended_from=recommended.source if recommended else "",
     )
 
 
 def sidecar_of(path: Path) -> Sidecar:
-    """Return what a sidecar says; nothing for one that is no JSON object or larger than `MAX_SIDECAR`."""
+    """Return what a sidecar says; nothing for one that cannot be read."""
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_SIDECAR + 1)
-        data = json.loads(content) if len(content) <= MAX_SIDECAR else None
-    except (OSError, ValueError, RecursionError) as error:
+        data = read_card(path)
+    except (OSError, CardError) as error:
         log.info("%s: %s", path, error)
-        data = None
-    if not isinstance(data, dict):
         return Sidecar()
-    weight = data.get("preferred weight")
+    weight, recommended = data.get("preferred weight"), recommended_in_card(data)
     return Sidecar(
         activation=_text(data, "activation text"),
         negative=_text(data, "negative text"),
         description=_text(data, "description"),
         notes=_text(data, "notes"),
         weight=float(weight) if _is_number(weight) else 0.0,
-        block_weights=_text(data, BLOCK_WEIGHTS),
+        block_weights=recommended.text if recommended else "",
+        block_weights_from=recommended.source if recommended else "",
     )
 
 

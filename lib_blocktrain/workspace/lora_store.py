@@ -18,7 +18,7 @@ from lib_blocktrain.workspace.lora_files import Facts, Sidecar, Stamp
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 MAX_FILES = 50_000  # the latest that were read
 _FACTS = tuple(field.name for field in fields(Facts))
 _SIDECAR = tuple(field.name for field in fields(Sidecar))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from lib_blocktrain.weights.block_weights import BlockWeights, number
+from lib_blocktrain.weights.card_preset import parse_with_card
 from lib_blocktrain.weights.preset_files import (
     MAX_FILE_SIZE,
     LineProblem,
@@ -53,10 +55,21 @@ class PresetStore:
     def names(self, architecture_id: str) -> list[str]:
         return [preset.name for preset in self.fitting(architecture_id)]
 
-    def parse(self, text: str, architecture_id: str, seed: int | None = RANDOM_SEED, x: float | None = None) -> Parsed:
-        """Read a preset string, link or prompt tag, which may name any of these presets; raises PresetStringError."""
+    def parse(
+        self,
+        text: str,
+        architecture_id: str,
+        seed: int | None = RANDOM_SEED,
+        x: float | None = None,
+        recommended: Callable[[], str] | None = None,
+    ) -> Parsed:
+        """Read a preset string, link or prompt tag, which may name any of these presets; raises PresetStringError.
+
+        ``recommended`` returns the weights that a LoRA recommends, for `card`; it may raise ValueError.
+        """
         weights, own_x = weights_in_tag(from_link(text))
-        return parse(weights, architecture_id, seed=seed, x=own_x if x is None else x, presets=self.all())
+        read = parse if recommended is None else partial(parse_with_card, recommended=recommended)
+        return read(weights, architecture_id, seed=seed, x=own_x if x is None else x, presets=self.all())
 
     def exact(self, weights: BlockWeights) -> str | None:
         """The name of the first preset with exactly these weights, None if there is none."""

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lib_blocktrain.hosts.checkpoint import read_checkpoint_info
-from lib_blocktrain.networks.bake import RECORD, bake
+from lib_blocktrain.networks.bake import bake
+from lib_blocktrain.networks.cards import RECORD
 from lib_blocktrain.networks.contents import describe
 from lib_blocktrain.networks.files import read_network
 from lib_blocktrain.networks.hooks import applied

@@ -187,7 +187,7 @@ def test_a_damaged_index_is_made_anew(host, tmp_path, damage, caplog):
             "empty": b"",
             "cut": whole[:-9],
             "bit": whole.replace(b"sd1", b"sd2", 1),
-            "format": whole.replace(b'"format": 1', b'"format": 0'),
+            "format": whole.replace(b'"format": 2', b'"format": 0'),
             "not text": b"\x80\x00\n\xff",
         }[damage]
     )

@@ -31,7 +31,9 @@ class A1111(Integration):
         from lib_blocktrain.hosts.webui.prompt import TagContext
 
         reads_lbw = not self.has_block_weight_script()
-        return TagContext(architecture_of(shared.sd_model), self.presets, reads_lbw=reads_lbw)
+        return TagContext(
+            architecture_of(shared.sd_model), self.presets, reads_lbw=reads_lbw, recommended=self.recommended
+        )
 
     def host_features(self) -> dict[str, bool]:
         return {"Lora networks": self.lora.extension() is not None}

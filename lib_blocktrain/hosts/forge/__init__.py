@@ -27,9 +27,9 @@ class Forge(Integration):
 
         reads_lbw = not self.has_block_weight_script()
         try:
-            return TagContext(self._architecture(), self.presets, reads_lbw)
+            return TagContext(self._architecture(), self.presets, reads_lbw, recommended=self.recommended)
         except NoModel as error:
-            return TagContext(None, self.presets, reads_lbw, str(error))
+            return TagContext(None, self.presets, reads_lbw, str(error), recommended=self.recommended)
 
     def host_features(self) -> dict[str, bool]:
         return {"Forge's backend": True, "LoRAs merged by key": self.lora.extension() is not None}

@@ -35,8 +35,8 @@ class ReForge(Integration):
         reads_lbw = not self.has_block_weight_script()
         objects = getattr(shared.sd_model, "forge_objects_original", None)
         if objects is not None and not hasattr(objects.unet, "patches_uuid"):
-            return TagContext(None, self.presets, reads_lbw, _OLDER_PATCHER)
-        return TagContext(architecture_of(shared.sd_model), self.presets, reads_lbw)
+            return TagContext(None, self.presets, reads_lbw, _OLDER_PATCHER, recommended=self.recommended)
+        return TagContext(architecture_of(shared.sd_model), self.presets, reads_lbw, recommended=self.recommended)
 
     def host_features(self) -> dict[str, bool]:
         return {"LoRAs merged by parameter": self.lora.extension() is not None}

@@ -14,6 +14,7 @@ from typing import Any
 from lib_blocktrain import blocks
 from lib_blocktrain.hosts.webui.prompt import TagContext, add_change, set_page_weights
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.card_preset import uses_card
 from lib_blocktrain.weights.preset_strings import PresetStringError
 from lib_blocktrain.weights.prompt_tags import PageWeights, Tag, TagError, changed, lora_names, renamed, resolve
 
@@ -73,6 +74,8 @@ class Axes:
         _confirm_lora(p)
         presets = self._tag_context().presets()
         for value in values:
+            if uses_card(value):  # each LoRA has its own
+                continue
             try:
                 resolve(Tag("", ()), self._architecture(), page=PageWeights(instead=value), seed=0, presets=presets)
             except (TagError, PresetStringError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modules import paths, shared
 
+from lib_blocktrain.networks.cards import CardError, recommended_text
 from lib_blocktrain.weights.preset_files import PresetFile
 from lib_blocktrain.weights.presets import Preset, shipped_presets
 
@@ -37,6 +38,18 @@ def presets() -> dict[str, Preset]:
     """Return all presets by name; a user's preset replaces a shipped one of the same name."""
     shipped = {preset.name: preset for preset in shipped_presets()}
     return {**shipped, **PresetFile(presets_path()).read().presets}
+
+
+def recommended(name: str) -> str:
+    """Return the block weights that a LoRA of the WebUI recommends, by its name in a prompt, as a preset string.
+
+    Raises CardError where there are none, or for a name that the WebUI does not know; OSError.
+    """
+    networks = sys.modules["networks"]  # the Lora extension's
+    entry = networks.available_networks.get(name) or networks.available_network_aliases.get(name)
+    if entry is None:
+        raise CardError(f"there is no LoRA {name!r} whose card could be read")
+    return recommended_text(Path(entry.filename))
 
 
 def run_checkpoints() -> dict[str, Path]:

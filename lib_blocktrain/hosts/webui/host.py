@@ -14,7 +14,7 @@ from modules.processing import StableDiffusionProcessingTxt2Img, process_images
 from PIL import Image
 
 from lib_blocktrain.hosts.host import Cancelled, OutOfMemory, SampleRequest
-from lib_blocktrain.hosts.webui import folders
+from lib_blocktrain.hosts.webui import extra_networks, folders
 from lib_blocktrain.hosts.webui.model import WebUIModel
 from lib_blocktrain.hosts.webui.steps import listen
 from lib_blocktrain.model.memory import lacks_memory
@@ -74,6 +74,9 @@ class WebUIHost:
         networks = sys.modules.get("networks")  # the Lora extension's, unless that is disabled
         if networks is not None and hasattr(networks, "list_available_networks"):
             networks.list_available_networks()
+
+    def card_changed(self, network_file: Path) -> None:
+        extra_networks.card_changed(network_file)
 
     def sample(self, request: SampleRequest, progress: Progress | None = None) -> Image.Image:
         model = self.model()

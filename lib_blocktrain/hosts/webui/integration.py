@@ -93,12 +93,16 @@ class Integration:
 
     def patch(self) -> None:
         """Apply block weights to the WebUI's own LoRAs from now on."""
-        from lib_blocktrain.hosts.webui import folders
+        from lib_blocktrain.hosts.webui import extra_networks, folders
 
         self.lora.patch(self.tag_context, folders.register_checkpoints)
+        extra_networks.patch()
 
     def unpatch(self) -> None:
+        from lib_blocktrain.hosts.webui import extra_networks
+
         self.lora.unpatch()
+        extra_networks.unpatch()
 
     def on_cfg_denoiser(self, params: Any) -> None:
         """Handle the WebUI's callback before each evaluation of the U-Net; `params` are its CFGDenoiserParams."""
@@ -121,6 +125,12 @@ class Integration:
         from lib_blocktrain.hosts.webui import folders
 
         return folders.presets()
+
+    def recommended(self, name: str) -> str:
+        """Return the block weights that the card of the LoRA of this name, or the file itself, recommends."""
+        from lib_blocktrain.hosts.webui import folders
+
+        return folders.recommended(name)
 
     def checkpoints(self) -> list[str]:
         """Return the names of the network files that runs saved during training, in the order of their steps."""

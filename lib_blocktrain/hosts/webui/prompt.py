@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lib_blocktrain.weights.preset_strings import PresetStringError
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.prompt_tags import (
     INFOTEXT,
@@ -37,6 +36,7 @@ class TagContext:
     presets: Callable[[], Mapping[str, Preset]]
     reads_lbw: bool = True
     unsupported: str = "block weights are for SD1, SD2 and SDXL, and the loaded checkpoint is none of them"
+    recommended: Callable[[str], str] | None = None  # the weights that the card of the LoRA of this name recommends
 
 
 def page_weights(p: Any) -> PageWeights:
@@ -68,7 +68,7 @@ def resolve_tags(p: Any, params_list: Sequence[Any], context: TagContext) -> lis
     for params in params_list:
         try:
             resolved = _resolve(p, params, names, context)
-        except (TagError, PresetStringError, OSError) as error:  # OSError: reading the presets
+        except (ValueError, OSError) as error:  # a tag, weights or a card; OSError: reading presets or a card
             found.append(None)
             problems.append(f"{params.items[0]} left out: {error}")
             continue
@@ -90,7 +90,15 @@ def _resolve(p: Any, params: Any, names: set[str], context: TagContext) -> Resol
         return Resolved(tag, None, tag.notices)
     assert context.architecture is not None
     seeds = getattr(p, "seeds", None) or getattr(p, "all_seeds", None) or [0]
-    return resolve(tag, context.architecture, page=page, loras=names, seed=int(seeds[0]), presets=context.presets())
+    return resolve(
+        tag,
+        context.architecture,
+        page=page,
+        loras=names,
+        seed=int(seeds[0]),
+        presets=context.presets(),
+        recommended=context.recommended,
+    )
 
 
 def _repeated(found: Sequence[Resolved | None]) -> list[str]:
