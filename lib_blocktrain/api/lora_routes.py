@@ -13,6 +13,7 @@ from lib_blocktrain.api.errors import not_found
 from lib_blocktrain.api.responses import thumbnail_response
 from lib_blocktrain.api.schemas import (
     Done,
+    LoraCard,
     LoraContents,
     LoraItem,
     Picture,
@@ -59,9 +60,16 @@ def add_lora_routes(reading: APIRouter, writing: APIRouter, service: Service) ->
     def inspect_lora(name: str) -> dict[str, Any]:
         from lib_blocktrain.networks.contents import inspect
 
+        return dict(inspect(service.lora(name).path))
+
+    @reading.get("/loras/card", response_model=LoraCard, summary="What a LoRA's card says, and recommended weights")
+    def lora_card(name: str) -> dict[str, Any]:
+        from lib_blocktrain.workspace.lora_files import Sidecar
+
         file = service.lora(name)
-        recommended = file.recommended
-        return {**inspect(file.path), "recommended": None if recommended is None else vars(recommended)}
+        beside, recommended = file.sidecar or Sidecar(), file.recommended
+        texts = {key: getattr(beside, key) for key in ("activation", "negative", "description", "notes")}
+        return {**texts, "strength": beside.weight, "recommended": None if recommended is None else vars(recommended)}
 
     @writing.post("/loras/recommend", response_model=Done, summary="Write block weights into a LoRA's card")
     def recommend_weights(body: RecommendBody) -> dict[str, str]:

@@ -167,7 +167,17 @@ class LoraContents(BaseModel):
     metadata: dict[str, str]
     unread: list[str] = Field(description="keys that belong to no known module")
     notices: list[str] = Field(description="what else a user should know")
-    recommended: RecommendedWeights | None = None
+
+
+class LoraCard(BaseModel):
+    """What a user has written about a LoRA, in NAME.json beside it; empty where there is nothing."""
+
+    activation: str = Field(description="its activation text")
+    negative: str = Field(description="its negative text")
+    description: str
+    notes: str
+    strength: float = Field(description="the preferred one, 0 for none")
+    recommended: RecommendedWeights | None = Field(None, description="its block weights; the file's own if it has none")
 
 
 class WeighedLora(Body):

@@ -160,8 +160,9 @@ class Service:
 
         Raises ValueError that names the text, since a request may have several.
         """
+        recommended = partial(recommended_text, lora.path) if lora is not None else None
         with weights_in_errors(text):
-            return self.presets.parse(text, architecture, seed, x, lora and partial(recommended_text, lora.path))
+            return self.presets.parse(text, architecture, seed, x, recommended)
 
     def run(self, name: str) -> Run:
         """The run of this name. A name is looked up among the folders, links excepted, and never used as a path."""

@@ -107,8 +107,9 @@ def recommended_in_card(card: Mapping[str, Any], file: str = "") -> Recommended 
 def recommended_in_metadata(metadata: Mapping[str, str], file: str = "") -> Recommended | None:
     """Return the recommended weights in a network file's metadata, None if it has none."""
     found = json_object(metadata.get(RECORD, "")).get(RECOMMENDED)
-    text = _text(found, "weights") if isinstance(found, dict) else ""
-    return Recommended(text, _text(found, "from"), file) if text else None
+    if not isinstance(found, dict) or not _text(found, "weights"):
+        return None
+    return Recommended(_text(found, "weights"), _text(found, "from"), file)
 
 
 def recommended_of(network_file: Path) -> Recommended | None:

@@ -307,3 +307,25 @@ def test_a_thumbnail_is_that_of_a_listed_lora(client, host, pictured, name):
     Image.new("RGB", (9, 9)).save(host.lora_dirs[0].parent / "secret.png")
     client.get("/loras")
     assert thumbnail(client, params={"name": name}).status_code == 404
+
+
+def test_recommended_weights_are_written_read_and_used(client, host, refused):
+    card = {"name": "robot"}
+    assert client.get("/loras/card", params=card).json()["recommended"] is None
+    refused(client.post("/preview", json={**BODY, "loras": [{"name": "robot", "weights": "card"}]}), 400, "robot.json")
+    path = host.lora_dirs[0] / "robot.json"
+    path.write_text(json.dumps({"activation text": "a robot", "sd version": "SD1", "more": [1]}), "utf-8")
+    body = {"name": "robot", "weights": "OUT=1,IN08=-0.5", "source": "analysis of robot", "canvas": 0.2}
+    assert "robot.json recommends" in client.post("/loras/recommend", json=body).json()["done"]
+    assert json.loads(path.read_text("utf-8"))["more"] == [1]
+    said = client.get("/loras/card", params=card).json()
+    assert (said["activation"], said["recommended"]["source"]) == ("a robot", "analysis of robot")
+    assert "canvas=0.2" in said["recommended"]["text"]
+    assert host.cards == [host.lora_dirs[0] / "robot.safetensors"]
+    weights = parse("OUT=1,IN08=-0.5", "sd1").weights
+    drawn = picture(client.post("/preview", json={**BODY, "loras": [{"name": "robot", "weights": "card"}]}))
+    assert drawn.size == (64, 64)
+    assert host.requests[-1].placements[0].weights == weights
+    refused(client.post("/loras/recommend", json={**body, "weights": "17"}), 400, "17")
+    client.post("/loras/recommend", json={"name": "robot", "weights": None})
+    assert set(json.loads(path.read_text("utf-8"))) == {"activation text", "sd version", "more"}

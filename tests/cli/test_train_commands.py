@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,11 @@ pytest.importorskip("diffusers")
 from safetensors.torch import load_file
 
 from lib_blocktrain.cli import main
+from lib_blocktrain.networks.cards import recommended_of
+from lib_blocktrain.networks.header import read_header
 from lib_blocktrain.training.config import dumps, load
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_strings import parse
 
 
 @pytest.fixture
@@ -79,6 +84,13 @@ def test_the_runs_folder_is_named_after_the_run(blocktrain, run_json, tmp_path):
     card = json.loads((outputs / "loras" / "tiny-2.json").read_text("utf-8"))
     assert card["activation text"] == "a photo of a robot, (blue background:1.3)"
     assert card["preferred weight"] == 1
+    assert (card["sd version"], card["negative text"]) == ("SD1", "")
+    assert re.match(r"Trained with blocktrain \S+ on .+: 1 steps of batch \d+, \d+ pictures", card["notes"])
+    assert "\nblocks: " in card["notes"]
+    found = recommended_of(outputs / "loras" / "tiny-2.safetensors")
+    assert parse(found.text, "sd1").weights == BlockWeights.uniform("sd1", 1.0)
+    metadata = read_header(outputs / "loras" / "tiny-2.safetensors").metadata
+    assert metadata["modelspec.usage_hint"].startswith("Use it without block weights: it was trained in ")
 
 
 def test_bad_input_is_one_sentence(blocktrain, run_json, config, tmp_path):

@@ -235,3 +235,17 @@ def test_step_of_a_run(axes):
     axes["Step of a run"].confirm(p, ["100", "face-000200"])
     axes["Step of a run"].apply(p, "100", [])
     assert p.prompt == "a <lora:face-000100:0.8:bw=OUTD>"
+
+
+def test_the_weights_of_a_card_are_used_and_recorded_as_numbers(webui, monkeypatch):
+    cards = {"face": "OUT=1,BASE=0.5 | arch=sd1"}
+    asked = tag_context(recommended=cards.__getitem__)
+    webui.lora.unpatch()
+    webui.lora.patch(lambda: asked, lambda names: None)
+    found = draw(webui, "face:1:bw=card,IN04=0.25")
+    assert (found[TEXT], found[OUT03], found[IN04]) == (1.5, 2.0, 1.25)
+    line = parse("OUT=1,BASE=0.5,IN04=0.25", "sd1").weights.to_line()
+    assert webui.p.extra_generation_params["Block weights"] == f"face: {line}"
+    cards["face"] = "OUT=1,BASE=1 | arch=sdxl"
+    assert draw(webui, "face:1:bw=card")[OUT03] == 1.0  # left out
+    assert "the card's block weights" in webui.p.extra_generation_params["Block weights problem"]

@@ -118,8 +118,15 @@ def test_publishing_replaces_nothing(tmp_path):
     assert publish(result, folder).name == "x-2.safetensors"
     assert (folder / "x.safetensors").read_bytes() == b"first"
     assert json.loads((folder / "x.json").read_text("utf-8"))["preferred weight"] == 0.8
+    card = json.loads((folder / "x.json").read_text("utf-8"))
+    mine = {**card, "notes": "mine", "block weights": "OUT=1", "preferred weight": 0.6}
+    (folder / "x.json").write_text(json.dumps(mine), "utf-8")
     publish(result, folder, replaces=result.name)
     assert (folder / "x.safetensors").read_bytes() == b"second"
+    assert json.loads((folder / "x.json").read_text("utf-8")) == mine
+    (folder / "x.json").write_text("{", "utf-8")
+    publish(result, folder, replaces=result.name)  # the result is not lost for a card that cannot be read
+    assert (folder / "x.json").read_text("utf-8") == "{"
 
 
 def test_one_alpha_changes_no_delta():

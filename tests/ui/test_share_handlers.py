@@ -226,3 +226,27 @@ def test_edit_in_the_tab_brings_the_loras_their_weights_and_the_prompt(sharing, 
     sent(prompt="<lora:robot:1:bw=NOSUCHPRESET>", negative="", weights="")
     assert "unknown preset" in page.values["status"]
     assert page.values["prompt"] == "a cat"
+
+
+def test_recommending_writes_the_card_and_shows_it(sharing, controls, host, page):
+    page.use()
+    page.take(controls.choose(page.values))
+    assert "no LoRA is chosen" in sharing.recommend(page.values)["share_message"]
+    card = host.lora_dirs[0] / "robot.json"
+    card.write_text('{"notes": "mine", "block weights": "OUTD"}', "utf-8")
+    controls.lora_index.refresh()
+    page.use("robot")
+    page.take(controls.choose(page.values))
+    page.values["weights"]["OUT05"] = 0.25
+    said = page.take(sharing.recommend(page.values))
+    assert "before: OUTD" in said["share_message"]
+    written = json.loads(card.read_text("utf-8"))
+    assert (written["notes"], parse(written["block weights"], "sd1").weights["OUT05"]) == ("mine", 0.25)
+    assert written["block weights from"] == "set by hand in Block weights"
+    assert "set by hand" in page.values["facts"]
+    assert host.cards == [host.lora_dirs[0] / "robot.safetensors"]
+    # Edit in the tab: a prompt that asks for the card
+    page.values["edited"] = json.dumps({"prompt": "<lora:robot:0.5:bw=card> a fox", "negative": "", "weights": ""})
+    page.take(sharing.edit(page.values))
+    entry = page.values["selection"].entries["robot"]
+    assert (entry.strength, entry.weights["OUT05"], entry.weights["OUT06"]) == (0.5, 0.25, 1.0)
