@@ -5,7 +5,8 @@
     <lora:NAME:1:bw=1,R,0,...:x=0.3>      R and U are drawn from the picture's seed, X is the tag's x=
     <lora:NAME:1:bw=OUTD:start=5>         acts on the U-Net from the fifth step on (steps count from 1)
     <lora:NAME:1:bw=OUTD:stop=5>          acts before the fifth step; step=5-10 is start=5:stop=10
-    <lora:NAME:1:lbw=OUTD>                LoRA Block Weight's spelling, where that is not installed
+    <lora:NAME:1:lbw=OUTD>                LoRA Block Weight's spelling, where that is not installed; then start= and
+                                          stop= count as there: start=5 acts from the sixth step on
 
 The WebUI itself reads `te=` and `unet=`. Nothing here depends on a WebUI: a host passes a tag's items (the texts
 between its colons) and applies the result.
@@ -44,14 +45,35 @@ class TagError(ValueError):
     """A tag that cannot be read; the host leaves its LoRA out of the picture."""
 
 
+class SamplingStep(int):
+    """A sampling step, counted from 1; `reported` is the WebUI's own count at this moment, plus 1.
+
+    The WebUI counts a step when its sampler reports it, after the first evaluation of the U-Net in that step: the count
+    lags behind by one where a step begins.
+    """
+
+    reported: int
+
+    def __new__(cls, step: int, reported: int) -> SamplingStep:
+        made = super().__new__(cls, step)
+        made.reported = reported
+        return made
+
+
 @dataclass(frozen=True)
 class Steps:
-    """The sampling steps, counted from 1, in which a LoRA acts on the U-Net: from `first` to the one before `end`."""
+    """The sampling steps, counted from 1, in which a LoRA acts on the U-Net: from `first` to the one before `end`.
+
+    With `as_reported` they are counted as LoRA Block Weight counts, by `SamplingStep.reported`.
+    """
 
     first: int = 1
     end: int | None = None
+    as_reported: bool = False
 
     def __contains__(self, step: int) -> bool:
+        if self.as_reported and isinstance(step, SamplingStep):
+            step = step.reported
         return self.first <= step and (self.end is None or step < self.end)
 
     @property
@@ -79,7 +101,7 @@ class Tag:
     @property
     def items(self) -> list[str]:
         """The items of a tag that says this."""
-        ours = [] if self.weights is None else [f"bw={self.weights}"]
+        ours = [] if self.weights is None else [f"{'lbw' if self.steps.as_reported else 'bw'}={self.weights}"]
         ours += [] if self.steps.first <= 1 else [f"start={self.steps.first}"]
         ours += [] if self.steps.end is None else [f"stop={self.steps.end}"]
         ours += [] if self.x is None else [f"x={number(self.x)}"]
@@ -257,7 +279,7 @@ def write_weights(prompt: str, text: str) -> str:
             weights = weights.partition(":")[2].strip()
         if not weights or re.search("[:>]", weights):
             return None
-        return [*(item for item in items if not _holds_weights(item)), f"bw={weights}"]
+        return [*(item for item in items if not _holds_weights(item)), f"{_spelling(items)}={weights}"]
 
     return _with_tags(prompt, change)
 
@@ -273,7 +295,7 @@ def fix_random_weights(prompt: str, infotext: str) -> str:
         index = next((i for i, item in enumerate(items) if _holds_weights(item)), None)
         if items[0] not in made_with or index is None or not has_random_values(items[index]):
             return None
-        return [*items[:index], f"bw={made_with[items[0]]}", *items[index + 1 :]]
+        return [*items[:index], f"{_spelling(items)}={made_with[items[0]]}", *items[index + 1 :]]
 
     return _with_tags(prompt, change)
 
@@ -292,6 +314,12 @@ def _infotext_value(infotext: str) -> str:
 def _holds_weights(item: str) -> bool:
     """Whether an item of a tag is `bw=` or `lbw=`."""
     return item.partition("=")[0].strip().casefold() in ("bw", "lbw")
+
+
+def _spelling(items: Sequence[str]) -> str:
+    """Return "lbw" for a tag that is spelt so and acts in some steps, which `bw=` counts otherwise; else "bw"."""
+    names = {item.partition("=")[0].strip().casefold() for item in items if "=" in item}
+    return "lbw" if "lbw" in names and names & {"start", "stop", "step"} else "bw"
 
 
 def whole_items(items: Sequence[str]) -> list[str]:
@@ -396,7 +424,7 @@ def _steps(given: Mapping[str, str]) -> Steps:
     steps = Steps(_step("start", first) if first else 1, _step("stop", end) if end else None)
     if steps.end is not None and steps.end <= steps.first:
         raise TagError(f"start={steps.first} and stop={steps.end}: expected a stop after the start")
-    return steps
+    return replace(steps, as_reported="lbw" in given and not steps.all)
 
 
 def _step(name: str, text: str) -> int:

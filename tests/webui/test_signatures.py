@@ -33,6 +33,7 @@ FORGES = [  # in both Forges: file, function, parameters
     ("modules/patches.py", "undo", "key obj field"),
     ("modules/extra_networks.py", "ExtraNetworkParams.__init__", "self items"),
     ("modules/processing.py", "StableDiffusionProcessing.comment", "self text"),
+    ("modules/script_callbacks.py", "CFGDenoiserParams.__init__", "self x image_cond sigma sampling_step"),
     ("modules/sd_models.py", "forge_model_reload", ""),
     (f"{FORGE_LORA}/extra_networks_lora.py", "ExtraNetworkLora.activate", "self p params_list"),
     (f"{FORGE_LORA}/network.py", "NetworkOnDisk.__init__", "self name filename"),

@@ -9,6 +9,7 @@ from lib_blocktrain.weights.preset_strings import PresetStringError, parse
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.prompt_tags import (
     PageWeights,
+    SamplingStep,
     Steps,
     TagError,
     changed,
@@ -65,6 +66,33 @@ def test_the_webui_reads_the_rest():
 def test_steps(text, acting):
     steps = read_tag(["face", "1", *text.split(":")]).steps
     assert [step for step in range(1, 6) if step in steps] == acting
+
+
+@pytest.mark.parametrize(
+    ("text", "acting"),
+    [
+        ("start=3", [4, 5, 6]),
+        ("stop=3", [1, 2, 3]),
+        ("start=2:stop=4", [3, 4]),
+        ("step=2-4", [3, 4]),
+        ("start=1", [1, 2, 3, 4, 5, 6]),
+        ("start=0:stop=2", [1, 2]),
+    ],
+)
+def test_steps_of_lbw_are_those_of_lora_block_weight(text, acting):
+    """It goes by the WebUI's count, which lags behind; what it does was seen in AUTOMATIC1111 (`tests/webui`)."""
+    tag = read_tag(["face", "1", "lbw=OUTD", *text.split(":")])
+    evaluations = [SamplingStep(step, reported=max(step - 1, 1)) for step in range(1, 7)]
+    assert [step for step in evaluations if step in tag.steps] == acting
+    assert read_tag(tag.items) == tag
+
+
+def test_steps_of_lbw_within_a_step():
+    """Heun's second evaluation in a step comes after the report of that step."""
+    steps = read_tag(["face", "1", "lbw=OUTD", "start=3"]).steps
+    evaluations = [SamplingStep(1, 1), SamplingStep(1, 1), SamplingStep(2, 1), SamplingStep(2, 2), SamplingStep(3, 2)]
+    assert not any(step in steps for step in evaluations)
+    assert SamplingStep(3, 3) in steps
 
 
 @pytest.mark.parametrize(
@@ -154,7 +182,7 @@ def test_pasting_brings_back_the_values():
     other = ALL.replace(OUT03=0.3).to_line()
     prompt = "cat <lora:a:1:bw=MINE> (x:1.2) <lora:b:0.5:lbw=R,R:start=2> <lora:c:1> <lora:d:1>"
     value = f"a: {mine}; b: {other}; c: {other}"
-    expected = f"cat <lora:a:1:bw=MINE> (x:1.2) <lora:b:0.5:bw={other}:start=2> <lora:c:1:bw={other}> <lora:d:1>"
+    expected = f"cat <lora:a:1:bw=MINE> (x:1.2) <lora:b:0.5:lbw={other}:start=2> <lora:c:1:bw={other}> <lora:d:1>"
     assert pasted(prompt, value, presets) == expected
     changed_presets = {"MINE": Preset("MINE", ("sd1",), "ALL=1")}
     assert f"<lora:a:1:bw={mine}>" in pasted(prompt, value, changed_presets)
@@ -177,6 +205,7 @@ VALUES = ",".join(["0.5"] * 26)
         ("<lora:face:1> <lora:hair:1>", "OUTD\n\n face : INALL \n", "<lora:face:1:bw=INALL> <lora:hair:1:bw=OUTD>"),
         ("<lora:face:1:bw=ALL:start=2>", "OUTD", "<lora:face:1:start=2:bw=OUTD>"),
         ("<lora:face:1:lbw=ALL:te=0.5>", "OUTD", "<lora:face:1:te=0.5:bw=OUTD>"),
+        ("<lora:face:1:lbw=ALL:step=2-5>", "OUTD", "<lora:face:1:step=2-5:lbw=OUTD>"),  # counts otherwise than bw=
         ("<lora:face:1>", f"MINE:{VALUES}", f"<lora:face:1:bw={VALUES}>"),
         ("<lora:face:1>", f"face: MINE:{VALUES}", f"<lora:face:1:bw={VALUES}>"),
         ("<lora:face:1>", "IN=0.5,OUT=1 | rest=0", "<lora:face:1:bw=IN=0.5,OUT=1 | rest=0>"),
@@ -199,6 +228,7 @@ RANDOM = ",".join(["R", *["1"] * 25])
     [
         (f"<lora:face:1:bw={RANDOM}:start=2>", f"<lora:face:1:bw={VALUES}:start=2>"),
         ("<lyco:face:1:lbw=OUT=U>", f"<lyco:face:1:bw={VALUES}>"),
+        ("<lyco:face:1:lbw=OUT=U:stop=2>", f"<lyco:face:1:lbw={VALUES}:stop=2>"),
         (
             f"<lora:face:1:bw={RANDOM}> <lora:hair:1:bw={RANDOM}>",
             f"<lora:face:1:bw={VALUES}> <lora:hair:1:bw={RANDOM}>",

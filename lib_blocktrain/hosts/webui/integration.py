@@ -108,10 +108,12 @@ class Integration:
         """Handle the WebUI's callback before each evaluation of the U-Net; `params` are its CFGDenoiserParams."""
         from lib_blocktrain.hosts.webui import steps
         from lib_blocktrain.hosts.webui.prompt import report
+        from lib_blocktrain.weights.prompt_tags import SamplingStep
 
         denoiser = params.denoiser
         try:
-            self.enter_step(steps.current_step(denoiser), tuple(params.x.shape))
+            step = SamplingStep(steps.current_step(denoiser), params.sampling_step + 1)
+            self.enter_step(step, tuple(params.x.shape))
         except Exception as error:  # noqa: BLE001 - the WebUI would print its traceback for every step of the image
             report(denoiser.p, [f"start= and stop= do not act: {type(error).__name__}: {error}"])
         steps.report_step(denoiser)
