@@ -66,7 +66,7 @@ class Networks(ModuleType):
 
     def __init__(self, names):
         super().__init__("networks")
-        self.in_memory = {name: Network(name, None) for name in names}
+        self.networks_in_memory = {name: Network(name, None) for name in names}
         self.available_networks = dict.fromkeys(names)
         self.available_network_aliases = dict.fromkeys(names)
         self.loaded_networks = []
@@ -75,7 +75,7 @@ class Networks(ModuleType):
     def load_networks(self, names, te_multipliers=None, unet_multipliers=None, dyn_dims=None):
         self.loaded_networks.clear()
         for name, te, unet in zip(names, te_multipliers, unet_multipliers):
-            net = self.in_memory[name]
+            net = self.networks_in_memory[name]
             net.te_multiplier, net.unet_multiplier = te, unet
             self.loaded_networks.append(net)
 
@@ -101,9 +101,9 @@ class Networks(ModuleType):
 def extra_networks_lora(networks: Networks) -> ModuleType:
     class ExtraNetworkLora:
         def activate(self, p, params_list):
-            numbers = [[*map(float, params.positional[1:]), 1.0] for params in params_list]
-            te = [float(params.named.get("te", n[0])) for params, n in zip(params_list, numbers)]
-            unet = [float(params.named.get("unet", t)) for params, t in zip(params_list, te)]
+            numbers = [params.positional[1:] for params in params_list]
+            te = [float(params.named.get("te", (*n, 1.0)[0])) for params, n in zip(params_list, numbers)]
+            unet = [float(p.named.get("unet", n[1] if len(n) > 1 else t)) for p, n, t in zip(params_list, numbers, te)]
             networks.load_networks([params.positional[0] for params in params_list], te, unet, None)
 
     return module("extra_networks_lora", ExtraNetworkLora=ExtraNetworkLora)

@@ -34,10 +34,9 @@ def webui(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("lib_blocktrain.hosts.a1111")]:
         monkeypatch.delitem(sys.modules, name)
     patches, networks = fake.Patches(), fake.Networks(["face", "hair"])
-    network = fake.module(
-        "network", NetworkModule=type("NetworkModule", (fake.NetworkModule,), dict(vars(fake.NetworkModule)))
-    )
-    for net in networks.in_memory.values():
+    network_module = type("NetworkModule", (fake.NetworkModule,), dict(vars(fake.NetworkModule)))
+    network = fake.module("network", NetworkModule=network_module, Network=fake.Network)
+    for net in networks.networks_in_memory.values():
         net.modules = {name: network.NetworkModule(net, name, torch.ones(2, 2)) for name in LAYERS}
     activation = fake.extra_networks_lora(networks)
     contents = {"modules": fake.module("modules", patches=patches), "modules.patches": patches, "networks": networks}
@@ -45,10 +44,18 @@ def webui(monkeypatch):
         monkeypatch.setitem(sys.modules, name, content)
     from lib_blocktrain.hosts.a1111 import lora
 
-    asked = tag_context()
-    lora.patch(lambda: asked, lambda names: None)
+    asked = {}
+    lora.patch(lambda: tag_context(**asked), lambda names: None)
     sd_model = SimpleNamespace(network_layer_mapping={name: fake.layer(name) for name in LAYERS})
-    yield SimpleNamespace(lora=lora, networks=networks, network=network, activation=activation, sd_model=sd_model)
+    yield SimpleNamespace(
+        lora=lora,
+        networks=networks,
+        network=network,
+        activation=activation,
+        sd_model=sd_model,
+        asked=asked.update,
+        after_activation=lambda networks, params: None,
+    )
     lora.unpatch()
     for name in [name for name in sys.modules if name.startswith("lib_blocktrain.hosts.a1111")]:
         sys.modules.pop(name)
@@ -59,6 +66,7 @@ def draw(webui, *tags: str, p=None) -> dict[str, float]:
     p = p or fake.Processing()
     params = [fake.ExtraNetworkParams(tag.split(":")) for tag in tags]
     webui.activation.ExtraNetworkLora().activate(p, params)
+    webui.after_activation(webui.networks, params)
     with torch.no_grad():
         for layer in webui.sd_model.network_layer_mapping.values():
             webui.networks.network_apply_weights(layer)
@@ -117,9 +125,99 @@ def test_steps_switch_the_unet_on_and_off(webui):
     assert net.modules[TEXT].multiplier() == 1
 
 
+def lora_block_weight(networks, params_list) -> None:
+    """What LoRA Block Weight does to the multipliers after the WebUI has loaded its networks, when it is active.
+
+    It looks for names in every item and reads a number where none is found, and writes to every network of the prompt
+    if one of the tags is its own.
+    """
+    read = {}
+    for params in params_list:
+        items = params.items
+
+        def value(name, place=9, items=items):
+            found = next((item.replace(name, "") for item in items if name in item), None)
+            return found or (items[place] if place < len(items) and "=" not in items[place] else None)
+
+        te, unet, weights = value("te=", 1), value("unet=", 2), value("lbw=", 2) or value("w=", 2) or ""
+        if weights.count(",") in (11, 16, 19, 25):
+            list(map(float, weights.split(",")))
+        on = 0 if value("start=") or value("stop=") or value("step=") else 1
+        read[items[0]] = (on * float(te or unet or 1), on * float(unet or te or 1))
+    if any("lbw=" in item for params in params_list for item in params.items):
+        for net in networks.loaded_networks:
+            if net.name in read:
+                net.te_multiplier, net.unet_multiplier = read[net.name]
+                net.name += "_in_LBW_0.1"
+
+
+@pytest.fixture
+def beside_lbw(webui):
+    """A function that draws with LoRA Block Weight active."""
+    webui.asked(reads_lbw=False)
+
+    def draw_both(*tags: str, p=None) -> dict[str, float]:
+        for net in webui.networks.networks_in_memory.values():
+            net.name = net.mentioned_name
+        webui.after_activation = lora_block_weight
+        return draw(webui, *tags, p=p)
+
+    return draw_both
+
+
+OF_LBW = f"hair:1:lbw={','.join(['1'] * 26)}"
+
+
+@pytest.mark.parametrize("multipliers", ["1", "0.5", "0.5:0.25", "te=0.5", "unet=0.5", "0.5:te=0.25", "0.5:unet=2"])
+@pytest.mark.parametrize("first", [True, False])
+def test_both_tags_beside_lora_block_weight(webui, beside_lbw, multipliers, first):
+    ours = f"face:{multipliers}:bw=BASE=0.25,OUT03=0.5,IN04=0:start=1:stop=9:x=1"
+    alone = draw(webui, ours)
+    both = [ours, OF_LBW] if first else [OF_LBW, ours]
+    assert beside_lbw(*both) == {layer: weight + 1 for layer, weight in alone.items()}
+    assert beside_lbw(ours) == alone
+
+
+def test_weights_of_the_accordion_beside_lora_block_weight(webui, beside_lbw):
+    p = fake.Processing()
+    set_page_weights(p, text="BASE=0,OUT03=0.5")
+    found = beside_lbw("face:1", OF_LBW, p=p)
+    assert (found[OUT03], found[IN04], found[TEXT]) == (2.5, 2.0, 2.0)
+    assert any("hair: its lbw= is LoRA Block Weight's" in comment for comment in p.comments)
+    assert p.extra_generation_params["Block weights"].startswith("face: 0,")
+
+
+def test_what_is_left_out_is_nothing_to_lora_block_weight_either(beside_lbw):
+    assert beside_lbw("face:1:bw=1,2:start=3", OF_LBW) == dict.fromkeys(LAYERS, 2.0)
+
+
+def test_multipliers_set_while_sampling_keep_the_weights_and_the_step(webui):
+    """As Regional Prompter's latent mode sets them for each region, from what it read before the first step."""
+    draw(webui, "face:1:bw=BASE=0,OUT03=0.5:start=2")
+    (net,) = webui.networks.loaded_networks
+    kept = net.unet_multiplier
+    webui.lora.enter_step(2)
+    for region, expected in ((kept, 0.5), (0, 0.0), (0.5, 0.25), (kept * 1, 0.5)):
+        net.unet_multiplier = region
+        assert net.modules[OUT03].multiplier() == expected
+        assert net.modules[IN04].multiplier() == 0
+    net.te_multiplier = 2.0
+    assert net.modules[TEXT].multiplier() == 0
+    assert draw(webui, "face:1") == dict.fromkeys(LAYERS, 2.0)
+    net.unet_multiplier = kept  # of the earlier prompt
+    assert net.modules[IN04].multiplier() == 1.0
+
+
 def test_the_tag_becomes_values_so_that_kept_conditioning_is_made_anew(webui):
     draw(webui, "face:1:bw=OUTD:start=2")
-    assert webui.params[0].items == ["face", "1", f"bw={parse('OUTD', 'sd1').weights.to_line()}", "start=2"]
+    before = webui.params[0].items
+    draw(webui, f"face:1:bw={parse('OUTD', 'sd1').weights.to_line()}:start=2")
+    assert webui.params[0].items == before
+    draw(webui, "face:1:bw=OUTALL:start=2")
+    assert webui.params[0].items != before
+    draw(webui, *(":".join(params.items) for params in webui.params))  # the WebUI activates them again after hires
+    assert webui.params[0].items != before
+    assert webui.p.extra_generation_params["Block weights"] == f"face: {parse('OUTALL', 'sd1').weights.to_line()}"
 
 
 def test_what_is_wrong_is_left_out_and_said(webui):
@@ -151,6 +249,7 @@ def test_nothing_of_us_stays_after_unpatching(webui):
     assert webui.network.NetworkModule.multiplier is not multiplier
     assert webui.activation.ExtraNetworkLora.activate is not activate
     assert webui.network.NetworkModule.multiplier is fake.NetworkModule.multiplier
+    assert not {"te_multiplier", "unet_multiplier"} & set(vars(webui.network.Network))
 
 
 def test_a_checkpoint_of_another_kind(webui):

@@ -3,7 +3,8 @@
 `NetworkModule.multiplier()` scales the finished delta of every algorithm, merged or not. It returns one of the
 network's two multipliers, and these become floats that carry block weights. The WebUI compares multipliers to decide
 whether a layer must be merged again, and sets new ones for every image: cached networks need no cleaning up, and no
-file is read again.
+file is read again. Other extensions set multipliers, too, as plain numbers, before and during sampling (LoRA Block
+Weight, Regional Prompter's latent mode): `KeptMultiplier` keeps the block weights until the WebUI loads networks again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.prompt_tags import ALWAYS, Resolved, Steps
 
 _KEY = __name__  # our name in the WebUI's registry of patches
+_MULTIPLIERS = ("te_multiplier", "unet_multiplier")  # of the WebUI's `Network`
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,27 @@ class WeightedMultiplier(float):
         return hash((float(self), self.schedule))
 
 
+class KeptMultiplier:
+    """An attribute of the WebUI's `Network`: a multiplier that keeps its block weights when it is set to a number.
+
+    The value stays in the network's own `__dict__`, where it is when this class is not in use.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __get__(self, net: Any, owner: type | None = None) -> Any:
+        return self if net is None else vars(net)[self.name]
+
+    def __set__(self, net: Any, value: float) -> None:
+        before = vars(net).get(self.name)
+        if isinstance(before, WeightedMultiplier):
+            value = WeightedMultiplier(float(value), before.schedule)
+        elif isinstance(value, WeightedMultiplier):  # kept by another extension from an earlier prompt
+            value = float(value)
+        vars(net)[self.name] = value
+
+
 @functools.cache
 def _block_of(layer: str, architecture: str) -> str:
     try:
@@ -94,8 +117,10 @@ def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collec
     if extension() is None:
         return
     network, activation = sys.modules["network"], sys.modules["extra_networks_lora"]
+    networks = extension()
     multiplier = network.NetworkModule.multiplier
     activate = activation.ExtraNetworkLora.activate
+    load = networks.load_networks
 
     def weighted_multiplier(module: Any) -> float:
         value = multiplier(module)
@@ -112,6 +137,15 @@ def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collec
         activate(self, p, [type(params)(items=list(resolved.tag.plain)) for params, resolved in pairs])
         _set_multipliers([resolved for _, resolved in pairs], context.architecture)
 
+    @functools.wraps(load)
+    def forgetting_load(*arguments: Any, **more: Any) -> Any:
+        for net in (*networks.loaded_networks, *networks.networks_in_memory.values()):
+            _set(net, *map(float, _multipliers(net)))
+        return load(*arguments, **more)
+
+    for name in _MULTIPLIERS:
+        setattr(network.Network, name, KeptMultiplier(name))
+    patches.patch(_KEY, networks, "load_networks", forgetting_load)
     patches.patch(_KEY, network.NetworkModule, "multiplier", weighted_multiplier)
     patches.patch(_KEY, activation.ExtraNetworkLora, "activate", weighted_activate)
 
@@ -119,6 +153,19 @@ def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collec
 def unpatch() -> None:
     for owner, name in list(patches.originals[_KEY]):
         patches.undo(_KEY, owner, name)
+    network: Any = sys.modules.get("network")
+    for name in _MULTIPLIERS:
+        if isinstance(vars(getattr(network, "Network", object)).get(name), KeptMultiplier):
+            delattr(network.Network, name)
+
+
+def _multipliers(net: Any) -> tuple[float, float]:
+    return net.te_multiplier, net.unet_multiplier
+
+
+def _set(net: Any, te: float, unet: float) -> None:
+    """Set the multipliers of a network with or without block weights, whatever it had."""
+    vars(net).update(te_multiplier=te, unet_multiplier=unet)
 
 
 def _set_multipliers(found: Sequence[Resolved], architecture: str | None) -> None:
@@ -130,8 +177,12 @@ def _set_multipliers(found: Sequence[Resolved], architecture: str | None) -> Non
         weights, steps = resolved.weights or BlockWeights.uniform(architecture, 1.0), resolved.tag.steps
         if weights == BlockWeights.uniform(architecture, 1.0) and steps.all:
             continue  # the multipliers are those of a plain tag
-        net.te_multiplier = WeightedMultiplier(net.te_multiplier, Schedule(weights, text_encoder=True))
-        net.unet_multiplier = WeightedMultiplier(net.unet_multiplier, Schedule(weights, steps, active=1 in steps))
+        te, unet = _multipliers(net)
+        _set(
+            net,
+            WeightedMultiplier(te, Schedule(weights, text_encoder=True)),
+            WeightedMultiplier(unet, Schedule(weights, steps, active=1 in steps)),
+        )
 
 
 def enter_step(step: int) -> None:
@@ -140,7 +191,7 @@ def enter_step(step: int) -> None:
     for net in networks.loaded_networks if networks else ():
         multiplier = net.unet_multiplier
         if isinstance(multiplier, WeightedMultiplier) and not multiplier.schedule.steps.all:
-            net.unet_multiplier = multiplier.in_step(step)
+            _set(net, net.te_multiplier, multiplier.in_step(step))
 
 
 @contextmanager
@@ -150,7 +201,7 @@ def preserve_networks(sd_model: Any, unload: bool = False) -> Iterator[None]:
     if networks is None:
         yield
         return
-    loaded = [(net, net.te_multiplier, net.unet_multiplier, net.dyn_dim) for net in networks.loaded_networks]
+    loaded = [(net, _multipliers(net), net.dyn_dim) for net in networks.loaded_networks]
     before = {id(layer): getattr(layer, "network_current_names", ()) for layer in _layers(sd_model)}
     try:
         if unload:
@@ -165,8 +216,9 @@ def preserve_networks(sd_model: Any, unload: bool = False) -> Iterator[None]:
         ]
         networks.loaded_networks.clear()
         _merge(networks, [layer for layer in changed if before.get(id(layer), ()) == ()])
-        for net, te, unet, dim in loaded:
-            net.te_multiplier, net.unet_multiplier, net.dyn_dim = te, unet, dim
+        for net, multipliers, dim in loaded:
+            _set(net, *multipliers)
+            net.dyn_dim = dim
             networks.loaded_networks.append(net)
         _merge(networks, [layer for layer in changed if before.get(id(layer), ()) != ()])
 

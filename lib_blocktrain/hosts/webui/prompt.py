@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote, unquote
 
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.prompt_tags import (
@@ -26,6 +27,8 @@ from lib_blocktrain.weights.prompt_tags import (
 log = logging.getLogger(__name__)
 
 _PAGE = "blocktrain_page"  # on p: a PageWeights
+_HIDDEN = "blocktrain="  # how an item begins that holds those of this extension; no other extension looks for it
+_OF_LBW = "its lbw= is LoRA Block Weight's, which is installed: the weights of the page do not act on it"
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def resolve_tags(p: Any, params_list: Sequence[Any], context: TagContext) -> lis
     """Return what each tag asks for, None for a LoRA to leave out; or None if no tag concerns this extension.
 
     Records the weights in the image's parameters, and reports problems on the page. The tags' items are replaced by
-    values, since the WebUI caches the conditioning by them.
+    values, since the WebUI caches the conditioning by them, and so that other extensions find nothing to read in them.
     """
     hires = bool(getattr(p, "is_hr_pass", False))
     _clear(p, hires)
@@ -71,19 +74,41 @@ def resolve_tags(p: Any, params_list: Sequence[Any], context: TagContext) -> lis
         except (ValueError, OSError) as error:  # a tag, weights or a card; OSError: reading presets or a card
             found.append(None)
             problems.append(f"{params.items[0]} left out: {error}")
+            params.items = _hidden_items(_shown_items(params.items), plain=1)
             continue
         found.append(resolved)
         if resolved.weights is not None:
-            params.items = resolved.fixed.items
+            params.items = _hidden_items(resolved.fixed.items, plain=len(resolved.tag.plain))
     problems += _repeated(found)
     _record(p, [r for r in found if r is not None], problems, hires)
     ours = problems or any(r and (r.weights is not None or not r.tag.steps.all or r.tag.notices) for r in found)
     return found if ours else None
 
 
+def _hidden_items(items: Sequence[str], plain: int) -> list[str]:
+    """Return a tag's items with those after the first `plain` in one, `blocktrain=...`, that `_shown_items` reads.
+
+    LoRA Block Weight reads the items of every tag after the WebUI. It searches each for `w=`, which is in `bw=`, for
+    `start=` and others, and would act on them. Without a multiplier it takes that of the text encoder from `unet=`.
+    """
+    shown, ours = list(items[:plain]), ":".join(items[plain:])
+    if len(shown) == 1 or "=" in shown[1]:
+        shown.insert(1, "1")
+    return [*shown, f"{_HIDDEN}{quote(ours)}"] if ours else shown
+
+
+def _shown_items(items: Sequence[Any]) -> list[str]:
+    """Return a tag's items as they were written, or as values."""
+    texts = [str(item) for item in items]
+    shown = [unquote(text.removeprefix(_HIDDEN)).split(":") if text.startswith(_HIDDEN) else [text] for text in texts]
+    return [item for group in shown for item in group]
+
+
 def _resolve(p: Any, params: Any, names: set[str], context: TagContext) -> Resolved:
-    tag, page = read_tag([str(item) for item in params.items], reads_lbw=context.reads_lbw), page_weights(p)
+    tag, page = read_tag(_shown_items(params.items), reads_lbw=context.reads_lbw), page_weights(p)
     weighted = bool(tag.weights is not None or page.instead or page.changes or page.for_lora(tag.name, names))
+    if not context.reads_lbw and any(item.casefold().startswith("lbw=") for item in tag.plain):
+        return Resolved(tag, None, (_OF_LBW,) if weighted else ())
     if context.architecture is None and (weighted or not tag.steps.all):
         raise TagError(context.unsupported)
     if not weighted:
