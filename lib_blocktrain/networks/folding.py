@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lib_blocktrain.networks.adapters import NetworkModule
+from lib_blocktrain.networks.transfer import beside_weights
 
 MOST_BYTES = 2**29  # of all new parameters together
 CALLS = 8  # of the U-Net, in which a fold must save what it costs
@@ -71,20 +72,24 @@ class Folding:
 
     @torch.no_grad()
     def _fold(self) -> None:
-        left = MOST_BYTES
+        left, found = MOST_BYTES, []
         for effects, weight, modules in self._worthwhile():
             size = weight.numel() * weight.element_size()
             if size <= left:
                 left -= size
-                try:
-                    with torch.inference_mode(False), torch.autocast(weight.device.type, enabled=False):
-                        changed = _changed(effects.layer, weight, modules)
-                except torch.cuda.OutOfMemoryError:
-                    return  # hooks need less
+                found.append((effects, weight, modules))
+        try:
+            with torch.inference_mode(False):
+                moved = beside_weights((module, weight) for _, weight, modules in found for _, module in modules)
+            for effects, weight, modules in found:
+                with torch.inference_mode(False), torch.autocast(weight.device.type, enabled=False):
+                    changed = _changed(effects.layer, weight, [(factor, moved[module]) for factor, module in modules])
                 for name, value in changed.items():
                     self._kept.append((effects.layer, name, effects.layer._parameters.get(name)))
                     effects.layer._parameters[name] = nn.Parameter(value, requires_grad=False)
                 effects.folded = True
+        except torch.cuda.OutOfMemoryError:
+            return  # hooks need less
 
     def _worthwhile(self) -> list[tuple[Foldable, Tensor, list[tuple[float, NetworkModule]]]]:
         """Return the layers whose fold pays, those that gain the most by byte first."""

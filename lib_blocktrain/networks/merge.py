@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.layers import weight_of
-from lib_blocktrain.networks.overflow import check_number, check_result, compute_dtype, computed_delta
+from lib_blocktrain.networks.overflow import ResultChecks, check_number, compute_dtype, computed_delta
 from lib_blocktrain.networks.placement import Placement, Targets, find_sites, placements_of
+from lib_blocktrain.networks.transfer import beside_weights
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 
@@ -27,24 +28,27 @@ def merged(
     """
     placements = placements_of(networks, weights, multiplier)
     sites, _ = find_sites(targets, placements)
+    acting = [site for site in sites if placements[site.placement].factor(site.block)]
+    modules = beside_weights((site.module, weight_of(site.layer)) for site in acting)
     changes: dict[nn.Module, dict[str, Tensor]] = {}
     keys: dict[nn.Module, str] = {}
-    for site in sites:
+    for site in acting:
         factor = placements[site.placement].factor(site.block)
-        if factor:
-            weight = weight_of(site.layer).detach()
-            check_number(f"the strength of {site.block},", factor, compute_dtype(site.layer))
-            total = changes.setdefault(site.layer, {})
-            keys[site.layer] = site.module.key
-            for name, delta in zip(("weight", "bias"), computed_delta(site.module, weight), strict=True):
-                if delta is not None:
-                    total[name] = total.get(name, 0) + factor * delta.detach()
+        check_number(f"the strength of {site.block},", factor, compute_dtype(site.layer))
+        total = changes.setdefault(site.layer, {})
+        keys[site.layer] = site.module.key
+        deltas = computed_delta(modules[site.module], weight_of(site.layer).detach())
+        for name, delta in zip(("weight", "bias"), deltas, strict=True):
+            if delta is not None:
+                total[name] = total.get(name, 0) + factor * delta.detach()
     backup: list[tuple[nn.Module, str, Tensor | None]] = []
+    checks = ResultChecks()
     try:
         while changes:  # each delta is freed as it is added: all are as large as the backup
-            layer, deltas = changes.popitem()
-            for name, delta in deltas.items():
-                backup.append((layer, name, _add(layer, name, delta, keys[layer])))
+            layer, deltas_of = changes.popitem()
+            for name, delta in deltas_of.items():
+                backup.append((layer, name, _add(layer, name, delta, keys[layer], checks)))
+        checks.check()
         yield
     finally:
         for layer, name, value in backup:
@@ -54,12 +58,12 @@ def merged(
                 _copy(getattr(layer, name), value)
 
 
-def _add(layer: nn.Module, name: str, delta: Tensor, key: str) -> Tensor | None:
+def _add(layer: nn.Module, name: str, delta: Tensor, key: str, checks: ResultChecks) -> Tensor | None:
     """Add to a parameter and return its old value, None if the layer did not have it."""
     parameter = getattr(layer, name)
     dtype = weight_of(layer).dtype if parameter is None else parameter.dtype
     added = delta if parameter is None else parameter.detach().to(delta.dtype) + delta.to(parameter.device)
-    check_result(f"{key}: the merged {name}", added, dtype)
+    checks.add(f"{key}: the merged {name}", added, dtype)
     if parameter is None:
         setattr(layer, name, nn.Parameter(delta.to(weight_of(layer)), requires_grad=False))
         return None

@@ -41,10 +41,35 @@ def check_tensor(what: str, tensor: Tensor, dtype: torch.dtype) -> None:
 
 def check_result(what: str, tensor: Tensor, dtype: torch.dtype) -> None:
     """Raise OverflowedError unless the numbers of a computed tensor are finite in this dtype."""
-    largest = _largest(tensor)
-    if not math.isfinite(largest):
-        raise OverflowedError(f"{what} has numbers that are not finite in {tensor.dtype}: too large, or damaged")
-    check_number(what, largest, dtype)
+    checks = ResultChecks()
+    checks.add(what, tensor, dtype)
+    checks.check()
+
+
+class ResultChecks:
+    """`check_result` of many tensors, for which the CPU waits once, at `check`, not once for each."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, Tensor, torch.dtype]] = []
+
+    def add(self, what: str, tensor: Tensor, dtype: torch.dtype) -> None:
+        """Compute a tensor's largest magnitude where it is; it may be changed or freed afterwards."""
+        if tensor.numel():
+            self._found.append((what, tensor.abs().max(), dtype))
+
+    def check(self) -> None:
+        """Raise OverflowedError for the first tensor whose numbers were not finite in its dtype."""
+        by_device: dict[torch.device, list[Tensor]] = {}
+        for _, largest, _ in self._found:
+            by_device.setdefault(largest.device, []).append(largest.double())
+        numbers = {device: iter(torch.stack(found).tolist()) for device, found in by_device.items()}
+        for what, tensor, dtype in self._found:
+            largest = next(numbers[tensor.device])
+            if not math.isfinite(largest):
+                raise OverflowedError(
+                    f"{what} has numbers that are not finite in {tensor.dtype}: too large, or damaged"
+                )
+            check_number(what, largest, dtype)
 
 
 def alpha_of(module: NetworkModule) -> float | None:

@@ -421,6 +421,8 @@ def preview(rig: Rig, architecture: str, dtype: str, sampler: str) -> None:
         seen.append((Counter(rig.gpu.waits), Counter(rig.gpu.copies)))
     for own, few, many in zip((rig.waits, rig.copies), *seen):
         own.update(many - few)
+    folded = [site for counted in seen[0] for site in counted if "folding.py" in site]
+    assert not folded, f"the deltas are folded without a wait: {folded}"
 
 
 def merge(rig: Rig, architecture: str, dtype: str) -> None:
@@ -430,10 +432,10 @@ def merge(rig: Rig, architecture: str, dtype: str) -> None:
     from lib_blocktrain.weights.block_weights import BlockWeights
 
     model = standalone(rig, architecture, dtype)
-    targets = {"unet": model.unet, **model.text_encoders}
+    targets, given = {"unet": model.unet, **model.text_encoders}, inputs(model)
     rig.gpu.reset()
     with torch.no_grad(), merged(targets, network_of(rig, model), BlockWeights.uniform(architecture, 0.5)):
-        model.predict(*inputs(model))
+        model.predict(*given)
     rig.found()
 
 

@@ -65,6 +65,8 @@ def test_on_a_pretended_gpu(environment, group):
         if name.startswith("preview "):
             ours = {site: number for site, number in row["waits"].items() if "_draw" not in site}  # the sampler's
             assert not ours, f"{name}: {ours}"
+        if name.startswith("merge "):  # for its checks alone
+            assert (count(row, "waits"), count(row, "copies")) == (1, 0), f"{name}: {row}"
         if name.startswith("analysis ") and name.endswith(" fast"):  # one a pass, and none in a layer
             passes = row["waits"].get(next(site for site in row["waits"] if "integrated_gradients" in site))
             assert count(row, "waits") <= passes + 24, f"{name}: {row['waits']}"

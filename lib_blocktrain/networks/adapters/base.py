@@ -1,9 +1,9 @@
 """The interface of a network's modules, and what the algorithms share."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -67,12 +67,18 @@ class NetworkModule:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "NetworkModule":
         """Return the module with its tensors on another device and in another dtype."""
-        moved = {
-            field.name: getattr(self, field.name).to(device=device, dtype=dtype)
-            for field in fields(self)
-            if isinstance(getattr(self, field.name), Tensor)
-        }
-        return replace(self, **moved)
+        return self.mapped(lambda tensor: tensor.to(device=device, dtype=dtype))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "NetworkModule":
+        """Return the module with `change` of each of its tensors in the place of it."""
+        changed: dict[str, Any] = {}
+        for own in fields(self):
+            value = getattr(self, own.name)
+            if isinstance(value, Tensor):
+                changed[own.name] = change(value)
+            elif isinstance(value, NetworkModule):
+                changed[own.name] = value.mapped(change)
+        return replace(self, **changed)
 
     def check_fits(self, shape: tuple[int, ...]) -> None:
         """Raise NetworkModuleError unless the delta fits a weight of this shape."""

@@ -1,6 +1,6 @@
 """DoRA: a low rank change of the weight's direction, with its magnitude learned apart."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -41,10 +41,6 @@ class DoRA(NetworkModule):
 
     def to_tensors(self) -> dict[str, Tensor]:
         return {**self.direction.to_tensors(), "dora_scale": self.magnitude}
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> "DoRA":
-        moved = self.magnitude.to(device=device, dtype=dtype)
-        return replace(self, direction=self.direction.to(device, dtype), magnitude=moved)
 
     def check_fits(self, shape: tuple[int, ...]) -> None:
         self.direction.check_fits(shape)
