@@ -10,8 +10,9 @@ from PIL import Image
 
 from lib_blocktrain.hosts.host import Cancelled, Host, OutOfMemory, SampleRequest
 from lib_blocktrain.training.config import SampleConfig
+from lib_blocktrain.training.evaluation import Draw
 from lib_blocktrain.training.result import publish
-from lib_blocktrain.training.trainer import Draw, Trainer
+from lib_blocktrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from PIL import Image
 
 from lib_blocktrain.files import atomic_write
 from lib_blocktrain.model.memory import lacks_memory
@@ -21,15 +19,15 @@ from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.model.set_aside import SetAside
 from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.networks.hooks import applied
-from lib_blocktrain.training import records
 from lib_blocktrain.training.batches import Batch
 from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.control import Diverged, Outcome, OutOfMemory, StoppedEarly, TrainerControl
 from lib_blocktrain.training.distributed import Processes
 from lib_blocktrain.training.estimate import out_of_memory
+from lib_blocktrain.training.evaluation import Comparison, Draw, Evaluation
 from lib_blocktrain.training.metadata import metadata_of
-from lib_blocktrain.training.monitor import TrainingMonitor, worse_than_none
+from lib_blocktrain.training.monitor import TrainingMonitor
 from lib_blocktrain.training.norms import block_norms, gradient_norms, shares
 from lib_blocktrain.training.optimizers import learning_rate_notices, lr_factor
 from lib_blocktrain.training.origin import check_config, origin_of
@@ -38,21 +36,15 @@ from lib_blocktrain.training.precision import DTYPES, dtype_of
 from lib_blocktrain.training.preparation import check_model, prepare
 from lib_blocktrain.training.result import reason_not_to_save
 from lib_blocktrain.training.rng import generator_of, global_seed
+from lib_blocktrain.training.run_report import Report, RunReport
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.step import Denoiser, Noise, Objective, conditioning_of, draw_noise
 from lib_blocktrain.training.train_state import TrainState
 from lib_blocktrain.weights.block_weights import BlockWeights
 
-log = logging.getLogger(__name__)
-
 STATE_EVERY = 120.0  # seconds; the most that a killed run loses
-COMPARE_EVERY = 20  # steps, at least, between two comparisons with no LoRA: each costs five predictions
 BLOCKS_EVERY = 10  # steps between two rows of norms by block, at most
 BLOCK_ROWS = 50  # of a run that is too short for as many at that distance
-
-# Prompt, seed -> image, by the host's own sampler; None where it could not be drawn, which does not end the run.
-Draw = Callable[[str, int], Image.Image | None]
-Report = Callable[[Mapping[str, Any]], None]
 
 
 class Trainer:
@@ -74,20 +66,15 @@ class Trainer:
     ):
         self.model, self.run, self.config = model, run, run.config
         self.control, self.processes = control or TrainerControl(), processes or Processes()
-        self.draw, self.report = draw, report
+        self.draw, self.report = draw, RunReport(run, self.processes, report)
         self.targets = {"unet": model.unet, **model.text_encoders}
         self.compiled = CompiledUNet(model.unet) if run.config.compile else None
         self.monitor = TrainingMonitor()
         self.step, self.started_at = 0, time.time()
         self._good_step = 0  # of the weights that `diverge` goes back to
-        self._without = math.nan  # the loss without the LoRA
-        # Of this session's last comparison with no LoRA: its step, and what it found.
-        self._compared_at: int | None = None
-        self._is_worse = False
         self._state_is_good = True  # whether the saved state, if there is one, is known to do no worse than no LoRA
         self.aside = SetAside()  # the models that the steps do not need
         self.hooks, self._saved_at = ExitStack(), time.monotonic()
-        self._write_events = records.event_writer(run.folder / "tensorboard") if self.processes.is_first else None
 
     def run_loop(self) -> Outcome:
         """Train to the last step, or until the run is stopped; the model is always left as it was."""
@@ -142,13 +129,16 @@ class Trainer:
         self.train_state = TrainState(plan, self.config, dtype, weight.dtype)
         first = None if plan.trains_text else plan.first_block
         self.denoiser = Denoiser(self.model, dtype, first, self.config.checkpointing, self.compiled)
+        self.evaluation = Evaluation(
+            self.config, self.data, self.train_state, self.denoiser, self.losses, self.processes, self.device
+        )
         if state:
             self.load_state(state)
         if self.processes.is_first:
             self.run.remove_leftovers()
             self.run.drop_metrics_after(self.step)  # a killed run has rows of steps after its last save
         self.note_start("resumed" if state else "started")
-        self._without = self.compared_loss()
+        self.comparison = Comparison(self.compared_loss())
         self.apply()
         self.aside.put(self.data.idle(self.model))
 
@@ -316,8 +306,7 @@ class Trainer:
         It is compared with no LoRA if that is wanted, or was not done for long.
         """
         self.check_weights()
-        # By steps, not by time: all processes must do it at the same step.
-        compared = compared or self._compared_at is None or self.step - self._compared_at >= COMPARE_EVERY
+        compared = compared or self.comparison.due(self.step)
         keep, self._state_is_good = self._state_is_good, compared and self.compare() is None
         if self.processes.is_first:
             self.run.save_state(self.state(), keep)
@@ -370,25 +359,11 @@ class Trainer:
 
     # Validation, samples, metrics.
 
-    @contextmanager
-    def as_saved(self) -> Iterator[None]:
-        """Let the network act as its file would: averaged weights, no dropout; torch's random state is lent."""
-        with self.train_state.network_to_save(), global_seed(self.device, self.config.seed, "as saved"):
-            yield
-
-    @torch.no_grad()
     def validate(self) -> None:
-        """Compute the loss of the held-out images, at fixed timesteps with fixed noise; save the best weights."""
-        if not self.data.dataset.held_out:
+        """Record the loss of the held-out images, and save the best weights."""
+        loss = self.evaluation.validation_loss()
+        if loss is None:
             return
-        total = torch.zeros(2, device=self.device)
-        with self.as_saved():
-            for batch, noise in self.data.validation(self.config, self.processes):
-                losses = self.losses(batch, noise)
-                total[0] += losses.sum()
-                total[1] += len(losses)
-        self.processes.sum([total])
-        loss = float(total[0] / total[1])
         self.note({"validation": loss})
         if loss < self.monitor.best:
             self.monitor.best = loss
@@ -399,36 +374,26 @@ class Trainer:
 
         Raises Diverged where the loss with it is not finite.
         """
-        self._compared_at = self.step
-        with self.as_saved():
-            compared = {"with": self.compared_loss(), "without": self._without}
-        self.note({"compared": compared})
-        if math.isfinite(self._without) and not math.isfinite(compared["with"]):
-            self.diverge(self.step, f"the loss with the weights that it left is {compared['with']}")
-        text = worse_than_none(compared)
-        if text is not None and not self._is_worse:  # not at every comparison
+        with self.evaluation.as_saved():
+            losses = self.comparison.losses(self.step, self.compared_loss())
+        self.note({"compared": losses})
+        if self.comparison.diverged(losses):
+            self.diverge(self.step, f"the loss with the weights that it left is {losses['with']}")
+        text, is_new = self.comparison.worse(losses)
+        if text is not None and is_new:  # not at every comparison
             self.notice(f"step {self.step}: {text}")
-        self._is_worse = text is not None
         return text
 
-    @torch.no_grad()
     def compared_loss(self) -> float:
         """Return the mean loss of some of the run's pictures under the hooks that the model has now."""
-        compiled, self.denoiser.compiled = self.denoiser.compiled, None  # a graph for so little would take minutes
-        try:
-            losses = [self.losses(batch, noise) for batch, noise in self.data.compared(self.config)]
-        finally:
-            self.denoiser.compiled = compiled
-        return float(torch.cat(losses).mean())
+        return self.evaluation.compared_loss()
 
-    @torch.no_grad()
     def draw_samples(self) -> None:
         """Draw the prompts with their seeds and with the network as its file would be now."""
         if self.draw is None or not self.processes.is_first:
             return
         for number, prompt in enumerate(self.config.samples.prompts):
-            with self.as_saved(), self.aside.needed():
-                image = self.draw(prompt, self.config.samples.seed + number)
+            image = self.evaluation.sample(self.draw, number, self.aside)
             if image is None:
                 self.note({"sample": None, "prompt": prompt})
                 continue
@@ -446,24 +411,14 @@ class Trainer:
 
     def note(self, row: Mapping[str, Any]) -> None:
         """Write a row of the metrics."""
-        if self.processes.is_first:
-            row = records.timed({"step": self.step, **row})
-            self.run.add_metrics(row)
-            if self._write_events is not None:
-                self._write_events(row)
-            if self.report is not None:
-                self.report(row)
+        self.report.note({"step": self.step, **row})
 
     def notice(self, text: str) -> None:
         """Log and report something that the user should know."""
-        if self.processes.is_first:
-            log.warning("%s", text)
-            if self.report is not None:
-                self.report({"notice": text})
+        self.report.notice(text)
 
     def _encoded(self, done: int, of: int) -> None:
-        if self.report is not None and self.processes.is_first:
-            self.report({"encoded": done, "of": of})
+        self.report.tell({"encoded": done, "of": of})
         if self.control.stopping and self.processes.count == 1:
             raise StoppedEarly
 

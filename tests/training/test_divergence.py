@@ -12,7 +12,7 @@ pytest.importorskip("diffusers")
 from safetensors.torch import load_file
 
 from lib_blocktrain.runner.status import LatestMetrics, status_of
-from lib_blocktrain.training import trainer as trainers
+from lib_blocktrain.training import evaluation
 from lib_blocktrain.training.control import Diverged, TrainerControl
 from lib_blocktrain.training.runs import open_run
 from lib_blocktrain.training.trainer import Trainer
@@ -126,7 +126,7 @@ def with_rate(config, lr: float):
 
 def test_a_run_that_diverged_goes_on_at_a_lower_rate(train, config, monkeypatch, tmp_path):
     """From the last state before it exploded, though one with the exploded weights was saved after that."""
-    monkeypatch.setattr(trainers, "COMPARE_EVERY", 1)
+    monkeypatch.setattr(evaluation, "COMPARE_EVERY", 1)
     config = replace(config, steps=5, save_every=1)
     with monkeypatch.context() as patch:
         explode(patch, 3)
@@ -159,7 +159,7 @@ def test_a_run_that_diverged_at_once_begins_anew(train, config, monkeypatch, tmp
 
 def test_it_does_not_go_back_before_a_good_state(train, config, monkeypatch, tmp_path):
     """Resumed twice with the rate as it was, it diverges twice, and loses nothing more."""
-    monkeypatch.setattr(trainers, "COMPARE_EVERY", 1)
+    monkeypatch.setattr(evaluation, "COMPARE_EVERY", 1)
     config = replace(config, steps=5, save_every=1)
     with monkeypatch.context() as patch:
         explode(patch, 3)
@@ -171,7 +171,7 @@ def test_it_does_not_go_back_before_a_good_state(train, config, monkeypatch, tmp
 
 def test_comparisons_cost_a_bounded_part_of_a_run(train, config, monkeypatch, tmp_path):
     """However often it is saved: the first save, then every so many steps, and what the run ends with."""
-    monkeypatch.setattr(trainers, "COMPARE_EVERY", 3)
+    monkeypatch.setattr(evaluation, "COMPARE_EVERY", 3)
     train(replace(config, steps=8, save_every=1), "run")
     rows = open_run(tmp_path / "run").metrics()
     assert [row["step"] for row in rows if "compared" in row] == [1, 4, 7, 8]
@@ -180,7 +180,7 @@ def test_comparisons_cost_a_bounded_part_of_a_run(train, config, monkeypatch, tm
 def test_it_goes_back_to_the_last_state_that_was_compared(train, config, monkeypatch, tmp_path):
     """States that were not may be exploded ones: none of them takes the place of the one that is kept."""
     config = replace(config, steps=8, save_every=1)
-    monkeypatch.setattr(trainers, "COMPARE_EVERY", 3)
+    monkeypatch.setattr(evaluation, "COMPARE_EVERY", 3)
     with monkeypatch.context() as patch:
         explode(patch, 6)
         with pytest.raises(Diverged):
