@@ -259,7 +259,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows: list[dict[str, object]] = []
     models: dict[tuple[str, str], FullSize] = {}
-    print("| run | counted, MiB | estimated | ratio |\n|---|---:|---:|---:|")
+    print("| run | beside the weights, MiB | estimated | all of it, MiB | estimated | ratio |")
+    print("|---|---:|---:|---:|---:|---:|")
     for case in CASES:
         if arguments.architecture not in (None, case.architecture):
             continue
@@ -267,17 +268,24 @@ def main() -> None:
         if key not in models:
             models[key] = full_size(case.architecture, DTYPES[case.dtype])
         counted = count(case, models[key])
-        found = estimated(case)
-        print(f"| {case.title} | {counted.rest:.0f} | {found:.0f} | {found / counted.rest:.2f} |", flush=True)
+        print(line(case, counted), flush=True)
         rows.append({**asdict(case), "mib": round(counted.rest, 1), "frozen_mib": round(counted.weights, 1)})
         if arguments.out is not None:
             arguments.out.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", "utf-8")
 
 
-def estimated(case: Case) -> float:
-    """Return the estimate of what a step needs beside the frozen weights, in MiB."""
+def line(case: Case, counted: Counted) -> str:
+    """Return a row of the table."""
+    found = estimated(case)
+    ratio = found.total / counted.total
+    rest, total = f"{counted.rest:.0f} | {found.rest:.0f}", f"{counted.total:.0f} | {found.total:.0f}"
+    return f"| {case.title} | {rest} | {total} | {ratio:.2f} |"
+
+
+def estimated(case: Case) -> Counted:
+    """Return the estimate of what a step needs."""
     mib = estimate(case.config, UNetSize.real(case.architecture, DTYPES[case.dtype].itemsize)).mib
-    return sum(mib[name] for name in ("network", "optimizer", "activations", "gradients"))
+    return Counted(mib["model"], sum(mib[name] for name in ("network", "optimizer", "activations", "gradients")))
 
 
 if __name__ == "__main__":

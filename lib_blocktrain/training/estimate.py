@@ -1,8 +1,8 @@
-"""What a run will cost: time and memory, by the sizes of its layers, and minutes, by the runs before it."""
+"""What a run will cost, time and memory, by the sizes of its layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,19 +14,22 @@ from lib_blocktrain.blocks import BASE
 from lib_blocktrain.model.memory import MIB, free_memory
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.networks.layers import is_convolution, is_linear
+from lib_blocktrain.training.batches import captions_vary
 from lib_blocktrain.training.checkpointing import is_split
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
 from lib_blocktrain.training.optimizers import learning_rate_notices
 from lib_blocktrain.training.plan import element_weight, read_weights, settings_of
-from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.sizes import Layer, PartSize, block_sizes
 from lib_blocktrain.weights.block_weights import BlockWeights
 
-PACE_RUNS = 20  # how many of the newest runs are looked at
-PACE_MIN_STEPS = 5  # the first steps take longer than others
-# Millions of parameters: U-Net, text encoders, autoencoder.
-PARAMETERS = {"sd1": (860, 123, 84), "sd2": (866, 340, 84), "sdxl": (2567, 817, 84)}
+# Parameters of the U-Net, the text encoders and the autoencoder.
+PARAMETERS = {
+    "sd1": (859_520_964, 123_060_480, 83_653_863),
+    "sd2": (865_910_724, 340_387_840, 83_653_863),
+    "sdxl": (2_567_463_684, 817_719_552, 83_653_863),
+}
 TEXT_ENCODERS = {"sd1": ((12, 768),), "sd2": ((23, 1024),), "sdxl": ((12, 768), (32, 1280))}  # layers, width
+_ENCODED = 643  # numbers a pixel that the autoencoder holds at most, counted as in `benchmarks/memory.py`
 _TEXT_KEPT = 34  # numbers a token, layer and width that a text encoder's backward pass keeps
 _OVERHEAD = {"cuda": 600.0, "cpu": 250.0}  # MiB: the accelerator's context and kernels, the interpreter
 # Numbers that an optimizer keeps for each of the network's, by its name; others are taken as Adam's two.
@@ -50,13 +53,19 @@ class UNetSize:
     native_size: int
     channels: tuple[int, ...] | None = None
     context: int | None = None
-    parameters: int | None = None  # of the whole checkpoint
+    parameters: tuple[int, int, int] | None = None  # of the U-Net, the text encoders and the autoencoder
     itemsize: int = 2  # bytes of a number of the weights and activations
     fused: bool = True  # whether attention is computed without its matrices
+    movable: bool = True  # whether what the steps do not need is moved off a GPU, as by the standalone host
 
     @classmethod
     def real(cls, architecture: str, itemsize: int = 2) -> UNetSize:
         return cls(architecture, blocks.architecture(architecture).native_size, itemsize=itemsize)
+
+    @property
+    def loaded_mib(self) -> float:
+        """The weights of all models of the checkpoint, in MiB."""
+        return sum(self.parameters or PARAMETERS[self.architecture]) * self.itemsize / MIB
 
 
 @dataclass(frozen=True)
@@ -111,19 +120,6 @@ class Estimate:
         }
 
 
-@dataclass(frozen=True)
-class Pace:
-    """The speed of a run: its name, and the arithmetic and the time of a step, samples included."""
-
-    source: str
-    gflop: float
-    seconds: float
-
-    def minutes(self, steps: int, gflop: float) -> float:
-        """Return how many minutes steps of another run take; `gflop` is the arithmetic of one."""
-        return steps * self.seconds * gflop / self.gflop / 60
-
-
 def estimate(config: RunConfig, unet: UNetSize, free_mib: float | None = None, device: str = "cuda") -> Estimate:
     """Return what this run costs on this U-Net; with the free memory, also what would fit instead."""
     weights, notices = read_weights(config.network, unet.architecture)
@@ -160,12 +156,18 @@ def size_of_model(model: Model) -> UNetSize:
     layers = [unet.get_submodule(first[layout].format(number)) for number in numbers]
     channels = tuple(layer.out_channels for layer in layers if is_convolution(layer))
     context = next(m.in_features for path, m in unet.named_modules() if path.endswith("attn2.to_k") and is_linear(m))
-    parts = (unet, *model.text_encoders.values())
-    parameters = sum(p.numel() for part in parts for p in part.parameters())
-    if channels[0] >= 320:  # a real checkpoint, whose autoencoder is not at hand
-        parameters += PARAMETERS[model.architecture][2] * 10**6
+    sizes = [sum(p.numel() for p in part.parameters()) for part in (unet, *model.text_encoders.values(), model.vae)]
+    parameters = sizes[0], sum(sizes[1:-1]), sizes[-1]
     itemsize = next(unet.parameters()).element_size()
-    return UNetSize(model.architecture, model.native_size, channels, context, parameters, itemsize)
+    return UNetSize(
+        model.architecture,
+        model.native_size,
+        channels,
+        context,
+        parameters,
+        itemsize,
+        movable=bool(model.movable),
+    )
 
 
 def out_of_memory(config: RunConfig, model: Model) -> str:
@@ -177,22 +179,6 @@ def out_of_memory(config: RunConfig, model: Model) -> str:
         if not (config.checkpointing and "checkpointing" in changes and len(changes) == 1 and weights is None)
     ]
     return f"out of memory: this run needs about {found.total_mib:.0f} MiB. Less: {', '.join(less)}"
-
-
-def pace_of(runs: Iterable[Run], model: str, unet: UNetSize, device: str) -> Pace | None:
-    """Return the pace of the newest run that was trained on this model; None where there is none."""
-    for run, _ in zip(runs, range(PACE_RUNS)):
-        try:
-            step, seconds = run.latest("step"), run.latest("seconds_a_step")
-            known = isinstance(seconds, float) and isinstance(step, int) and step >= PACE_MIN_STEPS
-            if not known or run.first("model") != model:
-                continue
-            gflop = estimate(run.config, unet, None, device).gflop
-        except (OSError, ValueError):
-            continue  # the list of runs reports it
-        if gflop > 0 and seconds > 0:
-            return Pace(run.folder.name, gflop, seconds)
-    return None
 
 
 def _estimate(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: str) -> Estimate:
@@ -233,10 +219,13 @@ def _estimate(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: 
     widest = max(
         (y.outputs * y.positions for _, part in parts[first:] for y in part.layers if y.element == "ff"), default=0
     )
-    mib = _memory(config, unet, parameters, kept, device)
+    mib = {"model": _resident(config, unet, trains_text, device), **_memory(config, unet, parameters, kept, device)}
     # The gradient of the largest activation; the network's come as activations go, and count where they are larger.
     gradients = widest * config.batch * unet.itemsize / MIB
     mib["gradients"] = max(gradients, parameters * 4 / MIB - mib["activations"])
+    more = unet.loaded_mib + _encoding(unet, latent) + mib["overhead"] - sum(mib.values())
+    if more > 0:  # than the steps need, before they begin
+        mib["encoding"] = more
     return Estimate(0.0, 2e-9 * macs * config.batch, parameters, mib, first_block)
 
 
@@ -291,12 +280,27 @@ def _text_kept(unet: UNetSize) -> float:
     return sum(layers * width * 77 * _TEXT_KEPT for layers, width in TEXT_ENCODERS[unet.architecture])
 
 
+def _resident(config: RunConfig, unet: UNetSize, trains_text: bool, device: str) -> float:
+    """Return the MiB of the models that are on the device in the steps, as `TrainingData.idle` leaves them there."""
+    if device == "cpu" or not unet.movable:
+        return unet.loaded_mib
+    own, encoders, _ = unet.parameters or PARAMETERS[unet.architecture]
+    dataset = config.dataset
+    encodes = trains_text or any(captions_vary(dataset.options_of(folder)) for folder in dataset.folders)
+    return (own + (encoders if encodes else 0)) * unet.itemsize / MIB
+
+
+def _encoding(unet: UNetSize, latent: tuple[int, int]) -> float:
+    """Return the MiB that the autoencoder takes for a picture beside its weights; a narrow one's are left out."""
+    if unet.channels is not None and unet.channels[0] < 320:
+        return 0.0
+    return _ENCODED * 64 * latent[0] * latent[1] * unet.itemsize / MIB
+
+
 def _memory(config: RunConfig, unet: UNetSize, parameters: int, kept: float, device: str) -> dict[str, float]:
-    total = unet.parameters or sum(PARAMETERS[unet.architecture]) * 10**6
     state = _OPTIMIZER_STATE.get(config.optimizer.name.lower(), 2.0)
     copies = 1 + (config.optimizer.ema > 0)  # the network and its average
     return {
-        "model": total * unet.itemsize / MIB,
         "network": parameters * 4 * copies / MIB,
         "optimizer": parameters * 4 * state / MIB,
         "activations": kept * unet.itemsize / MIB,

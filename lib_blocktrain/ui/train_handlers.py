@@ -21,8 +21,9 @@ from lib_blocktrain.runner import Runner
 from lib_blocktrain.training.config import RunConfig, load
 from lib_blocktrain.training.config_json import ConfigError, read, write
 from lib_blocktrain.training.dataset import Dataset, find
-from lib_blocktrain.training.estimate import estimate, pace_of, size_of_model
+from lib_blocktrain.training.estimate import estimate, size_of_model
 from lib_blocktrain.training.optimizers import check_learning_rates
+from lib_blocktrain.training.pace import pace_of
 from lib_blocktrain.training.plan import plan_of, read_weights
 from lib_blocktrain.training.preparation import check_model
 from lib_blocktrain.ui import form, html, train_html
@@ -270,7 +271,7 @@ class TrainHandlers:
         cost = estimate(config, size, None, device)
         free = free_memory()
         if free is not None:  # the loaded model's memory counts as free, since the run uses that model
-            cost = estimate(config, size, free + cost.mib["model"], device)
+            cost = estimate(config, size, free + size.loaded_mib, device)
         if not self.host.reads_prompt_syntax:
             notices = unread_notices(config.samples.prompts, name="prompt of the samples")
             cost = replace(cost, notices=(*cost.notices, *notices))

@@ -7,7 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lib_blocktrain.training.estimate import Estimate, Pace
+from lib_blocktrain.training.estimate import Estimate
+from lib_blocktrain.training.pace import Pace
 from lib_blocktrain.ui import html
 
 SHOWN_TAGS, LISTED_TAGS = 10, 200  # at once, and when they are unfolded

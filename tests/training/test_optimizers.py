@@ -89,5 +89,5 @@ def test_a_run_and_an_estimate_say_what_is_ignored(train, config):
     notices: list[str] = []
     train(replace(config, optimizer=optimizer, steps=1), report=lambda row: notices.append(row.get("notice", "")))
     assert any("optimizer.lr = 0.001: ignored" in notice for notice in notices)
-    found = estimate(replace(config, optimizer=optimizer), UNetSize("sd1", 64, (64,) * 4, 64, 10**6, 4))
+    found = estimate(replace(config, optimizer=optimizer), UNetSize("sd1", 64, (64,) * 4, 64, (10**6, 0, 0), 4))
     assert any("optimizer.lr = 0.001: ignored" in notice for notice in found.notices)

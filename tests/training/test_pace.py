@@ -8,7 +8,8 @@ import pytest
 
 from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import NetworkConfig
-from lib_blocktrain.training.estimate import UNetSize, estimate, pace_of
+from lib_blocktrain.training.estimate import UNetSize, estimate
+from lib_blocktrain.training.pace import pace_of
 
 SIZE = UNetSize.real("sd1")
 

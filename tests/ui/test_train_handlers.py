@@ -16,7 +16,7 @@ from PIL import Image
 from lib_blocktrain.hosts.host import NoModel
 from lib_blocktrain.training.config import FolderConfig, NetworkConfig, RunConfig, load
 from lib_blocktrain.training.config_json import ConfigError, write
-from lib_blocktrain.training.estimate import Pace
+from lib_blocktrain.training.pace import Pace
 from lib_blocktrain.ui import form
 from lib_blocktrain.ui import train_handlers as module
 from lib_blocktrain.ui.train_handlers import TrainHandlers
