@@ -105,8 +105,14 @@ def smooth_l1(predicted: Tensor, target: Tensor, c: Tensor) -> Tensor:
     return 2 * (((predicted - target).square() + c.square()).sqrt() - c)
 
 
+def absolute_error(predicted: Tensor, target: Tensor, c: Tensor) -> Tensor:
+    """|p - t|."""
+    return (predicted - target).abs()
+
+
 LOSSES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "l2": squared_error,
+    "l1": absolute_error,
     "huber": pseudo_huber,
     "smooth_l1": smooth_l1,
 }
@@ -147,3 +153,27 @@ def debiased(snr: Tensor, prediction: str) -> Tensor:
     """1 / sqrt(SNR) with SNR at most 1000 (Yu et al. 2023, 2310.08442); for v 1 / (SNR + 1), as sd-scripts does."""
     snr = snr.clamp(max=1000)
     return snr.rsqrt() if prediction == "epsilon" else 1 / (snr + 1)
+
+
+def scale_of_v(snr: Tensor) -> Tensor:
+    """SNR / (SNR + 1), SNR at most 1000: times it a loss of v is one of epsilon (sd-scripts' `get_snr_scale`)."""
+    snr = snr.clamp(max=1000)
+    return snr / (snr + 1)
+
+
+# Distributions of the timesteps: the weight of each, `(timesteps,)`.
+
+
+def logit_normal(count: int, mean: float, std: float) -> Tensor:
+    """How often sigmoid(N(mean, std)) is in each of `count` equal parts of 0 to 1 (2403.03206, section 3.1)."""
+    edges = torch.linspace(0, 1, count + 1, dtype=torch.float64)
+    return torch.special.ndtr((torch.logit(edges) - mean) / std).diff()
+
+
+def normal_in_log_sigma(alphas_cumprod: Tensor, mean: float, std: float) -> Tensor:
+    """How often ln sigma ~ N(mean, std), sigma^2 = 1 / SNR, is nearest to each timestep's (2206.00364, table 1)."""
+    alphas = alphas_cumprod.double().cpu().clamp(1e-12, 1 - 1e-12)
+    log_sigma = ((1 - alphas) / alphas).log() / 2
+    halves = log_sigma.diff() / 2
+    edges = torch.cat([log_sigma[:1] - halves[:1], log_sigma[:-1] + halves, log_sigma[-1:] + halves[-1:]])
+    return torch.special.ndtr((edges - mean) / std).diff()

@@ -120,7 +120,7 @@ class ScheduleConfig:
 class LossConfig:
     """Noise, target and loss; the papers are cited in `model.diffusion`. 0 or None switches an option off."""
 
-    kind: Literal["l2", "huber", "smooth_l1"] = "l2"
+    kind: Literal["l2", "l1", "huber", "smooth_l1"] = field(default="l2", metadata={"also": "loss_type"})
     huber_c: float = 0.1
     huber_schedule: Literal["constant", "exponential", "snr"] = "snr"
     min_snr_gamma: float = 0.0
@@ -131,8 +131,13 @@ class LossConfig:
     input_perturbation: float = 0.0
     zero_terminal_snr: bool = False
     prediction: Literal["epsilon", "v"] | None = None  # None: the model's
+    v_pred_like_loss: float = 0.0  # for epsilon: this much of the loss that v prediction would have is added
+    scale_v_pred_loss_like_noise_pred: bool = False
     min_timestep: int = 0
     max_timestep: int = 1000
+    timesteps: Literal["uniform", "logit-normal", "sigma"] = "uniform"  # their distribution in that range
+    timestep_mean: float | None = None  # of the logit, or of ln sigma; None: 0, or -1.2
+    timestep_std: float | None = None  # None: 1, or 1.2
     prior_weight: float = 1.0
     masked: bool = True  # use masks where there are any
     normalised_mask: bool = False  # divide by the mask's share, so that a small mask is not a small loss
@@ -145,6 +150,12 @@ class LossConfig:
             (self.min_timestep, self.max_timestep),
             "0 <= min < max <= 1000",
         )
+        check(self.timestep_std is None or self.timestep_std > 0, "timestep_std", self.timestep_std, "more than 0")
+        for name in ("timestep_mean", "timestep_std"):
+            value = getattr(self, name)
+            is_used = value is None or self.timesteps != "uniform"
+            check(is_used, name, value, "nothing with uniform timesteps, which have none")
+        check(self.v_pred_like_loss >= 0, "v_pred_like_loss", self.v_pred_like_loss, "0 or more")
         for name in ("min_snr_gamma", "noise_offset", "multires_iterations", "input_perturbation", "prior_weight"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         check(not (self.debiased and self.min_snr_gamma), "debiased", True, "one of debiased and min_snr_gamma")

@@ -1,7 +1,7 @@
 """JSON to frozen dataclasses and back, strictly: an unknown entry, or one of the wrong type, is an error that names it.
 
 An entry has its field's name in the file. A field with `metadata={"json_key": KEY}` is written as KEY, and read by
-either name.
+either name; one with `metadata={"also": NAME}` is read by NAME too, another program's name for it.
 """
 
 from __future__ import annotations
@@ -58,18 +58,19 @@ def read(cls: type[T], data: object, where: str = "") -> T:
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or 'the run'}: {_shown(data)}: expected an object")
     known = {key_of(field): field for field in dataclasses.fields(cls)}
-    spellings = {**{field.name: field for field in known.values()}, **known}
+    also = {field.metadata["also"]: field for field in known.values() if "also" in field.metadata}
+    spellings = {**also, **{field.name: field for field in known.values()}, **known}
     for key in data:
         if key not in spellings:
             near = get_close_matches(str(key)[:60], known, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(known))}"
             raise ConfigError(f"unknown {_shown(_at(where, key))}: {hint}")
     for key, field in known.items():
-        given = key in data or field.name in data
+        given = [name for name in data if spellings[name] is field]
         if not given and _required(field):
             raise ConfigError(f"{_at(where, key)} is missing")
-        if key != field.name and key in data and field.name in data:
-            raise ConfigError(f"{_at(where, key)} and {_at(where, field.name)} are one entry: expected one of them")
+        if len(given) > 1:
+            raise ConfigError(f"{' and '.join(_at(where, name) for name in given)} are one entry: expected one of them")
     hints = typing.get_type_hints(cls)
     values = {}
     for key, value in data.items():

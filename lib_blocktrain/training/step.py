@@ -33,23 +33,60 @@ class Noise:
         return Noise(noise, added, sent(self.timesteps, device))
 
 
-def draw_noise(shape: Sequence[int], config: LossConfig, generators: Sequence[torch.Generator]) -> Noise:
-    """Draw the noise of each sample, `shape` `(channels, h, w)`, from its own generator, on the CPU."""
-    drawn = [_draw_one(tuple(shape), config, generator) for generator in generators]
+def draw_noise(
+    shape: Sequence[int],
+    config: LossConfig,
+    generators: Sequence[torch.Generator],
+    timesteps: Tensor | None = None,
+) -> Noise:
+    """Draw the noise of each sample, `shape` `(channels, h, w)`, from its own generator, on the CPU.
+
+    `timesteps` is what `timestep_distribution` gives; None is uniform.
+    """
+    drawn = [_draw_one(tuple(shape), config, generator, timesteps) for generator in generators]
     noise, added, timesteps = zip(*drawn)
     stacked = torch.stack(noise)
     return Noise(stacked, torch.stack(added) if config.input_perturbation else stacked, torch.tensor(timesteps))
 
 
-def _draw_one(shape: tuple[int, ...], config: LossConfig, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
-    timestep = torch.randint(config.min_timestep, config.max_timestep, (), generator=generator)
+def timestep_distribution(config: LossConfig, alphas_cumprod: Tensor) -> Tensor | None:
+    """Return the share of the draws up to each timestep of the range, `(max - min,)`; None if they are uniform."""
+    first, end = config.min_timestep, config.max_timestep
+    if config.timesteps == "uniform":
+        return None
+    if config.timesteps == "sigma":
+        mean, std = _or(config.timestep_mean, -1.2), _or(config.timestep_std, 1.2)
+        weights = diffusion.normal_in_log_sigma(alphas_cumprod, mean, std)[first:end]
+    else:
+        weights = diffusion.logit_normal(end - first, _or(config.timestep_mean, 0.0), _or(config.timestep_std, 1.0))
+    if not weights.sum() > 0:
+        raise ValueError(
+            f"loss.timestep_mean = {config.timestep_mean}, loss.timestep_std = {config.timestep_std}: no timestep from"
+            f" {first} to {end} is ever drawn: expected a mean nearer to them, or a larger std"
+        )
+    return weights.cumsum(0) / weights.sum()
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _draw_one(
+    shape: tuple[int, ...], config: LossConfig, generator: torch.Generator, distribution: Tensor | None
+) -> tuple[Tensor, Tensor, int]:
+    if distribution is None:
+        timestep = int(torch.randint(config.min_timestep, config.max_timestep, (), generator=generator))
+    else:
+        place = torch.rand((), generator=generator, dtype=torch.float64)
+        found = int(torch.searchsorted(distribution, place, right=True))
+        timestep = config.min_timestep + min(found, len(distribution) - 1)
     noise = torch.randn(shape, generator=generator)
     if config.noise_offset:
         noise = diffusion.with_offset(noise, config.noise_offset, generator)
     if config.multires_iterations:
         noise = diffusion.with_multires(noise, config.multires_iterations, config.multires_discount, generator)
     added = diffusion.perturbed(noise, config.input_perturbation, generator) if config.input_perturbation else noise
-    return noise, added, int(timestep)
+    return noise, added, timestep
 
 
 class Objective:
@@ -66,9 +103,16 @@ class Objective:
                 "loss.zero_terminal_snr with epsilon prediction: nothing can be told of the noise at the"
                 " last timestep, where the latents are noise alone: expected v prediction"
             )
+        if config.v_pred_like_loss and self.prediction == "v":
+            raise ValueError("loss.v_pred_like_loss with v prediction: that is its loss already: expected 0")
+        if config.scale_v_pred_loss_like_noise_pred and self.prediction == "epsilon":
+            raise ValueError(
+                "loss.scale_v_pred_loss_like_noise_pred with epsilon prediction, whose loss it imitates: expected false"
+            )
         alphas = alphas_cumprod.float().cpu()
         alphas = diffusion.zero_terminal_snr(alphas) if config.zero_terminal_snr else alphas
         self.alphas_cumprod = alphas.to(device)
+        self.timesteps = timestep_distribution(config, alphas)
 
     def noised(self, latents: Tensor, noise: Noise) -> Tensor:
         """Return x_t, the latents with noise."""
@@ -92,9 +136,16 @@ class Objective:
 
     def _snr_weight(self, timesteps: Tensor) -> Tensor:
         snr = diffusion.signal_to_noise(self.alphas_cumprod, timesteps)
+        weight = torch.ones_like(snr)
         if self.config.min_snr_gamma:
-            return diffusion.min_snr(self.config.min_snr_gamma)(snr, self.prediction)
-        return diffusion.debiased(snr, self.prediction) if self.config.debiased else torch.ones_like(snr)
+            weight = diffusion.min_snr(self.config.min_snr_gamma)(snr, self.prediction)
+        elif self.config.debiased:
+            weight = diffusion.debiased(snr, self.prediction)
+        if self.config.scale_v_pred_loss_like_noise_pred:
+            weight = weight * diffusion.scale_of_v(snr)
+        if self.config.v_pred_like_loss:
+            weight = weight * (1 + self.config.v_pred_like_loss / diffusion.scale_of_v(snr))
+        return weight
 
 
 def masked(loss: Tensor, mask: Tensor, normalised: bool) -> Tensor:

@@ -183,7 +183,7 @@ class Trainer:
     def noise(self, batch: Batch, number: int) -> Noise:
         """Draw the noise and timesteps of a batch, each sample's from (seed, step, sample)."""
         generators = [generator_of(self.config.seed, "noise", number, place) for place in batch.indices]
-        return draw_noise(batch.latents.shape[1:], self.config.loss, generators)
+        return draw_noise(batch.latents.shape[1:], self.config.loss, generators, self.objective.timesteps)
 
     def optimize(self) -> None:
         """Change the weights by the gradients."""

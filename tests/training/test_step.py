@@ -14,7 +14,7 @@ from lib_blocktrain.training.config import LossConfig
 from lib_blocktrain.training.config_json import read
 from lib_blocktrain.training.plan import plan_of
 from lib_blocktrain.training.rng import generator_of
-from lib_blocktrain.training.step import Noise, Objective, draw_noise, masked
+from lib_blocktrain.training.step import Noise, Objective, draw_noise, masked, timestep_distribution
 from lib_blocktrain.training.train_state import TrainState
 from tests.tiny_models import diffusers_unet
 
@@ -193,3 +193,86 @@ def test_a_fused_optimizer_and_a_plain_one_go_the_same_way(config):
     for found in others:
         for ours, theirs in zip(found, plain):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+# What sd-scripts (48d368f) makes of the losses 1, 2, 0.5 and 0.25 at the timesteps 0, 250, 600 and 999.
+SD_SCRIPTS_LOSSES = [
+    (
+        "epsilon",
+        {"v_pred_like_loss": 0.5},
+        [1.500499963760376, 3.4841361045837402, 2.0548949241638184, 27.073469161987305],
+    ),
+    (
+        "epsilon",
+        {"v_pred_like_loss": 0.3, "min_snr_gamma": 5.0},
+        [0.005531118717044592, 2.89048171043396, 1.4329369068145752, 16.34408187866211],
+    ),
+    (
+        "v",
+        {"scale_v_pred_loss_like_noise_pred": True},
+        [0.9990010261535645, 1.3475852012634277, 0.0803912878036499, 0.0011650245869532228],
+    ),
+    (
+        "v",
+        {"scale_v_pred_loss_like_noise_pred": True, "debiased": True},
+        [0.0009980029426515102, 0.43959227204322815, 0.06746577471494675, 0.0011595954420045018],
+    ),
+]
+
+
+@pytest.mark.parametrize(("prediction", "options", "expected"), SD_SCRIPTS_LOSSES, ids=lambda value: str(value)[:40])
+def test_weights_of_losses_are_sd_scripts(prediction, options, expected):
+    timesteps, latents = torch.tensor([0, 250, 600, 999]), torch.zeros(4, 4, 2, 2)
+    noise = Noise(latents, latents, timesteps)
+    plain = torch.tensor([1.0, 2.0, 0.5, 0.25])
+    predicted = plain.sqrt().view(-1, 1, 1, 1).expand_as(latents)  # the target is 0
+    found = Objective(LossConfig(**options), ALPHAS, prediction).losses(predicted, batch_of(latents), noise)
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=2e-5, atol=0)
+    absolute = Objective(LossConfig(kind="l1"), ALPHAS, prediction).losses(predicted, batch_of(latents), noise)
+    torch.testing.assert_close(absolute, plain.sqrt())
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_an_option_of_the_other_prediction_is_refused(prediction):
+    options = {"epsilon": {"scale_v_pred_loss_like_noise_pred": True}, "v": {"v_pred_like_loss": 1.0}}[prediction]
+    with pytest.raises(ValueError, match=f"{next(iter(options))} with {prediction} prediction"):
+        Objective(LossConfig(**options), ALPHAS, prediction)
+
+
+def test_distributions_of_timesteps():
+    """By another route: draws of the normal distribution itself, brought to the nearest timestep."""
+    generator = torch.Generator().manual_seed(0)
+    normal = torch.randn(200_000, generator=generator, dtype=torch.float64)
+    log_sigma = ((1 - ALPHAS.double()) / ALPHAS.double()).log() / 2
+
+    def shares(config: LossConfig) -> torch.Tensor:
+        return timestep_distribution(config, ALPHAS)[:-1:50]
+
+    def counted(timesteps: torch.Tensor, count: int) -> torch.Tensor:
+        return torch.bincount(timesteps, minlength=count).cumsum(0)[:-1:50] / len(timesteps)
+
+    part = (torch.sigmoid(normal * 0.7 + 0.5) * 800).long()
+    config = LossConfig(
+        timesteps="logit-normal", timestep_mean=0.5, timestep_std=0.7, min_timestep=100, max_timestep=900
+    )
+    torch.testing.assert_close(shares(config).float(), counted(part, 800), rtol=0, atol=0.004)
+
+    wanted = normal * 1.2 - 1.2
+    between = (log_sigma[1:] + log_sigma[:-1]) / 2
+    wanted = wanted[(wanted > 2 * log_sigma[0] - between[0]) & (wanted < 2 * log_sigma[-1] - between[-1])]
+    nearest = torch.searchsorted(between, wanted)
+    torch.testing.assert_close(
+        shares(LossConfig(timesteps="sigma")).float(), counted(nearest, 1000), rtol=0, atol=0.004
+    )
+
+    drawn = draw_noise(
+        (1, 1, 1), config, [generator_of(0, i) for i in range(2000)], timestep_distribution(config, ALPHAS)
+    ).timesteps
+    assert 100 <= drawn.min() < drawn.max() < 900
+    assert abs(float((drawn < 500).double().mean()) - float(shares_below(part, 400))) < 0.04
+    with pytest.raises(ValueError, match="no timestep from 0 to 1 is ever drawn"):
+        timestep_distribution(LossConfig(timesteps="sigma", timestep_mean=1e9, max_timestep=1), ALPHAS)
+
+
+def shares_below(timesteps: torch.Tensor, end: int) -> torch.Tensor:
+    return (timesteps < end).double().mean()
