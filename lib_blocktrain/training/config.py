@@ -86,6 +86,7 @@ class OptimizerConfig:
     clip: float = 1.0  # largest norm of the gradients of all; 0: as they are
     accumulate: int = 1  # batches to a step
     ema: float = 0.0  # decay of the average of the weights that is saved; 0: the weights themselves
+    ema_warmup: bool = False  # begin with a shorter average: the decay of step n is at most (1 + n) / (10 + n)
 
     def __post_init__(self) -> None:
         check(self.lr is None or self.lr > 0, "lr", self.lr, "more than 0")
@@ -94,6 +95,7 @@ class OptimizerConfig:
         check(self.clip >= 0, "clip", self.clip, "0 (no clipping) or more")
         check(self.accumulate >= 1, "accumulate", self.accumulate, "1 or more")
         check(0 <= self.ema < 1, "ema", self.ema, "0 up to, not with, 1")
+        check(not self.ema_warmup or self.ema > 0, "ema_warmup", True, "false without ema, or an ema above 0")
 
     @property
     def rate(self) -> float:

@@ -85,8 +85,11 @@ class TrainState:
         self.loss_scale.adapt(math.isfinite(norm))
         return found, norm
 
-    def optimize(self) -> None:
-        """Make the optimizer's step with the gradients, clipped; then cap norms and update the average."""
+    def optimize(self, step: int) -> None:
+        """Make the optimizer's step with the gradients, clipped; then cap norms and update the average.
+
+        `step` is the number of the step, from 0 on.
+        """
         if self.config.optimizer.clip:
             gradients, norm = self.gradients(), self._gradient_norm
             clip_to_norm(gradients, self.config.optimizer.clip, total_norm(gradients) if norm is None else norm)
@@ -96,7 +99,10 @@ class TrainState:
             cap_norms(self.network, self.plan)
         if self.average:
             now = [parameter.detach() for parameter in self.parameters]
-            torch._foreach_lerp_(self.average, now, 1 - self.config.optimizer.ema)
+            decay = self.config.optimizer.ema
+            if self.config.optimizer.ema_warmup:
+                decay = min(decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.average, now, 1 - decay)
 
     @property
     def is_finite(self) -> bool:

@@ -189,7 +189,7 @@ class Trainer:
         """Change the weights by the gradients."""
         if self._shows_blocks(self.step + 1):
             self.monitor.gradients = gradient_norms(self.train_state.network, self.train_state.plan)
-        self.train_state.optimize()
+        self.train_state.optimize(self.step)
 
     def remember_good(self, at_once: bool = False) -> None:
         """Keep the weights, which have just given a finite loss and gradient, if it is time to."""

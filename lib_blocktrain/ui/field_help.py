@@ -195,6 +195,7 @@ _FORM = {
     "optimizer.clip": "Largest norm of the gradient; larger ones are scaled down. 0: no limit.",
     "optimizer.accumulate": "Number of batches per step: a large batch in little memory.",
     "optimizer.ema": "Saves a running mean of the weights; 0.999 averages over about 1000 steps, 0 is off.",
+    "optimizer.ema_warmup": "Averages over fewer steps at the beginning, so that a short run forgets its first steps.",
     "optimizer.arguments": "Such as weight_decay=0.01, one per line.",
     "schedule.cycles": "Number of cycles of cosine_with_restarts.",
     "schedule.least": "Lowest learning rate, as a fraction of the full one, 0 to 1.",

@@ -171,6 +171,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("optimizer.clip", "Clip gradients at"),
         _field("optimizer.accumulate", "Batches per step"),
         _field("optimizer.ema", "EMA decay"),
+        _field("optimizer.ema_warmup", "EMA warm-up"),
         _field("optimizer.arguments", "Optimizer arguments", "name=value, one per line"),
         _field("schedule.warmup", "Warm-up steps"),
         _field("schedule.cycles", "Restarts"),

@@ -90,7 +90,7 @@ def test_one_wait_for_the_device_a_step(train, config, monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, lambda self, real=real, name=name: (asked.append(name), real(self))[1])
     trainer.train_state.begin_step(1.0)
     trainer.train_state.measure(sum(p.square().sum() for p in trainer.train_state.parameters))
-    trainer.train_state.optimize()
+    trainer.train_state.optimize(0)
     assert asked == ["tolist"]
 
 

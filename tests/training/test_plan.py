@@ -211,13 +211,35 @@ def test_a_learning_rate_acts_on_its_block(config):
     train_state.begin_step(0.5)
     for gradient in train_state.gradients():
         gradient.fill_(1.0)
-    train_state.optimize()
+    train_state.optimize(0)
     changes = {}
     for group in train_state.optimizer.param_groups:
         for parameter in group["params"]:
             index = next(i for i, p in enumerate(train_state.parameters) if p is parameter)
             changes[group["block"]] = (before[index] - parameter.detach()).mean().item()
     assert changes == pytest.approx({"OUT09": 0.05, "OUT10": 0.025, "OUT11": 0.05}, rel=1e-4)
+
+
+def test_the_average_warms_up(config):
+    """With SGD and gradients of 1 a weight is -lr * steps: the average by hand, of 3 steps and of 200."""
+    optimizer = OptimizerConfig("SGD", lr=0.1, clip=0, ema=0.9, ema_warmup=True)
+    train_state = TrainState(
+        plan_of(diffusers_unet(), "sd1", config.network), replace(config, optimizer=optimizer), torch.float32
+    )
+    place = next(i for i, p in enumerate(train_state.parameters) if not p.detach().any())  # an up, at first 0
+    expected, weight = 0.0, 0.0
+    for step in range(120):
+        train_state.begin_step(1.0)
+        for gradient in train_state.gradients():
+            gradient.fill_(1.0)
+        train_state.optimize(step)
+        weight -= 0.1
+        decay = min(0.9, (1 + step) / (10 + step))  # 0.1 at the first step, 0.9 from step 80 on
+        expected = decay * expected + (1 - decay) * weight
+        if step in (0, 2, 119):
+            assert float(train_state.average[place].mean()) == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(ConfigError, match="ema_warmup = True: expected false without ema"):
+        OptimizerConfig(ema_warmup=True)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +254,7 @@ def test_torchs_optimizers_learn_and_resume(config, name, tmp_path):
         train_state.begin_step(1.0)
         for index, gradient in enumerate(train_state.gradients()):
             gradient.normal_(generator=torch.Generator().manual_seed(1000 * number + index))
-        train_state.optimize()
+        train_state.optimize(0)
 
     whole, broken = TrainState(plan, run, torch.float32), TrainState(plan, run, torch.float32)
     fresh = [p.detach().clone() for p in whole.parameters]

@@ -173,7 +173,7 @@ def steps_of(train_state, numbers) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed(number)
         for parameter in train_state.parameters:
             parameter.grad = torch.randn(parameter.shape, generator=generator)
-        train_state.optimize()
+        train_state.optimize(0)
     return [parameter.detach().clone() for parameter in train_state.parameters]
 
 
