@@ -25,6 +25,9 @@ def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
     check(config.optimizer.name in TABLE, "optimizer.name", config.optimizer.name, f"one of {', '.join(TABLE)}")
     if config.checkpoint is not None and Path(config.checkpoint) != getattr(service.host, "checkpoint", None):
         raise ConfigError(f"checkpoint = {config.checkpoint!r}: expected none: a run takes the model that is loaded")
+    network = config.network
+    if network.start is not None:
+        network = replace(network, start=str(service.lora(network.start).path))
     roots = with_own_sets(service.access.dataset_dirs(), service.host)
     toml = config.dataset.toml and allowed("dataset.toml", config.dataset.toml, roots)
     config = resolved(replace(config, dataset=replace(config.dataset, toml=toml)))  # what is checked is what is trained
@@ -32,7 +35,7 @@ def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
     cache = service.host.output_dir.resolve()
     if dataset.cache is not None and not Path(dataset.cache).resolve().is_relative_to(cache):
         raise ConfigError(f"dataset.cache = {dataset.cache!r}: expected none, or a folder in {cache}")
-    return replace(config, dataset=dataset)
+    return replace(config, dataset=dataset, network=network)
 
 
 def _confined(dataset: DatasetConfig, roots: Sequence[Path] | None) -> DatasetConfig:

@@ -36,6 +36,8 @@ class NetworkConfig:
     """
 
     algorithm: Algorithm = "lora"
+    # A network file to go on from, under these weights and this rank; None: from nothing.
+    start: str | None = field(default=None, metadata={"also": "network_weights"})
     rank: int = 16
     alpha: float = 0.0  # 0: the rank
     conv_rank: int = 0
@@ -264,4 +266,5 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
         toml=at(config.dataset.toml),
         cache=at(config.dataset.cache),
     )
-    return replace(config, dataset=dataset, checkpoint=at(config.checkpoint))
+    network = replace(config.network, start=at(config.network.start))
+    return replace(config, dataset=dataset, network=network, checkpoint=at(config.checkpoint))

@@ -44,9 +44,9 @@ def draw_noise(
     `timesteps` is what `timestep_distribution` gives; None is uniform.
     """
     drawn = [_draw_one(tuple(shape), config, generator, timesteps) for generator in generators]
-    noise, added, timesteps = zip(*drawn)
+    noise, added, drawn_timesteps = zip(*drawn)
     stacked = torch.stack(noise)
-    return Noise(stacked, torch.stack(added) if config.input_perturbation else stacked, torch.tensor(timesteps))
+    return Noise(stacked, torch.stack(added) if config.input_perturbation else stacked, torch.tensor(drawn_timesteps))
 
 
 def timestep_distribution(config: LossConfig, alphas_cumprod: Tensor) -> Tensor | None:

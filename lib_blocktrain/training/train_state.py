@@ -27,6 +27,7 @@ from lib_blocktrain.training.optimizers import (
 from lib_blocktrain.training.plan import Plan
 from lib_blocktrain.training.precision import LossScale
 from lib_blocktrain.training.result import kept_parameters, saved_network
+from lib_blocktrain.training.start import start_from
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 GOOD_EVERY = 5.0  # seconds between two copies of good weights from a GPU: what a run that diverges there loses
@@ -37,13 +38,22 @@ class TrainState:
     """All that changes while a network is trained; it can save and load itself.
 
     `dtype` is what the model computes in, `weights` the dtype of its weights: fp16 needs a scaled loss, and so do,
-    in any precision, gradients that pass to a text encoder in fp16. Raises ConfigError for an optimizer that cannot
+    in any precision, gradients that pass to a text encoder in fp16. The network begins with the deltas of `start`, if
+    that is given; `notices` say what of it is left out. Raises ConfigError for an optimizer that cannot
     do what the configuration asks for.
     """
 
-    def __init__(self, plan: Plan, config: RunConfig, dtype: torch.dtype, weights: torch.dtype | None = None):
+    def __init__(
+        self,
+        plan: Plan,
+        config: RunConfig,
+        dtype: torch.dtype,
+        weights: torch.dtype | None = None,
+        start: Network | None = None,
+    ):
         self.plan, self.config = plan, config
         self.network = init_network(plan, config.network, config.name, config.seed)
+        self.notices = () if start is None else start_from(start, self.network, plan, config.network)
         check_learning_rates(config.optimizer, config.network, plan)
         self.optimizer = make_optimizer(config.optimizer, parameter_groups(self.network, plan, config.optimizer))
         self.parameters = parameters_of(self.optimizer)

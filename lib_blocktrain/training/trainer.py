@@ -17,7 +17,7 @@ from lib_blocktrain.files import atomic_write
 from lib_blocktrain.model.memory import lacks_memory
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.model.set_aside import SetAside
-from lib_blocktrain.networks.files import write_network
+from lib_blocktrain.networks.files import read_network, write_network
 from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training.batches import Batch
 from lib_blocktrain.training.compiled import CompiledUNet
@@ -126,7 +126,10 @@ class Trainer:
                 f"precision {self.config.precision}: the model's weights are {dtype}, and so is the computation"
             )
         self.objective = Objective(self.config.loss, self.model.alphas_cumprod, self.model.prediction, self.device)
-        self.train_state = TrainState(plan, self.config, dtype, weight.dtype)
+        start = None if state or not self.config.network.start else read_network(self.config.network.start)
+        self.train_state = TrainState(plan, self.config, dtype, weight.dtype, start)
+        for notice in self.train_state.notices:
+            self.notice(notice)
         first = None if plan.trains_text else plan.first_block
         self.denoiser = Denoiser(self.model, dtype, first, self.config.checkpointing, self.compiled)
         self.evaluation = Evaluation(

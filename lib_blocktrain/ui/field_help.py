@@ -118,6 +118,7 @@ _FORM = {
     "network.rank": "Size of the LoRA: 8 to 32 for a subject, more for many subjects or fine detail.",
     "network.alpha": "The scale is alpha / rank. 0: alpha = rank, which makes the scale 1.",
     "network.conv_rank": "Above 0 convolutions are trained too (LoCon); 0 leaves them out.",
+    "network.start": "A LoRA to train on from, with this rank and these weights. Empty: begin from nothing.",
     "network.conv_alpha": "Alpha for convolutions. 0: the same as their rank.",
     "network.text_encoder": "Trains the text encoder as well. Seldom needed; makes every step slower.",
     "optimizer.text_encoder_lr": "Learning rate of the text encoder; half the main one is usual. Empty: the main one.",

@@ -161,6 +161,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("loss.max_timestep", "Last timestep"),
     ),
     "Network and optimizer": (
+        _field("network.start", "Go on from a LoRA", "its name in the list"),
         _field("network.cap", "Cap on a block's norm"),
         _field("network.elements", "Weights by kind of layer"),
         _field("network.factor", "LoKr's factor"),
@@ -281,7 +282,7 @@ def _read(field: Field, value: Any) -> Any:
         return _optional(field, str(value or "").strip())
     if field.kind == TEXT:
         text = str(value or "").strip("\n") if field.path == "dataset.separator" else str(value or "").strip()
-        return text or (None if field.path in ("dataset.toml", "dataset.cache") else "")
+        return text or (None if field.path in ("dataset.toml", "dataset.cache", "network.start") else "")
     return value
 
 

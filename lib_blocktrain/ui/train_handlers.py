@@ -248,7 +248,11 @@ class TrainHandlers:
             return 512
 
     def _canonical(self, config: RunConfig) -> RunConfig:
-        """The run with its weights as numbers instead of the name of a preset, which may change later."""
+        """The run with its weights as numbers and its start as a path, instead of names, which may change later."""
+        start = config.network.start
+        if start is not None and not Path(start).is_file():
+            file = self.controls.lora_index.file(start)
+            config = replace(config, network=replace(config.network, start=str(file.path)))
         if not isinstance(config.network.weights, str):
             return config
         parsed = self.controls.presets.parse(config.network.weights, self._architecture())
