@@ -60,14 +60,15 @@ class Access:
     dataset_dirs: Callable[[], Sequence[Path] | None] = _anywhere
     names: frozenset[str] = field(default_factory=lambda: frozenset({"localhost", socket.gethostname().lower()}))
 
-    def check(self, request: Any, *, writes: bool, public: bool = False) -> None:
+    def check(self, request: Any, *, writes: bool, public: bool = False, page: bool = False) -> None:
         """Raise ApiError (401 or 403) for a request that is not allowed.
 
         ``public`` is for routes that neither read nor change anything of the host. The WebUI's own page calls them, and
-        with --api-auth alone it has no password to send.
+        with --api-auth alone it has no password to send. ``page`` is for routes that tell what the WebUI's own page shows:
+        whoever may open that may call them, so that they need its login, and not the password of --api-auth.
         """
         self._check_page(request)
-        if public:
+        if public or (page and self.credentials and not self.sessions):
             return
         if self.credentials:
             if not self._has_password(request):

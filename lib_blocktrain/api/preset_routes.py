@@ -16,7 +16,10 @@ from lib_blocktrain.api.schemas import (
     PresetBody,
     PresetList,
     Prompt,
+    TagAnswer,
+    TagBody,
     WriteWeightsBody,
+    values_of,
 )
 from lib_blocktrain.api.service import Service
 from lib_blocktrain.weights.preset_strings import Parsed
@@ -61,8 +64,16 @@ def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) 
         return {"done": f"deleted {name}"}
 
 
-def add_prompt_routes(public: APIRouter) -> None:
+def add_prompt_routes(public: APIRouter, page: APIRouter, service: Service) -> None:
     """Add the routes under ``/prompt``. The WebUI's own page calls them: the grammar of the tag is in Python alone."""
+
+    @page.post("/prompt/tag", response_model=TagAnswer, summary="Read or change the tag that the cursor is in")
+    def tag_at_cursor(body: TagBody) -> dict[str, Any]:
+        from lib_blocktrain.workspace.tag_editor import TagChange, TagEditor
+
+        change = None if body.change is None else TagChange(**values_of(body.change))
+        found = TagEditor(service.lora_index, service.presets).edit(body.prompt, body.position, change)
+        return {"tag": None if found is None else vars(found)}
 
     @public.post("/prompt/write-weights", response_model=Prompt, summary="Write block weights into a prompt's tags")
     def write(body: WriteWeightsBody) -> dict[str, str]:

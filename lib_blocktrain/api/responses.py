@@ -44,7 +44,9 @@ class OwnRoute(APIRoute):
     """A route of this API, told by its class from the others of the same application."""
 
 
-def guarded(access: Access, *, writes: bool, public: bool, largest: int = LARGEST_BODY) -> type[OwnRoute]:
+def guarded(
+    access: Access, *, writes: bool, public: bool, page: bool = False, largest: int = LARGEST_BODY
+) -> type[OwnRoute]:
     """Return a class of routes that check the caller before they read the body, and answer errors as JSON.
 
     A body of more than ``largest`` bytes is refused.
@@ -56,7 +58,7 @@ def guarded(access: Access, *, writes: bool, public: bool, largest: int = LARGES
 
             async def respond(request: Request) -> Response:
                 try:
-                    access.check(request, writes=writes, public=public)
+                    access.check(request, writes=writes, public=public, page=page)
                     return await handle(await _with_body(request, largest))
                 except Exception as error:  # noqa: BLE001 - the last place before the client
                     return _error_response(api_error(error))

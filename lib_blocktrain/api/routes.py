@@ -55,9 +55,9 @@ def mount(
     and then no routes must be mounted.
     """
     service = Service(host, access, runner, jobs, loras, sets)
-    public, reading = _router(access, public=True), _router(access)
+    public, page, reading = _router(access, public=True), _router(access, page=True), _router(access)
     writing, uploading = _router(access, writes=True), _router(access, writes=True, largest=LARGEST_UPLOAD)
-    add_prompt_routes(public)
+    add_prompt_routes(public, page, service)
     add_preset_routes(reading, writing, service)
     add_lora_routes(reading, writing, service)
     add_picture_routes(reading, service)
@@ -67,18 +67,20 @@ def mount(
     add_run_routes(reading, writing, service)
     _add_progress_routes(reading, writing, service)
     app.router.routes[:] = [route for route in app.router.routes if not isinstance(route, OwnRoute)]
-    for router in (public, reading, writing, uploading):
+    for router in (public, page, reading, writing, uploading):
         app.router.routes.extend(router.routes)  # include_router would make each of them a second time
     app.openapi_schema = None  # made again when it is asked for
 
 
-def _router(access: Access, *, writes: bool = False, public: bool = False, largest: int = LARGEST_BODY) -> APIRouter:
+def _router(
+    access: Access, *, writes: bool = False, public: bool = False, page: bool = False, largest: int = LARGEST_BODY
+) -> APIRouter:
     return APIRouter(
         prefix=PREFIX,
         tags=["blocktrain"],
         default_response_class=AsciiJSON,
-        dependencies=[Depends(_Lock(scheme_name="HTTPBasic"))] if access.credentials and not public else [],
-        route_class=guarded(access, writes=writes, public=public, largest=largest),
+        dependencies=[Depends(_Lock(scheme_name="HTTPBasic"))] if access.credentials and not (public or page) else [],
+        route_class=guarded(access, writes=writes, public=public, page=page, largest=largest),
     )
 
 

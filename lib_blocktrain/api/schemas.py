@@ -121,6 +121,53 @@ class Prompt(BaseModel):
     prompt: str
 
 
+class TagChangeBody(Body):
+    """What to change of a tag; what is left out stays."""
+
+    strength: float | None = Field(None, ge=-100, le=100)
+    weights: str | None = Field(
+        None, description="a preset string without a name before it; empty: none", max_length=20_000
+    )
+    values: dict[str, float] | None = Field(None, description="the weight of every block, instead of weights")
+    first: int | None = Field(None, ge=1, le=999_999, description="the first step in which it acts")
+    end: int | None = Field(None, ge=0, le=999_999, description="the first step in which it acts no more; 0: none")
+
+
+class TagBody(Body):
+    """A prompt, and where the cursor is in it."""
+
+    prompt: str = Field(max_length=100_000)
+    position: int = Field(ge=0, le=1_000_000, description="in UTF-16 units, as a browser counts")
+    change: TagChangeBody | None = None
+
+
+class TagAtCursor(BaseModel):
+    """The tag of a LoRA that the cursor is in, after the change; its place is that before it."""
+
+    start: int = Field(description="in UTF-16 units, as stop")
+    stop: int
+    text: str
+    name: str
+    strength: float
+    fixed: str = Field(description="why the strength cannot be changed here, if it cannot")
+    weights: str = Field(description="as written")
+    preset: str = Field(description="the preset that they begin with, if it is one")
+    values: dict[str, float] | None = Field(None, description="by block, with BASE; null if they cannot be read")
+    first: int
+    end: int = Field(description="0: none")
+    architecture: str = Field(description="of the LoRA")
+    presets: list[str]
+    lacks: list[str] = Field(description="blocks in which the LoRA has no layers")
+    problem: str = Field(description="why the weights cannot be read, if they cannot")
+    notices: list[str]
+
+
+class TagAnswer(BaseModel):
+    """The tag at the cursor."""
+
+    tag: TagAtCursor | None = Field(None, description="null where there is none")
+
+
 class Done(BaseModel):
     """An answer without data."""
 

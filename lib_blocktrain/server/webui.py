@@ -43,6 +43,16 @@ SETTINGS: dict[str, tuple[str | bool, str, str]] = {  # name: default, label, in
         "A click on a LoRA in Extra Networks inserts bw=card as well",
         "for LoRAs whose card or file recommends block weights; press Refresh in Extra Networks afterwards",
     ),
+    "blocktrain_tag_key": (
+        "Alt+B",
+        "Key that opens the block weights of the LoRA tag at the cursor, in the prompts of txt2img and img2img",
+        "such as Alt+B or Ctrl+Shift+K; empty: none",
+    ),
+    "blocktrain_tag_menu": (
+        True,
+        "A right click into a LoRA tag of a prompt opens its block weights",
+        "Shift and a right click is the browser's menu; another extension that answers the click comes first",
+    ),
     "blocktrain_dataset_dirs": (
         "",
         "Folders that may contain datasets, for runs started through the API and for Pictures",

@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 from lib_blocktrain.blocks import ARCHITECTURES, REST
 from lib_blocktrain.weights.block_weights import BlockWeights, number
@@ -368,6 +369,23 @@ def tags_of(prompt: str) -> list[Tag]:
     found = _TAG.finditer(prompt, 0, _end_of_tags(prompt))
     tags = [read_tag(match[2].split(":")) for match in found]
     return list({tag.name: tag for tag in tags}.values())
+
+
+class FoundTag(NamedTuple):
+    """A tag's place in a prompt, its kind (`lora` or `lyco`) and its items."""
+
+    start: int
+    end: int
+    kind: str
+    items: list[str]
+
+
+def tag_at(prompt: str, position: int) -> FoundTag | None:
+    """Return the tag of a LoRA that a cursor at this position is in or touches, None without one."""
+    for found in _TAG.finditer(prompt, 0, _end_of_tags(prompt)):
+        if found.start() <= position <= found.end():
+            return FoundTag(*found.span(), found[1], whole_items(found[2].split(":")))
+    return None
 
 
 def renamed(prompt: str, old: Collection[str], new: str) -> str:
