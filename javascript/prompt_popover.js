@@ -23,8 +23,7 @@
     }
 
     function show({ input, output }, value) {
-        const off = Math.min(Number(input.min), value);
-        input.min = off; // a weight outside of the slider's range is shown, not changed
+        input.min = Math.min(Number(input.min), value); // a weight outside of the slider's range is shown, not changed
         input.max = Math.max(Number(input.max), value);
         input.value = value;
         paint({ input, output }, value);

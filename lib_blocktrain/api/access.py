@@ -41,6 +41,7 @@ class Access:
 
     - ``credentials``: users and passwords; without any, no password is asked for
     - ``sessions``: gradio's login in the browser is accepted in place of a password
+    - ``open_page``: the server has a page that asks for no password, though the API does
     - ``exposed``: the server answers other machines
     - ``closed``: the user's setting that an exposed server without passwords answers nothing through the API; it counts
       more than ``open``
@@ -52,6 +53,7 @@ class Access:
 
     credentials: Credentials = ()
     sessions: bool = False
+    open_page: bool = False
     exposed: bool = False
     open: Callable[[], bool] = _no
     closed: Callable[[], bool] = _no
@@ -64,11 +66,11 @@ class Access:
         """Raise ApiError (401 or 403) for a request that is not allowed.
 
         ``public`` is for routes that neither read nor change anything of the host. The WebUI's own page calls them, and
-        with --api-auth alone it has no password to send. ``page`` is for routes that tell what the WebUI's own page shows:
-        whoever may open that may call them, so that they need its login, and not the password of --api-auth.
+        with --api-auth alone it has no password to send. ``page`` is for routes that tell what that page shows:
+        whoever may open it may call them, so that they need its login, and not the password of --api-auth.
         """
         self._check_page(request)
-        if public or (page and self.credentials and not self.sessions):
+        if public or (page and self.open_page):
             return
         if self.credentials:
             if not self._has_password(request):
@@ -144,6 +146,7 @@ def webui_access(cmd_opts: Any, opts: Any) -> Access:
     return Access(
         credentials=(*asked, *page),
         sessions=bool(page),
+        open_page=bool(asked) and not page and not _flag(cmd_opts, "nowebui"),
         exposed=is_exposed(cmd_opts),
         open=lambda: bool(getattr(opts, OPEN_OPTION, False)),
         closed=lambda: bool(getattr(opts, CLOSED_OPTION, False)),

@@ -81,7 +81,7 @@ class PresetStore:
         The preset ``preferred`` is used wherever that is not longer than the values.
         """
         line = weights.to_line()
-        texts = {name: _as_changes(name, base, weights) for name, base in self._weights(weights.architecture).items()}
+        texts = {name: as_changes(name, base, weights) for name, base in self._weights(weights.architecture).items()}
         near = sorted((text for text in texts.values() if len(text) < len(line)), key=len)
         wanted = texts.get(preferred, line)
         for text in [wanted, *near] if len(wanted) < len(line) else near:
@@ -168,7 +168,8 @@ class PresetStore:
         return name
 
 
-def _as_changes(name: str, base: BlockWeights, weights: BlockWeights) -> str:
+def as_changes(name: str, base: BlockWeights, weights: BlockWeights) -> str:
+    """The weights as a preset with changes, `OUTD,IN08=-0.4`."""
     before = base.with_base
     changed = {block_id: weight for block_id, weight in weights.with_base.items() if weight != before[block_id]}
     return ",".join([name, *(f"{block_id}={number(weight)}" for block_id, weight in changed.items())])

@@ -10,12 +10,12 @@ from functools import partial
 from lib_blocktrain.blocks import ARCHITECTURES, BASE
 from lib_blocktrain.networks.cards import recommended_text
 from lib_blocktrain.weights.block_weights import BlockWeights, number
-from lib_blocktrain.weights.card_preset import CARD
+from lib_blocktrain.weights.card_preset import CARD, uses_card
 from lib_blocktrain.weights.preset_strings import Parsed
 from lib_blocktrain.weights.prompt_tags import Steps, Tag, TagError, read_tag, tag_at
 from lib_blocktrain.workspace.lora_files import LoraFile
 from lib_blocktrain.workspace.lora_index import LoraIndex
-from lib_blocktrain.workspace.preset_store import PresetStore
+from lib_blocktrain.workspace.preset_store import PresetStore, as_changes
 
 _PRESET = re.compile(r"[^,|#:=]+")
 
@@ -135,15 +135,22 @@ class TagEditor:
                 raise ValueError(f"{change.weights[:80]!r} cannot stand in a tag: expected no colon and no >")
         elif change.values is not None:
             weights = BlockWeights(architecture, {k: v for k, v in change.values.items() if k != BASE}, _base(change))
-            head = _PRESET.match(tag.weights or "")
-            known = BlockWeights.uniform(architecture, 1.0)
-            text = None if weights == known else self._presets.shortest(weights, head[0].strip() if head else "")
-            tag = replace(tag, weights=text, x=None)
+            plain = weights == BlockWeights.uniform(architecture, 1.0)
+            tag = replace(tag, weights=None if plain else self._shortest(weights, tag.weights or "", file), x=None)
         first = tag.steps.first if change.first is None else max(1, change.first)
         end = tag.steps.end if change.end is None else change.end or None
         if end is not None and end <= first:
             raise ValueError(f"stop before step {end}, and start at {first}: expected a stop after the start")
         return replace(tag, steps=Steps(first, end))
+
+    def _shortest(self, weights: BlockWeights, before: str, file: LoraFile | None) -> str:
+        """The weights as changes of what the tag began with, where that is shorter than others."""
+        head = _PRESET.match(before)
+        text = self._presets.shortest(weights, head[0].strip() if head else "")
+        if file is None or not uses_card(before):
+            return text
+        card = self._presets.parse(CARD, weights.architecture, recommended=partial(recommended_text, file.path))
+        return min(as_changes(CARD, card.weights, weights), text, key=len)
 
     def _parsed(self, tag: Tag, architecture: str, file: LoraFile | None) -> Parsed:
         if tag.weights is None:

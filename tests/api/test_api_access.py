@@ -30,6 +30,7 @@ PUBLIC = {  # text in, text out; the WebUI's own page calls them, and with --api
     "/prompt/write-weights": {"prompt": "<lora:a:1>", "weights": "OUTD"},
     "/prompt/fix-random": {"prompt": "<lora:a:1:bw=R>", "parameters": "Block weights: a: 0.5"},
 }
+TAG = ("/prompt/tag", {"prompt": "<lora:robot:1>", "position": 3})  # for whoever may open the WebUI's page
 SAVE = {"name": "MINE", "weights": "OUTALL", "architecture": "sd1"}
 
 
@@ -55,7 +56,8 @@ def test_without_passwords_this_machine_may_do_all(client):
 def test_every_route_asks_for_the_password(serve, flag, refused):
     access = webui_access(flags(**{flag: "anna:secret:with colon,bob:ß"}), SimpleNamespace())
     client = serve(access)
-    routes = [(method, path) for method, path in every_route(client) if path not in PUBLIC]
+    open_to_all = {*PUBLIC, *([TAG[0]] if flag == "api_auth" else [])}
+    routes = [(method, path) for method, path in every_route(client) if path not in open_to_all]
     assert len(routes) > 15
     for method, path in routes:
         answer = client.request(method, path)
@@ -70,6 +72,14 @@ def test_every_route_asks_for_the_password(serve, flag, refused):
         ("nobody", "secret:with colon", 401),
     ]:
         assert client.get("/presets", headers=basic(user, password)).status_code == status, user
+
+
+def test_the_tag_at_the_cursor_is_for_whoever_may_open_the_page(serve, refused):
+    for options, status in (({}, 200), ({"gradio_auth": "bob:x"}, 401), ({"nowebui": True}, 401)):
+        client = serve(webui_access(flags(api_auth="anna:secret", **options), SimpleNamespace()))
+        answer = client.post(TAG[0], json=TAG[1])
+        assert answer.status_code == status, options
+        refused(client.post(TAG[0], json=TAG[1], headers={"Origin": "https://elsewhere.example"}), 403, "elsewhere")
 
 
 @pytest.mark.parametrize("path", PUBLIC)
