@@ -25,7 +25,14 @@ FLAGS = {
     "cors_allow_origins": None,
     "cors_allow_origins_regex": None,
 }
-READING = ("/presets/parse", "/prompt/write-weights", "/prompt/fix-random", "/preview", "/analyse")  # by POST
+READING = (
+    "/presets/parse",
+    "/prompt/write-weights",
+    "/prompt/fix-random",
+    "/prompt/tag",
+    "/preview",
+    "/analyse",
+)  # by POST
 PUBLIC = {  # text in, text out; the WebUI's own page calls them, and with --api-auth alone it has no password
     "/prompt/write-weights": {"prompt": "<lora:a:1>", "weights": "OUTD"},
     "/prompt/fix-random": {"prompt": "<lora:a:1:bw=R>", "parameters": "Block weights: a: 0.5"},

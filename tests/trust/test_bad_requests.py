@@ -46,6 +46,12 @@ BODIES = {
     "/presets/parse": {"text": "OUT=R", "architecture": "sd1", "seed": 1, "x": 0.5},
     "/prompt/write-weights": {"prompt": "a <lora:robot:1>", "weights": "robot: OUT=1"},
     "/prompt/fix-random": {"prompt": "<lora:robot:1:bw=R>", "parameters": "Steps: 2, Block weights: robot: 0.5"},
+    "/prompt/tag": {
+        "prompt": "a <lora:robot:1>",
+        "position": 5,
+        "change": {"strength": 0.5, "weights": "OUTD", "first": 2},
+    },
+    "/loras/recommend": {"name": "robot", "weights": "OUT=1", "source": "by hand", "canvas": 0.2},
     "/presets": {"name": "MINE", "weights": "OUT=1", "architecture": "sd1", "replace": True},
     "/preview": {**PREVIEW, "width": 64, "height": 64, "loras": [LORA], "answer": "json", "wait": 1},
     "/analyse": {
