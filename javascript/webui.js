@@ -15,14 +15,14 @@
         target.dispatchEvent(new Event("input", { bubbles: true }));
     }
 
-    // Show an error below an element, in place of the last one of this id; "" removes it.
-    function showError(id, element, text) {
+    // Show an error, or a note, below an element, in place of the last one of this id; "" removes it.
+    function showError(id, element, text, role = "alert") {
         gradioApp().querySelector(`#${id}`)?.remove();
         if (text) {
             const message = document.createElement("p");
             message.id = id;
             message.className = "blocktrain-webui-error";
-            message.setAttribute("role", "alert");
+            message.setAttribute("role", role);
             message.textContent = text;
             element.after(message);
         }
@@ -124,6 +124,26 @@
                 clearInterval(wait);
             }
         }, 100);
+    }
+
+    // ADetailer passes a picture's settings on to the scripts in its own list only; tags act in its pass as they are.
+    function noteADetailer() {
+        const names = opts.ad_script_names;
+        const listed = (names ?? "").split(",").some((name) => name.trim() === "blocktrain");
+        const left = typeof names === "string" && opts.ad_only_selected_scripts !== false && !listed;
+        for (const tab of ["txt2img", "img2img"]) {
+            const row = gradioApp().querySelector(`#blocktrain_${tab}_write`)?.parentElement;
+            if (row) {
+                showError(`blocktrain_${tab}_adetailer`, row, left
+                    ? "ADetailer draws without these weights: add blocktrain to its setting “Script names to apply to"
+                        + " ADetailer”, or write them into the prompt."
+                    : "", "note");
+            }
+        }
+    }
+
+    if (typeof onOptionsChanged === "function") {
+        onOptionsChanged(noteADetailer);
     }
 
     document.addEventListener("click", (event) => {

@@ -57,6 +57,7 @@ class BlockWeightsScript(scripts.Script):
         script = "js" if gr.__version__.startswith("4") else "_js"
         write.click(None, [text], None, **{script: f"(text) => {{ blocktrainWebUI.write('{tab}', text); }}"})
         edit.click(None, [text], None, **{script: f"(text) => {{ blocktrainWebUI.edit('{tab}', '{TITLE}', text); }}"})
+        self.infotext_fields = [(text, webui.accordion_text)]
         return [text]
 
     def process(self, p, text="", *_):

@@ -8,12 +8,12 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from lib_blocktrain import __version__
 from lib_blocktrain.files import visible
-from lib_blocktrain.weights.prompt_tags import INFOTEXT, pasted
+from lib_blocktrain.weights.prompt_tags import INFOTEXT, accordion_of, pasted
 
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.webui.integration import Integration
@@ -140,6 +140,14 @@ def set_weights(p: Any, text: str) -> None:
     from lib_blocktrain.hosts.webui.prompt import set_page_weights
 
     set_page_weights(p, text=text)
+
+
+def accordion_text(parameters: Mapping[str, Any]) -> str | None:
+    """Return the accordion's text for a picture's parameters, None where there is nothing to add to its prompt.
+
+    The API's field `infotext` knows the parameters only by this. What the page pastes has been through `paste`.
+    """
+    return accordion_of(str(parameters.get("Prompt", "")), str(parameters.get(INFOTEXT, ""))) or None
 
 
 def build_page(integration: Integration, blocks: Any) -> Page:

@@ -39,6 +39,7 @@ _WEBUIS = ("te", "unet", "dyn")
 _GOES_ON = re.compile(r"[^=]*,|\s*(\*|BASE|REST|MID|M00|(IN|OUT)([0-9]{2})?)(-[A-Z0-9]+)?\s*=")
 _LOOKS_LIKE_WEIGHTS = re.compile(r"\s*([A-Z][A-Z0-9._]+|[^,]+(,[^,]+){11,})\s*")
 _TAG = re.compile(r"<(lora|lyco):([^>]+)>")
+_FOR_ONE = re.compile(r"<lora:([^:>]+)>\s*:(.*)")  # a line of the accordion
 _INFOTEXT_PAIR = re.compile(rf'\b{INFOTEXT}: ("(?:[^"\\]|\\.)*"|[^,\n]*)')
 
 
@@ -114,6 +115,8 @@ class PageWeights:
     """Block weights for a picture from elsewhere than its prompt.
 
     `text` is the accordion's: a preset string for every LoRA whose tag has no weights, or lines `NAME: preset string`.
+    A name that no LoRA of the prompt has is a preset's, and the line is for every LoRA; `<lora:NAME>: preset string` is
+    for this one only.
     The axes of an X/Y/Z plot set the others: `instead` replaces the weights of every LoRA, and `changes` (`OUT03=0.5`,
     `IN02+OUT09=0`) are applied last.
     """
@@ -132,7 +135,10 @@ class PageWeights:
         known, everyone = set(loras), None
         for line in filter(None, map(str.strip, self.text.split("\n"))):
             head, colon, rest = line.partition(":")
-            if colon and head.strip() in known:
+            for_one = _FOR_ONE.match(line)
+            if for_one:
+                own.setdefault(for_one[1], for_one[2].strip())
+            elif colon and head.strip() in known:
                 own.setdefault(head.strip(), rest.strip())
             else:  # PRESET, or a line `NAME:values` with the name of a preset
                 everyone = line
@@ -264,6 +270,17 @@ def pasted(prompt: str, value: str, presets: Mapping[str, Preset] | None = None)
         return replace(tag, weights=line, x=None).items
 
     return _with_tags(prompt, change)
+
+
+def accordion_of(prompt: str, value: str) -> str:
+    """Return the accordion's text for a picture with this prompt: the weights of the LoRAs whose tags have none.
+
+    `value` is what `infotext_of` returned for the picture.
+    """
+    tags = _TAG.findall(prompt, 0, _end_of_tags(prompt))
+    weighted = {items[0] for items in (tag.split(":") for _, tag in tags) if any(map(_holds_weights, items))}
+    lines = {name: line for name, line in read_infotext_value(value).items() if name not in weighted}
+    return "\n".join(f"<lora:{name}>: {line}" for name, line in lines.items())
 
 
 def write_weights(prompt: str, text: str) -> str:

@@ -8,7 +8,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,11 +33,11 @@ def pytest_collection_modifyitems(items):
 
 
 @contextmanager
-def launched(data: Path, *flags: str, auth: str | None = None) -> Iterator[WebUI]:
-    """Start a WebUI with these flags."""
+def launched(data: Path, *flags: str, auth: str | None = None, environment: dict | None = None) -> Iterator[WebUI]:
+    """Start a WebUI with these flags and variables."""
     folder = Path(WEBUI_DIR)
     python = os.environ.get("WEBUI_PYTHON", str(folder / "venv" / "bin" / "python"))
-    with started(python, folder, data, [*FLAGS, *flags], {}, PATIENCE) as url:
+    with started(python, folder, data, [*FLAGS, *flags], environment or {}, PATIENCE) as url:
         yield WebUI(url, data, data / "log.txt", auth)
 
 
@@ -52,12 +53,14 @@ def webui(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def another(webui, tmp_path_factory):
-    """Return a function that starts another WebUI, with other flags and the same models."""
+    """Return a function that starts another WebUI, with other flags and extensions and the same models."""
 
-    def launch(*flags: str, auth: str | None = None):
+    def launch(*flags: str, extensions: Sequence[Path] = (), **options):
         data = tmp_path_factory.mktemp("another")
         (data / "models").symlink_to(webui.data / "models")
-        return launched(data, *flags, auth=auth)
+        for folder in extensions:  # copies, since some write into their own folders
+            shutil.copytree(folder, data / "extensions" / folder.name)
+        return launched(data, *flags, **options)
 
     return launch
 

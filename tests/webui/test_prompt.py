@@ -113,7 +113,13 @@ def test_several_loras_hires_img2img_and_batches(weighed):
 
 def test_the_accordion_is_the_tag(weighed):
     accordion = {"alwayson_scripts": {"Block weights": {"args": ["OUTD"]}}}
-    assert np.array_equal(weighed.pixels(tag(), **accordion), weighed.pixels(tag("bw=OUTD")))
+    drawn = weighed.txt2img(tag(), **accordion)
+    assert np.array_equal(pixels(drawn["images"][0]), weighed.pixels(tag("bw=OUTD")))
+    infotext = json.loads(drawn["info"])["infotexts"][0]
+    again = weighed.call("/sdapi/v1/txt2img", {"infotext": infotext})
+    assert np.array_equal(pixels(again["images"][0]), pixels(drawn["images"][0]))
+    other = f"{PROMPT} <lora:{LORA}-2:1>"  # a prompt of its own, with another LoRA
+    assert np.array_equal(weighed.pixels(other, infotext=infotext), weighed.pixels(other))
 
 
 def test_the_tabs_preview_is_the_tag(weighed, base):

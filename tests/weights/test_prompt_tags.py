@@ -12,6 +12,7 @@ from lib_blocktrain.weights.prompt_tags import (
     SamplingStep,
     Steps,
     TagError,
+    accordion_of,
     changed,
     fix_random_weights,
     infotext_of,
@@ -218,6 +219,17 @@ VALUES = ",".join(["0.5"] * 26)
 )
 def test_the_accordions_weights_are_written_into_the_tags(tags, text, written):
     assert write_weights(f"cat (x:1.2) {tags} dog", text) == f"cat (x:1.2) {written} dog"
+
+
+def test_the_accordions_text_for_a_pictures_parameters():
+    """Only for LoRAs without weights in their tags, and only for those by name: another prompt's LoRAs get none."""
+    prompt, value = "cat <lora:face:1> <lora:hair:1:bw=OUTD> <lyco:hat:1:te=0>", f"face: {VALUES}; hair: 1; hat: OUTD"
+    text = accordion_of(prompt, value)
+    assert text == f"<lora:face>: {VALUES}\n<lora:hat>: OUTD"
+    assert PageWeights(text).for_loras({"face", "other"}) == {"face": VALUES, "other": None}
+    assert write_weights("<lora:face:1> <lora:other:1>", text) == f"<lora:face:1:bw={VALUES}> <lora:other:1>"
+    assert accordion_of(write_weights(prompt, text), value) == ""
+    assert accordion_of(prompt, "") == ""
 
 
 RANDOM = ",".join(["R", *["1"] * 25])
