@@ -1,8 +1,8 @@
 """Other extensions in the same AUTOMATIC1111: what each does with block weights beside it, by the pixels.
 
 `NEIGHBOURS_DIR` names a folder with theirs: sd-webui-lora-block-weight, sd-webui-regional-prompter, adetailer,
-a1111-sd-webui-tagcomplete, sd-webui-weight-helper. The references are pictures of files with the weights baked in by the
-code below, of an extension alone, and of a WebUI without any.
+a1111-sd-webui-tagcomplete, sd-webui-weight-helper. The references are pictures of files with the weights baked in by
+the code below, of an extension alone, and of a WebUI without any.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from tests.webui.running import LORA, pixels
+from tests.webui.running import LORA
 
 FOLDER = os.environ.get("NEIGHBOURS_DIR")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="NEIGHBOURS_DIR does not name a folder with other extensions")
@@ -115,7 +115,7 @@ def test_our_tag_is_the_same_with_lora_block_weight_active(beside, needs, items)
 
 @pytest.mark.parametrize("sampler", ["Euler", "Heun", "DPM2 a", "DDIM", "UniPC"])
 def test_lbw_means_what_it_means_there(beside, weighed, needs, sampler):
-    """LoRA Block Weight's picture, and that of a WebUI without it, where this extension reads its tag: the same bits."""
+    """Its picture and that of a WebUI without it, where this extension reads the tag: the same bits."""
     needs("sd-webui-lora-block-weight")
     drawn = set()
     for gate in (["start=3"], ["stop=3"], ["start=1"], ["step=2-4"]):
