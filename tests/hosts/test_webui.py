@@ -11,6 +11,7 @@ import torch
 
 from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.hosts.webui import integration
+from lib_blocktrain.server import webui as webui_server
 from tests.hosts.fake_webui import Processing, module
 
 
@@ -117,3 +118,12 @@ def test_steps_that_cannot_be_entered_are_said_once_an_image(webui, monkeypatch)
     said = "start= and stop= do not act: AttributeError: no such patches"
     assert p.extra_generation_params == {"Block weights problem": said}
     assert list(p.comments) == [f"Block weights: {said}"]
+
+
+def test_the_accordions_text_is_for_the_api_only():
+    """What the page pastes has its weights in the prompt by then."""
+    parameters = {"Prompt": "cat <lora:face:1>", "Block weights": f"face: {','.join(['0.5'] * 26)}"}
+    assert webui_server.accordion_text(parameters) == f"<lora:face>: {','.join(['0.5'] * 26)}"
+    webui_server.paste(SimpleNamespace(presets=dict), parameters)
+    assert webui_server.accordion_text(parameters) is None
+    assert webui_server.accordion_text({"Prompt": "cat <lora:face:1>"}) is None
