@@ -16,6 +16,15 @@ CHROMIUM = os.environ.get("BLOCKTRAIN_CHROMIUM") or shutil.which("chromium") or 
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
+LONG = ("gpu", "browser", "benchmarks", "trust", "cli", "demo", "training")  # folders, the longest first
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that no core waits for one of them at the end."""
+    places = {ROOT / "tests" / folder: place for place, folder in enumerate(LONG)}
+    items.sort(key=lambda item: next((places[p] for p in item.path.parents if p in places), len(LONG)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """A shell lets what it starts in the background ignore SIGINT, and so would all that the tests start."""
