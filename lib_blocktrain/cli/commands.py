@@ -22,7 +22,9 @@ from lib_blocktrain.cli.parsers import Answer
 
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import Host
+    from lib_blocktrain.networks.files import Network
     from lib_blocktrain.networks.hooks import Placement
+    from lib_blocktrain.networks.reduce import Reduction
 
 TOUR_LORA = "robot-on-green"
 TOUR_PROMPT = "a photo of a large robot in the center"
@@ -207,15 +209,39 @@ def bake(arguments: argparse.Namespace) -> Answer:
     from lib_blocktrain.networks.bake import bake as bake_file
     from lib_blocktrain.networks.cards import recommended_text
     from lib_blocktrain.networks.files import read_network
+    from lib_blocktrain.networks.reduce import reduced
     from lib_blocktrain.weights.card_preset import parse_with_card
 
     network, card = read_network(arguments.lora), partial(recommended_text, arguments.lora)
     parsed = parse_with_card(arguments.weights, network.architecture, card)
     advised = arguments.recommend and parse_with_card(arguments.recommend, network.architecture, card).weights
-    bake_file(network, parsed.weights, arguments.out, recommended=advised, overwrite=arguments.overwrite)
+    reports: list[Reduction] = []
+
+    def reduce(found: Network) -> Network:
+        smaller, report = reduced(found, arguments.rank or None, arguments.keep_norm)
+        reports.append(report)
+        return smaller
+
+    change, overwrite = None if arguments.rank is None else reduce, arguments.overwrite
+    bake_file(network, parsed.weights, arguments.out, overwrite=overwrite, recommended=advised, change=change)
     line = parsed.weights.to_line(parsed.name or arguments.out.stem)
-    data = {"out": str(arguments.out), "weights": line, "notices": list(parsed.notices)}
-    return data, "\n".join([*(f"note: {n}" for n in parsed.notices), f"{arguments.out}: {line}"])
+    data: dict[str, Any] = {"out": str(arguments.out), "weights": line, "notices": list(parsed.notices)}
+    text = [*(f"note: {n}" for n in parsed.notices), f"{arguments.out}: {line}"]
+    for report in reports:
+        data["reduction"] = report.to_json()
+        text += _reduction_text(report)
+    return data, "\n".join(text)
+
+
+def _reduction_text(report: Reduction) -> list[str]:
+    """What a lower rank costs, block by block; errors are shares of the delta weights' norm."""
+    rows = [
+        f"  {block:<5} rank {found.rank_before} to {found.rank}, error {found.error:.2%}"
+        for block, found in report.blocks.items()
+    ]
+    left = f"; {report.kept} modules of other algorithms stay as they are" if report.kept else ""
+    share = report.numbers / report.numbers_before
+    return [*rows, f"{share:.0%} of the numbers, error {report.error:.2%} of the norm{left}"]
 
 
 def demo_export(arguments: argparse.Namespace) -> Answer:

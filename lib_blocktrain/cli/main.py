@@ -75,6 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     bake.add_argument("--lora", type=Path, required=True, metavar="FILE")
     bake.add_argument("--weights", required=True, metavar="W")
     bake.add_argument("--recommend", metavar="W", help="block weights that the new file recommends in its metadata")
+    bake.add_argument("--rank", type=_rank, metavar="R|auto", help="lower the rank, to R or block by block")
+    bake.add_argument("--keep-norm", type=float, default=0.99, help="for auto: share of a block's norm (%(default)s)")
     bake.add_argument("--out", type=Path, required=True, metavar="FILE")
     bake.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     for module in (train, analyse, probe):
@@ -85,6 +87,15 @@ def build_parser() -> argparse.ArgumentParser:
     test = every.add("test", commands.test, "run the project's tests (the rest goes to pytest)", needs="test")
     test.add_argument("pytest", nargs="*", metavar="...", help="arguments for pytest; our own stand before test")
     return parser
+
+
+def _rank(text: str) -> int:
+    """Read a rank; 0 is auto."""
+    if text == "auto":
+        return 0
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, 1 or more, or auto")
+    return int(text)
 
 
 def _add_tab(parser: argparse.ArgumentParser) -> None:

@@ -25,15 +25,19 @@ def bake(
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
     recommended: BlockWeights | None = None,
+    change: Callable[[Network], Network] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the network with these weights baked in, and return the path.
 
-    `recommended` are weights that the new file recommends; without them, 1 everywhere where weights were baked in. See
-    `baked` for the algorithms that need the `base` model, `files.write_network` for the other arguments.
+    `change` is applied to the network before it is written, such as `reduce.reduced`. `recommended` are weights that
+    the new file recommends; without them, 1 everywhere where weights were baked in. See `baked` for the algorithms that
+    need the `base` model, `files.write_network` for the other arguments.
     """
     path = Path(path)
     found = baked(network, weights, path.stem, base=base, progress=progress)
+    if change is not None:
+        found = change(found)
     if recommended is not None:
         found = replace(found, metadata=_recommending(found.metadata, recommended))
     return write_network(path, found, dtype=dtype, overwrite=overwrite)

@@ -168,6 +168,10 @@ def test_bake_and_never_over_a_file(tmp_path, network_file):
     before = out.read_bytes()
     refused(run("bake", "--lora", network_file, "--weights", "ALL", "--out", out), "baked.safetensors")
     assert out.read_bytes() == before
+    small = ("--recommend", "OUT=1", "--rank", "1", "--overwrite", "--json")
+    answer = json.loads(run("bake", "--lora", network_file, "--weights", "ALL", "--out", out, *small).stdout)
+    assert {found["rank"] for found in answer["reduction"]["blocks"].values()} == {1}
+    assert 0 < answer["reduction"]["error"] < 1
 
 
 def test_help_names_every_command():
