@@ -14,7 +14,7 @@ from lib_blocktrain.blocks import BASE
 from lib_blocktrain.model.memory import MIB, free_memory
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.networks.layers import is_convolution, is_linear
-from lib_blocktrain.training.batches import captions_vary
+from lib_blocktrain.training.captions import captions_vary
 from lib_blocktrain.training.checkpointing import is_split
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
 from lib_blocktrain.training.optimizers import learning_rate_notices
