@@ -21,6 +21,7 @@ from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.hooks import Applied, applied
 from lib_blocktrain.training.batches import joined
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.layer_weights import LayerWeights
 
 BACKWARD = 2  # evaluations
 
@@ -61,7 +62,7 @@ class InstrumentedModel:
 
     def conditioning(self, prompt: str) -> Mapping[str, Tensor]:
         """Return the conditioning under BASE's present weight: the prompt's, after the negative prompt's if guided."""
-        base = self.hooks.placements[0].weights.base
+        base = LayerWeights.of(self.hooks.placements[0].weights).blocks.base
         if (prompt, base) not in self._texts:
             with torch.no_grad():
                 encoded = [self.model.encode_prompt(text) for text in self.texts_of(prompt)]

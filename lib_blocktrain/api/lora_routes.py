@@ -173,5 +173,5 @@ def _placement(
 
     if not fits(file.architecture, architecture):
         raise ValueError(f"{file.key} is for {file.architecture}, and the loaded model is {architecture}")
-    parsed = service.parse(lora.weights, architecture, seed, lora.x, file)
-    return Placement(service.lora_index.network(file.key), parsed.weights, lora.multiplier), parsed.notices
+    parsed = service.parse(lora.weights, architecture, seed, lora.x, file, layers=True)
+    return Placement(service.lora_index.network(file.key), parsed.acting, lora.multiplier), parsed.notices

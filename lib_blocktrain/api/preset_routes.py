@@ -39,13 +39,13 @@ def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) 
 
     @reading.post("/presets/parse", response_model=ParsedWeights, summary="Read a preset string")
     def parse_weights(body: ParseBody) -> dict[str, Any]:
-        return _parsed(service.parse(body.text, body.architecture, body.seed, body.x))
+        return _parsed(service.parse(body.text, body.architecture, body.seed, body.x, layers=True))
 
     @writing.post("/presets", response_model=Done, summary="Save a preset in the user's own file")
     def save_preset(body: PresetBody) -> dict[str, str]:
         from lib_blocktrain.workspace.preset_store import PresetExists
 
-        weights = service.parse(body.weights, body.architecture).weights
+        weights = service.parse(body.weights, body.architecture, layers=True).acting
         with service.presets_lock:
             try:
                 service.presets.save(body.name, weights, replace=body.replace)
@@ -94,6 +94,7 @@ def _parsed(found: Parsed) -> dict[str, Any]:
         "name": found.name,
         "form": found.form,
         "weights": {"BASE": weights.base, **weights.values, "REST": weights.rest},
+        "changes": found.layers.changes,
         "notices": list(found.notices),
-        "line": weights.to_line(found.name or "PRESET"),
+        "line": found.layers.to_line(found.name or "PRESET"),
     }

@@ -24,7 +24,10 @@ def list_field(default: Sequence[object], most: int, description: str | None = N
 
 Architecture = Literal["sd1", "sd2", "sdxl"]
 
-WEIGHTS = "a preset's name, 25 or 26 values, a short form, ranges such as OUT=1,BASE=1, kohya's network_args, or JSON"
+WEIGHTS = (
+    "a preset's name, with changes or without, 25 or 26 values, a short form, ranges such as OUT=1,BASE=1, kohya's"
+    " network_args, or JSON"
+)
 
 LORA_WEIGHTS = f"{WEIGHTS}; card: those that the LoRA recommends"
 
@@ -86,6 +89,7 @@ class ParsedWeights(BaseModel):
     name: str | None = None
     form: str = Field(description="the form of the text")
     weights: dict[str, float] = Field(description="by block, with BASE and REST")
+    changes: str = Field("", description="weights by kind of layer and over the steps, such as OUT03.attn2=0.5")
     notices: list[str]
     line: str = Field(description="the same as a canonical preset line")
 

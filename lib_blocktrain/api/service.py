@@ -155,14 +155,17 @@ class Service:
         seed: int | None = None,
         x: float | None = None,
         lora: LoraFile | None = None,
+        *,
+        layers: bool = False,
     ) -> Parsed:
         """Read block weights, `card` for those that the LoRA recommends.
 
-        Raises ValueError that names the text, since a request may have several.
+        `layers`: they may have weights by kind of layer and over the steps. Raises ValueError that names the text,
+        since a request may have several.
         """
         recommended = partial(recommended_text, lora.path) if lora is not None else None
         with weights_in_errors(text):
-            return self.presets.parse(text, architecture, seed, x, recommended)
+            return self.presets.parse(text, architecture, seed, x, recommended, layers=layers)
 
     def run(self, name: str) -> Run:
         """The run of this name. A name is looked up among the folders, links excepted, and never used as a path."""

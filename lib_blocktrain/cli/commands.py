@@ -59,15 +59,16 @@ def presets_parse(arguments: argparse.Namespace) -> Answer:
     from lib_blocktrain.weights.preset_strings import parse, weights_in_errors
 
     with weights_in_errors(arguments.string):
-        parsed = parse(arguments.string, arguments.architecture, seed=arguments.seed, x=arguments.x)
+        parsed = parse(arguments.string, arguments.architecture, seed=arguments.seed, x=arguments.x, layers=True)
     weights = parsed.weights
     data = {
         "architecture": weights.architecture,
         "name": parsed.name,
         "form": parsed.form,
         "weights": {"BASE": weights.base, **weights.values, "REST": weights.rest},
+        "changes": parsed.layers.changes,
         "notices": list(parsed.notices),
-        "line": weights.to_line(parsed.name or "PRESET"),
+        "line": parsed.layers.to_line(parsed.name or "PRESET"),
     }
     return data, parsed_text(data)
 
@@ -76,6 +77,7 @@ def parsed_text(data: Mapping[str, Any]) -> str:
     """How a preset string was understood, as plain text."""
     rows = [f"understood as {data['form']} for {data['architecture']}", *(f"note: {n}" for n in data["notices"])]
     rows += [f"  {block:<5} {value:g}" for block, value in data["weights"].items()]
+    rows += [f"  then  {data['changes']}"] if data["changes"] else []
     return "\n".join([*rows, data["line"]])
 
 
@@ -144,8 +146,8 @@ def _placements(host: Host, lora: Path | None, weights: str, multiplier: float) 
 
     if lora is None:
         return [], []
-    parsed = parse_with_card(weights, host.model().architecture, partial(recommended_text, lora))
-    return [Placement(read_network(lora), parsed.weights, multiplier)], list(parsed.notices)
+    parsed = parse_with_card(weights, host.model().architecture, partial(recommended_text, lora), layers=True)
+    return [Placement(read_network(lora), parsed.acting, multiplier)], list(parsed.notices)
 
 
 def preview(arguments: argparse.Namespace) -> Answer:
@@ -213,7 +215,7 @@ def bake(arguments: argparse.Namespace) -> Answer:
     from lib_blocktrain.weights.card_preset import parse_with_card
 
     network, card = read_network(arguments.lora), partial(recommended_text, arguments.lora)
-    parsed = parse_with_card(arguments.weights, network.architecture, card)
+    parsed = parse_with_card(arguments.weights, network.architecture, card, layers=True)
     advised = arguments.recommend and parse_with_card(arguments.recommend, network.architecture, card).weights
     reports: list[Reduction] = []
 
@@ -223,8 +225,8 @@ def bake(arguments: argparse.Namespace) -> Answer:
         return smaller
 
     change, overwrite = None if arguments.rank is None else reduce, arguments.overwrite
-    bake_file(network, parsed.weights, arguments.out, overwrite=overwrite, recommended=advised, change=change)
-    line = parsed.weights.to_line(parsed.name or arguments.out.stem)
+    bake_file(network, parsed.acting, arguments.out, overwrite=overwrite, recommended=advised, change=change)
+    line = parsed.layers.to_line(parsed.name or arguments.out.stem)
     data: dict[str, Any] = {"out": str(arguments.out), "weights": line, "notices": list(parsed.notices)}
     text = [*(f"note: {n}" for n in parsed.notices), f"{arguments.out}: {line}"]
     for report in reports:

@@ -30,7 +30,7 @@ from lib_blocktrain.model.freezing import frozen
 from lib_blocktrain.model.memory import lacks_memory
 from lib_blocktrain.model.protocol import Prediction, Progress
 from lib_blocktrain.model.unet_forward import BlockState, Caller
-from lib_blocktrain.networks.hooks import applied
+from lib_blocktrain.networks.hooks import Applied, applied
 
 log = logging.getLogger(__name__)
 
@@ -212,8 +212,8 @@ class StandaloneHost:
         model = self.model()
         targets = {"unet": model.unet, **model.text_encoders}
         try:
-            with applied(targets, request.placements, say=request.say, fold=True):
-                return _draw(model, request, progress)
+            with applied(targets, request.placements, say=request.say, fold=True) as networks:
+                return _draw(model, request, progress, networks)
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise
@@ -249,7 +249,7 @@ def _size(model: StandaloneModel, request: SampleRequest) -> str:
     return f"{request.width or model.native_size}x{request.height or model.native_size}"
 
 
-def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | None) -> Image.Image:
+def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | None, networks: Applied) -> Image.Image:
     pipeline = model.pipeline
     if request.sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {request.sampler!r}; known: {', '.join(SAMPLERS)}")
@@ -260,6 +260,8 @@ def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | N
     def after_step(_pipeline: object, step: int, _timestep: object, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if progress is not None:
             progress(step + 1, request.steps)
+        if step + 1 < request.steps:
+            networks.enter_step(step + 2, request.steps)
         return tensors
 
     width, height = request.width or model.native_size, request.height or model.native_size

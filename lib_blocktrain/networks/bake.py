@@ -14,11 +14,12 @@ from lib_blocktrain.networks.header import json_object
 from lib_blocktrain.networks.layers import weight_of
 from lib_blocktrain.networks.placement import Placement, Targets, layers_by_key
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.layer_weights import LayerWeights
 
 
 def bake(
     network: Network,
-    weights: BlockWeights,
+    weights: BlockWeights | LayerWeights,
     path: str | Path,
     *,
     base: Targets | None = None,
@@ -45,7 +46,7 @@ def bake(
 
 def baked(
     network: Network,
-    weights: BlockWeights,
+    weights: BlockWeights | LayerWeights,
     name: str,
     *,
     base: Targets | None = None,
@@ -55,15 +56,18 @@ def baked(
 
     A weight of 0 leaves the module out, 1 leaves it unchanged. Other weights scale exactly one tensor of each product:
     alpha, or, where a known reader ignores alpha, a factor in fp32. The deltas of DoRA and OFT are linear in no tensor;
-    with the `base` model they become differences of weights (`diff`), without it CannotScaleError is raised.
+    with the `base` model they become differences of weights (`diff`), without it CannotScaleError is raised. Raises
+    ValueError for weights over the steps, which a file cannot hold.
     """
     placement = Placement(network, weights)
+    if not placement.constant:
+        raise ValueError(f"{weights.to_line()}: a file acts alike in every step, expected weights without @")
     layers = {} if base is None else layers_by_key(base, network.architecture)
     modules = {}
     for number, (key, module) in enumerate(network.modules.items()):
         if progress is not None:
             progress(number, len(network.modules))
-        factor = placement.factor(network.block_of(key))
+        factor = placement.factor(network.block_of(key), key)
         if factor:
             modules[key] = module if factor == 1 else _scaled(module, factor, layers)
     if not modules:
@@ -86,7 +90,7 @@ def _scaled(module: NetworkModule, factor: float, layers: Mapping[str, torch.nn.
     return Full(module.key, diff=(factor * module.delta_weight(weight)).to(weight.dtype))
 
 
-def _metadata(network: Network, weights: BlockWeights, name: str) -> dict[str, str]:
+def _metadata(network: Network, weights: BlockWeights | LayerWeights, name: str) -> dict[str, str]:
     """Return the network's metadata with a record of the weights, and its own name for the WebUI's alias.
 
     Weights that the network recommended hold no longer where other weights are baked in.

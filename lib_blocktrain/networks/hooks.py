@@ -3,9 +3,11 @@
     with applied(unet, network, weights) as handle:
         ...
         handle.set_weights(other_weights)  # in effect from the next layer on
+        handle.enter_step(2, 20)  # for weights over the steps
 
-A layer in block b computes y = W x + multiplier * w_b * delta(x). Where w_b is 0 the hook does nothing, so that the
-output is the model's own bit for bit. On exit all hooks are removed.
+A layer computes y = W x + multiplier * w * delta(x), where w is its block's weight, unless the weights have one for its
+kind of layer. Where w is 0 the hook does nothing, so that the output is the model's own bit for bit. On exit all hooks
+are removed.
 """
 
 import logging
@@ -32,6 +34,7 @@ from lib_blocktrain.networks.overflow import (
 )
 from lib_blocktrain.networks.placement import Placement, Site, Targets, Unmatched, find_sites, placements_of
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.layer_weights import LayerWeights
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,7 @@ __all__ = ["Applied", "Placement", "applied"]
 def applied(
     targets: Targets,
     networks: Network | Sequence[Placement],
-    weights: BlockWeights | None = None,
+    weights: BlockWeights | LayerWeights | None = None,
     multiplier: float = 1.0,
     say: Callable[[str], None] = log.warning,
     *,
@@ -104,6 +107,7 @@ class Applied:
     ):
         self.unmatched = unmatched
         self._effects, self._folding = effects, folding
+        self._used: list[Placement] = []  # the placements with the weights of the present step
         self._put(placements)
 
     @property
@@ -117,8 +121,15 @@ class Applied:
             raise ValueError(f"expected placements of the same {len(self._placements)} networks, in the same order")
         self._put(placements)
 
-    def set_weights(self, weights: BlockWeights, multiplier: float | None = None, index: int = 0) -> None:
-        """Change the block weights and, if given, the multiplier of the placement at this index."""
+    def enter_step(self, step: int, steps: int) -> None:
+        """Use the weights of a step, counted from 1, of so many; weights that are the same in every step stay."""
+        if not all(placement.constant for placement in self._placements):
+            self._use([placement.at(step, steps) for placement in self._placements])
+
+    def set_weights(
+        self, weights: BlockWeights | LayerWeights, multiplier: float | None = None, index: int = 0
+    ) -> None:
+        """Change the weights and, if given, the multiplier of the placement at this index."""
         changed = list(self._placements)
         old = changed[index]
         changed[index] = Placement(old.network, weights, old.multiplier if multiplier is None else multiplier)
@@ -131,18 +142,27 @@ class Applied:
         """
         if self._folding is not None:
             self._folding.unfold()
+        self._used = []
         multiplier = self._placements[index].multiplier
         for effect in self._effects:
             if effect.placement == index:
                 effect.factor = multiplier * factors.get(effect.block, 0.0)
 
     def _put(self, placements: Sequence[Placement]) -> None:
+        self._placements = tuple(placements)
+        self._used = []
+        self._use([placement.at(1) for placement in placements])
+
+    def _use(self, placements: list[Placement]) -> None:
+        """Set every effect's factor to that of these placements, whose weights are those of one step."""
+        if placements == self._used:
+            return
         if self._folding is not None:
             self._folding.unfold()
-        self._placements = tuple(placements)
+        self._used = placements
         for effect in self._effects:
-            placement = self._placements[effect.placement]
-            effect.set_factor(placement.network.name, placement.factor(effect.block))
+            placement = placements[effect.placement]
+            effect.set_factor(placement.network.name, placement.factor(effect.block, effect.module.key))
 
 
 class _Effect:

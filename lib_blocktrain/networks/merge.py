@@ -9,16 +9,17 @@ from torch import Tensor, nn
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.layers import weight_of
 from lib_blocktrain.networks.overflow import ResultChecks, check_number, compute_dtype, computed_delta
-from lib_blocktrain.networks.placement import Placement, Targets, find_sites, placements_of
+from lib_blocktrain.networks.placement import Placement, PlacementError, Targets, find_sites, placements_of
 from lib_blocktrain.networks.transfer import beside_weights
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.layer_weights import LayerWeights
 
 
 @contextmanager
 def merged(
     targets: Targets,
     networks: Network | Sequence[Placement],
-    weights: BlockWeights | None = None,
+    weights: BlockWeights | LayerWeights | None = None,
     multiplier: float = 1.0,
 ) -> Iterator[None]:
     """Add the networks' deltas to the weights; restore the old values on exit, bit for bit.
@@ -27,13 +28,15 @@ def merged(
     Raises OverflowedError for a change that the weight's dtype cannot hold.
     """
     placements = placements_of(networks, weights, multiplier)
+    if not all(placement.constant for placement in placements):
+        raise PlacementError("weights over the steps cannot be merged: expected weights of one step")
     sites, _ = find_sites(targets, placements)
-    acting = [site for site in sites if placements[site.placement].factor(site.block)]
+    acting = [site for site in sites if placements[site.placement].factor(site.block, site.module.key)]
     modules = beside_weights((site.module, weight_of(site.layer)) for site in acting)
     changes: dict[nn.Module, dict[str, Tensor]] = {}
     keys: dict[nn.Module, str] = {}
     for site in acting:
-        factor = placements[site.placement].factor(site.block)
+        factor = placements[site.placement].factor(site.block, site.module.key)
         check_number(f"the strength of {site.block},", factor, compute_dtype(site.layer))
         total = changes.setdefault(site.layer, {})
         keys[site.layer] = site.module.key

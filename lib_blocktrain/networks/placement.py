@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -12,6 +12,7 @@ from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.keys import UNET, component_in, component_of, key_of
 from lib_blocktrain.networks.layers import PROJECTIONS, Projection, is_attention, is_target, weight_shape
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.layer_weights import LayerWeights
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +27,10 @@ class PlacementError(ValueError):
 
 @dataclass(frozen=True)
 class Placement:
-    """A network with its block weights and the user's multiplier."""
+    """A network with the user's multiplier and its weights: by block, or also by kind of layer and over the steps."""
 
     network: Network
-    weights: BlockWeights
+    weights: BlockWeights | LayerWeights
     multiplier: float = 1.0
 
     def __post_init__(self) -> None:
@@ -40,9 +41,19 @@ class Placement:
                 f" {self.network.architecture}: expected {len(ours)} blocks, got {len(theirs)}"
             )
 
-    def factor(self, block: str) -> float:
-        """multiplier * w_b."""
-        return self.multiplier * self.weights[block]
+    @property
+    def constant(self) -> bool:
+        """Whether every step has the same weights."""
+        return isinstance(self.weights, BlockWeights) or self.weights.constant
+
+    def at(self, step: int, steps: int | None = None) -> "Placement":
+        """Return the placement in a step, counted from 1, of so many; None where only the first step is asked for."""
+        return self if isinstance(self.weights, BlockWeights) else replace(self, weights=self.weights.at(step, steps))
+
+    def factor(self, block: str, key: str) -> float:
+        """multiplier * w, where w is the weight of the block or, by the module's key, of the kind of layer."""
+        weights = self.weights
+        return self.multiplier * (weights[block] if isinstance(weights, BlockWeights) else weights.weight(block, key))
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,9 @@ class Unmatched:
 
 
 def placements_of(
-    networks: Network | Sequence[Placement], weights: BlockWeights | None = None, multiplier: float = 1.0
+    networks: Network | Sequence[Placement],
+    weights: BlockWeights | LayerWeights | None = None,
+    multiplier: float = 1.0,
 ) -> tuple[Placement, ...]:
     """Return placements unchanged, or the placement of one network; without weights, at weight 1 everywhere."""
     if not isinstance(networks, Network):

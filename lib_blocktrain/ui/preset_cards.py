@@ -67,7 +67,7 @@ def card_map(weights: BlockWeights, name: str) -> Markup:
 
 def _card(preset: Preset, presets: PresetStore, architecture_id: str, own: bool) -> Markup:
     try:
-        parsed = presets.parse(preset.text, architecture_id)
+        parsed = presets.parse(preset.text, architecture_id, layers=True)
     except PresetStringError as error:
         return Markup('<li class="blocktrain-card" data-words="{}" data-grade="-"><b>{}</b><p>{}</p></li>').format(
             preset.name.casefold(), preset.name, error

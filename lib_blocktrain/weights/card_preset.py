@@ -29,18 +29,19 @@ def parse_with_card(
     seed: int | None = None,
     x: float | None = None,
     presets: Mapping[str, Preset] | None = None,
+    layers: bool = False,
 ) -> Parsed:
     """Read a preset string as `preset_strings.parse`, in which `card` names the weights that a LoRA recommends.
 
     `recommended` returns these as a preset string. Raises PresetStringError, and what `recommended` raises.
     """
     if not uses_card(text):
-        return parse(text, architecture, seed=seed, x=x, presets=presets)
+        return parse(text, architecture, seed=seed, x=x, presets=presets, layers=layers)
     known = {preset.name: preset for preset in shipped_presets()} if presets is None else presets
     written = recommended()
     try:
-        weights = parse(written, architecture, seed=seed, x=x, presets=known).weights
+        weights = parse(written, architecture, seed=seed, x=x, presets=known, layers=True).layers
     except PresetStringError as error:
         raise PresetStringError(f"the card's block weights {written[:80]!r}: {error.message}", 0) from error
     card = Preset(CARD, (architecture,), weights.to_line())
-    return parse(text, architecture, seed=seed, x=x, presets={**known, CARD: card})
+    return parse(text, architecture, seed=seed, x=x, presets={**known, CARD: card}, layers=layers)

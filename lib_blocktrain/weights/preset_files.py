@@ -156,7 +156,7 @@ def read_line(line: str) -> Preset:
     for architecture_id in ARCHITECTURES:
         try:
             # any seed and x: they do not decide whether it can be read
-            parse(line, architecture_id, seed=0, x=0.0, presets={})
+            parse(line, architecture_id, seed=0, x=0.0, presets={}, layers=True)
             fitting.append(architecture_id)
         except PresetStringError as error:
             errors[architecture_id] = error

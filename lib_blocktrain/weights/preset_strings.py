@@ -4,12 +4,14 @@
     OUTD                                      the name of a preset
     OUTD,IN08=-0.4                            a preset with changes
     *=1,IN04-OUT02=0.5,OUT=0                  ranges; the later entry wins, * is everything, blocks not named are 0
+    OUTD,OUT03.attn2=0.5,*.ff=0               for a kind of layer (elements.py), in place of the block's weight
+    OUTD,OUT=1@0-0.4,0.3@0.4-1                over the steps (curves.py)
     down_lr_weight=... mid_lr_weight=...      sd-scripts' network_args (kohya_arguments.py)
     {"architecture": "sd1", "weights": ...}   JSON, as BlockWeights.to_json
 
-Values may be R (random, 0 to 1), U (random, -0.5 to 1.5), X and X+0.1. Attributes follow after `|`: `arch=` (the
-architecture that it was made for), `canvas=` (the feature's share of the canvas, 0 to 1), `rest=` (the weight of REST).
-`#` begins a comment.
+Changes may follow values, too. Values may be R (random, 0 to 1), U (random, -0.5 to 1.5), X and X+0.1. After `|` follow
+attributes: `arch=` (the architecture that it was made for), `canvas=` (the feature's share of the canvas, 0 to 1),
+`rest=` (the weight of REST). `#` begins a comment.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from lib_blocktrain import blocks
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS, REST, Architecture, spans
 from lib_blocktrain.weights.block_weights import BlockWeights, number
+from lib_blocktrain.weights.curves import Curve, read_curve
+from lib_blocktrain.weights.elements import ELEMENTS, exists
 from lib_blocktrain.weights.kohya_arguments import has_kohya_arguments, read_kohya_arguments
+from lib_blocktrain.weights.layer_weights import LayerRule, LayerWeights
 from lib_blocktrain.weights.presets import Preset, shipped_presets
 from lib_blocktrain.weights.text_spans import NUMBER, PresetStringError, Span
 
@@ -62,13 +67,27 @@ FORMS = {  # by the number of values
 
 @dataclass(frozen=True)
 class Parsed:
-    """A preset string as it was read; `notices` are for its author: what was left out, dropped or drawn."""
+    """A preset string as it was read; `notices` are for its author: what was left out, dropped or drawn.
+
+    `rules` are for kinds of layers and over the steps; only `parse(..., layers=True)` gives any.
+    """
 
     weights: BlockWeights
     form: str
     name: str | None = None
     notices: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
+    rules: tuple[LayerRule, ...] = ()
+
+    @property
+    def layers(self) -> LayerWeights:
+        """The weights with the rules."""
+        return LayerWeights(self.weights, self.rules)
+
+    @property
+    def acting(self) -> BlockWeights | LayerWeights:
+        """The weights as a network acts under them: with the rules, if there are any."""
+        return self.layers if self.rules else self.weights
 
     @property
     def area_share(self) -> float | None:
@@ -83,21 +102,41 @@ def parse(
     seed: int | None = None,
     x: float | None = None,
     presets: Mapping[str, Preset] | None = None,
+    layers: bool = False,
 ) -> Parsed:
     """Read a preset string for this architecture ("sd1", "sd2", "sdxl").
 
-    `seed` is for R and U, `x` for X, `presets` (by default the shipped ones) for names. Raises PresetStringError, which
-    has the position of the error.
+    `seed` is for R and U, `x` for X, `presets` (by default the shipped ones) for names. With `layers` it may hold
+    weights for kinds of layers and over the steps; where these cannot act they are an error. Raises PresetStringError,
+    which has the position of the error.
     """
     if presets is None:
         presets = {preset.name: preset for preset in shipped_presets()}
+    reader = _Reader(blocks.architecture(architecture), seed, x, presets)
     try:
-        return _Reader(blocks.architecture(architecture), seed, x, presets).read(text)
+        parsed = reader.read(text)
+        if parsed.rules and not layers:
+            raise _one_number_a_block(parsed.rules[0], reader)
+        return parsed
     except PresetStringError as error:
         hint = _width_hint(text)
         if hint is None:
             raise
         raise PresetStringError(f"{error.message}; {hint}", error.position) from error
+
+
+def change(weights: LayerWeights, text: str, *, seed: int | None = None) -> LayerWeights:
+    """Return the weights with these changes, `OUT03=0.5,*.ff=0`; raises PresetStringError."""
+    return _Reader(blocks.architecture(weights.architecture), seed, None, {}).changed(weights, Span(text).strip())
+
+
+def _one_number_a_block(rule: LayerRule, reader: _Reader) -> PresetStringError:
+    what = "a weight over the steps" if isinstance(rule.value, Curve) else "a weight for a kind of layer"
+    return PresetStringError(
+        f"{rule.text(reader.architecture.id)} is {what}, which acts in prompts, in previews and, if it is not over the"
+        " steps, in baked files: expected one number for each block (training has network.elements)",
+        reader.first_rule,
+    )
 
 
 @contextmanager
@@ -138,6 +177,7 @@ class _Reader:
         self.x = x
         self.presets = presets
         self.notices: list[str] = []
+        self.first_rule = 0  # the position of the first weight for a kind of layer or over the steps
 
     def read(self, text: str) -> Parsed:
         if len(text) > LONGEST:
@@ -170,8 +210,10 @@ class _Reader:
             form = "kohya network_args"
         elif "=" in body.text and self._begins_with_preset(body):
             return self._changed_preset(body, name.text if name else None)
+        elif "=" in body.text and re.match(rf"{NUMBER}\s*,|[RUX][^=]*,", body.text):
+            return self._changed_list(body, name.text if name else None)
         elif "=" in body.text:
-            weights, form = self._ranges(body)
+            return replace(self._ranges(body), name=name.text if name else None)
         elif name or "," in body.text or re.fullmatch(NUMBER, body.text):
             weights, form = self._list(body)
         else:
@@ -207,24 +249,87 @@ class _Reader:
         where = surplus[0] if surplus else Span("", body.end)
         raise where.error(f"{len(items)} value{'s' * (len(items) > 1)}: {expected}")
 
-    def _ranges(self, body: Span) -> tuple[BlockWeights, str]:
+    def _ranges(self, body: Span) -> Parsed:
         """Read `IN04-OUT02=0.5,OUT=1`; the later entry wins."""
-        return self._weights(self._entries(body), "not named"), "ranges"
+        given, rules = self._entries(body)
+        return Parsed(self._weights(given, "not named"), "ranges", rules=rules)
 
-    def _entries(self, body: Span) -> dict[str, float]:
+    def _changed_list(self, body: Span, name: str | None) -> Parsed:
+        """Read values with changes behind them, `1,0,...,OUT03.attn2=0.5`."""
+        items = body.split(",")
+        count = next(index for index, item in enumerate(items) if "=" in item.text)
+        values = body.cut(0, items[count - 1].end - body.position)
+        weights, form = self._list(values)
+        changed = self.changed(LayerWeights(weights), body.cut(items[count].position - body.position))
+        return Parsed(changed.blocks, f"{form} with changes", name, rules=changed.rules)
+
+    def changed(self, weights: LayerWeights, body: Span) -> LayerWeights:
+        """Return the weights with the changes that this says."""
+        given, rules = self._entries(body, weights.rules)
+        return replace(weights, blocks=weights.blocks.replace(given), rules=rules)
+
+    def _entries(
+        self, body: Span, before: tuple[LayerRule, ...] = ()
+    ) -> tuple[dict[str, float], tuple[LayerRule, ...]]:
+        """Return the weights of the blocks that are named, and the rules; what was said before of the same is gone."""
         given: dict[str, float] = {}
+        rules = list(before)
+        for target, values in self._targets_and_values(body):
+            named, dot, element = target.text.partition(".")
+            block_ids = self._targets(target.cut(0, len(named)).strip())
+            value, drawn = self._number_or_curve(values)
+            if isinstance(value, Curve):
+                block_ids = self._without_base(block_ids, target)
+            if dot:
+                self._check_element(element, block_ids, target)
+            rules = list(_without(rules, block_ids, element))
+            if not dot:
+                given |= dict.fromkeys(block_ids, value.at(1, None) if isinstance(value, Curve) else value)
+            if dot or isinstance(value, Curve):
+                self.first_rule = self.first_rule or target.position
+                if rules and (rules[-1].element, rules[-1].value) == (element, value):
+                    block_ids = (*rules.pop().blocks, *block_ids)
+                rules.append(LayerRule(block_ids, element, value))
+            if drawn:
+                self.notices.append(f"{target.text}: {drawn}")
+        return given, tuple(rules)
+
+    def _targets_and_values(self, body: Span) -> list[tuple[Span, list[Span]]]:
+        """Return the entries; `0.3@0.4-1` alone goes on with the curve before it."""
+        found: list[tuple[Span, list[Span]]] = []
         for entry in body.split(","):
             if not entry.text:
                 raise entry.error("empty entry: expected, for example, IN04-OUT02=0.5")
-            if "=" not in entry.text:
+            if "=" in entry.text:
+                target, written = entry.partition("=")
+                found.append((target, [written]))
+            elif "@" in entry.text and found and "@" in found[-1][1][0].text:
+                found[-1][1].append(entry)
+            else:
                 raise entry.error(f"{entry.shown}: expected, for example, IN04-OUT02=0.5")
-            target, written = entry.partition("=")
-            block_ids = self._targets(target)
-            value, drawn = self._value(written)
-            given |= dict.fromkeys(block_ids, value)
-            if drawn:
-                self.notices.append(f"{target.text}: {drawn}")
-        return given
+        return found
+
+    def _number_or_curve(self, values: list[Span]) -> tuple[float | Curve, str | None]:
+        if "@" not in values[0].text:
+            return self._value(values[0])
+        points = []
+        for written in values:
+            value, position = written.partition("@")
+            points.append((self._value(value)[0], position))
+        return read_curve(points), None
+
+    def _without_base(self, block_ids: tuple[str, ...], target: Span) -> tuple[str, ...]:
+        """Return the blocks of a curve; `*` is all of the U-Net then."""
+        if block_ids == (BASE,):
+            raise target.error(f"{BASE} over the steps: the prompt is encoded before the first, expected a number")
+        return tuple(block_id for block_id in block_ids if block_id != BASE)
+
+    def _check_element(self, element: str, block_ids: tuple[str, ...], target: Span) -> None:
+        there = [block_id for block_id in block_ids if block_id != REST]
+        if not re.fullmatch("[a-z0-9_]+", element) or not any(exists(element, b, self.architecture.id) for b in there):
+            raise target.error(
+                f"{target.shown}: no such layer: expected {', '.join(ELEMENTS)}, or a part of a layer's name, as to_v"
+            )
 
     def _begins_with_preset(self, body: Span) -> bool:
         """Whether the first entry is a name, of a preset that is there or not: `OUTD,IN08=-0.4`."""
@@ -236,8 +341,8 @@ class _Reader:
         if first.text not in self.presets and self._is_target(first):
             raise first.error(f"{first.shown}: expected, for example, {first.text}=0.5")
         base = self._preset(first)
-        weights = base.weights.replace(self._entries(rest))
-        return Parsed(weights, "preset with changes", name or base.name, base.notices)
+        changed = self.changed(base.layers, rest)
+        return Parsed(changed.blocks, "preset with changes", name or base.name, base.notices, rules=changed.rules)
 
     def _targets(self, target: Span) -> tuple[str, ...]:
         """Return the blocks that the left side of an entry stands for."""
@@ -311,7 +416,7 @@ class _Reader:
         preset = self.presets.get(body.text)
         if preset is None and self._is_target(body):
             self.notices.append(f"{body.text} is read as {body.text}=1")
-            return Parsed(*self._ranges(Span(f"{body.text}=1", body.position)))
+            return self._ranges(Span(f"{body.text}=1", body.position))
         if preset is None:
             raise body.error(f"unknown preset {body.shown}: {self._near(body.text)}")
         if self.architecture.id not in preset.architectures:
@@ -319,7 +424,7 @@ class _Reader:
             raise body.error(f"preset {body.shown} is for {owners}, not for {self.architecture.title}")
         try:
             text = preset.on(self.architecture.id).text
-            parsed = parse(text, self.architecture.id, seed=self.seed, x=self.x, presets={})
+            parsed = parse(text, self.architecture.id, seed=self.seed, x=self.x, presets={}, layers=True)
         except PresetStringError as error:
             raise body.error(f"preset {body.shown}: {error}") from error
         return replace(parsed, form="preset", name=body.text)
@@ -388,6 +493,17 @@ class _Reader:
         if tail.text:
             raise tail.error(f"{tail.shown} after the JSON object: expected nothing")
         return Parsed(weights, "JSON", notices=tuple(self.notices))
+
+
+def _without(rules: list[LayerRule], block_ids: tuple[str, ...], element: str) -> Iterator[LayerRule]:
+    """Yield the rules without these blocks: those for this element, or all if it is ""."""
+    for rule in rules:
+        if element and rule.element != element:
+            yield rule
+            continue
+        left = tuple(block_id for block_id in rule.blocks if block_id not in block_ids)
+        if left:
+            yield replace(rule, blocks=left)
 
 
 def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:

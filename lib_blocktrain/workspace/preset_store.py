@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.card_preset import parse_with_card
+from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.preset_files import (
     MAX_FILE_SIZE,
     LineProblem,
@@ -62,14 +63,18 @@ class PresetStore:
         seed: int | None = RANDOM_SEED,
         x: float | None = None,
         recommended: Callable[[], str] | None = None,
+        *,
+        layers: bool = False,
     ) -> Parsed:
         """Read a preset string, link or prompt tag, which may name any of these presets; raises PresetStringError.
 
-        ``recommended`` returns the weights that a LoRA recommends, for `card`; it may raise ValueError.
+        ``recommended`` returns the weights that a LoRA recommends, for `card`; it may raise ValueError. ``layers`` as
+        in `preset_strings.parse`: for weights by kind of layer and over the steps.
         """
         weights, own_x = weights_in_tag(from_link(text))
         read = parse if recommended is None else partial(parse_with_card, recommended=recommended)
-        return read(weights, architecture_id, seed=seed, x=own_x if x is None else x, presets=self.all())
+        x = own_x if x is None else x
+        return read(weights, architecture_id, seed=seed, x=x, presets=self.all(), layers=layers)
 
     def exact(self, weights: BlockWeights) -> str | None:
         """The name of the first preset with exactly these weights, None if there is none."""
@@ -102,7 +107,14 @@ class PresetStore:
                 continue
         return found
 
-    def save(self, name: str, weights: BlockWeights, *, area_share: float | None = None, replace: bool = False) -> None:
+    def save(
+        self,
+        name: str,
+        weights: BlockWeights | LayerWeights,
+        *,
+        area_share: float | None = None,
+        replace: bool = False,
+    ) -> None:
         """Save weights in the user's file; `area_share` is the share of the picture that their feature fills."""
         line = weights.to_line(with_architecture=True, area_share=area_share)
         self.put(Preset(name.strip(), (weights.architecture,), line), replace=replace)
@@ -178,7 +190,8 @@ def as_changes(name: str, base: BlockWeights, weights: BlockWeights) -> str:
 def _same(one: Preset, other: Preset) -> bool:
     """Whether two presets give the same weights for each architecture that both are for."""
 
-    def weights(preset: Preset, architecture_id: str) -> BlockWeights:
-        return parse(preset.on(architecture_id).text, architecture_id, seed=RANDOM_SEED, x=0.0, presets={}).weights
+    def weights(preset: Preset, architecture_id: str) -> LayerWeights:
+        text = preset.on(architecture_id).text
+        return parse(text, architecture_id, seed=RANDOM_SEED, x=0.0, presets={}, layers=True).layers
 
     return all(weights(one, a) == weights(other, a) for a in set(one.architectures) & set(other.architectures))

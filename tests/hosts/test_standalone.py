@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +23,13 @@ from lib_blocktrain.hosts import standalone
 from lib_blocktrain.hosts.host import Host, SampleRequest
 from lib_blocktrain.hosts.ldm_export import vae_to_ldm
 from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.networks.bake import bake
 from lib_blocktrain.networks.files import read_network
-from lib_blocktrain.networks.hooks import Placement
+from lib_blocktrain.networks.hooks import Placement, applied
 from lib_blocktrain.networks.keys import key_of
 from lib_blocktrain.networks.merge import merged
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_strings import parse
 
 REQUEST = SampleRequest(prompt="a photo of a large robot, blue background", seed=1, steps=3, width=64, height=64)
 
@@ -101,6 +104,35 @@ def test_every_block_counts(host, network):
             weights = off.replace({block: 2.0})
             changed = pixels(host.sample(replace(REQUEST, steps=2, placements=[Placement(network, weights)])))
             assert not np.array_equal(plain, changed), block
+
+
+def test_elements_and_curves_are_the_baked_file_of_each_step(host, network, tmp_path):
+    """Within 1/255, the files applied in turn by hooks of their own; the text encoder is that of the first step."""
+    request = replace(REQUEST, steps=4)
+    written = "BASE=0.5,*=1,OUT=0.2@0,1@1,IN.attn2=1@0-0.5,M00.ff=0"  # * sets BASE, too
+    by_step = [f"ALL,OUT={0.2 + 0.8 * step / 3},IN.attn2={int(step < 1.5)},M00.ff=0" for step in range(4)]
+    files = [
+        read_network(bake(network, parse(text, "sd1", layers=True).layers, tmp_path / f"{step}.safetensors"))
+        for step, text in enumerate(by_step)
+    ]
+    ours = pixels(host.sample(replace(request, placements=[Placement(network, parsed_layers(written))])))
+    model = host.model()
+    with ExitStack() as used:
+        used.enter_context(applied({"unet": model.unet, **model.text_encoders}, files[0]))
+
+        def next_file(done: int, steps: int) -> None:
+            used.close()
+            if done < steps:
+                used.enter_context(applied(model.unet, files[done]))
+
+        theirs = pixels(host.sample(request, next_file))
+    first = pixels(host.sample(replace(request, placements=[Placement(files[0], parsed_layers("ALL"))])))
+    assert np.abs(ours - theirs).max() <= 1
+    assert np.abs(ours - first).max() > 8  # the later steps had other weights
+
+
+def parsed_layers(text: str):
+    return parse(text, "sd1", layers=True).acting
 
 
 def test_progress(host):

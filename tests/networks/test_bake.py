@@ -11,6 +11,7 @@ from lib_blocktrain.networks.bake import bake, baked
 from lib_blocktrain.networks.files import Network, read_network, write_network
 from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_strings import parse
 from tests.networks.cases import CONVOLUTION_ONLY, SCALED, UNSCALED
 from tests.networks.test_files import pipeline_with
 from tests.tiny_models import diffusers_unet, network_for, predict
@@ -46,6 +47,28 @@ def test_baked_file_is_exact(tmp_path, unet, algorithm):
     network = network_for(unet, algorithm, layers=LAYERS)
     expected, found, effect = effects(unet, network, tmp_path / "a.safetensors")
     assert (found - expected).norm() < 1e-4 * effect
+
+
+def test_kinds_of_layers_are_baked_and_steps_are_not(tmp_path, unet):
+    network = network_for(unet, "lora", layers=LAYERS)
+    weights = parse("ALL,IN01=0.7,IN.attn2=0.5,OUT.ff=0", "sd1", layers=True).layers
+    with applied(unet, network, weights):
+        expected = predict(unet)
+    made = read_network(bake(network, weights, tmp_path / "a.safetensors"))
+    with applied(unet, made):
+        assert (predict(unet) - expected).norm() < 1e-4 * (expected - predict(unet)).norm() + 1e-4
+    gone = set(network.modules) - set(made.modules)
+    assert gone == {key for key in network.modules if "_ff_net_" in key and network.block_of(key).startswith("OUT")}
+    for key, module in made.modules.items():
+        wanted = (0.5 if "_attn2_" in key else 0.7 if network.block_of(key) == "IN01" else 1.0) if "down_" in key else 1
+        one, other = module.to_tensors(), network.modules[key].to_tensors()
+        products = [t["lora_up.weight"].flatten(1) @ t["lora_down.weight"].flatten(1) for t in (one, other)]
+        alphas = [float(t.get("alpha", len(t["lora_down.weight"]))) for t in (one, other)]
+        assert torch.allclose(products[0] * alphas[0], products[1] * alphas[1] * wanted, atol=1e-5), key
+    record = json.loads(made.metadata["ss_blocktrain"])["baked"]
+    assert record[-1]["changes"] == "IN00-IN11.attn2=0.5,OUT00-OUT11.ff=0"
+    with pytest.raises(ValueError, match="a file acts alike in every step, expected weights without @"):
+        bake(network, parse("OUT=1@0-0.5", "sd1", layers=True).layers, tmp_path / "b.safetensors")
 
 
 @pytest.mark.parametrize("algorithm", NOT_LINEAR)

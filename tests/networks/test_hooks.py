@@ -13,6 +13,7 @@ from lib_blocktrain.networks.hooks import Placement, applied
 from lib_blocktrain.networks.merge import merged
 from lib_blocktrain.networks.placement import PlacementError
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.preset_strings import parse
 from tests.networks.cases import CONVOLUTION_ONLY, SCALED, UNSCALED, filled, lora
 from tests.tiny_models import (
     assert_untouched,
@@ -127,6 +128,54 @@ def test_weights_change_at_once_and_touch_no_tensor(unet, network):
     with applied(unet, network, MIXED, 0.5):
         assert torch.equal(changed, predict(unet))
     assert [parameter._version for parameter in unet.parameters()] == versions
+    assert_untouched(unet, before)
+
+
+def test_kinds_of_layers_have_weights_of_their_own(unet, network):
+    """Against the same network in parts, each under block weights; a kind of layer at 0 is the model's own."""
+    weights = parse("ALL,OUT05=0.4,OUT.attn2=0.5,*.ff=0", "sd1", layers=True).layers
+    feed = {key for key in network.modules if "_ff_net_" in key}
+    cross = {key for key in network.modules if "_attn2_" in key and network.block_of(key).startswith("OUT")}
+    assert feed
+    assert cross
+
+    def part(keys: set[str]) -> Network:
+        return replace(network, modules={key: network.modules[key] for key in network.modules if key in keys})
+
+    others = set(network.modules) - feed - cross
+    with applied(unet, network, weights) as handle:
+        whole = predict(unet)
+        handle.set_weights(BlockWeights.uniform("sd1", 1.0))
+        assert not torch.equal(predict(unet), whole)
+    blocks = BlockWeights.uniform("sd1", 1.0).replace({"OUT05": 0.4})
+    with applied(unet, [Placement(part(others), blocks), Placement(part(cross), off_in(), 0.5)]):
+        assert torch.allclose(predict(unet), whole, atol=1e-6)
+    with applied(unet, network, parse("NONE,OUT.attn2=1", "sd1", layers=True).layers):
+        alone = predict(unet)
+    with applied(unet, part(cross)):
+        assert torch.equal(predict(unet), alone)
+
+
+def test_weights_over_the_steps(unet, network):
+    before = state_of(unet)
+    weights = parse("ALL,OUT=0@0,1@1,OUT05.ff=1@0.5-1", "sd1", layers=True).layers
+    by_step = []
+    with applied(unet, network, weights, fold=True) as handle:
+        for step in range(1, 6):
+            handle.enter_step(step, 5)
+            by_step.append(predict(unet))
+            assert torch.allclose(predict(unet), by_step[-1], atol=1e-4)  # folded by then
+        handle.set_weights(off_in())
+        constant = predict(unet)
+        handle.enter_step(1, 5)
+        assert torch.allclose(predict(unet), constant, atol=1e-4)
+    for step, seen in enumerate(by_step, start=1):
+        text = f"ALL,OUT={(step - 1) / 4},OUT05.ff={int(step > 2)}"
+        with applied(unet, network, parse(text, "sd1", layers=True).layers):
+            assert torch.equal(predict(unet), seen), step
+    assert len({seen.sum().item() for seen in by_step}) == 5
+    with pytest.raises(PlacementError, match="over the steps cannot be merged"), merged(unet, network, weights):
+        pass
     assert_untouched(unet, before)
 
 

@@ -74,7 +74,7 @@ def test_all_is_the_plain_tag_and_none_is_no_lora(loaded):
     assert "didn't match keys" not in webui.log.read_text(errors="replace")
 
 
-@pytest.mark.parametrize("blocks", ["all", "BASE=1,REST=0", "OUTD"])
+@pytest.mark.parametrize("blocks", ["all", "BASE=1,REST=0", "OUTD,BASE=0"])
 def test_the_tabs_preview_is_the_tag(loaded, weights, blocks):
     """Hooks against merged weights; in the second case for the text encoder alone, OpenCLIP's attention included."""
     webui, chosen = loaded.webui, weights if blocks == "all" else blocks
