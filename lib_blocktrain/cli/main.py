@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from lib_blocktrain import __version__
-from lib_blocktrain.cli import analyse, commands, probe, remote_commands, terminal, train
+from lib_blocktrain.cli import analyse, collide, commands, probe, remote_commands, terminal, train
 from lib_blocktrain.cli.environment import EnvironmentFailure, ensure
 from lib_blocktrain.cli.parsers import (
     ARCHITECTURES,
@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     bake.add_argument("--keep-norm", type=float, default=0.99, help="for auto: share of a block's norm (%(default)s)")
     bake.add_argument("--out", type=Path, required=True, metavar="FILE")
     bake.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    for module in (train, analyse, probe):
+    for module in (train, analyse, probe, collide):
         module.add_commands(every)
     demo = every.group("demo", "the embedded demo model")
     export = demo.add("export", commands.demo_export, "write it as a checkpoint for AUTOMATIC1111")

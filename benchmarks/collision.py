@@ -1,0 +1,70 @@
+"""Two demo LoRAs together: in how many pictures subject and style are both kept, under several pairs of weights.
+
+    python -m benchmarks.collision [--pictures 24] [--first-seed 100]
+
+The weights come from `analysis/collision.py`, with the files alone and with the model; the pictures' seeds are not
+those of the analysis. The demo's classifier reads them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks.trial.drawing import Sampler, acting, decode, draw
+from demo.classifier import FACTORS
+from demo.evaluate import load_classifier
+from lib_blocktrain.analysis.collision import collide
+from lib_blocktrain.analysis.sampling_grid import SamplingGrid
+from lib_blocktrain.hosts.demo_model import DEMO, MODEL
+from lib_blocktrain.hosts.standalone import load_demo
+from lib_blocktrain.networks.files import read_network
+from lib_blocktrain.weights.block_weights import BlockWeights
+
+LORAS = ("robot", "pixel-art")
+PROMPT = "a pixel art of a large robot in the center, blue background"
+WANTED = {"subject": "robot", "style": "pixel art"}
+ANALYSED_SEEDS = (0, 1, 2, 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=24)
+    parser.add_argument("--first-seed", type=int, default=100)
+    arguments = parser.parse_args()
+    model, classifier = load_demo(MODEL), load_classifier(MODEL)
+    networks = [read_network(DEMO / "loras" / f"{name}.safetensors") for name in LORAS]
+    files = collide(networks[0], networks[1])
+    effects = collide(networks[0], networks[1], model, SamplingGrid((PROMPT,), seeds=ANALYSED_SEEDS))
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.pictures)
+
+    def row(title: str, pair: Sequence[BlockWeights | None], strengths: Sequence[float] = (1.0, 1.0)) -> None:
+        with (
+            torch.no_grad(),
+            acting(model, networks[0], pair[0], strengths[0]),
+            acting(model, networks[1], pair[1], strengths[1]),
+        ):
+            latents = draw(model, [PROMPT] * len(seeds), list(seeds), Sampler(steps=20))
+        with torch.no_grad():
+            logits = classifier(decode(model, latents))
+        kept = {f: logits[f].argmax(-1) == FACTORS[f].index(word) for f, word in WANTED.items()}
+        both = torch.stack(list(kept.values())).all(dim=0)
+        counts = "  ".join(f"{word} {int(kept[f].sum()):>2}" for f, word in WANTED.items())
+        sys.stdout.write(f"{title:<34}{counts}  both {int(both.sum()):>2} of {len(seeds)}\n")
+        sys.stdout.flush()
+
+    row("neither", (None, None), (0.0, 0.0))
+    row("robot alone", (None, None), (1.0, 0.0))
+    row("pixel-art alone", (None, None), (0.0, 1.0))
+    row("both at 1", (None, None))
+    for strength in (0.85, 0.7, 0.5):
+        row(f"both at {strength}", (None, None), (strength, strength))
+    row("divided, by the files alone", files.weights)
+    row("divided, by the effects", effects.weights)
+
+
+if __name__ == "__main__":
+    main()
