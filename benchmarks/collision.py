@@ -1,6 +1,6 @@
 """Two demo LoRAs together: in how many pictures subject and style are both kept, under several pairs of weights.
 
-    python -m benchmarks.collision [--pictures 24] [--first-seed 100]
+    python benchmarks/collision.py [--pictures 24] [--first-seed 100]
 
 The weights come from `analysis/collision.py`, with the files alone and with the model; the pictures' seeds are not
 those of the analysis. The demo's classifier reads them.
@@ -11,8 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.trial.drawing import Sampler, acting, decode, draw
 from demo.classifier import FACTORS

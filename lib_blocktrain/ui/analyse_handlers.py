@@ -255,6 +255,10 @@ class AnalyseHandlers:
         target = of_file(self.lora_index.file(_chosen_lora(values)).path)
         return {"analyse_similar": analyse_html.ranking(rank_similar(self.host, target)), "analyse_message": ""}
 
+    def request(self, values: AnalyseValues) -> AnalysisRequest:
+        """The request for the selected LoRA and the whole picture; raises ValueError."""
+        return self._request(values)[1]
+
     def _request(self, values: AnalyseValues, features: Sequence[Feature] = ()) -> tuple[str, AnalysisRequest]:
         """The key of the selected LoRA, and the request to analyse it; without features, for the whole picture."""
         key = _chosen_lora(values)

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from lib_blocktrain.analysis.request import METHODS
 from lib_blocktrain.ui.analyse_handlers import PRESET_MENUS, RESULT_BUTTONS, RULE_LABELS, AnalyseHandlers
+from lib_blocktrain.ui.collide_handlers import CollideHandlers
 from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, KINDS, NOTHING, SECOND_KINDS, WHOLE, WORD
 from lib_blocktrain.ui.frame import actions, aside, bar, menu, messages, pane, panes, section, segments
 from lib_blocktrain.ui.preview_tab import SELECTION, SHOWN
@@ -58,10 +59,12 @@ class AnalyseTab:
         self.memory = Memory("analyse", shared.host.name, KEPT)
         self.handlers = AnalyseHandlers(shared.host, shared.controls, shared.lora_index, shared.jobs)
         self.probe_handlers = ProbeHandlers(self.handlers)
+        self.collide_handlers = CollideHandlers(self.handlers)
         self.train_handlers = TrainHandlers(shared.host, shared.controls, shared.runner)
 
     def build(self, w: Widgets) -> None:
         w["analyse_job"], w["analyse_found"], w["probe_job"] = gr.State(""), gr.State(""), gr.State("")
+        w["collide_job"], w["collide_found"] = gr.State(""), gr.State("")
         add_widgets(w, "analyse")
         segments("analyse", {"question": "Question", "map": "Map", "blocks": "Blocks"})
         with bar("analyse"):
@@ -85,6 +88,7 @@ class AnalyseTab:
                 with section(""):
                     _probe(w)
                     _similar(w)
+                    _collide(w)
             with pane("canvas", "map"):
                 with section(""):
                     w.html("analyse_head", BEFORE)
@@ -100,6 +104,7 @@ class AnalyseTab:
         self._wire_request(w)
         self._wire_feature(w)
         self._wire_result(w)
+        self._wire_collide(w)
         kept = (*KEPT, "analyse_lora", "analyse_found")
         self.memory.wire(w, lambda values: {name: values[name] for name in kept}, kept)
 
@@ -116,6 +121,7 @@ class AnalyseTab:
                 wrong.append(f"{str(lora)[:80]!r} is not in the LoRA folders")
             return {**changes, **handlers.show_again(stored.get("analyse_found"))}, wrong
 
+        on(opened.then, self.collide_handlers.open, w.pick("collide_with"), w.pick("collide_with"))
         outputs = (*KEPT, "analyse_lora", "analyse_status", *RESULT)
         restored = self.memory.on_load(opened.then, w, restore, outputs)
         kinds = on(restored.then, _show_kind, w.pick("analyse_kind"), w.pick(*KIND_WIDGETS.values()))
@@ -129,7 +135,8 @@ class AnalyseTab:
         shown = w.pick("analyse_job", "analyse_status", "analyse_cancel", *RESULT)
         analysed = on(w["analyse"].click, handlers.start, w.pick(*REQUEST), shown, queued=True)
         on(w["analyse_cancel"].click, handlers.cancel, w.pick("analyse_job"), {})
-        on(w["analyse_refresh"].click, handlers.refresh, w.pick("analyse_lora"), w.pick("analyse_lora"))
+        refreshed = on(w["analyse_refresh"].click, handlers.refresh, w.pick("analyse_lora"), w.pick("analyse_lora"))
+        on(refreshed.then, self.collide_handlers.open, w.pick("collide_with"), w.pick("collide_with"))
         shown = w.pick("probe_job", "probe_status", "probe_cancel", "analyse_rule", *RESULT)
         probed = on(w["probe"].click, probe.start, w.pick(*PROBE), shown, queued=True)
         on(w["probe_cancel"].click, probe.cancel, w.pick("probe_job"), {})
@@ -161,6 +168,17 @@ class AnalyseTab:
         filled = on(w["analyse_train"].click, handlers.to_training, rule, form)
         on(filled.then, self.train_handlers.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
         on(w["analyse_save"].click, handlers.save, w.pick("analyse_found"), w.pick("analyse_message"))
+
+    def _wire_collide(self, w: Widgets) -> None:
+        collide = self.collide_handlers
+        asked = w.pick(*REQUEST, "collide_with", "collide_effects")
+        shown = w.pick(
+            "collide_job", "collide_status", "collide_cancel", "collide_found", "collide_table", "collide_use"
+        )
+        on(w["collide"].click, collide.start, asked, shown, queued=True)
+        on(w["collide_cancel"].click, collide.cancel, w.pick("collide_job"), {})
+        used = w.pick(*SHOWN, "tabs", "status", "collide_status")
+        on(w["collide_use"].click, collide.to_preview, w.pick("collide_found", *SELECTION), used)
 
     def _request(self, w: Widgets) -> None:
         prompts = {"label": "Prompts, one per line", "value": self.initial.prompt, "lines": 2, "max_lines": 8}
@@ -240,6 +258,18 @@ def _similar(w: Widgets) -> None:
     with gr.Accordion("Similar LoRAs", open=False, elem_id="blocktrain_analyse_alike"):
         w.add("analyse_find", gr.Button, "Find similar LoRAs", size="sm")
         w.html("analyse_similar")
+
+
+def _collide(w: Widgets) -> None:
+    with gr.Accordion("Two LoRAs: which blocks do both want?", open=False, elem_id="blocktrain_colliding"):
+        w.add("collide_with", gr.Dropdown, choices=[], label="With")
+        w.add("collide_effects", gr.Checkbox, label="effects on the model, too")
+        with gr.Row():
+            w.add("collide", gr.Button, "Compare", scale=3)
+            w.add("collide_cancel", gr.Button, "Cancel", variant="stop", min_width=90, interactive=False)
+        w.html("collide_status")
+        w.html("collide_table")
+        w.add("collide_use", gr.Button, "Use both in Preview", interactive=False)
 
 
 def _show_kind(values: AnalyseValues) -> Changes:

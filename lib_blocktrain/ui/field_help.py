@@ -49,6 +49,9 @@ _PREVIEW = {
     "auto": "Draws again once the weights and settings have not changed for a second.",
 }
 _ANALYSE = {
+    "collide_with": "Another LoRA that you use together with the one above.",
+    "collide_effects": "Measured on the model, with the prompts and seeds above; these should ask for both.",
+    "collide_use": "Uses both LoRAs in Preview: each block is left to the one that needs it more.",
     "analyse_lora": "The LoRA to analyse.",
     "analyse_strength": "Strength of the whole LoRA, as in Preview.",
     "analyse_refresh": "Reads the LoRA folders again.",

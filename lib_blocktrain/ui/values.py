@@ -92,6 +92,10 @@ class AnalyseValues(SelectionValues):
     probe_pictures: Number
     probe_convolutions: bool
     probe_job: str | None
+    collide_with: str | None
+    collide_effects: bool
+    collide_job: str | None
+    collide_found: str | None
 
 
 class TrainValues(SelectionValues):

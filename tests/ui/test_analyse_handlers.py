@@ -15,6 +15,7 @@ from lib_blocktrain.analysis.results import read_analysis
 from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.ui import analyse_html
 from lib_blocktrain.ui.analyse_handlers import RESULT_BUTTONS, AnalyseHandlers
+from lib_blocktrain.ui.collide_handlers import CollideHandlers
 from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, NOTHING, WHOLE, WORD
 from lib_blocktrain.ui.lora_controls import InitialState
 from lib_blocktrain.weights.preset_strings import parse
@@ -225,3 +226,29 @@ def test_opening_while_headers_are_read_with_a_broken_file_first(host, controls,
     answer = AnalyseHandlers(host, controls, index, jobs).open({"analyse_lora": None})
     assert answer["analyse_lora"]["value"] == "a broken one"
     assert "OUT11" in answer["analyse_map"]
+
+
+def test_two_loras_are_compared_and_used_together(handlers, filled, host, controls):
+    collide = CollideHandlers(handlers)
+    filled.values |= {"collide_with": None, "collide_effects": False, "collide_job": "", "collide_found": ""}
+    other = lora_for(host.loaded, ("attn2_to_q", "attn1_to_q"), scale=0.2)
+    write_network(host.lora_dirs[0] / "other.safetensors", other)
+    controls.lora_index.refresh()
+    filled.take(collide.open(filled.values))
+    assert "other" in filled.properties["collide_with"]["choices"]
+    filled.run(collide.start(filled.values))
+    assert "choose another LoRA" in filled.values["collide_status"]
+    filled.values["collide_with"] = "other"
+    filled.run(collide.start(filled.values))
+    assert "Weights for both" in filled.values["collide_table"]
+    assert filled.properties["collide_use"]["interactive"]
+    filled.take(collide.to_preview(filled.values))
+    entries = filled.values["selection"].entries
+    assert list(entries) == ["thing", "other"]
+    shown = collide._results[filled.values["collide_found"]][1].weights
+    for entry, weights in zip(entries.values(), shown, strict=True):
+        assert entry.block_weights("sd1") == weights
+    filled.values |= {"collide_effects": True, "analyse_seeds": "0"}
+    filled.run(collide.start(filled.values))
+    cells = re.findall("<td>(.*?)</td>", filled.values["collide_table"])
+    assert all(cell != "–" for cell in cells[5::6])
