@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from lib_blocktrain.ui.html import data_url
 from lib_blocktrain.ui.preset_cards import card_map
+from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.workspace.drawing import AT_1, WITHOUT, Variant
 from lib_blocktrain.workspace.drawn_pictures import DrawnPicture
 
@@ -142,7 +143,7 @@ def grid(
         figure = _Figure(variant.name, index, variant.title, "", size)
         found, use = drawn.get(index), uses[index]
         weights = [weights for weights, _ in variant.weights.values()]
-        small = card_map(weights[-1], variant.title) if weights else Markup("")
+        small = card_map(LayerWeights.of(weights[-1]).blocks, variant.title) if weights else Markup("")
         cell_use = _USE.format(json.dumps(use), variant.title) if use is not None else Markup("")
         cells.append(figure.cell(found, small, cell_use))
     line = Markup('<p class="blocktrain-gridv-h" role="status">{} of {} pictures · {}</p>').format(

@@ -144,5 +144,5 @@ def _translated(target: str, element: str) -> list[str]:
     if element == "conv":
         raise Span(element).error("conv is the convolution of upsampling alone there: not read")
     if element in ELEMENTS:
-        return [f"{one}.{element}" for one in targets]
+        return [f"{one}.{element}" for one in targets if one != BASE]
     return [f"{target}.{element}"]

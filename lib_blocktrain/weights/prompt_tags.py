@@ -7,6 +7,9 @@
     <lora:NAME:1:bw=OUTD:stop=5>          acts before the fifth step; step=5-10 is start=5:stop=10
     <lora:NAME:1:lbw=OUTD>                LoRA Block Weight's spelling, where that is not installed; then start= and
                                           stop= count as there: start=5 acts from the sixth step on
+    <lora:NAME:1:bw=OUTD,OUT03.attn2=0.5>       a weight for a kind of layer; lbwe= is read as such changes
+    <lora:NAME:1:bw=OUT=1@0-0.4,0.3@0.4-1>      over the steps
+    <lora:NAME:0.5@0,1@0.5>               loractl's strength over the steps, of the U-Net
 
 The WebUI itself reads `te=` and `unet=`. Nothing here depends on a WebUI: a host passes a tag's items (the texts
 between its colons) and applies the result.
@@ -21,10 +24,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
-from lib_blocktrain.blocks import ARCHITECTURES, REST
+from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.card_preset import parse_with_card
+from lib_blocktrain.weights.curves import read_strength
+from lib_blocktrain.weights.elements import LBW_IDENTIFIERS, from_lbw
+from lib_blocktrain.weights.layer_weights import Gate, LayerWeights
 from lib_blocktrain.weights.preset_strings import PresetStringError, has_name, has_random_values, parse
+from lib_blocktrain.weights.preset_strings import change as with_changes
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.text_spans import Span
 
@@ -48,17 +55,18 @@ class TagError(ValueError):
 
 
 class SamplingStep(int):
-    """A sampling step, counted from 1; `reported` is the WebUI's own count at this moment, plus 1.
+    """A sampling step, counted from 1, of `of`; `reported` is the WebUI's own count at this moment, plus 1.
 
     The WebUI counts a step when its sampler reports it, after the first evaluation of the U-Net in that step: the count
     lags behind by one where a step begins.
     """
 
     reported: int
+    of: int
 
-    def __new__(cls, step: int, reported: int) -> SamplingStep:
+    def __new__(cls, step: int, reported: int, of: int = 1) -> SamplingStep:
         made = super().__new__(cls, step)
-        made.reported = reported
+        made.reported, made.of = reported, of
         return made
 
 
@@ -78,6 +86,10 @@ class Steps:
             step = step.reported
         return self.first <= step and (self.end is None or step < self.end)
 
+    def at(self, step: int, steps: int | None) -> float:
+        """Return 1 in these steps and 0 in others, as a factor of `LayerWeights`."""
+        return float(step in self)
+
     @property
     def all(self) -> bool:
         return self.first <= 1 and self.end is None
@@ -90,7 +102,8 @@ ALWAYS = Steps()
 class Tag:
     """One LoRA of a prompt. `weights` is the preset string as written, None if the tag has none.
 
-    `plain` are the items that the WebUI reads itself: name, multipliers, `te=`, `unet=`, `dyn=`.
+    `plain` are the items that the WebUI reads itself: name, multipliers, `te=`, `unet=`, `dyn=`. With a `strength` over
+    the steps, as loractl writes it, their third is the U-Net's multiplier, 1.
     """
 
     name: str
@@ -99,6 +112,13 @@ class Tag:
     steps: Steps = ALWAYS
     x: float | None = None
     notices: tuple[str, ...] = ()
+    strength: str | None = None
+
+    @property
+    def gates(self) -> tuple[Gate, ...]:
+        """What scales the LoRA in the U-Net over the steps."""
+        steps: tuple[Gate, ...] = () if self.steps.all else (self.steps,)
+        return steps if self.strength is None else (*steps, read_strength(self.strength))
 
     @property
     def items(self) -> list[str]:
@@ -107,7 +127,8 @@ class Tag:
         ours += [] if self.steps.first <= 1 else [f"start={self.steps.first}"]
         ours += [] if self.steps.end is None else [f"stop={self.steps.end}"]
         ours += [] if self.x is None else [f"x={number(self.x)}"]
-        return [*self.plain, *ours]
+        plain = self.plain if self.strength is None else (*self.plain[:2], self.strength, *self.plain[3:])
+        return [*plain, *ours]
 
 
 @dataclass(frozen=True)
@@ -150,11 +171,16 @@ NO_PAGE_WEIGHTS = PageWeights()
 
 @dataclass(frozen=True)
 class Resolved:
-    """A LoRA of the prompt with its block weights; None is the LoRA as it is, everywhere."""
+    """A LoRA of the prompt with its weights; None is the LoRA as it is, everywhere."""
 
     tag: Tag
-    weights: BlockWeights | None
+    weights: BlockWeights | LayerWeights | None
     notices: tuple[str, ...] = ()
+
+    def layers(self, architecture: str) -> LayerWeights:
+        """Return the weights as they act, which the tag may scale over the steps."""
+        weights = BlockWeights.uniform(architecture, 1.0) if self.weights is None else self.weights
+        return LayerWeights.of(weights).with_gates(*self.tag.gates)
 
     @property
     def fixed(self) -> Tag:
@@ -176,12 +202,49 @@ def read_tag(items: Sequence[str], *, reads_lbw: bool = True) -> Tag:
         raise TagError(f"bw={given['bw']} and lbw={given['lbw']}: expected one of them")
     weights = given.get("bw", given.get("lbw"))
     notices = tuple(_misspelt(plain))
-    if "lbwe" in given:
-        notices += (f"lbwe={given['lbwe']} is ignored: weights by element are not supported",)
+    try:
+        if "lbwe" in given:
+            weights = _with_changes(weights or "*=1", from_lbw(given["lbwe"]))
+        plain, strength = _split_strength(plain)
+    except PresetStringError as error:
+        raise TagError(str(error)) from error
+    if strength is not None:
+        notices += tuple(f"{item} is ignored: a hires pass has the strength of the first" for item in _hires(plain))
     x = _number("x", given["x"]) if "x" in given else None
-    if given:  # one bad number would make the WebUI drop all LoRAs of the prompt
+    if given or strength is not None:  # one bad number would make the WebUI drop all LoRAs of the prompt
         _check_plain(plain)
-    return Tag(items[0], tuple(plain), weights, _steps(given), x, notices)
+    return Tag(items[0], tuple(plain), weights, _steps(given), x, notices, strength)
+
+
+def _with_changes(weights: str, changes: str) -> str:
+    """Return a preset string with more changes, before its attributes."""
+    values, bar, attributes = weights.partition("|")
+    return ",".join(filter(None, [values.strip(), changes])) + (f" | {attributes.strip()}" if bar else "")
+
+
+def _split_strength(plain: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return the items with numbers for multipliers, and the U-Net's strength over the steps, None if it has none.
+
+    params_to_weights of cheald/sd-webui-loractl: what is not given for the U-Net is that of the text encoder, which
+    here has the value of the first step.
+    """
+    if not any("@" in item for item in plain[1:]):
+        return list(plain), None
+    positional = [item for item in plain[1:] if "=" not in item]
+    named = dict(item.split("=", 1) for item in plain[1:] if "=" in item)
+    text = named.pop("te", positional[0] if positional else "1")
+    unet = named.pop("unet", positional[1] if len(positional) > 1 else text)
+    more = [*positional[2:], *(f"{name}={value}" for name, value in named.items())]
+    encoder = number(read_strength(text).at(1, None)) if "@" in text else text
+    if "@" not in unet:
+        return [plain[0], encoder, unet, *more], None
+    read_strength(unet)
+    return [plain[0], encoder, "1", *more], unet
+
+
+def _hires(plain: Sequence[str]) -> list[str]:
+    """Return loractl's items for a hires pass."""
+    return [item for item in plain[1:] if item.partition("=")[0].strip() in ("hr", "hrte", "hrunet")]
 
 
 def resolve(
@@ -205,8 +268,8 @@ def resolve(
         raise TagError("bw= is empty: expected a preset's name or values")
     if text:
         card = partial(recommended or _no_card, tag.name)
-        parsed = parse_with_card(text, architecture, card, seed=seed, x=tag.x, presets=presets)
-        weights, notices = parsed.weights, (*notices, *parsed.notices)
+        parsed = parse_with_card(text, architecture, card, seed=seed, x=tag.x, presets=presets, layers=True)
+        weights, notices = parsed.acting, (*notices, *parsed.notices)
     for change in page.changes:
         weights = changed(weights or BlockWeights.uniform(architecture, 1.0), change, seed=seed)
     return Resolved(tag, weights, notices)
@@ -216,8 +279,10 @@ def _no_card(name: str) -> str:
     raise TagError(f"the card of {name} cannot be read here")
 
 
-def changed(weights: BlockWeights, change: str, *, seed: int | None = None) -> BlockWeights:
-    """Return the weights with one change: `OUT03=0.5`, `IN=0`, `IN04-OUT02=1` or `IN02+OUT09=0`.
+def changed(
+    weights: BlockWeights | LayerWeights, change: str, *, seed: int | None = None
+) -> BlockWeights | LayerWeights:
+    """Return the weights with one change: `OUT03=0.5`, `IN04-OUT02=1`, `IN02+OUT09=0`, `OUT.ff=0` or `IN=1@0-0.5`.
 
     Raises PresetStringError.
     """
@@ -225,10 +290,8 @@ def changed(weights: BlockWeights, change: str, *, seed: int | None = None) -> B
         raise PresetStringError(f"{change!r}: expected, for example, OUT03=0.5", 0)
     targets, _, value = change.rpartition("=")
     ranges = ",".join(f"{target.strip()}={value.strip()}" for target in targets.split("+"))
-    parse(ranges, weights.architecture, seed=seed)  # alone, so that an error's position is one in the change
-    known = {**weights.with_base, **({} if weights.rest_follows else {REST: weights.rest})}
-    before = ",".join(f"{block_id}={number(weight)}" for block_id, weight in known.items())
-    return parse(f"{before},{ranges}", weights.architecture, seed=seed).weights
+    layers = with_changes(LayerWeights.of(weights), ranges, seed=seed)
+    return layers if layers.rules else layers.blocks
 
 
 def infotext_of(resolved: Iterable[Resolved]) -> str | None:
@@ -344,11 +407,21 @@ def whole_items(items: Sequence[str]) -> list[str]:
     """Return a tag's items with weights in one piece, `bw=NAME:1,0,...`, which the colon cuts in two."""
     whole: list[str] = []
     for item in items:
-        if whole and _holds_weights(whole[-1]) and ":" not in whole[-1] and _GOES_ON.match(item):
+        if whole and (_goes_on_with(whole[-1], item)):
             whole[-1] += f":{item}"
         else:
             whole.append(item)
     return whole
+
+
+def _goes_on_with(before: str, item: str) -> bool:
+    """Whether a colon has cut an item: `bw=NAME:1,0,...` or `lbwe=BLOCKS:ELEMENTS:VALUE`."""
+    if _holds_weights(before):
+        return ":" not in before and _GOES_ON.match(item) is not None
+    name, _, value = before.partition("=")
+    if name.strip().casefold() != "lbwe" or value in LBW_IDENTIFIERS or "=" in item:
+        return False
+    return value.split(",")[-1].count(":") < 2
 
 
 def weights_in_tag(text: str) -> tuple[str, float | None]:
@@ -493,7 +566,8 @@ def _meanings(tag: Tag, presets: Mapping[str, Preset] | None) -> set[str]:
     meanings = set()
     for architecture in ARCHITECTURES:
         try:
-            meanings.add(parse(tag.weights or "", architecture, x=tag.x, presets=presets).weights.to_line())
+            parsed = parse(tag.weights or "", architecture, x=tag.x, presets=presets, layers=True)
+            meanings.add(parsed.layers.to_line())
         except PresetStringError:
             continue
     return meanings

@@ -13,6 +13,7 @@ from lib_blocktrain.hosts.host import Host, SampleRequest
 from lib_blocktrain.model.protocol import Model, Progress
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.workspace.jobs import Job
 from lib_blocktrain.workspace.lora_index import LoraIndex
 from lib_blocktrain.workspace.lora_selection import LoraEntry, LoraSelection, fits, in_range
@@ -69,7 +70,7 @@ class Variant:
 
     name: str  # in file names
     title: str
-    weights: Mapping[str, tuple[BlockWeights, float]]
+    weights: Mapping[str, tuple[BlockWeights | LayerWeights, float]]
     seed: int | None = None  # in place of the settings'
 
 
@@ -108,7 +109,7 @@ class Cell:
     seed: int | None = None
 
 
-def preset_cells(selection: LoraSelection, presets: Mapping[str, BlockWeights]) -> list[Cell]:
+def preset_cells(selection: LoraSelection, presets: Mapping[str, BlockWeights | LayerWeights]) -> list[Cell]:
     """A picture under each preset, which replaces the weights of the active LoRA."""
     if not presets:
         raise ValueError("no preset is chosen for the grid")
@@ -123,7 +124,8 @@ def block_cells(selection: LoraSelection, block_id: str, values: Sequence[float]
         raise ValueError(f"block {block_id!r}: expected one of {', '.join(entry.weights)}")
     cells = []
     for value in values:
-        changed = LoraEntry.checked(entry.strength, {**entry.weights, block_id: value})
+        checked = LoraEntry.checked(entry.strength, {**entry.weights, block_id: value})
+        changed = replace(entry, weights=checked.weights)
         cells.append(Cell(f"{block_id} {value:g}", selection.with_shown(changed)))
     return cells
 
@@ -131,7 +133,8 @@ def block_cells(selection: LoraSelection, block_id: str, values: Sequence[float]
 def strength_cells(selection: LoraSelection, values: Sequence[float]) -> list[Cell]:
     """A picture for each strength of the active LoRA; raises ValueError for one outside the slider's range."""
     entry = _active(selection)
-    return [Cell(f"{value:g}", selection.with_shown(LoraEntry.checked(value, entry.weights))) for value in values]
+    strengths = [LoraEntry.checked(value, entry.weights).strength for value in values]
+    return [Cell(f"{value:g}", selection.with_shown(replace(entry, strength=value))) for value in strengths]
 
 
 def lora_cells(selection: LoraSelection) -> list[Cell]:
@@ -169,8 +172,8 @@ def _active(selection: LoraSelection) -> LoraEntry:
     return selection.shown
 
 
-def _weighted(selection: LoraSelection, architecture: str) -> dict[str, tuple[BlockWeights, float]]:
-    return {key: (entry.block_weights(architecture), entry.strength) for key, entry in selection.unmuted.items()}
+def _weighted(selection: LoraSelection, architecture: str) -> dict[str, tuple[BlockWeights | LayerWeights, float]]:
+    return {key: (entry.acting(architecture), entry.strength) for key, entry in selection.unmuted.items()}
 
 
 class PreviewRenderer:

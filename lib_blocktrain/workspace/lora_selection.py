@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS, architecture
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.layer_weights import LayerWeights
+from lib_blocktrain.weights.preset_strings import change
 
 WEIGHT_IDS = (BASE, *BLOCK_IDS)  # one slider each
 WEIGHT_MIN, WEIGHT_MAX = -1.0, 2.0
@@ -19,12 +21,14 @@ MAX_LORAS = 64
 class LoraEntry:
     """A LoRA in use: its strength, and a weight for every slider, including blocks that the model lacks.
 
-    A muted one is left out of pictures, and keeps both. Use `checked` or `with_weights` for numbers from outside.
+    `changes` are weights by kind of layer and over the steps, `OUT03.attn2=0.5,IN=1@0-0.4`, in place of the sliders'. A
+    muted one is left out of pictures, and keeps all. Use `checked` or `with_weights` for numbers from outside.
     """
 
     strength: float = 1.0
     weights: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(WEIGHT_IDS, 1.0))
     muted: bool = False
+    changes: str = ""
 
     @classmethod
     def checked(cls, strength: object, weights: Mapping[str, object]) -> LoraEntry:
@@ -34,10 +38,16 @@ class LoraEntry:
             {id_: in_range(f"{id_} =", weights[id_], WEIGHT_MIN, WEIGHT_MAX) for id_ in WEIGHT_IDS},
         )
 
-    def with_weights(self, weights: BlockWeights) -> LoraEntry:
+    def with_weights(self, weights: BlockWeights | LayerWeights) -> LoraEntry:
         """Return the entry with other weights; raise ValueError for one outside the range of the sliders."""
-        checked = self.checked(self.strength, {**self.weights, **weights.with_base})
-        return replace(self, weights=checked.weights)
+        layers = LayerWeights.of(weights)
+        checked = self.checked(self.strength, {**self.weights, **layers.blocks.with_base})
+        return replace(self, weights=checked.weights, changes=layers.changes)
+
+    def acting(self, architecture_id: str) -> BlockWeights | LayerWeights:
+        """Return the weights of the sliders with the changes; raise PresetStringError for changes of another model."""
+        blocks = self.block_weights(architecture_id)
+        return change(LayerWeights(blocks), self.changes) if self.changes else blocks
 
     def block_weights(self, architecture_id: str) -> BlockWeights:
         """Return the weights of the blocks that this architecture has."""

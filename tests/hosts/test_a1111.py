@@ -13,6 +13,7 @@ from lib_blocktrain.hosts.webui.axes import Axes
 from lib_blocktrain.hosts.webui.prompt import TagContext, add_change, page_weights, resolve_tags, set_page_weights
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import shipped_presets
+from lib_blocktrain.weights.prompt_tags import SamplingStep
 from tests.hosts import fake_webui as fake
 
 TEXT, OUT03 = "transformer_text_model_encoder_layers_0_mlp_fc1", "diffusion_model_output_blocks_3_1_proj_in"
@@ -119,10 +120,34 @@ def test_steps_switch_the_unet_on_and_off(webui):
     module = net.modules[OUT03]
     acting = []
     for step in range(1, 6):
-        webui.lora.enter_step(step)
+        webui.lora.enter_step(SamplingStep(step, step, of=10))
         acting.append(module.multiplier())
     assert acting == [0, 1, 1, 0, 0]
     assert net.modules[TEXT].multiplier() == 1
+
+
+def test_kinds_of_layers_and_curves(webui):
+    draw(webui, "face:1:bw=*=1,OUT.proj=0.25,OUT.attn2=2,*.ff=0.5,IN=0@0,1@0.5")
+    (net,) = webui.networks.loaded_networks
+    by_step, multipliers = [], []
+    for step in range(1, 6):
+        webui.lora.enter_step(SamplingStep(step, step, of=5))
+        by_step.append(net.modules[IN04].multiplier())
+        multipliers.append(net.unet_multiplier)
+        assert (net.modules[OUT03].multiplier(), net.modules[TEXT].multiplier()) == (0.25, 0.5)
+    assert by_step == [0, 0.5, 1, 1, 1]
+    assert multipliers[2] is multipliers[4]  # nothing to merge again where the weights rest
+    assert multipliers[1] != multipliers[2]
+
+
+def test_loractls_strength_over_the_steps(webui):
+    draw(webui, "face:0.5@0,1@1:bw=OUT=1,IN=0.5,BASE=1")
+    (net,) = webui.networks.loaded_networks
+    by_step = []
+    for step in range(1, 6):
+        webui.lora.enter_step(SamplingStep(step, step, of=5))
+        by_step.append([net.modules[layer].multiplier() for layer in (OUT03, IN04, TEXT)])
+    assert by_step == [[0.5 + n / 8, 0.25 + n / 16, 0.5] for n in range(5)]
 
 
 def lora_block_weight(networks, params_list) -> None:
@@ -196,7 +221,7 @@ def test_multipliers_set_while_sampling_keep_the_weights_and_the_step(webui):
     draw(webui, "face:1:bw=BASE=0,OUT03=0.5:start=2")
     (net,) = webui.networks.loaded_networks
     kept = net.unet_multiplier
-    webui.lora.enter_step(2)
+    webui.lora.enter_step(SamplingStep(2, 2, of=10))
     for region, expected in ((kept, 0.5), (0, 0.0), (0.5, 0.25), (kept * 1, 0.5)):
         net.unet_multiplier = region
         assert net.modules[OUT03].multiplier() == expected

@@ -10,6 +10,7 @@ import torch
 
 from lib_blocktrain.hosts.webui.prompt import TagContext
 from lib_blocktrain.weights.presets import shipped_presets
+from lib_blocktrain.weights.prompt_tags import SamplingStep
 from tests.hosts import forge_backend
 from tests.hosts.fake_webui import ExtraNetworkParams, Processing, module
 
@@ -177,15 +178,32 @@ def test_steps(forge):
     draw(forge, "x:1:bw=M00=0.5:start=3:stop=5")
     acting = []
     for step in (1, 2, 3, 3, 4, 5, 6):
-        lora.enter_step(step)
+        lora.enter_step(SamplingStep(step, step, of=10))
         acting.append(weight(forge, "M00") is not original)
     assert acting == [False, False, True, True, True, False, False]
     assert weight(forge, "BASE") is not forge.sd_model.forge_objects_original.clip.patcher.lora_loader.backup[TEXT]
     for tag, before, after in (("x:1:start=2", False, True), ("x:1:stop=2", True, False)):
         draw(forge, tag)
         assert (weight(forge, "M00") is not original) is before
-        lora.enter_step(2)
+        lora.enter_step(SamplingStep(2, 2, of=10))
         assert (weight(forge, "M00") is not original) is after
+
+
+def test_kinds_of_layers_and_curves(forge):
+    from lib_blocktrain.hosts.forge import lora
+
+    original = {block: weight(forge, block) for block in ("M00", "OUT03")}
+    draw(forge, "x:1:bw=*=1,OUT.attn2=0.25,M00.proj=0,IN=0@0,1@0.5")
+    by_step, weights = [], []
+    for step in range(1, 6):
+        lora.enter_step(SamplingStep(step, step, of=5))
+        by_step.append(strengths(forge)["x"].get("IN01"))
+        weights.append(weight(forge, "IN01"))
+    assert by_step == [None, 0.5, 1, 1, 1]
+    assert strengths(forge)["x"]["OUT03"] == 0.25
+    assert torch.allclose(weight(forge, "OUT03") - original["OUT03"], torch.tensor(0.25), atol=1e-5)
+    assert weight(forge, "M00") is original["M00"]
+    assert weights[2] is weights[4]  # not merged again where the weights rest
 
 
 def test_a_tag_that_cannot_be_read_leaves_its_lora_out(forge):

@@ -10,6 +10,7 @@ import pytest
 
 from lib_blocktrain.hosts.webui.prompt import TagContext
 from lib_blocktrain.weights.presets import shipped_presets
+from lib_blocktrain.weights.prompt_tags import SamplingStep
 from tests.hosts import forge_backend
 from tests.hosts.fake_webui import ExtraNetworkParams, Processing, module
 
@@ -176,7 +177,7 @@ def test_weights_do_not_stay_and_no_file_is_read_again(neo):
 def test_the_same_weights_merge_once(neo):
     for _ in range(3):
         draw(neo, "x:1:bw=M00=0.5:start=1:stop=9")
-        neo.lora.enter_step(1)
+        neo.lora.enter_step(SamplingStep(1, 1, of=10))
     assert neo.unet.merges == 1
 
 
@@ -185,7 +186,7 @@ def test_steps(neo):
     draw(neo, "x:1:bw=M00=0.5:start=3:stop=5", "y:1")
     acting = []
     for step in (1, 2, 3, 3, 4, 5, 6):
-        neo.lora.enter_step(step, (2, 4, 8, 8))
+        neo.lora.enter_step(SamplingStep(step, step, of=10), (2, 4, 8, 8))
         acting.append(strengths(neo)["x"].get("M00"))
     assert acting == [None, None, 0.5, 0.5, 0.5, None, None]
     assert strengths(neo)["y"] == PLAIN
@@ -193,9 +194,22 @@ def test_steps(neo):
     draw(neo, "x:1:bw=M00=0.5:start=3:stop=5", "y:1")  # the next image begins with its first step
     assert "M00" not in strengths(neo)["x"]
     draw(neo, "x:1", "y:1")
-    neo.lora.enter_step(4)
+    neo.lora.enter_step(SamplingStep(4, 4, of=10))
     assert strengths(neo) == {"x": PLAIN, "y": PLAIN}
     assert neo.reads == ["x.file", "y.file"]
+
+
+def test_kinds_of_layers_and_curves(neo):
+    draw(neo, "x:1:bw=*=1,OUT.attn2=0.25,M00.proj=0,IN=0@0,1@0.5", "y:1")
+    by_step = []
+    for step in range(1, 6):
+        neo.lora.enter_step(SamplingStep(step, step, of=5))
+        by_step.append(strengths(neo)["x"].get("IN01"))
+        others = {"OUT03": 0.25, "REST": 1.0, "BASE": 1.0}
+        assert {block: w for block, w in strengths(neo)["x"].items() if block != "IN01"} == others
+    assert by_step == [None, 0.5, 1, 1, 1]
+    assert neo.unet.merges == 3  # not again where the weights rest
+    assert strengths(neo)["y"] == PLAIN
 
 
 def test_steps_where_another_extension_has_added_patches(neo):
@@ -204,7 +218,7 @@ def test_steps_where_another_extension_has_added_patches(neo):
     others.add_patches([UNET["M00"]], 7.0, "other.file")
     load([others])
     for step, expected in ((1, None), (2, PLAIN["M00"]), (3, PLAIN["M00"])):
-        neo.lora.enter_step(step)
+        neo.lora.enter_step(SamplingStep(step, step, of=10))
         assert strengths(neo)["x"].get("M00") == expected
         assert strengths(neo)["other"] == {"M00": 7.0}
 

@@ -115,7 +115,7 @@ def test_steps_that_cannot_be_entered_are_said_once_an_image(webui, monkeypatch)
     for step in range(3):
         params = SimpleNamespace(denoiser=denoiser(p, step, 3), x=torch.zeros(1, 4, 8, 8), sampling_step=step)
         integration.Integration().on_cfg_denoiser(params)
-    said = "start= and stop= do not act: AttributeError: no such patches"
+    said = "weights over the steps, start= and stop= do not act: AttributeError: no such patches"
     assert p.extra_generation_params == {"Block weights problem": said}
     assert list(p.comments) == [f"Block weights: {said}"]
 

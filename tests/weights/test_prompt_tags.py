@@ -322,3 +322,74 @@ def test_a_whole_tag_gives_its_weights(text, weights, x):
 def test_a_whole_tag_without_weights_is_refused(text):
     with pytest.raises(PresetStringError, match="expected"):
         weights_in_tag(text)
+
+
+@pytest.mark.parametrize(
+    ("tag", "weights"),
+    [
+        ("face:1:bw=OUTD,OUT03.attn2=0.5", "OUTD,OUT03.attn2=0.5"),
+        ("face:1:bw=OUTD,IN08=-0.4", "OUTD,IN08=-0.4"),
+        ("face:1:bw=OUT=1@0-0.4,0.3@0.4-1", "OUT=1@0-0.4,0.3@0.4-1"),
+        ("face:1:lbw=OUTD:lbwe=ATTNDEEPOFF", "OUTD,IN05-OUT05.attn=0"),
+        ("face:1:lbwe=ATTNDEEPOFF", "*=1,IN05-OUT05.attn=0"),  # works without lbw= there, too
+        (
+            "face:1:lbw=OUTD:lbwe=IN05-OUT04 BASE:attn1:0.8,:ff:0:x=1",
+            "OUTD,IN05-OUT04.attn1=0.8,IN.ff=0,MID.ff=0,OUT.ff=0",
+        ),
+        ("face:lbwe=OUT05::0.5:lbw=OUTD", "OUTD,OUT05=0.5"),
+    ],
+)
+def test_kinds_of_layers_and_steps_in_tags(tag, weights):
+    found = resolve(read_tag(tag.split(":")), "sd1")
+    assert found.weights == parse(weights, "sd1", layers=True).acting
+    assert read_infotext_value(infotext_of([found])) == {"face": found.weights.to_line()}
+    assert resolve(read_tag(found.fixed.items), "sd1").weights == found.weights
+    assert pasted("<lora:face:1>", infotext_of([found])) == f"<lora:face:1:bw={found.weights.to_line()}>"
+
+
+@pytest.mark.parametrize("lbwe", ["lbwe=ATTNON", "lbwe=ATTNON:0.8", "lbwe=OUT:attn", "lbwe=OUT99:attn:1"])
+def test_what_lbwe_cannot_say_leaves_the_lora_out(lbwe):
+    with pytest.raises(ValueError, match="expected"):
+        resolve(read_tag(["face", "1", *lbwe.split(":")]), "sd1")
+
+
+@pytest.mark.parametrize(
+    ("tag", "plain", "values"),
+    [
+        ("a:0.5@0,1@0.5", ["a", "0.5", "1"], [0.5, 0.75, 1, 1, 1]),
+        ("a:1:0.5@0,1@0.5", ["a", "1", "1"], [0.5, 0.75, 1, 1, 1]),
+        ("a:te=0.4:unet=0@0;1@1:dyn=8", ["a", "0.4", "1", "dyn=8"], [0, 0.25, 0.5, 0.75, 1]),
+        ("a:te=0.5@0,1@1", ["a", "0.5", "1"], [0.5, 0.625, 0.75, 0.875, 1]),
+        ("a:0.5@0,1@1:0.8", ["a", "0.5", "0.8"], [1] * 5),
+        ("a:1@0,0@2", ["a", "1", "1"], [1, 0.5, 0, 0, 0]),  # steps
+        ("a:0.5@0,1@1:bw=OUT=1@0-0.5:start=2", ["a", "0.5", "1"], [0, 0.625, 0, 0, 0]),
+    ],
+)
+def test_strength_over_the_steps_as_loractl_has_it(tag, plain, values):
+    found = resolve(read_tag(tag.split(":")), "sd1")
+    layers = found.layers("sd1")
+    assert list(found.tag.plain) == plain
+    assert [layers.at(step, 5).blocks["OUT05"] for step in range(1, 6)] == values
+    assert layers.at(3, 5).blocks.base == 1
+    again = read_tag(found.tag.items)
+    assert (again.plain, again.gates, again.items) == (found.tag.plain, found.tag.gates, found.tag.items)
+
+
+def test_strengths_that_cannot_be_read():
+    with pytest.raises(TagError, match="'x': expected a number"):
+        read_tag(["a", "x@0,1@1"])
+    [notice] = read_tag(["a", "0.5@0,1@1", "hr=0.6"]).notices
+    assert "'hr=0.6' is ignored" in notice or "hr=0.6 is ignored" in notice
+
+
+def test_changes_of_an_axis_reach_kinds_of_layers_and_steps():
+    assert changed(ALL, "OUT03+OUT04=0.5") == ALL.replace({"OUT03": 0.5, "OUT04": 0.5})
+    assert changed(ALL, "OUT.ff=0") == parse("ALL,OUT.ff=0", "sd1", layers=True).layers
+    assert (
+        changed(ALL, "IN+OUT=1@0-0.4,0.3@0.4-1")
+        == parse("ALL,IN=1@0-0.4,0.3@0.4-1,OUT=1@0-0.4,0.3@0.4-1", "sd1", layers=True).layers
+    )
+    before = changed(changed(ALL, "OUT.ff=0"), "OUT05=0.5")
+    assert before == parse("ALL,OUT.ff=0,OUT05=0.5", "sd1", layers=True).layers
+    with pytest.raises(PresetStringError, match="no such layer"):
+        changed(ALL, "OUT.atn2=0")

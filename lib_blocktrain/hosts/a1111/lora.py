@@ -22,8 +22,8 @@ from torch import nn
 
 from lib_blocktrain.blocks import BASE, REST, UnknownLayerError, block_of
 from lib_blocktrain.hosts.webui.prompt import TagContext, resolve_tags
-from lib_blocktrain.weights.block_weights import BlockWeights
-from lib_blocktrain.weights.prompt_tags import ALWAYS, Resolved, Steps
+from lib_blocktrain.weights.layer_weights import LayerWeights
+from lib_blocktrain.weights.prompt_tags import Resolved, SamplingStep
 
 _KEY = __name__  # our name in the WebUI's registry of patches
 _MULTIPLIERS = ("te_multiplier", "unet_multiplier")  # of the WebUI's `Network`
@@ -31,12 +31,11 @@ _MULTIPLIERS = ("te_multiplier", "unet_multiplier")  # of the WebUI's `Network`
 
 @dataclass(frozen=True)
 class Schedule:
-    """Block weights, the steps in which they apply, and whether the current step is one of them."""
+    """Weights in all steps, and `now` those of the present step."""
 
-    weights: BlockWeights
-    steps: Steps = ALWAYS
+    weights: LayerWeights
+    now: LayerWeights
     text_encoder: bool = False
-    active: bool = True
 
 
 class WeightedMultiplier(float):
@@ -51,18 +50,14 @@ class WeightedMultiplier(float):
 
     def for_layer(self, layer: str) -> float:
         """Return the factor for a layer, given by the WebUI's name."""
-        schedule = self.schedule
-        if not schedule.active:
-            return 0.0
-        weights = schedule.weights
-        return float(self) * weights[BASE if schedule.text_encoder else _block_of(layer, weights.architecture)]
+        weights = self.schedule.now
+        block = BASE if self.schedule.text_encoder else _block_of(layer, weights.architecture)
+        return float(self) * weights.weight(block, layer)
 
-    def in_step(self, step: int) -> WeightedMultiplier:
+    def in_step(self, step: SamplingStep) -> WeightedMultiplier:
         """Return the multiplier for a sampling step."""
-        active = step in self.schedule.steps
-        if active == self.schedule.active:
-            return self
-        return WeightedMultiplier(float(self), replace(self.schedule, active=active))
+        now = self.schedule.weights.at(step, step.of)
+        return self if now == self.schedule.now else WeightedMultiplier(float(self), replace(self.schedule, now=now))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, WeightedMultiplier) and float(self) == float(other) and self.schedule == other.schedule
@@ -174,23 +169,24 @@ def _set_multipliers(found: Sequence[Resolved], architecture: str | None) -> Non
         resolved = by_name.get(net.mentioned_name)
         if resolved is None or architecture is None:
             continue
-        weights, steps = resolved.weights or BlockWeights.uniform(architecture, 1.0), resolved.tag.steps
-        if weights == BlockWeights.uniform(architecture, 1.0) and steps.all:
+        weights = resolved.layers(architecture)
+        if weights.whole:
             continue  # the multipliers are those of a plain tag
+        first = weights.at(1)
         te, unet = _multipliers(net)
         _set(
             net,
-            WeightedMultiplier(te, Schedule(weights, text_encoder=True)),
-            WeightedMultiplier(unet, Schedule(weights, steps, active=1 in steps)),
+            WeightedMultiplier(te, Schedule(first, first, text_encoder=True)),
+            WeightedMultiplier(unet, Schedule(weights, first)),
         )
 
 
-def enter_step(step: int) -> None:
-    """Turn the networks on or off that do not act in every step; steps count from 1."""
+def enter_step(step: SamplingStep) -> None:
+    """Give the networks the weights of a step that do not act alike in every one."""
     networks = extension()
     for net in networks.loaded_networks if networks else ():
         multiplier = net.unet_multiplier
-        if isinstance(multiplier, WeightedMultiplier) and not multiplier.schedule.steps.all:
+        if isinstance(multiplier, WeightedMultiplier) and not multiplier.schedule.weights.constant:
             _set(net, net.te_multiplier, multiplier.in_step(step))
 
 

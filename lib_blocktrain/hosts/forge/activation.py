@@ -16,9 +16,10 @@ from modules import patches, shared
 
 from lib_blocktrain.blocks import BASE, REST, UnknownLayerError, block_of
 from lib_blocktrain.hosts.webui.prompt import TagContext, resolve_tags
+from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.prompt_tags import Resolved
 
-ByFile = Mapping[str, Resolved]  # what the prompt asks of each LoRA, by the path of its file
+ByFile = Mapping[str, LayerWeights]  # the weights of each LoRA of the prompt, by the path of its file
 
 _ORIGINAL = "blocktrain_original"  # attribute of our clones: the object that was cloned
 
@@ -57,7 +58,7 @@ def patch(
             prepare(shared.sd_model)
         activate(self, p, [type(params)(items=list(resolved.tag.plain)) for params, resolved in pairs])
         if context.architecture is not None:
-            weigh(shared.sd_model, _by_file([resolved for _, resolved in pairs]))
+            weigh(shared.sd_model, _by_file([resolved for _, resolved in pairs], context.architecture))
 
     patches.patch(key, activation.ExtraNetworkLora, "activate", weighted_activate)
 
@@ -67,8 +68,8 @@ def unpatch(key: str) -> None:
         patches.undo(key, owner, name)
 
 
-def _by_file(found: Sequence[Resolved]) -> ByFile:
-    by_name = {resolved.tag.name: resolved for resolved in found}
+def _by_file(found: Sequence[Resolved], architecture: str) -> ByFile:
+    by_name = {resolved.tag.name: resolved.layers(architecture) for resolved in found}
     return {
         network.network_on_disk.filename: by_name[network.mentioned_name]
         for network in extension().loaded_networks

@@ -16,8 +16,8 @@ from modules import shared
 from lib_blocktrain.hosts.forge import activation
 from lib_blocktrain.hosts.forge.activation import ByFile, block_in_text, block_in_unet, extension
 from lib_blocktrain.hosts.webui.prompt import TagContext
-from lib_blocktrain.weights.block_weights import BlockWeights
-from lib_blocktrain.weights.prompt_tags import Steps
+from lib_blocktrain.weights.layer_weights import LayerWeights
+from lib_blocktrain.weights.prompt_tags import SamplingStep
 
 Patches = dict[str, list[list[Any]]]  # by parameter: [strength, factors, ...] for each change to it
 Identifier = tuple[Any, ...]  # Forge's key for one LoRA's patches: file, strength, ...
@@ -26,23 +26,30 @@ _KEY = __name__  # our name in the WebUI's registry of patches
 
 
 class WeightedName(str):
-    """The file name of a LoRA with block weights in one sampling step; `patches` are merged in `steps` only."""
+    """The file name of a LoRA with the weights of one sampling step; `patches` are those of that step."""
 
-    active_name: str
-    steps: Steps
+    file: str
+    weights: LayerWeights
+    found: Patches  # Forge's own
+    block_in: Callable[[str, str], str]
     patches: Patches
 
-    def __new__(cls, active_name: str, steps: Steps, patches: Patches, step: int) -> WeightedName:
-        name = super().__new__(cls, active_name if step in steps else f"{active_name} off")
-        name.active_name, name.steps, name.patches = active_name, steps, patches
+    def __new__(
+        cls,
+        file: str,
+        weights: LayerWeights,
+        found: Patches,
+        block_in: Callable[[str, str], str],
+        step: SamplingStep | None = None,
+    ) -> WeightedName:
+        now = weights.at(1) if step is None else weights.at(step, step.of)
+        name = super().__new__(cls, f"{file} bw={now.to_line()}")  # differs from the plain file's name
+        name.file, name.weights, name.found, name.block_in = file, weights, found, block_in
+        name.patches = _scaled(found, now, block_in)
         return name
 
-    def in_step(self, step: int) -> WeightedName:
-        return WeightedName(self.active_name, self.steps, self.patches, step)
-
-    @property
-    def active_patches(self) -> Patches:
-        return self.patches if self == self.active_name else {}
+    def in_step(self, step: SamplingStep) -> WeightedName:
+        return WeightedName(self.file, self.weights, self.found, self.block_in, step)
 
 
 def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collection[str]], None]) -> None:
@@ -58,8 +65,8 @@ def unpatch() -> None:
     activation.unpatch(_KEY)
 
 
-def enter_step(step: int) -> None:
-    """Turn the LoRAs on or off that do not act in every step; steps count from 1."""
+def enter_step(step: SamplingStep) -> None:
+    """Give the LoRAs the weights of a step that do not act alike in every one."""
     objects = getattr(shared.sd_model, "forge_objects", None)
     if objects is None:
         return
@@ -67,9 +74,9 @@ def enter_step(step: int) -> None:
     now: dict[Identifier, Patches] = {}
     for identifier, found in unet.lora_patches.items():
         name, *others = identifier
-        if isinstance(name, WeightedName):
+        if isinstance(name, WeightedName) and not name.weights.constant:
             name = name.in_step(step)
-            identifier, found = (name, *others), name.active_patches
+            identifier, found = (name, *others), name.patches
         now[identifier] = found
     if list(now) != list(unet.lora_patches):
         unet.lora_patches = now
@@ -97,27 +104,25 @@ def _weigh(
     weighed: dict[Identifier, Patches] = {}
     for identifier, found in patches_of.items():
         file, *others = identifier
-        resolved = by_file.get(file)
-        if resolved is None or (resolved.weights is None and resolved.tag.steps.all):
+        weights = by_file.get(file)
+        if weights is None or weights.whole:
             weighed[identifier] = found
             continue
-        steps = resolved.tag.steps if block_in is block_in_unet else Steps()  # the prompt is encoded before the first
-        scaled = found if resolved.weights is None else _scaled(found, resolved.weights, block_in)
-        if scaled == found and steps.all:
+        weights = weights if block_in is block_in_unet else weights.at(1)  # the prompt is encoded before the first step
+        name = WeightedName(file, weights, found, block_in)
+        if weights.constant and name.patches == found:
             weighed[identifier] = found
-        elif scaled:
-            line = "" if resolved.weights is None else f" bw={resolved.weights.to_line()}"
-            name = WeightedName(f"{file}{line} {steps}", steps, scaled, step=1)  # differs from the plain file's name
+        elif name.patches or not weights.constant:
             identifier = (name, *others)
-            weighed[identifier] = name.active_patches
+            weighed[identifier] = name.patches
     return None if list(weighed) == list(patches_of) else weighed
 
 
-def _scaled(found: Patches, weights: BlockWeights, block_in: Callable[[str, str], str]) -> Patches:
-    """Scale each change by its block's weight; a weight of 0 removes it, so that the parameter stays Forge's own."""
+def _scaled(found: Patches, weights: LayerWeights, block_in: Callable[[str, str], str]) -> Patches:
+    """Scale each change by its layer's weight; a weight of 0 removes it, so that the parameter stays Forge's own."""
     scaled: Patches = {}
     for key, changes in found.items():
-        weight = weights[block_in(key, weights.architecture)]
+        weight = weights.weight(block_in(key, weights.architecture), key)
         if weight == 1:
             scaled[key] = changes
         elif weight:

@@ -11,6 +11,7 @@ from lib_blocktrain.hosts.forge import Forge
 
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import Host
+    from lib_blocktrain.weights.prompt_tags import SamplingStep
 
 
 class Neo(Forge):
@@ -26,7 +27,7 @@ class Neo(Forge):
     def host_features(self) -> dict[str, bool]:
         return {"Forge Neo's backend": True, "LoRAs merged by parameter": self.lora.extension() is not None}
 
-    def enter_step(self, step: int, latents: tuple[int, ...]) -> None:
+    def enter_step(self, step: SamplingStep, latents: tuple[int, ...]) -> None:
         self.lora.enter_step(step, latents)
 
     def _architecture(self) -> str:

@@ -11,7 +11,7 @@ import functools
 import sys
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from modules import patches, shared
 from lib_blocktrain.hosts.forge import activation
 from lib_blocktrain.hosts.forge.activation import ByFile, block_in_text, block_in_unet, extension
 from lib_blocktrain.hosts.webui.prompt import TagContext
-from lib_blocktrain.weights.prompt_tags import ALWAYS, Resolved, Steps
+from lib_blocktrain.weights.layer_weights import LayerWeights
+from lib_blocktrain.weights.prompt_tags import SamplingStep
 
 Change = tuple[Any, ...]  # strength, factors, ...
 
@@ -39,26 +40,58 @@ class Added:
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """The weighted changes by parameter, each with the sampling steps in which it is merged; `name` says which."""
+class Weighed:
+    """A change of one file under that file's weights; None is the change as it is."""
 
-    changes: Mapping[str, Sequence[tuple[Change, Steps]]]
-    name: str
+    change: Change
+    block: str = ""
+    weights: LayerWeights | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The changes by parameter with their weights, and the weights of each file by its path."""
+
+    changes: Mapping[str, Sequence[Weighed]]
+    weights: Mapping[str, LayerWeights]
+    _made: dict[tuple[int, float], Change] = field(default_factory=dict)  # by a change's id and weight
 
     @property
     def all_steps(self) -> bool:
-        return all(steps.all for found in self.changes.values() for _, steps in found)
+        return all(weights.constant for weights in self.weights.values())
 
-    def at(self, step: int) -> dict[str, list[Change]]:
-        """Return what is merged in this step; parameters without a change are left out."""
-        now = {key: [change for change, steps in found if step in steps] for key, found in self.changes.items()}
-        return {key: found for key, found in now.items() if found}
+    def at(self, step: SamplingStep | None = None) -> dict[str, list[Change]]:
+        """Return what is merged in this step, None for the first; parameters without a change are left out."""
+        present = {id(weights): _present(weights, step) for weights in self.weights.values()}
+        now: dict[str, list[Change]] = {}
+        for key, found in self.changes.items():
+            for weighed in found:
+                weights = weighed.weights and present[id(weighed.weights)]
+                weight = 1.0 if weights is None else weights.weight(weighed.block, key)
+                if weight:  # a weight of 0 removes a change, so that the parameter stays Neo's own
+                    now.setdefault(key, []).append(self._scaled(weighed.change, weight))
+        return now
 
-    def identity(self, namespace: uuid.UUID, step: int) -> uuid.UUID:
+    def _scaled(self, change: Change, weight: float) -> Change:
+        """Return the change at this weight, the same object each time: objects tell what has been merged."""
+        if weight == 1:
+            return change
+        return self._made.setdefault((id(change), weight), (change[0] * weight, *change[1:]))
+
+    @property
+    def ours(self) -> set[int]:
+        """The ids of all changes that were merged until now."""
+        own = (weighed.change for found in self.changes.values() for weighed in found)
+        return {id(change) for change in (*own, *self._made.values())}
+
+    def identity(self, namespace: uuid.UUID, step: SamplingStep | None = None) -> uuid.UUID:
         """Return an identifier that is the same for the same merged weights, so that Neo merges them once."""
-        gates = {steps for found in self.changes.values() for _, steps in found}
-        active = sorted(str(steps) for steps in gates if step in steps)
-        return uuid.uuid5(namespace, f"{self.name}\n{active}")
+        lines = [f"{file} {_present(weights, step).to_line()}" for file, weights in self.weights.items()]
+        return uuid.uuid5(namespace, "\n".join(lines))
+
+
+def _present(weights: LayerWeights, step: SamplingStep | None) -> LayerWeights:
+    return weights.at(1) if step is None else weights.at(step, step.of)
 
 
 def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collection[str]], None]) -> None:
@@ -126,40 +159,29 @@ def _weigh_loras(sd_model: Any, by_file: ByFile) -> None:
 
 def _merge(patcher: Any, schedule: Schedule, namespace: uuid.UUID) -> None:
     """Let the patcher merge what the schedule has for the first step, when Neo loads it."""
-    patcher.patches, patcher.patches_uuid = schedule.at(1), schedule.identity(namespace, step=1)
+    patcher.patches, patcher.patches_uuid = schedule.at(), schedule.identity(namespace)
 
 
 def _schedule(patcher: Any, by_file: ByFile, block_in: Callable[[str, str], str]) -> Schedule | None:
-    """Return the patcher's changes scaled by the weights of their LoRAs, None if that changes nothing."""
-    changes: dict[str, list[tuple[Change, Steps] | None]] = {
-        key: [(change, ALWAYS) for change in found] for key, found in patcher.patches.items()
-    }
-    names = []
+    """Return the patcher's changes under the weights of their LoRAs, None if that changes nothing."""
+    changes = {key: [Weighed(change) for change in found] for key, found in patcher.patches.items()}
+    used: dict[str, LayerWeights] = {}
     for added in getattr(patcher, _ADDED, ()):
-        resolved = by_file.get(added.file)
-        if resolved is None or (resolved.weights is None and resolved.tag.steps.all):
+        weights = by_file.get(added.file)
+        if weights is None or weights.whole:
             continue
-        steps = resolved.tag.steps if block_in is block_in_unet else ALWAYS  # the prompt is encoded before the first
+        weights = weights if block_in is block_in_unet else weights.at(1)  # the prompt is encoded before the first step
+        used[added.file] = weights
         for key, places in added.places.items():
-            weight = _weight(resolved, key, block_in)
-            for place in places:  # a weight of 0 removes a change, so that the parameter stays Neo's own
-                changes[key][place] = (_scaled(patcher.patches[key][place], weight), steps) if weight else None
-        names.append(f"{added.file} {resolved.weights.to_line() if resolved.weights else ''} {steps}")
-    schedule = Schedule({key: list(filter(None, found)) for key, found in changes.items()}, "\n".join(names))
-    return None if schedule.all_steps and _identities(schedule.at(1)) == _identities(patcher.patches) else schedule
+            for place in places:
+                block = block_in(key, weights.architecture)
+                changes[key][place] = Weighed(patcher.patches[key][place], block, weights)
+    schedule = Schedule(changes, used)
+    return None if schedule.all_steps and _identities(schedule.at()) == _identities(patcher.patches) else schedule
 
 
-def _weight(resolved: Resolved, key: str, block_in: Callable[[str, str], str]) -> float:
-    weights = resolved.weights
-    return 1.0 if weights is None else weights[block_in(key, weights.architecture)]
-
-
-def _scaled(change: Change, weight: float) -> Change:
-    return change if weight == 1 else (change[0] * weight, *change[1:])
-
-
-def enter_step(step: int, latents: Sequence[int] = (1, 4, 64, 64)) -> None:
-    """Merge the LoRAs again that do not act in every step; steps count from 1.
+def enter_step(step: SamplingStep, latents: Sequence[int] = (1, 4, 64, 64)) -> None:
+    """Merge the LoRAs again that do not act alike in every step.
 
     `latents` is the shape of the image's latents, `(batch, channels, height, width)`, for which Neo keeps memory free.
     """
@@ -191,7 +213,7 @@ def _with_others(
     now: dict[str, list[Change]], there: Mapping[str, Sequence[Change]], schedule: Schedule
 ) -> dict[str, list[Change]]:
     """Return the changes `now` with those that others have added to our clone since."""
-    ours = {id(change) for found in schedule.changes.values() for change, _ in found}
+    ours = schedule.ours
     for key, found in there.items():
         others = [change for change in found if id(change) not in ours]
         if others:

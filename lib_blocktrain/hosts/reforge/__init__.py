@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from lib_blocktrain.hosts.host import Host
     from lib_blocktrain.hosts.webui.prompt import TagContext
+    from lib_blocktrain.weights.prompt_tags import SamplingStep
 
 
 class ReForge(Integration):
@@ -47,7 +48,7 @@ class ReForge(Integration):
 
         return lora
 
-    def enter_step(self, step: int, latents: tuple[int, ...]) -> None:
+    def enter_step(self, step: SamplingStep, latents: tuple[int, ...]) -> None:
         self.lora.enter_step(step, latents)
 
 

@@ -19,7 +19,7 @@ from lib_blocktrain.hosts.webui.model import WebUIModel
 from lib_blocktrain.hosts.webui.steps import listen
 from lib_blocktrain.model.memory import lacks_memory
 from lib_blocktrain.model.protocol import Progress
-from lib_blocktrain.networks.hooks import applied
+from lib_blocktrain.networks.hooks import Applied, applied
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.prompt_tags import without
 
@@ -85,8 +85,8 @@ class WebUIHost:
         if dropped:
             request.say(f"{dropped}: removed from the prompt, since it is used in this preview and would count twice")
         try:
-            with model.sampling(), _applied(model, request):
-                return _draw(model, request, prompt, progress)
+            with model.sampling(), _applied(model, request) as networks:
+                return _draw(model, request, prompt, progress, networks)
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise
@@ -105,15 +105,17 @@ def _names(placements: Sequence[Placement]) -> set[str]:
 
 
 @contextmanager
-def _applied(model: WebUIModel, request: SampleRequest) -> Iterator[None]:
+def _applied(model: WebUIModel, request: SampleRequest) -> Iterator[Applied | None]:
     if not request.placements:
-        yield
+        yield None
         return
-    with applied({"unet": model.unet, **model.text_encoders}, request.placements, say=request.say):
-        yield
+    with applied({"unet": model.unet, **model.text_encoders}, request.placements, say=request.say) as networks:
+        yield networks
 
 
-def _draw(model: WebUIModel, request: SampleRequest, prompt: str, progress: Progress | None) -> Image.Image:
+def _draw(
+    model: WebUIModel, request: SampleRequest, prompt: str, progress: Progress | None, networks: Applied | None
+) -> Image.Image:
     p = StableDiffusionProcessingTxt2Img(
         sd_model=model.sd_model,
         prompt=prompt,
@@ -131,7 +133,7 @@ def _draw(model: WebUIModel, request: SampleRequest, prompt: str, progress: Prog
     )
     # not the class's caches: they are shared with the page and were filled without our hooks
     p.cached_c, p.cached_uc = [None, None], [None, None]
-    listener, before = listen(p, progress), shared.state.interrupted
+    listener, before = listen(p, progress, networks), shared.state.interrupted
     try:
         processed = process_images(p)
     finally:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import Host
     from lib_blocktrain.hosts.webui.prompt import TagContext
     from lib_blocktrain.weights.presets import Preset
+    from lib_blocktrain.weights.prompt_tags import SamplingStep
 
 SDNEXT = (
     "this WebUI is SD.Next, which holds its models and LoRAs by diffusers, where block weights do not reach them: use"
@@ -112,14 +113,16 @@ class Integration:
 
         denoiser = params.denoiser
         try:
-            step = SamplingStep(steps.current_step(denoiser), params.sampling_step + 1)
+            step = SamplingStep(steps.current_step(denoiser), params.sampling_step + 1, denoiser.steps or 1)
             self.enter_step(step, tuple(params.x.shape))
         except Exception as error:  # noqa: BLE001 - the WebUI would print its traceback for every step of the image
-            report(denoiser.p, [f"start= and stop= do not act: {type(error).__name__}: {error}"])
+            report(
+                denoiser.p, [f"weights over the steps, start= and stop= do not act: {type(error).__name__}: {error}"]
+            )
         steps.report_step(denoiser)
 
-    def enter_step(self, step: int, latents: tuple[int, ...]) -> None:
-        """Turn the LoRAs on or off that do not act in every step, from 1; `latents` is the shape of the image's."""
+    def enter_step(self, step: SamplingStep, latents: tuple[int, ...]) -> None:
+        """Give LoRAs their weights in a step, unless all steps have the same; `latents` is the shape of the image's."""
         self.lora.enter_step(step)
 
     def presets(self) -> dict[str, Preset]:

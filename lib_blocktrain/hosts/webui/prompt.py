@@ -81,7 +81,7 @@ def resolve_tags(p: Any, params_list: Sequence[Any], context: TagContext) -> lis
             params.items = _hidden_items(resolved.fixed.items, plain=len(resolved.tag.plain))
     problems += _repeated(found)
     _record(p, [r for r in found if r is not None], problems, hires)
-    ours = problems or any(r and (r.weights is not None or not r.tag.steps.all or r.tag.notices) for r in found)
+    ours = problems or any(r and (r.weights is not None or r.tag.gates or r.tag.notices) for r in found)
     return found if ours else None
 
 
@@ -109,7 +109,7 @@ def _resolve(p: Any, params: Any, names: set[str], context: TagContext) -> Resol
     weighted = bool(tag.weights is not None or page.instead or page.changes or page.for_lora(tag.name, names))
     if not context.reads_lbw and any(item.casefold().startswith("lbw=") for item in tag.plain):
         return Resolved(tag, None, (_OF_LBW,) if weighted else ())
-    if context.architecture is None and (weighted or not tag.steps.all):
+    if context.architecture is None and (weighted or tag.gates):
         raise TagError(context.unsupported)
     if not weighted:
         return Resolved(tag, None, tag.notices)
@@ -135,7 +135,7 @@ def _repeated(found: Sequence[Resolved | None]) -> list[str]:
     return [
         f"{name} is in the prompt {len(several)} times: the weights of the last tag are used for all"
         for name, several in by_name.items()
-        if len({(one.weights, one.tag.steps) for one in several}) > 1
+        if len({(one.weights, one.tag.gates) for one in several}) > 1
     ]
 
 

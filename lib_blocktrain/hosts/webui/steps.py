@@ -12,30 +12,36 @@ from typing import Any
 from modules import shared
 
 from lib_blocktrain.model.protocol import Progress
+from lib_blocktrain.networks.hooks import Applied
 
 _LISTENER = "blocktrain_listener"  # on the WebUI's processing object
 
 
 @dataclass
 class StepListener:
-    """Reports an image's steps to `progress`, and keeps the error that `progress` raised to end the image."""
+    """Reports an image's steps to `progress` and to the networks on the model; keeps an error, which ends the image."""
 
     progress: Progress | None
+    networks: Applied | None = None
     error: Exception | None = None
 
     def report(self, done: int, total: int) -> None:
-        if self.progress is None or self.error is not None:
+        """Report `done` steps, before the next one."""
+        if self.error is not None:
             return
         try:
-            self.progress(min(done, total), total)
+            if self.networks is not None:
+                self.networks.enter_step(min(done + 1, total), total)
+            if self.progress is not None:
+                self.progress(min(done, total), total)
         except Exception as error:  # noqa: BLE001 - the WebUI would swallow it here
             self.error = error
             shared.state.interrupt()
 
 
-def listen(p: Any, progress: Progress | None) -> StepListener:
-    """Report the steps of the processing object `p` to `progress`."""
-    listener = StepListener(progress)
+def listen(p: Any, progress: Progress | None, networks: Applied | None = None) -> StepListener:
+    """Report the steps of the processing object `p` to `progress`, and to networks with weights over the steps."""
+    listener = StepListener(progress, networks)
     setattr(p, _LISTENER, listener)
     return listener
 
