@@ -101,3 +101,11 @@ class Host(Protocol):
         The caller holds ``queued()``. After any error, ``Cancelled`` and ``OutOfMemory`` among them, the model is as it
         was.
         """
+
+
+def native_size(host: Host) -> tuple[int, bool]:
+    """The side that the host's model is trained for, in pixels, and whether it is known: without a model it is 512."""
+    try:
+        return host.model().native_size, True
+    except NoModel:
+        return 512, False

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from lib_blocktrain.analysis.regions import area_warning
 from lib_blocktrain.blocks import ARCHITECTURES, BASE
-from lib_blocktrain.hosts.host import Host, NoModel
+from lib_blocktrain.hosts.host import Host, NoModel, native_size
 from lib_blocktrain.hosts.prompt_syntax import unread_notices
 from lib_blocktrain.model.memory import free_memory
 from lib_blocktrain.networks.cards import RECORD
@@ -134,7 +134,7 @@ class TrainHandlers:
         """Show what is in the dataset's folders, and suggest a name for the LoRA."""
         fields = values["train_form"]
         config = form.config_of({**fields, NAME: fields[NAME] or "draft"}, values["train_rest"])
-        dataset = find(config.dataset, self._native_size())
+        dataset = find(config.dataset, native_size(self.host)[0])
         table = train_html.dataset_table(dataset.describe())
         changes: dict[str, object] = {"train_dataset": table + self._share_warning(config, dataset)}
         if not fields[NAME] and config.dataset.folders:
@@ -240,12 +240,6 @@ class TrainHandlers:
             return self.host.model().architecture
         except NoModel:
             return "sd1"
-
-    def _native_size(self) -> int:
-        try:
-            return self.host.model().native_size
-        except NoModel:
-            return 512
 
     def _canonical(self, config: RunConfig) -> RunConfig:
         """The run with its weights as numbers and its start as a path, instead of names, which may change later."""

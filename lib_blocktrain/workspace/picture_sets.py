@@ -7,23 +7,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from lib_blocktrain.hosts.host import Host, NoModel
+from lib_blocktrain.hosts.host import Host, NoModel, native_size
 from lib_blocktrain.training.buckets import fitting
 from lib_blocktrain.training.crop_focus import FILE, Focus, checked_focus, focus_file, read_focus
-from lib_blocktrain.workspace import caption_operations, set_masks
+from lib_blocktrain.workspace import set_masks
+from lib_blocktrain.workspace.caption_edits import as_text, caption_path, check_stamps, planned
 from lib_blocktrain.workspace.caption_files import Caption, read
 from lib_blocktrain.workspace.dataset_roots import Roots
 from lib_blocktrain.workspace.picture_thumbnails import Thumbnail, Thumbnails
 from lib_blocktrain.workspace.recent import Recent
-from lib_blocktrain.workspace.set_changes import Change, ChangedMeanwhile, ChangeLog, Edit, FileEdit, log_folder
-from lib_blocktrain.workspace.set_folders import Contents, Entry, PictureSet, SetFolders
+from lib_blocktrain.workspace.set_changes import Change, ChangeLog, FileEdit, log_folder
+from lib_blocktrain.workspace.set_folders import Contents, Entry, PictureSet, SetFolders, missing
 from lib_blocktrain.workspace.set_listing import Listed, Lister, Listing, header_of
 from lib_blocktrain.workspace.set_uploads import Added, Upload, add_files
 from lib_blocktrain.workspace.set_worth import Worth, worth
 
-ASSUMED_SIZE = 512  # pixels, where no model is loaded
 DEFAULT_REPEATS = 10
 
 
@@ -93,7 +93,7 @@ class PictureSets:
         found = self.get(key)
         contents = found.contents()
         self._looked_up[key] = {entry.key: entry for entry in contents.entries}
-        side, known = (size, True) if size else self._native_size()
+        side, known = (size, True) if size else native_size(self._host)
         pictures = self._listed(found, contents, side)
         self._lister.mark_duplicates(pictures)
         hashed = self._lister.hashed(pictures)
@@ -143,17 +143,18 @@ class PictureSets:
             found = self.get(key)
             contents = found.contents()
             listed = self._one(found, contents, picture)
-            _check_stamps([listed], {picture: stamp})
+            check_stamps([listed], {picture: stamp})
             new = text if text.strip() or listed.caption.content is not None else ""
             after = listed.caption.with_text(new) if new or listed.caption.content is not None else None
-            edit = FileEdit(picture, _caption_path(listed.entry, contents), listed.caption.content, after)
+            edit = FileEdit(picture, caption_path(listed.entry, contents), listed.caption.content, after)
             return self._write(found, contents, f"caption of {listed.entry.path.name}", [edit])
 
     def preview(self, key: str, operation: object, pictures: Sequence[str] | None = None) -> Change:
         """Return what an operation (see `caption_operations`) would change; nothing is written."""
         found = self.get(key)
-        title, edits, unchanged, problems = self._planned(found.contents(), found, operation, pictures, None)
-        return Change("", title, tuple(map(_edit, edits)), unchanged, tuple(problems))
+        contents = found.contents()
+        plan = planned(key, contents, self._listed(found, contents), operation, pictures)
+        return Change("", plan.title, tuple(map(as_text, plan.edits)), plan.unchanged, plan.problems)
 
     def apply(
         self,
@@ -166,9 +167,9 @@ class PictureSets:
         with self._writing:
             found = self.get(key)
             contents = found.contents()
-            title, edits, unchanged, problems = self._planned(contents, found, operation, pictures, stamps)
-            change = self._write(found, contents, title, edits)
-            return replace(change, unchanged=unchanged, problems=tuple(problems))
+            plan = planned(key, contents, self._listed(found, contents), operation, pictures, stamps)
+            change = self._write(found, contents, plan.title, plan.edits)
+            return replace(change, unchanged=plan.unchanged, problems=plan.problems)
 
     # --- masks and crops ------------------------------------------------------------------------------------------
 
@@ -227,7 +228,7 @@ class PictureSets:
         with self._writing:
             found = self.get(key)
             title, edits = self._log(found, found.contents()).undo()
-            return Change("", f"taken back: {title}", tuple(map(_edit, edits)))
+            return Change("", f"taken back: {title}", tuple(map(as_text, edits)))
 
     def close(self) -> None:
         """End the work in the background."""
@@ -235,53 +236,24 @@ class PictureSets:
 
     # --- within ---------------------------------------------------------------------------------------------------
 
-    def _planned(
-        self,
-        contents: Contents,
-        found: PictureSet,
-        operation: object,
-        pictures: Sequence[str] | None,
-        stamps: Mapping[str, str] | None,
-    ) -> tuple[str, list[FileEdit], int, list[str]]:
-        """The title of an operation, its edits, how many pictures it leaves as they are, and captions not readable."""
-        wanted = caption_operations.operation_of(operation)
-        everything = self._listed(found, contents, ASSUMED_SIZE)
-        chosen = everything
-        if pictures is not None:
-            by_key = {one.entry.key: one for one in everything}
-            chosen = [by_key.get(picture) or _missing(found.key, picture) for picture in pictures]
-        _check_stamps(chosen, stamps or {})
-        counts = caption_operations.tag_counts([one.captioned for one in everything])
-        edits, problems = list[FileEdit](), list[str]()
-        for one in chosen:
-            if one.caption_problem:
-                problems.append(one.caption_problem)
-                continue
-            line = wanted.line(one.captioned, counts)
-            if line is None or line == (one.line or ""):
-                continue
-            after = one.caption.with_first_line(line)
-            edits.append(FileEdit(one.entry.key, _caption_path(one.entry, contents), one.caption.content, after))
-        return wanted.title, edits, len(chosen) - len(edits) - len(problems), problems
-
     def _write(self, found: PictureSet, contents: Contents, title: str, edits: Sequence[FileEdit]) -> Change:
         change_id = self._log(found, contents).do(title, edits)
         self._looked_up[found.key] = {}
         changed = [edit for edit in edits if edit.before != edit.after]
-        return Change(change_id, title, tuple(map(_edit, changed)), len(edits) - len(changed))
+        return Change(change_id, title, tuple(map(as_text, changed)), len(edits) - len(changed))
 
     def _log(self, found: PictureSet, contents: Contents) -> ChangeLog:
         root = self._host.output_dir / "blocktrain" / "dataset-changes"
         return ChangeLog(log_folder(root, found.key, found.path), contents.folders.get)
 
-    def _listed(self, found: PictureSet, contents: Contents, side: int) -> list[Listed]:
-        config = found.check()
+    def _listed(self, found: PictureSet, contents: Contents, side: int | None = None) -> list[Listed]:
+        config, side = found.check(), side or native_size(self._host)[0]
         config = config if config.size else replace(config, size=side)
         return self._lister.pictures(contents.entries, fitting(config, side))
 
     def _one(self, found: PictureSet, contents: Contents, picture: str) -> Listed:
         alone = replace(contents, entries=(_entry_of(contents, found.key, picture),))
-        return self._listed(found, alone, ASSUMED_SIZE)[0]
+        return self._listed(found, alone)[0]
 
     def _entry(self, key: str, picture: str, fresh: bool = False) -> Entry:
         """The picture of a key; a listing of a moment ago is as good, if the file is there."""
@@ -293,40 +265,10 @@ class PictureSets:
         self._looked_up[key] = {entry.key: entry for entry in contents.entries}
         return _entry_of(contents, key, picture)
 
-    def _native_size(self) -> tuple[int, bool]:
-        try:
-            return self._host.model().native_size, True
-        except NoModel:
-            return ASSUMED_SIZE, False
-
 
 def _entry_of(contents: Contents, key: str, picture: str) -> Entry:
     found = next((entry for entry in contents.entries if entry.key == picture), None)
-    return found or _missing(key, picture)
-
-
-def _missing(key: str, picture: str) -> NoReturn:
-    raise FileNotFoundError(f"there is no picture {picture[:200]!r} in the set {key!r}")
-
-
-def _caption_path(entry: Entry, contents: Contents) -> Path:
-    """The caption file of a picture; a new one ends as most of the set do."""
-    if entry.found.caption_file is not None:
-        return entry.found.caption_file
-    known = entry.found.options.caption_extensions
-    there = [other.found.caption_file.suffix for other in contents.entries if other.found.caption_file is not None]
-    return entry.path.with_suffix(max(known, key=there.count))
-
-
-def _check_stamps(listed: Sequence[Listed], stamps: Mapping[str, str]) -> None:
-    others = [one for one in listed if stamps.get(one.entry.key, one.caption.stamp) != one.caption.stamp]
-    if others:
-        names = [(one.entry.found.caption_file or one.entry.path.with_suffix(".txt")).name for one in others]
-        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-        raise ChangedMeanwhile(
-            f"{', '.join(names[:10])}{more}: changed by another program since it was read, and nothing was written:"
-            " read again"
-        )
+    return found or missing(key, picture)
 
 
 def _content(path: Path) -> bytes | None:
@@ -334,14 +276,3 @@ def _content(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
-
-
-def _edit(edit: FileEdit) -> Edit:
-    """The edit as text, where it is of a caption."""
-    before, after = Caption(edit.before), Caption(edit.after)
-    texts: list[str | None] = [None, None]
-    if edit.path.suffix not in (".png", ".json"):
-        for place, caption in enumerate((before, after)):
-            with suppress(ValueError):
-                texts[place] = None if caption.content is None else caption.text
-    return Edit(edit.picture, texts[0], texts[1], before.stamp, after.stamp)

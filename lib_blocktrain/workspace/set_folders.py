@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from lib_blocktrain.files import atomic_write, checked_name, error_text
 from lib_blocktrain.hosts.host import Host
@@ -292,3 +292,8 @@ def check_repeats(repeats: int) -> None:
     """Raise ValueError for a number of repeats that makes no sense."""
     if not 1 <= repeats <= MAX_REPEATS:
         raise ValueError(f"repeats {repeats}: expected 1 to {MAX_REPEATS}")
+
+
+def missing(key: str, picture: str) -> NoReturn:
+    """Raise FileNotFoundError: the set has no such picture."""
+    raise FileNotFoundError(f"there is no picture {picture[:200]!r} in the set {key!r}")
