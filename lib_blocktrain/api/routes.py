@@ -17,6 +17,7 @@ from lib_blocktrain.api.responses import LARGEST_BODY, LARGEST_UPLOAD, AsciiJSON
 from lib_blocktrain.api.run_routes import add_run_routes
 from lib_blocktrain.api.schemas import Done, Progress
 from lib_blocktrain.api.service import Service
+from lib_blocktrain.api.set_job_routes import add_set_job_routes
 from lib_blocktrain.api.set_routes import add_set_routes, add_upload_route
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def mount(
     add_lora_routes(reading, writing, service)
     add_picture_routes(reading, service)
     add_set_routes(reading, writing, service)
+    add_set_job_routes(reading, service)
     add_upload_route(uploading, service)
     add_analysis_routes(reading, service)
     add_run_routes(reading, writing, service)

@@ -303,7 +303,7 @@ class AnalyseBody(Body):
 class Asked(BaseModel):
     """Where the result will be."""
 
-    job: str = Field(description="ask GET /analyse/{job} until its state is not running any more")
+    job: str = Field(description="ask GET /analyse/{job} (or /sets/{set}/jobs/{job}) until it does not run any more")
 
 
 class Found(BaseModel):

@@ -63,6 +63,33 @@ class FocusBody(PictureBody):
     focus: list[float] | None = Field(None, description="x and y, 0 to 1 of the upright picture; none: the middle")
 
 
+class WordMaskBody(PictureBody):
+    """A word to look for in a picture."""
+
+    word: str = Field(description="or several, such as red hat", min_length=1, max_length=200)
+    wait: float = Field(60, ge=0, le=600, description="seconds to wait for the model before the answer is busy")
+
+
+class ProbeSetBody(Body):
+    """How a set is probed."""
+
+    pictures: int = Field(16, ge=2, le=64, description="at most so many of the set")
+    wait: float = Field(60, ge=0, le=600, description="seconds to wait for the model before the answer is busy")
+
+
+class SetJob(BaseModel):
+    """The progress of a job, and its result."""
+
+    state: Literal["running", "done", "failed"]
+    share: float | None = Field(None, description="how much is done, 0 to 1")
+    result: dict[str, Any] | None = Field(
+        None,
+        description="of find-mask: png in base64, share of the picture; of probe: blocks, weights, pictures",
+    )
+    error: str = ""
+    detail: str = Field("", description="why it failed")
+
+
 class SetItem(BaseModel):
     """A set of pictures."""
 
@@ -121,3 +148,4 @@ class AddedFiles(BaseModel):
 
     added: list[str]
     refused: list[list[str]]
+    notices: list[str] = Field(description="where the name of a dropped folder was not followed")

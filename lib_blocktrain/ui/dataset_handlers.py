@@ -13,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -20,13 +21,16 @@ from markupsafe import Markup
 
 from lib_blocktrain.runner import describe_error
 from lib_blocktrain.ui import form, html
+from lib_blocktrain.ui.dataset_jobs import DatasetJobs, job_questions
 from lib_blocktrain.ui.values import Changes, DatasetValues, Properties
+from lib_blocktrain.weights.preset_strings import Parsed
 from lib_blocktrain.workspace.picture_sets import PictureSets, Upload
+from lib_blocktrain.workspace.set_jobs import retest
 
 LONGEST_QUESTION = 1_000_000  # characters
 KEPT_ANSWERS = 64
 SHOWN_THUMBNAILS = 60  # sent as data at once, where the browser may not fetch them
-FOLDERS, TOML, NAME = map(form.field_name, (form.FOLDERS, "dataset.toml", "name"))
+FOLDERS, TOML, NAME, WEIGHTS = map(form.field_name, (form.FOLDERS, "dataset.toml", "name", form.WEIGHTS))
 _ANSWER = Markup('<div class="blocktrain-data blocktrain-dataset-answer" data-json="{}"></div>')
 
 Question = Mapping[str, Any]
@@ -36,8 +40,10 @@ Answer = dict[str, Any]
 class DatasetHandlers:
     """Answer what the scripts of Pictures ask, take in files, and hand a set to Train."""
 
-    def __init__(self, sets: PictureSets):
-        self.sets = sets
+    def __init__(self, sets: PictureSets, jobs: DatasetJobs, parse: Callable[[str], Parsed]):
+        """`parse` reads block weights for the loaded model."""
+        self.sets, self._parse = sets, parse
+        self._jobs = job_questions(jobs, _text)
         self._answers: OrderedDict[tuple[str, int], Future[Answer]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -45,9 +51,7 @@ class DatasetHandlers:
         """Answer a question; an error is part of the answer, which the script shows."""
         if not values["dataset_ask"]:  # a click that came after the answer
             return {}
-        return {
-            "dataset_answer": self._answered(values, lambda question: QUESTIONS[_what(question)](self.sets, question))
-        }
+        return {"dataset_answer": self._answered(values, self._work)}
 
     def add(self, values: DatasetValues) -> Changes:
         """Add the uploaded files to a set; the question has the names that the browser gave, in the files' order."""
@@ -81,6 +85,13 @@ class DatasetHandlers:
             }
         return changes
 
+    def weigh(self, values: DatasetValues) -> Changes:
+        """Fill in a preset, or weights that were found, as what Train trains with."""
+        question = _read(values["dataset_ask"])
+        answer = self._once(question, self._weights)
+        changes: dict[str, object] = {"dataset_answer": _data(question, answer)}
+        return changes if "error" in answer else {**changes, "train_form": {WEIGHTS: answer["weights"]}}
+
     def probe(self, values: DatasetValues) -> Changes:
         """Fill in a set as what the probe of Analyse looks at, and go there."""
         question = _read(values["dataset_ask"])
@@ -92,6 +103,14 @@ class DatasetHandlers:
             changes |= {"probe_folder": answer["path"], "tabs": Properties(selected="Analyse")}
         return changes
 
+    def _work(self, question: Question) -> Answer:
+        what = question.get("what")
+        if what == "worth":
+            return self._worth(question)
+        if what in self._jobs:
+            return self._jobs[str(what)](question)
+        return QUESTIONS[_what(question)](self.sets, question)
+
     def _chosen(self, question: Question) -> Answer:
         """The path and name of the set that is to be used."""
         key = _text(question, "set")
@@ -101,6 +120,20 @@ class DatasetHandlers:
         if not chosen["pictures"]:
             raise ValueError(f"{chosen['name']} has no pictures yet: add some first")
         return {"path": self.sets.folders_for_training(key), "name": chosen["name"]}
+
+    def _worth(self, question: Question) -> Answer:
+        """What the set gives; `retest` says if the `weights` in Train were found for a subject of another size."""
+        size, batch = _number(question, "size"), _number(question, "batch") or 1
+        found = self.sets.worth(_text(question, "set"), size, batch)
+        share = None
+        with suppress(ValueError):  # what is wrong with the weights is said in Train
+            share = self._parse(_text(question, "weights")).area_share if question.get("weights") else None
+        return {"worth": found.to_json(), "retest": retest(share, found.canvas_share)}
+
+    def _weights(self, question: Question) -> Answer:
+        parsed = self._parse(_text(question, "weights"))
+        line = parsed.weights.to_line(parsed.name, with_architecture=True, area_share=parsed.area_share)
+        return {"weights": line, "notices": list(parsed.notices)}
 
     def _answered(self, values: DatasetValues, work: Callable[[Question], Answer]) -> Markup:
         question = _read(values["dataset_ask"])
@@ -151,11 +184,6 @@ def _listing(sets: PictureSets, question: Question) -> Answer:
     changes = sets.changes(key)
     listing = sets.listing(key, _number(question, "size")).to_json()
     return {"listing": listing, "undo": changes[0] if changes else None}
-
-
-def _worth(sets: PictureSets, question: Question) -> Answer:
-    size, batch = _number(question, "size"), _number(question, "batch") or 1
-    return {"worth": sets.worth(_text(question, "set"), size, batch).to_json()}
 
 
 def _thumbnails(sets: PictureSets, question: Question) -> Answer:
@@ -228,7 +256,6 @@ QUESTIONS: Mapping[str, Callable[[PictureSets, Question], Answer]] = MappingProx
         "open": _open,
         "close": _close,
         "listing": _listing,
-        "worth": _worth,
         "thumbnails": _thumbnails,
         "mask": _mask,
         "caption": _caption,

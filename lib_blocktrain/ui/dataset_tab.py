@@ -9,7 +9,8 @@ from __future__ import annotations
 import gradio as gr
 from markupsafe import Markup
 
-from lib_blocktrain.ui.dataset_handlers import FOLDERS, NAME, TOML, DatasetHandlers
+from lib_blocktrain.ui.dataset_handlers import FOLDERS, NAME, TOML, WEIGHTS, DatasetHandlers
+from lib_blocktrain.ui.dataset_jobs import DatasetJobs
 from lib_blocktrain.ui.frame import actions, aside, bar, messages, pane, panes, segments
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.train_handlers import TrainHandlers
@@ -33,8 +34,9 @@ class DatasetTab:
     title = "Pictures"
 
     def __init__(self, shared: Shared):
-        self.handlers = DatasetHandlers(shared.picture_sets)
         self.training = TrainHandlers(shared.host, shared.controls, shared.runner)
+        jobs = DatasetJobs(shared.host, shared.picture_sets, shared.jobs)
+        self.handlers = DatasetHandlers(shared.picture_sets, jobs, self.training.parse)
 
     def build(self, w: Widgets) -> None:
         segments("pictures", {"pictures": "Pictures", "filter": "Filter", "chosen": "Chosen"})
@@ -58,6 +60,7 @@ class DatasetTab:
         w.add("dataset_add_now", gr.Button, "Add", **hidden)
         w.add("dataset_use_now", gr.Button, "Use", **hidden)
         w.add("dataset_probe_now", gr.Button, "Probe", **hidden)
+        w.add("dataset_weigh_now", gr.Button, "Weights", **hidden)
         w.add("dataset_files", gr.UploadButton, "Files", file_count="multiple", **hidden)
         with gr.Column(min_width=0, **hidden):
             w.html("dataset_answer")
@@ -69,10 +72,13 @@ class DatasetTab:
         on(w["dataset_add_now"].click, self.handlers.add, w.pick("dataset_files", "dataset_ask"), answer, js=ADDED)
         probed = w.pick("dataset_answer", "probe_folder", "tabs")
         on(w["dataset_probe_now"].click, self.handlers.probe, w.pick("dataset_ask"), probed, js=ASKED)
+        weights = {**answer, **form_fields(w, WEIGHTS)}
+        weighed = on(w["dataset_weigh_now"].click, self.handlers.weigh, w.pick("dataset_ask"), weights, js=ASKED)
         asked = {**w.pick("dataset_ask"), **form_fields(w, NAME)}
         filled = {**answer, **form_fields(w, FOLDERS, TOML, NAME), **w.pick("train_dataset", "train_message", "tabs")}
         used = on(w["dataset_use_now"].click, self.handlers.use, asked, filled, js=USED)
-        on(used.then, self.training.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
+        for event in (used, weighed):
+            on(event.then, self.training.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
         """The scripts ask when the place is shown."""

@@ -31,7 +31,7 @@ from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import Changes, Properties, TrainValues
 from lib_blocktrain.weights.block_weights import BlockWeights, number
-from lib_blocktrain.weights.preset_strings import PresetStringError
+from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
 
 WEIGHTS, FOLDERS, NAME, TEXT_ENCODER = map(
     form.field_name, (form.WEIGHTS, form.FOLDERS, "name", "network.text_encoder")
@@ -196,11 +196,15 @@ class TrainHandlers:
         weights = selection_of(values).shown.block_weights(self._architecture())
         return {"train_form": {WEIGHTS: weights.to_line(with_architecture=True)}}
 
+    def parse(self, text: str) -> Parsed:
+        """Read block weights for the loaded model, for SD1 without one."""
+        return self.controls.presets.parse(text, self._architecture())
+
     @error_to("train_understood")
     def use_preset(self, values: TrainValues) -> Changes:
         if not values["train_preset"]:
             return {}
-        parsed = self.controls.presets.parse(values["train_preset"], self._architecture())
+        parsed = self.parse(values["train_preset"])
         line = parsed.weights.to_line(parsed.name, with_architecture=True, area_share=parsed.area_share)
         return {"train_form": {WEIGHTS: line}}
 
@@ -249,7 +253,7 @@ class TrainHandlers:
             config = replace(config, network=replace(config.network, start=str(file.path)))
         if not isinstance(config.network.weights, str):
             return config
-        parsed = self.controls.presets.parse(config.network.weights, self._architecture())
+        parsed = self.parse(config.network.weights)
         network = replace(config.network, weights=parsed.weights.to_line(parsed.name, area_share=parsed.area_share))
         read_weights(network, self._architecture())  # raises for those out of range
         return replace(config, network=network)
@@ -258,7 +262,7 @@ class TrainHandlers:
         """A warning if the weights were found for a feature of another size than the dataset's masks show."""
         if not isinstance(config.network.weights, str):
             return Markup("")
-        parsed = self.controls.presets.parse(config.network.weights, self._architecture())
+        parsed = self.parse(config.network.weights)
         text = area_warning(parsed.area_share, dataset.area_share)
         return html.failure(f"These weights were {text}") if text else Markup("")
 

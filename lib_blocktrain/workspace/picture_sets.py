@@ -21,7 +21,7 @@ from lib_blocktrain.workspace.recent import Recent
 from lib_blocktrain.workspace.set_changes import Change, ChangeLog, FileEdit, log_folder
 from lib_blocktrain.workspace.set_folders import Contents, Entry, PictureSet, SetFolders, missing
 from lib_blocktrain.workspace.set_listing import Listed, Lister, Listing, header_of
-from lib_blocktrain.workspace.set_uploads import Added, Upload, add_files
+from lib_blocktrain.workspace.set_uploads import Added, Upload, add_uploads
 from lib_blocktrain.workspace.set_worth import Worth, worth
 
 DEFAULT_REPEATS = 10
@@ -75,12 +75,12 @@ class PictureSets:
             return self._folders.set_repeats(key, repeats, label)
 
     def add(self, key: str, uploads: Iterable[Upload], label: str | None = None) -> Added:
-        """Copy uploaded files into the set's first folder, or the one with a label; never over another file."""
+        """Copy uploaded files into the set, as `set_uploads` says, or into the folder with a label.
+
+        Never over another file.
+        """
         with self._writing:
-            folders = self.get(key).contents().folders
-            if label is not None and label not in folders:
-                raise FileNotFoundError(f"there is no folder {label[:120]!r} in the set {key!r}")
-            return add_files(folders[label] if label is not None else next(iter(folders.values())), uploads)
+            return add_uploads(self.get(key), uploads, label)
 
     def folders_for_training(self, key: str) -> str:
         """Return what a run's folder of pictures has to be: the folder, or the `.toml`."""
@@ -98,6 +98,11 @@ class PictureSets:
         self._lister.mark_duplicates(pictures)
         hashed = self._lister.hashed(pictures)
         return Listing(found, side, known, tuple(pictures), contents, hashed, self._lister.tokens)
+
+    def listed(self, key: str, picture: str) -> Listed:
+        """One picture as a listing has it."""
+        found = self.get(key)
+        return self._one(found, found.contents(), picture)
 
     def thumbnail(self, key: str, picture: str, side: int = 256) -> Thumbnail:
         """The upright picture as JPEG, its longer side 256 or 1024 pixels."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lib_blocktrain.files import atomic_write, checked_name, error_text, one_of
-from lib_blocktrain.training.folder_contents import EXTENSIONS
+from lib_blocktrain.training.folder_contents import EXTENSIONS, repeats_of
 from lib_blocktrain.training.picture_files import MAX_FILE_BYTES, opened, upright
 from lib_blocktrain.workspace.caption_files import Caption, read
+from lib_blocktrain.workspace.set_folders import PictureSet
+from lib_blocktrain.workspace.upload_folders import UploadFolders
 
 CAPTIONS = (".txt", ".caption")
 MAX_FILES = 2000  # added at once
@@ -20,7 +22,7 @@ MAX_SET = 20_000  # files of a folder
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that was uploaded, and the name that the browser gave; of a path the last part counts."""
+    """A file that was uploaded, and the name that the browser gave: of one in a dropped folder its path in there."""
 
     path: Path
     name: str
@@ -28,26 +30,71 @@ class Upload:
 
 @dataclass(frozen=True)
 class Added:
-    """The names that were added, and those that were refused, each with the reason as a sentence."""
+    """The names that were added, and those that were refused, each with the reason as a sentence.
+
+    `notices` say where a folder's name was not followed.
+    """
 
     added: tuple[str, ...]
     refused: tuple[tuple[str, str], ...]
+    notices: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {"added": list(self.added), "refused": [list(pair) for pair in self.refused]}
+        refused = [list(pair) for pair in self.refused]
+        return {"added": list(self.added), "refused": refused, "notices": list(self.notices)}
 
 
-def add_files(folder: Path, uploads: Iterable[Upload]) -> Added:
-    """Copy what can be used into the folder; raises ValueError for too many files, and OSError (a full disk)."""
+def add_uploads(found: PictureSet, uploads: Iterable[Upload], label: str | None = None) -> Added:
+    """Copy uploaded files into a set: those of a dropped folder by `folder_of`, the others into one with the `label`.
+
+    Raises ValueError for too many files, and OSError (a full disk).
+    """
     given = list(uploads)
     if len(given) > MAX_FILES:
         raise ValueError(f"{len(given)} files at once: expected up to {MAX_FILES}")
+    folders, by_folder = UploadFolders(found), dict[str | None, list[Upload]]()
+    for upload in given:
+        by_folder.setdefault(None if label is not None else folder_of(upload.name), []).append(upload)
+    added, refused = list[str](), list[tuple[str, str]]()
+    for name, files in by_folder.items():
+        try:
+            folder = folders.of(name) if label is None else folders.labelled(label)
+        except ValueError as error:
+            refused += [(shown_name(upload.name), str(error)) for upload in files]
+            continue
+        some = _add_files(folder, files)
+        added += [f"{folder.name}/{one}" if name is not None else one for one in some.added]
+        refused += some.refused
+    folders.remove_unused()
+    return Added(tuple(added), tuple(refused), tuple(folders.notices))
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """The folders and the file of a browser's name, of whichever system, without `.` and `..`."""
+    return tuple(part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", ".", ".."))
+
+
+def shown_name(name: str) -> str:
+    return parts_of(name)[-1] if parts_of(name) else name
+
+
+def folder_of(name: str) -> str | None:
+    """The dropped folder that says what a picture shows, None for a file by itself.
+
+    That is the `N_concept` folder that it is in, or a folder inside the one that was dropped.
+    """
+    folders = parts_of(name)[:-1]
+    return folders[-1] if folders and (len(folders) > 1 or repeats_of(Path(folders[-1]))) else None
+
+
+def _add_files(folder: Path, given: Sequence[Upload]) -> Added:
+    """Copy what can be used into the folder."""
     there = {path.name.casefold(): path.name for path in folder.iterdir()}
     if len(there) + len(given) > MAX_SET:
         raise ValueError(f"{folder}: {len(there)} files, and {len(given)} more: expected up to {MAX_SET}")
     added, refused = list[str](), list[tuple[str, str]]()
     for upload in given:
-        shown = PurePosixPath(upload.name.replace("\\", "/")).name or upload.name
+        shown = shown_name(upload.name)
         try:
             name = _checked(shown, upload.path, there)
         except (OSError, ValueError) as error:
