@@ -7,6 +7,7 @@
     "use strict";
 
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
+    const dataset = (blocktrain.pictureSets ||= {});
     const ASK_AGAIN = 1500; // milliseconds
     const PATIENCE = 180000; // milliseconds for an upload
     const LARGEST = 60 << 20; // bytes of one file
@@ -86,19 +87,21 @@
     }
 
     // Adds files to a set, in parts that a server takes; tells of the progress, and returns {added, refused}.
+    const paths = new WeakMap(); // of files in a dropped folder: where they are in it
     const PART_BYTES = 24 << 20;
     const PART_FILES = 32;
 
     async function add(set, files, progress) {
-        const found = { added: [], refused: [] };
+        const found = { added: [], refused: [], notices: [] };
         let part = [];
         let bytes = 0;
         const flush = async () => {
             if (part.length) {
-                const names = part.map((file) => file.webkitRelativePath || file.path || file.name);
+                const names = part.map((file) => dataset.paths.get(file) || file.webkitRelativePath || file.name);
                 const answer = await ask("add", { set, names }, { button: "dataset_add_now", files: part });
                 found.added.push(...answer.added);
                 found.refused.push(...answer.refused);
+                found.notices = [...new Set([...found.notices, ...answer.notices])];
                 part = [];
                 bytes = 0;
             }
@@ -122,5 +125,5 @@
     (blocktrain.components ||= new Map()).set("blocktrain-dataset-answer", (element) =>
         answered(JSON.parse(element.dataset.json))
     );
-    Object.assign((blocktrain.pictureSets ||= {}), { ask, add, question, uploaded });
+    Object.assign(dataset, { ask, add, paths, question, uploaded });
 })();

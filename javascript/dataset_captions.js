@@ -15,9 +15,10 @@
         "from names": { title: "From file names", fields: [["overwrite", "Replace captions that are there"]], foot: "red_hat-012.png becomes “red hat”." },
         "from folders": { title: "From folders", fields: [["overwrite", "Replace captions that are there"]], foot: "Pictures in 10_robot get “robot”." },
         "sort by count": { title: "Frequent tags first", fields: [], foot: "The tags of every caption, by how often they are in the set." },
+        order: { title: "Tags in the order of the list", fields: [], foot: "The tags of every caption, as they stand in the list of tags: drag them there, or move them with Alt and an arrow key." },
         clear: { title: "Empty the captions", fields: [] },
     };
-    const GROUPS = [["trigger", "add tag", "replace", "remove tag"], ["from names", "from folders"], ["sort by count", "clear"]];
+    const GROUPS = [["trigger", "add tag", "replace", "remove tag"], ["from names", "from folders"], ["sort by count", "order", "clear"]];
 
     // The items of the menu "Caption all…".
     function captionItems(item) {
@@ -33,7 +34,7 @@
             })
         );
         const { start, ...others } = values;
-        return { op: kind, ...others, ...(start === undefined ? {} : { at: start ? "start" : "end" }) };
+        return { op: kind, ...others, ...(kind === "order" ? { tags: dataset.tagOrder() } : {}), ...(start === undefined ? {} : { at: start ? "start" : "end" }) };
     }
 
     function fieldOf([name, label, placeholder], value) {

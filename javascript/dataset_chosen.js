@@ -8,7 +8,6 @@
     const SIDE = 1024; // pixels
     let root, head, stage, field, said, chips, chunks, facts, none, body;
     let shown = ""; // the picture that the stage shows, and how
-    let dragged = -1; // the tag that is dragged
 
     const made = (...given) => blocktrain.made(...given);
     const percent = (share) => `${Math.round(100 * share)} %`;
@@ -137,20 +136,11 @@
         }
         const all = tags.map((tag, index) => {
             const remove = button("", dataset.icon("x"), `Remove ${tag}`, () => setTags(one, tags.filter((_, other) => other !== index)));
-            const chip = made("span", { className: "blocktrain-tag blocktrain-is-own", draggable: true }, tag, remove);
-            chip.addEventListener("dragstart", () => (dragged = index));
-            chip.addEventListener("dragover", (event) => dragged >= 0 && event.preventDefault());
-            chip.addEventListener("drop", (event) => {
-                if (dragged < 0) {
-                    return; // files
-                }
-                event.preventDefault();
-                const moved = tags.filter((_, other) => other !== dragged);
-                moved.splice(index, 0, tags[dragged]);
-                dragged = -1;
-                setTags(one, moved);
+            const chip = made("span", { className: "blocktrain-tag blocktrain-is-own" }, tag, remove);
+            dataset.movableTag(chip, remove, "own", index, tags.length, async (from, to) => {
+                await setTags(one, dataset.movedTag(tags, from, to));
+                chips.querySelectorAll("button")[to]?.focus();
             });
-            chip.addEventListener("dragend", () => (dragged = -1));
             return chip;
         });
         const add = button("blocktrain-tag blocktrain-is-add", dataset.icon("plus"), "Add a tag to this caption", () => typeTag(one, tags, add));

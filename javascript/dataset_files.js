@@ -34,7 +34,9 @@
     // All files of a dropped folder; `entry` is of the File and Directory Entries API.
     async function filesOf(entry) {
         if (entry.isFile) {
-            return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
+            const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
+            dataset.paths.set(file, entry.fullPath.replace(/^\//, ""));
+            return [file];
         }
         const reader = entry.createReader();
         const found = [];
@@ -145,7 +147,8 @@
         await dataset.open(set);
         const refused = [...found.refused, ...other];
         const added = `${dataset.many(found.added.length, "file")} added.`;
-        dataset.say(refused.length ? `${added} ${refusal(refused)}` : added, refused.length ? "bad" : "note");
+        const said = [added, ...(found.notices.length ? [`${found.notices.join("; ")}.`] : []), ...(refused.length ? [refusal(refused)] : [])];
+        dataset.say(said.join(" "), refused.length ? "bad" : "note");
     }
 
     Object.assign(dataset, { chooseFiles, addFiles: take });

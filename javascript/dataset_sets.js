@@ -1,10 +1,10 @@
-// The left side of Pictures: the sets and how to make or open one, what to look at, what the set is worth, and its tags.
+// The left side of Pictures: the sets and how to make or open one, and what to look at; what the set is worth and its tags
+// are in dataset_worth.js and dataset_tags.js.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const dataset = (blocktrain.pictureSets ||= {});
-    const MOST_TAGS = 60; // shown at once
     const WORDS = {
         "no caption": ["No caption", ""],
         small: ["Smaller than the training size", ""],
@@ -16,8 +16,6 @@
     };
     const parts = {}; // the sections, by name
     let making = ""; // the form that is open: "new", "open" or none
-    let searched = "";
-    let allTags = false;
 
     const made = (...given) => blocktrain.made(...given);
 
@@ -180,81 +178,14 @@
         parts.flags.replaceChildren(head, made("div", { className: "blocktrain-warns" }, ...rows));
     }
 
-    // --- what it is worth -------------------------------------------------------------------------------------------
-
-    function drawWorth() {
-        const worth = dataset.state.worth;
-        parts.worth.hidden = !worth?.pictures;
-        if (parts.worth.hidden) {
-            return;
-        }
-        const facts = [`${dataset.many(worth.steps_an_epoch, "step")} an epoch${worth.batch > 1 ? ` at batch ${worth.batch}` : ""}`, dataset.many(worth.buckets.length, "bucket")];
-        const canvas = worth.canvas ? made("p", { className: "blocktrain-foot", textContent: worth.canvas }) : "";
-        const probe = made("button", { type: "button", className: "blocktrain-btn blocktrain-link", textContent: "Where would training move?" });
-        probe.title = "To Analyse, with these pictures: which blocks their gradients reach";
-        probe.addEventListener("click", () => dataset.attempt(() => dataset.ask("probe", { set: dataset.state.set }, { button: "dataset_probe_now" })));
-        const warnings = worth.warnings.map((warning) => {
-            const line = made("li", {}, dataset.icon("warn"), made("span", { textContent: warning.text }));
-            if (warning.argues_for) {
-                const grade = warning.grade && warning.grade !== "-" ? ` (evidence: ${warning.grade})` : "";
-                line.lastChild.append(made("small", { textContent: `This argues for ${warning.argues_for}${grade}.` }));
-            }
-            return line;
-        });
-        const head = made("div", { className: "blocktrain-sec-h" }, made("h2", { textContent: "For training" }));
-        parts.worth.replaceChildren(head, made("p", { className: "blocktrain-line", textContent: facts.join(" · ") }), canvas, made("ul", { className: "blocktrain-worth" }, ...warnings), probe);
-    }
-
-    // --- tags -------------------------------------------------------------------------------------------------------
-
-    function drawTags() {
-        const { state } = dataset;
-        const tags = state.listing?.tags || [];
-        parts.tags.hidden = !tags.length;
-        const list = parts.tags.querySelector(".blocktrain-tags");
-        const found = tags.filter(([tag]) => tag.toLowerCase().includes(searched) || state.tags.has(tag));
-        const shown = allTags ? found : found.slice(0, MOST_TAGS);
-        const chips = shown.map(([tag, count]) => {
-            const chip = made("button", { type: "button", className: "blocktrain-tag" }, made("span", { textContent: tag }), made("em", { textContent: count }));
-            chip.classList.toggle("blocktrain-is-on", state.tags.has(tag));
-            chip.setAttribute("aria-pressed", String(state.tags.has(tag)));
-            chip.addEventListener("click", () => dataset.toggle("tags", tag));
-            return chip;
-        });
-        if (shown.length < found.length) {
-            const more = made("button", { type: "button", className: "blocktrain-btn blocktrain-link", textContent: `and ${found.length - shown.length} more` });
-            more.addEventListener("click", () => {
-                allTags = true;
-                drawTags();
-            });
-            chips.push(more);
-        }
-        list.replaceChildren(...chips);
-        parts.tags.querySelector("[data-clear]").hidden = !state.tags.size && !state.flags.size;
-    }
-
-    function buildTags() {
-        const clear = made("button", { type: "button", className: "blocktrain-btn blocktrain-link", textContent: "Clear", title: "Show all pictures" });
-        clear.dataset.clear = "";
-        clear.addEventListener("click", dataset.clearFilters);
-        const search = made("input", { type: "search", placeholder: "Find a tag", autocomplete: "off", spellcheck: false });
-        search.setAttribute("aria-label", "Find a tag");
-        search.addEventListener("input", () => {
-            searched = search.value.trim().toLowerCase();
-            drawTags();
-        });
-        const head = made("div", { className: "blocktrain-sec-h" }, made("h2", { textContent: "Tags" }), made("span", { className: "blocktrain-sp" }), clear);
-        parts.tags.append(head, made("label", { className: "blocktrain-search" }, dataset.icon("search"), search), made("div", { className: "blocktrain-tags" }));
-    }
-
     function draw(what) {
         if (["sets", "set", "listing"].includes(what) && !parts.sets.contains(document.activeElement?.closest?.("form") || null)) {
             drawSets();
         }
         if (what !== "view" && what !== "chosen") {
             drawFlags();
-            drawTags();
-            drawWorth();
+            dataset.drawTags();
+            dataset.drawWorth();
         }
     }
 
@@ -263,7 +194,8 @@
             parts[name] = made("section", { className: "blocktrain-sec", hidden: name !== "sets" });
             root.append(parts[name]);
         }
-        buildTags();
+        dataset.buildWorth(parts.worth);
+        dataset.buildTags(parts.tags);
         drawSets();
         dataset.listeners.add(draw);
     });

@@ -14,6 +14,7 @@
         set: "", // the key of the open one
         listing: null,
         worth: null,
+        retest: "", // why Train's weights are to be found again for this set
         undo: null, // the newest change of the set, which undo takes back
         chosen: new Set(), // keys of pictures
         current: "", // the one that is large
@@ -132,6 +133,9 @@
         return { size: size >= 64 && size % 8 === 0 ? size : null, batch: batch >= 1 ? Math.round(batch) : 1 };
     }
 
+    // The weights of the run in Train, as text.
+    const trainWeights = () => document.querySelector("#blocktrain_train_network_weights :is(textarea, input)")?.value.trim() || "";
+
     async function loadSets() {
         state.sets = (await dataset.ask("sets")).sets;
         if (state.set && !openSet()) {
@@ -150,9 +154,9 @@
         const answer = await dataset.ask("listing", { set, ...forRun() });
         if (state.set === set) {
             take(answer.listing, answer.undo);
-            const { worth } = await dataset.ask("worth", { set, ...forRun() });
+            const { worth, retest } = await dataset.ask("worth", { set, ...forRun(), weights: trainWeights() });
             if (state.set === set) {
-                state.worth = worth;
+                Object.assign(state, { worth, retest });
                 tell("worth");
             }
             if (state.set === set && pictures().some((one) => one.mask && one.bucket && one.share === null)) {
@@ -302,6 +306,6 @@
 
     Object.assign(dataset, {
         FLAGS, state, openSet, pictures, picture, caption, isDraft, unsaved, tagsOf, withTags, hasFlag, shown, toggle,
-        clearFilters, choose, chooseAll, step, loadSets, reload, open, draft, save, set, forRun, recall,
+        clearFilters, choose, chooseAll, step, loadSets, reload, open, draft, save, set, forRun, trainWeights, recall,
     });
 })();
