@@ -59,7 +59,7 @@
         }
         parts.list.replaceChildren(...lines);
         if (probing !== set) {
-            parts.probe.replaceChildren(link("Where would training move?", "Which blocks the gradients of up to 16 of these pictures reach", probe));
+            parts.probe.replaceChildren(link(probes.has(set) ? "Probe again" : "Where would training move?", "Which blocks the gradients of up to 16 of these pictures reach", probe));
         }
         drawBars(probes.get(set));
     }
@@ -93,7 +93,7 @@
             const noise = one.within_noise ? "within the noise" : one.noise === null ? "" : `±${one.noise.toFixed(3)}`;
             const bar = made("i", {});
             bar.style.width = `${100 * Math.max(0, one.mean / most)}%`;
-            const row = made("li", { title: `${one.block}: ${one.mean.toFixed(3)} ${noise}` }, made("b", { textContent: one.block }), made("span", {}, bar), made("em", { textContent: one.mean.toFixed(3) }));
+            const row = made("li", { title: `${one.block}: ${one.mean.toFixed(3)} ${noise}` }, made("b", { textContent: one.block }), made("span", {}, bar), made("em", { textContent: Math.max(0, one.mean).toFixed(3) }));
             row.classList.toggle("blocktrain-is-noise", one.within_noise);
             return row;
         });

@@ -37,7 +37,7 @@ from lib_blocktrain.networks.layers import weight_shape
 from lib_blocktrain.training.batches import Batch, BatchLoader
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache
 from lib_blocktrain.training.config import LossConfig, NetworkConfig
-from lib_blocktrain.training.dataset import Dataset, DatasetError, find
+from lib_blocktrain.training.dataset import Dataset, DatasetError, DatasetImage, find
 from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig
 from lib_blocktrain.training.init import init_network
 from lib_blocktrain.training.norms import total_norm
@@ -283,11 +283,17 @@ def probe_dataset(model: Model, request: ProbeRequest, progress: Progress | None
 
 
 def batches_of(model: Model, dataset: Dataset, most: int) -> tuple[list[Batch], list[Batch]]:
-    """Return batches of one image each, at most `most`: those to be trained on, and regularisation images."""
+    """Return batches of one image each, at most `most` of each: those to be trained on, and regularisation images."""
     loader = BatchLoader(LatentCache(model, None), ConditioningCache(model, None), prior_weight=1.0, seed=0)
-    kinds = [[p for p in dataset.images if p.regularisation == kind][:most] for kind in (False, True)]
+    kinds = [_spread([p for p in dataset.images if p.regularisation == kind], most) for kind in (False, True)]
     trained, regularisation = ([loader.plain([picture]) for picture in pictures] for pictures in kinds)
     return trained, [replace(batch, weights=torch.ones(1)) for batch in regularisation]
+
+
+def _spread(images: Sequence[DatasetImage], most: int) -> Sequence[DatasetImage]:
+    """Return at most so many of them, from all folders alike rather than from the first."""
+    count = min(most, len(images))
+    return [images[number * len(images) // count] for number in range(count)]
 
 
 def own_images(

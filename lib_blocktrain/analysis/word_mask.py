@@ -68,7 +68,8 @@ def word_mask(model: Model, image: Image.Image, word: str, progress: Progress | 
         progress(len(at), len(at))
     if not total.isfinite().all():
         raise ValueError(f"word {word[:60]!r}: it changes nothing of what the model sees: expected another word")
-    where = strong(_enlarged(total))[0]
+    smooth = F.avg_pool2d(total, 3, stride=1, padding=1, count_include_pad=False)  # or the mask would have holes
+    where = strong(_enlarged(smooth))[0]
     return WordMask(Image.fromarray((where * 255).byte().numpy()), float(where.mean()))
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 
 import pytest
 from PIL import Image
 
 from lib_blocktrain.api import responses
 from lib_blocktrain.api.access import Access
-from lib_blocktrain.workspace import picture_sets  # noqa: F401 - the first call imports it, which takes time
+from lib_blocktrain.workspace import (
+    picture_sets,  # noqa: F401 - the first call imports it, which takes time
+    set_jobs,
+)
 
 
 def png(colour: str = "red", size=(80, 60), mode: str = "RGB") -> bytes:
@@ -85,6 +89,43 @@ def test_from_an_empty_set_to_masked_and_captioned_pictures(client, host, refuse
     folder = host.output_dir / "datasets" / "robot" / "5_robot"
     assert sorted(path.name for path in folder.iterdir()) == ["a.png", "b.png"]
     assert client.post("/sets/robot/repeats", json={"repeats": 2}).json()["repeats"] == 2
+
+
+def test_jobs_of_a_set(client, host, refused, monkeypatch):
+    """What they find is tested with a model in `workspace/test_set_jobs.py`."""
+
+    def find_mask(host, sets, key, picture, word, progress):
+        progress(1, 2)
+        if word == "nothing":
+            raise ValueError("it changes nothing")
+        return set_jobs.FoundMask(png("white", mode="L"), 1.0)
+
+    monkeypatch.setattr(set_jobs, "find_mask", find_mask)
+    client.post("/sets", json={"name": "robot"})
+    client.post("/sets/robot/pictures", files=[("files", ("a.png", png()))])
+
+    def ended(answer) -> dict:
+        assert answer.status_code == 202
+        for _ in range(400):
+            found = client.get(f"/sets/robot/jobs/{answer.json()['job']}").json()
+            if found["state"] != "running":
+                return found
+            time.sleep(0.01)
+        raise AssertionError(found)
+
+    asked = {"picture": "robot/a.png", "word": "hat"}
+    found = ended(client.post("/sets/robot/find-mask", json=asked))["result"]
+    assert found["share"] == 1
+    saved = client.post("/sets/robot/mask", json={"picture": "robot/a.png", "png": found["png"]})
+    assert saved.json()["title"] == "mask of a.png"
+    failed = ended(client.post("/sets/robot/find-mask", json={**asked, "word": "nothing"}))
+    assert (failed["state"], failed["detail"]) == ("failed", "it changes nothing")
+    assert ended(client.post("/sets/robot/probe", json={"pictures": 2}))["state"] == "failed"  # one picture alone
+    refused(client.post("/sets/robot/find-mask", json={**asked, "picture": "robot/b.png"}), 404, "no picture")
+    refused(client.post("/sets/robot/find-mask", json={**asked, "word": ""}), 400, "word")
+    refused(client.post("/sets/none/probe", json={}), 404, "'none'")
+    refused(client.post("/sets/robot/probe", json={"pictures": 1}), 400, "pictures")
+    refused(client.get("/sets/robot/jobs/none"), 404, "there is no job")
 
 
 def test_roots_passwords_and_limits(serve, tmp_path, refused):

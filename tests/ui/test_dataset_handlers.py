@@ -5,18 +5,22 @@ from __future__ import annotations
 import html
 import json
 import re
+import time
 
 import pytest
 from PIL import Image
 
-from lib_blocktrain.ui.dataset_handlers import FOLDERS, NAME, TOML, DatasetHandlers
+from lib_blocktrain.ui import dataset_jobs
+from lib_blocktrain.ui.dataset_handlers import FOLDERS, NAME, TOML, WEIGHTS, DatasetHandlers
+from lib_blocktrain.ui.dataset_jobs import DatasetJobs
 from lib_blocktrain.workspace.picture_sets import PictureSets
+from lib_blocktrain.workspace.set_jobs import FoundMask
 
 
 @pytest.fixture
-def handlers(host):
+def handlers(host, jobs, controls):
     sets = PictureSets(host)
-    yield DatasetHandlers(sets)
+    yield DatasetHandlers(sets, DatasetJobs(host, sets, jobs), lambda text: controls.presets.parse(text, "sd1"))
     sets.close()
 
 
@@ -49,6 +53,10 @@ def test_a_question_is_carried_out_once(handlers):
         ("apply", {"set": "nowhere", "operation": []}, "operation '[]': expected an object"),
         ("paint", {"set": "nowhere", "picture": "a", "png": "data:image/png;base64,???"}, ""),
         ("repeats", {"set": "nowhere"}, "expected a whole number"),
+        ("find mask", {"set": "nowhere", "picture": "a", "word": "hat"}, "there is no set"),
+        ("find mask", {"set": "nowhere", "picture": "a"}, "word 'None': expected text"),
+        ("probe set", {"set": "nowhere"}, "there is no set"),
+        ("job", {"job": "x"}, "not known any more"),
     ],
 )
 def test_a_refusal_is_an_answer(handlers, what, values, said):
@@ -91,3 +99,69 @@ def test_files_are_added_and_the_set_is_used_in_train(handlers, tmp_path):
     changes = handlers.use({"dataset_ask": refused, "dataset_files": None, "train_form": {NAME: ""}})
     assert "no pictures yet" in answer_of(changes)["error"]
     assert set(changes) == {"dataset_answer"}
+
+
+def end_of(handlers, job: str, first: int) -> dict:
+    for number in range(first, first + 200):
+        answer = ask(handlers, number, "job", job=job)
+        if answer["state"] not in ("waiting", "running"):
+            return answer
+        time.sleep(0.05)
+    raise AssertionError(answer)
+
+
+def test_jobs_are_followed_cancelled_and_end_when_nobody_asks(handlers, host, monkeypatch, tmp_path):
+    ask(handlers, 1, "create", name="robot")
+    Image.new("RGB", (64, 64), "red").save(host.output_dir / "datasets/robot/10_robot/a.png")
+
+    def find_mask(host, sets, key, picture, word, progress):
+        if word == "nothing":
+            raise ValueError("it changes nothing")
+        for done in range(3):
+            progress(done, 3)
+            assert host.gate.wait(20)
+        return FoundMask(b"PNG", 0.25)
+
+    monkeypatch.setattr(dataset_jobs, "find_mask", find_mask)
+    asked = {"set": "robot", "picture": "robot/a.png"}
+    found = end_of(handlers, ask(handlers, 2, "find mask", **asked, word="hat")["job"], 100)
+    assert (found["state"], found["result"]["share"]) == ("done", 0.25)
+    assert found["result"]["mask"].startswith("data:image/png;base64,")
+    failed = end_of(handlers, ask(handlers, 3, "find mask", **asked, word="nothing")["job"], 400)
+    assert (failed["state"], failed["problem"]) == ("failed", "it changes nothing")
+
+    for number, unseen in ((5, False), (8, True)):
+        host.gate.clear()
+        job = ask(handlers, number, "find mask", **asked, word="hat")["job"]
+        while ask(handlers, time.monotonic_ns(), "job", job=job)["state"] == "waiting":
+            time.sleep(0.01)
+        if unseen:
+            monkeypatch.setattr(dataset_jobs, "UNSEEN", -1.0)
+        else:
+            assert ask(handlers, number + 1, "cancel", job=job).keys() == {"page", "number"}
+        host.gate.set()
+        assert end_of(handlers, job, 1000 * number)["state"] == "cancelled"
+
+
+def test_weights_go_to_train_and_are_to_be_found_again_for_another_share(handlers, host):
+    def weigh(number: int, weights: str) -> dict:
+        asked = json.dumps({"page": "w", "number": number, "weights": weights})
+        return handlers.weigh({"dataset_ask": asked, "dataset_files": None, "train_form": {}})
+
+    changes = weigh(1, "OUTALL")
+    assert changes["train_form"][WEIGHTS].startswith("OUTALL:1,0,0,")
+    assert answer_of(changes)["weights"] == changes["train_form"][WEIGHTS]
+    refused = weigh(2, "NOTHING")
+    assert "NOTHING" in answer_of(refused)["error"]
+    assert set(refused) == {"dataset_answer"}
+
+    ask(handlers, 1, "create", name="robot")
+    folder = host.output_dir / "datasets/robot/10_robot"
+    Image.new("RGB", (64, 64), "red").save(folder / "a.png")
+    Image.new("L", (64, 64), 255).save(folder / "a.mask.png")
+    weights = "FACE:" + ",".join(["1"] * 26) + " | canvas=0.1"
+    worth = ask(handlers, 2, "worth", set="robot", weights=weights)
+    assert worth["worth"]["canvas_share"] == 1
+    assert "more than twofold apart" in worth["retest"]
+    for number, other in enumerate(("", "nonsense", weights.replace("0.1", "0.9"))):
+        assert ask(handlers, 3 + number, "worth", set="robot", weights=other)["retest"] == ""

@@ -185,6 +185,44 @@ def test_files_are_added_and_the_others_refused_by_name(sets, robots, tmp_path):
     assert (listed["new.png"]["caption"], listed["new.png"]["mask"]) == ("a hat", "new.mask.png")
 
 
+def test_dropped_folders_bring_their_labels(host, sets, tmp_path):
+    def uploads(*names: str) -> list[Upload]:
+        for number in range(len(names)):
+            picture(number).save(tmp_path / f"{number}.png")
+        return [Upload(tmp_path / f"{number}.png", name) for number, name in enumerate(names)]
+
+    def folders() -> list[str]:
+        return sorted(path.name for path in (host.output_dir / "datasets" / "bots").iterdir())
+
+    sets.create("bots")
+    given = uploads("x/5_robot/a.png", "x/top hat/a.png", "5_robot/b.png", "x\\deep\\3_café 日本\\c.png", "x/CON/d.png")
+    added = sets.add("bots", given).to_json()
+    assert added["added"] == ["5_robot/a.png", "5_robot/b.png", "10_top hat/a.png", "3_café 日本/c.png"]
+    assert [name for name, _ in added["refused"]] == ["d.png"]
+    assert "'CON' cannot name a file" in added["refused"][0][1]
+    assert folders() == ["10_top hat", "3_café 日本", "5_robot"]  # 10_bots, which stayed empty, is gone
+    listing = {one["picture"]: one for one in sets.listing("bots").to_json()["pictures"]}
+    assert set(listing) == {"robot/a.png", "robot/b.png", "top hat/a.png", "café 日本/c.png"}
+    assert listing["top hat/a.png"]["caption_used"] == "top hat"
+    assert {edit.after for edit in sets.preview("bots", {"op": "from folders"}).edits} == {
+        "robot",
+        "top hat",
+        "café 日本",
+    }
+
+    added = sets.add("bots", uploads("7_robot/e.png", "20240131_trip/f.png", "dropped/g.png")).to_json()
+    assert added["added"] == ["5_robot/e.png", "10_20240131_trip/f.png", "g.png"]
+    assert added["notices"] == [
+        "7_robot: its pictures are added to 5_robot, which has 5 repeats",
+        "20240131_trip: 20240131 repeats: expected up to 10000; they are those of the set",
+    ]
+    assert "10_bots" in folders()
+    opened = sets.open(str(filled(tmp_path / "mine" / "2_cat", {"a.png": None}).parent))
+    added = sets.add(opened.key, uploads("x/2_dog/a.png", "x/2_cat/z.png")).to_json()
+    assert added["added"] == ["2_cat/z.png"]
+    assert "there is no such folder" in added["refused"][0][1]
+
+
 # --- the list ---------------------------------------------------------------------------------------------------------
 
 
