@@ -120,11 +120,12 @@ def test_jobs_of_a_set(client, host, refused, monkeypatch):
     assert saved.json()["title"] == "mask of a.png"
     failed = ended(client.post("/sets/robot/find-mask", json={**asked, "word": "nothing"}))
     assert (failed["state"], failed["detail"]) == ("failed", "it changes nothing")
-    assert ended(client.post("/sets/robot/probe", json={"pictures": 2}))["state"] == "failed"  # one picture alone
+    host.loaded = None
+    assert "no checkpoint" in ended(client.post("/sets/robot/probe", json={"pictures": 2}))["detail"]
     refused(client.post("/sets/robot/find-mask", json={**asked, "picture": "robot/b.png"}), 404, "no picture")
-    refused(client.post("/sets/robot/find-mask", json={**asked, "word": ""}), 400, "word")
+    refused(client.post("/sets/robot/find-mask", json={**asked, "word": ""}), 422, "word")
     refused(client.post("/sets/none/probe", json={}), 404, "'none'")
-    refused(client.post("/sets/robot/probe", json={"pictures": 1}), 400, "pictures")
+    refused(client.post("/sets/robot/probe", json={"pictures": 1}), 422, "pictures")
     refused(client.get("/sets/robot/jobs/none"), 404, "there is no job")
 
 
