@@ -7,7 +7,6 @@ the code below, of an extension alone, and of a WebUI without any.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
@@ -65,7 +64,9 @@ def accordion(text: str) -> dict:
 @pytest.fixture(scope="module")
 def beside(webui, exported, another):
     """A WebUI with all of them, and files with baked weights."""
-    for source, name, weights in ((LORA, "a-outd", OUTD), (OTHER, "b-values", VALUES), (LORA, "a-values", VALUES)):
+    whole = dict.fromkeys(BLOCKS, 1)
+    written = ((LORA, "a-outd", OUTD), (OTHER, "b-values", VALUES), (LORA, "a-values", VALUES))
+    for source, name, weights in (*written, (LORA, "left", whole), (OTHER, "right", whole)):
         bake(webui.loras / f"{source}.safetensors", webui.loras / f"{name}.safetensors", weights)
     detector = webui.data / "models" / "adetailer" / "middle.pt"
     detector.parent.mkdir(exist_ok=True)
@@ -143,11 +144,12 @@ def test_regional_prompter(beside, needs, mode):
         return beside.pixels(prompt, width=128, alwayson_scripts={**regional(mode), **(more or {})})
 
     baked = draw("<lora:a-outd:1>", "<lora:b-values:0.5>")
-    outd, values = the_tag(LORA, "1", "bw=OUTD"), the_tag(OTHER, "0.5", f"bw={LINE}")
+    # It takes one LoRA for another where a name contains the other's: those here do not.
+    outd, values = the_tag("left", "1", "bw=OUTD"), the_tag("right", "0.5", f"bw={LINE}")
     assert off(draw(outd, values), baked) <= 1
-    by_lora = f"{LORA}: OUTD\n{OTHER}: {LINE}"
-    assert off(draw(the_tag(LORA, "1"), the_tag(OTHER, "0.5"), accordion(by_lora)), baked) <= 1
-    assert off(draw(the_tag(LORA, "1"), the_tag(OTHER, "0.5")), baked) > 8
+    by_lora = f"left: OUTD\nright: {LINE}"
+    assert off(draw(the_tag("left", "1"), the_tag("right", "0.5"), accordion(by_lora)), baked) <= 1
+    assert off(draw(the_tag("left", "1"), the_tag("right", "0.5")), baked) > 8
     if "sd-webui-lora-block-weight" in beside.names:
         assert off(draw(outd, values, LBW), baked) <= 1
 
@@ -185,7 +187,7 @@ def test_page(beside, needs, browser):
         opened.accordion()
         if "adetailer" in beside.names:
             note = page.locator("#blocktrain_txt2img_adetailer")
-            note.wait_for()
+            note.wait_for(timeout=60_000)
             assert "add blocktrain to its setting" in note.inner_text()
             names = beside.call("/sdapi/v1/options")["ad_script_names"]
             beside.call("/sdapi/v1/options", {"ad_script_names": f"{names}, blocktrain"})
@@ -200,7 +202,7 @@ def test_page(beside, needs, browser):
             prompt.click()
             prompt.press_sequentially("<lora:blocktrain", delay=50)
             listed = page.locator("#txt2img_prompt .autocompleteResults li", has_text=OTHER)
-            listed.first.wait_for()
+            listed.first.wait_for(timeout=60_000)
             listed.first.click()
             page.wait_for_function("document.querySelector('#txt2img_prompt textarea').value.includes('-2:1')")
             prompt.fill(f"{PROMPT} {the_tag(OTHER, '1', 'bw=OUTD')}")
@@ -217,4 +219,4 @@ def test_the_log_names_no_error_of_ours(beside):
     """The last one: of all that was drawn above."""
     log = beside.log.read_text(errors="replace")
     assert "lib_blocktrain" not in "".join(re.findall(r"Traceback(?:.|\n)*?\n\S.*", log))
-    assert json.dumps(log).count("activating extra network") == 0
+    assert "activating extra network" not in log
