@@ -12,7 +12,7 @@ from lib_blocktrain.networks.cards import recommended_text
 from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.card_preset import CARD, uses_card
 from lib_blocktrain.weights.preset_strings import Parsed
-from lib_blocktrain.weights.prompt_tags import Steps, Tag, TagError, read_tag, tag_at
+from lib_blocktrain.weights.prompt_tags import Tag, TagError, read_tag, tag_at
 from lib_blocktrain.workspace.lora_files import LoraFile
 from lib_blocktrain.workspace.lora_index import LoraIndex
 from lib_blocktrain.workspace.preset_store import PresetStore, as_changes
@@ -96,12 +96,15 @@ class TagEditor:
         try:
             parsed = self._parsed(tag, architecture, file)
             values, notices = dict(parsed.weights.with_base), (*notices, *parsed.notices)
+            notices += tuple(f"{rule.text(architecture)} stays as written" for rule in parsed.rules)
         except (ValueError, OSError) as error:
             problem = str(error)
         if file is None:
             notices = (*notices, f"{tag.name} is not in the folders: shown as for {ARCHITECTURES[architecture].title}")
         numbers = [item for item in tag.plain[1:] if "=" not in item]
         named = [item for item in tag.plain[1:] if "=" in item]
+        if tag.strength is not None:  # over the steps
+            numbers, named = numbers[:1], [tag.strength, *named]
         head = _PRESET.match(tag.weights or "")
         names = self._presets.names(architecture)
         if file is not None and file.recommended is not None:
@@ -135,13 +138,22 @@ class TagEditor:
                 raise ValueError(f"{change.weights[:80]!r} cannot stand in a tag: expected no colon and no >")
         elif change.values is not None:
             weights = BlockWeights(architecture, {k: v for k, v in change.values.items() if k != BASE}, _base(change))
+            parsed = self._parsed(tag, architecture, file)
+            if parsed.rules:
+                return self._stepped(
+                    replace(tag, weights=_appended(tag.weights or "", parsed.weights, weights)), change
+                )
             plain = weights == BlockWeights.uniform(architecture, 1.0)
             tag = replace(tag, weights=None if plain else self._shortest(weights, tag.weights or "", file), x=None)
+        return self._stepped(tag, change)
+
+    @staticmethod
+    def _stepped(tag: Tag, change: TagChange) -> Tag:
         first = tag.steps.first if change.first is None else max(1, change.first)
         end = tag.steps.end if change.end is None else change.end or None
         if end is not None and end <= first:
             raise ValueError(f"stop before step {end}, and start at {first}: expected a stop after the start")
-        return replace(tag, steps=Steps(first, end))
+        return replace(tag, steps=replace(tag.steps, first=first, end=end))
 
     def _shortest(self, weights: BlockWeights, before: str, file: LoraFile | None) -> str:
         """The weights as changes of what the tag began with, where that is shorter than others."""
@@ -156,7 +168,7 @@ class TagEditor:
         if tag.weights is None:
             return Parsed(BlockWeights.uniform(architecture, 1.0), "none")
         card = partial(recommended_text, file.path) if file is not None else None
-        return self._presets.parse(tag.weights, architecture, x=tag.x, recommended=card)
+        return self._presets.parse(tag.weights, architecture, x=tag.x, recommended=card, layers=True)
 
     def _file(self, name: str) -> LoraFile | None:
         """The LoRA that the WebUI finds by this name: its file's, or the one that its metadata give it."""
@@ -167,6 +179,13 @@ class TagEditor:
                     return None if file.problem else file
             self._loras.refresh()
         return None
+
+
+def _appended(text: str, before: BlockWeights, after: BlockWeights) -> str:
+    """The text with the blocks that have changed; what it says of kinds of layers and of steps elsewhere stays."""
+    old = before.with_base
+    changed = {block: weight for block, weight in after.with_base.items() if weight != old[block]}
+    return ",".join([text, *(f"{block}={number(weight)}" for block, weight in changed.items())])
 
 
 def _base(change: TagChange) -> float:

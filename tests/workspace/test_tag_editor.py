@@ -51,6 +51,7 @@ def test_the_cursor_finds_its_tag(editor):
         ("robot:1:lbw=OUTD:x=2", {"weights": ""}, "robot:1"),
         ("robot:1:bw=OUTD", {"first": 2, "end": 5}, "robot:1:bw=OUTD:start=2:stop=5"),
         ("robot:1:step=2-5", {"end": 0}, "robot:1:start=2"),
+        ("robot:1:lbw=OUTD:start=3", {"end": 5}, "robot:1:lbw=OUTD:start=3:stop=5"),
     ],
 )
 def test_a_change_changes_nothing_else(editor, tag, change, expected):
@@ -61,6 +62,13 @@ def test_values_become_the_shortest_text(editor):
     values = dict(parse("OUTD,IN08=-0.4", "sd1").weights.with_base)
     assert after(editor, "robot:1:bw=OUTD", values=values) == "robot:1:bw=OUTD,IN08=-0.4"
     assert after(editor, "robot:1:bw=OUTD", values=dict.fromkeys(values, 1.0)) == "robot:1"
+    # what is said of kinds of layers and of steps stays
+    rules = "robot:1:bw=OUTD,IN04.attn2=0.5,OUT03=1@0-0.5"
+    assert after(editor, rules, values={**dict(parse("OUTD", "sd1").weights.with_base), "OUT03": 1.0, "IN08": 0.5}) == (
+        f"{rules},IN08=0.5"
+    )
+    assert "IN04.attn2=0.5 stays" in editor.edit(FOX.format(rules), 8).notices[-2]
+    assert editor.edit(FOX.format("robot:0.5@0,1@0.5"), 8).fixed == "0.5@0,1@0.5 in the tag"
     with pytest.raises(ValueError, match="IN00"):
         after(editor, "robot:1", values={"OUT03": 1.0})
 
