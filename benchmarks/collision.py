@@ -50,7 +50,7 @@ def main() -> None:
             acting(model, networks[0], pair[0], strengths[0]),
             acting(model, networks[1], pair[1], strengths[1]),
         ):
-            latents = draw(model, [PROMPT] * len(seeds), list(seeds), Sampler(steps=20))
+            latents = draw(model, [PROMPT] * len(seeds), list(seeds), Sampler(steps=10))
         with torch.no_grad():
             logits = classifier(decode(model, latents))
         kept = {f: logits[f].argmax(-1) == FACTORS[f].index(word) for f, word in WANTED.items()}
@@ -65,6 +65,8 @@ def main() -> None:
     row("both at 1", (None, None))
     for strength in (0.85, 0.7, 0.5):
         row(f"both at {strength}", (None, None), (strength, strength))
+    for strength in (0.7, 0.5):
+        row(f"robot at {strength}", (None, None), (strength, 1.0))
     row("divided, by the files alone", files.weights)
     row("divided, by the effects", effects.weights)
 
