@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid
@@ -75,6 +76,11 @@ class Miniature:
         if self.architecture == "sdxl":
             found |= {"pooled": found["context"][:, 0, :16], "size": torch.tensor([[64.0, 64, 0, 0, 64, 64]])}
         return found
+
+    def decode(self, latents: Tensor) -> list[Image.Image]:
+        """The first three channels as colours."""
+        levels = ((latents[:, :3].clamp(-2, 2) + 2) * 63.75).byte().permute(0, 2, 3, 1)
+        return [Image.fromarray(picture.numpy()) for picture in levels]
 
     def predict(self, latents, timesteps, conditioning):
         return self.run_blocks("IN00", self.enter_blocks(latents, timesteps, conditioning))

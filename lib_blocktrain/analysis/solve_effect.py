@@ -1,0 +1,184 @@
+"""What block weights keep of a LoRA's effect in region A and of that in region B, on the pictures that they draw.
+
+The trajectory is walked under the weights themselves: a change of the predicted noise along another trajectory says
+little of the picture that they end in. With z(w) the latents at its end and e = z(whole) - z(without), each seed has
+
+    kept = <z(w) - z(without), e> / <e, e>, inside A;  leaked = the same inside B
+
+1 for the whole LoRA and 0 without it. A mean over seeds weighs each by <e, e> in its region: where the model alone
+draws the same, there is nothing to keep or to drop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lib_blocktrain.analysis.attention import HeatMap, recording_attention, tokens_of
+from lib_blocktrain.analysis.instrumented_model import InstrumentedModel
+from lib_blocktrain.analysis.regions import Feature, fixed_region, strong
+from lib_blocktrain.analysis.sampling_grid import SMALL
+from lib_blocktrain.analysis.trajectory import ddim_step, ddim_timesteps, denoise, initial_noise
+from lib_blocktrain.blocks import REST
+from lib_blocktrain.weights.block_weights import BlockWeights
+
+Loss = Callable[[Tensor], Tensor]  # of latents (seeds, 4, h, w)
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """The LoRA's effect on pictures of one prompt: latents `(seeds, 4, h, w)` without it and with the whole of it.
+
+    The regions `keep` and `drop` are `(seeds, 1, h, w)`.
+    """
+
+    prompt: str
+    seeds: tuple[int, ...]
+    without: Tensor
+    whole: Tensor
+    keep: Tensor
+    drop: Tensor
+
+    def of(self, chosen: Sequence[int]) -> Effect:
+        """Return that of the seeds at these places."""
+        at = list(chosen)
+        tensors = (self.without[at], self.whole[at], self.keep[at], self.drop[at])
+        return Effect(self.prompt, tuple(self.seeds[n] for n in at), *tensors)
+
+    @property
+    def sizes(self) -> tuple[Tensor, Tensor]:
+        """<e, e> inside A and inside B, each `(seeds,)`."""
+        square = (self.whole - self.without).square()
+        return (square * self.keep).sum(dim=(1, 2, 3)), (square * self.drop).sum(dim=(1, 2, 3))
+
+    def shares(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return kept and leaked of these latents, each `(seeds,)`; differentiable."""
+        effect = self.whole - self.without
+        along = (latents - self.without) * effect
+        in_a, in_b = self.sizes
+        smallest = torch.finfo(in_a.dtype).tiny
+        kept = (along * self.keep).sum(dim=(1, 2, 3)) / in_a.clamp(min=smallest)
+        return kept, (along * self.drop).sum(dim=(1, 2, 3)) / in_b.clamp(min=smallest)
+
+
+def measure_effect(
+    instrumented: InstrumentedModel, prompt: str, seeds: tuple[int, ...], keep: Feature, drop: Feature | None
+) -> Effect:
+    """Draw the pictures of a prompt without the LoRA and with it, and find A and B in them.
+
+    `drop` None is everything but A, which is grown by one cell for it.
+    """
+    words = [feature.word for feature in (keep, drop) if feature is not None and feature.word is not None]
+    size = instrumented.grid.latent_size(instrumented.model)
+    instrumented.set_weights(instrumented.weights)
+    maps = {
+        word: HeatMap(tokens_of(instrumented.model, prompt, word), len(seeds), size) for word in dict.fromkeys(words)
+    }
+    with recording_attention(instrumented.model.unet, list(maps.values())):
+        whole = denoise(instrumented, prompt, seeds)
+    instrumented.set_weights(BlockWeights.uniform(instrumented.weights.architecture, 0.0))
+    without = denoise(instrumented, prompt, seeds)
+    region_a = _region(keep, maps, seeds, size).to(whole.device)
+    if drop is None:
+        region_b = 1 - F.max_pool2d(region_a, 3, stride=1, padding=1)
+    else:
+        region_b = _region(drop, maps, seeds, size).to(whole.device)
+    return Effect(prompt, seeds, without, whole, region_a, region_b)
+
+
+def _region(feature: Feature, maps: Mapping[str, HeatMap], seeds: Sequence[int], size: tuple[int, int]) -> Tensor:
+    """Return the feature's region in each picture, `(seeds, 1, h, w)`."""
+    if feature.word is not None:
+        return torch.stack([strong(heat) for heat in maps[feature.word].mean])
+    fixed = fixed_region(feature, size)
+    if fixed is None:
+        fixed = torch.ones(1, *size)
+    return fixed.repeat(len(seeds), 1, 1, 1)
+
+
+def latents_under(
+    instrumented: InstrumentedModel, prompt: str, seeds: tuple[int, ...], weights: BlockWeights
+) -> Tensor:
+    """Return the latents that these weights draw, `(seeds, 4, h, w)`."""
+    instrumented.set_weights(weights)
+    return denoise(instrumented, prompt, seeds)
+
+
+def gradient(
+    instrumented: InstrumentedModel, effect: Effect, weights: Mapping[str, float], loss: Loss
+) -> dict[str, float]:
+    """Return the derivative, by each of these block weights, of a loss of the latents that they draw.
+
+    Each step of the trajectory is differentiated by itself, the last first, and handed the derivative by the latents
+    after it. Of small latents the activations of all steps are kept; of others those of one step alone, which are
+    computed again. BASE and REST stay as in the instrumented weights.
+    """
+    walk = _Walk(instrumented, effect.prompt, weights)
+    height, width = effect.whole.shape[-2:]
+    small = height * width <= SMALL
+    try:
+        steps, latents = [], initial_noise(instrumented, effect.seeds)
+        for number in range(len(walk.timesteps)):
+            step = walk.step(number, latents, graph=small)
+            steps.append(step)
+            latents = step.after.detach()
+        latents.requires_grad_()
+        with torch.enable_grad():
+            (by_latents,) = torch.autograd.grad(loss(latents), latents)
+        total = torch.zeros(len(weights), dtype=torch.float64)
+        while steps:
+            step = steps.pop()
+            if not small:
+                step = walk.step(step.number, step.before, graph=True)
+            by_latents, by_weights = _derivatives(step, by_latents)
+            instrumented.count_backward(by_latents)
+            total += by_weights.double().cpu()
+    finally:
+        instrumented.set_weights(instrumented.weights)
+    return dict(zip(weights, total.tolist()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """A step of the trajectory: latents before and after it, and the block weights `(blocks,)` that it was under."""
+
+    number: int
+    before: Tensor
+    weights: Tensor
+    after: Tensor
+
+
+class _Walk:
+    """A trajectory step by step, under block weights that autograd can differentiate by."""
+
+    def __init__(self, instrumented: InstrumentedModel, prompt: str, weights: Mapping[str, float]):
+        self._instrumented, self._prompt, self._blocks = instrumented, prompt, tuple(weights)
+        self.timesteps = ddim_timesteps(instrumented.grid.steps, len(instrumented.model.alphas_cumprod))
+        instrumented.set_weights(instrumented.weights)
+        instrumented.conditioning(prompt)  # encoded under BASE's weight, before factors take its place
+        device = next(instrumented.model.unet.parameters()).device
+        self._weights = torch.tensor(list(weights.values()), device=device)
+        self._rest = torch.tensor(instrumented.weights[REST], device=device)
+
+    def step(self, number: int, latents: Tensor, *, graph: bool) -> _Step:
+        """Compute a step, with its autograd graph if wanted."""
+        before, weights = latents.detach().requires_grad_(graph), self._weights.clone().requires_grad_(graph)
+        timestep = self.timesteps[number]
+        after = self.timesteps[number + 1] if number + 1 < len(self.timesteps) else None
+        with torch.set_grad_enabled(graph):
+            by_block = dict(zip(self._blocks, weights))
+            self._instrumented.hooks.set_factors({REST: self._rest, **by_block})
+            noise = self._instrumented.predict(before, timestep, self._prompt)
+            return _Step(number, before, weights, ddim_step(self._instrumented, before, noise, timestep, after))
+
+
+def _derivatives(step: _Step, by_after: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the derivatives by the latents before a step and by its weights, given that by the latents after it."""
+    # of unit size, so that half precision does not lose small ones
+    size = by_after.square().mean().sqrt().clamp(min=torch.finfo(torch.float32).tiny)
+    by_before, by_weights = torch.autograd.grad((step.after * (by_after / size)).sum(), (step.before, step.weights))
+    return by_before * size, by_weights * size
