@@ -1,4 +1,4 @@
-"""Routes for analyses: start one, follow it, and read its result."""
+"""Routes for analyses and searches for weights: start one, follow it, and read its result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 
 from lib_blocktrain.api.errors import api_error, not_found
-from lib_blocktrain.api.schemas import AnalyseBody, Asked, FeatureBody, Found
+from lib_blocktrain.api.schemas import AnalyseBody, Asked, FeatureBody, Found, SolveBody, SolvedFound
 from lib_blocktrain.api.service import Service
 from lib_blocktrain.workspace.recent import Recent
 
@@ -24,7 +24,7 @@ KEPT = 16  # analyses that can still be read
 
 
 def add_analysis_routes(reading: APIRouter, service: Service) -> None:
-    """Add the routes under ``/analyse``. They write nothing; the last ``KEPT`` analyses can be read."""
+    """Add the routes under ``/analyse`` and ``/solve``. They write nothing; the last ``KEPT`` of each can be read."""
     jobs: Recent[str, Job[dict[str, Any]]] = Recent(KEPT)
 
     @reading.post("/analyse", response_model=Asked, status_code=202, summary="Say how much each block matters")
@@ -35,16 +35,67 @@ def add_analysis_routes(reading: APIRouter, service: Service) -> None:
 
     @reading.get("/analyse/{job}", response_model=Found, summary="The progress of an analysis, and its result")
     def result(job: str) -> dict[str, Any]:
-        known = jobs.get(job)
-        if known is None:
-            raise not_found(f"there is no analysis {job!r}: the last {KEPT} can be read, until the server is restarted")
-        if not known.future.done():
-            return {"state": "running", "share": known.step.share if known.step else None}
-        error = known.error()
-        if error is not None:
-            refused = api_error(error)
-            return {"state": "failed", "error": refused.code, "detail": str(refused)}
-        return {"state": "done", "share": 1.0, **known.result()}
+        return _state(jobs, job)
+
+    searches: Recent[str, Job[dict[str, Any]]] = Recent(KEPT)
+
+    @reading.post("/solve", response_model=Asked, status_code=202, summary="Search for weights that keep A and drop B")
+    def solve(body: SolveBody) -> dict[str, str]:
+        job = _start_search(service, body)
+        searches[job.id] = job
+        return {"job": job.id}
+
+    @reading.get("/solve/{job}", response_model=SolvedFound, summary="The progress of a search, and its answer")
+    def answer(job: str) -> dict[str, Any]:
+        return _state(searches, job)
+
+
+def _state(jobs: Recent[str, Job[dict[str, Any]]], job: str) -> dict[str, Any]:
+    """The progress of a job, and its result if it has ended."""
+    known = jobs.get(job)
+    if known is None:
+        raise not_found(f"there is no analysis {job!r}: the last {KEPT} can be read, until the server is restarted")
+    if not known.future.done():
+        return {"state": "running", "share": known.step.share if known.step else None}
+    error = known.error()
+    if error is not None:
+        refused = api_error(error)
+        return {"state": "failed", "error": refused.code, "detail": str(refused)}
+    return {"state": "done", "share": 1.0, **known.result()}
+
+
+def _start_search(service: Service, body: SolveBody) -> Job[dict[str, Any]]:
+    """Start the search once the model is free; an interrupt ends it with the best until then."""
+    from lib_blocktrain.analysis.solve_result import build_solve_request
+    from lib_blocktrain.workspace.analyses import run_solve
+    from lib_blocktrain.workspace.images import png_of
+
+    network = service.lora_index.network(service.lora(body.lora).key)
+    request = build_solve_request(
+        network,
+        prompts=body.prompts,
+        keep=_feature(body.keep),
+        drop=None if body.drop is None else _feature(body.drop),
+        negative=body.negative,
+        seeds=body.seeds,
+        guidance=body.cfg,
+        width=body.width,
+        height=body.height,
+        kind=body.kind,
+        budget=body.budget,
+        weights=service.parse(body.weights, network.architecture, seed=0),
+        multiplier=body.multiplier,
+    )
+
+    def work(job: Job[dict[str, Any]]) -> dict[str, Any]:
+        solved = run_solve(service.host, request, job.progress(job.what))
+        pictures = [one.picture for one in solved.front if one.picture is not None]
+        return {
+            "solved": solved.to_json(),
+            "pictures": [base64.b64encode(png_of(picture)).decode("ascii") for picture in pictures],
+        }
+
+    return service.begin(work, "search for weights", body.wait)
 
 
 def _start(service: Service, body: AnalyseBody) -> Job[dict[str, Any]]:

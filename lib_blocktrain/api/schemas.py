@@ -300,10 +300,33 @@ class AnalyseBody(Body):
     wait: float = Field(60, ge=0, le=600, description="seconds to wait for the model before the answer is busy")
 
 
+class SolveBody(Body):
+    """A request to search for the block weights that keep one feature of a LoRA and drop another."""
+
+    lora: str = Field(description="as GET /loras has it", max_length=1000)
+    prompts: list[str] = list_field([], limits.MAX_PROMPTS, "at least one")
+    negative: str = Field("", max_length=limits.MAX_TEXT)
+    seeds: list[int] = list_field(list(range(12)), limits.MAX_SEEDS)
+    cfg: float = Field(limits.GUIDANCE, ge=0, le=limits.MAX_GUIDANCE)
+    width: int | None = Field(None, ge=limits.MIN_SIDE, le=limits.MAX_SIDE, description="pixels, in steps of 8")
+    height: int | None = Field(None, ge=limits.MIN_SIDE, le=limits.MAX_SIDE, description="as width")
+    keep: FeatureBody = Field(description="a word, a box or a mask")
+    drop: FeatureBody | None = Field(None, description="as keep; everything else unless given")
+    kind: Literal["free", "sparse", "on-off"] = Field(
+        "free", description="weights from -0.5 to 1.5; few of them; 0 or 1"
+    )
+    budget: int = Field(2040, ge=1, le=1_000_000, description="U-Net evaluations at most")
+    weights: str = Field("ALL", description=f"where the search begins: {WEIGHTS}", max_length=100_000)
+    multiplier: float = Field(
+        1.0, ge=-limits.MAX_STRENGTH, le=limits.MAX_STRENGTH, description="strength of the whole LoRA"
+    )
+    wait: float = Field(60, ge=0, le=600, description="seconds to wait for the model before the answer is busy")
+
+
 class Asked(BaseModel):
     """Where the result will be."""
 
-    job: str = Field(description="ask GET /analyse/{job} (or /sets/{set}/jobs/{job}) until it does not run any more")
+    job: str = Field(description="ask GET /analyse/{job}, /solve/{job} or /sets/{set}/jobs/{job} until it has ended")
 
 
 class Found(BaseModel):
@@ -314,6 +337,17 @@ class Found(BaseModel):
     analyses: list[dict[str, Any]] = Field([], description="one a feature: figures by block, with their noise")
     canvas: str = Field("", description="what the feature's share of the picture means, as a sentence")
     sheets: dict[str, str] = Field({}, description="pictures of a rendered analysis by name: PNGs in base64")
+    error: str = ""
+    detail: str = Field("", description="why it failed")
+
+
+class SolvedFound(BaseModel):
+    """The progress of a search for weights, and its answer."""
+
+    state: Literal["running", "done", "failed"]
+    share: float | None = Field(None, description="how much of the budget is spent, 0 to 1")
+    solved: dict[str, Any] | None = Field(None, description="the front of weights, what they keep and leave, the cost")
+    pictures: list[str] = Field([], description="a picture of each place of the front: PNGs in base64")
     error: str = ""
     detail: str = Field("", description="why it failed")
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from lib_blocktrain.cli.commands import ProgressBar, open_host
 from lib_blocktrain.cli.parsers import Answer, Commands, add_checkpoint, add_sampling
+from lib_blocktrain.cli.solve import solve_command
 
 if TYPE_CHECKING:
     from lib_blocktrain.analysis.regions import Feature
     from lib_blocktrain.analysis.request import AnalysisRequest
     from lib_blocktrain.analysis.results import Analysis
 
+SEEDS = "0,1,2"
 ANALYSE_HELP = """methods:
   exact      the change of the predicted noise without each block (the reference)
   fast       each block's signed part of the LoRA's effect, by integrated gradients
@@ -27,6 +29,9 @@ ANALYSE_HELP = """methods:
 to compare the blocks that draw the robot with those that draw the background:
   python -m lib_blocktrain analyse --lora robot.safetensors \\
       --prompt "a photo of a large robot, blue background" --word robot --against-word background --out found
+
+to search for the weights that keep the robot and drop the rest, on the pictures that they draw themselves:
+  ... --word robot --solve --preset ROBOT   OUT receives solved.json, preset.txt and a picture of each solution found
 
 to compute block weights as well, as a preset that records how much of the picture the feature fills:
   ... --keep down-to=80 --preset ROBOT      the fewest blocks that have 80 % of the effect
@@ -54,13 +59,21 @@ def add_commands(commands: Commands) -> None:
             f"--{prefix}box", metavar="X0,Y0,X1,Y1", help=f"{text} is in this box; 0 to 1, from top left"
         )
     analyse.add_argument("--method", choices=("exact", "fast", "one-only", "norms", "rendered"), default="exact")
-    analyse.add_argument("--seeds", default="0,1,2", help="whole numbers separated by commas (%(default)s)")
+    analyse.add_argument("--seeds", help="whole numbers separated by commas (0,1,2; with --solve 0 to 11)")
     add_sampling(analyse)
     analyse.add_argument("--value", type=float, default=0.0, help="what a block is lowered to (%(default)s)")
     analyse.add_argument(
         "--keep", metavar="RULE", help="compute block weights: strongest=K, down-to=%%, proportional, lower"
     )
-    analyse.add_argument("--preset", metavar="NAME", help="save those weights as a preset of this name")
+    solving = analyse.add_argument_group("search for weights that keep the feature and drop the other one")
+    solving.add_argument("--solve", action="store_true", help="without another feature, drop everything else")
+    solving.add_argument(
+        "--budget", type=int, default=2040, metavar="N", help="U-Net evaluations at most (%(default)s)"
+    )
+    solving.add_argument(
+        "--kind", choices=("free", "sparse", "on-off"), default="free", help="of weights: -0.5 to 1.5, few, 0 or 1"
+    )
+    analyse.add_argument("--preset", metavar="NAME", help="the name of the preset of those weights")
     add_checkpoint(analyse)
     analyse.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the figures")
 
@@ -70,6 +83,8 @@ def analyse_command(arguments: argparse.Namespace) -> Answer:
     from lib_blocktrain.workspace.analyses import run_analysis
     from lib_blocktrain.workspace.images import png_of
 
+    if arguments.solve:
+        return solve_command(arguments, _feature(arguments, ""), _feature(arguments, "against_"))
     rule = kept_rule(arguments)
     request = _request(arguments)
     host = open_host(arguments.checkpoint)
@@ -128,7 +143,7 @@ def _request(arguments: argparse.Namespace) -> AnalysisRequest:
         method=arguments.method,
         prompts=arguments.prompt or (),
         negative=arguments.negative,
-        seeds=arguments.seeds,
+        seeds=arguments.seeds or SEEDS,
         guidance=arguments.cfg,
         width=arguments.width,
         height=arguments.height,
@@ -152,7 +167,7 @@ def kept_rule(arguments: argparse.Namespace) -> tuple[str, float | None] | None:
 
     if arguments.keep is None:
         if arguments.preset is not None:
-            raise ValueError("--preset names weights that --keep makes: expected --keep, e.g. down-to=80")
+            raise ValueError("--preset names weights that --keep makes: expected --keep, e.g. down-to=80, or --solve")
         return None
     name, _, number = arguments.keep.partition("=")
     try:

@@ -9,6 +9,7 @@ import argparse
 import base64
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,30 +69,59 @@ def analyse(arguments: argparse.Namespace, remote: Remote) -> Answer:
     """Have the server analyse a LoRA, and save the figures here."""
     from lib_blocktrain.analysis.request import read_seeds
     from lib_blocktrain.analysis.results import Analysis
-    from lib_blocktrain.cli.analyse import kept_rule, write_found
+    from lib_blocktrain.cli.analyse import SEEDS, kept_rule, write_found
 
     _refuse_options(arguments, "checkpoint")
+    if arguments.solve:
+        return _solve(arguments, remote)
     rule = kept_rule(arguments)
     features = [_feature(arguments, ""), _feature(arguments, "against_")]
     body = {
         "lora": _server_name(arguments.lora),
         "prompts": arguments.prompt or [],
-        "seeds": list(read_seeds(arguments.seeds)),
+        "seeds": list(read_seeds(arguments.seeds or SEEDS)),
         "features": [feature for n, feature in enumerate(features) if feature or (n == 0 and features[1])],
     }
     for name in ("method", "negative", "cfg", "width", "height", "weights", "multiplier", "value"):
         body[name] = getattr(arguments, name)
-    job = remote.post("/analyse", body)["job"]
-    found, progress = remote.get(f"/analyse/{job}"), ProgressBar("analysing")
+    found = _awaited(remote, "/analyse", body, "analysing")
+    sheets = {name: base64.b64decode(picture) for name, picture in found["sheets"].items()}
+    return write_found(arguments, [Analysis.from_json(one) for one in found["analyses"]], found["canvas"], sheets, rule)
+
+
+def _solve(arguments: argparse.Namespace, remote: Remote) -> Answer:
+    """Have the server search for weights, and save the front here."""
+    from lib_blocktrain.analysis.request import read_seeds
+    from lib_blocktrain.analysis.solve_result import Solved
+    from lib_blocktrain.cli.solve import check_options, write_solved
+
+    check_options(arguments)
+    drop = _feature(arguments, "against_")
+    body = {
+        "lora": _server_name(arguments.lora),
+        "prompts": arguments.prompt or [],
+        "keep": _feature(arguments, ""),
+        **({"drop": drop} if drop else {}),
+        **({} if arguments.seeds is None else {"seeds": list(read_seeds(arguments.seeds))}),
+    }
+    for name in ("negative", "cfg", "width", "height", "weights", "multiplier", "kind", "budget"):
+        body[name] = getattr(arguments, name)
+    found = _awaited(remote, "/solve", body, "solving")
+    return write_solved(arguments, Solved.from_json(found["solved"]), [base64.b64decode(p) for p in found["pictures"]])
+
+
+def _awaited(remote: Remote, route: str, body: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Start a job on the server and wait for what it finds; raises RemoteError where it failed."""
+    job = remote.post(route, body)["job"]
+    found, progress = remote.get(f"{route}/{job}"), ProgressBar(what)
     while found["state"] == "running":
         if found["share"] is not None:
             progress(round(found["share"] * 100), 100)
         time.sleep(POLL_SECONDS)
-        found = remote.get(f"/analyse/{job}")
+        found = remote.get(f"{route}/{job}")
     if found["state"] == "failed":
         raise RemoteError(found["detail"], found["error"])
-    sheets = {name: base64.b64decode(picture) for name, picture in found["sheets"].items()}
-    return write_found(arguments, [Analysis.from_json(one) for one in found["analyses"]], found["canvas"], sheets, rule)
+    return found
 
 
 def train(arguments: argparse.Namespace, remote: Remote) -> Answer | int:

@@ -18,10 +18,13 @@ from lib_blocktrain.analysis.request import AnalysisRequest, settings_json
 from lib_blocktrain.analysis.results import Analysis
 from lib_blocktrain.analysis.run import NOISE_METHODS, analyse, region_masks
 from lib_blocktrain.analysis.similar import Profile, Profiles, Ranking, rank
+from lib_blocktrain.analysis.solve import solve
+from lib_blocktrain.analysis.solve_result import Solved, SolveRequest
 from lib_blocktrain.blocks import ARCHITECTURES
-from lib_blocktrain.hosts.host import Host, SampleRequest
+from lib_blocktrain.hosts.host import Cancelled, Host, SampleRequest
 from lib_blocktrain.hosts.prompt_syntax import unread_notices
-from lib_blocktrain.model.protocol import Progress
+from lib_blocktrain.model.protocol import Model, Progress
+from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
 
@@ -57,9 +60,7 @@ def run_analysis(host: Host, request: AnalysisRequest, progress: Progress | None
     if request.method == "norms":
         return AnalysisResult((weight_norms(network, options.weights),))
     model = host.model()
-    ours, theirs = ARCHITECTURES[model.architecture], ARCHITECTURES[network.architecture]
-    if ours.block_ids != theirs.block_ids:
-        raise ValueError(f"{network.name!r} is for {theirs.title}, and the loaded model is {ours.title}")
+    _check_architecture(model, network)
     sheets: dict[str, Image.Image] = {}
     if request.method in NOISE_METHODS:
         asked = network, request.grid, request.method, request.features
@@ -75,6 +76,35 @@ def run_analysis(host: Host, request: AnalysisRequest, progress: Progress | None
         sheets = {name: image for _, found in rendered for name, image in found.items()}
     analyses = (replace(analyses[0], notices=(*analyses[0].notices, *said)), *analyses[1:])
     return AnalysisResult(analyses, sheets, request.grid.latent_size(model), request.weights_share)
+
+
+def run_solve(
+    host: Host, request: SolveRequest, progress: Progress | None = None, stop: Callable[[], bool] | None = None
+) -> Solved:
+    """Search for weights. The caller holds the host's queue; an error leaves the model as it was.
+
+    `stop` and an end that `progress` raises (`Cancelled`) both return the best until then.
+    """
+    model, ended = host.model(), False
+    _check_architecture(model, request.network)
+
+    def report(done: int, of: int) -> None:
+        nonlocal ended
+        try:
+            if progress is not None:
+                progress(done, of)
+        except Cancelled:
+            ended = True
+
+    solved = solve(model, request, progress=report, stop=lambda: ended or (stop is not None and stop()))
+    said = unread_notices(request.grid.prompts, request.grid.negative)
+    return replace(solved, notices=(*solved.notices, *said))
+
+
+def _check_architecture(model: Model, network: Network) -> None:
+    ours, theirs = ARCHITECTURES[model.architecture], ARCHITECTURES[network.architecture]
+    if ours.block_ids != theirs.block_ids:
+        raise ValueError(f"{network.name!r} is for {theirs.title}, and the loaded model is {ours.title}")
 
 
 def _rendered(

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from lib_blocktrain.analysis.regions import WHOLE_IMAGE
+from lib_blocktrain.analysis.solve_result import Solution, Solved
 from lib_blocktrain.hosts.host import Cancelled
+from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.workspace import analyses
 
 
@@ -53,6 +55,49 @@ def test_a_second_feature_may_be_the_whole_image(client, requests):
     body = {"lora": "robot", "prompts": ["a robot"], "features": [{"word": "robot"}, {}]}
     assert client.post("/analyse", json=body).status_code == 202
     assert requests[0].features[1] == WHOLE_IMAGE
+
+
+def test_a_search_for_weights(client, monkeypatch):
+    """What is sent is asked; the answer has the front and its pictures."""
+    weights, reached = BlockWeights.uniform("sd1", 1.0), []
+
+    def run(host, request, progress):
+        reached.append(request)
+        progress(100, request.budget)
+        front = (Solution(weights, 1.0, 1.0, Image.new("RGB", (8, 8))), Solution(weights.replace(IN01=-0.5), 0.9, 0.2))
+        said = {"keep": request.keep.title, "drop": "everything else", "kind": request.kind, "budget": request.budget}
+        return Solved(
+            "sd1",
+            "robot",
+            "demo",
+            **said,
+            front=front,
+            chosen=1,
+            area_share=0.25,
+            evaluations=100.0,
+            seconds=1.0,
+            pictures=2,
+        )
+
+    monkeypatch.setattr(analyses, "run_solve", run)
+    body = {"lora": "robot", "prompts": ["a robot"], "keep": {"word": "robot"}, "seeds": [4], "budget": 300}
+    job = client.post("/solve", json={**body, "kind": "sparse", "drop": {"box": [0, 0, 1, 0.5]}}).json()["job"]
+    (request,) = reached
+    assert (request.keep.word, request.drop.box, request.kind) == ("robot", (0, 0, 1, 0.5), "sparse")
+    assert (request.grid.seeds, request.budget) == ((4,), 300)
+    while (found := client.get(f"/solve/{job}").json())["state"] == "running":
+        pass
+    solved = Solved.from_json(found["solved"])
+    assert (solved.best.weights["IN01"], solved.area_share, len(found["pictures"])) == (-0.5, 0.25, 1)
+    for wrong, status, said in (
+        ({"budget": 0}, 422, "budget"),
+        ({"keep": {}}, 400, "nothing to keep"),
+        ({"drop": {"word": "robot"}}, 400, "A and B are both"),
+        ({"prompts": []}, 400, "no prompt"),
+    ):
+        answer = client.post("/solve", json={**body, **wrong})
+        assert (answer.status_code, said in answer.json()["detail"]) == (status, True), answer.json()
+    assert client.get("/solve/none").status_code == 404
 
 
 @pytest.mark.parametrize(

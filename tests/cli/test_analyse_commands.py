@@ -7,10 +7,12 @@ import json
 import pytest
 
 from lib_blocktrain.analysis.results import read_analysis
+from lib_blocktrain.analysis.solve_result import Solved
 from lib_blocktrain.cli.main import main
 from lib_blocktrain.hosts import standalone
 from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.weights.preset_files import read_line
+from lib_blocktrain.weights.preset_strings import parse
 from tests.analysis.miniature import MODELS, PROMPT, lora_for
 
 
@@ -49,6 +51,28 @@ def test_a_word_to_a_preset(lora, tmp_path, capsys):
     assert "analysis.csv" in capsys.readouterr().err
     assert main([*command, "--method", "norms"]) == 2
     assert "norms are of the file alone" in capsys.readouterr().err
+
+
+def test_solving(lora, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["analyse", "--lora", str(lora), "--prompt", PROMPT, "--word", "robot", "--against-box", "0,0,1,0.25"]
+    command += ["--solve", "--seeds", "0", "--preset", "ROBOT", "--out", str(out), "--json"]
+    assert main([*command, "--budget", "400", "--kind", "on-off"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    solved = Solved.from_json(data["solved"])
+    assert data["solved"] == json.loads((out / "solved.json").read_text("utf-8"))
+    assert solved.evaluations <= solved.budget == 400
+    preset = read_line((out / "preset.txt").read_text("utf-8").strip())
+    assert (preset.name, parse(preset.text, "sd1").weights) == ("ROBOT", solved.best.weights)
+    pictures = [f"front-{n + 1}.png" for n in range(len(solved.front))]
+    assert sorted(path.name for path in out.iterdir()) == [*pictures, "preset.txt", "solved.json"]
+    for more, said in (
+        (["--keep", "proportional"], "--keep with --solve"),
+        (["--method", "fast"], "--method with --solve"),
+        (["--budget", "50"], "a budget of 50 U-Net evaluations: expected at least"),
+    ):
+        assert main([*command, *more]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_weights_of_a_feature_of_another_size_are_warned_of(lora, tmp_path, capsys):
