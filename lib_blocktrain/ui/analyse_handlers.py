@@ -19,16 +19,15 @@ from lib_blocktrain.files import atomic_write
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.ui import analyse_html, html
 from lib_blocktrain.ui.feature_form import DRAWN, first_feature, second_feature
+from lib_blocktrain.ui.found_weights import as_preset, in_training, on_sliders
 from lib_blocktrain.ui.job_stream import stream_job
-from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
-from lib_blocktrain.ui.train_handlers import WEIGHTS
+from lib_blocktrain.ui.lora_controls import LoraControls, error_to
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import AnalyseValues, Changes, Properties
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.workspace.analyses import AnalysisResult, rank_similar, run_analysis, sample_request
 from lib_blocktrain.workspace.jobs import Job, Jobs
 from lib_blocktrain.workspace.lora_index import LoraIndex
-from lib_blocktrain.workspace.lora_selection import LoraEntry
 from lib_blocktrain.workspace.recent import Recent
 
 MAX_RESULTS = 8  # kept in memory for the buttons
@@ -42,7 +41,6 @@ RULE_LABELS = {
 assert RULE_LABELS.keys() <= {*RULES, SUGGESTED}
 KEPT_AT_FIRST = 0.8  # of the effect: where the slider begins
 RULE_OF = {label: name for name, label in RULE_LABELS.items()}  # a gradio 3 menu has labels only, no values
-PRESET_MENUS = ("grid_presets", "preset_cards", "preset_problems", "train_preset")  # of all tabs
 RESULT_BUTTONS = ("analyse_sliders", "analyse_train", "analyse_save", "analyse_save_preset")
 
 
@@ -197,17 +195,7 @@ class AnalyseHandlers:
     def to_sliders(self, values: AnalyseValues) -> Changes:
         """Set the sliders of Preview to the weights: for the LoRA analysed or, after a probe, for the active one."""
         stored, weights = self._weights(values)
-        selection = selection_of(values)
-        line = weights.to_line(with_architecture=True)
-        if stored.lora:
-            others = {key: entry for key, entry in selection.entries.items() if key != stored.lora}
-            strength = selection.entries.get(stored.lora, LoraEntry()).strength
-            changes = self.controls.use_exactly({stored.lora: self.controls.entry(line, strength), **others})
-        else:
-            entry = self.controls.entry(line, selection.shown.strength)
-            changes = self.controls.show(selection.with_shown(entry))
-        note = html.changed_elsewhere(stored.lora or selection.active)
-        return {**changes, "tabs": Properties(selected="Preview"), "status": note, "analyse_message": ""}
+        return {**on_sliders(self.controls, values, stored.lora, weights), "analyse_message": ""}
 
     @error_to("analyse_message")
     def to_preset(self, values: AnalyseValues) -> Changes:
@@ -215,21 +203,15 @@ class AnalyseHandlers:
         stored, weights = self._weights(values)
         name = (values["analyse_preset"] or "").strip()
         preset = preset_of(stored.first, weights, name)
-        self.controls.presets.put(preset, replace=values["analyse_replace"])
-        names = self.controls.presets.names(stored.first.architecture)
-        return {
-            **self.controls.preset_menus(selection_of(values)),
-            "train_preset": Properties(choices=names),
-            "analyse_message": html.note(f"Saved {name}: {preset.text}"),
-            "analyse_replace": False,
-        }
+        changes, said = as_preset(self.controls, values, stored.first.architecture, preset, values["analyse_replace"])
+        return {**changes, "analyse_message": said, "analyse_replace": False}
 
     @error_to("analyse_message")
     def to_training(self, values: AnalyseValues) -> Changes:
         """Put the weights into the training form."""
         stored, weights = self._weights(values)
         line = weights.to_line(with_architecture=True, area_share=stored.first.area_share)
-        return {"train_form": {WEIGHTS: line}, "tabs": Properties(selected="Train"), "analyse_message": ""}
+        return {**in_training(line), "analyse_message": ""}
 
     @error_to("analyse_message")
     def save(self, values: AnalyseValues) -> Changes:
@@ -252,7 +234,7 @@ class AnalyseHandlers:
     @error_to("analyse_message")
     def find_similar(self, values: AnalyseValues) -> Changes:
         """Rank the other LoRAs by similarity to the selected one."""
-        target = of_file(self.lora_index.file(_chosen_lora(values)).path)
+        target = of_file(self.lora_index.file(chosen_lora(values)).path)
         return {"analyse_similar": analyse_html.ranking(rank_similar(self.host, target)), "analyse_message": ""}
 
     def request(self, values: AnalyseValues) -> AnalysisRequest:
@@ -261,17 +243,16 @@ class AnalyseHandlers:
 
     def _request(self, values: AnalyseValues, features: Sequence[Feature] = ()) -> tuple[str, AnalysisRequest]:
         """The key of the selected LoRA, and the request to analyse it; without features, for the whole picture."""
-        key = _chosen_lora(values)
-        prompts = (line.strip() for line in (values["analyse_prompts"] or "").splitlines())
+        key = chosen_lora(values)
         request = build_request(
             self.lora_index.network(key),
             method=values["analyse_method"] or "",
-            prompts=tuple(dict.fromkeys(prompt for prompt in prompts if prompt)),
+            prompts=prompts_of(values),
             negative=values["analyse_negative"] or "",
             seeds=values["analyse_seeds"] or "",
             guidance=float(values["analyse_cfg"]),
-            width=_side(values["width"]),
-            height=_side(values["height"]),
+            width=side(values["width"]),
+            height=side(values["height"]),
             features=features,
             multiplier=float(values["analyse_strength"]),
         )
@@ -301,14 +282,21 @@ def _map(analysis: Analysis, weights: Mapping[str, float] | None = None) -> Mark
     return UMap("analyse", analysis.architecture, values=values, title=analysis.feature, weights=weights).html()
 
 
-def _chosen_lora(values: AnalyseValues) -> str:
+def chosen_lora(values: AnalyseValues) -> str:
+    """The key of the LoRA that is chosen; raises ValueError for none."""
     key = values["analyse_lora"]
     if not key:
         raise ValueError("no LoRA is chosen: choose one in the menu")
     return key
 
 
-def _side(value: float | None) -> int | None:
+def prompts_of(values: AnalyseValues) -> tuple[str, ...]:
+    """The prompts, one a line, each once."""
+    lines = (line.strip() for line in (values["analyse_prompts"] or "").splitlines())
+    return tuple(dict.fromkeys(line for line in lines if line))
+
+
+def side(value: float | None) -> int | None:
     """A side of Preview's pictures, in pixels; an empty field is the model's own size."""
     return None if value is None else int(value)
 

@@ -8,14 +8,17 @@ import gradio as gr
 from markupsafe import Markup
 
 from lib_blocktrain.analysis.request import METHODS
-from lib_blocktrain.ui.analyse_handlers import PRESET_MENUS, RESULT_BUTTONS, RULE_LABELS, AnalyseHandlers
+from lib_blocktrain.analysis.solve_result import BUDGET, SEEDS
+from lib_blocktrain.ui.analyse_handlers import RESULT_BUTTONS, RULE_LABELS, AnalyseHandlers
 from lib_blocktrain.ui.collide_handlers import CollideHandlers
 from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, KINDS, NOTHING, SECOND_KINDS, WHOLE, WORD
+from lib_blocktrain.ui.found_weights import PRESET_MENUS
 from lib_blocktrain.ui.frame import actions, aside, bar, menu, messages, pane, panes, section, segments
 from lib_blocktrain.ui.preview_tab import SELECTION, SHOWN
 from lib_blocktrain.ui.probe_handlers import ProbeHandlers
 from lib_blocktrain.ui.remembered import Memory, add_widgets
 from lib_blocktrain.ui.shim import on
+from lib_blocktrain.ui.solve_handlers import KIND_LABELS, SOLVE_BUTTONS, SolveHandlers
 from lib_blocktrain.ui.train_handlers import WEIGHTS, TrainHandlers
 from lib_blocktrain.ui.train_tab import ESTIMATE, FORM, form_fields
 from lib_blocktrain.ui.values import AnalyseValues, Changes, Properties
@@ -27,6 +30,9 @@ REQUEST = (
     *("analyse_against", "analyse_against_word", "analyse_against_box", "analyse_against_mask"),
     *("width", "height"),  # of Preview's pictures
 )
+ASKED = ("solve_pictures", "solve_budget", "solve_kind")  # beside those of REQUEST
+SOLVED = ("solve_found", "solve_place", "solve_front", "solve_weights", "analyse_map", *SOLVE_BUTTONS)
+PLACE = ("solve_found", "solve_place")
 PROBE = ("probe_folder", "probe_class", "probe_pictures", "probe_convolutions")
 RESULT = (
     *("analyse_found", "analyse_amount", "analyse_head", "analyse_map", "analyse_bars", "analyse_table"),
@@ -37,12 +43,13 @@ RULE = ("analyse_found", "analyse_rule", "analyse_amount")
 KEPT = (
     *("analyse_prompts", "analyse_negative", "analyse_seeds", "analyse_cfg", "analyse_strength", "analyse_method"),
     *("analyse_kind", "analyse_word", "analyse_box", "analyse_against", "analyse_against_word", "analyse_against_box"),
-    *("analyse_rule", "analyse_amount", "probe_folder", "probe_class"),
+    *("analyse_rule", "analyse_amount", "probe_folder", "probe_class", *ASKED),
 )
 BEFORE = Markup(
     '<p class="blocktrain-reading">Press Analyse: the map shows what each block does; weights follow from it.</p>'
 )
 SIZE = Markup("Width and height are those of Preview.")
+SEARCH = Markup("Finds weights that keep A and drop B, or everything else, on the pictures that they draw.")
 DRAW = "() => { window.blocktrain?.place() === 'preview' && document.querySelector('#blocktrain_draw').click(); }"
 METHOD_LIST = "\n".join(f"- **{name}**: {text}" for name, text in METHODS.items())
 KIND_WIDGETS = {WORD: "analyse_word", BOX: "analyse_box", FILE: "analyse_mask", DRAWN: "analyse_drawn"}
@@ -58,13 +65,14 @@ class AnalyseTab:
         self.initial = shared.initial
         self.memory = Memory("analyse", shared.host.name, KEPT)
         self.handlers = AnalyseHandlers(shared.host, shared.controls, shared.lora_index, shared.jobs)
-        self.probe_handlers = ProbeHandlers(self.handlers)
+        self.probe_handlers, self.solve_handlers = ProbeHandlers(self.handlers), SolveHandlers(self.handlers)
         self.collide_handlers = CollideHandlers(self.handlers)
         self.train_handlers = TrainHandlers(shared.host, shared.controls, shared.runner)
 
     def build(self, w: Widgets) -> None:
         w["analyse_job"], w["analyse_found"], w["probe_job"] = gr.State(""), gr.State(""), gr.State("")
         w["collide_job"], w["collide_found"] = gr.State(""), gr.State("")
+        w["solve_job"], w["solve_found"] = gr.State(""), gr.State("")
         add_widgets(w, "analyse")
         segments("analyse", {"question": "Question", "map": "Map", "blocks": "Blocks"})
         with bar("analyse"):
@@ -95,6 +103,8 @@ class AnalyseTab:
                     w.html("analyse_map")
                 with section("Keep these blocks"):
                     _using(w)
+                with section("Search: keep A, drop B"):
+                    _solve(w)
                 with section(""), gr.Accordion("Table and sheets", open=False, elem_id="blocktrain_analyse_details"):
                     w.html("analyse_table")
             with pane("right", "blocks"), section("Blocks"):
@@ -105,7 +115,8 @@ class AnalyseTab:
         self._wire_feature(w)
         self._wire_result(w)
         self._wire_collide(w)
-        kept = (*KEPT, "analyse_lora", "analyse_found")
+        self._wire_search(w)
+        kept = (*KEPT, "analyse_lora", "analyse_found", "solve_found")
         self.memory.wire(w, lambda values: {name: values[name] for name in kept}, kept)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
@@ -119,10 +130,11 @@ class AnalyseTab:
                 changes["analyse_lora"] = lora
             elif lora:
                 wrong.append(f"{str(lora)[:80]!r} is not in the LoRA folders")
+            changes |= self.solve_handlers.show_again(stored.get("solve_found"))
             return {**changes, **handlers.show_again(stored.get("analyse_found"))}, wrong
 
         on(opened.then, self.collide_handlers.open, w.pick("collide_with"), w.pick("collide_with"))
-        outputs = (*KEPT, "analyse_lora", "analyse_status", *RESULT)
+        outputs = tuple(dict.fromkeys((*KEPT, "analyse_lora", "analyse_status", "solve_status", *SOLVED, *RESULT)))
         restored = self.memory.on_load(opened.then, w, restore, outputs)
         kinds = on(restored.then, _show_kind, w.pick("analyse_kind"), w.pick(*KIND_WIDGETS.values()))
         against = w.pick(*SECOND_KIND_WIDGETS.values())
@@ -179,6 +191,22 @@ class AnalyseTab:
         on(w["collide_cancel"].click, collide.cancel, w.pick("collide_job"), {})
         used = w.pick(*SHOWN, "tabs", "status", "collide_status")
         on(w["collide_use"].click, collide.to_preview, w.pick("collide_found", *SELECTION), used)
+
+    def _wire_search(self, w: Widgets) -> None:
+        handlers, place = self.solve_handlers, w.pick(*PLACE)
+        shown = w.pick("solve_job", "solve_status", "solve_cancel", *SOLVED)
+        on(w["solve"].click, handlers.start, w.pick(*REQUEST, *ASKED), shown, queued=True)
+        on(w["solve_cancel"].click, handlers.cancel, w.pick("solve_job"), {})
+        on(w["solve_place"].input, handlers.show, place, w.pick("solve_weights", "analyse_map"), latest=True)
+        sliders = w.pick(*SHOWN, "tabs", "status", "analyse_message")
+        used = on(w["solve_sliders"].click, handlers.to_sliders, w.pick(*PLACE, *SELECTION), sliders)
+        on(used.then, None, {}, {}, js=DRAW)
+        preset = w.pick(*PLACE, *SELECTION, "solve_preset", "solve_replace")
+        saved = w.pick("analyse_message", "solve_replace", *PRESET_MENUS)
+        on(w["solve_save_preset"].click, handlers.to_preset, preset, saved)
+        form = {**form_fields(w, WEIGHTS), **w.pick("tabs", "analyse_message")}
+        filled = on(w["solve_train"].click, handlers.to_training, place, form)
+        on(filled.then, self.train_handlers.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
 
     def _request(self, w: Widgets) -> None:
         prompts = {"label": "Prompts, one per line", "value": self.initial.prompt, "lines": 2, "max_lines": 8}
@@ -252,6 +280,31 @@ def _using(w: Widgets) -> None:
             w.add("analyse_preset", gr.Textbox, label="Name", max_lines=1)
             w.add("analyse_replace", gr.Checkbox, label="replace")
             w.add("analyse_save_preset", gr.Button, "Save", interactive=False)
+
+
+def _solve(w: Widgets) -> None:
+    gr.HTML(SEARCH, elem_classes="blocktrain-foot")
+    with gr.Row(elem_classes="blocktrain-fields blocktrain-fields-3"):
+        w.add("solve_pictures", gr.Number, value=SEEDS, label="Pictures", precision=0, minimum=1, min_width=0)
+        w.add("solve_budget", gr.Number, value=BUDGET, label="U-Net evaluations", precision=0, minimum=1, min_width=0)
+        kinds = {"choices": list(KIND_LABELS.values()), "value": KIND_LABELS["free"]}
+        w.add("solve_kind", gr.Dropdown, **kinds, label="Weights", min_width=0)
+    with gr.Row(elem_classes="blocktrain-line-up"):
+        w.add("solve", gr.Button, "Search", scale=2, min_width=120)
+        w.add("solve_cancel", gr.Button, "End", variant="stop", scale=0, min_width=90, interactive=False)
+    w.html("solve_status")
+    w.html("solve_front")
+    # the slider on the front sets this number (javascript/analyse_front.js)
+    w.add("solve_place", gr.Number, value=1, label="Place", precision=0, elem_classes="blocktrain-unseen")
+    w.html("solve_weights")
+    with gr.Row(elem_classes="blocktrain-line-up"):
+        small = {"interactive": False, "scale": 0}  # until there is an answer
+        w.add("solve_sliders", gr.Button, "Use in Preview", **small, min_width=120)
+        w.add("solve_train", gr.Button, "Use for training", **small, min_width=125)
+        with menu("solve_preset", "Save the weights as a preset", "Save as a preset", right=True):
+            w.add("solve_preset", gr.Textbox, label="Name", max_lines=1)
+            w.add("solve_replace", gr.Checkbox, label="replace")
+            w.add("solve_save_preset", gr.Button, "Save", interactive=False)
 
 
 def _similar(w: Widgets) -> None:

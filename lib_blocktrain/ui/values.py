@@ -87,6 +87,14 @@ class AnalyseValues(SelectionValues):
     analyse_amount: Number
     analyse_preset: str | None
     analyse_replace: bool
+    solve_pictures: Number
+    solve_budget: Number
+    solve_kind: str | None
+    solve_job: str | None
+    solve_found: str | None
+    solve_place: Number
+    solve_preset: str | None
+    solve_replace: bool
     probe_folder: str | None
     probe_class: str | None
     probe_pictures: Number

@@ -18,6 +18,7 @@ from lib_blocktrain.ui.analyse_handlers import RESULT_BUTTONS, AnalyseHandlers
 from lib_blocktrain.ui.collide_handlers import CollideHandlers
 from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, NOTHING, WHOLE, WORD
 from lib_blocktrain.ui.lora_controls import InitialState
+from lib_blocktrain.ui.solve_handlers import KIND_LABELS, SolveHandlers
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.workspace.lora_index import LoraIndex
 from tests.analysis.miniature import MODELS, PROMPT, lora_for
@@ -109,6 +110,51 @@ def test_to_sliders_preset_training_and_files(handlers, filled, host, controls):
     assert read_analysis(file) == handlers._results[filled.values["analyse_found"]].first
     assert file.with_suffix(".csv").exists()
     assert "expected 1 to" in handlers.to_sliders({**filled.values, "analyse_amount": 99})["analyse_message"]
+
+
+def test_a_search_for_weights_to_sliders_preset_and_training(handlers, filled, controls):
+    search = SolveHandlers(handlers)
+    filled.values |= {"solve_pictures": 1, "solve_budget": 200, "solve_kind": KIND_LABELS["on-off"], "solve_found": ""}
+    filled.values |= {"solve_preset": "KEPT", "solve_replace": False, "solve_job": "", "solve_place": 1}
+    assert "press Search first" in search.to_sliders(filled.values)["analyse_message"]
+    filled.run(search.start(filled.values))
+    assert "nothing to keep: expected a word, a box or a mask as A" in filled.values["solve_status"]
+    filled.values |= {"analyse_kind": WORD, "analyse_word": "robot"}
+    filled.run(search.start({**filled.values, "solve_budget": 20}))
+    assert "a budget of 20 U-Net evaluations: expected at least" in filled.values["solve_status"]
+    filled.run(search.start(filled.values))
+    solved = search._results[filled.values["solve_found"]].solved
+    assert "of 200 U-Net evaluations on 1 pictures" in filled.values["solve_status"]
+    shown = json.loads(unescape(re.search('data-front="([^"]*)"', filled.values["solve_front"])[1]))
+    assert [place["picture"][:10] for place in shown["places"]] == ["data:image"] * len(solved.front)
+    assert filled.values["solve_place"] == shown["chosen"] + 1
+    last = len(solved.front)
+    filled.take(search.show({**filled.values, "solve_place": last}))
+    weights = solved.front[-1].weights
+    assert (
+        json.loads(unescape(re.search('data-weights="([^"]*)"', filled.values["analyse_map"])[1])) == weights.with_base
+    )
+    filled.values["solve_place"] = last
+    filled.take(search.to_sliders(filled.values))
+    assert filled.weights() == weights.with_base
+    filled.take(search.to_preset(filled.values))
+    saved = parse(controls.presets.own.read().presets["KEPT"].text, "sd1")
+    assert (saved.weights, saved.area_share) == (weights, pytest.approx(solved.area_share, abs=1e-3))
+    line = search.to_training(filled.values)["train_form"]["train_network_weights"]
+    assert parse(line, "sd1").weights == weights
+    assert f"expected 1 to {last}" in search.to_sliders({**filled.values, "solve_place": 99})["analyse_message"]
+
+
+def test_ending_a_search_keeps_what_was_found(handlers, filled):
+    search = SolveHandlers(handlers)
+    filled.values |= {"analyse_kind": WORD, "analyse_word": "robot", "solve_pictures": 1, "solve_budget": 100_000}
+    filled.values |= {"solve_kind": KIND_LABELS["free"], "solve_found": "", "solve_job": "", "solve_place": 1}
+    for changes in search.start(filled.values):
+        filled.take(changes)
+        if "of 100000" in str(filled.values.get("solve_status")):
+            search.cancel(filled.values)
+    assert "ended early, with the best until then" in filled.values["solve_status"]
+    assert filled.properties["solve_sliders"]["interactive"] is True
 
 
 def test_what_a_rule_makes_is_said_before_it_is_used(handlers, filled):

@@ -1,0 +1,45 @@
+"""What is done with block weights that an analysis or a search has found: sliders, a preset, the training form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lib_blocktrain.ui import html
+from lib_blocktrain.ui.lora_controls import LoraControls, selection_of
+from lib_blocktrain.ui.train_handlers import WEIGHTS
+from lib_blocktrain.ui.values import AnalyseValues, Changes, Properties
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.presets import Preset
+from lib_blocktrain.workspace.lora_selection import LoraEntry
+
+PRESET_MENUS = ("grid_presets", "preset_cards", "preset_problems", "train_preset")  # of all tabs
+
+
+def on_sliders(controls: LoraControls, values: AnalyseValues, lora: str, weights: BlockWeights) -> Changes:
+    """Set the sliders of Preview to the weights: for this LoRA or, where there is none (""), for the active one."""
+    selection = selection_of(values)
+    line = weights.to_line(with_architecture=True)
+    if lora:
+        others = {key: entry for key, entry in selection.entries.items() if key != lora}
+        strength = selection.entries.get(lora, LoraEntry()).strength
+        changes = controls.use_exactly({lora: controls.entry(line, strength), **others})
+    else:
+        changes = controls.show(selection.with_shown(controls.entry(line, selection.shown.strength)))
+    note = html.changed_elsewhere(lora or selection.active)
+    return {**changes, "tabs": Properties(selected="Preview"), "status": note}
+
+
+def as_preset(
+    controls: LoraControls, values: AnalyseValues, architecture: str, preset: Preset, replace: bool
+) -> tuple[Mapping[str, Any], str]:
+    """Save a preset; return the changes of all menus of presets, and what to say. Raises ValueError."""
+    controls.presets.put(preset, replace=replace)
+    names = controls.presets.names(architecture)
+    changes = {**controls.preset_menus(selection_of(values)), "train_preset": Properties(choices=names)}
+    return changes, html.note(f"Saved {preset.name}: {preset.text}")
+
+
+def in_training(line: str) -> Changes:
+    """Put a preset line into the training form."""
+    return {"train_form": {WEIGHTS: line}, "tabs": Properties(selected="Train")}
