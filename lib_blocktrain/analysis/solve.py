@@ -3,7 +3,7 @@
 The search is Adam (Kingma & Ba 2015, 1412.6980) on the weights, by gradients through the trajectory that they draw
 (`solve_effect`), from the LoRA as it is. With a few seeds at a time it lowers
 
-    L = mean (1 - kept)^2 where kept < 1, + pressure * mean leaked^2 where leaked > 0
+    L = mean (1 - kept) + pressure * mean leaked^2
 
 each mean weighing a seed by the size of the LoRA's effect there. The pressure rises on the way, which so leads from all
 of A and B to less and less of B. Weights on that way are drawn for every seed; those that no others beat both in A and
@@ -33,8 +33,8 @@ from lib_blocktrain.blocks import BASE, REST
 from lib_blocktrain.model.protocol import Model, Progress
 
 BATCH = 4  # pictures of one step of the search
-RATE, MEAN_DECAY, SQUARE_DECAY = 0.15, 0.8, 0.95  # of Adam, for some ten steps
-PRESSURES = 1.0, 4.0  # on B, at the search's begin and end
+RATE, MEAN_DECAY, SQUARE_DECAY = 0.12, 0.8, 0.95  # of Adam, for some ten steps
+PRESSURES = 0.5, 2.0  # on B, at the search's begin and end
 POINTS = 4  # of the way, that are drawn for every seed
 FEWEST_STEPS = 4
 WEAK = 0.25  # sparse weights below it are 0
@@ -175,8 +175,8 @@ class _Search:
     def _loss(self, effect: Effect, pressure: float, latents: Tensor) -> Tensor:
         (in_a, in_b), (kept, leaked) = effect.sizes, effect.shares(latents)
         mean_a, mean_b = self._mean_sizes
-        lost = (in_a / mean_a * (1 - kept).relu().square()).sum()
-        return lost + pressure * (in_b / mean_b * leaked.relu().square()).sum()
+        lost = (in_a / mean_a * (1 - kept)).sum()
+        return lost + pressure * (in_b / mean_b * leaked.square()).sum()
 
     def _as_drawn(self, weights: np.ndarray) -> dict[str, float]:
         """Return the weights as they are drawn and given out, whose derivatives the search takes for its own."""

@@ -3,10 +3,11 @@
 The trajectory is walked under the weights themselves: a change of the predicted noise along another trajectory says
 little of the picture that they end in. With z(w) the latents at its end and e = z(whole) - z(without), each seed has
 
-    kept = <z(w) - z(without), e> / <e, e>, inside A;  leaked = the same inside B
+    kept = 1 - |z(w) - z(whole)|^2 / |e|^2 inside A;  leaked = <z(w) - z(without), e> / |e|^2 inside B
 
-1 for the whole LoRA and 0 without it. A mean over seeds weighs each by <e, e> in its region: where the model alone
-draws the same, there is nothing to keep or to drop.
+1 for the whole LoRA and 0 without it. What is drawn in A in place of the LoRA's own counts against kept, which a
+projection would not see; B is free to be another picture, but not the LoRA's. A mean over seeds weighs each by |e|^2 in
+its region: where the model alone draws the same, there is nothing to keep or to drop.
 """
 
 from __future__ import annotations
@@ -51,18 +52,17 @@ class Effect:
 
     @property
     def sizes(self) -> tuple[Tensor, Tensor]:
-        """<e, e> inside A and inside B, each `(seeds,)`."""
+        """|e|^2 inside A and inside B, each `(seeds,)`."""
         square = (self.whole - self.without).square()
         return (square * self.keep).sum(dim=(1, 2, 3)), (square * self.drop).sum(dim=(1, 2, 3))
 
     def shares(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Return kept and leaked of these latents, each `(seeds,)`; differentiable."""
-        effect = self.whole - self.without
-        along = (latents - self.without) * effect
-        in_a, in_b = self.sizes
+        effect, (in_a, in_b) = self.whole - self.without, self.sizes
         smallest = torch.finfo(in_a.dtype).tiny
-        kept = (along * self.keep).sum(dim=(1, 2, 3)) / in_a.clamp(min=smallest)
-        return kept, (along * self.drop).sum(dim=(1, 2, 3)) / in_b.clamp(min=smallest)
+        lost = ((latents - self.whole).square() * self.keep).sum(dim=(1, 2, 3))
+        along = ((latents - self.without) * effect * self.drop).sum(dim=(1, 2, 3))
+        return 1 - lost / in_a.clamp(min=smallest), along / in_b.clamp(min=smallest)
 
 
 def measure_effect(

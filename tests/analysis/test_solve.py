@@ -97,10 +97,13 @@ def test_what_is_said_of_a_solution_is_so_on_its_pictures(sd1):
             effect = measure_effect(on, PROMPT, (seed,), ROBOT, TOP)
             change = latents_under(on, PROMPT, (seed,), last.weights) - effect.without
             e = effect.whole - effect.without
-            for n, region in enumerate((effect.keep, effect.drop)):
-                sums[2 * n] += float((change * e * region).sum())
-                sums[2 * n + 1] += float((e * e * region).sum())
-    assert last.kept == pytest.approx(sums[0] / sums[1], abs=2e-3)
+            sums += [
+                float(((change - e) ** 2 * effect.keep).sum()),
+                float((e * e * effect.keep).sum()),
+                float((change * e * effect.drop).sum()),
+                float((e * e * effect.drop).sum()),
+            ]
+    assert last.kept == pytest.approx(1 - sums[0] / sums[1], abs=2e-3)
     assert last.leaked == pytest.approx(sums[2] / sums[3], abs=2e-3)
 
 
