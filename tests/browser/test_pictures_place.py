@@ -115,6 +115,26 @@ def test_from_24_dropped_pictures_to_a_run(opened):
     page.locator(".blocktrain-wl[data-flag=masked] em", has_text="1").wait_for()
     page.locator("#blocktrain_dataset_chosen .blocktrain-facts", has_text="of the picture counts").wait_for()
 
+    # a mask from a word is proposed, and not saved before it is asked for
+    cells.nth(2).click()
+    page.fill(".blocktrain-dataset-word [name=word]", "bot")
+    page.click(".blocktrain-dataset-word [type=submit]")
+    page.locator("#blocktrain_dataset_chosen .blocktrain-note", has_text="of the picture").wait_for()
+    assert not (folder / "002.mask.png").exists()
+    page.get_by_role("button", name="Save the mask").click()
+    opened.wait("dataset_message", "Mask of 002.png saved")
+    assert (folder / "002.mask.png").exists()
+
+    # tags in an order, by keyboard
+    tags = page.locator("#blocktrain_dataset_sets .blocktrain-tag")
+    tags.filter(has_text="red hat").press("Alt+ArrowLeft")
+    assert tags.first.inner_text().startswith("red hat")
+    page.get_by_role("button", name="Order the captions…").click()
+    page.get_by_role("dialog").get_by_text("4 captions of 24 would change").wait_for()
+    page.click("dialog [type=submit]:not([disabled])")
+    opened.wait("dataset_message", "4 captions changed")
+    assert (folder / "003.txt").read_text("utf-8").strip() == "red hat, ohwx bot"
+
     assert page.evaluate(LOW_CONTRAST) == []
     assert page.evaluate(NAMELESS) == []
 
