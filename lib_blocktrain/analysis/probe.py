@@ -284,7 +284,7 @@ def probe_dataset(model: Model, request: ProbeRequest, progress: Progress | None
 
 def batches_of(model: Model, dataset: Dataset, most: int) -> tuple[list[Batch], list[Batch]]:
     """Return batches of one image each, at most `most` of each: those to be trained on, and regularisation images."""
-    loader = BatchLoader(LatentCache(model, None), ConditioningCache(model, None), prior_weight=1.0, seed=0)
+    loader = BatchLoader(LatentCache(model, None), ConditioningCache(model, None), LossConfig(), seed=0)
     kinds = [_spread([p for p in dataset.images if p.regularisation == kind], most) for kind in (False, True)]
     trained, regularisation = ([loader.plain([picture]) for picture in pictures] for pictures in kinds)
     return trained, [replace(batch, weights=torch.ones(1)) for batch in regularisation]

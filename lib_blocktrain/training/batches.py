@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache
 from lib_blocktrain.training.captions import RunStep, augmented_caption
+from lib_blocktrain.training.config import LossConfig
 from lib_blocktrain.training.dataset import DatasetImage
 from lib_blocktrain.training.rng import seed_of
 
@@ -107,9 +108,9 @@ def _as_many(images: Sequence[DatasetImage], count: int) -> list[DatasetImage]:
 class BatchLoader:
     """Makes batches of images; with `conditioning` None their captions are left to be encoded in the step."""
 
-    def __init__(self, latents: LatentCache, conditioning: ConditioningCache | None, prior_weight: float, seed: int):
+    def __init__(self, latents: LatentCache, conditioning: ConditioningCache | None, loss: LossConfig, seed: int):
         self._latents, self._conditioning = latents, conditioning
-        self._prior_weight, self._seed = prior_weight, seed
+        self._loss, self._seed = loss, seed
 
     @property
     def has_conditioning(self) -> bool:
@@ -133,6 +134,13 @@ class BatchLoader:
         captions = [image.plain_caption for image in images]
         return self._batch(images, [False] * len(images), captions, tuple(range(len(images))), len(images))
 
+    def of_class(self, batch: Batch) -> Batch:
+        """Return the batch with the class's word in the place of the trigger, in every caption."""
+        captions = tuple(class_caption(caption, self._loss) for caption in batch.captions)
+        cache = self._conditioning
+        conditioning = {} if cache is None else joined([cache.of(caption, passing=True) for caption in captions])
+        return replace(batch, captions=captions, conditioning=conditioning)
+
     def _batch(
         self,
         images: Sequence[DatasetImage],
@@ -142,7 +150,7 @@ class BatchLoader:
         total: int,
     ) -> Batch:
         latents = torch.stack([self._latents.of(image, flip) for image, flip in zip(images, flips)])
-        weights = [self._prior_weight if image.regularisation else 1.0 for image in images]
+        weights = [self._loss.prior_weight if image.regularisation else 1.0 for image in images]
         cache = self._conditioning
         passing = [caption not in ("", image.plain_caption) for image, caption in zip(images, captions)]
         conditioning = {} if cache is None else joined([cache.of(*c) for c in zip(captions, passing)])
@@ -153,6 +161,11 @@ class BatchLoader:
             mask = torch.stack([whole if m is None else m for m in masks])
         sizes = torch.tensor([_sizes(image) for image in images])
         return Batch(latents, conditioning, tuple(captions), sizes, mask, torch.tensor(weights), indices, total)
+
+
+def class_caption(caption: str, loss: LossConfig) -> str:
+    """Return the caption with the class's word in the place of the trigger, wherever it is."""
+    return caption.replace(loss.trigger, loss.class_word)
 
 
 def joined(conditionings: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -103,6 +103,7 @@ class ConditioningCache:
 
     def __init__(self, model: Model, folder: Path | None):
         self._model, self._store, self._mark = model, TensorStore(folder and folder / "texts"), ""
+        self._kept: set[str] = set()  # captions that were asked for as more than passing
         self._passing: OrderedDict[str, Tensors] = OrderedDict()  # the last one used is at the end
         if folder is not None:
             encoders = list(model.text_encoders.values())
@@ -113,8 +114,9 @@ class ConditioningCache:
 
         One that is made for a single step, as by shuffling, is `passing`: it hardly comes again, and is not stored.
         """
-        if passing:
+        if passing and caption not in self._kept:
             return self._of_passing(caption)
+        self._kept.add(caption)
         key = _digest(repr((self._mark, caption)).encode())
         return self._store.get(key, lambda: self._encode(caption))
 

@@ -143,6 +143,11 @@ class LossConfig:
     timestep_mean: float | None = None  # of the logit, or of ln sigma; None: 0, or -1.2
     timestep_std: float | None = None  # None: 1, or 1.2
     prior_weight: float = 1.0
+    # Differential output preservation: this much of the loss between the model with the network and without, for the
+    # caption with `class_word` in the place of `trigger`.
+    preservation: float = 0.0
+    trigger: str = ""
+    class_word: str = ""
     masked: bool = True  # use masks where there are any
     normalised_mask: bool = False  # divide by the mask's share, so that a small mask is not a small loss
 
@@ -159,7 +164,12 @@ class LossConfig:
             value = getattr(self, name)
             is_used = value is None or self.timesteps != "uniform"
             check(is_used, name, value, "nothing with uniform timesteps, which have none")
-        check(self.v_pred_like_loss >= 0, "v_pred_like_loss", self.v_pred_like_loss, "0 or more")
+        for name in ("v_pred_like_loss", "preservation"):
+            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("trigger", "class_word"):
+            named = not self.preservation or bool(getattr(self, name).strip())
+            check(named, name, getattr(self, name), "a word of the captions, and the word for its class: preservation")
+        check(not self.preservation or self.trigger != self.class_word, "class_word", self.class_word, "another word")
         for name in ("min_snr_gamma", "noise_offset", "multires_iterations", "input_perturbation", "prior_weight"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         check(not (self.debiased and self.min_snr_gamma), "debiased", True, "one of debiased and min_snr_gamma")

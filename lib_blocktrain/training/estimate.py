@@ -126,7 +126,11 @@ def estimate(config: RunConfig, unet: UNetSize, free_mib: float | None = None, d
     notices += learning_rate_notices(config.optimizer, config.schedule)
     found = _estimate(config, unet, weights, device)
     everything = BlockWeights.uniform(unet.architecture, 1.0)
-    plain = replace(config, network=replace(config.network, text_encoder=False, elements={}))
+    plain = replace(
+        config,
+        network=replace(config.network, text_encoder=False, elements={}),
+        loss=replace(config.loss, preservation=0.0),
+    )
     whole = _estimate(plain, unet, everything, device)
     side = config.dataset.size or unet.native_size
     title = f"{blocks.architecture(unet.architecture).title}, batch {config.batch}, {side}"
@@ -226,6 +230,8 @@ def _estimate(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: 
     more = unet.loaded_mib + _encoding(unet, latent) + mib["overhead"] - sum(mib.values())
     if more > 0:  # than the steps need, before they begin
         mib["encoding"] = more
+    if config.loss.preservation:  # the class's prediction without the network, and with it and its gradient
+        macs = 2 * macs + sum(sum(layer.macs for layer in part.layers) + part.attention for _, part in parts)
     return Estimate(0.0, 2e-9 * macs * config.batch, parameters, mib, first_block)
 
 

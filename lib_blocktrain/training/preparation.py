@@ -9,12 +9,12 @@ from pathlib import Path
 from torch import nn
 
 from lib_blocktrain.model.protocol import Model
-from lib_blocktrain.training.batches import Batch, BatchLoader, BatchSampler
+from lib_blocktrain.training.batches import Batch, BatchLoader, BatchSampler, class_caption
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache
 from lib_blocktrain.training.captions import RunStep, captions_vary
 from lib_blocktrain.training.config import LossConfig, RunConfig
 from lib_blocktrain.training.config_json import ConfigError
-from lib_blocktrain.training.dataset import Dataset, find
+from lib_blocktrain.training.dataset import Dataset, DatasetError, find
 from lib_blocktrain.training.distributed import Processes
 from lib_blocktrain.training.plan import Plan
 from lib_blocktrain.training.rng import generator_of
@@ -96,10 +96,18 @@ def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Pr
             latents.of(image, flipped=True)
         if conditioning is not None and not captions_vary(image.options):
             conditioning.of(image.plain_caption)
+            if config.loss.preservation:
+                conditioning.of(class_caption(image.plain_caption, config.loss))
         if progress is not None:
             progress(number + 1, len(images))
+    loss = config.loss
+    if loss.preservation and not any(loss.trigger in image.caption for image in dataset.images):
+        raise DatasetError(
+            f"loss.trigger = {loss.trigger!r}: it is in no caption, so nothing would be preserved: expected a word of"
+            f" the captions, such as {dataset.images[0].plain_caption[:60]!r}"
+        )
     sampler = BatchSampler(dataset.images, config.batch * processes, config.seed)
-    loader = BatchLoader(latents, conditioning, config.loss.prior_weight, config.seed)
+    loader = BatchLoader(latents, conditioning, loss, config.seed)
     return TrainingData(
         dataset, sampler, loader, latents.contents, steps=config.steps, accumulate=config.optimizer.accumulate
     )

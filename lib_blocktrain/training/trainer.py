@@ -167,21 +167,52 @@ class Trainer:
             batch = self.data.batch(number, self.processes)
             if batch is None:
                 continue  # this bucket has fewer images left than there are processes
+            noise = self.noise(batch, number)
             with self._dropout_seed(number):
-                loss = self.losses(batch, self.noise(batch, number)).sum() / (batch.total * accumulate)
-                (loss * self.train_state.loss_scale.factor).backward()
-            total += loss.detach()
+                for losses in self.losses_of_step(batch, noise):
+                    loss = losses.sum() / (batch.total * accumulate)
+                    (loss * self.train_state.loss_scale.factor).backward()
+                    total += loss.detach()
         self.processes.sum([*self.train_state.gradients(), total])
         return total
+
+    def losses_of_step(self, batch: Batch, noise: Noise) -> Iterator[torch.Tensor]:
+        """Yield the losses that a step adds up, each `(batch,)`, one graph after the other."""
+        yield self.losses(batch, noise)
+        if self.config.loss.preservation:
+            yield self.config.loss.preservation * self.preservation(self.data.loader.of_class(batch), noise)
 
     def losses(self, batch: Batch, noise: Noise) -> torch.Tensor:
         """Return the loss of each sample, `(batch,)`."""
         batch, noise = batch.to(self.device), noise.to(self.device)
-        noised = self.objective.noised(batch.latents, noise)
-        predicted = self.denoiser.predict(
-            noised, noise.timesteps, conditioning_of(self.model, batch, self.denoiser.dtype)
-        )
-        return self.objective.losses(predicted, batch, noise)
+        return self.objective.losses(self._predicted(batch, noise), batch, noise)
+
+    def preservation(self, batch: Batch, noise: Noise) -> torch.Tensor:
+        """Return how far the network moves the model's output for these captions, squared: `(batch,)`.
+
+        Differential output preservation, as ai-toolkit has it: what the model makes of the class shall stay.
+        """
+        batch, noise = batch.to(self.device), noise.to(self.device)
+        compiled, self.denoiser.compiled = self.denoiser.compiled, None  # its graphs are of the network's layers
+        try:
+            with torch.no_grad(), self._without_network():
+                own = self._predicted(batch, noise).float()
+            return (self._predicted(batch, noise).float() - own).square().mean(dim=(1, 2, 3))
+        finally:
+            self.denoiser.compiled = compiled
+
+    def _predicted(self, batch: Batch, noise: Noise) -> torch.Tensor:
+        conditioning = conditioning_of(self.model, batch, self.denoiser.dtype)
+        return self.denoiser.predict(self.objective.noised(batch.latents, noise), noise.timesteps, conditioning)
+
+    @contextmanager
+    def _without_network(self) -> Iterator[None]:
+        architecture = self.model.architecture
+        self.applied.set_weights(BlockWeights.uniform(architecture, 0.0))
+        try:
+            yield
+        finally:
+            self.applied.set_weights(BlockWeights.uniform(architecture, 1.0))
 
     def noise(self, batch: Batch, number: int) -> Noise:
         """Draw the noise and timesteps of a batch, each sample's from (seed, step, sample)."""
@@ -247,7 +278,7 @@ class Trainer:
         if self.compiled:
             self.compiled.forget()
         weights = BlockWeights.uniform(self.model.architecture, 1.0)
-        self.hooks.enter_context(applied(self.targets, self.train_state.training_network, weights))
+        self.applied = self.hooks.enter_context(applied(self.targets, self.train_state.training_network, weights))
 
     def change_weights(self) -> None:
         """Change to the block weights that another thread asked for, or record why that is not possible."""

@@ -124,6 +124,9 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
     "Pictures, masks, regularisation, validation": (
         _field(REGULARISATION, "Regularisation folders"),
         _field("loss.prior_weight", "Prior weight"),
+        _field("loss.preservation", "Preserve the class"),
+        _field("loss.trigger", "Trigger word"),
+        _field("loss.class_word", "Word for its class"),
         _field(VALIDATION, "Validation folders"),
         _field("dataset.validation_share", "Fraction held out"),
         _field("validate_every", "Validate every n steps"),

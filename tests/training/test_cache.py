@@ -12,7 +12,7 @@ from torch import nn
 from lib_blocktrain.training import cache as cache_module
 from lib_blocktrain.training.batches import BatchLoader
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache, TensorStore
-from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig, resolved
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig, LossConfig, RunConfig, resolved
 from lib_blocktrain.training.dataset import DatasetError, find
 
 MADE = {"latents": torch.tensor([0.5, -0.25])}
@@ -66,7 +66,7 @@ def test_shuffled_captions_fill_no_disk(tmp_path, monkeypatch):
     config = DatasetConfig(folders=(FolderConfig(str(tmp_path)),), size=64, shuffle_tags=True, caption_dropout=0.2)
     [image] = find(resolved(RunConfig("a", config)).dataset, 64).images
     store = ConditioningCache(model, tmp_path / "cache")
-    loader = BatchLoader(LatentCache(model, None), store, prior_weight=1.0, seed=0)
+    loader = BatchLoader(LatentCache(model, None), store, LossConfig(), seed=0)
     captions = set()
     for number in range(60):
         batch = loader.load([image], number, [0], 1)
