@@ -60,6 +60,7 @@ class FakeHost:
     name = "fake"
     samplers = ("DDIM", "Euler")
     reads_prompt_syntax = False
+    no_training = ""
 
     def __init__(self, folder: Path, model: object | None = None):
         self.lora_dirs = (folder / "loras",)

@@ -76,6 +76,13 @@ class Host(Protocol):
     def reads_prompt_syntax(self) -> bool:
         """Whether ``sample`` reads a WebUI's syntax in prompts: tags of LoRAs, weights of words, BREAK and AND."""
 
+    @property
+    def no_training(self) -> str:
+        """Why the host's checkpoints can be drawn with only: training and analyses of noise raise NoModel with it.
+
+        Empty where they can be trained on.
+        """
+
     def model(self) -> Model:
         """The loaded checkpoint; raises ``NoModel``."""
 

@@ -152,6 +152,7 @@ class StandaloneHost:
 
     name = "standalone"
     reads_prompt_syntax = False
+    no_training = ""
 
     def __init__(
         self,

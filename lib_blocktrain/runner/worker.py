@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from lib_blocktrain.files import error_text
-from lib_blocktrain.hosts.host import Host
+from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.runner.about import read_about, write_about
 from lib_blocktrain.runner.on_host import publish_result, sampler
 from lib_blocktrain.runner.queue import Queue
@@ -107,7 +107,9 @@ class Runner:
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def add(self, config: RunConfig) -> Run:
-        """Create a run, append it to the queue, and start the queue."""
+        """Create a run, append it to the queue, and start the queue; raises NoModel where the host cannot train."""
+        if self.host.no_training:
+            raise NoModel(self.host.no_training)
         with self._lock:
             run = create(config, new_folder(self.root, config.name))
             self._queue.add(run)

@@ -8,7 +8,9 @@ import gradio as gr
 from markupsafe import Markup
 
 from lib_blocktrain.analysis.request import METHODS
+from lib_blocktrain.analysis.run import NOISE_METHODS
 from lib_blocktrain.analysis.solve_result import BUDGET, SEEDS
+from lib_blocktrain.ui import html
 from lib_blocktrain.ui.analyse_handlers import RESULT_BUTTONS, RULE_LABELS, AnalyseHandlers
 from lib_blocktrain.ui.collide_handlers import CollideHandlers
 from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, KINDS, NOTHING, SECOND_KINDS, WHOLE, WORD
@@ -51,7 +53,6 @@ BEFORE = Markup(
 SIZE = Markup("Width and height are those of Preview.")
 SEARCH = Markup("Finds weights that keep A and drop B, or everything else, on the pictures that they draw.")
 DRAW = "() => { window.blocktrain?.place() === 'preview' && document.querySelector('#blocktrain_draw').click(); }"
-METHOD_LIST = "\n".join(f"- **{name}**: {text}" for name, text in METHODS.items())
 KIND_WIDGETS = {WORD: "analyse_word", BOX: "analyse_box", FILE: "analyse_mask", DRAWN: "analyse_drawn"}
 SECOND_KIND_WIDGETS = {WORD: "analyse_against_word", BOX: "analyse_against_box", FILE: "analyse_against_mask"}
 
@@ -62,7 +63,7 @@ class AnalyseTab:
     title = "Analyse"
 
     def __init__(self, shared: Shared):
-        self.initial = shared.initial
+        self.initial, self.no_training = shared.initial, shared.host.no_training
         self.memory = Memory("analyse", shared.host.name, KEPT)
         self.handlers = AnalyseHandlers(shared.host, shared.controls, shared.lora_index, shared.jobs)
         self.probe_handlers, self.solve_handlers = ProbeHandlers(self.handlers), SolveHandlers(self.handlers)
@@ -81,7 +82,7 @@ class AnalyseTab:
                 w.add("analyse_cancel", gr.Button, "Cancel", variant="stop", interactive=False)
             with messages():
                 w.html("analyse_status")
-                w.html("analyse_message")
+                w.html("analyse_message", html.note(self.no_training) if self.no_training else None)
             with aside():
                 w.add("analyse_save", gr.Button, "Save JSON and CSV", interactive=False)
         with panes("analyse"):
@@ -94,7 +95,7 @@ class AnalyseTab:
                 with section("On which pictures"):
                     self._request(w)
                 with section(""):
-                    _probe(w)
+                    _probe(w, not self.no_training)
                     _similar(w)
                     _collide(w)
             with pane("canvas", "map"):
@@ -215,11 +216,11 @@ class AnalyseTab:
         with gr.Row(elem_classes="blocktrain-fields blocktrain-fields-3"):
             w.add("analyse_seeds", gr.Textbox, label="Seeds", value="0, 1, 2", max_lines=1, min_width=0)
             w.add("analyse_cfg", gr.Number, value=5.0, label="CFG", minimum=0, maximum=30, step=0.5, min_width=0)
-            methods = {"choices": list(METHODS), "value": "exact"}
-            w.add("analyse_method", gr.Dropdown, **methods, label="Method", min_width=0)
+            methods = [name for name in METHODS if not self.no_training or name not in NOISE_METHODS]
+            w.add("analyse_method", gr.Dropdown, choices=methods, value=methods[0], label="Method", min_width=0)
         gr.HTML(SIZE, elem_classes="blocktrain-foot")
         with gr.Accordion("What the methods do", open=False, elem_id="blocktrain_analyse_methods"):
-            gr.Markdown(METHOD_LIST)
+            gr.Markdown("\n".join(f"- **{name}**: {METHODS[name]}" for name in methods))
 
 
 def _lora(w: Widgets) -> None:
@@ -252,7 +253,7 @@ def _second_feature(w: Widgets) -> None:
         w.add("analyse_against_mask", gr.File, label="Mask of B", file_types=["image"], visible=False)
 
 
-def _probe(w: Widgets) -> None:
+def _probe(w: Widgets, enabled: bool) -> None:
     with gr.Accordion("Before training: which blocks would pictures change?", open=False, elem_id="blocktrain_probing"):
         w.add("probe_folder", gr.Textbox, label="Folder of pictures", lines=1, max_lines=4)
         with gr.Row():
@@ -260,7 +261,7 @@ def _probe(w: Widgets) -> None:
             w.add("probe_pictures", gr.Number, value=16, label="Pictures", precision=0, min_width=90)
             w.add("probe_convolutions", gr.Checkbox, label="convolutions", min_width=120)
         with gr.Row():
-            w.add("probe", gr.Button, "Probe", scale=3)
+            w.add("probe", gr.Button, "Probe", scale=3, interactive=enabled)
             w.add("probe_cancel", gr.Button, "Cancel", variant="stop", min_width=90, interactive=False)
         w.html("probe_status")
 

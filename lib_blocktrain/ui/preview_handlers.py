@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
+from torch import nn
 
 from lib_blocktrain.files import atomic_write, checked_name
-from lib_blocktrain.hosts.host import Cancelled, Host
+from lib_blocktrain.hosts.host import Cancelled, Host, NoModel
 from lib_blocktrain.networks.bake import bake
 from lib_blocktrain.runner import describe_error
 from lib_blocktrain.ui import html
@@ -233,8 +234,7 @@ class PreviewHandlers:
         weights = selection.shown.block_weights(network.architecture)
 
         def work(job: Job[None]) -> None:
-            model = self.host.model()
-            base = {"unet": model.unet, **model.text_encoders} if model.architecture == network.architecture else None
+            base = self._base_of(network.architecture)
             bake(network, weights, path, base=base, overwrite=replace, progress=job.progress("Baking"))
 
         def finished(_: Job[None]) -> Changes:
@@ -243,6 +243,14 @@ class PreviewHandlers:
             return {"lora_data": self.controls.data(), "bake_status": note, "bake_replace": False}
 
         yield from stream_job(self.jobs, "bake", work, finished)
+
+    def _base_of(self, architecture: str) -> dict[str, nn.Module] | None:
+        """Return the loaded models that a network for `architecture` is for, None where there are none to read."""
+        try:
+            model = self.host.model()
+            return {"unet": model.unet, **model.text_encoders} if model.architecture == architecture else None
+        except NoModel:
+            return None
 
     def cancel_bake(self, values: PreviewValues) -> Changes:
         """Cancel baking; no file is written."""

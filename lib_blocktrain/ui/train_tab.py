@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from lib_blocktrain.ui import form, train_html
+from lib_blocktrain.ui import form, html, train_html
 from lib_blocktrain.ui.form import CHOICE, GROUPS, LINES, MAIN, NAMES, PAIRS, SWITCH, TEXT, UNFOLDED, Field, field_name
 from lib_blocktrain.ui.frame import actions, aside, bar, card, messages, pane, panes, section
 from lib_blocktrain.ui.preview_tab import SELECTION
@@ -45,9 +45,10 @@ class TrainTab:
         self.values = form.defaults()
         with bar("train"):
             with actions():
-                w.add("train_start", gr.Button, "Start", variant="primary")
+                trains = not self.host.no_training
+                w.add("train_start", gr.Button, "Start", variant="primary", interactive=trains)
             with messages():
-                w.html("train_message")
+                w.html("train_message", None if trains else html.failure(self.host.no_training))
                 w.html("train_loaded")
             with aside():
                 w.add("train_lora", gr.Button, "From the chosen LoRA")

@@ -45,6 +45,7 @@ def webui(monkeypatch):
         monkeypatch.setitem(sys.modules, name, content)
     from lib_blocktrain.hosts.a1111 import lora
 
+    monkeypatch.setattr(lora.activation, "patches", patches)  # it may have been imported for another test
     asked = {}
     lora.patch(lambda: tag_context(**asked), lambda names: None)
     sd_model = SimpleNamespace(network_layer_mapping={name: fake.layer(name) for name in LAYERS})

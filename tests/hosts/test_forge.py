@@ -181,7 +181,7 @@ def refused(change, match):
     from lib_blocktrain.hosts.forge.model import hookable_model
 
     sd_model = forge_backend.sd_model()
-    change(sd_model)
+    sd_model = change(sd_model) or sd_model
     with pytest.raises(NoModel, match=match), hookable_model(sd_model).trainable():
         pass
 
@@ -189,7 +189,10 @@ def refused(change, match):
 @pytest.mark.usefixtures("forge")
 def test_refusals():
     def flux(sd_model):
-        sd_model.is_sd1 = False
+        return type("Flux", (SimpleNamespace,), {})(**{**vars(sd_model), "is_sd1": False})
+
+    def sd3(sd_model):
+        sd_model.is_sd1, sd_model.is_sd3 = False, True
 
     def kernel(sd_model):
         return sd_model.forge_objects_original.unet.model
@@ -218,7 +221,8 @@ def test_refusals():
     def half_loaded(sd_model):
         kernel(sd_model).diffusion_model.out.prev_parameters_manual_cast = True
 
-    refused(flux, "tiny is a SimpleNamespace: expected a checkpoint of SD1, SD2 or SDXL")
+    refused(flux, "tiny is a checkpoint of Flux, which has no block weights here: choose one of SD1, SD2 or SDXL")
+    refused(sd3, "tiny is a checkpoint of Stable Diffusion 3, which has no block weights here")
     refused(quantised, "stored as nf4, in layers .Module. that cannot be hooked")
     refused(refiner, "other blocks than .*: IN09")
     refused(flow, "predicts 'const'")

@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from lib_blocktrain.hosts.host import NoModel, OutOfMemory, SampleRequest
+from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.placement import Placement
+from lib_blocktrain.weights.block_weights import BlockWeights
 from tests import lacking
 from tests.hosts import forge_backend
 from tests.hosts.fake_webui import module
@@ -57,6 +60,7 @@ def forge(monkeypatch):
             "call_queue": {"queue_lock": Lock()},
             "sd_models": {"model_data": data, "forge_model_reload": forge_model_reload},
             "sd_samplers": {},
+            "ui_extra_networks": {},
             "paths": {"data_path": "."},
             "processing": {"StableDiffusionProcessingTxt2Img": None, "process_images": None},
         }
@@ -151,21 +155,80 @@ def test_a_checkpoint_that_cannot_be_read(forge):
     assert forge.lock.acquire(blocking=False)
 
 
-def test_forges_that_hold_models_in_another_way(forge, monkeypatch):
-    """reForge has block weights in prompts and no model for the tab; with an older patcher there are none at all."""
+@pytest.fixture(params=["reForge", "Forge Classic"])
+def patched(forge, monkeypatch, request):
+    """The integration in a process with `ldm_patched`, whose patcher tells which of the two it is."""
     from lib_blocktrain.hosts.reforge import ReForge
 
+    patcher = type("ModelPatcher", (), {"partially_load": None} if request.param == "reForge" else {})
+    name = "ldm_patched.modules.model_patcher"
+    for parent in ("ldm_patched", "ldm_patched.modules"):
+        monkeypatch.setitem(sys.modules, parent, module(parent))
+    monkeypatch.setitem(sys.modules, name, module(name, ModelPatcher=patcher))
     integration = ReForge()
     monkeypatch.setattr(integration, "has_block_weight_script", lambda: False)
-    with pytest.raises(NoModel, match=r"this WebUI is reForge.*training in this tab need"):
-        integration.host().model()
     forge.shared.sd_model = forge_backend.sd_model()
-    forge.shared.sd_model.forge_objects_original.unet.patches_uuid = 1
+    return SimpleNamespace(integration=integration, name=request.param, sd_model=forge.shared.sd_model, forge=forge)
+
+
+def test_forks_that_can_be_drawn_with_only(patched):
+    """Tags have their architecture; what needs the weights themselves says which WebUI refuses it, and what to do."""
+    integration, host = patched.integration, patched.integration.make_host()
+    model = host.model()
+    assert (host.name, model.architecture, model.native_size) == (patched.name, "sd1", 512)
     assert integration.tag_context().architecture == "sd1"
-    del forge.shared.sd_model.forge_objects_original.unet.patches_uuid
-    assert integration.tag_context().architecture is None
-    assert "Forge Classic" in integration.tag_context().unsupported
     assert integration.lora.__name__ == "lib_blocktrain.hosts.neo.lora"
+    asked = (torch.zeros(1, 4, 8, 8), torch.tensor([1]), {})
+    for refused in (
+        lambda: model.trainable(),
+        lambda: model.predict(*asked),
+        lambda: model.enter_blocks(*asked),
+        lambda: model.encode_prompt("a fox"),
+        lambda: model.text_encoders,
+        lambda: model.vae,
+        lambda: model.alphas_cumprod,
+    ):
+        with pytest.raises(NoModel) as said:
+            refused()
+        assert str(said.value) == host.no_training
+        assert str(said.value).startswith(f"{patched.name} cannot train here")
+    patched.sd_model.is_sd1, patched.sd_model.is_sd3 = False, True
+    assert "is a checkpoint of Stable Diffusion 3" in integration.tag_context().unsupported
+
+
+def test_their_previews_are_drawn_by_tags(patched, monkeypatch, tmp_path):
+    """A LoRA that the WebUI has listed under any name, and one that it has not; no name stays behind."""
+    from lib_blocktrain.hosts.webui import host as webui
+
+    listed, other = tmp_path / "a, b.safetensors", tmp_path / "other.safetensors"
+    for path in (listed, other):
+        path.touch()
+    networks = module("networks", available_networks={"x": SimpleNamespace(filename=str(listed))})
+    networks.available_network_aliases = aliases = {}
+    network = module("network", NetworkOnDisk=lambda name, file: SimpleNamespace(name=name, filename=file))
+    monkeypatch.setitem(sys.modules, "networks", networks)
+    monkeypatch.setitem(sys.modules, "network", network)
+    drawn = []
+
+    def process_images(p):
+        drawn.append((p.prompt, {name: entry.filename for name, entry in aliases.items()}))
+        return SimpleNamespace(images=["picture"])
+
+    monkeypatch.setattr(webui, "StableDiffusionProcessingTxt2Img", lambda **p: SimpleNamespace(**p, close=list))
+    monkeypatch.setattr(webui, "process_images", process_images)
+    patched.forge.shared.state.stopping_generation = False
+    patched.sd_model.sd_checkpoint_info.title = "tiny"
+    weights = BlockWeights.uniform("sd1", 0.5)
+    placements = [Placement(Network(path.stem, "sd1", {}, path=path), weights, 0.7) for path in (listed, other)]
+    host = patched.integration.make_host()
+    with host.queued():
+        assert host.sample(SampleRequest("a fox <lora:other:1>", placements=placements)) == "picture"
+        assert host.sample(SampleRequest("a fox")) == "picture"
+    names = [f"blocktrain-preview-{number}" for number in range(2)]
+    tags = " ".join(f"<lora:{name}:0.7:bw={weights.to_line()}>" for name in names)
+    assert drawn[0] == (f"a fox  {tags}", dict(zip(names, map(str, (listed, other)))))
+    assert drawn[1] == ("a fox", {})
+    assert not aliases
 
 
 def test_neo(forge, monkeypatch):
@@ -184,4 +247,6 @@ def test_neo(forge, monkeypatch):
     assert integration.tag_context().architecture is None
     assert "Nunchaku" in integration.tag_context().unsupported
     forge.data.sd_model.is_sd1 = False
-    assert "is a SimpleNamespace: expected a checkpoint of SD1" in integration.tag_context().unsupported
+    assert (
+        "is a checkpoint of SimpleNamespace, which has no block weights here" in integration.tag_context().unsupported
+    )

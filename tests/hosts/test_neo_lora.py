@@ -33,30 +33,51 @@ class Patcher:
     extra_model_patchers_during_sampling = ()
 
     def __init__(self, model, parent=None):
-        self.model, self.parent, self.patches, self.patches_uuid = model, parent, {}, uuid.uuid4()
+        self.model, self.patches = model, {}
         if parent is not None:
             self.patches = {key: changes[:] for key, changes in parent.patches.items()}
-            self.patches_uuid = parent.patches_uuid
+        self.follow(parent)
+
+    def follow(self, parent):
+        self.patches_uuid = uuid.uuid4() if parent is None else parent.patches_uuid
 
     def clone(self):
-        return Patcher(self.model, self)
+        return type(self)(self.model, self)
 
     def add_patches(self, keys, strength, file):
         for key in keys:
             self.patches.setdefault(key, []).append((strength, file, 1.0, None, None, False))
-        self.patches_uuid = uuid.uuid4()
+        self.follow(None)
+
+    @property
+    def identity(self):
+        return self.patches_uuid
 
     def memory_required(self, shape):
         return shape[0]
 
 
-def load(models, memory_required=0, force_patch_weights=False, minimum_memory_required=None):
+class OlderPatcher(Patcher):
+    """As Forge Classic's: an object is merged once, whatever becomes of its patches, until it is unloaded."""
+
+    identity = property(id)
+
+    def follow(self, parent):
+        pass
+
+
+def unload_model_clones(patcher):
+    patcher.model.uuid = None
+
+
+def load(models, memory_required=0, **more):
     """Merge again what differs: the strengths of each file by block."""
     for patcher in models:
+        assert not (isinstance(patcher, OlderPatcher) and more)
         model = patcher.model
-        if model.uuid == patcher.patches_uuid:
+        if model.uuid == patcher.identity:
             continue
-        model.uuid, model.merges, model.merged = patcher.patches_uuid, model.merges + 1, {}
+        model.uuid, model.merges, model.merged = patcher.identity, model.merges + 1, {}
         for key, changes in patcher.patches.items():
             for strength, file, *_ in changes:
                 model.merged.setdefault(file, {})[BLOCKS[key]] = strength
@@ -71,12 +92,14 @@ class Clip:
 
 
 @pytest.fixture
-def neo(monkeypatch):
+def neo(monkeypatch, request):
     """A process with a loaded model, Neo's Lora extension, and block weights on it."""
+    patcher = getattr(request, "param", Patcher)
     with forge_backend.process(monkeypatch) as found:
-        sys.modules["backend.memory_management"].load_models_gpu = load
+        memory = sys.modules["backend.memory_management"]
+        memory.load_models_gpu, memory.unload_model_clones = load, unload_model_clones
         kernels = [SimpleNamespace(uuid=None, merges=0, merged={}) for _ in range(2)]
-        objects = forge_backend.Objects(unet=Patcher(kernels[0]), clip=Clip(Patcher(kernels[1])))
+        objects = forge_backend.Objects(unet=patcher(kernels[0]), clip=Clip(patcher(kernels[1])))
         names = ("forge_objects", "forge_objects_original", "forge_objects_after_applying_lora")
         model = SimpleNamespace(**{name: objects.shallow_copy() for name in names}, current_lora_hash="[]")
         networks = module("networks", loaded_networks=[])
@@ -140,6 +163,7 @@ def strengths(neo):
     return {file.removesuffix(".file"): found for file, found in merged.items()}
 
 
+@pytest.mark.parametrize("neo", [Patcher, OlderPatcher], indirect=True)
 def test_weights_scale_by_key_and_by_file(neo):
     p = draw(neo, "x:0.5:bw=IN01=0,M00=0.5,OUT03=2,BASE=0.25", "small:1", "y:1:bw=M00=0.5")
     assert strengths(neo) == {
@@ -160,6 +184,7 @@ def test_all_is_neos_own_and_none_is_no_lora(neo):
     assert neo.reads == ["x.file"]
 
 
+@pytest.mark.parametrize("neo", [Patcher, OlderPatcher], indirect=True)
 def test_weights_do_not_stay_and_no_file_is_read_again(neo):
     for tag, expected in (
         ("x:1", PLAIN),
@@ -181,6 +206,7 @@ def test_the_same_weights_merge_once(neo):
     assert neo.unet.merges == 1
 
 
+@pytest.mark.parametrize("neo", [Patcher, OlderPatcher], indirect=True)
 def test_steps(neo):
     """It acts in steps 3 and 4; on the text encoder, which runs before the first step, it acts as a whole."""
     draw(neo, "x:1:bw=M00=0.5:start=3:stop=5", "y:1")
@@ -212,6 +238,7 @@ def test_kinds_of_layers_and_curves(neo):
     assert strengths(neo)["y"] == PLAIN
 
 
+@pytest.mark.parametrize("neo", [Patcher, OlderPatcher], indirect=True)
 def test_steps_where_another_extension_has_added_patches(neo):
     draw(neo, "x:1:start=2")
     others = neo.sd_model.forge_objects.unet = neo.sd_model.forge_objects.unet.clone()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from lib_blocktrain.hosts.host import Cancelled, Host
+from lib_blocktrain.hosts.host import Cancelled, Host, NoModel
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.training.config import SampleConfig
 from lib_blocktrain.training.trainer import Trainer
@@ -74,6 +74,13 @@ def wait(holds, patience=PATIENCE):
 
 def idle(runner):
     return runner.current is None
+
+
+def test_no_run_is_made_where_the_host_cannot_train(runner, host, config):
+    host.no_training = "fake cannot train here"
+    with pytest.raises(NoModel, match="fake cannot train here"):
+        runner.add(config)
+    assert runner.runs() == []
 
 
 def test_one_after_the_other(runner, host, config):

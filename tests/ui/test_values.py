@@ -33,6 +33,24 @@ def given(host, monkeypatch) -> dict[type, set[str]]:
     return names
 
 
+def test_what_a_host_cannot_do_is_off(host):
+    """Where no model can be trained on: Start, Probe and the methods that compare noise; the reason is beside them."""
+    host.no_training = "fake cannot train here"
+    blocks, page = build(host)
+    try:
+        found = {block.elem_id: block for block in blocks.blocks.values() if getattr(block, "elem_id", None)}
+    finally:
+        page.close()
+    assert not found["blocktrain_train_start"].interactive
+    assert not found["blocktrain_probe"].interactive
+    choices = [
+        choice if isinstance(choice, str) else choice[0] for choice in found["blocktrain_analyse_method"].choices
+    ]
+    assert choices == ["norms", "rendered"]
+    for message in ("train_message", "analyse_message"):
+        assert host.no_training in found[f"blocktrain_{message}"].value
+
+
 @pytest.mark.parametrize("kind", [PreviewValues, AnalyseValues, DatasetValues, TrainValues, RunsValues])
 def test_each_key_is_an_input_and_each_input_a_key(given, kind):
     assert given[kind] == kind.__required_keys__ | kind.__optional_keys__

@@ -37,7 +37,13 @@ def features() -> dict:
     """Return the features that the extension found."""
     kind = _kind()
     model = kind.host().model()
-    return {"features": kind.features(), "host": kind.host().name, "architecture": model.architecture}
+    host = kind.host()
+    return {
+        "features": kind.features(),
+        "host": host.name,
+        "architecture": model.architecture,
+        "no_training": host.no_training,
+    }
 
 
 def preview(prompt: str, file: str, weights: str, multiplier: float = 1.0) -> str:
@@ -207,6 +213,16 @@ def signatures() -> dict[str, list[str]]:
     if hasattr(lora, "LoraLoader"):
         called["refresh"] = lora.LoraLoader.refresh
     return {name: list(inspect.signature(function).parameters) for name, function in called.items()}
+
+
+def low_bits(choice: str) -> None:
+    """Choose how the U-Net's weights are stored, as 'Diffusion in Low Bits' at the top of the page does."""
+    from modules import shared
+    from modules_forge import main_entry
+
+    assert choice in main_entry.forge_unet_storage_dtype_options, list(main_entry.forge_unet_storage_dtype_options)
+    shared.opts.set("forge_unet_storage_dtype", choice)
+    main_entry.refresh_model_loading_parameters()
 
 
 def axes() -> list[str]:

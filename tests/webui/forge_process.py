@@ -1,6 +1,6 @@
-"""A real Forge or Forge Neo for `test_in_forge.py`, with a data folder and random checkpoints of its own.
+"""A real fork of Forge's family for `test_in_forge.py`, with a data folder and random checkpoints of its own.
 
-Both recognise a checkpoint by a width of 320 and the width of its context, not by how its width grows: 320 x [1, 1, 1]
+All recognise a checkpoint by a width of 320 and the width of its context, not by how its width grows: 320 x [1, 1, 1]
 is small enough. Text encoders and VAE have the sizes of Forge's own configurations.
 """
 
@@ -11,10 +11,11 @@ import io
 import json
 import os
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -25,14 +26,33 @@ from lib_blocktrain.networks.keys import key_of
 from tests.tiny_models import randomised
 from tests.webui.process import PATIENCE, started
 
-CONFIGS = Path("backend", "huggingface")
+VAE = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 2,
+}
 REPOSITORIES = {"sd1": "runwayml/stable-diffusion-v1-5", "sdxl": "stabilityai/stable-diffusion-xl-base-1.0"}
-FOLDERS = {kind: os.environ.get(f"{kind.upper()}_DIR") for kind in ("forge", "neo")}  # of those that are installed
-NAMES = {"forge": "Forge", "neo": "Forge Neo"}
+NAMES = {
+    "forge": "Forge",
+    "neo": "Forge Neo",
+    "reforge": "reForge",
+    "ersatz": "ersatzForge",
+    "classic": "Forge Classic",
+}
+FOLDERS = {kind: os.environ.get(f"{kind.upper()}_DIR") for kind in NAMES}  # of those that are installed
+TRAINS = ("forge", "neo", "ersatz")  # those whose model the tab can hook and train on
+FLAGS = {
+    "forge": ["--no-download-sd-model", "--always-cpu"],
+    "neo": ["--cpu"],
+    "reforge": ["--no-download-sd-model", "--always-cpu", "--all-in-fp32"],
+    "ersatz": ["--no-download-sd-model", "--always-cpu"],
+    "classic": ["--no-download-sd-model", "--always-cpu", "--all-in-fp32"],
+}
 
 
 class Forge:
-    """A running Forge or Forge Neo, its API, and what runs inside its process."""
+    """A running fork, its API, and what runs inside its process."""
 
     def __init__(self, kind: str, url: str, data: Path):
         self.kind, self.url, self.data = kind, url, data
@@ -62,6 +82,10 @@ class Forge:
         answer = self.answer(prompt, **options)
         return picture_of(answer["images"][0]), json.loads(answer["info"])["infotexts"][0]
 
+    def pixels(self, prompt: str, **options) -> np.ndarray:
+        """Draw an image as `running.WebUI.pixels` does."""
+        return np.asarray(picture_of(self.answer(prompt, steps=4, **options)["images"][0]))
+
 
 def picture_of(encoded: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
@@ -69,16 +93,15 @@ def picture_of(encoded: str) -> Image.Image:
 
 @contextmanager
 def running(kind: str, data: Path) -> Iterator[Forge]:
-    """Start "forge" or "neo" with this extension, and end it afterwards."""
+    """Start one of `NAMES` with this extension, and end it afterwards."""
     folder = Path(FOLDERS[kind])
     python = os.environ.get(f"{kind.upper()}_PYTHON", str(folder / "venv" / "bin" / "python"))
-    flags = {
-        "forge": ["--no-download-sd-model", "--always-cpu"],
-        "neo": ["--cpu", "--gradio-allowed-path", str(folder)],
-    }[kind]
+    flags = [*FLAGS[kind], "--gradio-allowed-path", str(folder)]  # its own scripts are outside its data folder
     inside = {"BLOCKTRAIN_INSIDE": str(Path(__file__).with_name("forge_inside.py"))}
     with started(python, folder, data, flags, inside, max(PATIENCE, 900)) as url:
-        yield Forge(kind, url, data)
+        forge = Forge(kind, url, data)
+        forge.call("/sdapi/v1/options", {"show_progress_type": "Approx cheap"})  # the other kinds want downloads
+        yield forge
 
 
 def write_models(kind: str, data: Path, architecture: str) -> None:
@@ -87,7 +110,7 @@ def write_models(kind: str, data: Path, architecture: str) -> None:
     A second LoRA, with other values, is named `ARCHITECTURE-2`.
     """
     torch.manual_seed(1)
-    models = _models(Path(FOLDERS[kind]) / CONFIGS / REPOSITORIES[architecture], architecture)
+    models = _models(_config_reader(Path(FOLDERS[kind]), architecture), architecture)
     randomised(models["unet"])
     for component, model in models.items():
         if component.startswith("te"):
@@ -103,16 +126,24 @@ def write_models(kind: str, data: Path, architecture: str) -> None:
         save_file(_lora(models, architecture), folders["Lora"] / f"{name}.safetensors", metadata)
 
 
-def _models(configs: Path, architecture: str) -> dict[str, torch.nn.Module]:
+def _config_reader(folder: Path, architecture: str) -> Callable[[str], dict]:
+    """Return a function from a component of SD1 or SDXL to its configuration, as the fork has it."""
+
+    def read(name: str) -> dict:
+        if (folder / "backend").is_dir():
+            file = folder / "backend" / "huggingface" / REPOSITORIES[architecture] / name / "config.json"
+        elif name == "vae":  # without `backend` it is in the code
+            return {**VAE, "scaling_factor": {"sd1": 0.18215, "sdxl": 0.13025}[architecture]}
+        else:
+            file = folder / "ldm_patched" / "modules" / {"text_encoder": "sd1_clip_config.json"}[name]
+        return {key: value for key, value in json.loads(file.read_text("utf-8")).items() if not key.startswith("_")}
+
+    return read
+
+
+def _models(config: Callable[[str], dict], architecture: str) -> dict[str, torch.nn.Module]:
     import diffusers
     import transformers
-
-    def config(name: str) -> dict:
-        return {
-            key: value
-            for key, value in json.loads((configs / name / "config.json").read_text("utf-8")).items()
-            if not key.startswith("_")
-        }
 
     vae = diffusers.AutoencoderKL(**config("vae"))
     first = transformers.CLIPTextModel(transformers.CLIPTextConfig(**config("text_encoder")))

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "browser"))
 
 from journeys import LONG, Opened
 
+from tests.webui.forge_process import Forge
 from tests.webui.running import WebUI
 
 # Page errors of gradio 3.41.2 and of the WebUI itself, without any extension.
@@ -25,7 +26,7 @@ THEIRS = re.compile("reading 'props'|Too many arguments provided|Failed to load 
 class Page(Opened):
     """The WebUI in a browser of its own; widgets of the tab are found as in the standalone page."""
 
-    def __init__(self, browser, webui: WebUI):
+    def __init__(self, browser, webui: WebUI | Forge):
         self.webui, self.problems = webui, []
         self.context = browser.new_context(viewport={"width": 1280, "height": 1000})
         self.page = self.context.new_page()
@@ -67,7 +68,7 @@ class Page(Opened):
         self.pick(f"#{place}_sampling", "Euler")
 
     def pick(self, dropdown: str, option: str) -> None:
-        """Choose in a dropdown of gradio 3."""
+        """Choose in a dropdown."""
         box = self.page.locator(f"{dropdown} input").first
         box.click()
         box.fill(option)

@@ -1,22 +1,29 @@
-"""The extension in a real Forge and Forge Neo, on the CPU: tags, preview and training, without a trace in the model.
+"""The extension in a real Forge and its forks, on the CPU: tags, preview and training, without a trace in the model.
 
-`FORGE_DIR` names an installed stable-diffusion-webui-forge, `NEO_DIR` a Forge Neo, and `FORGE_PYTHON` and `NEO_PYTHON`
-the interpreters of their environments (by default `venv/bin/python` in the folder). Without its folder, the tests in
-one of the two are skipped.
+`FORGE_DIR` names an installed stable-diffusion-webui-forge, `NEO_DIR` a Forge Neo, `REFORGE_DIR`, `ERSATZ_DIR` and
+`CLASSIC_DIR` the others, and `FORGE_PYTHON` and so on the interpreters of their environments (by default
+`venv/bin/python` in the folder). Without its folder, the tests in one of them are skipped.
 """
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import re
 import shutil
+import urllib.error
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers")
+pytest.importorskip("playwright")
 
-from tests.webui.forge_process import FOLDERS, NAMES, picture_of, running, write_models
+from tests.webui import test_page
+from tests.webui.forge_process import FOLDERS, NAMES, TRAINS, picture_of, running, write_models
+from tests.webui.page import Page
+from tests.webui.running import LORA
 
 SOME = "IN=0.5,M00=1,OUT03-OUT05=2,BASE=0.5"
 KINDS = [
@@ -51,12 +58,21 @@ def pictures(forge):
     return draw
 
 
-def test_what_is_called_is_there(forge):
+@pytest.fixture
+def trainer(forge):
+    """Those whose model can be hooked and trained on."""
+    if forge.kind not in TRAINS:
+        pytest.skip(f"{NAMES[forge.kind]} refuses it")
+    return forge
+
+
+def test_what_is_called_is_there(trainer):
     """The stand-ins of `tests/hosts` have the names and parameters of the real functions."""
+    forge = trainer
     found = forge.inside("signatures")
     assert found["load_models_gpu"][:2] == ["models", "memory_required"]
     assert found["attention"][:5] == ["q", "k", "v", "heads", "mask"]
-    if forge.kind == "forge":
+    if forge.kind != "neo":
         assert found["refresh"][:2] == ["self", "lora_patches"]
     else:
         loading = ["model", "clip", "lora", "strength_model", "strength_clip", "filename", "online_mode"]
@@ -72,13 +88,15 @@ def test_what_is_called_is_there(forge):
 
 def test_recognised(forge):
     found = forge.inside("features")
-    assert (found["host"], found["architecture"]) == (NAMES[forge.kind], "sd1")
-    assert {"forge": "LoRAs merged by key", "neo": "LoRAs merged by parameter"}[forge.kind] in found["features"]
+    assert found["architecture"] == "sd1"
+    assert found["host"] == NAMES["forge" if forge.kind == "ersatz" else forge.kind]  # it has all that Forge 2 has
+    by_key = forge.kind in ("forge", "ersatz")
+    assert f"LoRAs merged by {'key' if by_key else 'parameter'}" in found["features"]
 
 
 def test_loaded_after_the_lora_extension(forge):
     order = forge.inside("script_order")
-    lora = next(place for place, path in enumerate(order) if path.endswith("sd_forge_lora/lora_script.py"))
+    lora = next(place for place, path in enumerate(order) if path.endswith("/lora_script.py"))
     ours = next(place for place, path in enumerate(order) if path.endswith("/blocktrain.py"))
     assert ours > lora
 
@@ -192,43 +210,124 @@ def test_the_tabs_preview_is_the_tag(forge, pictures):
     assert difference.mean() * 50 < effect.mean()
 
 
-def test_forward_by_blocks(forge):
-    assert forge.inside("forward_by_blocks") == {"whole": True, "blocks": 25, "equal": 25}
+def test_forward_by_blocks(trainer):
+    assert trainer.inside("forward_by_blocks") == {"whole": True, "blocks": 25, "equal": 25}
 
 
-def test_gradients(forge):
+def test_gradients(trainer):
     """Every tensor of a LoRA on all attention layers has a gradient, equal to finite differences."""
-    before = forge.inside("fingerprint")
-    found = forge.inside("gradients", file=str(forge.loras / "sd1.safetensors"))
-    assert forge.inside("fingerprint") == before
+    before = trainer.inside("fingerprint")
+    found = trainer.inside("gradients", file=str(trainer.loras / "sd1.safetensors"))
+    assert trainer.inside("fingerprint") == before
     assert found["found"] == found["tensors"] == 2 * 16 * 8
     assert all(error < 0.005 for error in found["errors"].values()), found["errors"]
 
 
 @pytest.mark.parametrize("ending", ["finished", "stopped", "failed"])
-def test_training_leaves_no_trace(forge, tmp_path_factory, ending):
+def test_training_leaves_no_trace(trainer, tmp_path_factory, ending):
     """With a LoRA merged by Forge, the text encoder trained, too, and a sample drawn in between."""
-    forge.draw("a cat <lora:sd1:1>")
-    before = forge.inside("fingerprint")
-    found = forge.inside("train", folder=str(tmp_path_factory.mktemp("run")), ending=ending)
-    assert forge.inside("fingerprint") == before
+    trainer.draw("a cat <lora:sd1:1>")
+    before = trainer.inside("fingerprint")
+    found = trainer.inside("train", folder=str(tmp_path_factory.mktemp("run")), ending=ending)
+    assert trainer.inside("fingerprint") == before
     assert found["ended"] == {"failed": "made to fail"}.get(ending, ending)
     assert len(found["losses"]) == {"finished": 20}.get(ending, 1)
     assert all(norm > 0 for row in found["gradients"] for norm in row.values()), found["gradients"]
     if ending == "finished":
         assert found["samples"] == 2  # after the twelfth step, and at the end
         assert {"BASE", "OUT10", "OUT11"} <= set(found["gradients"][-1])
-        shutil.copy(found["files"][0], forge.loras / "trained.safetensors")
-        forge.call("/sdapi/v1/refresh-loras", {})
-        plain, _ = forge.draw("a cat")
-        trained, _ = forge.draw("a cat <lora:trained:1>")
+        shutil.copy(found["files"][0], trainer.loras / "trained.safetensors")
+        trainer.call("/sdapi/v1/refresh-loras", {})
+        plain, _ = trainer.draw("a cat")
+        trained, _ = trainer.draw("a cat <lora:trained:1>")
         assert trained.tobytes() != plain.tobytes()
-        assert "Error executing callback" not in (forge.data / "log.txt").read_text("utf-8", errors="replace")
+        assert "Error executing callback" not in (trainer.data / "log.txt").read_text("utf-8", errors="replace")
+
+
+@pytest.fixture
+def low_bits(trainer):
+    """Return a function that chooses how the U-Net's weights are stored."""
+    yield lambda choice: trainer.inside("low_bits", choice=choice)
+    trainer.inside("low_bits", choice="Automatic")
+
+
+@pytest.mark.parametrize("choice", ["float8-e4m3fn", "Automatic (fp16 LoRA)"])
+def test_narrow_weights_and_loras_that_are_not_merged(trainer, low_bits, choice, tmp_path_factory):
+    """They are drawn with; FP8 is refused for training by name."""
+    low_bits(choice)
+    drawn = {}
+    for tag in ("", " <lora:sd1:1>", *(f" <lora:sd1:1:bw={weights}>" for weights in ("ALL", "NONE", SOME))):
+        drawn[tag.partition("bw=")[2] or tag] = np.asarray(trainer.draw(f"a cat{tag}")[0])
+    assert np.array_equal(drawn["ALL>"], drawn[" <lora:sd1:1>"])
+    assert np.array_equal(drawn["NONE>"], drawn[""])
+    assert not np.array_equal(drawn[f"{SOME}>"], drawn["ALL>"])
+    assert not np.array_equal(drawn[f"{SOME}>"], drawn[""])
+    if "float8" in choice:
+        folder = str(tmp_path_factory.mktemp("run"))
+        answer = trainer.call("/blocktrain-probe/train", {"folder": folder, "ending": "finished"})
+        assert "the U-Net's weights are torch.float8_e4m3fn: set 'Diffusion in Low Bits'" in answer["error"]
+
+
+JOURNEYS = (
+    test_page.test_the_accordions_menu_is_the_tag,
+    test_page.test_written_into_the_prompt_and_edited_in_the_tab,
+    test_page.test_a_failed_request_leaves_the_prompt_and_is_said_beside_the_button,
+    test_page.test_what_cannot_be_read_is_said_on_the_page,
+    test_page.test_send_to_brings_random_values_back,
+    test_page.test_xyz_plot_of_three_presets_and_two_blocks,
+    test_page.test_typed_without_a_pause_and_cancelled_in_the_tab,
+    test_page.test_trained_by_clicks_and_used_at_once,
+)
+
+
+@pytest.fixture(scope="module")
+def opened(forge, browser):
+    """One page for all journeys, with the LoRA that they are about."""
+    tensors = load_file(forge.loras / "sd1.safetensors")
+    metadata = {"ss_output_name": LORA, "ss_base_model_version": "sd_v1-5"}
+    save_file(tensors, forge.loras / f"{LORA}.safetensors", metadata)
+    forge.call("/sdapi/v1/refresh-loras", {})
+    opened = Page(browser, forge)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("journey", JOURNEYS, ids=lambda journey: journey.__name__.removeprefix("test_"))
+def test_by_clicks(opened, forge, browser, journey, tmp_path, tmp_path_factory):
+    """The journeys in AUTOMATIC1111's page, in this one."""
+    wanted = inspect.signature(journey).parameters
+    if "second" in wanted and forge.kind not in TRAINS:
+        pytest.skip(f"{NAMES[forge.kind]} refuses it")
+    given = {"weighed": forge, "tmp_path": tmp_path, "tmp_path_factory": tmp_path_factory}
+    with contextlib.ExitStack() as closing:
+        if "second" in wanted:
+            given["second"] = Page(browser, forge)
+            closing.callback(given["second"].close)
+        journey(test_page.initial(opened), **{name: value for name, value in given.items() if name in wanted})
+
+
+def test_a_refusal_of_training_is_in_the_page(opened, forge):
+    """Start and Probe are off, with the reason beside them; drawing works; and the API refuses for the same reason."""
+    if forge.kind in TRAINS:
+        pytest.skip("it trains")
+    opened.ours()
+    opened.go("Train")
+    assert opened.page.locator("#blocktrain_train_start").is_disabled()
+    assert f"{NAMES[forge.kind]} cannot train here" in opened.text("train_message")
+    opened.go("Analyse")
+    assert opened.page.locator("#blocktrain_probe").is_disabled()
+    assert forge.inside("features")["no_training"] in opened.text("analyse_message")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        forge.call("/blocktrain/v1/runs", {"config": {"dataset": {"folders": [{"folder": "x"}]}}})
+    assert "cannot train here" in refused.value.read().decode()
+    assert "Traceback" not in (forge.data / "log.txt").read_text("utf-8", errors="replace")
 
 
 @pytest.fixture(scope="module")
 def sdxl(forge):
     """The same process on a random SDXL."""
+    if forge.kind not in TRAINS:
+        pytest.skip("its second text encoder has no configuration of its own there")
     write_models(forge.kind, forge.data, "sdxl")
     for route in ("refresh-checkpoints", "refresh-loras"):
         forge.call(f"/sdapi/v1/{route}", {})

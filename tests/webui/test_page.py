@@ -1,4 +1,7 @@
-"""The WebUI's own page in Chromium: the accordion, the X/Y/Z plot, "send to", and the tab on the WebUI's model."""
+"""The WebUI's own page in Chromium: the accordion, the X/Y/Z plot, "send to", and the tab on the WebUI's model.
+
+`test_in_forge.py` goes through the same journeys in the forks.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,11 @@ def opened(browser, weighed):
 
 @pytest.fixture
 def page(opened):
-    """That page in its initial state."""
+    return initial(opened)
+
+
+def initial(opened: Page) -> Page:
+    """Return that page in its initial state."""
     opened.tab("txt2img")
     opened.small()
     opened.prompt("")
@@ -179,4 +186,3 @@ def test_trained_by_clicks_and_used_at_once(page, second, weighed, tmp_path_fact
     said = page.generate()
     assert name in said
     assert not np.array_equal(page.picture(), without)
-    assert weighed.inside("registered")["scripts"] == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lib_blocktrain.hosts.webui import integration
 from tests.hosts import fake_webui
 
 LORA, FORGE_LORA = "extensions-builtin/Lora", "extensions-builtin/sd_forge_lora"
@@ -28,16 +29,18 @@ PAIRS = [  # file in the WebUI, function in it, our stand-in
     (f"{LORA}/networks.py", "network_apply_weights", NETWORKS.network_apply_weights),
     (f"{LORA}/networks.py", "list_available_networks", NETWORKS.list_available_networks),
 ]
-FORGES = [  # in both Forges: file, function, parameters
+SHARED = [  # in every fork: file, function, parameters
     ("modules/patches.py", "patch", "key obj field replacement"),
     ("modules/patches.py", "undo", "key obj field"),
     ("modules/extra_networks.py", "ExtraNetworkParams.__init__", "self items"),
     ("modules/processing.py", "StableDiffusionProcessing.comment", "self text"),
-    ("modules/script_callbacks.py", "CFGDenoiserParams.__init__", "self x image_cond sigma sampling_step"),
+    ("{lora}/extra_networks_lora.py", "ExtraNetworkLora.activate", "self p params_list"),
+    ("{lora}/network.py", "NetworkOnDisk.__init__", "self name filename"),
+    ("{lora}/networks.py", "list_available_networks", ""),
+]
+BACKEND = [  # with Forge 2's `backend`
     ("modules/sd_models.py", "forge_model_reload", ""),
-    (f"{FORGE_LORA}/extra_networks_lora.py", "ExtraNetworkLora.activate", "self p params_list"),
-    (f"{FORGE_LORA}/network.py", "NetworkOnDisk.__init__", "self name filename"),
-    (f"{FORGE_LORA}/networks.py", "list_available_networks", ""),
+    ("{lora}/networks.py", "load_lora_for_models", "model clip lora strength_model strength_clip filename online_mode"),
     ("backend/patcher/base.py", "ModelPatcher.clone", "self"),
     (
         "backend/text_processing/classic_engine.py",
@@ -49,48 +52,74 @@ FORGES = [  # in both Forges: file, function, parameters
     ("backend/nn/vae.py", "DiagonalGaussianDistribution.mode", "self"),
     ("backend/attention.py", "attention_pytorch", "q k v heads mask attn_precision skip_reshape"),
 ]
-ONE_FORGE = {
-    "FORGE_DIR": [
-        (
-            f"{FORGE_LORA}/networks.py",
-            "load_lora_for_models",
-            "model clip lora strength_model strength_clip filename online_mode",
-        ),
-        ("backend/memory_management.py", "load_models_gpu", "models memory_required hard_memory_preservation"),
-        ("backend/patcher/lora.py", "LoraLoader.refresh", "self lora_patches offload_device force_refresh"),
-        ("backend/patcher/base.py", "ModelPatcher.refresh_loras", "self"),
-    ],
+BY_KEY = [  # with Forge 2's patcher
+    ("backend/memory_management.py", "load_models_gpu", "models memory_required hard_memory_preservation"),
+    ("backend/patcher/lora.py", "LoraLoader.refresh", "self lora_patches offload_device force_refresh"),
+    ("backend/patcher/base.py", "ModelPatcher.refresh_loras", "self"),
+]
+PATCHED = [  # with `ldm_patched`
+    ("ldm_patched/modules/sd.py", "load_lora_for_models", "model clip lora strength_model strength_clip filename"),
+    ("ldm_patched/modules/model_patcher.py", "ModelPatcher.clone", "self"),
+    ("ldm_patched/modules/model_patcher.py", "ModelPatcher.model_size", "self"),
+]
+LOADING = "models memory_required force_patch_weights minimum_memory_required"
+FORKS = {
+    "FORGE_DIR": [*SHARED, *BACKEND, *BY_KEY],
+    "ERSATZ_DIR": [*SHARED, *BACKEND, *BY_KEY],
     "NEO_DIR": [
-        (
-            f"{FORGE_LORA}/networks.py",
-            "load_lora_for_models",
-            "model clip lora strength_model strength_clip filename online_mode",
-        ),
-        (
-            "backend/memory_management.py",
-            "load_models_gpu",
-            "models memory_required force_patch_weights minimum_memory_required force_full_load",
-        ),
-        (
-            "backend/patcher/base.py",
-            "ModelPatcher.partially_load",
-            "self device_to extra_memory force_patch_weights",
-        ),
+        *SHARED,
+        *BACKEND,
+        ("backend/memory_management.py", "load_models_gpu", LOADING),
+        ("backend/patcher/base.py", "ModelPatcher.partially_load", "self device_to extra_memory force_patch_weights"),
+    ],
+    "REFORGE_DIR": [*SHARED, *PATCHED, ("ldm_patched/modules/model_management.py", "load_models_gpu", LOADING)],
+    "CLASSIC_DIR": [
+        *SHARED,
+        *PATCHED,
+        ("ldm_patched/modules/model_management.py", "load_models_gpu", "models memory_required"),
+        ("ldm_patched/modules/model_management.py", "unload_model_clones", "model"),
     ],
 }
-NAMES = {  # attributes that are read or set
+REMEMBERED = [  # how a fork remembers the LoRAs of the image before
+    ("{lora}/networks.py", "current_sd.current_lora_hash == compiled_lora_targets_hash"),
+    ("{lora}/networks.py", "current_sd.forge_objects_after_applying_lora = "),
+]
+TEXTS = {  # attributes that are read or set
     "FORGE_DIR": [("backend/patcher/base.py", "lora_patches"), ("backend/patcher/lora.py", "loaded_hash")],
+    "ERSATZ_DIR": [("backend/patcher/base.py", "lora_patches"), ("backend/patcher/lora.py", "loaded_hash")],
     "NEO_DIR": [
+        *REMEMBERED,
         ("backend/patcher/base.py", "current_weight_patches_uuid"),
-        ("backend/patcher/base.py", "n.parent = self"),
         ("backend/patcher/base.py", "(strength_patch, patches[k], strength_model, offset, function, online_mode)"),
         ("backend/patcher/unet.py", "extra_preserved_memory_during_sampling"),
         ("backend/patcher/unet.py", "extra_model_patchers_during_sampling"),
-        (f"{FORGE_LORA}/networks.py", "current_sd.current_lora_hash == compiled_lora_targets_hash"),
-        (f"{FORGE_LORA}/networks.py", "current_sd.forge_objects_after_applying_lora = "),
         ("backend/modules/k_model.py", "self.storage_dtype"),
         ("backend/modules/k_model.py", "self.computation_dtype"),
     ],
+    "REFORGE_DIR": [
+        *REMEMBERED,
+        ("{lora}/networks.py", "from ldm_patched.modules.sd import load_lora_for_models"),
+        ("ldm_patched/modules/model_patcher.py", "current_weight_patches_uuid"),
+        ("ldm_patched/modules/model_patcher.py", "(strength_patch, patches[k], strength_model, offset, function)"),
+        ("modules_forge/unet_patcher.py", "extra_preserved_memory_during_sampling"),
+        ("modules_forge/unet_patcher.py", "extra_model_patchers_during_sampling"),
+    ],
+    "CLASSIC_DIR": [
+        *REMEMBERED,
+        ("{lora}/networks.py", "from ldm_patched.modules.sd import load_lora_for_models"),
+        ("ldm_patched/modules/model_patcher.py", "(strength_patch, patches[k], strength_model)"),
+        ("modules_forge/unet_patcher.py", "extra_preserved_memory_during_sampling"),
+        ("modules_forge/unet_patcher.py", "extra_model_patchers_during_sampling"),
+    ],
+}
+DETECTED = {  # class of the integration, or the beginning of its refusal
+    "WEBUI_DIR": "A1111",
+    "FORGE_DIR": "Forge",
+    "NEO_DIR": "Neo",
+    "ERSATZ_DIR": "Forge",
+    "REFORGE_DIR": "ReForge",
+    "CLASSIC_DIR": "ReForge",
+    "SDNEXT_DIR": "this WebUI is SD.Next",
 }
 
 
@@ -117,10 +146,38 @@ def test_signature(file, function, ours):
     assert real_parameters("WEBUI_DIR", file, function) == ["self" if name == "layer" else name for name in made]
 
 
-@pytest.mark.parametrize("place", ONE_FORGE)
-def test_signatures_of_a_forge(place):
-    for file, function, expected in [*FORGES, *ONE_FORGE[place]]:
-        found = real_parameters(place, file, function)
+def located(place: str, file: str) -> str:
+    """Return the file with the folder of this fork's Lora extension in it."""
+    folder = Path(os.environ.get(place) or ".")
+    return file.format(lora=FORGE_LORA if (folder / FORGE_LORA).is_dir() else LORA)
+
+
+@pytest.mark.parametrize("place", FORKS)
+def test_signatures_of_a_fork(place):
+    for file, function, expected in FORKS[place]:
+        found = real_parameters(place, located(place, file), function)
         assert found[: len(expected.split())] == expected.split(), (file, function)
-    for file, text in NAMES[place]:
-        assert text in source(place, file), (file, text)
+    for file, text in TEXTS[place]:
+        assert text in source(place, located(place, file)), (file, text)
+
+
+@pytest.mark.parametrize("place", DETECTED)
+def test_detected_by_its_files(place, monkeypatch):
+    """Each WebUI is told by the modules that it has; one that is refused is named."""
+    if not os.environ.get(place):
+        pytest.skip(f"{place} does not name an installed one")
+    folder = Path(os.environ[place])
+
+    def there(name: str) -> bool:
+        path = folder.joinpath(*name.split("."))
+        return path.is_dir() or path.with_suffix(".py").is_file()
+
+    monkeypatch.setattr(integration, "_can_import", there)
+    patcher = folder / "backend" / "patcher" / "base.py"
+    by_parameter = patcher.is_file() and "def partially_load" in patcher.read_text("utf-8")
+    monkeypatch.setattr(integration, "_merges_by_parameter", lambda: by_parameter)
+    try:
+        found = type(integration.detect()).__name__
+    except integration.UnknownWebUI as refused:
+        found = str(refused)
+    assert found.startswith(DETECTED[place])

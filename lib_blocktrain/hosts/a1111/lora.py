@@ -21,7 +21,8 @@ from modules import patches
 from torch import nn
 
 from lib_blocktrain.blocks import BASE, REST, UnknownLayerError, block_of
-from lib_blocktrain.hosts.webui.prompt import TagContext, resolve_tags
+from lib_blocktrain.hosts.webui import activation
+from lib_blocktrain.hosts.webui.prompt import TagContext
 from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.prompt_tags import Resolved, SamplingStep
 
@@ -111,26 +112,13 @@ def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collec
     """
     if extension() is None:
         return
-    network, activation = sys.modules["network"], sys.modules["extra_networks_lora"]
-    networks = extension()
+    network, networks = sys.modules["network"], extension()
     multiplier = network.NetworkModule.multiplier
-    activate = activation.ExtraNetworkLora.activate
     load = networks.load_networks
 
     def weighted_multiplier(module: Any) -> float:
         value = multiplier(module)
         return value.for_layer(module.sd_key) if isinstance(value, WeightedMultiplier) else value
-
-    def weighted_activate(self: Any, p: Any, params_list: list[Any]) -> None:
-        before_lookup({str(params.items[0]) for params in params_list})
-        context = tag_context()
-        found = resolve_tags(p, params_list, context)
-        if found is None:
-            activate(self, p, params_list)
-            return
-        pairs = [(params, resolved) for params, resolved in zip(params_list, found) if resolved is not None]
-        activate(self, p, [type(params)(items=list(resolved.tag.plain)) for params, resolved in pairs])
-        _set_multipliers([resolved for _, resolved in pairs], context.architecture)
 
     @functools.wraps(load)
     def forgetting_load(*arguments: Any, **more: Any) -> Any:
@@ -142,12 +130,11 @@ def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collec
         setattr(network.Network, name, KeptMultiplier(name))
     patches.patch(_KEY, networks, "load_networks", forgetting_load)
     patches.patch(_KEY, network.NetworkModule, "multiplier", weighted_multiplier)
-    patches.patch(_KEY, activation.ExtraNetworkLora, "activate", weighted_activate)
+    activation.patch(_KEY, tag_context, before_lookup, _set_multipliers)
 
 
 def unpatch() -> None:
-    for owner, name in list(patches.originals[_KEY]):
-        patches.undo(_KEY, owner, name)
+    activation.unpatch(_KEY)
     network: Any = sys.modules.get("network")
     for name in _MULTIPLIERS:
         if isinstance(vars(getattr(network, "Network", object)).get(name), KeptMultiplier):
@@ -163,11 +150,11 @@ def _set(net: Any, te: float, unet: float) -> None:
     vars(net).update(te_multiplier=te, unet_multiplier=unet)
 
 
-def _set_multipliers(found: Sequence[Resolved], architecture: str | None) -> None:
+def _set_multipliers(found: Sequence[Resolved], architecture: str) -> None:
     by_name = {resolved.tag.name: resolved for resolved in found}
     for net in extension().loaded_networks:
         resolved = by_name.get(net.mentioned_name)
-        if resolved is None or architecture is None:
+        if resolved is None:
             continue
         weights = resolved.layers(architecture)
         if weights.whole:

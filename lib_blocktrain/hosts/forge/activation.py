@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from modules import patches, shared
+from modules import shared
 
 from lib_blocktrain.blocks import BASE, REST, UnknownLayerError, block_of
-from lib_blocktrain.hosts.webui.prompt import TagContext, resolve_tags
+from lib_blocktrain.hosts.webui import activation
+from lib_blocktrain.hosts.webui.prompt import TagContext
 from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.prompt_tags import Resolved
 
@@ -39,33 +40,20 @@ def patch(
 ) -> None:
     """Call `weigh` with the checkpoint and its LoRAs after each activation that concerns this extension, from now on.
 
-    `key` is the caller's name in the WebUI's registry of patches. `before_lookup` is called with the LoRA names of a
-    prompt before Forge looks for their files, and `prepare` with the checkpoint before Forge loads them.
+    See `webui.activation`; `prepare` is called with the checkpoint.
     """
-    activation = sys.modules["extra_networks_lora"]
-    activate = activation.ExtraNetworkLora.activate
 
-    def weighted_activate(self: Any, p: Any, params_list: list[Any]) -> None:
-        before_lookup({str(params.items[0]) for params in params_list})
+    def restoring_lookup(names: Collection[str]) -> None:
+        before_lookup(names)
         _restore(shared.sd_model)  # for the same names and strengths as before Forge would keep our clones
-        context = tag_context()
-        found = resolve_tags(p, params_list, context)
-        if found is None:
-            activate(self, p, params_list)
-            return
-        pairs = [(params, resolved) for params, resolved in zip(params_list, found) if resolved is not None]
-        if context.architecture is not None:
-            prepare(shared.sd_model)
-        activate(self, p, [type(params)(items=list(resolved.tag.plain)) for params, resolved in pairs])
-        if context.architecture is not None:
-            weigh(shared.sd_model, _by_file([resolved for _, resolved in pairs], context.architecture))
 
-    patches.patch(key, activation.ExtraNetworkLora, "activate", weighted_activate)
-
-
-def unpatch(key: str) -> None:
-    for owner, name in list(patches.originals[key]):
-        patches.undo(key, owner, name)
+    activation.patch(
+        key,
+        tag_context,
+        restoring_lookup,
+        lambda found, architecture: weigh(shared.sd_model, _by_file(found, architecture)),
+        lambda: prepare(shared.sd_model),
+    )
 
 
 def _by_file(found: Sequence[Resolved], architecture: str) -> ByFile:
@@ -73,7 +61,7 @@ def _by_file(found: Sequence[Resolved], architecture: str) -> ByFile:
     return {
         network.network_on_disk.filename: by_name[network.mentioned_name]
         for network in extension().loaded_networks
-        if network.mentioned_name in by_name
+        if network is not None and network.mentioned_name in by_name  # None: ersatzForge's, for a file that is gone
     }
 
 

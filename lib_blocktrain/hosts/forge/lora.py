@@ -15,6 +15,7 @@ from modules import shared
 
 from lib_blocktrain.hosts.forge import activation
 from lib_blocktrain.hosts.forge.activation import ByFile, block_in_text, block_in_unet, extension
+from lib_blocktrain.hosts.webui.activation import unpatch as unpatch_all
 from lib_blocktrain.hosts.webui.prompt import TagContext
 from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.prompt_tags import SamplingStep
@@ -62,7 +63,7 @@ def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collec
 
 
 def unpatch() -> None:
-    activation.unpatch(_KEY)
+    unpatch_all(_KEY)
 
 
 def enter_step(step: SamplingStep) -> None:

@@ -1,4 +1,4 @@
-"""Block weights on LoRAs that are kept by parameter: in Forge Neo and reForge, whose patcher is ComfyUI's.
+"""Block weights on LoRAs that are kept by parameter: Forge Neo, reForge and Forge Classic, whose patcher is ComfyUI's.
 
 `patches` of a ModelPatcher holds for each parameter the changes of all LoRAs, as tuples that begin with a strength, and
 not which file a change came from. What each load has added is recorded; block weights scale the strengths in a clone
@@ -19,6 +19,7 @@ from modules import patches, shared
 
 from lib_blocktrain.hosts.forge import activation
 from lib_blocktrain.hosts.forge.activation import ByFile, block_in_text, block_in_unet, extension
+from lib_blocktrain.hosts.webui.activation import unpatch as unpatch_all
 from lib_blocktrain.hosts.webui.prompt import TagContext
 from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.prompt_tags import SamplingStep
@@ -118,7 +119,7 @@ def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collec
 
 
 def unpatch() -> None:
-    activation.unpatch(_KEY)
+    unpatch_all(_KEY)
 
 
 def _record(before: Any, after: Any, file: str) -> None:
@@ -147,19 +148,24 @@ def _weigh_loras(sd_model: Any, by_file: ByFile) -> None:
     schedule = _schedule(unet, by_file, block_in_unet)
     if schedule is not None:
         unet = activation.clone(unet)
-        _merge(unet, schedule, objects.unet.patches_uuid)
+        _merge(unet, schedule.at(), schedule)
         if not schedule.all_steps:
             setattr(unet, _SCHEDULE, schedule)
     schedule = _schedule(clip.patcher, by_file, block_in_text)
     if schedule is not None:
         clip = activation.clone(clip)
-        _merge(clip.patcher, schedule, objects.clip.patcher.patches_uuid)
+        _merge(clip.patcher, schedule.at(), schedule)
     activation.replace(sd_model, unet, clip)
 
 
-def _merge(patcher: Any, schedule: Schedule, namespace: uuid.UUID) -> None:
-    """Let the patcher merge what the schedule has for the first step, when Neo loads it."""
-    patcher.patches, patcher.patches_uuid = schedule.at(), schedule.identity(namespace)
+def _merge(patcher: Any, now: dict[str, list[Change]], schedule: Schedule, step: SamplingStep | None = None) -> None:
+    """Let the patcher merge what there is `now`, in a step of the schedule, when the WebUI loads it.
+
+    Forge Classic's patcher is older and has no `patches_uuid`: another object is merged again there.
+    """
+    patcher.patches = now
+    if hasattr(patcher, "patches_uuid"):
+        patcher.patches_uuid = schedule.identity(patcher.patches_uuid, step)
 
 
 def _schedule(patcher: Any, by_file: ByFile, block_in: Callable[[str, str], str]) -> Schedule | None:
@@ -189,24 +195,20 @@ def enter_step(step: SamplingStep, latents: Sequence[int] = (1, 4, 64, 64)) -> N
     if objects is None:
         return
     unet = objects.unet
-    schedule = _schedule_of(unet)
+    schedule = _schedule_of(unet, shared.sd_model.forge_objects_after_applying_lora.unet)
     if schedule is None:
         return
     now = _with_others(schedule.at(step), unet.patches, schedule)
     if _identities(now) == _identities(unet.patches):
         return
-    unet.patches, unet.patches_uuid = now, schedule.identity(unet.patches_uuid, step)
+    _merge(unet, now, schedule, step)
     _reload(unet, latents)
 
 
-def _schedule_of(patcher: Any) -> Schedule | None:
-    """Return the schedule of our clone, of which other extensions and Neo may have made clones."""
-    while patcher is not None:
-        schedule: Schedule | None = getattr(patcher, _SCHEDULE, None)
-        if schedule is not None:
-            return schedule
-        patcher = getattr(patcher, "parent", None)
-    return None
+def _schedule_of(patcher: Any, ours: Any) -> Schedule | None:
+    """Return the schedule of our clone, of which other extensions and the WebUI may have made clones."""
+    schedule: Schedule | None = getattr(ours, _SCHEDULE, None)
+    return schedule if patcher.model is ours.model else None
 
 
 def _with_others(
@@ -226,13 +228,14 @@ def _identities(changes: Mapping[str, Sequence[Change]]) -> dict[str, list[int]]
 
 
 def _reload(unet: Any, latents: Sequence[int]) -> None:
-    """Let Neo merge again, with the memory for the image that it kept free when sampling began."""
+    """Let the WebUI merge again, with the memory for the image that it kept free when sampling began."""
     needed = unet.memory_required([2 * latents[0], *latents[1:]])
     extra = unet.extra_preserved_memory_during_sampling
     memory: Any = next(sys.modules[name] for name in _MEMORY if name in sys.modules)
+    kept = {"memory_required": needed + extra}
     with torch.inference_mode():
-        memory.load_models_gpu(
-            [unet, *unet.extra_model_patchers_during_sampling],
-            memory_required=needed + extra,
-            minimum_memory_required=needed // 2 + extra,
-        )
+        if hasattr(unet, "patches_uuid"):
+            kept["minimum_memory_required"] = needed // 2 + extra
+        else:  # Forge Classic takes for merged what it has loaded
+            memory.unload_model_clones(unet)
+        memory.load_models_gpu([unet, *unet.extra_model_patchers_during_sampling], **kept)

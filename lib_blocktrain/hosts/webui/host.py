@@ -28,6 +28,7 @@ class WebUIHost:
     """The protocol `Host` in a running WebUI, whose loaded checkpoint `get_model` returns."""
 
     reads_prompt_syntax = True
+    no_training = ""
 
     def __init__(self, name: str, get_model: Callable[[], WebUIModel]):
         self.name, self._get_model = name, get_model
@@ -85,7 +86,7 @@ class WebUIHost:
         if dropped:
             request.say(f"{dropped}: removed from the prompt, since it is used in this preview and would count twice")
         try:
-            with model.sampling(), _applied(model, request) as networks:
+            with model.sampling(), self._applied(model, request, prompt) as (prompt, networks):
                 return _draw(model, request, prompt, progress, networks)
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
@@ -97,20 +98,20 @@ class WebUIHost:
             f"{where} has too little memory for this picture: try fewer pixels than {request.width}x{request.height}"
         )
 
+    @contextmanager
+    def _applied(self, model: WebUIModel, request: SampleRequest, prompt: str) -> Iterator[tuple[str, Applied | None]]:
+        """Let the request's LoRAs act; yield the prompt to draw, and their hooks."""
+        if not request.placements:
+            yield prompt, None
+            return
+        with applied({"unet": model.unet, **model.text_encoders}, request.placements, say=request.say) as networks:
+            yield prompt, networks
+
 
 def _names(placements: Sequence[Placement]) -> set[str]:
     """Return the names that a prompt may have for these LoRAs."""
     networks = [placement.network for placement in placements]
     return {name for network in networks for name in (network.name, network.metadata.get("ss_output_name")) if name}
-
-
-@contextmanager
-def _applied(model: WebUIModel, request: SampleRequest) -> Iterator[Applied | None]:
-    if not request.placements:
-        yield None
-        return
-    with applied({"unet": model.unet, **model.text_encoders}, request.placements, say=request.say) as networks:
-        yield networks
 
 
 def _draw(

@@ -151,10 +151,11 @@ class Integration:
         return next((data.module for data in scripts.scripts_data if data.script_class.__module__ in names), None)
 
     def has_block_weight_script(self) -> bool:
-        """Whether LoRA Block Weight is installed, which reads `lbw=` tags itself."""
+        """Whether LoRA Block Weight is installed, or ersatzForge's own of it, which reads `lbw=` tags itself."""
         from modules import scripts
 
-        return any(data.path.endswith("lora_block_weight.py") for data in scripts.scripts_data)
+        theirs = ("lora_block_weight.py", "lora_block_weights.py")
+        return any(data.path.endswith(theirs) for data in scripts.scripts_data)
 
     def features(self) -> list[str]:
         """Return the features that were found in this WebUI, for the tab's footer."""

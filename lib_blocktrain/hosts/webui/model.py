@@ -42,7 +42,10 @@ def known_architecture(name: str, sd_model: Any) -> blocks.Architecture:
     """Return the architecture of the checkpoint `name`; raise NoModel if it is none of SD1, SD2 and SDXL."""
     architecture = architecture_of(sd_model)
     if architecture is None:
-        raise NoModel(f"{name} is a {type(sd_model).__name__}: expected a checkpoint of SD1, SD2 or SDXL")
+        kind = "Stable Diffusion 3" if getattr(sd_model, "is_sd3", False) else type(sd_model).__name__
+        raise NoModel(
+            f"{name} is a checkpoint of {kind}, which has no block weights here: choose one of SD1, SD2 or SDXL"
+        )
     return blocks.architecture(architecture)
 
 
