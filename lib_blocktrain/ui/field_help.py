@@ -51,6 +51,8 @@ _PREVIEW = {
 _ANALYSE = {
     "collide_with": "Another LoRA that you use together with the one above.",
     "collide_effects": "Measured on the model, with the prompts and seeds above; these should ask for both.",
+    "collide": "Says which blocks both LoRAs want, and makes weights for both.",
+    "collide_cancel": "Ends the comparison.",
     "collide_use": "Uses both LoRAs in Preview: each block is left to the one that needs it more.",
     "analyse_lora": "The LoRA to analyse.",
     "analyse_strength": "Strength of the whole LoRA, as in Preview.",
