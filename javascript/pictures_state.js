@@ -113,6 +113,7 @@
 
     function look() {
         negative();
+        live();
         const shown = pictures();
         const busy = Boolean(button("cancel") && !button("cancel").disabled);
         if (!shown || !byId("place_preview")) {
@@ -172,6 +173,26 @@
         const text = here ? `step ${done} of ${steps}` : "waiting";
         if (under && under.textContent !== text) {
             under.textContent = text;
+        }
+    }
+
+    // The live picture over the place of the one that is drawn.
+    function live() {
+        const sent = document.querySelector("#blocktrain_live img[data-live]");
+        const figure = sent && document.querySelector(`#blocktrain_${sent.dataset.live} figure[data-number="${sent.dataset.number}"]`);
+        const place = figure?.querySelector(figure.matches(".blocktrain-is-busy") ? ".blocktrain-shot-b, .blocktrain-shot-hold" : ".blocktrain-cell .blocktrain-ph");
+        if (!place) {
+            return;
+        }
+        let image = place.querySelector(".blocktrain-live");
+        if (!image) {
+            image = document.createElement("img");
+            image.className = "blocktrain-live";
+            image.alt = "";
+            place.prepend(image);
+        }
+        if (image.src !== sent.src) {
+            image.src = sent.src;
         }
     }
 

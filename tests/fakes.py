@@ -54,7 +54,7 @@ class FakeModel:
 class FakeHost:
     """The protocol Host; ``fails`` is raised by the next picture, ``gate`` is waited for at every step.
 
-    ``says`` is told of every picture with a LoRA.
+    ``says`` is told of every picture with a LoRA; ``draft`` is shown at every step.
     """
 
     name = "fake"
@@ -73,6 +73,7 @@ class FakeHost:
         self.requests: list = []
         self.fails: Exception | None = None
         self.says: str | None = None
+        self.draft: Image.Image | None = None
         self.gate = threading.Event()
         self.gate.set()
         self.lock = threading.Lock()
@@ -105,6 +106,8 @@ class FakeHost:
         for step in range(request.steps):
             assert self.gate.wait(20)
             progress(step + 1, request.steps)
+            if self.draft is not None and request.live is not None:
+                request.live(self.draft)
         if self.fails is not None:
             error, self.fails = self.fails, None
             raise error

@@ -33,7 +33,8 @@ class OutOfMemory(RuntimeError):
 class SampleRequest:
     """One image to draw. ``width`` and ``height`` in pixels, None for the model's native size; ``placements``: LoRAs.
 
-    ``say`` is called with notices for the user: tokens that the model does not see, modules that fit no layer.
+    ``say`` is called with notices for the user: tokens that the model does not see, modules that fit no layer. ``live``
+    is called now and then with what the image looks like so far, at any size; not if the user has turned that off.
     """
 
     prompt: str
@@ -46,6 +47,7 @@ class SampleRequest:
     height: int | None = None
     placements: Sequence[Placement] = field(default=())
     say: Callable[[str], None] = field(default=log.warning, compare=False, repr=False)
+    live: Callable[[Image.Image], None] | None = field(default=None, compare=False, repr=False)
 
 
 @runtime_checkable

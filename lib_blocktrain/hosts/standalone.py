@@ -24,6 +24,7 @@ from lib_blocktrain.files import INSTALLED, ROOT, atomic_write, error_text
 from lib_blocktrain.hosts.checkpoint import CheckpointInfo, read_checkpoint_info
 from lib_blocktrain.hosts.demo_model import LORAS, MODEL, check_present, clip_vocabulary, full_token_table
 from lib_blocktrain.hosts.host import NoModel, OutOfMemory, SampleRequest
+from lib_blocktrain.hosts.live_picture import Denoised, LivePictures
 from lib_blocktrain.hosts.prompt_syntax import unread_notices
 from lib_blocktrain.model import unet_forward
 from lib_blocktrain.model.freezing import frozen
@@ -34,6 +35,7 @@ from lib_blocktrain.networks.hooks import Applied, applied
 
 log = logging.getLogger(__name__)
 
+LIVE_SIDE = 64  # latents of a live picture's longer side
 CONFIGS = Path(__file__).parent / "configs"
 SAMPLERS: dict[str, tuple[Any, dict[str, object]]] = {  # scheduler class and options
     "DDIM": (diffusers.DDIMScheduler, {}),
@@ -257,12 +259,14 @@ def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | N
     _check_size(request)
     _check_prompts(model, request)
     (scheduler, options), before = SAMPLERS[request.sampler], pipeline.scheduler
+    live, denoised = LivePictures(request.live), Denoised(model.alphas_cumprod, model.prediction, request.cfg)
 
     def after_step(_pipeline: object, step: int, _timestep: object, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if progress is not None:
             progress(step + 1, request.steps)
         if step + 1 < request.steps:
             networks.enter_step(step + 2, request.steps)
+            live.offer(lambda: _live_picture(model, denoised.latents()))
         return tensors
 
     width, height = request.width or model.native_size, request.height or model.native_size
@@ -272,19 +276,38 @@ def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | N
         extra = {"image": blank, "mask_image": Image.new("L", (width, height), 255), "strength": 1.0}
     try:
         pipeline.scheduler = scheduler.from_config(before.config, **options)
-        return pipeline(
-            prompt=request.prompt,
-            negative_prompt=request.negative,
-            num_inference_steps=request.steps,
-            guidance_scale=request.cfg,
-            width=width,
-            height=height,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            callback_on_step_end=after_step,
-            **extra,
-        ).images[0]
+        with denoised.watching(model.unet) if request.live is not None else nullcontext():
+            return pipeline(
+                prompt=request.prompt,
+                negative_prompt=request.negative,
+                num_inference_steps=request.steps,
+                guidance_scale=request.cfg,
+                width=width,
+                height=height,
+                generator=torch.Generator("cpu").manual_seed(request.seed),
+                callback_on_step_end=after_step,
+                **extra,
+            ).images[0]
     finally:
         pipeline.scheduler = before
+
+
+def _live_picture(model: StandaloneModel, latents: Tensor | None) -> Image.Image | None:
+    """Decode latents, reduced to `LIVE_SIDE`; None before there are any."""
+    if latents is None:
+        return None
+    most = max(latents.shape[-2:])
+    if most > LIVE_SIDE:
+        latents = nn.functional.interpolate(latents, scale_factor=LIVE_SIDE / most, mode="area")
+    vae = model.vae
+    upcast = vae.dtype == torch.float16 and getattr(vae.config, "force_upcast", False)  # SDXL's overflows
+    try:
+        if upcast:
+            vae.float()
+        return model.decode(latents)[0]
+    finally:
+        if upcast:
+            vae.half()
 
 
 def _check_size(request: SampleRequest) -> None:

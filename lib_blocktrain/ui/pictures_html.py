@@ -6,10 +6,13 @@ or settings have changed since.
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
+from PIL import Image
 
 from lib_blocktrain.ui.html import data_url
 from lib_blocktrain.ui.preset_cards import card_map
@@ -17,6 +20,7 @@ from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.workspace.drawing import AT_1, WITHOUT, Variant
 from lib_blocktrain.workspace.drawn_pictures import DrawnPicture
 
+LIVE_SIDE = 384  # pixels
 UNDER = {WITHOUT: "the model alone", AT_1: "the LoRA as it is"}  # below the titles
 STEPS = (
     ("Choose a LoRA", "One or several; each has its own strength."),
@@ -150,6 +154,16 @@ def grid(
         len(drawn), len(variants), said
     )
     return Markup('<div class="blocktrain-pictures blocktrain-many">{}{}</div>').format(line, Markup("").join(cells))
+
+
+def live(widget: str, number: int, image: Image.Image) -> Markup:
+    """The picture of this number as it is so far; the page's scripts show it in its place in the widget."""
+    small = image.convert("RGB")
+    small.thumbnail((LIVE_SIDE, LIVE_SIDE))
+    content = io.BytesIO()
+    small.save(content, format="JPEG", quality=80)
+    url = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+    return Markup('<img alt="" data-live="{}" data-number="{}" src="{}">').format(widget, number, url)
 
 
 def failure(reason: str, size: tuple[int, int], smaller: bool) -> Markup:

@@ -27,6 +27,7 @@ def pictures_pane(w: Widgets) -> None:
             w.html("pictures", pictures_html.first_steps())
         with gr.Column(elem_id="blocktrain_view_grid", elem_classes="blocktrain-stack", min_width=0):
             _grid(w)
+        w.add("live", gr.HTML, "", elem_classes="blocktrain-unseen")
         gr.HTML(pictures_html.TAG_LINE, elem_id="blocktrain_tag_line")
         gr.HTML(pictures_html.HISTORY, elem_id="blocktrain_history")
         # what the page's scripts ask for, as JSON

@@ -14,7 +14,7 @@ from lib_blocktrain.files import atomic_write, checked_name
 from lib_blocktrain.hosts.host import Cancelled, Host, NoModel
 from lib_blocktrain.networks.bake import bake
 from lib_blocktrain.runner import describe_error
-from lib_blocktrain.ui import html
+from lib_blocktrain.ui import html, pictures_html
 from lib_blocktrain.ui.job_stream import WAITING, status_update, stream_job
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
 from lib_blocktrain.ui.picture_sheets import (
@@ -34,6 +34,7 @@ from lib_blocktrain.ui.values import Changes, PreviewValues, Properties
 from lib_blocktrain.workspace.drawing import (
     WEIGHTED,
     Cell,
+    Live,
     PreviewRenderer,
     Rendered,
     Settings,
@@ -151,13 +152,15 @@ class PreviewHandlers:
         drawn: dict[int, DrawnPicture] = {}
         # Save writes a grid's pictures, too, and the next comparison begins with the last one's
         self.results[job.id] = drawn
-        named = {"job": job.id}
+        named = {"job": job.id, "live": ""}
         yield {**named, sheet.widget: sheet.html(drawn, busy=True), "status": html.note("Starting …"), **_DRAWING}
         for report in job.reports():
             if isinstance(report, Rendered):
                 rendered.append(report)
                 drawn[report.number] = DrawnPicture.of(report)
                 yield {sheet.widget: sheet.html(drawn, busy=True)}
+            elif isinstance(report, Live):
+                yield {"live": pictures_html.live(sheet.widget, report.number, report.image)}
             else:
                 yield status_update(report, "status", html.progress, self._waiting())
         error, problem = job.error(), ""
@@ -170,7 +173,7 @@ class PreviewHandlers:
         entry = {"id": job.id, "time": started, "seconds": time.time() - started, "files": files} if files else None
         shown = sheet.html(drawn, error=error, entry=entry)
         ending = html.ended(job.id, _ending(error, sheet, rendered) + html.note(problem))
-        yield {sheet.widget: shown, "status": ending, **_IDLE}
+        yield {sheet.widget: shown, "live": "", "status": ending, **_IDLE}
 
     def _waiting(self) -> str:
         name = self._trained()

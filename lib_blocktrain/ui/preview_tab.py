@@ -35,7 +35,7 @@ PRESETS = (
     "preset_message",
     "preset_replace",
 )
-DRAWING = ("job", "status", "draw", "cancel")
+DRAWING = ("job", "status", "live", "draw", "cancel")
 ANSWER = ("pictures", "job", "status")  # besides the selection and the settings
 MODEL = ("model_line", "lora_model", "width", "height")
 COPY = "(line) => {{ window.blocktrain && window.blocktrain.share(line, '{}'); }}"

@@ -10,7 +10,6 @@ from pathlib import PurePosixPath
 from PIL import Image
 
 from lib_blocktrain.hosts.host import Host, SampleRequest
-from lib_blocktrain.model.protocol import Model, Progress
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.layer_weights import LayerWeights
@@ -59,9 +58,14 @@ class Settings:
             seed=_whole("seed", values["seed"], -1, SEED_MAX),
         )
 
-    def request(self, placements: Sequence[Placement], say: Callable[[str], None]) -> SampleRequest:
-        """Return the host's request for a picture with these settings; `say` is called with the host's notices."""
-        return SampleRequest(**vars(self), placements=tuple(placements), say=say)
+    def request(
+        self,
+        placements: Sequence[Placement],
+        say: Callable[[str], None],
+        live: Callable[[Image.Image], None] | None = None,
+    ) -> SampleRequest:
+        """Return the host's request for a picture with these settings; `say` and `live` as in `SampleRequest`."""
+        return SampleRequest(**vars(self), placements=tuple(placements), say=say, live=live)
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,14 @@ class Rendered:
     model: str
     reused: bool = False
     notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Live:
+    """What the picture that is being drawn looks like so far; ``image`` may be smaller than it."""
+
+    number: int
+    image: Image.Image
 
 
 def comparison(selection: LoraSelection, architecture: str) -> list[Variant]:
@@ -188,24 +200,25 @@ class PreviewRenderer:
         """Return the work of a job that draws the variants in turn and reports each when it is done."""
 
         def draw_all(job: Job[None]) -> None:
-            model = self.host.model()
-            for number, variant in enumerate(variants):
+            for number in range(len(variants)):
                 job.check()
-                progress = job.progress(variant.title, number, len(variants))
-                job.report(self._draw(model, number, variant, settings, progress))
+                job.report(self._draw(job, variants, number, settings))
 
         return draw_all
 
-    def _draw(self, model: Model, number: int, variant: Variant, settings: Settings, progress: Progress) -> Rendered:
+    def _draw(self, job: Job[None], variants: Sequence[Variant], number: int, settings: Settings) -> Rendered:
+        model, variant = self.host.model(), variants[number]
         if variant.seed is not None:
             settings = replace(settings, seed=variant.seed)
         key = (id(model.unet), model.name, settings, self._identity(variant))
         notices: list[str] = []
-        request = settings.request(self._placements(model.architecture, variant), notices.append)
+        placements = self._placements(model.architecture, variant)
+        request = settings.request(placements, notices.append, lambda image: job.report(Live(number, image)))
         kept = self._kept.get(key)
         if kept is not None:
             image, kept_notices = kept
             return Rendered(number, variant, image, request, model.name, reused=True, notices=kept_notices)
+        progress = job.progress(variant.title, number, len(variants))
         progress(0, settings.steps)
         image = self.host.sample(request, progress)
         self._kept[key] = image, tuple(notices)

@@ -19,7 +19,7 @@ import diffusers
 import transformers
 
 from lib_blocktrain.blocks import ARCHITECTURES, diffusers_to_ldm
-from lib_blocktrain.hosts import standalone
+from lib_blocktrain.hosts import live_picture, standalone
 from lib_blocktrain.hosts.host import Host, SampleRequest
 from lib_blocktrain.hosts.ldm_export import vae_to_ldm
 from lib_blocktrain.model.protocol import Model
@@ -139,6 +139,54 @@ def test_progress(host):
     seen = []
     host.sample(REQUEST, lambda done, steps: seen.append((done, steps)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_live_pictures_change_nothing(host, monkeypatch):
+    monkeypatch.setattr(live_picture, "INTERVAL", 0)
+    monkeypatch.setattr(live_picture, "SHARE", 1)
+    plain, shown = pixels(host.sample(REQUEST)), []
+    assert np.array_equal(plain, pixels(host.sample(replace(REQUEST, live=shown.append))))
+    assert [image.size for image in shown] == [(64, 64)] * 2
+    assert not host.model().unet._forward_hooks
+
+    def fails(*_, **__):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(host.model().vae, "decode", fails)
+    seen = []
+    with pytest.raises(RuntimeError, match="no room"):  # the sampler's own decoding, and no earlier one
+        host.sample(replace(REQUEST, live=shown.append), lambda done, steps: seen.append(done))
+    assert seen == [1, 2, 3]
+
+
+def test_live_pictures_take_a_share_of_the_time(monkeypatch):
+    now, made = [0.0], []
+    monkeypatch.setattr(live_picture.time, "monotonic", lambda: now[0])
+
+    def make(seconds):
+        made.append(now[0])
+        now[0] += seconds
+
+    live = live_picture.LivePictures(made.append)
+    for cost in (0.01, 1.0):
+        for _ in range(400):
+            now[0] += 0.05
+            live.offer(lambda cost=cost: make(cost))
+    gaps = np.diff(made)
+    assert gaps.min() >= 0.5
+    assert gaps.max() == pytest.approx(10, abs=0.1)  # a second each: a tenth of the time
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M"])
+@pytest.mark.parametrize("cfg", [1.0, 6.0])
+def test_the_denoised_latents_of_the_last_step_are_the_picture(host, sampler, cfg):
+    """These samplers end on what the U-Net predicts, without noise."""
+    model = host.model()
+    denoised = live_picture.Denoised(model.alphas_cumprod, model.prediction, cfg)
+    with denoised.watching(model.unet):
+        picture = host.sample(replace(REQUEST, sampler=sampler, cfg=cfg))
+    live = model.decode(denoised.latents())[0]
+    assert np.abs(pixels(live) - pixels(picture)).mean() < 2
 
 
 @pytest.mark.parametrize("sampler", sorted(standalone.SAMPLERS))

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lib_blocktrain.hosts import live_picture
 from lib_blocktrain.hosts.host import Cancelled
 from lib_blocktrain.hosts.webui import integration
 from lib_blocktrain.server import webui as webui_server
@@ -57,12 +58,34 @@ def test_steps_reach_progress_until_it_raises(webui):
         if done == 1:
             raise Cancelled("enough")
 
-    listener = webui.steps.listen(p, progress)
+    listener = webui.steps.listen(p, progress, None)
     for step in range(3):
         webui.steps.report_step(denoiser(p, step, 3))
     assert seen == [(0, 3), (1, 3)]
     assert webui.shared.state.interrupted
     assert isinstance(listener.error, Cancelled)
+
+
+def test_live_pictures_are_the_webuis_own_where_it_makes_some(webui, monkeypatch):
+    monkeypatch.setattr(live_picture, "INTERVAL", 0)
+    monkeypatch.setattr(live_picture, "SHARE", 1)
+    state, options, shown, p = webui.shared.state, webui.shared.opts, [], SimpleNamespace(steps=3)
+    state.id_live_preview = 0
+
+    def decode():
+        state.id_live_preview += 1
+        state.current_image = f"picture {state.id_live_preview}"
+
+    state.do_set_current_image = decode
+    for enabled, every in ((False, 10), (True, -1), (True, 10)):
+        options.live_previews_enable, options.show_progress_every_n_steps = enabled, every
+        webui.steps.listen(p, lambda done, total: None, shown.append)
+        for step in range(3):
+            webui.steps.report_step(denoiser(p, step, 3))
+    assert shown == ["picture 1", "picture 2"]  # not before the first step, when it would be that of the last image
+    state.do_set_current_image = lambda: None  # the WebUI notes its errors, and makes none
+    webui.steps.report_step(denoiser(p, 1, 3))
+    assert len(shown) == 2
 
 
 def test_an_image_that_is_not_ours_is_left_alone(webui):

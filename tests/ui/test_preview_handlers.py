@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import threading
@@ -36,6 +37,21 @@ def test_three_pictures_as_they_come(preview, page):
     assert len(set(sources(page))) == 3
     assert "3 of 3 pictures drawn, seed 7" in page.values["status"]
     assert page.properties["cancel"]["interactive"] is False
+
+
+def test_the_picture_is_shown_while_it_is_drawn(host, preview, page):
+    host.draft = Image.new("RGBA", (800, 400), "red")
+    page.values |= {"steps": 2, "grid_over": "seed", "grid_values": "3"}
+    for draw, widget, count in ((preview.compare, "pictures", 3), (preview.compare_cells, "grid_pictures", 2)):
+        page.values["seed"] += 1
+        lives = [answer["live"] for answer in page.run(draw(page.values)) if "live" in answer]
+        shown = [
+            re.match(f'<img alt="" data-live="{widget}" data-number="(.)" src="(.+)">', live) for live in lives[1:-1]
+        ]
+        assert [match[1] for match in shown] == [str(number) for number in range(count) for _ in range(2)]
+        content = base64.b64decode(shown[0][2].partition(",")[2])
+        assert Image.open(io.BytesIO(content)).size == (384, 192)
+        assert (lives[0], lives[-1]) == ("", "")
 
 
 def test_the_prompts_tags_are_short_and_leave_out_what_is_muted(controls, preview, page):

@@ -134,7 +134,7 @@ def _draw(
     )
     # not the class's caches: they are shared with the page and were filled without our hooks
     p.cached_c, p.cached_uc = [None, None], [None, None]
-    listener, before = listen(p, progress, networks), shared.state.interrupted
+    listener, before = listen(p, progress, request.live, networks), shared.state.interrupted
     try:
         processed = process_images(p)
     finally:

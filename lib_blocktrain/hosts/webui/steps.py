@@ -1,4 +1,4 @@
-"""Progress and Cancel of an image that the WebUI is sampling.
+"""Progress, live pictures and Cancel of an image that the WebUI is sampling.
 
 The WebUI swallows what its CFG denoiser callback raises. To end an image from there, the callback asks for the WebUI's
 own Interrupt, and the error is raised again where the image was requested.
@@ -6,11 +6,14 @@ own Interrupt, and the error is raised again where the image was requested.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from modules import shared
+from PIL import Image
 
+from lib_blocktrain.hosts.live_picture import LivePictures
 from lib_blocktrain.model.protocol import Progress
 from lib_blocktrain.networks.hooks import Applied
 
@@ -22,6 +25,7 @@ class StepListener:
     """Reports an image's steps to `progress` and to the networks on the model; keeps an error, which ends the image."""
 
     progress: Progress | None
+    live: LivePictures
     networks: Applied | None = None
     error: Exception | None = None
 
@@ -37,11 +41,35 @@ class StepListener:
         except Exception as error:  # noqa: BLE001 - the WebUI would swallow it here
             self.error = error
             shared.state.interrupt()
+            return
+        if 0 < done < total and _live_previews():
+            self.live.offer(_current_picture)
 
 
-def listen(p: Any, progress: Progress | None, networks: Applied | None = None) -> StepListener:
-    """Report the steps of the processing object `p` to `progress`, and to networks with weights over the steps."""
-    listener = StepListener(progress, networks)
+def _live_previews() -> bool:
+    """Whether live previews are on in the WebUI's settings."""
+    opts = shared.opts
+    return bool(getattr(opts, "live_previews_enable", False)) and getattr(opts, "show_progress_every_n_steps", -1) > 0
+
+
+def _current_picture() -> Image.Image | None:
+    """The WebUI's own live preview, made with the method of its settings; None if that failed."""
+    before = shared.state.id_live_preview
+    shared.state.do_set_current_image()
+    return shared.state.current_image if shared.state.id_live_preview != before else None
+
+
+def listen(
+    p: Any,
+    progress: Progress | None,
+    live: Callable[[Image.Image], None] | None = None,
+    networks: Applied | None = None,
+) -> StepListener:
+    """Report the steps of the processing object `p` to `progress` and to networks with weights over the steps.
+
+    `live` is called with pictures of them.
+    """
+    listener = StepListener(progress, LivePictures(live), networks)
     setattr(p, _LISTENER, listener)
     return listener
 
