@@ -425,7 +425,7 @@
             set(key, { strength: Math.min(Math.max(Number(value), -2), 2) });
             done = "set";
         } else if (key === store.active) {
-            blocktrain.uMap.apply("weights", JSON.parse(value));
+            blocktrain.loras.whenShown(() => blocktrain.uMap.apply("weights", JSON.parse(value)));
             done = "set";
         } else {
             done = "make it active first";

@@ -8,6 +8,7 @@
 
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const ASK_EVERY = 700; // ms, while headers are being read
+    const PATIENCE = 10000; // ms without the weights of a LoRA
     const ASK_AGAIN = 2500; // ms without an answer about a card
     const native = Object.getOwnPropertyDescriptor(HTMLTextAreaElement.prototype, "value");
     const listeners = new Set();
@@ -104,9 +105,40 @@
 
     // --- the LoRAs in use -----------------------------------------------------------------------------------------
 
+    let turn = 0; // counts the changes here; an answer of the server names the one that it answers
+    let awaited = null; // { turn, timer } of the change whose answer brings the weights of another LoRA
+    const waiting = []; // to be called after it
+
     function text() {
-        return JSON.stringify({ loras: store.loras, active: store.active });
+        return JSON.stringify({ loras: store.loras, active: store.active, turn });
     }
+
+    // Until the server has sent the weights of the LoRA that has become active, the sliders show those of the last one,
+    // and what is set there would be lost: they take nothing.
+    function awaitWeights() {
+        clearTimeout(awaited?.timer);
+        awaited = { turn, timer: setTimeout(() => shown(turn), PATIENCE) };
+        hold(true);
+    }
+
+    function shown(answered) {
+        if (awaited && answered >= awaited.turn) {
+            clearTimeout(awaited.timer);
+            awaited = null;
+            hold(false);
+            waiting.splice(0).forEach((call) => call());
+        }
+    }
+
+    function hold(held) {
+        const section = document.getElementById("blocktrain_section_weights");
+        if (section) {
+            section.inert = held;
+        }
+    }
+
+    // Calls a function once the sliders show the weights of the active LoRA.
+    const whenShown = (call) => (awaited ? waiting.push(call) : call());
 
     function read(value) {
         if (!value) {
@@ -140,8 +172,13 @@
 
     // Changes the list in the page, and tells the server.
     function change(loras, active) {
+        const before = store.active;
         store.loras = loras;
         store.active = loras.some((one) => one.key === active) ? active : loras.length ? loras.at(-1).key : null;
+        turn += 1;
+        if (store.active !== before) {
+            awaitWeights();
+        }
         tell("loras");
         put(box("loras"), text());
     }
@@ -199,9 +236,10 @@
         store.model = element.dataset.title;
         tell("files");
     });
+    blocktrain.components.set("blocktrain-lora-turn", (element) => shown(Number(element.dataset.turn)));
     blocktrain.pageChanged.add(() => watch(box("loras")));
     blocktrain.loras = {
-        store, ask, answered, why, add, remove, activate, set, has, recent, thumbnail,
+        store, ask, answered, why, add, remove, activate, set, has, recent, thumbnail, whenShown,
         listen: (call) => listeners.add(call),
     };
 })();

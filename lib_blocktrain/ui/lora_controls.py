@@ -166,16 +166,16 @@ class LoraControls:
 
     def choose(self, values: PreviewValues) -> Changes:
         """Update the selection after the page's list has changed; a list that cannot be used is put back."""
-        before = values["selection"]
+        before, turn = values["selection"], lora_data.turn(values["loras"])
         try:
             before = _before_list(values)
             selection = before.with_list(values["loras"])
             for key in selection.entries:
                 if key not in before.entries and (problem := self.lora_index.file(key).problem):
                     raise ValueError(f"{key} cannot be used: {problem}")
-            return self._shown(selection, before)
+            return {**self._shown(selection, before), "lora_turn": turn}
         except (ValueError, OSError) as error:
-            return {"loras": before.to_json(), "lora_message": html.failure(str(error))}
+            return {"loras": before.to_json(), "lora_message": html.failure(str(error)), "lora_turn": turn}
 
     # --- weights --------------------------------------------------------------------------------------------------
 

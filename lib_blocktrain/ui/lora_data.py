@@ -18,6 +18,7 @@ _DATA = Markup('<div class="blocktrain-lora-data" data-json="{}"></div>')
 _BUTTON = Markup('<button type="button" class="blocktrain-btn" data-use="{}" data-value="{}">{}</button>')
 SHOWN = 300  # characters of recommended weights and of where they come from
 _MODEL = Markup('<div class="blocktrain-lora-model" data-architecture="{}" data-title="{}"></div>')
+_TURN = Markup('<div class="blocktrain-lora-turn" data-turn="{}"></div>')
 
 
 def data(index: LoraIndex, folders: Sequence[Path], since: int = 0) -> Markup:
@@ -37,6 +38,15 @@ def data(index: LoraIndex, folders: Sequence[Path], since: int = 0) -> Markup:
 def model(architecture_id: str | None) -> Markup:
     """For which models a LoRA is of use here; None without a model."""
     return _MODEL.format(architecture_id or "", ARCHITECTURES[architecture_id].title if architecture_id else "")
+
+
+def turn(text: str | None) -> Markup:
+    """The number that the page's script gave to a change of its list, so that it knows which one was answered."""
+    try:
+        number = json.loads(text or "{}").get("turn")
+    except (ValueError, AttributeError, RecursionError):
+        number = None
+    return _TURN.format(number) if isinstance(number, int) else Markup("")
 
 
 def card(file: LoraFile, weights: str = "", problem: str = "") -> Markup:

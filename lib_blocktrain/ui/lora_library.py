@@ -31,3 +31,4 @@ def lora_library(w: Widgets) -> None:
             w.html("lora_data")
             w.html("lora_card")
             w.html("lora_model")
+            w.html("lora_turn")

@@ -74,6 +74,28 @@ def test_two_loras_keep_their_own_weights(opened):
     opened.active("style")
     assert opened.weight("OUT05") == -0.5
 
+    # until the server has sent the weights of the other one, the sliders take nothing, so that nothing is lost
+    page, held = opened.page, []
+    page.route("**/run/*", lambda route: held.append(route))
+    opened.row("robot").locator(".blocktrain-lora-t").click()
+    opened.row("style").locator(".blocktrain-lora-t").click()
+    opened.row("robot").locator(".blocktrain-lora-t").click()
+    page.locator("#blocktrain_w_OUT03 input[type=range]").click(force=True)
+    assert opened.weight("OUT03") == 1
+    page.unroute("**/run/*")
+    for route in held:
+        route.continue_()
+    page.locator("#blocktrain_w_OUT03 input[type=range]").click()  # in the middle, as soon as it can be
+    assert opened.weight("OUT05") == 0.4
+    moved = opened.weight("OUT03")
+    assert 0.4 < moved < 0.6
+    opened.row("style").locator(".blocktrain-lora-t").click()
+    opened.active("style")
+    assert (opened.weight("OUT05"), opened.weight("OUT03")) == (-0.5, 1)
+    opened.row("robot").locator(".blocktrain-lora-t").click()
+    opened.active("robot")
+    assert opened.weight("OUT03") == moved
+
 
 @pytest.mark.both_gradios
 def test_a_preset_goes_to_another_browser(opened, second):

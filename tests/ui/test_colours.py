@@ -56,11 +56,25 @@ def used(rule: str, dark: bool) -> list[str]:
     return [of_theme(dark)[name] for name in names]
 
 
+def test_each_token_is_defined_once_a_theme_and_used():
+    """Also from the scripts and the HTML, which set some of them."""
+    root = Path(__file__).resolve().parent.parent.parent
+    sources = [*(root / "javascript").glob("*.js"), *(root / "lib_blocktrain" / "ui").glob("*.py")]
+    elsewhere = set(re.findall(r"--blocktrain-[\w-]+", "".join(source.read_text("utf-8") for source in sources)))
+    defined = set(re.findall(r"^\s*(--blocktrain-[\w-]+):", CSS, re.M))
+    read = set(re.findall(r"var\(\s*(--blocktrain-[\w-]+)", CSS))
+    assert read <= defined | elsewhere
+    assert defined <= read | elsewhere
+    for block in re.findall(r"^(?:\.dark )?:where\(#blocktrain[^{]*\{(.*?)^\}", CSS, re.M | re.S):
+        names = re.findall(r"^    (--blocktrain-[\w-]+):", block, re.M)
+        assert len(set(names)) == len(names)
+
+
 @pytest.mark.parametrize("eyes", EYES)
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_the_maps_pairs(dark, eyes):
     colours = of_theme(dark)
-    for one, other in (("weight", "minus"), ("cold", "hot"), ("res", "attn")):
+    for one, other in (("w-edge", "n-edge"), ("e-lo", "e-hi")):
         assert distance(colours[one], colours[other], eyes) > APART, (one, other)
 
 
