@@ -50,13 +50,17 @@ FONTS = ("system-ui", "sans-serif")  # gradio's own themes load fonts from a ser
 def build(host: Host, initial: InitialState | None = None) -> tuple[gr.Blocks, Page]:
     """Build the page on a host."""
     theme = gr.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace"))
-    css = (DATA / "style.css").read_text("utf-8") + OWN_PAGE
-    script = "\n".join(path.read_text("utf-8") for path in sorted((DATA / "javascript").glob("*.js")))
-    with shim.OwnPage(title="blocktrain", theme=theme, analytics_enabled=False, **shim.styled(css)) as blocks:
+    with shim.OwnPage(title="blocktrain", theme=theme, analytics_enabled=False) as blocks:
         page = Page(host, initial)
         page.on_load(blocks)
-        shim.on(blocks.load, None, {}, {}, js=f"() => {{\n{script}\n}}")
     return shim.queue(blocks), page
+
+
+def _head() -> str:
+    """The style sheet and the scripts as elements of the page's head."""
+    css = (DATA / "style.css").read_text("utf-8") + OWN_PAGE
+    scripts = "\n".join(path.read_text("utf-8") for path in sorted((DATA / "javascript").glob("*.js")))
+    return "".join(("<style>", css, "</style><script>", scripts, "</script>"))
 
 
 def application(blocks: gr.Blocks, page: Page, port: int) -> ASGIApp:
@@ -74,7 +78,7 @@ def application(blocks: gr.Blocks, page: Page, port: int) -> ASGIApp:
     )
     fetch_nothing()
     app = gr.mount_gradio_app(app, blocks, path="/")
-    return LocalOnly(Bounded(OwnContentOnly(app)), port)
+    return LocalOnly(Bounded(OwnContentOnly(app, _head())), port)
 
 
 def serve(

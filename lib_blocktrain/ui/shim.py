@@ -76,15 +76,6 @@ class OwnPage(gr.Blocks):
         return {"named_endpoints": {}, "unnamed_endpoints": unnamed}
 
 
-def styled(css: str) -> dict[str, Any]:
-    """The options of a page with this style sheet, as a WebUI would load it.
-
-    gradio 4 puts its own classes before each selector of `css`, and takes the comma of `:is(a, b)` for the end of one,
-    so that such rules outweigh later ones.
-    """
-    return {"head": "".join(("<style>", css, "</style>"))} if GRADIO_4 else {"css": css}
-
-
 def queue(blocks: gr.Blocks) -> gr.Blocks:
     """Let several events run at once."""
     return blocks.queue(default_concurrency_limit=16) if GRADIO_4 else blocks.queue(concurrency_count=16)
