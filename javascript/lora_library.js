@@ -63,7 +63,7 @@
             this.search = root.querySelector("[type=search]");
             this.list = root.querySelector(".blocktrain-lib-list");
             this.all = root.querySelector(".blocktrain-lib-all");
-            root.querySelector(".blocktrain-sec-h").after(blocktrain.loraRows());
+            blocktrain.loraRows(root.querySelector(".blocktrain-sec-h"));
             this.wire();
             blocktrain.loras.listen((what) => {
                 if (what === "files") {

@@ -4,6 +4,7 @@
     "use strict";
 
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
+    const PATIENCE = 20000; // ms since the page was opened
     const [LOW, HIGH] = [-2, 2]; // as workspace/lora_selection.py has them
     const SIGNS = {
         shown: '<path d="M1.5 8S4 3.5 8 3.5 14.5 8 14.5 8 12 12.5 8 12.5 1.5 8 1.5 8Z"/><circle cx="8" cy="8" r="2"/>',
@@ -30,9 +31,22 @@
 
     const shown = (number) => String(Math.round(number * 100) / 100);
 
+    // Whether the server has listed the files and brought back what this browser remembers, or takes too long for that.
+    const settled = () => blocktrain.loras.store.received && (blocktrain.restored("preview") || performance.now() > PATIENCE);
+
+    // What the list will show once the server has answered, so that nothing below it moves then: what this browser
+    // remembers, or else the LoRA that the page starts with.
+    function expected(list) {
+        const stored = blocktrain.recall?.("preview")?.loras;
+        const first = list.closest("[data-first]")?.dataset.first;
+        return Array.isArray(stored)
+            ? stored.map((one) => ({ key: String(one.lora), strength: Number(one.strength), muted: Boolean(one.muted) }))
+            : first ? [{ key: first, strength: 1, muted: false }] : [];
+    }
+
     function facts(file) {
         if (!file) {
-            return blocktrain.loras.store.received ? "not in the folders" : "";
+            return blocktrain.loras.store.received ? "not in the folders" : "reading …";
         }
         if (!file.known) {
             return "reading …";
@@ -109,7 +123,8 @@
     // Draws the rows; the focus stays where it was.
     function draw(list) {
         const focus = document.activeElement && place(document.activeElement, list);
-        list.replaceChildren(...blocktrain.loras.store.loras.map(row));
+        list.inert = !settled();
+        list.replaceChildren(...(list.inert ? expected(list) : blocktrain.loras.store.loras).map(row));
         list.hidden = !list.children.length;
         const active = list.querySelector(".blocktrain-is-active");
         if (active && active.dataset.key !== list.dataset.active) {
@@ -123,20 +138,23 @@
         }
     }
 
-    // The list of rows; it is drawn anew when the LoRAs in use change, or what is known of them.
-    blocktrain.loraRows = () => {
+    // Puts the list of rows after an element; it is drawn anew when the LoRAs in use change, or what is known of them.
+    blocktrain.loraRows = (place) => {
         const list = element("ul", "blocktrain-loras");
         list.setAttribute("aria-label", "LoRAs in use");
         let drawn = "";
-        blocktrain.loras.listen(() => {
+        const update = () => {
             const { loras, active, files, architecture, received } = blocktrain.loras.store;
-            const now = JSON.stringify([loras, active, architecture, received, loras.map((one) => files.get(one.key))]);
+            const known = loras.map((one) => files.get(one.key));
+            const now = JSON.stringify([loras, active, architecture, received, settled(), known]);
             if (now !== drawn) {
                 drawn = now;
                 draw(list);
             }
-        });
+        };
+        blocktrain.loras.listen(update);
+        blocktrain.pageChanged.add(() => list.inert && update());
+        place.after(list);
         draw(list);
-        return list;
     };
 })();

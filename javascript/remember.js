@@ -155,5 +155,6 @@
     document.addEventListener("blocktrain:place", ({ detail }) => arrived(detail));
     setTimeout(() => returned || (blocktrain.place?.() && arrived(blocktrain.place()))); // the other file came first
 
-    Object.assign(blocktrain, { remember, recall });
+    const restored = (place) => ready.has(place);
+    Object.assign(blocktrain, { remember, recall, restored });
 })();

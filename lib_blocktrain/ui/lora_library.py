@@ -14,12 +14,13 @@ from lib_blocktrain.ui import html
 from lib_blocktrain.ui.frame import section
 from lib_blocktrain.ui.widgets import Widgets
 
-PICKER = Markup('<div class="blocktrain-picker"></div>')
+PICKER = Markup('<div class="blocktrain-picker" data-first="{}"></div>')
 
 
-def lora_library(w: Widgets) -> None:
+def lora_library(w: Widgets, first: str | None) -> None:
+    """The section of the LoRAs; ``first`` is the one that a new page starts with."""
     with section("", "loras", name="section_loras"):
-        w.html("lora_picker", PICKER)
+        w.html("lora_picker", PICKER.format(first or ""))
         w.html("lora_message")
         with gr.Accordion("What this LoRA contains", open=False, elem_id="blocktrain_contents"):
             w.html("facts", html.facts(None))

@@ -73,7 +73,7 @@ class PreviewTab:
                 w.add("png_file", gr.UploadButton, "Load PNG", file_types=[".png"])
         with panes("preview"):
             with pane("left", "loras", "weights"):
-                lora_library(w)
+                lora_library(w, self.initial.lora)
                 weights_editor(w)
             with pane("canvas", "prompt", "pictures"):
                 prompt_fields(w, self.host, self.initial)
