@@ -9,11 +9,12 @@ from journeys import decoded
 @pytest.mark.both_gradios
 def test_pictures_large_stale_and_brought_back(opened):
     page = opened.page
-    opened.type("steps", 60)  # long enough to be shown while it is drawn
+    opened.type("steps", 100)  # long enough to be shown while it is drawn
     opened.click("draw")
     live = page.wait_for_selector("#blocktrain_pictures figure.blocktrain-is-busy .blocktrain-live")
     assert decoded(live.get_attribute("src")).getextrema() != ((0, 0),) * 3
-    page.wait_for_selector("#blocktrain_status [data-ended]")
+    opened.click("cancel")
+    opened.wait("status", "Cancelled: 0 of 3 pictures drawn")
     assert page.locator(".blocktrain-live").count() == 0
 
     opened.small()
