@@ -41,6 +41,7 @@ def test_three_pictures_as_they_come(preview, page):
 
 def test_the_picture_is_shown_while_it_is_drawn(host, preview, page):
     host.draft = Image.new("RGBA", (800, 400), "red")
+    page.values["weights"]["IN04"] = 0.5
     page.values |= {"steps": 2, "grid_over": "seed", "grid_values": "3"}
     for draw, widget, count in ((preview.compare, "pictures", 3), (preview.compare_cells, "grid_pictures", 2)):
         page.values["seed"] += 1
