@@ -25,13 +25,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "browser")]
 import gradio3  # noqa: E402
 from journeys import Opened, serving  # noqa: E402
 
-from lib_blocktrain.hosts.demo_model import LORAS, MODEL  # noqa: E402
+from lib_blocktrain.hosts.demo_model import DEMO, LORAS, MODEL  # noqa: E402
 
 CHROMIUM = os.environ.get("BLOCKTRAIN_CHROMIUM") or shutil.which("chromium")
 IMAGES = Path(__file__).parent / "images"
 LORA, PROMPT, SEED = "robot-on-green", "a photo of a large robot in the center", 0
 WEIGHTS, WORD = "OUT06-OUT11=1", "robot"
-READY = "2-robot-out"
+READY, SET = "2-robot-out", "koala-dressed"
 STEPS, SAMPLES_EVERY = 120, 20
 LOOKS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 TALLEST = {1280: 1500, 390: 2400}  # pixels; what is below is left out
@@ -56,6 +56,8 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         for gradio, python in (("", Path(sys.executable)), ("-gradio3", gradio3.python())):
             places = [name for name in arguments.only if not gradio or name == "preview"]
+            if not places:
+                continue
             folder = Path(work, f"tab{gradio}")
             shutil.copytree(LORAS, folder / "loras")
             with serving(python, MODEL, folder, "--lora", LORA) as address:
@@ -117,6 +119,16 @@ def analyse(tab: Opened) -> None:
     tab.wait("analyse_weights", "of the effect")
 
 
+def pictures(tab: Opened) -> None:
+    """A set with its captions, and one of its pictures."""
+    shutil.copytree(DEMO / "datasets" / SET, tab.folder / "out" / "datasets" / SET)
+    tab.page.reload()
+    tab.page.wait_for_selector("#blocktrain_model_line .blocktrain-note")
+    tab.go("Pictures")
+    tab.page.locator(".blocktrain-pic-b:has(img[src])").nth(1).click()
+    tab.page.wait_for_selector("#blocktrain_dataset_chosen .blocktrain-facts")
+
+
 def train(tab: Opened) -> None:
     """A ready run, with its pictures and its cost."""
     _fill(tab)
@@ -142,7 +154,13 @@ def _fill(tab: Opened) -> None:
     tab.wait("train_estimate", "the backward pass stops at")
 
 
-PLACES: dict[str, Callable[[Opened], None]] = {"preview": preview, "analyse": analyse, "train": train, "runs": runs}
+PLACES: dict[str, Callable[[Opened], None]] = {
+    "preview": preview,
+    "analyse": analyse,
+    "pictures": pictures,
+    "train": train,
+    "runs": runs,
+}
 
 if __name__ == "__main__":
     main()
