@@ -42,7 +42,7 @@ class StepListener:
             self.error = error
             shared.state.interrupt()
             return
-        if 0 < done < total and _live_previews():
+        if 0 < done < total and self.live.due and _live_previews():
             self.live.offer(_current_picture)
 
 
