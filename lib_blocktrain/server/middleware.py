@@ -139,7 +139,8 @@ class OwnContentOnly:
     """Removes from gradio's page what it would load from elsewhere, and sets policies that forbid it.
 
     ``head`` is HTML for the end of the page's head, where a WebUI has the style sheets and scripts of its extensions:
-    gradio itself would add them after it has drawn the page. An answer that sends the browser elsewhere is refused: gradio does that for any URL after `/file=`.
+    gradio itself would add them after it has drawn the page. An answer that sends the browser elsewhere is refused:
+    gradio does that for any URL after `/file=`.
     """
 
     def __init__(self, app: ASGIApp, head: str = ""):
