@@ -70,7 +70,8 @@ def _start_search(service: Service, body: SolveBody) -> Job[dict[str, Any]]:
     from lib_blocktrain.workspace.analyses import run_solve
     from lib_blocktrain.workspace.images import png_of
 
-    network = service.lora_index.network(service.lora(body.lora).key)
+    file = service.lora(body.lora)
+    network = service.lora_index.network(file.key)
     request = build_solve_request(
         network,
         prompts=body.prompts,
@@ -83,7 +84,7 @@ def _start_search(service: Service, body: SolveBody) -> Job[dict[str, Any]]:
         height=body.height,
         kind=body.kind,
         budget=body.budget,
-        weights=service.parse(body.weights, network.architecture, seed=0),
+        weights=service.parse(body.weights, network.architecture, seed=0, lora=file),
         multiplier=body.multiplier,
     )
 
