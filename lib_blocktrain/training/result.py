@@ -50,7 +50,8 @@ def reason_not_to_save(network: Network, dtype: torch.dtype) -> str | None:
         for name, tensor in module.to_tensors().items()
         if tensor.ndim  # alpha stays exact
     }
-    largest = torch.stack([norm.float().cpu() for norm in torch._foreach_norm([*tensors.values()], float("inf"))])
+    norms = torch._foreach_norm([*tensors.values()], float("inf"))
+    largest = torch.stack([norm.float().to(norms[0].device) for norm in norms]).cpu()
     spoilt = (~largest.to(dtype).isfinite()).nonzero().flatten().tolist()
     if not spoilt:
         return None

@@ -15,6 +15,7 @@ from lib_blocktrain.model.diffusion import add_noise
 from lib_blocktrain.training.batches import Batch
 from lib_blocktrain.training.precision import LossScale
 from lib_blocktrain.training.rng import generator_of
+from lib_blocktrain.training.step import Objective
 from tests.analysis.miniature import PROMPT
 from tests.tiny_models import assert_untouched, state_of
 
@@ -119,3 +120,39 @@ def test_a_loss_scale_that_overflows_is_halved(sd1, quick, monkeypatch):
     found = probe(half, pictures(sd1, 2)).moves.values
     assert 1 < scale.scale < 2.0**40
     torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=0.05, atol=0.005)
+
+
+def test_small_gradients_in_fp16_are_not_lost(sd1, quick, monkeypatch):
+    """Against fp32, under the loss of a picture of 1024 pixels, whose mean is over 64 times as many numbers as here.
+
+    Below 16x16 latents the middle's group norms have two numbers, and gradients that no half precision tells from 0.
+    """
+    losses, gradient, found = Objective.losses, probing._GradientProjection.gradient, []
+    monkeypatch.setattr(Objective, "losses", lambda *arguments: losses(*arguments) / 64)
+
+    def noted(self, *arguments):
+        found.append(gradient(self, *arguments))
+        return found[-1]
+
+    monkeypatch.setattr(probing._GradientProjection, "gradient", noted)
+    half, generator = copy.deepcopy(sd1.unet).half(), torch.Generator().manual_seed(0)
+    two = [batch(sd1, torch.randn(4, 16, 16, generator=generator)) for _ in range(2)]
+
+    def gradients(unet) -> torch.Tensor:
+        found.clear()
+        probe(replace(sd1, unet=unet), two)
+        return torch.cat([tensor.flatten() for each in found for tensor in each.values()]).double()
+
+    expected = gradients(copy.deepcopy(half).float())
+
+    def error_and_zeros() -> tuple[float, float]:
+        ours = gradients(half)
+        return float((ours - expected).norm() / expected.norm()), float((ours == 0).double().mean())
+
+    error, zeros = error_and_zeros()
+    assert error < 0.01
+    assert zeros < 0.001
+    monkeypatch.setattr(probing, "LossScale", lambda enabled: LossScale(enabled=False))
+    error, zeros = error_and_zeros()
+    assert error > 0.05, "the control"
+    assert zeros > 0.05, "the control"
