@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("diffusers")
 
 from safetensors.torch import load_file
 
@@ -28,6 +28,8 @@ from tests.training.bare import Bare, training
 
 def plain_unet(context: int = CONTEXT) -> torch.nn.Module:
     """SD1's blocks, of which those trained here alone have attention: what takes the compiler's time."""
+    import diffusers
+
     unet = diffusers.UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(32, 64, 64, 64),

@@ -13,7 +13,7 @@ from lib_blocktrain.training import state_file
 from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.init import factors_of, init_network, trained_tensors, training_network
-from lib_blocktrain.training.norms import block_norms, cap_norms
+from lib_blocktrain.training.norms import block_norms, cap_norms, gradient_norms, shares
 from lib_blocktrain.training.optimizer_table import TABLE, spec_of
 from lib_blocktrain.training.optimizers import parameter_groups
 from lib_blocktrain.training.plan import plan_of
@@ -162,6 +162,10 @@ def test_a_whole_lokr_has_its_weight_in_the_file():
         torch.testing.assert_close(from_file.delta_weight(planned.layer.weight), expected)
 
 
+def tensors_of(network, planned):
+    return trained_tensors(network.modules[planned.key]).values()
+
+
 @pytest.mark.parametrize("algorithm", ["lora", "loha", "lokr"])
 def test_norms_and_their_cap(algorithm):
     """Norms of whole delta weights, computed a second way; the cap shrinks what is above it and no other."""
@@ -185,6 +189,18 @@ def test_norms_and_their_cap(algorithm):
 
     before = norms()
     assert block_norms(network, plan) == pytest.approx(before, rel=1e-4)
+    whole = sum(norm**2 for norm in before.values())
+    assert shares(before) == pytest.approx({block: norm**2 / whole for block, norm in before.items()})
+    loss = sum(
+        tensor.square().sum() for module in network.modules.values() for tensor in trained_tensors(module).values()
+    )
+    loss.backward()  # whose gradient is twice the tensor
+    flat = {
+        block: torch.cat([t.flatten() for p in plan.modules if p.block == block for t in tensors_of(network, p)])
+        for block in before
+    }
+    expected = {block: 2 * float(tensor.detach().norm()) for block, tensor in flat.items()}
+    assert gradient_norms(network, plan) == pytest.approx(expected, rel=1e-4)
     cap_norms(network, plan)
     assert norms() == pytest.approx({"OUT09": 1.0, "OUT10": 2.0, "OUT11": before["OUT11"]}, rel=1e-4)
 
