@@ -23,6 +23,7 @@ _PREVIEW = {
     "copy_json": "The weights as JSON, with the architecture.",
     "recommend": "Writes the weights into the LoRA’s card, NAME.json, where bw=card and this page find them.",
     "copy_tag": "<lora:NAME:1:bw=…> for the prompt, with this LoRA, its strength and its weights.",
+    "weight_changes": "Weights for a kind of layer (attn1, attn2, ff, proj, conv) or over the steps of this LoRA.",
     "paste": "A line, a link, ranges such as OUT=1,IN04-IN08=0.5, kohya's network_args or JSON.",
     "apply": "Sets the sliders to the pasted weights.",
     "bake_name": "Name of the new file, without extension. It is saved in the first LoRA folder.",

@@ -11,12 +11,13 @@ from typing import TypeVar
 
 from markupsafe import Markup
 
-from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS
+from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS, spans
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.ui import html, lora_data, preset_cards
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import Changes, PreviewValues, Properties, SelectionValues
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.preset_files import LineProblem
 from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
 from lib_blocktrain.workspace.lora_files import LoraFile
@@ -72,7 +73,8 @@ def selection_of(values: SelectionValues) -> LoraSelection:
 def _before_list(values: SelectionValues) -> LoraSelection:
     selection = values["selection"]
     entry = LoraEntry.checked(selection.shown.strength, values["weights"])
-    return selection.with_shown(replace(selection.shown, weights=entry.weights))
+    changes = values.get("weight_changes", selection.shown.changes) or ""
+    return selection.with_shown(replace(selection.shown, weights=entry.weights, changes=changes.strip()))
 
 
 class LoraControls:
@@ -100,13 +102,14 @@ class LoraControls:
         self.lora_index.refresh()
         selection = LoraSelection()
         for file in self._initial():  # the model is not loaded yet: use the file's architecture
-            parsed = self.presets.parse(self.initial.weights, file.architecture)
-            selection = selection.choose([file.key]).with_shown(LoraEntry().with_weights(parsed.weights))
+            parsed = self.presets.parse(self.initial.weights, file.architecture, layers=True)
+            selection = selection.choose([file.key]).with_shown(LoraEntry().with_weights(parsed.acting))
         return {
             "lora_data": self.data(),
             "loras": selection.to_json(),
             "selection": selection,
             "weights": selection.shown.weights,
+            "weight_changes": selection.shown.changes,
         }
 
     def _initial(self) -> list[LoraFile]:
@@ -179,6 +182,19 @@ class LoraControls:
 
     # --- weights --------------------------------------------------------------------------------------------------
 
+    @error_to("weight_changes_said")
+    def explain_changes(self, values: PreviewValues) -> Changes:
+        """Say how the weights for kinds of layers and over the steps were understood, or what is wrong with them."""
+        selection = selection_of(values)
+        if not selection.shown.changes:
+            return {"weight_changes_said": ""}
+        layers = LayerWeights.of(selection.shown.acting(self.architecture(selection)))
+        moved = [id_ for id_, weight in layers.blocks.with_base.items() if weight != selection.shown.weights[id_]]
+        constant = [id_ for id_ in moved if not any(id_ in rule.blocks and not rule.element for rule in layers.rules)]
+        said = f"in place of the sliders: {layers.changes}" if layers.changes else "no weight by kind of layer or step"
+        said += f"; {spans(constant)} from here, too" if constant else ""
+        return {"weight_changes_said": html.note(said)}
+
     @error_to("preset_message")
     def save(self, values: PreviewValues) -> Changes:
         """Save the weights on the sliders under a name."""
@@ -191,7 +207,7 @@ class LoraControls:
 
     def _save(self, values: PreviewValues, name: str, *, replace: bool) -> Changes:
         selection = selection_of(values)
-        weights = selection.shown.block_weights(self.architecture(selection))
+        weights = selection.shown.acting(self.architecture(selection))
         origin = self.origin_of(values, weights)
         area_share = origin.area_share if origin else None
         self.presets.save(name, weights, area_share=area_share, replace=replace)
@@ -222,30 +238,31 @@ class LoraControls:
 
     def entry(self, text: str, strength: float) -> LoraEntry:
         """The entry for a preset string and a strength; raises ValueError for values outside the sliders' range."""
-        weights = self.parse(text, LoraSelection()).weights
+        weights = self.parse(text, LoraSelection()).acting
         return LoraEntry.checked(strength, LoraEntry().weights).with_weights(weights)
 
     # --- what is shown --------------------------------------------------------------------------------------------
 
     def parse(self, text: str, selection: LoraSelection) -> Parsed:
         """Read a preset string for `architecture(selection)`; raises PresetStringError."""
-        return self.presets.parse(text, self.architecture(selection))
+        return self.presets.parse(text, self.architecture(selection), layers=True)
 
     def use_text(self, values: PreviewValues, text: str) -> tuple[Changes, Parsed]:
         """Set the sliders to the weights of a preset string or link; return the changes and the parsed string."""
         selection = selection_of(values)
         parsed = self.parse(text, selection)
-        selection = selection.with_shown(selection.shown.with_weights(parsed.weights))
-        return {"selection": selection, "weights": selection.shown.weights}, parsed
+        selection = selection.with_shown(selection.shown.with_weights(parsed.acting))
+        shown = selection.shown
+        return {"selection": selection, "weights": shown.weights, "weight_changes": shown.changes}, parsed
 
-    def origin_of(self, values: PreviewValues, weights: BlockWeights) -> Parsed | None:
+    def origin_of(self, values: PreviewValues, weights: BlockWeights | LayerWeights) -> Parsed | None:
         """The pasted text or selected preset that has exactly these weights, for its name and area share."""
         for text in (values["paste"], values["preset"]):
             try:
-                parsed = self.presets.parse(text, weights.architecture) if text else None
+                parsed = self.presets.parse(text, weights.architecture, layers=True) if text else None
             except PresetStringError:
                 continue
-            if parsed is not None and parsed.weights == weights:
+            if parsed is not None and parsed.acting == weights:
                 return parsed
         return None
 
@@ -279,13 +296,15 @@ class LoraControls:
         file = self._active_file(selection)
         architecture_id = self.architecture(selection)
         reasons = unavailable(architecture_id, self._lacks(file, architecture_id))
+        another = before is None or before.active != selection.active
         sliders = {}
         for block_id in WEIGHT_IDS:
             sliders[block_id] = Properties(interactive=reasons.get(block_id) is None)
-            if before is None or before.active != selection.active:
+            if another:
                 sliders[block_id]["value"] = selection.shown.weights[block_id]
         return {
             "selection": selection,
+            **({"weight_changes": selection.shown.changes, "weight_changes_said": ""} if another else {}),
             **self.facts_of(selection),
             "u_map": UMap("weights", architecture_id, weight_name(""), reasons, selection.active or "").html(),
             "bake_name": f"{file.path.stem}-weighted" if file else "",

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.ui.u_map_layout import tiny
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
 from lib_blocktrain.weights.presets import GRADES, Preset, to_link
 from lib_blocktrain.workspace.preset_store import PresetStore
@@ -101,6 +102,7 @@ def _title(text: str) -> Markup:
 def _marks(preset: Preset, parsed: Parsed, own: bool) -> Markup:
     words = ["yours"] if own else []
     words += [ARCHITECTURES[architecture_id].title for architecture_id in preset.architectures]
+    words += [parsed.layers.changes] if parsed.rules else []
     words += [f"{parsed.area_share:.0%} of the canvas"] if parsed.area_share is not None else []
     grade = Markup('<abbr title="Grade {}: {}">{}</abbr>').format(
         preset.grade, GRADES[preset.grade], GRADE_MARKS[preset.grade]
@@ -122,19 +124,25 @@ def _copies(name: str, parsed: Parsed) -> Markup:
             continue
         label, off = f"{title}: {name}", ""
         try:
-            text = shared_text(parsed.weights, name, form, parsed.area_share)
-        except ValueError:
-            text, title, off = "", NO_KOHYA, " disabled"
+            text = shared_text(parsed.acting, name, form, parsed.area_share)
+        except ValueError as error:
+            text, title, off = "", str(error) if parsed.rules else NO_KOHYA, " disabled"
         button = Markup('<button type="button" data-copy="{}" aria-label="{}" title="{}"{}>{}</button>')
         buttons.append(button.format(text, label, title, off, word))
     return Markup("").join(buttons)
 
 
-def shared_text(weights: BlockWeights, name: str | None, form: str, area_share: float | None = None) -> str:
+def shared_text(
+    weights: BlockWeights | LayerWeights, name: str | None, form: str, area_share: float | None = None
+) -> str:
     """Write weights in one of FORMS, but for TAG; raise ValueError for weights that the form cannot hold."""
+    if form in (JSON, KOHYA) and isinstance(weights, LayerWeights):
+        raise ValueError(f"{weights.changes}: JSON and kohya's arguments hold one number for each block")
     line = weights.to_line(name, with_architecture=True, area_share=area_share)
     if form == LINK:
         return to_link(line)
     if form == JSON:
         return json.dumps(weights.to_json())
-    return " ".join(f'"{argument}"' for argument in weights.to_kohya()) if form == KOHYA else line
+    if form == KOHYA and isinstance(weights, BlockWeights):
+        return " ".join(f'"{argument}"' for argument in weights.to_kohya())
+    return line

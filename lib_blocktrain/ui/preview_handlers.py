@@ -112,7 +112,7 @@ class PreviewHandlers:
         if over == OVER_PRESETS:
             names = values["grid_presets"] or []
             return preset_cells(
-                selection, {name: self.controls.presets.parse(name, architecture).weights for name in names}
+                selection, {name: self.controls.presets.parse(name, architecture, layers=True).acting for name in names}
             )
         if over == OVER_LORA:
             return lora_cells(selection)
@@ -129,7 +129,7 @@ class PreviewHandlers:
         """How the weights are called: each LoRA's preset, if there is one with exactly these weights."""
         presets, names, texts = self.controls.presets, dict[str, str | None](), dict[str, str]()
         for key, entry in selection.entries.items():
-            weights = entry.block_weights(self.controls.lora_index.file(key).architecture)
+            weights = entry.acting(self.controls.lora_index.file(key).architecture)
             names[key], texts[key] = presets.exact(weights), presets.shortest(weights)
         return Names(selection, names, texts)
 
@@ -234,7 +234,11 @@ class PreviewHandlers:
         except (ValueError, OSError) as error:
             yield {"bake_status": html.failure(str(error))}
             return
-        weights = selection.shown.block_weights(network.architecture)
+        try:
+            weights = selection.shown.acting(network.architecture)
+        except ValueError as error:
+            yield {"bake_status": html.failure(str(error))}
+            return
 
         def work(job: Job[None]) -> None:
             base = self._base_of(network.architecture)

@@ -24,8 +24,8 @@ from lib_blocktrain.ui.widgets import Shared, Widgets
 from lib_blocktrain.workspace.drawing import PreviewRenderer
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraSelection
 
-SELECTION = ("selection", "loras", "weights")
-SHOWN = (*SELECTION, "u_map", "facts", "bake_name", "lora_data", "lora_message")
+SELECTION = ("selection", "loras", "weights", "weight_changes")
+SHOWN = (*SELECTION, "weight_changes_said", "u_map", "facts", "bake_name", "lora_data", "lora_message")
 PRESETS = (
     "preset",
     "preset_name",
@@ -109,6 +109,9 @@ class PreviewTab:
         on(w["lora_ask"].input, controls.answer, asked, w.pick("lora_data", "lora_card", "lora_message"), latest=True)
 
         on(w["paste"].input, sharing.explain, w.pick("paste", "selection"), w.pick("understood", "apply"), latest=True)
+        said = w.pick("weight_changes_said")
+        for event in (w["weight_changes"].blur, w["weight_changes"].submit):
+            on(event, controls.explain_changes, w.pick(*SELECTION), said)
         pasted = w.pick(*SELECTION, "preset", "preset_name", "understood")
         applied = on(w["apply"].click, sharing.apply, w.pick(*SELECTION, "paste", "preset_name"), pasted)
         on(applied.then, None, {}, {}, js=PASTED)

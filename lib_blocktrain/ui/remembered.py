@@ -135,11 +135,25 @@ def selection_values(values: SelectionValues) -> dict[str, object]:
 def selection_json(selection: LoraSelection) -> dict[str, object]:
     """LoRAs with their strengths and weights as JSON, which `stored_selection` reads."""
     loras = [
-        {"lora": key, "strength": entry.strength, "weights": dict(entry.weights), "muted": entry.muted}
+        {
+            "lora": key,
+            "strength": entry.strength,
+            "weights": dict(entry.weights),
+            "muted": entry.muted,
+            **_changes(entry),
+        }
         for key, entry in selection.entries.items()
     ]
-    spare = {"strength": selection.spare.strength, "weights": dict(selection.spare.weights)}
+    spare = {
+        "strength": selection.spare.strength,
+        "weights": dict(selection.spare.weights),
+        **_changes(selection.spare),
+    }
     return {"loras": loras, "active": selection.active, "spare": spare}
+
+
+def _changes(entry: LoraEntry) -> dict[str, object]:
+    return {"changes": entry.changes} if entry.changes else {}
 
 
 def stored_selection(controls: LoraControls, stored: Mapping[str, Any]) -> tuple[LoraSelection | None, list[str]]:
@@ -153,7 +167,8 @@ def stored_selection(controls: LoraControls, stored: Mapping[str, Any]) -> tuple
         for one in stored["loras"]:
             if one["lora"] in listed and not controls.lora_index.file(one["lora"]).problem:
                 entry = LoraEntry.checked(one["strength"], one["weights"])
-                entries[one["lora"]] = replace(entry, muted=one.get("muted") is True)
+                changes = str(one.get("changes") or "")[:MAX_TEXT]
+                entries[one["lora"]] = replace(entry, muted=one.get("muted") is True, changes=changes)
             else:
                 problems.append(f"{str(one['lora'])[:80]!r} is not in the LoRA folders")
         spare = LoraEntry.checked(stored["spare"]["strength"], stored["spare"]["weights"])

@@ -233,7 +233,7 @@ class RunsHandlers:
     @error_to("runs_weigh_message")
     def from_sliders(self, values: RunsValues) -> Changes:
         """Take the weights that the sliders of Preview show."""
-        weights = selection_of(values).shown.block_weights(self.host.model().architecture)
+        weights = selection_of(values).shown.blocks_alone(self.host.model().architecture)
         return {"runs_weights": weights.to_line(with_architecture=True)}
 
     def _chosen_run(self, values: RunsValues) -> Run:

@@ -13,6 +13,7 @@ from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
 from lib_blocktrain.ui.preset_cards import TAG, card_map, shared_text
 from lib_blocktrain.ui.values import Changes, PreviewValues, Properties
 from lib_blocktrain.weights.block_weights import BlockWeights, number
+from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.preset_files import read_line
 from lib_blocktrain.weights.preset_strings import PresetStringError
 from lib_blocktrain.weights.presets import from_link
@@ -33,7 +34,7 @@ class ShareHandlers:
             return {"understood": "", "apply": Properties(interactive=False)}
         try:
             parsed = self.controls.parse(text, values["selection"])
-            LoraEntry().with_weights(parsed.weights)  # raises ValueError for a weight that no slider can show
+            LoraEntry().with_weights(parsed.acting)  # raises ValueError for a weight that no slider can show
         except PresetStringError as error:
             return {"understood": html.not_understood(text, error), "apply": Properties(interactive=False)}
         except ValueError as error:
@@ -63,7 +64,7 @@ class ShareHandlers:
 
     def _copy(self, values: PreviewValues, form: str) -> Changes:
         selection = selection_of(values)
-        weights = selection.shown.block_weights(self.controls.architecture(selection))
+        weights = selection.shown.acting(self.controls.architecture(selection))
         origin = self.controls.origin_of(values, weights)
         if form == TAG:
             return {"line": self._tag(values, selection, weights), "share_message": ""}
@@ -83,7 +84,7 @@ class ShareHandlers:
         if selection.active is None:
             raise ValueError("no LoRA is chosen: its card would hold the weights")
         file = controls.lora_index.file(selection.active)
-        weights = selection.shown.block_weights(file.architecture)
+        weights = selection.shown.blocks_alone(file.architecture)
         origin, before = controls.origin_of(values, weights), file.recommended
         source = f"preset {origin.name}" if origin and origin.name else "set by hand in Block weights"
         path = recommend(file.path, weights, source, origin.area_share if origin else None)
@@ -93,7 +94,7 @@ class ShareHandlers:
         words += f"; before: {before.text[:120]}" if before and before.file == path.name else ""
         return {"share_message": html.note(words), "lora_data": controls.data(), **controls.facts_of(selection)}
 
-    def _tag(self, values: PreviewValues, selection: LoraSelection, weights: BlockWeights) -> str:
+    def _tag(self, values: PreviewValues, selection: LoraSelection, weights: BlockWeights | LayerWeights) -> str:
         """The prompt tag of the active LoRA; the weights as a preset with changes where that is shorter."""
         if selection.active is None:
             raise ValueError("no LoRA is chosen: a prompt tag names one")
@@ -143,11 +144,11 @@ class ShareHandlers:
         file = next(file for file in self.controls.lora_index.files() if file.path.stem == name)
         return recommended_text(file.path)
 
-    def _is_another(self, name: str, weights: BlockWeights) -> bool:
+    def _is_another(self, name: str, weights: BlockWeights | LayerWeights) -> bool:
         """Whether there is a preset of this name with other weights."""
         presets, architecture_id = self.controls.presets, weights.architecture
         texts = {preset.name: preset.text for preset in presets.fitting(architecture_id)}
-        return name in texts and presets.parse(texts[name], architecture_id).weights != weights
+        return name in texts and presets.parse(texts[name], architecture_id, layers=True).acting != weights
 
     @error_to("preset_message")
     def export(self, values: PreviewValues) -> Changes:

@@ -193,7 +193,7 @@ class TrainHandlers:
     @error_to("train_understood")
     def from_sliders(self, values: TrainValues) -> Changes:
         """Fill in the weights on the sliders of Preview."""
-        weights = selection_of(values).shown.block_weights(self._architecture())
+        weights = selection_of(values).shown.blocks_alone(self._architecture())
         return {"train_form": {WEIGHTS: weights.to_line(with_architecture=True)}}
 
     def parse(self, text: str) -> Parsed:

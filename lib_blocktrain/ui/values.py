@@ -30,6 +30,7 @@ class SelectionValues(TypedDict):
     selection: LoraSelection
     loras: str | None
     weights: dict[str, Number]
+    weight_changes: str | None
 
 
 class PreviewValues(SelectionValues):

@@ -41,6 +41,10 @@ def weights_editor(w: Widgets) -> None:
         w.html("u_map", u_map.UMap("weights", "sd1", weight_name("")).html())
         _table(w)
         gr.HTML(u_map.legend())
+        with gr.Accordion("Kinds of layers, steps", open=False, elem_id="blocktrain_changing"):
+            placeholder = "OUT03.attn2=0.5,*.ff=0 or OUT=1@0-0.4,0.3@0.4-1"
+            w.add("weight_changes", gr.Textbox, label="In place of the sliders", placeholder=placeholder, max_lines=2)
+            w.html("weight_changes_said")
         with gr.Accordion("All presets as cards", open=False, elem_id="blocktrain_carding"):
             w.html("preset_problems")
             w.html("preset_cards")

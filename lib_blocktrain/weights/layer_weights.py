@@ -66,6 +66,11 @@ class LayerWeights:
         return not self.gates and not any(isinstance(rule.value, Curve) for rule in self.rules)
 
     @property
+    def off(self) -> bool:
+        """Whether every weight is 0."""
+        return not self.rules and self.blocks.off
+
+    @property
     def whole(self) -> bool:
         """Whether this is the LoRA as it is, in every layer and step."""
         return not self.rules and not self.gates and self.blocks == BlockWeights.uniform(self.architecture, 1.0)

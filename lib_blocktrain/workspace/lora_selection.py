@@ -47,7 +47,18 @@ class LoraEntry:
     def acting(self, architecture_id: str) -> BlockWeights | LayerWeights:
         """Return the weights of the sliders with the changes; raise PresetStringError for changes of another model."""
         blocks = self.block_weights(architecture_id)
-        return change(LayerWeights(blocks), self.changes) if self.changes else blocks
+        if not self.changes:
+            return blocks
+        layers = change(LayerWeights(blocks), self.changes)
+        return layers if layers.rules else layers.blocks
+
+    def blocks_alone(self, architecture_id: str) -> BlockWeights:
+        """Return the weights of the sliders for what takes one number a block; raise ValueError for changes."""
+        if self.changes:
+            raise ValueError(
+                f"{self.changes}: here every block has one number, clear “Kinds of layers, steps” in Preview"
+            )
+        return self.block_weights(architecture_id)
 
     def block_weights(self, architecture_id: str) -> BlockWeights:
         """Return the weights of the blocks that this architecture has."""

@@ -76,15 +76,18 @@ class PresetStore:
         x = own_x if x is None else x
         return read(weights, architecture_id, seed=seed, x=x, presets=self.all(), layers=layers)
 
-    def exact(self, weights: BlockWeights) -> str | None:
+    def exact(self, weights: BlockWeights | LayerWeights) -> str | None:
         """The name of the first preset with exactly these weights, None if there is none."""
         return next((name for name, base in self._weights(weights.architecture).items() if base == weights), None)
 
-    def shortest(self, weights: BlockWeights, preferred: str = "") -> str:
+    def shortest(self, weights: BlockWeights | LayerWeights, preferred: str = "") -> str:
         """The weights as a tag has them: a preset with changes, `OUTD,IN08=-0.4`, or their values if these are shorter.
 
         The preset ``preferred`` is used wherever that is not longer than the values.
         """
+        if isinstance(weights, LayerWeights):
+            blocks = self.shortest(weights.blocks, preferred)
+            return weights.to_line() if "|" in blocks else f"{blocks},{weights.changes}"
         line = weights.to_line()
         texts = {name: as_changes(name, base, weights) for name, base in self._weights(weights.architecture).items()}
         near = sorted((text for text in texts.values() if len(text) < len(line)), key=len)

@@ -6,11 +6,14 @@ import json
 
 import pytest
 
+from lib_blocktrain.ui.lora_controls import selection_of
 from lib_blocktrain.ui.preset_cards import FORMS, JSON, TAG
+from lib_blocktrain.ui.remembered import selection_values, stored_selection
 from lib_blocktrain.ui.share_handlers import ShareHandlers
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import from_link
+from lib_blocktrain.weights.prompt_tags import read_tag, resolve
 from lib_blocktrain.workspace.preset_store import PresetStore
 
 
@@ -250,3 +253,35 @@ def test_recommending_writes_the_card_and_shows_it(sharing, controls, host, page
     page.take(sharing.edit(page.values))
     entry = page.values["selection"].entries["robot"]
     assert (entry.strength, entry.weights["OUT05"], entry.weights["OUT06"]) == (0.5, 0.25, 1.0)
+
+
+def test_kinds_of_layers_and_steps(page, controls, sharing, preview, host):
+    """The field under the sliders: pasted, drawn, remembered, copied, saved, and refused where blocks count."""
+    page.values["paste"] = "OUTD,OUT03.attn2=0.5,IN=1@0-0.4"
+    page.take(sharing.explain(page.values))
+    assert "then OUT03.attn2=0.5,IN00-IN11=1@0-0.4" in page.values["understood"]
+    page.take(sharing.apply(page.values))
+    assert page.values["weight_changes"] == "OUT03.attn2=0.5,IN00-IN11=1@0-0.4"
+    page.take(controls.explain_changes(page.values))
+    assert "in place of the sliders: OUT03.attn2=0.5" in page.values["weight_changes_said"]
+    wanted = parse(page.values["paste"], "sd1", layers=True).layers
+    *_, ended = preview.compare(page.values)
+    assert host.requests[-1].placements[0].weights == wanted
+    kept = selection_values(page.values)
+    assert stored_selection(controls, kept)[0].shown.acting("sd1") == wanted
+    page.take(sharing.copier("tag")(page.values))
+    tag = page.values["line"].removeprefix("<lora:").removesuffix(">").split(":")
+    assert resolve(read_tag(tag), "sd1").weights == wanted
+    page.take(sharing.copier("json")(page.values))
+    assert "hold one number for each block" in page.values["share_message"]
+    page.values["preset_name"] = "MINE"
+    page.take(controls.save(page.values))
+    assert controls.presets.parse("MINE", "sd1", layers=True).layers == wanted
+    assert "OUT03.attn2=0.5" in page.values["preset_cards"]
+    page.values["weight_changes"] = "OUT03.atn2=0.5"
+    page.take(controls.explain_changes(page.values))
+    assert "no such layer" in page.values["weight_changes_said"]
+    *_, ended = preview.compare(page.values)
+    assert "no such layer" in ended["status"]
+    with pytest.raises(ValueError, match="every block has one number"):
+        selection_of(page.values).shown.blocks_alone("sd1")

@@ -64,8 +64,8 @@ def _placements(lora: str, weights: str, multiplier: float) -> tuple:
     from lib_blocktrain.weights.preset_strings import parse
 
     network = read_network(INTEGRATION.host().lora_dirs[0] / f"{lora}.safetensors")
-    parsed = parse(weights, INTEGRATION.host().model().architecture)
-    return (Placement(network, parsed.weights, multiplier),)
+    parsed = parse(weights, INTEGRATION.host().model().architecture, layers=True)
+    return (Placement(network, parsed.acting, multiplier),)
 
 
 def broken_preview(prompt: str, lora: str) -> str:

@@ -7,6 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from lib_blocktrain.networks.bake import bake
+from lib_blocktrain.networks.files import read_network
+from lib_blocktrain.weights.preset_strings import parse
 from tests.webui.running import LORA, pixels
 
 PROMPT = "a photo of a fox"
@@ -59,6 +62,42 @@ def test_steps(weighed, plain):
     assert np.array_equal(weighed.pixels(tag("start=1")), plain)
     late, early = weighed.pixels(tag("start=3")), weighed.pixels(tag("stop=3"))
     assert len({drawn.tobytes() for drawn in (late, early, unet_off, plain)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("weights", "first", "then"),  # of four steps the first two are before the middle of the sampling
+    [
+        ("*=1,BASE=0,OUT=0.5,OUT.attn2=1.3,M00.ff=0,IN.proj=0", None, None),
+        ("*=1,BASE=0,OUT=0.2@0-0.5,1@0.5-1,IN.ff=1@0-0.5", "ALL,BASE=0,OUT=0.2", "ALL,BASE=0,IN.ff=0"),
+    ],
+)
+def test_kinds_of_layers_and_curves_are_baked_files_step_by_step(weighed, base, weights, first, then):
+    """The tag, the tab's preview, and the same weights in files that were baked."""
+    network = read_network(weighed.loras / f"{LORA}.safetensors")
+    names = []
+    for text in filter(None, (first or weights, then)):
+        names.append(f"baked-{len(names)}")
+        made = parse(text, "sd1", layers=True).acting
+        bake(network, made, weighed.loras / f"{names[-1]}.safetensors", overwrite=True)
+    weighed.call("/sdapi/v1/refresh-loras", {})
+    steps = [""] if then is None else [":stop=3", ":start=3"]
+    baked = " ".join(f"<lora:{name}:1{step}>" for name, step in zip(names, steps, strict=True))
+    theirs, answer = weighed.pixels(f"{PROMPT} {baked}").astype(int), weighed.txt2img(tag(f"bw={weights}"))
+    ours = pixels(answer["images"][0])
+    assert np.abs(ours - theirs).max() <= 1
+    assert np.abs(ours - base.astype(int)).max() > 8
+    tab = pixels(weighed.inside("preview", prompt=PROMPT, lora=LORA, weights=weights, **SAME))
+    assert np.abs(tab - theirs).max() <= 2
+    info = json.loads(answer["info"])["infotexts"][0]
+    prompt = weighed.inside("pasted_by_callbacks", text=info)
+    assert np.array_equal(weighed.pixels(prompt), ours)
+
+
+def test_loractls_strength_is_a_step_by_step_one(weighed):
+    """Without the text encoder, whose strength loractl takes from the first step."""
+    ours = weighed.pixels(tag("te=0", "unet=0.2@0,1@1", multiplier="1").replace(":1:te", ":te"))
+    curve = weighed.pixels(tag("bw=*=0.2@0,1@1,BASE=0"))
+    assert np.array_equal(ours, curve)
 
 
 def test_functional_path_and_merging_path_agree(weighed):
