@@ -20,6 +20,9 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("diffusers")
 pytest.importorskip("playwright")
 
+from lib_blocktrain.networks.bake import bake
+from lib_blocktrain.networks.files import read_network
+from lib_blocktrain.weights.preset_strings import parse
 from tests.webui import test_page
 from tests.webui.forge_process import FOLDERS, NAMES, TRAINS, picture_of, running, write_models
 from tests.webui.page import Page
@@ -138,6 +141,16 @@ def test_weights_are_those_of_a_file_with_weighted_factors(forge, pictures):
         difference = np.abs(np.asarray(ours).astype(int) - np.asarray(theirs))
         assert difference.max() <= 1, (number, values)
         assert np.abs(np.asarray(theirs).astype(int) - pictures(None)).max() > 4
+
+
+def test_kinds_of_layers_are_those_of_a_baked_file(forge, pictures):
+    weights = "*=1,BASE=0,OUT=0.5,OUT.attn2=1.3,M00.ff=0,IN.proj=0"
+    network, made = read_network(forge.loras / "sd1.safetensors"), parse(weights, "sd1", layers=True).acting
+    bake(network, made, forge.loras / f"baked-{forge.kind}.safetensors", overwrite=True)
+    forge.call("/sdapi/v1/refresh-loras", {})
+    theirs = np.asarray(forge.draw(f"a cat <lora:baked-{forge.kind}:1>")[0]).astype(int)
+    assert np.abs(pictures(f"1:bw={weights}") - theirs).max() <= 1
+    assert np.abs(theirs - pictures(None)).max() > 4
 
 
 BLOCKS = ["BASE", *(f"IN{n:02}" for n in range(12)), "M00", *(f"OUT{n:02}" for n in range(12))]
