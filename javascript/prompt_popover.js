@@ -61,7 +61,7 @@
         const row = (label, ...rest) => element("div", { class: "blocktrain-tag-row" }, element("span", {}, label), ...rest);
         parts.box = element(
             "div",
-            { class: "blocktrain-tag", role: "dialog", "aria-label": "Block weights of the tag", tabindex: "-1" },
+            { class: "blocktrain-tag-pop", role: "dialog", "aria-label": "Block weights of the tag", tabindex: "-1" },
             element("header", {}, parts.title, close),
             row("Strength", parts.strength.input, parts.strength.output),
             row("Preset", parts.preset),

@@ -62,7 +62,7 @@ def address(tmp_path) -> Iterator[str]:
 
 class Prompt:
     def __init__(self, page):
-        self.page, self.area, self.box = page, page.locator("textarea"), page.locator(".blocktrain-tag")
+        self.page, self.area, self.box = page, page.locator("textarea"), page.locator(".blocktrain-tag-pop")
 
     def put(self, text: str, cursor: str) -> None:
         """Type a prompt, and put the cursor into it, after these words."""
@@ -106,7 +106,7 @@ def test_a_tag_is_edited_where_it_stands(browser, address, tmp_path):
     page.keyboard.press("Alt+b")
     prompt.box.wait_for()
     assert prompt.box.locator("header b").inner_text() == "robot"
-    assert page.locator(".blocktrain-tag").count() == 1
+    assert page.locator(".blocktrain-tag-pop").count() == 1
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Strength"
     # strength by the keyboard, blocks by their sliders; one that the LoRA lacks is off
     page.keyboard.press("ArrowLeft")
