@@ -139,9 +139,9 @@ class Server:
         return {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*")}
 
     def clean(self) -> None:
-        """Take away what requests that were taken have made; fail if it is anything but runs and presets."""
+        """Take away what requests that were taken have made; fail if it is anything but runs, presets, sets and a card."""
         made = self.files() - self.known
-        allowed = ("out/runs/", "presets.txt", "out/datasets/", "out/blocktrain", "out/cache")
+        allowed = ("out/runs/", "presets.txt", "out/datasets/", "out/blocktrain", "out/cache", "loras/robot.json")
         assert all(name.startswith(allowed) for name in made), made
         files = {path for path in self.pictures.rglob("*") if path.is_file()}
         assert {path.name for path in files} <= {"a.png", "a.txt", "a.mask.png", "blocktrain.json"}, files
@@ -153,6 +153,7 @@ class Server:
             if path.name != "old":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.host.presets_path.unlink(missing_ok=True)
+        (self.host.lora_dirs[0] / "robot.json").unlink(missing_ok=True)
 
 
 @pytest.fixture
