@@ -261,7 +261,7 @@ def test_configurations_and_tags_are_read(page, tmp_path):
             assert name in known, f"{page.name}: `{span}`"
         if re.fullmatch(r"<lora:[^>]+>", span) and "..." not in span:
             try:
-                resolve(read_tag(span[1:-1].split(":")[1:]), "sd1", seed=1)
+                resolve(read_tag(span[1:-1].split(":")[1:]), "sd1", seed=1, recommended=lambda name: "OUT=1")
             except (TagError, PresetStringError) as error:
                 raise AssertionError(f"{page.name}: `{span}`: {error}") from error
 
