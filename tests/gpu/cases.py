@@ -285,6 +285,7 @@ def whole_run(rig: Rig, architecture: str, dtype: str) -> None:
     model = standalone(rig, architecture, dtype)
     from lib_blocktrain.hosts.host import SampleRequest
     from lib_blocktrain.hosts.standalone import _draw
+    from lib_blocktrain.networks.hooks import applied
     from lib_blocktrain.training.config import FolderConfig
     from lib_blocktrain.training.control import TrainerControl
 
@@ -301,7 +302,8 @@ def whole_run(rig: Rig, architecture: str, dtype: str) -> None:
     )
 
     def draw(prompt: str, seed: int) -> Any:
-        return _draw(model, SampleRequest(prompt, seed=seed, steps=2, width=64, height=64), None)
+        with applied({"unet": model.unet, **model.text_encoders}, ()) as networks:
+            return _draw(model, SampleRequest(prompt, seed=seed, steps=2, width=64, height=64), None, networks)
 
     control = TrainerControl()
 
