@@ -16,7 +16,7 @@
 
     function open() {
         const box = document.querySelector("#blocktrain_paste textarea");
-        const loaded = document.querySelector(".blocktrain-card");
+        const loaded = document.querySelector(".blocktrain-cards .blocktrain-card"); // the presets: the server has answered
         if (!box || !loaded || !location.hash.startsWith(MARK) || location.hash === opened) {
             return;
         }
