@@ -108,16 +108,16 @@
 
     let returning = false; // to the run that was chosen before the page was loaded
 
-    // More than once: gradio may be about to fill the box itself, as a part of the same answer.
+    // More than once: gradio may be about to fill the box itself, as a part of the same answer, which may come late.
     function comeBack(name) {
         returning = true;
-        for (const wait of [300, 1500, 4000]) {
+        for (const wait of [300, 1500, 4000, 8000, 15000]) {
             setTimeout(() => returning && choose(name, true), wait);
         }
         setTimeout(() => {
             returning = false;
             changedRun();
-        }, 10000);
+        }, 20000);
     }
 
     // Another run begins with its newest step; after a reload the run and the step that were chosen come back.
