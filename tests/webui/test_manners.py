@@ -19,7 +19,7 @@ from tests.webui.test_model import run, write_pictures
 
 PROMPT = "a photo of a fox"
 TAG = f"{PROMPT} <lora:{LORA}:1:bw=OUTD>"
-ONCE = {"callbacks": 7, "scripts": 1, "patches": 3, "axes": 5, "axes twice": 0}
+ONCE = {"callbacks": 7, "scripts": 1, "patches": 4, "axes": 5, "axes twice": 0}
 MINE = {"name": "MINE", "weights": "OUT=1", "architecture": "sd1", "replace": True}
 
 

@@ -105,5 +105,5 @@ def test_steps_of_a_run_in_a_plot(weighed, pictures):
 
 
 def test_nothing_doubles(weighed):
-    once = {"callbacks": 7, "scripts": 1, "patches": 2, "axes": 5, "axes twice": 0}
+    once = {"callbacks": 7, "scripts": 1, "patches": 4, "axes": 5, "axes twice": 0}
     assert weighed.inside("registered") == once
