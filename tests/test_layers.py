@@ -51,7 +51,7 @@ ONLY_IN = {
     "uvicorn": ("server/",),
     "modules": ("hosts/",),
     "backend": ("hosts/",),
-    "ldm_patched": (),
+    "ldm_patched": ("hosts/reforge/",),
     "modules_forge": (),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -6,7 +6,6 @@ refused: they need the U-Net as a `Model`.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 from lib_blocktrain.hosts.webui.integration import Integration
@@ -31,8 +30,9 @@ class ReForge(Integration):
 
     def title(self) -> str:
         """Return the WebUI's name, by its patcher."""
-        patcher = importlib.import_module("ldm_patched.modules.model_patcher").ModelPatcher
-        return "reForge" if hasattr(patcher, "partially_load") else "Forge Classic"
+        from ldm_patched.modules.model_patcher import ModelPatcher
+
+        return "reForge" if hasattr(ModelPatcher, "partially_load") else "Forge Classic"
 
     def tag_context(self) -> TagContext:
         from modules import shared
