@@ -32,6 +32,9 @@ READING = (
     "/prompt/tag",
     "/preview",
     "/analyse",
+    "/solve",
+    "/sets/{name}/find-mask",
+    "/sets/{name}/probe",
 )  # by POST
 PUBLIC = {  # text in, text out; the WebUI's own page calls them, and with --api-auth alone it has no password
     "/prompt/write-weights": {"prompt": "<lora:a:1>", "weights": "OUTD"},

@@ -13,16 +13,21 @@ pytest.importorskip("diffusers")
 
 from lib_blocktrain.hosts.standalone import StandaloneModel
 from lib_blocktrain.training.config import SampleConfig
+from lib_blocktrain.training.dataset_config import ImageOptions
 from lib_blocktrain.training.preparation import TrainingData
 from lib_blocktrain.training.trainer import Trainer
 from tests.model.test_set_aside import Part, places
 
 
 def idle(has_conditioning: bool, **options) -> list[str]:
-    options = {"shuffle_tags": False, "tag_dropout": 0.0, "caption_dropout": 0.0, **options}
-    image = SimpleNamespace(options=SimpleNamespace(**options))
+    image = SimpleNamespace(options=ImageOptions(**options))
     data = TrainingData(
-        SimpleNamespace(images=(image,), held_out=()), None, SimpleNamespace(has_conditioning=has_conditioning), {}
+        SimpleNamespace(images=(image,), held_out=()),
+        None,
+        SimpleNamespace(has_conditioning=has_conditioning),
+        contents={},
+        steps=1,
+        accumulate=1,
     )
     parts = {"vae": nn.Identity(), "te1": nn.Identity(), "te2": nn.Identity()}
     encoders = {name: part for name, part in parts.items() if name != "vae"}
