@@ -20,7 +20,7 @@ from tests.test_layers import CORE, imports, layer
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lib_blocktrain"
 SOURCES = ("lib_blocktrain", "javascript", "demo", "requirements", "tests")  # and the files of ROOT
-HOST_MODULES = {"modules", "modules_forge", "backend", "networks", "network", "lora_patches", "launch"}
+HOST_MODULES = {"modules", "modules_forge", "backend", "ldm_patched", "networks", "network", "lora_patches", "launch"}
 SETUPTOOLS = 77  # the first that reads `license = "MIT"`
 
 
