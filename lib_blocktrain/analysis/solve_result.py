@@ -14,10 +14,9 @@ from lib_blocktrain.analysis.request import Options, read_seeds
 from lib_blocktrain.analysis.sampling_grid import GUIDANCE, SamplingGrid
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.weights.block_weights import BlockWeights
-from lib_blocktrain.weights.preset_files import read_line
+from lib_blocktrain.weights.preset_files import named_preset
 from lib_blocktrain.weights.preset_strings import Parsed, parse
 from lib_blocktrain.weights.presets import Preset
-from lib_blocktrain.weights.text_spans import PresetStringError
 
 FORMAT = "blocktrain-solution-1"
 JSON_NAMES = {"area_share": "canvas", "settings": "setting"}  # of fields whose name in files is another one
@@ -151,15 +150,8 @@ class Solved:
         Raises ValueError for a name that cannot be one, and for a place that the front lacks.
         """
         solution = self.at(place)
-        line = self.line(place, name)
         said = f"keeps {solution.kept:.0%} of {self.keep}, drops {solution.dropped:.0%} of {self.drop}, {self.name}"
-        try:
-            read = read_line(f"{line}  # {' '.join(said.replace('#', '').split())}")
-        except PresetStringError:
-            read = None
-        if read is None or read.name != name:
-            raise ValueError(f"{name!r} cannot name a preset: expected one line, none of : , | = # {{")
-        return read
+        return named_preset(self.line(place, name), name, said)
 
     def at(self, place: int | None) -> Solution:
         """Return the solution at this place of the front, None for the chosen one; raises ValueError."""

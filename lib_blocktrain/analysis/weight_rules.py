@@ -8,9 +8,8 @@ from lib_blocktrain.analysis.results import Analysis, compare
 from lib_blocktrain.analysis.statistics import Figure
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST
 from lib_blocktrain.weights.block_weights import BlockWeights
-from lib_blocktrain.weights.preset_files import read_line
+from lib_blocktrain.weights.preset_files import named_preset
 from lib_blocktrain.weights.presets import Preset
-from lib_blocktrain.weights.text_spans import PresetStringError
 
 STEP = 0.05  # of weights made of figures: a few seeds do not justify finer ones
 
@@ -76,13 +75,7 @@ def preset_of(analysis: Analysis, weights: BlockWeights, name: str, purpose: str
     share = None if analysis.area_share is None else round(analysis.area_share, 3)
     line = weights.to_line(name, with_architecture=True, area_share=share)
     purpose = purpose or f"{analysis.feature} of {analysis.name}, {analysis.method}"
-    try:
-        read = read_line(f"{line}  # {' '.join(purpose.replace('#', '').split())}")
-    except PresetStringError:
-        read = None
-    if read is None or read.name != name:
-        raise ValueError(f"{name!r} cannot name a preset: expected one line, none of : , | = # {{")
-    return read
+    return named_preset(line, name, purpose)
 
 
 RULES = {

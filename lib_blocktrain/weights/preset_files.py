@@ -143,6 +143,17 @@ def read_lbw_presets(text: str) -> PresetLines:
     return PresetLines(found.presets, tuple(problems))
 
 
+def named_preset(line: str, name: str, purpose: str) -> Preset:
+    """Return the preset of a line of weights with a purpose; raise ValueError for a name that cannot be one."""
+    try:
+        read = read_line(f"{line}  # {' '.join(purpose.replace('#', '').split())}")
+    except PresetStringError:
+        read = None
+    if read is None or read.name != name:
+        raise ValueError(f"{name!r} cannot name a preset: expected one line, none of : , | = # {{")
+    return read
+
+
 def read_line(line: str) -> Preset:
     """Read a line, `NAME:preset string  # purpose`, for all architectures that it fits; raise PresetStringError."""
     undecoded = re.search("[\ud800-\udfff]", line)
