@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 
-from lib_blocktrain.api.errors import api_error, not_found
+from lib_blocktrain.api.kept_jobs import KeptJobs
 from lib_blocktrain.api.schemas import AnalyseBody, Asked, FeatureBody, Found, SolveBody, SolvedFound
 from lib_blocktrain.api.service import Service
-from lib_blocktrain.workspace.recent import Recent
 
 if TYPE_CHECKING:
     from lib_blocktrain.analysis.regions import Feature
@@ -20,48 +19,28 @@ if TYPE_CHECKING:
     from lib_blocktrain.workspace.analyses import AnalysisResult
     from lib_blocktrain.workspace.jobs import Job
 
-KEPT = 16  # analyses that can still be read
-
 
 def add_analysis_routes(reading: APIRouter, service: Service) -> None:
-    """Add the routes under ``/analyse`` and ``/solve``. They write nothing; the last ``KEPT`` of each can be read."""
-    jobs: Recent[str, Job[dict[str, Any]]] = Recent(KEPT)
+    """Add the routes under ``/analyse`` and ``/solve``. They write nothing; the last of each can be read."""
+    analyses = KeptJobs("analysis")
 
     @reading.post("/analyse", response_model=Asked, status_code=202, summary="Say how much each block matters")
     def analyse(body: AnalyseBody) -> dict[str, str]:
-        job = _start(service, body)
-        jobs[job.id] = job
-        return {"job": job.id}
+        return analyses.keep(_start(service, body))
 
     @reading.get("/analyse/{job}", response_model=Found, summary="The progress of an analysis, and its result")
     def result(job: str) -> dict[str, Any]:
-        return _state(jobs, job)
+        return analyses.state(job)
 
-    searches: Recent[str, Job[dict[str, Any]]] = Recent(KEPT)
+    searches = KeptJobs("search for weights")
 
     @reading.post("/solve", response_model=Asked, status_code=202, summary="Search for weights that keep A and drop B")
     def solve(body: SolveBody) -> dict[str, str]:
-        job = _start_search(service, body)
-        searches[job.id] = job
-        return {"job": job.id}
+        return searches.keep(_start_search(service, body))
 
     @reading.get("/solve/{job}", response_model=SolvedFound, summary="The progress of a search, and its answer")
     def answer(job: str) -> dict[str, Any]:
-        return _state(searches, job)
-
-
-def _state(jobs: Recent[str, Job[dict[str, Any]]], job: str) -> dict[str, Any]:
-    """The progress of a job, and its result if it has ended."""
-    known = jobs.get(job)
-    if known is None:
-        raise not_found(f"there is no analysis {job!r}: the last {KEPT} can be read, until the server is restarted")
-    if not known.future.done():
-        return {"state": "running", "share": known.step.share if known.step else None}
-    error = known.error()
-    if error is not None:
-        refused = api_error(error)
-        return {"state": "failed", "error": refused.code, "detail": str(refused)}
-    return {"state": "done", "share": 1.0, **known.result()}
+        return searches.state(job)
 
 
 def _start_search(service: Service, body: SolveBody) -> Job[dict[str, Any]]:
