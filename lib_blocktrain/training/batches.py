@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from lib_blocktrain.training.augmentation import Color, drawn, pictures_vary
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache
 from lib_blocktrain.training.captions import RunStep, augmented_caption
 from lib_blocktrain.training.config import LossConfig
@@ -61,21 +62,24 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 class BatchSampler:
     """The order of the images: in every epoch each image `repeats` times, shuffled, each batch from one bucket.
 
-    Regularisation images are repeated until there are as many as training images, and left out from there on.
+    Images of different groups are never in one batch, and a group may have its own batch. In each group
+    regularisation images are repeated until there are as many as training images, and left out from there on.
     """
 
-    def __init__(self, images: Sequence[DatasetImage], size: int, seed: int):
-        self._size, self._seed = size, seed
-        trained = [image for image in images if not image.regularisation for _ in range(image.repeats)]
-        regularisation = [image for image in images if image.regularisation]
-        self._buckets: dict[tuple[int, int], list[DatasetImage]] = {}
-        for image in (*trained, *_as_many(regularisation, len(trained))):
-            self._buckets.setdefault(image.fit.bucket, []).append(image)
+    def __init__(self, images: Sequence[DatasetImage], size: int, seed: int, processes: int = 1):
+        self._size, self._seed, self._processes = size, seed, processes
+        self._buckets: dict[tuple[tuple[int, int], int], list[DatasetImage]] = {}
+        for group in dict.fromkeys(image.group for image in images):
+            members = [image for image in images if image.group == group]
+            trained = [image for image in members if not image.regularisation for _ in range(image.repeats)]
+            regularisation = [image for image in members if image.regularisation]
+            for image in (*trained, *_as_many(regularisation, len(trained))):
+                self._buckets.setdefault((image.fit.bucket, group), []).append(image)
         self._epoch: tuple[int, list[list[DatasetImage]]] = (-1, [])  # its number, and its batches
 
     @property
     def batches_per_epoch(self) -> int:
-        return sum(-(-len(images) // self._size) for images in self._buckets.values())
+        return sum(-(-len(images) // self._batch_of(images)) for images in self._buckets.values())
 
     def batch(self, number: int) -> list[DatasetImage]:
         """Return the images of batch 0, 1, ..., counted through all epochs."""
@@ -87,10 +91,15 @@ class BatchSampler:
     def _shuffled(self, rng: random.Random) -> list[list[DatasetImage]]:
         batches = []
         for _, bucket in sorted(self._buckets.items()):
-            images = rng.sample(bucket, len(bucket))
-            batches += [images[i : i + self._size] for i in range(0, len(images), self._size)]
+            images, size = rng.sample(bucket, len(bucket)), self._batch_of(bucket)
+            batches += [images[i : i + size] for i in range(0, len(images), size)]
         rng.shuffle(batches)
         return batches
+
+    def _batch_of(self, bucket: Sequence[DatasetImage]) -> int:
+        """Return the images of a batch, those of all processes."""
+        own = bucket[0].batch
+        return self._size if own is None else own * self._processes
 
 
 def _as_many(images: Sequence[DatasetImage], count: int) -> list[DatasetImage]:
@@ -126,8 +135,9 @@ class BatchLoader:
         """
         rngs = [random.Random(seed_of(self._seed, "augment", number, index)) for index in indices]
         flips = [image.options.flip and rng.random() < 0.5 for image, rng in zip(images, rngs)]
+        images, colors = _augmented(images, rngs)
         captions = [augmented_caption(image.caption, image.options, rng, at) for image, rng in zip(images, rngs)]
-        return self._batch(images, flips, captions, tuple(indices), total)
+        return self._batch(images, flips, captions, tuple(indices), total, colors)
 
     def plain(self, images: Sequence[DatasetImage]) -> Batch:
         """Return the batch of these images without augmentation: for validation."""
@@ -148,19 +158,46 @@ class BatchLoader:
         captions: Sequence[str],
         indices: tuple[int, ...],
         total: int,
+        colors: Sequence[Color | None] | None = None,
     ) -> Batch:
-        latents = torch.stack([self._latents.of(image, flip) for image, flip in zip(images, flips)])
+        latents = torch.stack(
+            [
+                self._latents.of(image, flip)
+                if colors is None or not pictures_vary(image.options)
+                else self._latents.passing(image, flip, colors[place])
+                for place, (image, flip) in enumerate(zip(images, flips))
+            ]
+        )
         weights = [self._loss.prior_weight if image.regularisation else 1.0 for image in images]
         cache = self._conditioning
         passing = [caption not in ("", image.plain_caption) for image, caption in zip(images, captions)]
         conditioning = {} if cache is None else joined([cache.of(*c) for c in zip(captions, passing)])
-        masks = [_mask(image, flip, latents.shape[-2:]) for image, flip in zip(images, flips)]
+        masks = [
+            (_shrunk_mask if image.options.random_crop else _mask)(image, flip, latents.shape[-2:])
+            for image, flip in zip(images, flips)
+        ]
         mask = None
         if any(m is not None for m in masks):
             whole = torch.ones(1, *latents.shape[-2:])
             mask = torch.stack([whole if m is None else m for m in masks])
         sizes = torch.tensor([_sizes(image) for image in images])
         return Batch(latents, conditioning, tuple(captions), sizes, mask, torch.tensor(weights), indices, total)
+
+
+def _augmented(
+    images: Sequence[DatasetImage], rngs: Sequence[random.Random]
+) -> tuple[list[DatasetImage], list[Color | None]]:
+    """Return the images with the crop of this step, and how the colours of each are changed."""
+    cropped: list[DatasetImage] = []
+    colors: list[Color | None] = []
+    for image, rng in zip(images, rngs):
+        color = None
+        if pictures_vary(image.options):
+            fit, color = drawn(image.options, image.fit, rng)
+            image = replace(image, fit=fit)
+        cropped.append(image)
+        colors.append(color)
+    return cropped, colors
 
 
 def class_caption(caption: str, loss: LossConfig) -> str:
@@ -191,6 +228,10 @@ def _sizes(image: DatasetImage) -> list[float]:
 @lru_cache(maxsize=4096)
 def _mask(image: DatasetImage, flip: bool, size: torch.Size) -> Tensor | None:
     """Return the mask at the latents' size `(1, h, w)`, each value the mean of its 8x8 pixels."""
+    return _shrunk_mask(image, flip, size)
+
+
+def _shrunk_mask(image: DatasetImage, flip: bool, size: torch.Size) -> Tensor | None:
     mask = image.open_mask()
     if mask is None:
         return None

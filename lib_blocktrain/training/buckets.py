@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from lib_blocktrain.training.config_json import check
-from lib_blocktrain.training.dataset_config import DatasetConfig
+from lib_blocktrain.training.dataset_config import SizeOptions
 
 Size = tuple[int, int]  # width, height in pixels
 
@@ -40,6 +40,10 @@ class Fit:
     def off_centre(self) -> tuple[int, ...]:
         """Left and top of a crop that is not in the centre, else nothing."""
         return ()
+
+    def starting_at(self, left: int, top: int) -> Fit:
+        """Return the same with the crop at this place of the resized image."""
+        return PlacedFit(self.original, self.resized, self.bucket, (left, top))
 
     def focused(self, focus: tuple[float, float]) -> Fit:
         """Return the same with the crop as near to a place as the picture's edges allow; x and y are 0 to 1."""
@@ -78,6 +82,26 @@ class FocusedFit(Fit):
     def _start(self, axis: int) -> int:
         wanted = round(self.focus[axis] * self.resized[axis] - self.bucket[axis] / 2)
         return min(max(wanted, 0), self.resized[axis] - self.bucket[axis])
+
+
+@dataclass(frozen=True)
+class PlacedFit(Fit):
+    """A Fit whose crop begins at `start` (left, top) of the resized image."""
+
+    start: tuple[int, int]
+
+    @property
+    def left(self) -> int:
+        return self.start[0]
+
+    @property
+    def top(self) -> int:
+        return self.start[1]
+
+    @property
+    def off_centre(self) -> tuple[int, ...]:
+        """Left and top of the crop."""
+        return self.start
 
 
 def bucket_sizes(area: Size, min_side: int, max_side: int, step: int) -> tuple[Size, ...]:
@@ -122,19 +146,26 @@ def _shrunk(aspect: float, limit: int, step: int) -> Size:
     return _rounded(height * aspect), height
 
 
+def _covers(original: Size, area: Size) -> bool:
+    return original[0] >= area[0] and original[1] >= area[1]
+
+
 def _rounded(side: float) -> int:
     return int(side + 0.5)
 
 
-def fitting(config: DatasetConfig, native_size: int) -> Callable[[Size], Fit]:
+def fitting(config: SizeOptions, native_size: int, random_crop: bool = False) -> Callable[[Size], Fit]:
     """Return the function that finds an image's Fit by its size; `native_size` is the model's, in pixels.
 
-    Raises ConfigError for limits between which no bucket of this size lies.
+    As in sd-scripts images that are cropped at random are not resized first where there are no buckets. Raises
+    ConfigError for limits between which no bucket of this size lies.
     """
     width = config.size or native_size
     area, step = (width, config.height or width), config.bucket_step
     if not config.buckets:
-        return lambda original: fit(original, (area,))
+        return lambda original: (
+            Fit(original, original, area) if random_crop and _covers(original, area) else fit(original, (area,))
+        )
     if not config.upscale:
         return lambda original: fit_without_upscaling(original, area, step)
     least, most = config.bucket_least, config.bucket_most

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.training import checked_file
+from lib_blocktrain.training.augmentation import Color, colored
 from lib_blocktrain.training.checked_file import CHECKSUM, DamagedFile
 from lib_blocktrain.training.dataset import DatasetError, DatasetImage
 
@@ -84,14 +85,22 @@ class LatentCache:
 
     def of(self, image: DatasetImage, flipped: bool = False) -> Tensor:
         """Return the latents of an image; raise DatasetError if the VAE gives none that are finite."""
-        if image.path not in self.contents:
-            self.contents[image.path] = _digest(image.path.read_bytes())
+        self.note_contents(image)
         alpha = image.mask == image.path
         key = _digest(repr((self._mark, self.contents[image.path], image.fit, flipped, alpha)).encode())
         return self._store.get(key, lambda: {"latents": self._encode(image, flipped)})["latents"]
 
-    def _encode(self, image: DatasetImage, flipped: bool) -> Tensor:
-        pixels = image.open()
+    def passing(self, image: DatasetImage, flipped: bool, color: Color | None) -> Tensor:
+        """Return the latents of an image that is cropped or coloured for a single step: they are not stored."""
+        return self._encode(image, flipped, color).cpu()
+
+    def note_contents(self, image: DatasetImage) -> None:
+        """Put the digest of the picture's file into `contents`."""
+        if image.path not in self.contents:
+            self.contents[image.path] = _digest(image.path.read_bytes())
+
+    def _encode(self, image: DatasetImage, flipped: bool, color: Color | None = None) -> Tensor:
+        pixels = image.open() if color is None else colored(image.open(), color)
         latents = self._model.encode_image(ImageOps.mirror(pixels) if flipped else pixels)[0].float()
         if not torch.isfinite(latents).all():
             raise DatasetError(f"{image.path}: the VAE gives numbers that are not finite")

@@ -6,8 +6,8 @@ import hashlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from PIL import Image
 from lib_blocktrain.files import error_text
 from lib_blocktrain.training.buckets import Fit, Size, fitting
 from lib_blocktrain.training.captions import plain_caption
-from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig, ImageOptions
+from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig, ImageOptions, SizeOptions
 from lib_blocktrain.training.folder_contents import EXTENSIONS
 from lib_blocktrain.training.found_pictures import FoundPicture, Search
 from lib_blocktrain.training.picture_files import (
@@ -47,6 +47,8 @@ class DatasetImage:
     regularisation: bool = False
     mask: Path | None = None
     options: ImageOptions = field(default_factory=ImageOptions)
+    group: int = 0  # of all images with one size, set of buckets and batch: they are together in batches
+    batch: int | None = None  # images per process; None: the run's
 
     @property
     def plain_caption(self) -> str:
@@ -148,12 +150,20 @@ def find(config: DatasetConfig, native_size: int) -> Dataset:
     """
     if config.toml is not None:
         raise DatasetError(f"{config.toml}: this file is read where a run is loaded, and was not: expected its folders")
-    search, fit_for, broken = Search(config), fitting(config, native_size), list[str]()
+    search, broken = Search(config), list[str]()
+    groups: dict[tuple[SizeOptions, int | None], int] = {}
 
     def images_in(folder: FolderConfig) -> Iterator[DatasetImage]:
+        options = config.options_of(folder)
+        fits = {
+            groups.setdefault((sizes, folder.batch), len(groups)): fitting(sizes, native_size, options.random_crop)
+            for sizes in config.sizes_of(folder)
+        }
         for found in search.pictures(folder):
             try:
-                yield _usable(found, fit_for)
+                size, image = _usable(found)
+                for group, fit_for in fits.items():
+                    yield replace(image, fit=found.fit(size, fit_for), group=group, batch=folder.batch)
             except DatasetError as error:
                 broken.append(str(error))
 
@@ -183,8 +193,11 @@ def mask_share(image: DatasetImage) -> float:
     return float(np.asarray(image.open_mask(), dtype=np.float32).mean() / 255)
 
 
-def _usable(found: FoundPicture, fit_for: Callable[[Size], Fit]) -> DatasetImage:
-    """Return the image, of which all was read once, of its mask too; raise DatasetError for what cannot be used."""
+def _usable(found: FoundPicture) -> tuple[Size, DatasetImage]:
+    """Return the size of an image and the image, as large as it is, of which all was read once, of its mask too.
+
+    Raises DatasetError for what cannot be used.
+    """
     with opened(found.path) as image:
         image.verify()
     image, mask = upright(found.path), found.mask
@@ -192,12 +205,14 @@ def _usable(found: FoundPicture, fit_for: Callable[[Size], Fit]) -> DatasetImage
         upright(mask)
     elif found.options.alpha_mask and has_alpha(image):
         mask = found.path
-    fit = found.fit(image.size, fit_for)
     text = None
     if found.options.caption_source == "caption file" and found.caption_file is not None:
         text = caption_text(found.caption_file, found.options.wildcards)
     caption = found.caption_for(text)
-    return DatasetImage(found.path, caption, fit, found.repeats, found.regularisation, mask, found.options)
+    whole = Fit(image.size, image.size, image.size)
+    return image.size, DatasetImage(
+        found.path, caption, whole, found.repeats, found.regularisation, mask, found.options
+    )
 
 
 def caption_text(file: Path, all_lines: bool = False) -> str:
@@ -219,8 +234,14 @@ def caption_text(file: Path, all_lines: bool = False) -> str:
 
 
 def _split(images: list[DatasetImage], share: float) -> tuple[list[DatasetImage], list[DatasetImage]]:
-    """Return the images without a held-out share, and that share: always the same, at least one, never all."""
+    """Return the images without a held-out share, and that share: always the same, at least one, never all.
+
+    A picture is held out at all its sizes.
+    """
     candidates = [image for image in images if not image.regularisation]
-    count = min(len(candidates) - 1, max(1, round(share * len(candidates))))
-    held_out = set(map(id, random.Random("held out").sample(candidates, max(0, count))))
-    return [p for p in images if id(p) not in held_out], [p for p in candidates if id(p) in held_out]
+    paths = list(dict.fromkeys(image.path for image in candidates))
+    count = min(len(paths) - 1, max(1, round(share * len(paths))))
+    held_out = set(random.Random("held out").sample(paths, max(0, count)))
+    return [p for p in images if p.regularisation or p.path not in held_out], [
+        p for p in candidates if p.path in held_out
+    ]

@@ -14,6 +14,8 @@ from lib_blocktrain.blocks import BASE
 from lib_blocktrain.model.memory import MIB, free_memory
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.networks.layers import is_convolution, is_linear
+from lib_blocktrain.training.augmentation import pictures_vary
+from lib_blocktrain.training.canvases import canvases, on_canvas, with_batch
 from lib_blocktrain.training.captions import captions_vary
 from lib_blocktrain.training.checkpointing import is_split
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
@@ -30,6 +32,7 @@ PARAMETERS = {
 }
 TEXT_ENCODERS = {"sd1": ((12, 768),), "sd2": ((23, 1024),), "sdxl": ((12, 768), (32, 1280))}  # layers, width
 _ENCODED = 643  # numbers a pixel that the autoencoder holds at most, counted as in `benchmarks/memory.py`
+_ENCODER_MACS = 2_064_320  # multiplications a pixel of its convolutions; its attention has 512 channels
 _TEXT_KEPT = 34  # numbers a token, layer and width that a text encoder's backward pass keeps
 _OVERHEAD = {"cuda": 600.0, "cpu": 250.0}  # MiB: the accelerator's context and kernels, the interpreter
 # Numbers that an optimizer keeps for each of the network's, by its name; others are taken as Adam's two.
@@ -132,8 +135,9 @@ def estimate(config: RunConfig, unet: UNetSize, free_mib: float | None = None, d
         loss=replace(config.loss, preservation=0.0),
     )
     whole = _estimate(plain, unet, everything, device)
-    side = config.dataset.size or unet.native_size
-    title = f"{blocks.architecture(unet.architecture).title}, batch {config.batch}, {side}"
+    each = canvases(config, unet.native_size)
+    batches, sides = (_span(numbers) for numbers in ([c.batch for c in each], [c.width for c in each]))
+    title = f"{blocks.architecture(unet.architecture).title}, batch {batches}, {sides}"
     if config.network.text_encoder and weights.base:
         notices += (f"{BASE} is trained: its gradient goes through all blocks with attention to the text",)
     notices = (*notices, *config.dataset.notices)
@@ -185,7 +189,21 @@ def out_of_memory(config: RunConfig, model: Model) -> str:
     return f"out of memory: this run needs about {found.total_mib:.0f} MiB. Less: {', '.join(less)}"
 
 
+def _span(numbers: Sequence[int]) -> str:
+    """Return a number, or the least and the largest of several."""
+    return str(numbers[0]) if len(set(numbers)) == 1 else f"{min(numbers)} to {max(numbers)}"
+
+
 def _estimate(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: str) -> Estimate:
+    """Return the cost of a run: of several sizes the memory of the largest, and the mean time."""
+    each = [
+        _estimate_on(on_canvas(config, canvas), unet, weights, device) for canvas in canvases(config, unet.native_size)
+    ]
+    most = max(each, key=lambda found: found.total_mib)
+    return replace(most, gflop=sum(found.gflop for found in each) / len(each))
+
+
+def _estimate_on(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: str) -> Estimate:
     architecture, network = blocks.architecture(unet.architecture), config.network
     side = config.dataset.size or unet.native_size
     latent = ((config.dataset.height or side) // 8, side // 8)
@@ -232,6 +250,8 @@ def _estimate(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: 
         mib["encoding"] = more
     if config.loss.preservation:  # the class's prediction without the network, and with it and its gradient
         macs = 2 * macs + sum(sum(layer.macs for layer in part.layers) + part.attention for _, part in parts)
+    if _draws_pictures(config):
+        macs += _encoder_macs(unet, latent)
     return Estimate(0.0, 2e-9 * macs * config.batch, parameters, mib, first_block)
 
 
@@ -290,10 +310,23 @@ def _resident(config: RunConfig, unet: UNetSize, trains_text: bool, device: str)
     """Return the MiB of the models that are on the device in the steps, as `TrainingData.idle` leaves them there."""
     if device == "cpu" or not unet.movable:
         return unet.loaded_mib
-    own, encoders, _ = unet.parameters or PARAMETERS[unet.architecture]
+    own, encoders, vae = unet.parameters or PARAMETERS[unet.architecture]
     dataset = config.dataset
     encodes = trains_text or any(captions_vary(dataset.options_of(folder)) for folder in dataset.folders)
-    return (own + (encoders if encodes else 0)) * unet.itemsize / MIB
+    return (own + (encoders if encodes else 0) + (vae if _draws_pictures(config) else 0)) * unet.itemsize / MIB
+
+
+def _draws_pictures(config: RunConfig) -> bool:
+    """Whether pictures are changed at random, so that the autoencoder encodes them in every step."""
+    return any(pictures_vary(config.dataset.options_of(folder)) for folder in config.dataset.folders)
+
+
+def _encoder_macs(unet: UNetSize, latent: tuple[int, int]) -> float:
+    """Return the multiplications of the autoencoder for a picture; a narrow one's are left out."""
+    if unet.channels is not None and unet.channels[0] < 320:
+        return 0.0
+    area = latent[0] * latent[1]
+    return area * (64 * _ENCODER_MACS + 2 * 512 * area)
 
 
 def _encoding(unet: UNetSize, latent: tuple[int, int]) -> float:
@@ -318,6 +351,7 @@ def _alternative(
     config: RunConfig, changes: _Changes, weights: str | None, unet: UNetSize, device: str = "cuda"
 ) -> Estimate:
     other = replace(config, **changes)
+    other = with_batch(other, other.batch) if "batch" in changes else other
     if weights is not None:
         other = replace(other, network=replace(other.network, weights=weights, text_encoder=False))
     return _estimate(other, unet, read_weights(other.network, unet.architecture)[0], device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,10 @@ from types import ModuleType
 from typing import Any
 
 from lib_blocktrain.training.config_json import ConfigError, check, read, read_text, write
-from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig
+from lib_blocktrain.training.dataset_config import SIZES, DatasetConfig, FolderConfig
 
-# sd-scripts' name -> ours: of a run, which has one size and one set of buckets, and of a folder.
-_RUN_OPTIONS = {
+# sd-scripts' name -> ours: of a dataset, and of a folder.
+_SIZE_OPTIONS = {
     "enable_bucket": "buckets",
     "bucket_reso_steps": "bucket_step",
     "min_bucket_reso": "bucket_least",
@@ -38,17 +38,28 @@ _FOLDER_OPTIONS = {
     "token_warmup_step": "tag_warmup",
     "token_warmup_min": "tag_warmup_least",
     "flip_aug": "flip",
+    "random_crop": "random_crop",
+    "color_aug": "color",
     "alpha_mask": "alpha_mask",
+    "batch_size": "batch",
 }
-_READ = {*_RUN_OPTIONS, *_FOLDER_OPTIONS, "resolution", "bucket_no_upscale", "caption_extension", "image_dir"}
+_READ = {
+    *_SIZE_OPTIONS,
+    *_FOLDER_OPTIONS,
+    "resolution",
+    "bucket_no_upscale",
+    "caption_extension",
+    "image_dir",
+    "batch_size",
+}
 
 
 def read_toml(config: DatasetConfig) -> tuple[DatasetConfig, list[str]]:
     """Return the configuration with the folders and options of its `toml`, and notices of what was not taken over.
 
     As in sd-scripts a subset's option counts before its dataset's and that before the general one; an option that the
-    file does not have is the configuration's own, as there the command line's. All datasets must ask for the same
-    sizes: one training has one size here. Raises ConfigError.
+    file does not have is the configuration's own, as there the command line's. Each dataset has its own sizes, buckets
+    and batch, which its folders state where they differ. Raises ConfigError.
     """
     if config.toml is None:
         raise ConfigError("dataset.toml is missing")
@@ -68,24 +79,39 @@ def read_toml(config: DatasetConfig) -> tuple[DatasetConfig, list[str]]:
         for subset in _tables(dataset, "subsets", path):
             merged = {**general, **_plain(dataset), **_plain(subset)}
             folders.append(_folder(merged, path))
-            options.append({**own, **_run_options(merged, path)})
-            notices += _not_taken_over(merged, path)
+            options.append({**{name: own[name] for name in SIZES}, **_size_options(merged, path)})
+            unknown = sorted(set(merged) - _READ)
+            notices += [f"{path.name}: {', '.join(unknown)} not known here: ignored"] if unknown else []
     if not folders:
         raise ConfigError(f"{path}: expected [[datasets]] with [[datasets.subsets]]")
-    for name, value in options[0].items():
-        if other := [found[name] for found in options if found[name] != value]:
-            raise ConfigError(f"{path}: {name} is {value!r} and {other[0]!r}: expected one for all subsets")
-    found = {**options[0], "toml": None, "folders": write(folders)}
+    shared = _shared_sizes(options, own)
     with _naming(path):
+        stated = [{**write(folder), **_own_sizes(sizes, shared)} for folder, sizes in zip(folders, options)]
+        found = {**own, **shared, "toml": None, "folders": stated}
         return read(DatasetConfig, found, str(path)), list(dict.fromkeys(notices))
 
 
-def _not_taken_over(options: Mapping[str, Any], path: Path) -> list[str]:
-    unknown = sorted(set(options) - _READ - {"batch_size"})
-    notices = [f"{path.name}: {', '.join(unknown)} not known here: ignored"] if unknown else []
-    if "batch_size" in options:
-        notices.append(f"{path.name}: batch_size is the run's `batch` here: ignored")
-    return notices
+def _shared_sizes(options: Sequence[Mapping[str, Any]], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sizes and buckets that the run has, from which folders may differ.
+
+    They are those of the first folder, but what is left to the model by any folder is left so: a folder cannot.
+    """
+    sides = [(found["size"], found["height"]) for found in options]
+    size, height = next((pair for pair in sides if pair[0] is None), sides[0])
+    others = {name: [found[name] for found in options] for name in SIZES if name not in ("size", "height")}
+    return {
+        "size": size,
+        "height": height,
+        **{name: own[name] if own[name] in values else values[0] for name, values in others.items()},
+    }
+
+
+def _own_sizes(sizes: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a folder states of its sizes: what differs from the run's."""
+    own = {name: None if sizes[name] == shared[name] else sizes[name] for name in SIZES}
+    if (sizes["size"], sizes["height"]) != (shared["size"], shared["height"]):
+        own |= {"size": sizes["size"], "height": sizes["height"]}
+    return own
 
 
 @contextmanager
@@ -133,8 +159,8 @@ def _folder(options: Mapping[str, Any], path: Path) -> FolderConfig:
     return replace(folder, path=str((path.parent / folder.path).resolve()), mask_folder=masks)
 
 
-def _run_options(options: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    values = {ours: options[theirs] for theirs, ours in _RUN_OPTIONS.items() if theirs in options}
+def _size_options(options: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    values = {ours: options[theirs] for theirs, ours in _SIZE_OPTIONS.items() if theirs in options}
     if "resolution" in options:
         side = options["resolution"]
         sides = side if isinstance(side, list) else [side]

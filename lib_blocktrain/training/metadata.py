@@ -68,6 +68,8 @@ def metadata_of(
         "ss_caption_dropout_rate": _option(dataset, "caption_dropout"),
         "ss_caption_tag_dropout_rate": _option(dataset, "tag_dropout"),
         "ss_flip_aug": _option(dataset, "flip"),
+        "ss_random_crop": _option(dataset, "random_crop"),
+        "ss_color_aug": _option(dataset, "color"),
         "ss_noise_offset": loss.noise_offset or None,
         "ss_multires_noise_iterations": loss.multires_iterations or None,
         "ss_multires_noise_discount": loss.multires_discount,

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.training.augmentation import pictures_vary
 from lib_blocktrain.training.batches import Batch, BatchLoader, BatchSampler, class_caption
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache
 from lib_blocktrain.training.captions import RunStep, captions_vary
@@ -40,8 +41,10 @@ class TrainingData:
     def idle(self, model: Model) -> list[nn.Module]:
         """Return what may be moved off the GPU, since the steps and the validation find in the cache what it gives."""
         images = [*self.dataset.images, *self.dataset.held_out]
+        draws = any(pictures_vary(image.options) for image in self.dataset.images)
         encodes = not self.loader.has_conditioning or any(captions_vary(image.options) for image in images)
         needed = [id(encoder) for encoder in model.text_encoders.values()] if encodes else []
+        needed += [id(model.vae)] if draws else []
         return [part for part in model.movable if id(part) not in needed]
 
     def batch(self, number: int, processes: Processes) -> Batch | None:
@@ -91,9 +94,11 @@ def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Pr
     conditioning = None if plan.trains_text else ConditioningCache(model, folder)
     images = [*dataset.images, *dataset.held_out]
     for number, image in enumerate(images):
-        latents.of(image)
-        if image.options.flip:
-            latents.of(image, flipped=True)
+        latents.note_contents(image)
+        if number >= len(dataset.images) or not pictures_vary(image.options):
+            latents.of(image)
+            if image.options.flip:
+                latents.of(image, flipped=True)
         if conditioning is not None and not captions_vary(image.options):
             conditioning.of(image.plain_caption)
             if config.loss.preservation:
@@ -106,7 +111,7 @@ def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Pr
             f"loss.trigger = {loss.trigger!r}: it is in no caption, so nothing would be preserved: expected a word of"
             f" the captions, such as {dataset.images[0].plain_caption[:60]!r}"
         )
-    sampler = BatchSampler(dataset.images, config.batch * processes, config.seed)
+    sampler = BatchSampler(dataset.images, config.batch * processes, config.seed, processes)
     loader = BatchLoader(latents, conditioning, loss, config.seed)
     return TrainingData(
         dataset, sampler, loader, latents.contents, steps=config.steps, accumulate=config.optimizer.accumulate

@@ -20,8 +20,8 @@ from lib_blocktrain.training.optimizer_table import TABLE
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 AUTO = "model's own"  # shown for None
-WHOLE, NUMBER, OPTIONAL, TEXT, LINES, PAIRS, CHOICE, SWITCH = (
-    "whole", "number", "optional", "text", "lines", "pairs", "choice", "switch",
+WHOLE, NUMBER, OPTIONAL, NUMBERS, TEXT, LINES, PAIRS, CHOICE, SWITCH = (
+    "whole", "number", "optional", "numbers", "text", "lines", "pairs", "choice", "switch",
 )  # fmt: skip
 FOLDERS, REGULARISATION, VALIDATION = "dataset.folders", "dataset.regularisation", "dataset.validation"
 WEIGHTS = "network.weights"
@@ -61,7 +61,7 @@ def _field(path: str, label: str, info: str | None = None) -> Field:
     if typing.get_origin(kind) is typing.Literal:
         return Field(path, label, CHOICE, ((AUTO,) if empty else ()) + typing.get_args(kind), info)
     if typing.get_origin(kind) is tuple:
-        return Field(path, label, LINES, (), info)
+        return Field(path, label, LINES if typing.get_args(kind)[0] is str else NUMBERS, (), info)
     if typing.get_origin(kind) is not None:
         return Field(path, label, PAIRS, (), info)
     if kind in (int, float) and empty:
@@ -134,7 +134,10 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("loss.masked", "Use masks"),
         _field("loss.normalised_mask", "Normalise by the mask's share"),
         _field("dataset.flip", "Flip at random"),
+        _field("dataset.random_crop", "Crop at random"),
+        _field("dataset.color", "Change colours at random"),
         _field("dataset.height", "Height"),
+        _field("dataset.more_sizes", "Further resolutions", "such as 768, 1024"),
         _field("dataset.buckets", "Buckets"),
         _field("dataset.bucket_step", "Bucket step"),
         _field("dataset.bucket_least", "Smallest side"),
@@ -266,9 +269,11 @@ def _shown(field: Field, value: Any) -> object:
         return AUTO if value is None else value
     if field.kind == LINES:
         return "\n".join(value)
+    if field.kind == NUMBERS and isinstance(value, list):
+        return ", ".join(map(str, value))
     if field.kind == PAIRS:
         return "\n".join(f"{name}={json.dumps(entry)}" for name, entry in value.items())
-    if field.kind in (OPTIONAL, TEXT):
+    if field.kind in (OPTIONAL, NUMBERS, TEXT):
         return "" if value is None else str(value)
     return value
 
@@ -281,6 +286,8 @@ def _read(field: Field, value: Any) -> Any:
         return [line.strip() for line in str(value or "").splitlines() if line.strip()]
     if field.kind == PAIRS:
         return dict(_pair(field, line) for line in str(value or "").splitlines() if line.strip())
+    if field.kind == NUMBERS:
+        return [_optional(field, text) for text in str(value or "").replace(",", " ").split()]
     if field.kind == OPTIONAL:
         return _optional(field, str(value or "").strip())
     if field.kind == TEXT:

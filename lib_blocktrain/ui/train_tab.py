@@ -20,7 +20,8 @@ from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, WEIGHT_MAX, WEIG
 # The entries of run.json on which the estimate depends.
 COST_PATHS = (
     form.WEIGHTS, "network.meaning", "network.algorithm", "network.rank", "network.conv_rank", "network.text_encoder",
-    "network.elements", "steps", "batch", "dataset.size", "dataset.height", "checkpointing", "optimizer.name",
+    "network.elements", "steps", "batch", "dataset.size", "dataset.height", "dataset.more_sizes",
+    "dataset.random_crop", "dataset.color", "checkpointing", "optimizer.name",
     "optimizer.ema",
 )  # fmt: skip
 OPEN_CHOICES = ("optimizer.name",)  # the dotted name of a class may be typed instead
@@ -125,7 +126,7 @@ class TrainTab:
             w.add(field.name, gr.Checkbox, **options)
         elif field.kind in (LINES, PAIRS):
             w.add(field.name, gr.Textbox, lines=2, max_lines=6, placeholder=field.info, **options)
-        elif field.kind in (TEXT, form.OPTIONAL):
+        elif field.kind in (TEXT, form.NUMBERS, form.OPTIONAL):
             lines = 4 if field.path == form.WEIGHTS else 1
             w.add(field.name, gr.Textbox, lines=1, max_lines=lines, placeholder=field.info, **options)
         else:

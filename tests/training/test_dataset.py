@@ -308,7 +308,7 @@ batch_size = 4
   [[datasets.subsets]]
   image_dir = "robot"
   num_repeats = 5
-  random_crop = true
+  face_crop_aug_range = [1.0, 2.0]
 
   [[datasets.subsets]]
   image_dir = "reg"
@@ -332,8 +332,8 @@ def test_toml(tmp_path):
         ("b.png", 1, True, "machine"),
     ]
     assert {p.fit.bucket for p in dataset.images} == {(768, 512)}
-    assert any("random_crop not known" in notice for notice in dataset.notices)
-    assert any("batch_size" in notice for notice in dataset.notices)
+    assert any("face_crop_aug_range not known" in notice for notice in dataset.notices)
+    assert {image.batch for image in dataset.images} == {4}
     (tmp_path / "set.toml").write_text("[[datasets", "utf-8")
     with pytest.raises(ConfigError, match=r"set\.toml"):
         of_toml(tmp_path / "set.toml")

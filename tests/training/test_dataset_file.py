@@ -31,6 +31,7 @@ OPTIONS = {
     'caption_extension = ".words"': {"caption_extensions": [".words"]},
     "alpha_mask = true": {"alpha_mask": True},
     "enable_bucket = false": {"buckets": False},
+    "random_crop = true\ncolor_aug = true": {"random_crop": True, "color": True},
     'caption_prefix = "{a|the}"\nenable_wildcard = true\ntoken_warmup_step = 3': {
         "prefix": "{a|the}", "wildcards": True, "tag_warmup": 3,
     },
@@ -42,6 +43,7 @@ TRAINED = (
     *[text for text in OPTIONS if "enable_wildcard" in text],
     "shuffle_caption = true\nkeep_tokens = 1",
     "flip_aug = true",
+    "random_crop = true\ncolor_aug = true",
     "alpha_mask = true",
 )
 
@@ -115,7 +117,8 @@ def test_a_toml_is_the_same_run(robots, tmp_path, train, monkeypatch, text):
 def test_what_is_read_beside_training_is_the_same(robots, tmp_path, train):
     """The estimate, the metadata and the tags are those of what is trained."""
     config = from_toml(
-        tmp_path, general('enable_bucket = false\ncaption_separator = ";"\nbatch_size = 4\nrandom_crop = true')
+        tmp_path,
+        general('enable_bucket = false\ncaption_separator = ";"\nbatch_size = 4\nface_crop_aug_range = [1.0, 2.0]'),
     )
     assert config.dataset.toml is None
     assert estimate(config, UNetSize.real("sd1")).title.endswith("64")
@@ -127,8 +130,7 @@ def test_what_is_read_beside_training_is_the_same(robots, tmp_path, train):
     assert json.loads(metadata["ss_tag_frequency"])["robots"]["blue, number 0"] == 1
     notices = trainer.run.config.dataset.notices
     assert [notice.partition(": ")[2] for notice in notices] == [
-        "random_crop not known here: ignored",
-        "batch_size is the run's `batch` here: ignored",
+        "face_crop_aug_range not known here: ignored",
     ]
     assert set(notices) <= set(estimate(config, UNetSize.real("sd1")).notices)
     (tmp_path / "set.toml").unlink()  # the run has all of it
@@ -195,15 +197,28 @@ def test_a_subsets_options_are_its_own(robots, tmp_path, train):
     assert load(trainer.run.folder / "run.json") == replace(config, steps=1)
 
 
-def test_sizes_are_of_all_datasets(robots, tmp_path):
-    """What one dataset asks for is not asked of another that does not say it."""
+def test_each_dataset_has_its_size_and_batch(robots, tmp_path):
+    """What one dataset asks for is not asked of another that does not say it; batches are of one dataset."""
     subset = '[[datasets.subsets]]\nimage_dir = "robots"\n'
+    first = "[[datasets]]\nresolution = [128, 64]\nbatch_size = 3\nenable_bucket = false\n"
+    config = from_toml(tmp_path, f"{first}{subset}[[datasets]]\nmin_bucket_reso = 64\n{subset}")
+    one, two = config.dataset.folders
+    assert (config.dataset.size, one.size, one.height, one.batch, one.buckets) == (None, 128, 64, 3, False)
+    assert (two.size, two.batch, two.buckets, two.bucket_least) == (None, None, None, 64)
+    images = find(config.dataset, 64).images
+    assert {(image.group, image.fit.bucket) for image in images} == {(0, (128, 64)), (1, (64, 64))}
+    sampler = BatchSampler(images, 2, seed=0)
+    batches = [sampler.batch(number) for number in range(sampler.batches_per_epoch)]
+    assert sorted((batch[0].group, len(batch)) for batch in batches) == [(0, 1), (0, 3), (1, 2), (1, 2)]
+    assert all(len({image.group for image in batch}) == 1 for batch in batches)
+    assert BatchSampler(images, 4, seed=0, processes=2).batches_per_epoch == 2
     for line, said in (
-        ("resolution = 64", "size is 64 and None"),
-        ("enable_bucket = false", "buckets is False and True"),
+        ('resolution = "x"', "size = 'x': expected a whole number"),
+        ("resolution = 60", "size = 60: expected a multiple of 8"),
+        ("batch_size = 0", "batch = 0: expected 1 or more"),
     ):
-        with pytest.raises(ConfigError, match=f"{said}: expected one for all subsets"):
-            from_toml(tmp_path, f"[[datasets]]\n{line}\n{subset}[[datasets]]\n{subset}")
+        with pytest.raises(ConfigError, match=said):
+            from_toml(tmp_path, f"{first}{subset}[[datasets]]\n{line}\n{subset}")
     with pytest.raises(ConfigError, match="bucket_no_upscale = 'no': expected true or false"):
         from_toml(tmp_path, general('bucket_no_upscale = "no"'))
 
