@@ -13,8 +13,9 @@ from torch import nn
 from lib_blocktrain.blocks import ldm_to_diffusers
 from lib_blocktrain.networks.adapters import module_from_tensors
 from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.layers import weight_shape
 from lib_blocktrain.networks.placement import layers_by_key
-from tests.networks.cases import filled, make_tensors
+from tests.networks.cases import POINTWISE_ONLY, filled, make_tensors
 
 CONTEXT = 24
 
@@ -158,6 +159,8 @@ def network_for(
                 modules[key] = module_from_tensors(
                     key, {"w_norm": filled(len(layer.weight)), "b_norm": filled(len(layer.weight))}
                 )
+        elif algorithm in POINTWISE_ONLY and weight_shape(layer)[2:] not in ((), (1, 1)):
+            continue
         elif layer.weight.ndim > 1 and "conv_in" not in key and "conv_out" not in key:
             tensors = make_tensors(algorithm, layer)
             modules[key] = module_from_tensors(key, tensors)

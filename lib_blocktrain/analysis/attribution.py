@@ -29,7 +29,7 @@ from lib_blocktrain.analysis.regions import WHOLE_IMAGE
 from lib_blocktrain.analysis.results import Analysis, Observation
 from lib_blocktrain.analysis.trajectory import TrajectoryPoint
 from lib_blocktrain.blocks import BASE, REST, architecture
-from lib_blocktrain.networks.adapters import BOFT, IA3, OFT, DoRA, GLoRA, LoRA, NetworkModule
+from lib_blocktrain.networks.adapters import BOFT, IA3, OFT, DoRA, GLoRA, LoRA, NetworkModule, TLoRA
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.batches import joined
 from lib_blocktrain.training.norms import squared_norm
@@ -179,7 +179,7 @@ def norm(change: Tensor, region: Tensor | None = None) -> Tensor:
     return (squares if region is None else squares * region).sum(dim=(1, 2, 3)).sqrt()
 
 
-OF_THE_WEIGHT = (IA3, OFT, BOFT, GLoRA)
+OF_THE_WEIGHT = (IA3, OFT, BOFT, GLoRA, TLoRA)
 
 
 def weight_norms(network: Network, weights: BlockWeights | None = None) -> Analysis:

@@ -113,6 +113,12 @@ ALGORITHMS = {
         Algorithm("full", needs=(_names("diff"), _names("diff_b")), may=_names("alpha")),
         Algorithm("norm", needs=(_names("w_norm"), _names("b_norm")), may=_names("alpha")),
         Algorithm("ia3", needs=(_names("weight on_input"),)),
+        Algorithm(
+            "tlora",
+            needs=(_names("q_layer.weight p_layer.weight lambda_layer"),),
+            may=_names("alpha"),
+            rank=_first_size("q_layer.weight"),
+        ),
     )
 }
 

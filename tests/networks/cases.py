@@ -83,6 +83,15 @@ def glora_first_layout(out: int, inp: int, *kernel: int) -> dict[str, Tensor]:
     return {f"{a}{new}.weight": today[f"{a}{old}.weight"] for a in "ab" for old, new in ((1, 2), (2, 1))}
 
 
+def tlora(out: int, inp: int, *kernel: int) -> dict[str, Tensor]:
+    ones = [1 for _ in kernel]
+    return {
+        "q_layer.weight": filled(RANK, inp, *ones),
+        "p_layer.weight": filled(out, RANK, *ones),
+        "lambda_layer": 1 + filled(1, RANK),
+    }
+
+
 def oft(out: int, inp: int, *kernel: int) -> dict[str, Tensor]:
     return {"oft_blocks": filled(8, out // 8, out // 8)}
 
@@ -126,6 +135,7 @@ SCALED = {  # those that alpha / rank scales
     "lokr tucker": lokr_tucker,
     "glora": glora,
     "glora first layout": glora_first_layout,
+    "tlora": tlora,
     "dora on output": dora(lora, on_output=True),
     "dora on input": dora(lora, on_output=False),
     "loha dora": dora(loha, on_output=True),
@@ -140,11 +150,13 @@ UNSCALED = {
     "ia3 on output": ia3_on_output,
 }
 CONVOLUTION_ONLY = {"lora cp", "loha tucker", "lokr tucker"}
+POINTWISE_ONLY = {"tlora"}
 CASES = [
     (algorithm, layer)
     for algorithm in (*SCALED, *UNSCALED)
     for layer in LAYERS
     if not (algorithm in CONVOLUTION_ONLY and "3x3" not in layer)
+    and not (algorithm in POINTWISE_ONLY and "3x3" in layer)
 ]
 
 

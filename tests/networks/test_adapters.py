@@ -97,6 +97,20 @@ def test_scaled_scales_the_delta(algorithm, kind, factor):
         assert torch.allclose(scaled.delta_bias(), factor * module.delta_bias())
 
 
+def test_tlora_begins_from_the_weight_and_is_for_pointwise_layers():
+    """With the factors that LyCORIS begins from, cut from the layer's weight, the delta is 0."""
+    layer = nn.Linear(16, 32)
+    u, s, vh = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+    tensors = {"q_layer.weight": vh[:RANK], "p_layer.weight": u[:, :RANK], "lambda_layer": s[None, :RANK]}
+    module = module_from_tensors(KEY, tensors)
+    assert module.delta_weight(layer.weight).abs().max() < 1e-6
+    doubled = module_from_tensors(KEY, {**tensors, "lambda_layer": 2 * s[None, :RANK], "alpha": torch.tensor(2.0)})
+    expected = 0.5 * (u[:, :RANK] * s[:RANK]) @ vh[:RANK]
+    assert torch.allclose(doubled.delta_weight(layer.weight), expected, atol=1e-6)
+    with pytest.raises(NetworkModuleError, match=rf"{KEY}: a tlora module is on a convolution of \(32, 16, 3, 3\)"):
+        module_from_tensors(KEY, make_tensors("tlora", nn.Conv2d(16, 32, 1))).check_fits((32, 16, 3, 3))
+
+
 @pytest.mark.parametrize("alpha", [None, 0.0])
 def test_no_alpha_means_rank(alpha):
     tensors = lora(32, 16)

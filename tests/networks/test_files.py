@@ -209,6 +209,7 @@ print(json.dumps(found))
         ("lokr whole", ["lokr"], None),
         ("glora first layout", ["glora"], 4),
         ("lokr dora", ["dora", "lokr"], 1),
+        ("tlora", ["tlora"], 4),
         ("oft rescaled", ["oft"], None),
         ("boft", ["boft"], None),
         ("full", ["full"], None),

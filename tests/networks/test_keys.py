@@ -171,6 +171,7 @@ def test_one_tensor_in_two_spellings_is_refused():
         ({"diff_b": (32,)}, "full", None),
         ({"w_norm": (32,), "b_norm": (32,)}, "norm", None),
         ({"weight": (32,), "on_input": ()}, "ia3", None),
+        ({"q_layer.weight": (4, 16), "p_layer.weight": (32, 4), "lambda_layer": (1, 4), "alpha": ()}, "tlora", 4),
     ],
 )
 def test_algorithms_are_told_by_names_and_shapes(shapes, algorithm, rank):

@@ -18,6 +18,7 @@ from lib_blocktrain.networks.adapters.lokr import LoKr
 from lib_blocktrain.networks.adapters.lora import LoRA
 from lib_blocktrain.networks.adapters.norm import Norm
 from lib_blocktrain.networks.adapters.oft import BOFT, OFT
+from lib_blocktrain.networks.adapters.tlora import TLoRA
 
 __all__ = [
     "ADAPTERS",
@@ -34,10 +35,11 @@ __all__ = [
     "NetworkModule",
     "NetworkModuleError",
     "Norm",
+    "TLoRA",
     "module_from_tensors",
 ]
 
-ADAPTERS: tuple[type[Adapter], ...] = (LoRA, LoHa, LoKr, GLoRA, OFT, BOFT, Full, Norm, IA3)
+ADAPTERS: tuple[type[Adapter], ...] = (LoRA, LoHa, LoKr, GLoRA, OFT, BOFT, Full, Norm, IA3, TLoRA)
 
 
 def module_from_tensors(key: str, tensors: Mapping[str, Tensor]) -> NetworkModule | None:
