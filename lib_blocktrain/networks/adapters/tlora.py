@@ -13,7 +13,7 @@ from lib_blocktrain.networks.keys import ALGORITHMS
 
 @dataclass(frozen=True, eq=False)
 class TLoRA(RankedModule):
-    """delta W = alpha / rank * (P diag(lambda) Q - W_r), W_r the best approximation of the layer's weight W of this rank.
+    """delta W = alpha / rank * (P diag(lambda) Q - W_r), with W_r the layer's weight W cut to this rank.
 
     (Soboleva et al. 2025, 2507.05964; LyCORIS 4.1.3 `tlora.py`.) `q` (rank, in), `p` (out, rank), `singular` (1, rank);
     for pointwise convolutions with [, 1, 1]. A file does not hold W_r: like LyCORIS this takes it from the weight that
