@@ -16,6 +16,7 @@ from typing import Any
 from lib_blocktrain.files import atomic_write
 from lib_blocktrain.networks.header import json_object, read_header
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.layer_weights import LayerWeights
 
 RECORD = "ss_blocktrain"  # our entry in a network file's metadata: JSON
 BLOCK_WEIGHTS = "block weights"  # in a card: a preset string, with arch= and canvas= after the values
@@ -134,7 +135,7 @@ def recommended_text(network_file: Path) -> str:
 
 
 def with_recommended(
-    metadata: Mapping[str, str], weights: BlockWeights, source: str, hint: str, area_share: float | None = None
+    metadata: Mapping[str, str], weights: BlockWeights | LayerWeights, source: str, hint: str, area_share: float | None = None
 ) -> dict[str, str]:
     """Return a network file's metadata with recommended weights; `hint` says how to use the file, for modelspec."""
     record = json_object(metadata.get(RECORD, ""))

@@ -148,6 +148,15 @@ class Applied:
             if effect.placement == index:
                 effect.factor = multiplier * factors.get(effect.block, 0.0)
 
+    def set_ranks(self, ranks: Mapping[str, Tensor], index: int = 0) -> None:
+        """Multiply what is between the two factors of modules in training, until this is set again.
+
+        `ranks` has `(batch, rank)` by the modules' keys; those that it does not have act whole.
+        """
+        for effect in self._effects:
+            if effect.placement == index:
+                effect.ranks = ranks.get(effect.module.key)
+
     def _put(self, placements: Sequence[Placement]) -> None:
         self._placements = tuple(placements)
         self._used = []
@@ -173,6 +182,7 @@ class _Effect:
         self.block = site.block
         self.placement = site.placement
         self.factor: float | Tensor = 0.0
+        self.ranks: Tensor | None = None
         self.trainable = site.module.trainable  # asked once: this is looked at in every layer's every call
         self._largest = 0.0  # magnitude of a factor until now
         self._module = site.module
@@ -226,7 +236,7 @@ class _Effect:
     def _trained(self, x: Tensor) -> Tensor:
         """Return delta(x) from the current tensors, in the autograd graph."""
         if self._module.low_rank:
-            return self._module.delta_output(x, self.layer)
+            return self._module.delta_output(x, self.layer, self.ranks)
         bias = self._module.delta_bias()
         weight = self._module.delta_weight(weight_of(self.layer).detach())
         return run(self.layer, x, weight.to(x), None if bias is None else bias.to(x))

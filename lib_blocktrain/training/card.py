@@ -55,5 +55,8 @@ def _notes(metadata: Mapping[str, str], weights: BlockWeights) -> str:
         f"rank {metadata.get('ss_network_dim')}, alpha {metadata.get('ss_network_alpha')},"
         f" {metadata.get('ss_network_module')}, {metadata.get('ss_optimizer')} at {metadata.get('ss_learning_rate')}",
     ]
+    noise = record["run"]["network"].get("noise_scaling")
+    said += ["less of it acted at high noise, of its scale: bw=card follows that"] if noise == "scale" else []
+    said += ["less of it acted at high noise, of its rank: a file cannot say that"] if noise == "rank" else []
     said += [f"the feature fills {share:.0%} of the canvas"] if isinstance(share, float) else []
     return "\n".join(said)

@@ -55,6 +55,10 @@ class NetworkConfig:
     rank_dropout: float = 0.0
     module_dropout: float = 0.0
     neuron_dropout: float = 0.0
+    # Less of the U-Net's modules at high noise (see `noise_scaling`): fewer ranks, as T-LoRA, or a lower scale.
+    noise_scaling: Literal["none", "rank", "scale"] = "none"
+    noise_least: float = 0.5  # the share at the last timestep
+    noise_power: float = 1.0  # above 1: less at medium noise, too
 
     def __post_init__(self) -> None:
         check(1 <= self.rank <= MAX_RANK, "rank", self.rank, f"1 to {MAX_RANK}")
@@ -67,6 +71,14 @@ class NetworkConfig:
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to, not with, 1")
         dropped = self.rank_dropout or self.neuron_dropout
         check(not dropped or self.algorithm == "lora", "algorithm", self.algorithm, "lora, for rank or neuron dropout")
+        check(
+            self.noise_scaling != "rank" or self.algorithm == "lora",
+            "algorithm",
+            self.algorithm,
+            "lora, for noise_scaling = rank",
+        )
+        check(0 <= self.noise_least <= 1, "noise_least", self.noise_least, "0 to 1")
+        check(self.noise_power > 0, "noise_power", self.noise_power, "more than 0")
         check(isinstance(self.weights, str | dict), "weights", self.weights, "a preset string or an object")
         if self.algorithm == "dora" and self.weight_mode in ("scale", "max_norm"):
             reason = {

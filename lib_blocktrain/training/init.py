@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lib_blocktrain.networks.adapters import DoRA, LoHa, LoKr, LoRA, NetworkModule
+from lib_blocktrain.networks.adapters.base import along_rank
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.keys import Algorithm
 from lib_blocktrain.networks.layers import pointwise, run, weight_of, weight_shape
@@ -152,17 +153,18 @@ class TrainingModule(NetworkModule):
     def delta_weight(self, weight: Tensor) -> Tensor:
         return self.module.delta_weight(weight) * (self.factor * self._keep_mask(weight.device))
 
-    def delta_output(self, x: Tensor, layer: nn.Module) -> Tensor:
+    def delta_output(self, x: Tensor, layer: nn.Module, ranks: Tensor | None = None) -> Tensor:
         if not (self.dropout.on and (self.rank_dropout or self.neuron_dropout)):
-            return self.module.delta_output(x, layer) * self._keep_mask(x.device)
+            return self.module.delta_output(x, layer, ranks) * self._keep_mask(x.device)
         lora = self.module
         assert isinstance(lora, LoRA)  # NetworkConfig has these dropouts for no other algorithm
         hidden = run(layer, x, lora.down.to(x).reshape(lora.rank, *weight_shape(layer)[1:]))
         hidden = F.dropout(hidden, self.neuron_dropout)
         if self.rank_dropout:
-            along = (-1, lora.rank, 1, 1) if hidden.ndim == 4 else (-1, *[1] * (hidden.ndim - 2), lora.rank)
             mask = torch.rand(len(x), lora.rank, device=x.device) >= self.rank_dropout
-            hidden = hidden * (mask.to(x) / (1 - self.rank_dropout)).view(along)
+            hidden = hidden * along_rank(hidden, mask.to(x) / (1 - self.rank_dropout))
+        if ranks is not None:
+            hidden = hidden * along_rank(hidden, ranks)
         return pointwise(layer, hidden * lora.scale, lora.up.to(x)) * self._keep_mask(x.device)
 
     def _keep_mask(self, device: torch.device) -> float | Tensor:

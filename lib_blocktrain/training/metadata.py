@@ -14,6 +14,7 @@ from lib_blocktrain.networks.cards import RECORD, with_recommended
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
 from lib_blocktrain.training.config_json import write
 from lib_blocktrain.training.dataset import Dataset
+from lib_blocktrain.training.noise_scaling import curve_of
 from lib_blocktrain.training.plan import settings_of
 from lib_blocktrain.weights.block_weights import BlockWeights, kohya_entries, number
 
@@ -82,8 +83,9 @@ def metadata_of(
         RECORD: json.dumps({**_record(config, weights, progress), "canvas": dataset.area_share}),
     }
     texts = {key: str(value) for key, value in entries.items()}
-    plain = BlockWeights.uniform(weights.architecture, 1.0)
-    hint = f"Use it without block weights: it was trained in {trained_blocks(weights)}"
+    plain = curve_of(network, weights.architecture)
+    use = "without block weights" if isinstance(plain, BlockWeights) else f"with bw=ALL,{plain.changes}"
+    hint = f"Use it {use}: it was trained in {trained_blocks(weights)}"
     return {**with_recommended(texts, plain, "training", hint, dataset.area_share), **config.metadata}
 
 

@@ -28,6 +28,7 @@ from lib_blocktrain.training.estimate import out_of_memory
 from lib_blocktrain.training.evaluation import Comparison, Draw, Evaluation
 from lib_blocktrain.training.metadata import metadata_of
 from lib_blocktrain.training.monitor import TrainingMonitor
+from lib_blocktrain.training.noise_scaling import NoiseScaling
 from lib_blocktrain.training.norms import block_norms, gradient_norms, shares
 from lib_blocktrain.training.optimizers import learning_rate_notices, lr_factor
 from lib_blocktrain.training.origin import check_config, origin_of
@@ -69,6 +70,7 @@ class Trainer:
         self.draw, self.report = draw, RunReport(run, self.processes, report)
         self.targets = {"unet": model.unet, **model.text_encoders}
         self.compiled = CompiledUNet(model.unet) if run.config.compile else None
+        self.noise_scaling: NoiseScaling | None = None  # none before the network is applied
         self.monitor = TrainingMonitor()
         self.step, self.started_at = 0, time.time()
         self._good_step = 0  # of the weights that `diverge` goes back to
@@ -185,6 +187,8 @@ class Trainer:
     def losses(self, batch: Batch, noise: Noise) -> torch.Tensor:
         """Return the loss of each sample, `(batch,)`."""
         batch, noise = batch.to(self.device), noise.to(self.device)
+        if self.noise_scaling is not None:
+            self.noise_scaling.set(noise.timesteps)
         return self.objective.losses(self._predicted(batch, noise), batch, noise)
 
     def preservation(self, batch: Batch, noise: Noise) -> torch.Tensor:
@@ -197,6 +201,8 @@ class Trainer:
         try:
             with torch.no_grad(), self._without_network():
                 own = self._predicted(batch, noise).float()
+            if self.noise_scaling is not None:
+                self.noise_scaling.set(noise.timesteps)
             return (self._predicted(batch, noise).float() - own).square().mean(dim=(1, 2, 3))
         finally:
             self.denoiser.compiled = compiled
@@ -279,6 +285,9 @@ class Trainer:
             self.compiled.forget()
         weights = BlockWeights.uniform(self.model.architecture, 1.0)
         self.applied = self.hooks.enter_context(applied(self.targets, self.train_state.training_network, weights))
+        if self.config.network.noise_scaling != "none":
+            count = len(self.model.alphas_cumprod)
+            self.noise_scaling = NoiseScaling(self.config.network, self.train_state.plan, self.applied, count)
 
     def change_weights(self) -> None:
         """Change to the block weights that another thread asked for, or record why that is not possible."""
@@ -426,8 +435,10 @@ class Trainer:
         """Draw the prompts with their seeds and with the network as its file would be now."""
         if self.draw is None or not self.processes.is_first:
             return
+        scaling = self.noise_scaling
         for number, prompt in enumerate(self.config.samples.prompts):
-            image = self.evaluation.sample(self.draw, number, self.aside)
+            with scaling.in_pictures(self.model.unet) if scaling is not None else nullcontext():
+                image = self.evaluation.sample(self.draw, number, self.aside)
             if image is None:
                 self.note({"sample": None, "prompt": prompt})
                 continue

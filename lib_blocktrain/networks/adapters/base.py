@@ -57,8 +57,11 @@ class NetworkModule:
         """Return the change of the layer's bias, None if the module has none."""
         return None
 
-    def delta_output(self, x: Tensor, layer: nn.Module) -> Tensor:
-        """Return the change of the layer's output for the input x."""
+    def delta_output(self, x: Tensor, layer: nn.Module, ranks: Tensor | None = None) -> Tensor:
+        """Return the change of the layer's output for the input x.
+
+        `ranks` (batch, rank) multiplies the values between the two factors of a LoRA; only that has them.
+        """
         raise NotImplementedError
 
     def scaled(self, factor: float) -> "NetworkModule":
@@ -178,6 +181,13 @@ def single(key: str, name: str, tensor: Tensor) -> float:
 def present(*tensors: Tensor | None) -> tuple[Tensor, ...]:
     """Return the tensors that are not None."""
     return tuple(tensor for tensor in tensors if tensor is not None)
+
+
+def along_rank(hidden: Tensor, ranks: Tensor) -> Tensor:
+    """Return values for each sample and rank, (batch, rank), in a shape that multiplies a layer's output of that rank."""
+    after = hidden.ndim - 2 if hidden.ndim == 4 else 0  # a convolution's channels come second
+    before = 0 if after else hidden.ndim - 2
+    return ranks.to(hidden).reshape(ranks.shape[0], *[1] * before, ranks.shape[1], *[1] * after)
 
 
 def check_matrix(module: Adapter, shape: tuple[int, ...]) -> None:

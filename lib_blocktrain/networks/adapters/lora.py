@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lib_blocktrain.networks.adapters.base import (
     NetworkModuleError,
     RankedModule,
+    along_rank,
     check_core,
     matrix,
     tucker_product,
@@ -70,17 +71,19 @@ class LoRA(RankedModule):
             product = tucker_product(mid, up.T, down)
         return (self.scale * product).reshape(weight.shape)
 
-    def delta_output(self, x: Tensor, layer: nn.Module) -> Tensor:
+    def delta_output(self, x: Tensor, layer: nn.Module, ranks: Tensor | None = None) -> Tensor:
         down, up = self.down.to(x), self.up.to(x)
         # Not multiplied by 1: that is one more operation, and one more gradient, for each layer.
         scale = self.scale
-        if self.mid is None and down.ndim == 2 and is_linear(layer):  # most layers: nothing to look up
+        if self.mid is None and down.ndim == 2 and ranks is None and is_linear(layer):  # most layers: nothing to look up
             hidden = F.linear(x, down)
             return F.linear(hidden if scale == 1 else hidden * scale, shaped(up, up.shape[:2]))
         if self.mid is None:
             hidden = run(layer, x, shaped(down, (self.rank, *weight_shape(layer)[1:])))
         else:
             hidden = run(layer, pointwise(layer, x, down), self.mid.to(x))
+        if ranks is not None:
+            hidden = hidden * along_rank(hidden, ranks)
         return pointwise(layer, hidden if scale == 1 else hidden * scale, up)
 
     def scaled(self, factor: float) -> "LoRA":
