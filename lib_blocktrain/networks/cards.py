@@ -135,7 +135,11 @@ def recommended_text(network_file: Path) -> str:
 
 
 def with_recommended(
-    metadata: Mapping[str, str], weights: BlockWeights | LayerWeights, source: str, hint: str, area_share: float | None = None
+    metadata: Mapping[str, str],
+    weights: BlockWeights | LayerWeights,
+    source: str,
+    hint: str,
+    area_share: float | None = None,
 ) -> dict[str, str]:
     """Return a network file's metadata with recommended weights; `hint` says how to use the file, for modelspec."""
     record = json_object(metadata.get(RECORD, ""))

@@ -214,7 +214,7 @@ _FORM = {
     "network.rank_dropout": "Fraction of the ranks left out at each step, 0 to 1.",
     "network.module_dropout": "Fraction of the layers left out at each step, 0 to 1.",
     "network.neuron_dropout": "Fraction of the values between lora_down and lora_up left out, 0 to 1.",
-    "network.noise_scaling": "T-LoRA: at high noise, where layout is decided, fewer ranks act, or all at a lower scale.",
+    "network.noise_scaling": "T-LoRA: at high noise, where layout is decided, fewer ranks act, or a lower scale.",
     "network.noise_least": "How much acts at the last timestep, 0 to 1; all of it does at the first.",
     "network.noise_power": "1: evenly over the timesteps; above 1: less at medium noise, too.",
     "optimizer.lora_plus": "Ratio of the learning rates of lora_up and lora_down; 16 is LoRA+, 1 is off.",

@@ -89,6 +89,7 @@ def test_a_run_with_changed_weights_that_is_stopped_and_goes_on(train, config, r
 
         return train(config, folder, of=model, control=control, report=monitor)
 
+    config = replace(config, network=replace(config.network, noise_scaling="rank"))  # of each batch's own timesteps
     plain = run(config, "plain")
     config = replace(config, compile=True)
     assert run(config, "compiled", stop_at=2).step == 2

@@ -75,7 +75,8 @@ class LoRA(RankedModule):
         down, up = self.down.to(x), self.up.to(x)
         # Not multiplied by 1: that is one more operation, and one more gradient, for each layer.
         scale = self.scale
-        if self.mid is None and down.ndim == 2 and ranks is None and is_linear(layer):  # most layers: nothing to look up
+        # Most layers: nothing to look up.
+        if self.mid is None and down.ndim == 2 and ranks is None and is_linear(layer):
             hidden = F.linear(x, down)
             return F.linear(hidden if scale == 1 else hidden * scale, shaped(up, up.shape[:2]))
         if self.mid is None:
