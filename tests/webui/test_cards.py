@@ -160,7 +160,8 @@ def test_to_the_tab_and_back(page, weighed):
     page.page.click("#blocktrain [data-from-txt2img]")
     page.wait("status", "Taken from txt2img")
     assert (page.box("prompt"), page.box("negative")) == ("a photo of a fox in the snow", "blurry")
-    assert [page.box(name) for name in ("width", "height", "steps", "seed", "sampler")] == ["64", "64", "4", "7", "Euler"]
+    taken = [page.box(name) for name in ("width", "height", "steps", "seed", "sampler")]
+    assert taken == ["64", "64", "4", "7", "Euler"]
     page.drag("OUT05", 0.5)
     page.preview()
     page.page.click("#blocktrain [data-to-txt2img]")

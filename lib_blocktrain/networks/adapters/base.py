@@ -184,7 +184,7 @@ def present(*tensors: Tensor | None) -> tuple[Tensor, ...]:
 
 
 def along_rank(hidden: Tensor, ranks: Tensor) -> Tensor:
-    """Return factors of each sample's ranks, (batch, rank), in a shape that multiplies a layer's output of that rank."""
+    """Return factors of ranks by sample, (batch, rank), in a shape that multiplies a layer's output of that rank."""
     after = hidden.ndim - 2 if hidden.ndim == 4 else 0  # a convolution's channels come second
     before = 0 if after else hidden.ndim - 2
     return ranks.to(hidden).reshape(ranks.shape[0], *[1] * before, ranks.shape[1], *[1] * after)
