@@ -79,8 +79,9 @@ def networks(page: Page):
 
 def write_notes(page: Page, notes: str) -> None:
     """Write notes in the WebUI's own editor of the card, and save them."""
-    networks(page).hover()
-    networks(page).locator(".edit-button").click()
+    found = networks(page)
+    found.hover()
+    found.locator(".edit-button").click()
     editor = page.page.locator("#txt2img_lora_edit_user_metadata")
     box = editor.get_by_label("Notes")
     box.wait_for()
