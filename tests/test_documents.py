@@ -25,7 +25,8 @@ from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkC
 from lib_blocktrain.training.config_json import key_of, read
 from lib_blocktrain.training.kohya_toml import read_toml
 from lib_blocktrain.weights import kohya_arguments
-from lib_blocktrain.weights.prompt_tags import TagError, read_tag, resolve
+from lib_blocktrain.weights.prompt_tags import read_tag, resolve
+from lib_blocktrain.weights.tag_steps import TagError
 from lib_blocktrain.weights.text_spans import PresetStringError
 
 ROOT = Path(__file__).resolve().parent.parent

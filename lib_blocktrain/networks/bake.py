@@ -61,7 +61,9 @@ def baked(
     """
     placement = Placement(network, weights)
     if not placement.constant:
-        raise ValueError(f"{weights.to_line()}: a file acts alike in every step, expected weights without @")
+        raise ValueError(
+            f"{weights.to_line()}: a file acts alike in every step, expected weights without @, start= and stop="
+        )
     layers = {} if base is None else layers_by_key(base, network.architecture)
     modules = {}
     for number, (key, module) in enumerate(network.modules.items()):

@@ -105,7 +105,7 @@ def understood(parsed: Parsed) -> Markup:
         f"Understood as {parsed.form}{name} for {architecture.title}: {'; '.join(on) or 'everything off'}",
         *parsed.notices,
     ]
-    if parsed.rules:
+    if parsed.layers.changes:
         lines.append(f"then {parsed.layers.changes}")
     if parsed.area_share is not None:
         lines.append(f"found for a feature that fills {parsed.area_share:.0%} of the canvas")

@@ -67,7 +67,7 @@ class Names:
         """The LoRAs of the picture as tags of a WebUI's prompt."""
         tags = []
         for key, entry in self.selection.unmuted.items():
-            weighted = any(weight != 1 for weight in entry.weights.values())
+            weighted = bool(entry.changes) or any(weight != 1 for weight in entry.weights.values())
             weights = f":bw={self.texts[key]}" if weighted else ""
             tags.append(_TAG.format(PurePosixPath(key).name, number(entry.strength), weights))
         return " ".join(tags)

@@ -102,7 +102,7 @@ def _title(text: str) -> Markup:
 def _marks(preset: Preset, parsed: Parsed, own: bool) -> Markup:
     words = ["yours"] if own else []
     words += [ARCHITECTURES[architecture_id].title for architecture_id in preset.architectures]
-    words += [parsed.layers.changes] if parsed.rules else []
+    words += [parsed.layers.changes] if parsed.layers.changes else []
     words += [f"{parsed.area_share:.0%} of the canvas"] if parsed.area_share is not None else []
     grade = Markup('<abbr title="Grade {}: {}">{}</abbr>').format(
         preset.grade, GRADES[preset.grade], GRADE_MARKS[preset.grade]
@@ -126,7 +126,7 @@ def _copies(name: str, parsed: Parsed) -> Markup:
         try:
             text = shared_text(parsed.acting, name, form, parsed.area_share)
         except ValueError as error:
-            text, title, off = "", str(error) if parsed.rules else NO_KOHYA, " disabled"
+            text, title, off = "", str(error) if parsed.layers.changes else NO_KOHYA, " disabled"
         button = Markup('<button type="button" data-copy="{}" aria-label="{}" title="{}"{}>{}</button>')
         buttons.append(button.format(text, label, title, off, word))
     return Markup("").join(buttons)

@@ -17,7 +17,7 @@ from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.preset_files import read_line
 from lib_blocktrain.weights.preset_strings import PresetStringError
 from lib_blocktrain.weights.presets import from_link
-from lib_blocktrain.weights.prompt_tags import PageWeights, Tag, resolve, tags_of, without
+from lib_blocktrain.weights.prompt_tags import Multipliers, PageWeights, Tag, resolve, tags_of, without
 from lib_blocktrain.workspace.lora_selection import LoraEntry, LoraSelection
 
 
@@ -112,7 +112,10 @@ class ShareHandlers:
         tags = tags_of(prompt)
         names = {tag.name for tag in tags}
         files = {file.path.stem: file.key for file in self.controls.lora_index.files() if not file.problem}
-        entries = {files[tag.name]: self._entry(tag, PageWeights(text), names) for tag in tags if tag.name in files}
+        notes: list[str] = []
+        entries = {
+            files[tag.name]: self._entry(tag, PageWeights(text), names, notes) for tag in tags if tag.name in files
+        }
         changes: Changes = {}
         if entries:
             changes = self.controls.use_exactly(entries)
@@ -121,11 +124,16 @@ class ShareHandlers:
         missing = sorted(names - files.keys())
         words = [f"From the WebUI: {', '.join(entries) or 'the prompt'}"]
         words += [f"not in the folders: {', '.join(missing)}"] if missing else []
+        words += [f"{key}: {one.changes} under “Kinds of layers, steps”" for key, one in entries.items() if one.changes]
+        words += notes
         shown = {"prompt": without(prompt, names)[0].strip(), "negative": negative}
         return {**changes, **shown, "status": html.note("; ".join(words))}
 
-    def _entry(self, tag: Tag, page: PageWeights, loras: set[str]) -> LoraEntry:
-        """A LoRA of a prompt as an entry of the list; raises ValueError for what the sliders cannot show."""
+    def _entry(self, tag: Tag, page: PageWeights, loras: set[str], notes: list[str]) -> LoraEntry:
+        """A LoRA of a prompt as an entry of the list; raises ValueError for what the sliders cannot show.
+
+        Another strength of the text encoder becomes its weight; what has no place here is named in the notes.
+        """
         architecture_id = self.controls.architecture(LoraSelection())
         resolved = resolve(
             tag,
@@ -136,9 +144,17 @@ class ShareHandlers:
             presets=self.controls.presets.all(),
             recommended=self._recommended,
         )
-        multiplier = next((item for item in tag.plain[1:] if "=" not in item), "1")
-        entry = LoraEntry.checked(float(multiplier), LoraEntry().weights)
-        return entry if resolved.weights is None else entry.with_weights(resolved.weights)
+        te, unet, others = Multipliers.of(tag)
+        ignored = " ".join(resolved.notices)
+        left = [f"{item} is not taken over" for item in others if item not in ignored]
+        notes += [f"{tag.name}: {notice}" for notice in (*resolved.notices, *left)]
+        strength = unet or te
+        weights = LayerWeights.of(resolved.weights or BlockWeights.uniform(architecture_id, 1.0))
+        if te != unet:
+            weights = weights.times(te / strength, 1.0 if unet else 0.0)
+        weights = weights.with_gates(*tag.gates).with_gates_in_one()
+        entry = LoraEntry.checked(strength, LoraEntry().weights)
+        return entry.with_weights(weights)
 
     def _recommended(self, name: str) -> str:
         file = next(file for file in self.controls.lora_index.files() if file.path.stem == name)

@@ -50,6 +50,16 @@ class Curve:
         return 0.0
 
 
+@dataclass(frozen=True)
+class Strength(Curve):
+    """A factor of all layers of the U-Net over the steps."""
+
+    @property
+    def items(self) -> list[str]:
+        """The entry of a preset string that says this."""
+        return [f"strength={self.text}"]
+
+
 def read_curve(entries: Sequence[tuple[float, Span]]) -> Curve:
     """Read values with their positions, `[(1.0, "0-0.4"), (0.3, "0.4-1")]`; raises PresetStringError."""
     first = entries[0][1]
@@ -68,7 +78,7 @@ def read_curve(entries: Sequence[tuple[float, Span]]) -> Curve:
     return Curve(tuple(found), text)
 
 
-def read_strength(text: str) -> Curve:
+def read_strength(text: str) -> Strength:
     """Read loractl's strength over the steps, `0.5@0,1@0.5` or `0.5@0;1@10`; raises PresetStringError.
 
     Where a position is above 1, all are steps, counted from 0. A value without a position is at 1.
@@ -81,10 +91,12 @@ def read_strength(text: str) -> Curve:
     points.sort(key=lambda point: point[0])
     if points[0][0] < 0:
         raise items[0].error(f"{text!r}: expected positions from 0 on")
-    return _through(points, text, items[0], in_steps=points[-1][0] > 1)
+    curve = _through(points, text, items[0])
+    written = ",".join(f"{number(value)}@{number(position)}" for position, value in points)
+    return Strength(curve.pieces, written, in_steps=points[-1][0] > 1)
 
 
-def _through(points: Sequence[tuple[float, float]], text: str, where: Span, in_steps: bool = False) -> Curve:
+def _through(points: Sequence[tuple[float, float]], text: str, where: Span) -> Curve:
     """Return the curve through points, which must be in order; two at one position are a jump."""
     for (before, _), (after, _) in pairwise(points):
         if after < before:
@@ -93,7 +105,7 @@ def _through(points: Sequence[tuple[float, float]], text: str, where: Span, in_s
     for (begin, first), (end, last) in pairwise(points):
         if end > begin:
             pieces.append(Piece(begin, end, first, last))
-    return Curve((*pieces, Piece(points[-1][0], math.inf, points[-1][1], points[-1][1])), text, in_steps)
+    return Curve((*pieces, Piece(points[-1][0], math.inf, points[-1][1], points[-1][1])), text)
 
 
 def _position(span: Span) -> float:

@@ -11,6 +11,7 @@ from lib_blocktrain.blocks import BASE, REST
 from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.curves import Curve
 from lib_blocktrain.weights.elements import is_of
+from lib_blocktrain.weights.tag_steps import ALWAYS, Steps
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,11 @@ class LayerRule:
 
 
 class Gate(Protocol):
-    """A factor over the steps: a curve, or the steps between a tag's `start=` and `stop=`."""
+    """A factor over the steps: a strength's curve, or the steps between `start=` and `stop=`."""
+
+    @property
+    def items(self) -> list[str]:
+        """The entries of a preset string that say this."""
 
     def at(self, step: int, steps: int | None) -> float:
         """Return the factor in a step, counted from 1, of so many; None where only the first step is asked for."""
@@ -64,6 +69,11 @@ class LayerWeights:
     def constant(self) -> bool:
         """Whether every step has the same weights."""
         return not self.gates and not any(isinstance(rule.value, Curve) for rule in self.rules)
+
+    @property
+    def simplest(self) -> BlockWeights | LayerWeights:
+        """The block weights alone if nothing differs from them."""
+        return self if self.rules or self.gates else self.blocks
 
     @property
     def off(self) -> bool:
@@ -105,24 +115,49 @@ class LayerWeights:
                 return rule.value
         return self.blocks[block]
 
+    def times(self, te: float, unet: float) -> LayerWeights:
+        """Return the weights with those of the text encoder and of the U-Net multiplied; a curve only by 0 and 1."""
+        if unet not in (0, 1):
+            raise ValueError(f"{unet}: expected 0 or 1 for the U-Net, whose weights may be curves")
+        values = {block_id: unet * value for block_id, value in self.blocks.values.items()}
+        blocks = BlockWeights(self.architecture, values, te * self.blocks.base, unet * self.blocks.rest)
+        return replace(self, blocks=blocks, rules=self.rules if unet else ())
+
     def with_gates(self, *gates: Gate) -> LayerWeights:
         """Return the weights with more factors of all layers of the U-Net."""
         return replace(self, gates=(*self.gates, *gates))
 
+    def with_gates_in_one(self) -> LayerWeights:
+        """Return the weights with the steps of all gates in one, as a preset string has them.
+
+        Raises ValueError for two strengths over the steps.
+        """
+        steps, others = ALWAYS, []
+        for gate in self.gates:
+            if isinstance(gate, Steps):
+                steps = steps.within(gate.as_counted)
+            else:
+                others.append(gate)
+        if len(others) > 1:
+            both = " and ".join(item for gate in others for item in gate.items)
+            raise ValueError(f"{both}: expected one strength over the steps")
+        return replace(self, gates=(*(() if steps.all else (steps,)), *others))
+
     def to_json(self) -> dict[str, object]:
         """Return plain values for `json.dumps`: those of the block weights and, if there are any, `changes`."""
-        changes = {"changes": self.changes} if self.rules else {}
+        changes = {"changes": self.changes} if self.changes else {}
         return {**self.blocks.to_json(), **changes}
 
     @property
     def changes(self) -> str:
-        """The rules as entries of a preset string."""
-        return ",".join(rule.text(self.architecture) for rule in self.rules)
+        """The rules and gates as entries of a preset string."""
+        rules = [rule.text(self.architecture) for rule in self.rules]
+        return ",".join([*rules, *(item for gate in self.gates for item in gate.items)])
 
     def to_line(
         self, name: str | None = None, *, with_architecture: bool = False, area_share: float | None = None
     ) -> str:
-        """Return the line of the block weights with the rules as changes after the values; without the gates."""
+        """Return the line of the block weights, with the rules and gates as changes after the values."""
         line = self.blocks.to_line(name, with_architecture=with_architecture, area_share=area_share)
         values, bar, attributes = line.partition(" | ")
         return ",".join(filter(None, [values, self.changes])) + bar + attributes

@@ -6,6 +6,7 @@
     *=1,IN04-OUT02=0.5,OUT=0                  ranges; the later entry wins, * is everything, blocks not named are 0
     OUTD,OUT03.attn2=0.5,*.ff=0               for a kind of layer (elements.py), in place of the block's weight
     OUTD,OUT=1@0-0.4,0.3@0.4-1                over the steps (curves.py)
+    OUTD,start=5,stop=20,strength=0.5@0,1@1   all of it in these steps (tag_steps.py), at this strength (curves.py)
     down_lr_weight=... mid_lr_weight=...      sd-scripts' network_args (kohya_arguments.py)
     {"architecture": "sd1", "weights": ...}   JSON, as BlockWeights.to_json
 
@@ -27,11 +28,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from lib_blocktrain import blocks
 from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS, REST, Architecture, spans
 from lib_blocktrain.weights.block_weights import BlockWeights, number
-from lib_blocktrain.weights.curves import Curve, read_curve
+from lib_blocktrain.weights.curves import Curve, Strength, read_curve, read_strength
 from lib_blocktrain.weights.elements import ELEMENTS, exists
 from lib_blocktrain.weights.kohya_arguments import has_kohya_arguments, read_kohya_arguments
-from lib_blocktrain.weights.layer_weights import LayerRule, LayerWeights
+from lib_blocktrain.weights.layer_weights import Gate, LayerRule, LayerWeights
 from lib_blocktrain.weights.presets import Preset, shipped_presets
+from lib_blocktrain.weights.tag_steps import ALWAYS, STEP_ITEMS, Steps, TagError, read_steps
 from lib_blocktrain.weights.text_spans import NUMBER, PresetStringError, Span
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ def _with_attention(architecture_id: str) -> tuple[str, ...]:
 
 LONGEST = 20_000  # characters, ten times as many as the longest useful string has
 NEAREST = 3  # presets that an error about an unknown name lists
+STRENGTH = "strength"
+_GATES = (*STEP_ITEMS, STRENGTH)  # entries that are no block's
 RANDOM_RANGES = {"R": (0.0, 1.0), "U": (-0.5, 1.5)}
 _SD, _SDXL = ("sd1", "sd2"), ("sdxl",)
 FORMS = {  # by the number of values
@@ -69,7 +73,7 @@ FORMS = {  # by the number of values
 class Parsed:
     """A preset string as it was read; `notices` are for its author: what was left out, dropped or drawn.
 
-    `rules` are for kinds of layers and over the steps; only `parse(..., layers=True)` gives any.
+    `rules` are for kinds of layers and over the steps, `gates` for all; only `parse(..., layers=True)` gives any.
     """
 
     weights: BlockWeights
@@ -78,16 +82,17 @@ class Parsed:
     notices: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
     rules: tuple[LayerRule, ...] = ()
+    gates: tuple[Gate, ...] = ()
 
     @property
     def layers(self) -> LayerWeights:
-        """The weights with the rules."""
-        return LayerWeights(self.weights, self.rules)
+        """The weights with the rules and gates."""
+        return LayerWeights(self.weights, self.rules, self.gates)
 
     @property
     def acting(self) -> BlockWeights | LayerWeights:
-        """The weights as a network acts under them: with the rules, if there are any."""
-        return self.layers if self.rules else self.weights
+        """The weights as a network acts under them: with the rules and gates, if there are any."""
+        return self.layers.simplest
 
     @property
     def area_share(self) -> float | None:
@@ -115,8 +120,8 @@ def parse(
     reader = _Reader(blocks.architecture(architecture), seed, x, presets)
     try:
         parsed = reader.read(text)
-        if parsed.rules and not layers:
-            raise _one_number_a_block(parsed.rules[0], reader)
+        if parsed.layers.changes and not layers:
+            raise _one_number_a_block(parsed.layers, reader)
         return parsed
     except PresetStringError as error:
         hint = _width_hint(text)
@@ -130,10 +135,13 @@ def change(weights: LayerWeights, text: str, *, seed: int | None = None) -> Laye
     return _Reader(blocks.architecture(weights.architecture), seed, None, {}).changed(weights, Span(text).strip())
 
 
-def _one_number_a_block(rule: LayerRule, reader: _Reader) -> PresetStringError:
-    what = "a weight over the steps" if isinstance(rule.value, Curve) else "a weight for a kind of layer"
+def _one_number_a_block(weights: LayerWeights, reader: _Reader) -> PresetStringError:
+    rule = next(iter(weights.rules), None)
+    over_steps = rule is None or isinstance(rule.value, Curve)
+    what = "a weight over the steps" if over_steps else "a weight for a kind of layer"
+    said = weights.changes if rule is None else rule.text(reader.architecture.id)
     return PresetStringError(
-        f"{rule.text(reader.architecture.id)} is {what}, which acts in prompts, in previews and, if it is not over the"
+        f"{said} is {what}, which acts in prompts, in previews and, if it is not over the"
         " steps, in baked files: expected one number for each block (training has network.elements)",
         reader.first_rule,
     )
@@ -166,6 +174,14 @@ def has_name(text: str) -> bool:
 def has_random_values(text: str) -> bool:
     """Whether a preset string holds R or U, for which values are drawn."""
     return any(word in RANDOM_RANGES for word in re.split(r"[\s,=|:]+", text))
+
+
+class _Entries(NamedTuple):
+    """What the entries of a string say: weights by block, and what acts by kind of layer and over the steps."""
+
+    given: dict[str, float]
+    rules: tuple[LayerRule, ...]
+    gates: tuple[Gate, ...]
 
 
 class _Reader:
@@ -251,8 +267,10 @@ class _Reader:
 
     def _ranges(self, body: Span) -> Parsed:
         """Read `IN04-OUT02=0.5,OUT=1`; the later entry wins."""
-        given, rules = self._entries(body)
-        return Parsed(self._weights(given, "not named"), "ranges", rules=rules)
+        found = self._entries(body)
+        if not found.given and found.gates and not found.rules:
+            raise body.error(f"{body.shown} alone: expected weights before it, such as ALL,{body.text[:40]}")
+        return Parsed(self._weights(found.given, "not named"), "ranges", rules=found.rules, gates=found.gates)
 
     def _changed_list(self, body: Span, name: str | None) -> Parsed:
         """Read values with changes behind them, `1,0,...,OUT03.attn2=0.5`."""
@@ -261,20 +279,22 @@ class _Reader:
         values = body.cut(0, items[count - 1].end - body.position)
         weights, form = self._list(values)
         changed = self.changed(LayerWeights(weights), body.cut(items[count].position - body.position))
-        return Parsed(changed.blocks, f"{form} with changes", name, rules=changed.rules)
+        return Parsed(changed.blocks, f"{form} with changes", name, rules=changed.rules, gates=changed.gates)
 
     def changed(self, weights: LayerWeights, body: Span) -> LayerWeights:
         """Return the weights with the changes that this says."""
-        given, rules = self._entries(body, weights.rules)
-        return replace(weights, blocks=weights.blocks.replace(given), rules=rules)
+        found = self._entries(body, weights.rules, weights.gates)
+        return LayerWeights(weights.blocks.replace(found.given), found.rules, found.gates)
 
-    def _entries(
-        self, body: Span, before: tuple[LayerRule, ...] = ()
-    ) -> tuple[dict[str, float], tuple[LayerRule, ...]]:
-        """Return the weights of the blocks that are named, and the rules; what was said before of the same is gone."""
+    def _entries(self, body: Span, before: tuple[LayerRule, ...] = (), gates: tuple[Gate, ...] = ()) -> _Entries:
+        """Return what the entries say; what was said before of the same is gone."""
         given: dict[str, float] = {}
         rules = list(before)
-        for target, values in self._targets_and_values(body):
+        entries = self._targets_and_values(body)
+        of_gates = [entry for entry in entries if entry[0].text in _GATES]
+        for target, values in entries:
+            if target.text in _GATES:
+                continue
             named, dot, element = target.text.partition(".")
             block_ids = self._targets(target.cut(0, len(named)).strip())
             value, drawn = self._number_or_curve(values)
@@ -292,7 +312,22 @@ class _Reader:
                 rules.append(LayerRule(block_ids, element, value))
             if drawn:
                 self.notices.append(f"{target.text}: {drawn}")
-        return given, tuple(rules)
+        return _Entries(given, tuple(rules), self._gates(of_gates, gates))
+
+    def _gates(self, entries: list[tuple[Span, list[Span]]], before: tuple[Gate, ...]) -> tuple[Gate, ...]:
+        """Return what acts on all layers over the steps: the steps between `start=` and `stop=`, and `strength=`."""
+        steps = next((gate for gate in before if isinstance(gate, Steps)), ALWAYS)
+        strength = next((gate for gate in before if isinstance(gate, Strength)), None)
+        for target, values in entries:
+            self.first_rule = self.first_rule or target.position
+            if target.text == STRENGTH:
+                strength = read_strength(";".join(value.text for value in values))
+                continue
+            try:
+                steps = read_steps({target.text: values[0].text}, steps)
+            except TagError as error:
+                raise target.error(str(error)) from error
+        return (*(() if steps.all else (steps,)), *(() if strength is None else (strength,)))
 
     def _targets_and_values(self, body: Span) -> list[tuple[Span, list[Span]]]:
         """Return the entries; `0.3@0.4-1` alone goes on with the curve before it."""
@@ -342,7 +377,8 @@ class _Reader:
             raise first.error(f"{first.shown}: expected, for example, {first.text}=0.5")
         base = self._preset(first)
         changed = self.changed(base.layers, rest)
-        return Parsed(changed.blocks, "preset with changes", name or base.name, base.notices, rules=changed.rules)
+        rules, gates, form = changed.rules, changed.gates, "preset with changes"
+        return Parsed(changed.blocks, form, name or base.name, base.notices, rules=rules, gates=gates)
 
     def _targets(self, target: Span) -> tuple[str, ...]:
         """Return the blocks that the left side of an entry stands for."""

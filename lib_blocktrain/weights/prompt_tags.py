@@ -33,13 +33,14 @@ from lib_blocktrain.weights.layer_weights import Gate, LayerWeights
 from lib_blocktrain.weights.preset_strings import PresetStringError, has_name, has_random_values, parse
 from lib_blocktrain.weights.preset_strings import change as with_changes
 from lib_blocktrain.weights.presets import Preset
+from lib_blocktrain.weights.tag_steps import ALWAYS, STEP_ITEMS, Steps, TagError, read_steps
 from lib_blocktrain.weights.text_spans import Span
 
 INFOTEXT = "Block weights"  # the name of the pair in a picture's parameters
 INFOTEXT_HIRES = "Hires block weights"
 INFOTEXT_PROBLEM = "Block weights problem"
 
-_OURS = ("bw", "start", "stop", "step", "x")
+_OURS = ("bw", *STEP_ITEMS, "x")
 _LBW = ("lbw", "lbwe")
 _WEBUIS = ("te", "unet", "dyn")
 # What follows `bw=NAME:` in a preset string with a name: values, or ranges such as OUT=1.
@@ -48,54 +49,6 @@ _LOOKS_LIKE_WEIGHTS = re.compile(r"\s*([A-Z][A-Z0-9._]+|[^,]+(,[^,]+){11,})\s*")
 _TAG = re.compile(r"<(lora|lyco):([^>]+)>")
 _FOR_ONE = re.compile(r"<lora:([^:>]+)>\s*:(.*)")  # a line of the accordion
 _INFOTEXT_PAIR = re.compile(rf'\b{INFOTEXT}: ("(?:[^"\\]|\\.)*"|[^,\n]*)')
-
-
-class TagError(ValueError):
-    """A tag that cannot be read; the host leaves its LoRA out of the picture."""
-
-
-class SamplingStep(int):
-    """A sampling step, counted from 1, of `of`; `reported` is the WebUI's own count at this moment, plus 1.
-
-    The WebUI counts a step when its sampler reports it, after the first evaluation of the U-Net in that step: the count
-    lags behind by one where a step begins.
-    """
-
-    reported: int
-    of: int
-
-    def __new__(cls, step: int, reported: int, of: int = 1) -> SamplingStep:
-        made = super().__new__(cls, step)
-        made.reported, made.of = reported, of
-        return made
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The sampling steps, counted from 1, in which a LoRA acts on the U-Net: from `first` to the one before `end`.
-
-    With `as_reported` they are counted as LoRA Block Weight counts, by `SamplingStep.reported`.
-    """
-
-    first: int = 1
-    end: int | None = None
-    as_reported: bool = False
-
-    def __contains__(self, step: int) -> bool:
-        if self.as_reported and isinstance(step, SamplingStep):
-            step = step.reported
-        return self.first <= step and (self.end is None or step < self.end)
-
-    def at(self, step: int, steps: int | None) -> float:
-        """Return 1 in these steps and 0 in others, as a factor of `LayerWeights`."""
-        return float(step in self)
-
-    @property
-    def all(self) -> bool:
-        return self.first <= 1 and self.end is None
-
-
-ALWAYS = Steps()
 
 
 @dataclass(frozen=True)
@@ -124,8 +77,7 @@ class Tag:
     def items(self) -> list[str]:
         """The items of a tag that says this."""
         ours = [] if self.weights is None else [f"{'lbw' if self.steps.as_reported else 'bw'}={self.weights}"]
-        ours += [] if self.steps.first <= 1 else [f"start={self.steps.first}"]
-        ours += [] if self.steps.end is None else [f"stop={self.steps.end}"]
+        ours += self.steps.items
         ours += [] if self.x is None else [f"x={number(self.x)}"]
         plain = self.plain if self.strength is None else (*self.plain[:2], self.strength, *self.plain[3:])
         return [*plain, *ours]
@@ -167,6 +119,24 @@ class PageWeights:
 
 
 NO_PAGE_WEIGHTS = PageWeights()
+
+
+class Multipliers(NamedTuple):
+    """A LoRA's strength in the text encoder and in the U-Net; `others` are items of its tag that say neither."""
+
+    te: float
+    unet: float
+    others: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, tag: Tag) -> Multipliers:
+        """Return those of a tag as the WebUI reads it; raise TagError for what is no number."""
+        positional = [item for item in tag.plain[1:] if "=" not in item]
+        named = {name.strip(): value for name, _, value in (i.partition("=") for i in tag.plain[1:] if "=" in i)}
+        te = named.pop("te", positional[0] if positional else "1")
+        unet = named.pop("unet", positional[1] if len(positional) > 1 else te)
+        others = (*positional[2:], *(f"{name}={value}" for name, value in named.items()))
+        return cls(_number("te", te), _number("unet", unet), others)
 
 
 @dataclass(frozen=True)
@@ -213,7 +183,7 @@ def read_tag(items: Sequence[str], *, reads_lbw: bool = True) -> Tag:
     x = _number("x", given["x"]) if "x" in given else None
     if given or strength is not None:  # one bad number would make the WebUI drop all LoRAs of the prompt
         _check_plain(plain)
-    return Tag(items[0], tuple(plain), weights, _steps(given), x, notices, strength)
+    return Tag(items[0], tuple(plain), weights, read_steps(given), x, notices, strength)
 
 
 def _with_changes(weights: str, changes: str) -> str:
@@ -290,8 +260,7 @@ def changed(
         raise PresetStringError(f"{change!r}: expected, for example, OUT03=0.5", 0)
     targets, _, value = change.rpartition("=")
     ranges = ",".join(f"{target.strip()}={value.strip()}" for target in targets.split("+"))
-    layers = with_changes(LayerWeights.of(weights), ranges, seed=seed)
-    return layers if layers.rules else layers.blocks
+    return with_changes(LayerWeights.of(weights), ranges, seed=seed).simplest
 
 
 def infotext_of(resolved: Iterable[Resolved]) -> str | None:
@@ -521,24 +490,6 @@ def _split_items(items: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         else:
             given[name] = value.strip()
     return given, plain
-
-
-def _steps(given: Mapping[str, str]) -> Steps:
-    first, end = given.get("start"), given.get("stop")
-    if "step" in given:
-        first, dash, end = given["step"].partition("-")
-        if not dash:
-            raise TagError(f"step={given['step']}: expected, for example, step=5-10")
-    steps = Steps(_step("start", first) if first else 1, _step("stop", end) if end else None)
-    if steps.end is not None and steps.end <= steps.first:
-        raise TagError(f"start={steps.first} and stop={steps.end}: expected a stop after the start")
-    return replace(steps, as_reported="lbw" in given and not steps.all)
-
-
-def _step(name: str, text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,6}", text.strip()):
-        raise TagError(f"{name}={text}: expected a step, counted from 1")
-    return max(1, int(text))
 
 
 def _number(name: str, text: str) -> float:

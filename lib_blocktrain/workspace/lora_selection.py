@@ -49,8 +49,7 @@ class LoraEntry:
         blocks = self.block_weights(architecture_id)
         if not self.changes:
             return blocks
-        layers = change(LayerWeights(blocks), self.changes)
-        return layers if layers.rules else layers.blocks
+        return change(LayerWeights(blocks), self.changes).simplest
 
     def blocks_alone(self, architecture_id: str) -> BlockWeights:
         """Return the weights of the sliders for what takes one number a block; raise ValueError for changes."""

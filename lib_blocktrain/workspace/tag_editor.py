@@ -12,7 +12,8 @@ from lib_blocktrain.networks.cards import recommended_text
 from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.card_preset import CARD, uses_card
 from lib_blocktrain.weights.preset_strings import Parsed
-from lib_blocktrain.weights.prompt_tags import Tag, TagError, read_tag, tag_at
+from lib_blocktrain.weights.prompt_tags import Tag, read_tag, tag_at
+from lib_blocktrain.weights.tag_steps import TagError
 from lib_blocktrain.workspace.lora_files import LoraFile
 from lib_blocktrain.workspace.lora_index import LoraIndex
 from lib_blocktrain.workspace.preset_store import PresetStore, as_changes
@@ -96,7 +97,8 @@ class TagEditor:
         try:
             parsed = self._parsed(tag, architecture, file)
             values, notices = dict(parsed.weights.with_base), (*notices, *parsed.notices)
-            notices += tuple(f"{rule.text(architecture)} stays as written" for rule in parsed.rules)
+            stay = [*(rule.text(architecture) for rule in parsed.rules), *(i for g in parsed.gates for i in g.items)]
+            notices += tuple(f"{entry} stays as written" for entry in stay)
         except (ValueError, OSError) as error:
             problem = str(error)
         if file is None:
@@ -139,7 +141,7 @@ class TagEditor:
         elif change.values is not None:
             weights = BlockWeights(architecture, {k: v for k, v in change.values.items() if k != BASE}, _base(change))
             parsed = self._parsed(tag, architecture, file)
-            if parsed.rules:
+            if parsed.layers.changes:
                 return self._stepped(
                     replace(tag, weights=_appended(tag.weights or "", parsed.weights, weights)), change
                 )

@@ -13,7 +13,7 @@ from lib_blocktrain.hosts.webui.axes import Axes
 from lib_blocktrain.hosts.webui.prompt import TagContext, add_change, page_weights, resolve_tags, set_page_weights
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import shipped_presets
-from lib_blocktrain.weights.prompt_tags import SamplingStep
+from lib_blocktrain.weights.tag_steps import SamplingStep
 from tests.hosts import fake_webui as fake
 
 TEXT, OUT03 = "transformer_text_model_encoder_layers_0_mlp_fc1", "diffusion_model_output_blocks_3_1_proj_in"

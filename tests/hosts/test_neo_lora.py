@@ -10,7 +10,7 @@ import pytest
 
 from lib_blocktrain.hosts.webui.prompt import TagContext
 from lib_blocktrain.weights.presets import shipped_presets
-from lib_blocktrain.weights.prompt_tags import SamplingStep
+from lib_blocktrain.weights.tag_steps import SamplingStep
 from tests.hosts import forge_backend
 from tests.hosts.fake_webui import ExtraNetworkParams, Processing, module
 

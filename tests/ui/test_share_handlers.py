@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import pytest
 
 from lib_blocktrain.ui.lora_controls import selection_of
+from lib_blocktrain.ui.picture_sheets import Names
 from lib_blocktrain.ui.preset_cards import FORMS, JSON, TAG
 from lib_blocktrain.ui.remembered import selection_values, stored_selection
 from lib_blocktrain.ui.share_handlers import ShareHandlers
@@ -229,6 +231,47 @@ def test_edit_in_the_tab_brings_the_loras_their_weights_and_the_prompt(sharing, 
     sent(prompt="<lora:robot:1:bw=NOSUCHPRESET>", negative="", weights="")
     assert "unknown preset" in page.values["status"]
     assert page.values["prompt"] == "a cat"
+
+
+def test_edit_in_the_tab_loses_nothing_in_silence(sharing, page, controls):
+    """Steps, a strength over them and one of the text encoder's own are in the tab; the tag from it says the same."""
+
+    def sent(prompt):
+        page.values["edited"] = json.dumps({"prompt": prompt, "negative": "", "weights": ""})
+        said = page.take(sharing.edit(page.values))["status"]
+        return page.values["selection"].entries.get("robot"), html.unescape(str(said))
+
+    entry, said = sent("<lora:robot:0.7:bw=OUTD,OUT.ff=0:start=3:stop=9>")
+    assert entry.changes == page.values["weight_changes"] == "OUT00-OUT11.ff=0,start=3,stop=9"
+    assert "start=3,stop=9 under “Kinds of layers, steps”" in said
+    acting = entry.acting("sd1")
+    assert [acting.at(step, 20).weight("OUT03", "attn1") for step in (1, 2, 3, 8, 9)] == [0, 0, 1, 1, 0]
+    tag = sharing.copier("tag")(page.values)["line"]
+    assert tag == "<lora:robot:0.7:bw=OUTD,OUT00-OUT11.ff=0,start=3,stop=9>"
+    again = sent(tag)[0]
+    assert again == entry
+
+    entry, _ = sent("<lora:robot:1:lbw=OUTD:start=3:stop=9>")  # LoRA Block Weight counts from one step later
+    assert entry.changes == "start=4,stop=10"
+    entry, _ = sent("<lora:robot:0.5@0,1@0.5:bw=ALL>")
+    assert (entry.strength, entry.weights["BASE"], entry.changes) == (1, 0.5, "strength=0.5@0,1@0.5")
+    assert [entry.acting("sd1").at(s, 21).blocks["IN04"] for s in (1, 6, 11, 21)] == [0.5, 0.75, 1, 1]
+    entry, said = sent("<lora:robot:0.25:0.5:dyn=4:w=OUTD>")
+    assert (entry.strength, entry.weights["BASE"], entry.weights["IN04"]) == (0.5, 0.5, 1)
+    assert "robot: dyn=4 is not taken over" in said
+    assert "w=OUTD' is ignored: expected bw=" in said
+    assert "w=OUTD is not taken" not in said
+    entry, _ = sent("<lora:robot:te=0.8:unet=0>")
+    assert (entry.strength, entry.weights["BASE"], entry.weights["IN04"]) == (0.8, 1, 0)
+    assert "BASE = 5.0: expected a number from -1 to 2" in sent("<lora:robot:1:0.2>")[1]
+    assert "expected one strength over the steps" in sent("<lora:robot:0@0,1@1:bw=ALL,strength=1@0,0@1>")[1]
+    # a LoRA with steps alone has them in the tag of its pictures, too
+    sent("<lora:robot:1:stop=5>")
+    assert page.values["selection"].entries["robot"].changes == "stop=5"
+    names = Names(page.values["selection"], {}, {"robot": "ALL,stop=5"})
+    assert names.tags() == "<lora:robot:1:bw=ALL,stop=5>"
+    card = sharing.recommend(page.values)["share_message"]
+    assert "stop=5: here every block has one number" in card
 
 
 def test_recommending_writes_the_card_and_shows_it(sharing, controls, host, page):

@@ -34,6 +34,11 @@ def layers(text: str, architecture_id: str = "sd1") -> LayerWeights:
         ("OUT=1@0-0.4,0.3@0.4-1", f"{'1,' + '0,' * 13}{'1,' * 12}OUT00-OUT11=1@0-0.4,0.3@0.4-1"),
         ("*=0@0,1@1", f"1,{'0,' * 25}*=0@0,1@1 | rest=0"),  # the text encoder has no steps
         (f"{'1,' * 26}OUT05.ff=0 | rest=0.5", f"{'1,' * 26}OUT05.ff=0 | rest=0.5"),
+        ("ALL,start=5,OUT.ff=0,stop=9", f"{'1,' * 26}OUT00-OUT11.ff=0,start=5,stop=9"),
+        ("ALL,step=2-4,stop=7", f"{'1,' * 26}start=2,stop=7"),  # the later entry wins
+        ("ALL,start=5,start=1", f"{'1,' * 25}1"),
+        ("*=1,strength=0.5@1,0@0.25", f"{'1,' * 26}strength=0@0.25,0.5@1"),  # as loractl's, in order
+        ("ALL,strength=1@0;0@10,start=3", f"{'1,' * 26}start=3,strength=1@0,0@10"),
     ],
 )
 def test_the_line_reads_back(text, line):
@@ -56,6 +61,10 @@ def test_the_line_reads_back(text, line):
         ("OUT=1@0.5,0@0.2", "expected positions in order"),
         ("OUT=1,0.3@0.2", "'0.3@0.2': expected, for example"),
         ("OUT=x@0.2", "'x': expected a number"),
+        ("start=5", "'start=5' alone: expected weights before it, such as ALL,start=5"),
+        ("ALL,start=five", "start=five: expected a step, counted from 1 .character 5"),
+        ("ALL,start=5,stop=5", "start=5 and stop=5: expected a stop after the start"),
+        ("ALL,strength=x@0", "'x': expected a number"),
     ],
 )
 def test_what_cannot_be_read_is_named(text, message):
@@ -63,7 +72,7 @@ def test_what_cannot_be_read_is_named(text, message):
         parse(text, "sd1", layers=True)
 
 
-@pytest.mark.parametrize("text", ["ALL,OUT03.attn2=0.5", "OUT=1@0-0.4"])
+@pytest.mark.parametrize("text", ["ALL,OUT03.attn2=0.5", "OUT=1@0-0.4", "ALL,start=5", "ALL,strength=0@0,1@1"])
 def test_where_only_blocks_have_weights_the_reason_is_said(text):
     with pytest.raises(PresetStringError, match=r"one number for each block \(training has network.elements\)"):
         parse(text, "sd1")
@@ -129,6 +138,19 @@ def test_a_gate_takes_the_unet_only_and_elements_too():
     assert (middle.blocks["M00"], middle.blocks.base, middle.blocks.rest) == (0.5, 1, 0.5)
     assert last.weight("OUT03", FEED) == last.weight("OUT05", PROJ) == 0
     assert last.weight(BASE, "lora_te_text_model_encoder_layers_0_mlp_fc1") == 2
+
+
+def test_steps_and_strength_act_on_all_layers_of_the_unet():
+    found = layers("ALL,BASE=0.5,OUT03=2,OUT.ff=0.5,start=3,stop=8,strength=0@0,1@1")
+    for step in range(1, 22):
+        inside = float(3 <= step < 8) * (step - 1) / 20
+        at = found.at(step, 21)
+        assert at.blocks.base == 0.5
+        assert at.weight("OUT03", QUERY) == pytest.approx(2 * inside)
+        assert at.weight("OUT03", FEED) == pytest.approx(0.5 * inside)
+        assert at.weight("IN01", QUERY) == pytest.approx(inside)
+    assert not found.constant
+    assert change(found, "OUT03=1").gates == found.gates
 
 
 def test_strengths_over_the_steps_as_loractl_has_them():

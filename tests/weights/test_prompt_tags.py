@@ -9,9 +9,6 @@ from lib_blocktrain.weights.preset_strings import PresetStringError, parse
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.prompt_tags import (
     PageWeights,
-    SamplingStep,
-    Steps,
-    TagError,
     accordion_of,
     changed,
     fix_random_weights,
@@ -25,6 +22,7 @@ from lib_blocktrain.weights.prompt_tags import (
     without,
     write_weights,
 )
+from lib_blocktrain.weights.tag_steps import SamplingStep, Steps, TagError
 
 ALL = BlockWeights.uniform("sd1", 1.0)
 

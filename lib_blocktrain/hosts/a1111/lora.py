@@ -24,7 +24,8 @@ from lib_blocktrain.blocks import BASE, REST, UnknownLayerError, block_of
 from lib_blocktrain.hosts.webui import activation
 from lib_blocktrain.hosts.webui.prompt import TagContext
 from lib_blocktrain.weights.layer_weights import LayerWeights
-from lib_blocktrain.weights.prompt_tags import Resolved, SamplingStep
+from lib_blocktrain.weights.prompt_tags import Resolved
+from lib_blocktrain.weights.tag_steps import SamplingStep
 
 _KEY = __name__  # our name in the WebUI's registry of patches
 _MULTIPLIERS = ("te_multiplier", "unet_multiplier")  # of the WebUI's `Network`

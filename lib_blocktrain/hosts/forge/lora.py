@@ -18,7 +18,7 @@ from lib_blocktrain.hosts.forge.activation import ByFile, block_in_text, block_i
 from lib_blocktrain.hosts.webui.activation import unpatch as unpatch_all
 from lib_blocktrain.hosts.webui.prompt import TagContext
 from lib_blocktrain.weights.layer_weights import LayerWeights
-from lib_blocktrain.weights.prompt_tags import SamplingStep
+from lib_blocktrain.weights.tag_steps import SamplingStep
 
 Patches = dict[str, list[list[Any]]]  # by parameter: [strength, factors, ...] for each change to it
 Identifier = tuple[Any, ...]  # Forge's key for one LoRA's patches: file, strength, ...

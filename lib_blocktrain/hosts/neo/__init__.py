@@ -11,7 +11,7 @@ from lib_blocktrain.hosts.forge import Forge
 
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import Host
-    from lib_blocktrain.weights.prompt_tags import SamplingStep
+    from lib_blocktrain.weights.tag_steps import SamplingStep
 
 
 class Neo(Forge):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lib_blocktrain.hosts.host import Host
     from lib_blocktrain.hosts.webui.prompt import TagContext
-    from lib_blocktrain.weights.prompt_tags import SamplingStep
+    from lib_blocktrain.weights.tag_steps import SamplingStep
 
 
 class ReForge(Integration):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lib_blocktrain.hosts.host import Host
     from lib_blocktrain.hosts.webui.prompt import TagContext
     from lib_blocktrain.weights.presets import Preset
-    from lib_blocktrain.weights.prompt_tags import SamplingStep
+    from lib_blocktrain.weights.tag_steps import SamplingStep
 
 SDNEXT = (
     "this WebUI is SD.Next, which holds its models and LoRAs by diffusers, where block weights do not reach them: use"
@@ -109,7 +109,7 @@ class Integration:
         """Handle the WebUI's callback before each evaluation of the U-Net; `params` are its CFGDenoiserParams."""
         from lib_blocktrain.hosts.webui import steps
         from lib_blocktrain.hosts.webui.prompt import report
-        from lib_blocktrain.weights.prompt_tags import SamplingStep
+        from lib_blocktrain.weights.tag_steps import SamplingStep
 
         denoiser = params.denoiser
         try:

@@ -18,11 +18,11 @@ from lib_blocktrain.weights.prompt_tags import (
     INFOTEXT_PROBLEM,
     PageWeights,
     Resolved,
-    TagError,
     infotext_of,
     read_tag,
     resolve,
 )
+from lib_blocktrain.weights.tag_steps import TagError
 
 log = logging.getLogger(__name__)
 
