@@ -51,7 +51,14 @@
         if (!blocks || prepared?.blocks === blocks) {
             return blocks ? prepared : null;
         }
-        prepared = { blocks, rows: rowsOf(blocks), norms: blocks.norms, gradients: blocks.gradients, shares: shares(blocks.norms) };
+        prepared = {
+            blocks,
+            rows: rowsOf(blocks),
+            norms: blocks.norms,
+            gradients: blocks.gradients,
+            shares: shares(blocks.norms),
+            frozen: blocks.frozen || {},
+        };
         return prepared;
     }
 
@@ -165,9 +172,19 @@
                 context.fillStyle = palette[Math.max(0, level)];
                 context.fillRect(from, Math.round(top * ratio), Math.max(1, to - from), Math.round((tall - 1) * ratio));
             });
+            if (block in map.frozen) {
+                drawFrozen(context, Math.round((map.frozen[block] / most) * canvas.width), Math.round((own / most) * canvas.width), Math.round(top * ratio), Math.round((tall - 1) * ratio));
+            }
         }
         const trained = Object.keys(map.norms).length;
         canvas.setAttribute("aria-label", `${KINDS[kind]} of ${trained} blocks over ${most} steps; the blocks' names say their values`);
+    }
+
+    // From the step on at which a block was frozen only a thin line of its colours is left.
+    function drawFrozen(context, from, to, top, height) {
+        const rest = Math.max(1, Math.round(height / 3));
+        context.clearRect(from, top, to - from, rest);
+        context.clearRect(from, top + height - rest, to - from, rest);
     }
 
     // The shares at the chosen step, and the row that is chosen or under the pointer.
@@ -190,7 +207,8 @@
     function told(map, block, step) {
         const { at } = runs.chart;
         const values = Object.keys(KINDS).map((kind) => `${KINDS[kind].toLowerCase()} ${shown(kind, at(map[kind][block], step))}`);
-        return `${block} · step ${step} · ${values.join(" · ")}`;
+        const frozen = step >= map.frozen[block] ? ` · frozen at step ${map.frozen[block]}` : "";
+        return `${block} · step ${step} · ${values.join(" · ")}${frozen}`;
     }
 
     // --- elements ---------------------------------------------------------------------------------------------------

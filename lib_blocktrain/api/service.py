@@ -111,7 +111,7 @@ class Service:
         if run is not None:
             status = self.runner.status(run)
             text = f"{status.state}, step {status.step} of {status.steps}"
-            share = status.step / status.steps
+            share = status.step / max(status.steps, 1)
             return {"busy": True, "what": "training", "job": status.name, "text": text, "share": share}
         if job is None:
             return {"busy": False}

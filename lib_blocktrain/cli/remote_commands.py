@@ -131,7 +131,7 @@ def train(arguments: argparse.Namespace, remote: Remote) -> Answer | int:
     _refuse_options(arguments, "out")
     check_file_or_resume(arguments)
     if arguments.resume is not None:
-        _refuse_options(arguments, "steps", "save_every")
+        _refuse_options(arguments, "steps", "epochs", "save_every")
         name = arguments.resume.resolve().name
         remote.post(f"/runs/{path_part(name)}/resume", {"earlier_state": True} if arguments.earlier_state else {})
     else:

@@ -35,7 +35,9 @@ def add_commands(commands: Commands) -> None:
         action="store_true",
         help="with --resume: from state-before.safetensors, where state.safetensors is damaged",
     )
-    train.add_argument("--steps", type=int, help="instead of the file's")
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="instead of the file's")
+    length.add_argument("--epochs", type=int, metavar="N", help="instead of the file's")
     train.add_argument("--save-every", type=int, metavar="N", help="save every N steps")
     train.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (one in outputs/runs)")
     estimate = commands.add("estimate", estimate_command, "what a run will cost in time and memory")
@@ -144,7 +146,8 @@ def asked_config(arguments: argparse.Namespace) -> RunConfig:
         from lib_blocktrain.training.runs import open_run
 
         config = open_run(arguments.resume).config
-    changes = {"steps": arguments.steps, "save_every": arguments.save_every}
+    epochs = arguments.epochs if arguments.steps is None else 0
+    changes = {"steps": arguments.steps, "epochs": epochs, "save_every": arguments.save_every}
     return replace(config, **{name: value for name, value in changes.items() if value is not None})
 
 
@@ -175,11 +178,13 @@ def _host(config: RunConfig) -> StandaloneHost:
 
 def _progress(run: Run) -> Callable[[Mapping[str, Any]], None]:
     """Return what shows each step of the run on stderr."""
-    bar = ProgressBar("training")
+    bar, steps = ProgressBar("training"), run.config.steps
 
     def show(row: Mapping[str, Any]) -> None:
+        nonlocal steps
+        steps = row.get("steps", steps)  # of epochs, once the pictures are known
         if "loss" in row:
-            bar(row["step"], run.config.steps, f"loss {row['smoothed']:.4f}, lr {row['lr']:.2g}")
+            bar(row["step"], steps, f"loss {row['smoothed']:.4f}, lr {row['lr']:.2g}")
 
     return show
 

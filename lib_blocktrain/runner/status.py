@@ -18,7 +18,19 @@ from lib_blocktrain.training.status import Status
 
 log = logging.getLogger(__name__)
 
-_SHOWN = ("step", "reason", "published", "loss", "smoothed", "lr", "seconds_a_step", "memory_mib", "compared")
+_SHOWN = (
+    "step",
+    "reason",
+    "published",
+    "loss",
+    "smoothed",
+    "lr",
+    "seconds_a_step",
+    "memory_mib",
+    "compared",
+    "steps",
+    "early",
+)
 
 
 class ActiveRun:
@@ -36,6 +48,11 @@ class ActiveRun:
             self.notices.append(row["notice"])
         else:
             self.row = {**self.row, **row}
+
+    @property
+    def steps(self) -> int:
+        """The steps of the run, which those of epochs are only once the pictures are known: 0 before."""
+        return _steps(self.run, self.row)
 
     @property
     def state(self) -> str:
@@ -84,7 +101,7 @@ def status_of(
         run.folder.name,
         state,
         int(_number(live.get("step")) or 0),
-        run.config.steps,
+        _steps(run, live),
         loss=_number(live.get("loss")),
         smoothed=_number(live.get("smoothed")),
         lr=_number(live.get("lr")),
@@ -98,7 +115,12 @@ def status_of(
         notes=about.notes,
         place=place,
         saved_step=None if saved_step is None else int(saved_step),
+        early=live["early"] if state == "finished" and isinstance(live.get("early"), str) else "",
     )
+
+
+def _steps(run: Run, row: Mapping[str, Any]) -> int:
+    return int(_number(row.get("steps")) or 0) if run.config.epochs else run.config.steps
 
 
 def describe_error(error: BaseException) -> str:

@@ -230,7 +230,7 @@ class Runner:
         if active.state != state:
             self.version += 1
         if "loss" in row:
-            self.host.progress(f"training {active.run.config.name}", row["step"], active.run.config.steps)
+            self.host.progress(f"training {active.run.config.name}", row["step"], active.steps)
         if self.host.interrupted:
             self.pause(f"{self.host.name}'s Interrupt was pressed")
 

@@ -202,7 +202,12 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A run. `steps` are the optimizer's; `save_every` 0 saves at the end only."""
+    """A run. `steps` are the optimizer's; `save_every` 0 saves at the end only.
+
+    `epochs` above 0 take the place of `steps`. `patience`: so many validations in a row without a lower loss end the
+    run; `block_patience`: so many in which what a block has learnt since the one before did not lower it freeze that
+    block. Lower by no more than `min_delta`, a share of the loss, is not lower.
+    """
 
     name: str
     dataset: DatasetConfig
@@ -213,15 +218,21 @@ class RunConfig:
     samples: SampleConfig = field(default_factory=SampleConfig)
     checkpoint: str | None = None  # the model's file; None: what the host has loaded, the demo model standalone
     description: str = ""
-    steps: int = 1000
+    steps: int = field(default=1000, metadata={"also": "max_train_steps"})
+    epochs: int = field(default=0, metadata={"also": "max_train_epochs"})
     batch: int = 1  # images per process
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     checkpointing: bool = False
     compile: bool = False  # the U-Net, by torch.compile: minutes at the start for faster steps
-    save_every: int = 0
+    save_every: int = field(default=0, metadata={"also": "save_every_n_steps"})
+    save_every_epochs: int = field(default=0, metadata={"also": "save_every_n_epochs"})
     keep: int = 0  # how many of the files saved during the run stay; 0: all
-    validate_every: int = 0
+    validate_every: int = field(default=0, metadata={"also": "validate_every_n_steps"})
+    validate_every_epochs: int = field(default=0, metadata={"also": "validate_every_n_epochs"})
+    patience: int = 0
+    block_patience: int = 0
+    min_delta: float = 0.0
     save_dtype: Literal["fp16", "bf16", "fp32"] = "fp16"
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -233,8 +244,17 @@ class RunConfig:
         check(not (self.compile and self.checkpointing), "compile", True, "false with checkpointing, or that without")
         for name in ("steps", "batch"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("save_every", "validate_every", "keep"):
+        for name in ("save_every", "save_every_epochs", "validate_every", "validate_every_epochs", "keep"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 (never; for keep: all) or more")
+        check(self.epochs >= 0, "epochs", self.epochs, "0 (steps) or more")
+        validates = self.validate_every > 0 or self.validate_every_epochs > 0
+        for name in ("patience", "block_patience"):
+            value = getattr(self, name)
+            check(value >= 0, name, value, "0 (never) or more validations")
+            check(not value or validates, name, value, "0, or validate_every or validate_every_epochs above 0")
+        check(0 <= self.min_delta < 1, "min_delta", self.min_delta, "0 up to, not with, 1")
+        stops = self.patience > 0 or self.block_patience > 0
+        check(stops or not self.min_delta, "min_delta", self.min_delta, "0 without patience and block_patience")
 
 
 def load(path: str | Path) -> RunConfig:

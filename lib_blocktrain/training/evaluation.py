@@ -15,6 +15,7 @@ from lib_blocktrain.model.set_aside import SetAside
 from lib_blocktrain.training.batches import Batch
 from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.distributed import Processes
+from lib_blocktrain.training.early_stopping import Validation, take_gradients
 from lib_blocktrain.training.monitor import worse_than_none
 from lib_blocktrain.training.preparation import TrainingData
 from lib_blocktrain.training.rng import global_seed
@@ -45,19 +46,31 @@ class Evaluation:
         with self.train_state.network_to_save(), global_seed(self.device, self.config.seed, "as saved"):
             yield
 
-    @torch.no_grad()
-    def validation_loss(self) -> float | None:
-        """Return the loss of the held-out images, at fixed timesteps with fixed noise; None if there are none."""
+    def validation(self, gradients: bool = False) -> Validation | None:
+        """Return the loss of the held-out images, at fixed timesteps with fixed noise; None if there are none.
+
+        With `gradients` also the weights and their gradients, as they would be saved.
+        """
         if not self.data.dataset.held_out:
             return None
-        total = torch.zeros(2, device=self.device)
-        with self.as_saved():
+        total, parameters = torch.zeros(2, device=self.device), self.train_state.parameters
+        values: list[Tensor] = []
+        with self.as_saved(), torch.set_grad_enabled(gradients):
+            scale = self.train_state.loss_scale.factor
+            if gradients:
+                values = [parameter.detach().cpu().clone() for parameter in parameters]
+                take_gradients(parameters)  # those of the step that was just made
             for batch, noise in self.data.validation(self.config, self.processes):
                 losses = self.losses(batch, noise)
-                total[0] += losses.sum()
+                if gradients:
+                    (losses.sum() * scale).backward()
+                total[0] += losses.detach().sum()
                 total[1] += len(losses)
-        self.processes.sum([total])
-        return float(total[0] / total[1])
+        found = take_gradients(parameters) if gradients else []
+        self.processes.sum([total, *found])
+        images = float(total[1])
+        means = [(gradient / (scale * images)).cpu() for gradient in found]
+        return Validation(float(total[0]) / images, values, means)
 
     @torch.no_grad()
     def compared_loss(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -186,4 +186,12 @@ def training_network(
         factor = planned.weight if whole and config.weight_mode == "scale" else 1.0
         plain = factor == 1 and not any(dropout.values())
         modules[planned.key] = module if plain else TrainingModule(planned.key, module, switch, factor, **dropout)
+    return replace(network, modules=modules)
+
+
+def detached(network: Network, keys: Collection[str]) -> Network:
+    """Return the network with the modules of these keys out of autograd; their tensors share the memory."""
+    if not keys:
+        return network
+    modules = {k: m.mapped(Tensor.detach) if k in keys else m for k, m in network.modules.items()}
     return replace(network, modules=modules)

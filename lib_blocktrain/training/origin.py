@@ -21,7 +21,8 @@ from lib_blocktrain.training.dataset import Dataset
 # What may be changed while a run goes on: rates, length, samples, saving, how it computes, and where things lie (what
 # lies there is compared by its content). Everything else makes it another run.
 _MAY_CHANGE = re.compile(
-    r"optimizer\.(lr|text_encoder_lr)|schedule\..*|steps|samples\..*|(save|validate)_every|keep|save_dtype"
+    r"optimizer\.(lr|text_encoder_lr)|schedule\..*|steps|epochs|samples\..*|(save|validate)_every(_epochs)?|keep"
+    r"|save_dtype|patience|block_patience|min_delta"
     r"|name|description|metadata.*|checkpointing|compile"
     r"|checkpoint|network\.start|dataset\.cache|dataset\.(folders|validation)\[\d+\]\.(path|mask_folder)"
 )

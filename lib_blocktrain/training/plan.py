@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 
 from torch import nn
@@ -71,6 +71,15 @@ class Plan:
     @property
     def trains_text(self) -> bool:
         return any(module.block == BASE for module in self.modules)
+
+    @property
+    def first_block_of_gradients(self) -> str | None:
+        """The block at which the backward pass through the U-Net ends; None if it goes on into a text encoder."""
+        return None if self.trains_text else self.first_block
+
+    def without(self, blocks: Collection[str]) -> Plan:
+        """Return the plan without the modules of these blocks."""
+        return replace(self, modules=tuple(module for module in self.modules if module.block not in blocks))
 
 
 def read_weights(config: NetworkConfig, architecture: str) -> tuple[BlockWeights, tuple[str, ...]]:

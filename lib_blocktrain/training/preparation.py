@@ -17,6 +17,7 @@ from lib_blocktrain.training.config import LossConfig, RunConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.dataset import Dataset, DatasetError, find
 from lib_blocktrain.training.distributed import Processes
+from lib_blocktrain.training.length import Epochs
 from lib_blocktrain.training.plan import Plan
 from lib_blocktrain.training.rng import generator_of
 from lib_blocktrain.training.runs import Run
@@ -37,6 +38,18 @@ class TrainingData:
     contents: Mapping[Path, str]  # the digest of each picture's file
     steps: int  # of the run, of `accumulate` batches each
     accumulate: int
+
+    notice: str | None = None  # about the steps
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What is to be said of the dataset and the steps."""
+        return (*self.dataset.notices, *([] if self.notice is None else [self.notice]))
+
+    @property
+    def epochs(self) -> Epochs:
+        """How its epochs lie in its steps."""
+        return Epochs(self.sampler.batches_per_epoch, self.accumulate)
 
     def idle(self, model: Model) -> list[nn.Module]:
         """Return what may be moved off the GPU, since the steps and the validation find in the cache what it gives."""
@@ -111,8 +124,23 @@ def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Pr
             f"loss.trigger = {loss.trigger!r}: it is in no caption, so nothing would be preserved: expected a word of"
             f" the captions, such as {dataset.images[0].plain_caption[:60]!r}"
         )
+    _check_held_out(config, dataset)
     sampler = BatchSampler(dataset.images, config.batch * processes, config.seed, processes)
     loader = BatchLoader(latents, conditioning, loss, config.seed)
-    return TrainingData(
-        dataset, sampler, loader, latents.contents, steps=config.steps, accumulate=config.optimizer.accumulate
-    )
+    accumulate = config.optimizer.accumulate
+    epochs = Epochs(sampler.batches_per_epoch, accumulate)
+    steps, notice = config.steps, None
+    if config.epochs:
+        steps = epochs.steps(config.epochs)
+        notice = f"epochs = {config.epochs} of {epochs.batches} batches: {steps} steps, whatever steps says"
+    return TrainingData(dataset, sampler, loader, latents.contents, steps, accumulate, notice)
+
+
+def _check_held_out(config: RunConfig, dataset: Dataset) -> None:
+    """Raise DatasetError for an early stop that could never come."""
+    for name in ("patience", "block_patience"):
+        if getattr(config, name) and not dataset.held_out:
+            raise DatasetError(
+                f"{name} = {getattr(config, name)}, and no picture is held out: expected dataset.validation, or a"
+                " dataset.validation_share that holds out one at least"
+            )

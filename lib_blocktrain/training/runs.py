@@ -51,6 +51,11 @@ class Run:
         return self.folder / f"{self.config.name}.safetensors"
 
     @property
+    def best(self) -> Path:
+        """The network file of the lowest validation loss."""
+        return self.folder / f"{self.config.name}-best.safetensors"
+
+    @property
     def state_path(self) -> Path:
         return self.folder / "state.safetensors"
 
@@ -152,6 +157,12 @@ class Run:
             os.replace(self.earlier_state_path, self.state_path)
         else:
             self.state_path.unlink(missing_ok=True)
+
+    def take_best(self) -> None:
+        """Make the network of the lowest validation loss the result, if there is one."""
+        if self.best.is_file():
+            with atomic_write(self.result) as temporary:
+                shutil.copyfile(self.best, temporary)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return all rows of the metrics; lines that are not valid are skipped."""

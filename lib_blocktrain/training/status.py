@@ -20,7 +20,7 @@ class Status:
     name: str
     state: str = field(metadata={"about": ", ".join(_STATES)})
     step: int
-    steps: int
+    steps: int = field(metadata={"about": "0 for a run of epochs whose pictures are not counted yet"})
     loss: float | None = None
     smoothed: float | None = None
     lr: float | None = None
@@ -35,6 +35,7 @@ class Status:
     title: str = field(default="", metadata={"about": "what it is called in lists; its name stays"})
     notes: str = ""
     place: int | None = field(default=None, metadata={"about": "among the runs that wait, 1 for the next one"})
+    early: str = field(default="", metadata={"about": "why it was finished before its last step"})
     saved_step: int | None = field(default=None, metadata={"about": "the step of the last save of the whole state"})
 
     @property

@@ -165,8 +165,12 @@ class Denoiser:
         checkpointing: bool,
         compiled: CompiledUNet | None = None,
     ):
-        self.model, self.dtype, self.compiled = model, dtype, compiled
-        self._checkpoints = Checkpoints(model, first_block) if checkpointing else None
+        self.model, self.dtype, self.compiled, self._checkpointing = model, dtype, compiled, checkpointing
+        self.begin_at(first_block)
+
+    def begin_at(self, first_block: str | None) -> None:
+        """Expect the first trained block there, None for the beginning: what is before it needs no checkpoint."""
+        self._checkpoints = Checkpoints(self.model, first_block) if self._checkpointing else None
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """Return the U-Net's output, `(batch, 4, h, w)`, for noised latents."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.host_copy import HostCopy
-from lib_blocktrain.training.init import DropoutSwitch, init_network, trained_tensors, training_network
+from lib_blocktrain.training.init import DropoutSwitch, detached, init_network, trained_tensors, training_network
 from lib_blocktrain.training.live_weights import weight_change
 from lib_blocktrain.training.norms import cap_norms, clip_to_norm, total_norm
 from lib_blocktrain.training.optimizers import (
@@ -57,6 +57,7 @@ class TrainState:
         check_learning_rates(config.optimizer, config.network, plan)
         self.optimizer = make_optimizer(config.optimizer, parameter_groups(self.network, plan, config.optimizer))
         self.parameters = parameters_of(self.optimizer)
+        self.frozen: frozenset[str] = frozenset()  # blocks that are trained no more, and keep their weights
         self.average = [p.detach().clone() for p in self.parameters] if config.optimizer.ema else []
         self._good, self._good_at = HostCopy(self._all_weights()), time.monotonic()
         self._gradient_norm: Tensor | None = None  # of the step that is being made
@@ -65,8 +66,27 @@ class TrainState:
 
     @property
     def training_network(self) -> Network:
-        """The network as it acts in training, dropout included."""
-        return training_network(self.network, self.plan, self.config.network, self._dropout)
+        """The network as it acts in training, dropout included; frozen blocks take no part in autograd."""
+        network = training_network(self.network, self.plan, self.config.network, self._dropout)
+        return detached(network, {m.key for m in self.plan.modules if m.block in self.frozen})
+
+    @property
+    def blocks(self) -> list[str]:
+        """The block of each parameter."""
+        return [group["block"] for group in self.optimizer.param_groups for _ in group["params"]]
+
+    @property
+    def first_block(self) -> str | None:
+        """The block at which the backward pass ends; None while a text encoder is trained."""
+        return self.plan.without(self.frozen).first_block_of_gradients
+
+    @torch.no_grad()
+    def freeze(self, blocks: Collection[str]) -> None:
+        """Train these blocks no more; what they keep is what their file would have now."""
+        self.frozen |= frozenset(blocks)
+        for block, parameter, average in zip(self.blocks, self.parameters, self.average):
+            if block in self.frozen:
+                parameter.copy_(average)
 
     def begin_step(self, lr_factor: float) -> None:
         """Prepare for the gradients of a step, with the learning rates multiplied by this factor."""
@@ -75,9 +95,9 @@ class TrainState:
         self.optimizer.zero_grad(set_to_none=True)  # the first gradient is then stored as it is, without a sum
 
     def gradients(self) -> list[Tensor]:
-        """Return the gradient of every parameter, 0 where there is none."""
+        """Return the gradient of every parameter that is not frozen, 0 where there is none."""
         gradients = []
-        for parameter in self.parameters:
+        for parameter in self._active():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
@@ -181,6 +201,7 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "loss_scale": {"scale": self.loss_scale.scale, "finite_steps": self.loss_scale.finite_steps},
             "weights": self.plan.weights.to_json(),
+            "frozen": sorted(self.frozen),
         }
 
     @torch.no_grad()
@@ -194,6 +215,7 @@ class TrainState:
         for parameter, value in zip(ours, values):
             parameter.copy_(value)
         self.optimizer.load_state_dict(self._optimizer_state(state["optimizer"]))
+        self.frozen = frozenset(state.get("frozen", ()))  # an earlier version had none
         self.loss_scale.scale = state["loss_scale"]["scale"]
         self.loss_scale.finite_steps = state["loss_scale"]["finite_steps"]
 
@@ -212,6 +234,11 @@ class TrainState:
     def weights_of(state: Mapping[str, Any]) -> BlockWeights:
         """Return the block weights of a saved state, which may have changed since the start of the run."""
         return BlockWeights.from_json(state["weights"])
+
+    def _active(self) -> list[Tensor]:
+        if not self.frozen:
+            return self.parameters
+        return [p for block, p in zip(self.blocks, self.parameters) if block not in self.frozen]
 
     def _all_weights(self) -> list[Tensor]:
         """Return the weights, then their averages, if there are any."""

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 from lib_blocktrain.files import atomic_write
-from lib_blocktrain.model.memory import lacks_memory
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.model.set_aside import SetAside
 from lib_blocktrain.networks.files import read_network, write_network
@@ -22,10 +22,11 @@ from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training.batches import Batch
 from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.config_json import ConfigError
-from lib_blocktrain.training.control import Diverged, Outcome, OutOfMemory, StoppedEarly, TrainerControl
+from lib_blocktrain.training.control import Diverged, Outcome, StoppedEarly, TrainerControl
 from lib_blocktrain.training.distributed import Processes
-from lib_blocktrain.training.estimate import out_of_memory
+from lib_blocktrain.training.early_stopping import EarlyStopping
 from lib_blocktrain.training.evaluation import Comparison, Draw, Evaluation
+from lib_blocktrain.training.memory_errors import memory_errors
 from lib_blocktrain.training.metadata import metadata_of
 from lib_blocktrain.training.monitor import TrainingMonitor
 from lib_blocktrain.training.noise_scaling import NoiseScaling
@@ -71,7 +72,7 @@ class Trainer:
         self.targets = {"unet": model.unet, **model.text_encoders}
         self.compiled = CompiledUNet(model.unet) if run.config.compile else None
         self.noise_scaling: NoiseScaling | None = None  # none before the network is applied
-        self.monitor = TrainingMonitor()
+        self.monitor, self.early = TrainingMonitor(), EarlyStopping(run.config)
         self.step, self.started_at = 0, time.time()
         self._good_step = 0  # of the weights that `diverge` goes back to
         self._state_is_good = True  # whether the saved state, if there is one, is known to do no worse than no LoRA
@@ -87,7 +88,7 @@ class Trainer:
             self.aside,
             self.hooks,
             self.compiled or nullcontext(),
-            self._memory_errors(),
+            memory_errors(self.config, self.model),
         ):
             try:
                 self.prepare()
@@ -96,7 +97,7 @@ class Trainer:
                 return Outcome("stopped", self.step, None)
             if self.config.samples.first and self.step == 0:
                 self.draw_samples()
-            while self.step < self.config.steps and not self.stopping():
+            while not self.is_over and not self.stopping():
                 self.change_weights()
                 self.run_step()
                 self.after_step()
@@ -118,9 +119,10 @@ class Trainer:
         for notice in (*plan.notices, *rates):
             self.notice(notice)
         self.data = prepare(self.model, self.run, plan, self.processes.count, self._encoded)
-        for notice in self.data.dataset.notices:
+        for notice in self.data.notices:
             self.notice(notice)
-        self.origin = origin_of(self.config, self.model, self._model_name, self.data.dataset, self.data.contents)
+        self.origin = origin_of(self.run.config, self.model, self._model_name, self.data.dataset, self.data.contents)
+        self.config = replace(self.config, steps=self.data.steps)  # of its epochs
         weight = next(self.model.unet.parameters())
         self.device, dtype = weight.device, dtype_of(self.config.precision, weight.dtype)
         if DTYPES.get(self.config.precision, dtype) != dtype:
@@ -132,11 +134,9 @@ class Trainer:
         self.train_state = TrainState(plan, self.config, dtype, weight.dtype, start)
         for notice in self.train_state.notices:
             self.notice(notice)
-        first = None if plan.trains_text else plan.first_block
-        self.denoiser = Denoiser(self.model, dtype, first, self.config.checkpointing, self.compiled)
-        self.evaluation = Evaluation(
-            self.config, self.data, self.train_state, self.denoiser, self.losses, self.processes, self.device
-        )
+        self.denoiser = Denoiser(self.model, dtype, None, self.config.checkpointing, self.compiled)
+        of = self.config, self.data, self.train_state, self.denoiser, self.losses, self.processes, self.device
+        self.evaluation = Evaluation(*of)
         if state:
             self.load_state(state)
         if self.processes.is_first:
@@ -250,16 +250,16 @@ class Trainer:
 
     def after_step(self) -> None:
         """Record the step, and save, validate and draw samples if they are due."""
-        last = self.step >= self.config.steps
+        config, due = self.config, partial(self.data.epochs.due, self.step)
         self.note(self.monitor.row(self.train_state.optimizer, self.device))
         if self._shows_blocks(self.step):
             norms = block_norms(self.train_state.network, self.train_state.plan)
             self.note({"norms": norms, "gradients": self.monitor.gradients, "shares": shares(norms)})
-        if _due(self.step, self.config.validate_every):
+        if due(config.validate_every, config.validate_every_epochs):
             self.validate()
-        if _due(self.step, self.config.samples.every) or (last and self.config.samples.every):
+        if due(config.samples.every) or (self.is_over and config.samples.every):
             self.draw_samples()
-        if _due(self.step, self.config.save_every) and not last:
+        if due(config.save_every, config.save_every_epochs) and not self.is_over:
             self.save_checkpoint()
             self.save_state()
         elif time.monotonic() - self._saved_at > STATE_EVERY:
@@ -267,20 +267,28 @@ class Trainer:
 
     def finish(self) -> Outcome:
         """Save the result and the state, and record how the run ended."""
-        ended = "finished" if self.step >= self.config.steps else "stopped"
+        ended = "finished" if self.is_over else "stopped"
         save = ended == "finished" or self.control.save
         if save:
             self.save_state(compared=True)
             self.save(self.run.result)
+            if self.early.is_past_best and self.processes.is_first:
+                self.run.take_best()
         if ended == "finished" and self.processes.is_first:
             self.run.earlier_state_path.unlink(missing_ok=True)
-        self.note({"event": ended, "saved": save})
+        self.note({"event": ended, "saved": save, "early": self.early.reason})
         self.processes.wait()
         return Outcome(ended, self.step, self.run.result if save else None)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no step to be made."""
+        return self.step >= self.config.steps or self.early.reason is not None
 
     def apply(self) -> None:
         """Apply the network to the model as it is now."""
         self.hooks.close()
+        self.denoiser.begin_at(self.train_state.first_block)
         if self.compiled:
             self.compiled.forget()
         weights = BlockWeights.uniform(self.model.architecture, 1.0)
@@ -299,6 +307,7 @@ class Trainer:
         except ValueError as error:
             self.note({"event": "weights refused", "reason": str(error)})
             return
+        self.early.forget()
         self.apply()
         self.note({"event": "weights", "weights": weights.to_json()})
 
@@ -317,6 +326,7 @@ class Trainer:
             "good": self._state_is_good,
             "train_state": self.train_state.state(),
             "monitor": self.monitor.state(),
+            "early": self.early.state(),
         }
 
     def _check_config(self, state: Mapping[str, Any]) -> None:
@@ -338,6 +348,7 @@ class Trainer:
         for notice in self.origin.notices(state["origin"]):
             self.notice(notice)
         self.monitor.load_state(state["monitor"])
+        self.early.load_state(state.get("early", {}))
 
     @property
     def _model_name(self) -> str:
@@ -390,7 +401,7 @@ class Trainer:
     def _metadata(self) -> dict[str, str]:
         progress = {
             "step": self.step,
-            "epoch": self.step * self.config.optimizer.accumulate // self.data.sampler.batches_per_epoch,
+            "epoch": self.data.epochs.after(self.step),
             "loss": self.monitor.smoothed,
             "started_at": self.started_at,
             "model": self._model_name,
@@ -403,14 +414,19 @@ class Trainer:
     # Validation, samples, metrics.
 
     def validate(self) -> None:
-        """Record the loss of the held-out images, and save the best weights."""
-        loss = self.evaluation.validation_loss()
-        if loss is None:
+        """Record the loss of the held-out images, save the best weights, and freeze blocks that help no more."""
+        found = self.evaluation.validation(self.early.wants_gradients)
+        if found is None:
             return
-        self.note({"validation": loss})
-        if loss < self.monitor.best:
-            self.monitor.best = loss
-            self.save(self.run.folder / f"{self.config.name}-best.safetensors")
+        gains, spent = self.early.add(found, self.train_state.blocks, self.train_state.frozen)
+        self.note({"validation": found.loss, **({"gains": gains} if gains else {})})
+        if found.loss < self.monitor.best:
+            self.monitor.best = found.loss
+            self.save(self.run.best)
+        if spent:
+            self.train_state.freeze(spent)
+            self.note({"event": "frozen", "blocks": spent})
+            self.apply()
 
     def compare(self) -> str | None:
         """Record the loss of some of the pictures with and without the LoRA; return what to say of a worse one.
@@ -452,7 +468,8 @@ class Trainer:
         modules = Counter(planned.block for planned in self.train_state.plan.modules)
         numbers = sum(parameter.numel() for parameter in self.train_state.parameters)
         dataset = self.data.dataset.describe()
-        self.note({"event": event, "modules": dict(modules), "parameters": numbers, "dataset": dataset})
+        row = {"event": event, "modules": dict(modules), "parameters": numbers, "dataset": dataset}
+        self.note({**row, "steps": self.config.steps})
 
     def note(self, row: Mapping[str, Any]) -> None:
         """Write a row of the metrics."""
@@ -483,20 +500,3 @@ class Trainer:
         if not (network.rank_dropout or network.module_dropout or network.neuron_dropout):
             return nullcontext()
         return global_seed(self.device, self.config.seed, "dropout", number, self.processes.rank)
-
-    @contextmanager
-    def _memory_errors(self) -> Iterator[None]:
-        """Turn a lack of memory into OutOfMemory with an explanation, and empty the cache afterwards."""
-        try:
-            yield
-        except (MemoryError, RuntimeError) as error:
-            if not lacks_memory(error):
-                raise
-            raise OutOfMemory(out_of_memory(self.config, self.model)) from error
-        finally:
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-
-
-def _due(step: int, every: int) -> bool:
-    return bool(every) and step % every == 0

@@ -6,7 +6,7 @@ import math
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class History:
     samples: tuple[Sample, ...] = ()
     events: tuple[Event, ...] = ()
     pictures: int = 0
+    frozen: Mapping[str, int] = field(default_factory=dict)  # the step from which a block was trained no more
 
     def copy(self) -> History:
         """A copy that later rows, which extend this history in place, do not change."""
@@ -80,6 +81,7 @@ def _extended(history: History, rows: Iterable[Mapping[str, Any]]) -> History:
     """The history with these rows added; its curves are extended in place."""
     curves, by_block = history.curves, history.by_block
     samples, events, pictures = list(history.samples), list(history.events), history.pictures
+    frozen = dict(history.frozen)
     for row in rows:
         step = row.get("step")
         if not isinstance(step, int):
@@ -97,10 +99,11 @@ def _extended(history: History, rows: Iterable[Mapping[str, Any]]) -> History:
         if (text := _event(row)) is not None:
             events.append(Event(step, text, row["time"] if isinstance(row.get("time"), int) else None))
         pictures = _pictures(row) or pictures
+        frozen.update(dict.fromkeys(_frozen(row), step))
     for points in (*curves.values(), *(points for blocks in by_block.values() for points in blocks.values())):
         if len(points) > MAX_POINTS:
             points[:] = thinned(points, MAX_POINTS // 2)
-    return History(curves, by_block, tuple(samples), tuple(events[-MAX_EVENTS:]), pictures)
+    return History(curves, by_block, tuple(samples), tuple(events[-MAX_EVENTS:]), pictures, frozen)
 
 
 def thinned(points: Points, limit: int = 300) -> Points:
@@ -135,6 +138,12 @@ def _event(row: Mapping[str, Any]) -> str | None:
         return None if number not in ("", "00.png") else "Sample drawn" if drawn else "A sample could not be drawn"
     if event in ("started", "resumed"):
         return f"{event.capitalize()}{_modules(row)}"
+    if event == "frozen":
+        blocks = _frozen(row)
+        known = [block for block in BLOCK_IDS if block in blocks]
+        return f"Frozen, since it helped no more: {spans([*known, *(b for b in blocks if b not in known)])}"
+    if event == "finished" and isinstance(row.get("early"), str):
+        return f"Finished early: {row['early']}"
     if event == "stopped":
         return "Stopped" if row.get("saved", True) else "Stopped without saving"
     if event in ("diverged", "failed"):
@@ -151,6 +160,11 @@ def _modules(row: Mapping[str, Any]) -> str:
     if not isinstance(modules, Mapping) or not all(isinstance(count, int) for count in modules.values()):
         return ""
     return f": {len(modules)} blocks, {sum(modules.values())} modules"
+
+
+def _frozen(row: Mapping[str, Any]) -> list[str]:
+    blocks = row.get("blocks") if row.get("event") == "frozen" else None
+    return [block for block in blocks if isinstance(block, str)] if isinstance(blocks, list) else []
 
 
 def _weights(row: Mapping[str, Any]) -> str:

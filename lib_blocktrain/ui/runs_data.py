@@ -95,7 +95,8 @@ def curves(run: Run, status: Status, history: History) -> dict[str, object]:
 def blocks(status: Status, history: History, weights: Weighed | None) -> dict[str, object]:
     """The heat map of a run: for each block that has values the norms of its change and gradient, `[steps, values]`.
 
-    `order` has all blocks from the input to the output; those without values are frozen.
+    `order` has all blocks from the input to the output; those without values are not trained. `frozen` has the step
+    from which a block was trained no more.
     """
     shown = {name: history.by_block[name] for name in ("norms", "gradients")}
     known = ARCHITECTURES[weights.architecture].block_ids if weights else tuple(shown["norms"])
@@ -103,6 +104,7 @@ def blocks(status: Status, history: History, weights: Weighed | None) -> dict[st
     return {
         "name": status.name,
         "order": [*known, *others],
+        "frozen": {block: step for block, step in history.frozen.items() if block in shown["norms"]},
         **{name: {b: _columns(p, COLUMNS) for b, p in by_block.items()} for name, by_block in shown.items()},
     }
 

@@ -93,7 +93,10 @@ def line(status: Status, held: bool) -> Line:
         return Line("info", f"{name} is paused at {at}.", f"{kept} Resume goes on as if it had not stopped.{reason}")
     if status.state == "finished":
         saved = f"saved among the LoRAs as {status.published}" if status.published else "its LoRA is in its folder"
-        return Line("good", f"{name} finished.", f"{status.steps} steps · {saved}")
+        steps = (
+            f"{status.step} of {status.steps} steps, since {status.early}" if status.early else f"{status.steps} steps"
+        )
+        return Line("good", f"{name} finished.", f"{steps} · {saved}")
     if status.state in ("failed", "diverged"):
         return Line(
             "bad", f"{name} failed at step {status.step}:", f"{status.reason or 'the console says why'}. {kept}"

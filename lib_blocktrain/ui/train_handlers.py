@@ -278,7 +278,7 @@ class TrainHandlers:
             notices = unread_notices(config.samples.prompts, name="prompt of the samples")
             cost = replace(cost, notices=(*cost.notices, *notices))
         pace = pace_of(self.runner.runs(), model.name, size, device)
-        return train_html.cost(cost, config.steps, pace)
+        return train_html.cost(cost, None if config.epochs else config.steps, pace)
 
 
 def _steps(config: RunConfig, weights: BlockWeights, folders: str) -> list[tuple[str, bool]]:
@@ -289,9 +289,13 @@ def _steps(config: RunConfig, weights: BlockWeights, folders: str) -> list[tuple
     return [
         (pictures or "none yet", bool(pictures)),
         (f"{trained} of {len(weights.values)}", trained > 0),
-        (f"rank {config.network.rank} · {config.steps:,} steps", True),
+        (f"rank {config.network.rank} · {_length(config)}", True),
         ("", False),
     ]
+
+
+def _length(config: RunConfig) -> str:
+    return f"{config.epochs:,} epoch{'' if config.epochs == 1 else 's'}" if config.epochs else f"{config.steps:,} steps"
 
 
 def _recorded(metadata: Mapping[str, str], name: str) -> RunConfig:

@@ -76,8 +76,11 @@ def dataset_table(contents: Mapping[str, Any]) -> Markup:
     return Markup('<dl class="blocktrain-facts">{}</dl>{}').format(body, notes)
 
 
-def cost(estimate: Estimate, steps: int, pace: Pace | None) -> Markup:
-    """The time of a run relative to training all blocks, its memory, what is free, and choices that would fit."""
+def cost(estimate: Estimate, steps: int | None, pace: Pace | None) -> Markup:
+    """The time of a run relative to training all blocks, its memory, what is free, and choices that would fit.
+
+    `steps` None: of a run of epochs, whose pictures are not counted here.
+    """
     bars = _bar("time", min(estimate.relative_time, 1.0), _time(estimate, steps, pace))
     memory = f"{estimate.total_mib:,.0f} MiB"
     if estimate.free_mib:
@@ -95,13 +98,14 @@ def cost(estimate: Estimate, steps: int, pace: Pace | None) -> Markup:
     return Markup('<div class="blocktrain-cost">{}<small>{}</small></div>{}').format(bars, details, notes)
 
 
-def _time(estimate: Estimate, steps: int, pace: Pace | None) -> str:
+def _time(estimate: Estimate, steps: int | None, pace: Pace | None) -> str:
     relative = f"a step takes {estimate.relative_time:.2f} of one that trains all blocks"
     if estimate.first_block:
         relative += f"; the backward pass stops at {estimate.first_block}"
     if pace is None:
         return f"{relative}. The time in minutes is known once a run has started"
-    duration = html.duration(60 * pace.minutes(steps, estimate.gflop))
+    duration = html.duration(60 * pace.minutes(steps or 100, estimate.gflop))
+    duration += " for 100 steps" if steps is None else ""
     return f"about {duration}, judging by {pace.source}: {relative}"
 
 
