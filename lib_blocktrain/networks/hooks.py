@@ -209,7 +209,7 @@ class _Effect:
         """Return delta(x) in the dtype of the layer's output."""
         if x.dtype != output.dtype:
             x = x.to(output.dtype)
-        if self.trainable:
+        if self.trainable or self.ranks is not None:
             return self._trained(x)
         if self._prepared_for != (output.device, output.dtype):
             self._prepared = self._prepare(output.device, output.dtype)

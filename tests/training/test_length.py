@@ -27,7 +27,7 @@ from tests.training.test_trainer import same
 def judged(config):
     """A run that validates at each step, with a picture held out."""
     dataset = replace(config.dataset, validation_share=0.3)
-    return replace(config, dataset=dataset, steps=8, validate_every=1, save_every=0)
+    return replace(config, dataset=dataset, steps=5, validate_every=1, save_every=0)
 
 
 def test_epochs_in_steps():
@@ -149,15 +149,16 @@ def harmed_by(monkeypatch, blocks):
     monkeypatch.setattr(EarlyStopping, "add", judge)
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_frozen_block_keeps_its_weight_and_costs_no_gradient(train, judged, monkeypatch, ema):
+def test_a_frozen_block_keeps_its_weight_and_costs_no_gradient(train, judged, monkeypatch):
     """OUT09 is frozen at step 2: from there on the backward pass ends at OUT10, and resuming goes on so."""
     harmed_by(monkeypatch, {"OUT09"})
-    optimizer = replace(judged.optimizer, ema=ema, arguments={"weight_decay": 0.1})
-    config = replace(judged, block_patience=1, save_every=1, save_dtype="fp32", checkpointing=True, optimizer=optimizer)
+    optimizer = replace(judged.optimizer, ema=0.9, arguments={"weight_decay": 0.1})
+    config = replace(
+        judged, steps=6, block_patience=1, save_every=1, save_dtype="fp32", checkpointing=True, optimizer=optimizer
+    )
     whole = train(config, "whole")
     assert frozen_at(whole) == {"OUT09": 2}
-    files = [load_file(whole.run.checkpoint(step)) for step in (1, 2, 7)]
+    files = [load_file(whole.run.checkpoint(step)) for step in (1, 2, 5)]
     files.append(load_file(whole.outcome.result))
     for name in files[0]:
         moved = [not torch.equal(a[name], b[name]) for a, b in pairwise(files)]
