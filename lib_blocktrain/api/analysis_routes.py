@@ -1,4 +1,4 @@
-"""Routes for analyses and searches for weights: start one, follow it, and read its result."""
+"""Routes for analyses, searches for weights and comparisons of two LoRAs: start one, follow it, and read its result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 
 from lib_blocktrain.api.kept_jobs import KeptJobs
-from lib_blocktrain.api.schemas import AnalyseBody, Asked, FeatureBody, Found, SolveBody, SolvedFound
+from lib_blocktrain.api.schemas import (
+    AnalyseBody,
+    Asked,
+    CollideBody,
+    CollidedFound,
+    FeatureBody,
+    Found,
+    SolveBody,
+    SolvedFound,
+)
 from lib_blocktrain.api.service import Service
 
 if TYPE_CHECKING:
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def add_analysis_routes(reading: APIRouter, service: Service) -> None:
-    """Add the routes under ``/analyse`` and ``/solve``. They write nothing; the last of each can be read."""
+    """Add the routes under ``/analyse``, ``/solve`` and ``/collide``. They write nothing; the last ones can be read."""
     analyses = KeptJobs("analysis")
 
     @reading.post("/analyse", response_model=Asked, status_code=202, summary="Say how much each block matters")
@@ -41,6 +50,37 @@ def add_analysis_routes(reading: APIRouter, service: Service) -> None:
     @reading.get("/solve/{job}", response_model=SolvedFound, summary="The progress of a search, and its answer")
     def answer(job: str) -> dict[str, Any]:
         return searches.state(job)
+
+    comparisons = KeptJobs("comparison")
+
+    @reading.post("/collide", response_model=Asked, status_code=202, summary="Say which blocks two LoRAs both want")
+    def collide(body: CollideBody) -> dict[str, str]:
+        return comparisons.keep(_start_comparison(service, body))
+
+    @reading.get("/collide/{job}", response_model=CollidedFound, summary="The progress of a comparison, and its result")
+    def compared(job: str) -> dict[str, Any]:
+        return comparisons.state(job)
+
+
+def _start_comparison(service: Service, body: CollideBody) -> Job[dict[str, Any]]:
+    """Start the comparison once the model is free; raise ValueError for what cannot be asked."""
+    from lib_blocktrain.analysis.sampling_grid import SamplingGrid
+    from lib_blocktrain.workspace.analyses import run_collide
+
+    files = [service.lora(name) for name in (body.first, body.second)]
+    if files[0].key == files[1].key:
+        raise ValueError(f"first and second are both {files[0].key!r}: expected two LoRAs")
+    first, second = (service.lora_index.network(file.key) for file in files)
+    grid = None
+    if body.prompts:
+        prompts, seeds = tuple(body.prompts), tuple(body.seeds)
+        grid = SamplingGrid(prompts, body.negative, seeds, guidance=body.cfg, width=body.width, height=body.height)
+
+    def work(job: Job[dict[str, Any]]) -> dict[str, Any]:
+        found = run_collide(service.host, first, second, grid, job.progress(job.what))
+        return {"collision": found.to_json()}
+
+    return service.begin(work, "comparison", body.wait)
 
 
 def _start_search(service: Service, body: SolveBody) -> Job[dict[str, Any]]:

@@ -323,10 +323,26 @@ class SolveBody(Body):
     wait: float = Field(60, ge=0, le=600, description="seconds to wait for the model before the answer is busy")
 
 
+class CollideBody(Body):
+    """A request to compare two LoRAs block by block: their files, or with a prompt their effects on the model."""
+
+    first: str = Field(description="as GET /loras has it", max_length=1000)
+    second: str = Field(description="another one, for the same architecture", max_length=1000)
+    prompts: list[str] = list_field([], limits.MAX_PROMPTS, "ask for what both do; none: the files alone")
+    negative: str = Field("", max_length=limits.MAX_TEXT)
+    seeds: list[int] = list_field([0, 1, 2], limits.MAX_SEEDS)
+    cfg: float = Field(limits.GUIDANCE, ge=0, le=limits.MAX_GUIDANCE)
+    width: int | None = Field(None, ge=limits.MIN_SIDE, le=limits.MAX_SIDE, description="pixels, in steps of 8")
+    height: int | None = Field(None, ge=limits.MIN_SIDE, le=limits.MAX_SIDE, description="as width")
+    wait: float = Field(60, ge=0, le=600, description="seconds to wait for the model before the answer is busy")
+
+
 class Asked(BaseModel):
     """Where the result will be."""
 
-    job: str = Field(description="ask GET /analyse/{job}, /solve/{job} or /sets/{set}/jobs/{job} until it has ended")
+    job: str = Field(
+        description="ask GET /analyse/{job}, /solve/{job}, /collide/{job} or /sets/{set}/jobs/{job} until it has ended"
+    )
 
 
 class Found(BaseModel):
@@ -348,6 +364,18 @@ class SolvedFound(BaseModel):
     share: float | None = Field(None, description="how much of the budget is spent, 0 to 1")
     solved: dict[str, Any] | None = Field(None, description="the front of weights, what they keep and leave, the cost")
     pictures: list[str] = Field([], description="a picture of each place of the front: PNGs in base64")
+    error: str = ""
+    detail: str = Field("", description="why it failed")
+
+
+class CollidedFound(BaseModel):
+    """The progress of a comparison of two LoRAs, and its result."""
+
+    state: Literal["running", "done", "failed"]
+    share: float | None = Field(None, description="how much is done, 0 to 1")
+    collision: dict[str, Any] | None = Field(
+        None, description="what each block is to both, and weights that leave it to the one that needs it more"
+    )
     error: str = ""
     detail: str = Field("", description="why it failed")
 

@@ -29,6 +29,7 @@ def collide_command(arguments: argparse.Namespace) -> Answer:
     from lib_blocktrain.analysis.request import read_seeds
     from lib_blocktrain.analysis.sampling_grid import SamplingGrid
     from lib_blocktrain.networks.files import read_network
+    from lib_blocktrain.workspace.analyses import run_collide
 
     first, second = read_network(arguments.first), read_network(arguments.second)
     if not arguments.prompt:
@@ -38,5 +39,5 @@ def collide_command(arguments: argparse.Namespace) -> Answer:
         grid = SamplingGrid(tuple(arguments.prompt), negative=arguments.negative, seeds=seeds)
         host = open_host(arguments.checkpoint)
         with host.queued():
-            found = collide(first, second, host.model(), grid, progress=ProgressBar("measuring"))
+            found = run_collide(host, first, second, grid, ProgressBar("measuring"))
     return found.to_json(), found.to_table()

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 from markupsafe import Markup
 
-from lib_blocktrain.analysis.collision import BlockOverlap, Collision, collide
+from lib_blocktrain.analysis.collision import BlockOverlap, Collision
 from lib_blocktrain.analysis.request import AnalysisRequest
 from lib_blocktrain.ui import html
 from lib_blocktrain.ui.analyse_handlers import AnalyseHandlers
 from lib_blocktrain.ui.job_stream import stream_job
 from lib_blocktrain.ui.lora_controls import error_to
 from lib_blocktrain.ui.values import AnalyseValues, Changes, Properties
+from lib_blocktrain.workspace.analyses import run_collide
 from lib_blocktrain.workspace.jobs import Job
 from lib_blocktrain.workspace.recent import Recent
 
@@ -58,10 +59,8 @@ class CollideHandlers:
             return
 
         def work(job: Job[Collision]) -> Collision:
-            if request is None:
-                return collide(networks[0], networks[1])
-            progress = job.progress("Comparing")
-            return collide(networks[0], networks[1], self.host.model(), request.grid, progress=progress)
+            grid = None if request is None else request.grid
+            return run_collide(self.host, networks[0], networks[1], grid, job.progress("Comparing"))
 
         def finished(job: Job[Collision]) -> Changes:
             self._results[job.id] = (keys, job.result())

@@ -11,12 +11,14 @@ import numpy as np
 from PIL import Image
 
 from lib_blocktrain.analysis.attribution import weight_norms
+from lib_blocktrain.analysis.collision import Collision, collide
 from lib_blocktrain.analysis.instrumented_model import active_blocks
 from lib_blocktrain.analysis.regions import area_sentence, area_warning
 from lib_blocktrain.analysis.rendered import analysis_of, contact_sheet, render
 from lib_blocktrain.analysis.request import AnalysisRequest, settings_json
 from lib_blocktrain.analysis.results import Analysis
 from lib_blocktrain.analysis.run import NOISE_METHODS, analyse, region_masks
+from lib_blocktrain.analysis.sampling_grid import SamplingGrid
 from lib_blocktrain.analysis.similar import Profile, Profiles, Ranking, rank
 from lib_blocktrain.analysis.solve import solve
 from lib_blocktrain.analysis.solve_result import Solved, SolveRequest
@@ -99,6 +101,19 @@ def run_solve(
     solved = solve(model, request, progress=report, stop=lambda: ended or (stop is not None and stop()))
     said = unread_notices(request.grid.prompts, request.grid.negative)
     return replace(solved, notices=(*solved.notices, *said))
+
+
+def run_collide(
+    host: Host, first: Network, second: Network, grid: SamplingGrid | None = None, progress: Progress | None = None
+) -> Collision:
+    """Compare two LoRAs: their files, or with a grid their effects on the model, whose queue the caller holds."""
+    if grid is None:
+        return collide(first, second)
+    model = host.model()
+    for network in (first, second):
+        _check_architecture(model, network)
+    found = collide(first, second, model, grid, progress=progress)
+    return replace(found, notices=(*found.notices, *unread_notices(grid.prompts, grid.negative)))
 
 
 def _check_architecture(model: Model, network: Network) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 
 import pytest
 from PIL import Image
 
+from lib_blocktrain.analysis import collision
 from lib_blocktrain.analysis.regions import WHOLE_IMAGE
+from lib_blocktrain.analysis.sampling_grid import SamplingGrid
 from lib_blocktrain.analysis.solve_result import Solution, Solved
 from lib_blocktrain.hosts.host import Cancelled
+from lib_blocktrain.networks.files import read_network
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.workspace import analyses
 
@@ -98,6 +102,45 @@ def test_a_search_for_weights(client, monkeypatch):
         answer = client.post("/solve", json={**body, **wrong})
         assert (answer.status_code, said in answer.json()["detail"]) == (status, True), answer.json()
     assert client.get("/solve/none").status_code == 404
+
+
+def test_two_loras_are_compared(client, host, monkeypatch):
+    """By their files as `collide` does, and with prompts by what reaches the model."""
+
+    def compared(**body):
+        answer = client.post("/collide", json={"first": "robot", "second": "people/anna", **body})
+        if answer.status_code != 202:
+            return answer.status_code, answer.json()["detail"]
+        while (found := client.get(f"/collide/{answer.json()['job']}").json())["state"] == "running":
+            pass
+        return found
+
+    networks = [read_network(host.lora_dirs[0] / f"{name}.safetensors") for name in ("robot", "people/anna")]
+    expected = collision.collide(*networks).to_json()
+    assert compared()["collision"] == json.loads(json.dumps(expected))
+    reached = []
+
+    def measured(first, second, model, grid, progress):
+        reached.append((first.name, second.name, model, grid))
+        return collision.collide(first, second)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(analyses, "collide", measured)
+        found = compared(prompts=["a [b:0.5]"], seeds=[7], cfg=1, width=64, negative="n")
+    (asked,) = reached
+    assert asked[:3] == ("robot", "anna", host.model())
+    assert asked[3] == SamplingGrid(("a [b:0.5]",), "n", (7,), guidance=1, width=64)
+    assert found["collision"]["notices"]  # brackets are not read
+    for wrong, status, said in (
+        ({"second": "robot"}, 400, "first and second are both 'robot': expected two LoRAs"),
+        ({"second": "none"}, 404, "there is no LoRA 'none'"),
+        ({"prompts": ["a"], "width": 100}, 400, "width 100: expected a multiple of 8"),
+    ):
+        code, detail = compared(**wrong)
+        assert (code, said in detail) == (status, True), detail
+    failed = compared(second="xl")
+    assert (failed["state"], "expected one architecture" in failed["detail"]) == ("failed", True)
+    assert client.get("/collide/none").status_code == 404
 
 
 @pytest.mark.parametrize(
