@@ -106,4 +106,15 @@
     }
 
     blocktrain.WeightRows = WeightRows;
+
+    // Weights by kind of layer or over the steps, from a tag or a preset: their fold opens, since the sliders do not show them.
+    let changes = "";
+    (blocktrain.pageChanged ||= new Set()).add(() => {
+        const fold = document.querySelector("#blocktrain_changing");
+        const text = fold?.querySelector("textarea")?.value ?? changes;
+        if (text && !changes && document.activeElement !== fold.querySelector("textarea")) {
+            fold.querySelector(".label-wrap:not(.open)")?.click();
+        }
+        changes = text;
+    });
 })();

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lib_blocktrain.blocks import ARCHITECTURES
+from lib_blocktrain.weights.preset_strings import parse
 from tests.webui.random_models import configuration, write_lora
 from tests.webui.running import pixels
 
@@ -86,6 +87,24 @@ def test_the_tabs_preview_is_the_tag(loaded, weights, blocks):
     assert np.abs(ours - theirs).max() <= 2
     assert effect.max() > 8
     assert np.abs(ours - theirs).mean() * 50 < effect.mean()
+
+
+def test_the_classic_presets_by_tag_and_tab(loaded):
+    """LoRA Block Weight's names, in its spelling and in ours, are the numbers that the tab draws with."""
+    webui, known, seen, rows = loaded.webui, ARCHITECTURES[loaded.architecture], set(), []
+    for name in ("INS", "IND", "INALL", "MIDD", "OUTD", "OUTS", "OUTALL"):
+        answer = webui.txt2img(tag(loaded, f"lbw={name}"))
+        drawn = pixels(answer["images"][0])
+        said = json.loads(answer["info"])["extra_generation_params"]["Block weights"]
+        numbers = parse(name, known.id).weights.to_line()
+        assert said == f"{loaded.lora}: {numbers}"
+        assert np.array_equal(webui.pixels(tag(loaded, f"bw={name}")), drawn)
+        assert np.array_equal(webui.pixels(tag(loaded, f"bw={numbers}")), drawn)
+        shown = pixels(webui.inside("preview", prompt=PROMPT, lora=loaded.lora, weights=name, **SAME))
+        rows.append(int(np.abs(shown.astype(int) - drawn).max()))
+        seen.add(drawn.tobytes())
+    assert max(rows) <= 2
+    assert len(seen) == len(rows)
 
 
 def test_what_another_architecture_means_is_refused(loaded):

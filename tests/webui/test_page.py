@@ -70,6 +70,15 @@ def test_written_into_the_prompt_and_edited_in_the_tab(page):
     page.click("txt2img_edit")
     page.page.wait_for_function("() => document.querySelector('#blocktrain_w_IN04 input[type=range]').value === '0.5'")
     assert page.weight("OUT05") == 1
+    steps = page.page.locator("#blocktrain_weight_changes textarea")
+    assert not steps.is_visible()
+    page.tab("txt2img")
+    page.prompt(f"{PROMPT} <lora:{LORA}:0.5@0,1@0.5:bw=OUTD:stop=5>")
+    page.click("txt2img_edit")
+    steps.wait_for()  # its fold opens
+    page.page.wait_for_function("() => document.querySelector('#blocktrain_w_IN04 input[type=range]').value === '0'")
+    assert steps.input_value() == "stop=5,strength=0.5@0,1@0.5"
+    page.wait("status", "under “Kinds of layers, steps”")
 
 
 def test_a_failed_request_leaves_the_prompt_and_is_said_beside_the_button(page):
