@@ -23,7 +23,7 @@ from lib_blocktrain.api.schemas import (
 )
 from lib_blocktrain.api.service import Service
 from lib_blocktrain.weights.preset_strings import Parsed
-from lib_blocktrain.weights.prompt_tags import fix_random_weights, write_weights
+from lib_blocktrain.weights.tagged_prompts import fix_random_weights, write_weights
 
 
 def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) -> None:

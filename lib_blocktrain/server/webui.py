@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib_blocktrain import __version__
 from lib_blocktrain.files import visible
-from lib_blocktrain.weights.prompt_tags import INFOTEXT, accordion_of, pasted
+from lib_blocktrain.weights.tagged_prompts import INFOTEXT, accordion_of, pasted
 
 if TYPE_CHECKING:
     from lib_blocktrain.hosts.webui.integration import Integration

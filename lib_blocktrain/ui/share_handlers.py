@@ -17,7 +17,8 @@ from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.preset_files import read_line
 from lib_blocktrain.weights.preset_strings import PresetStringError
 from lib_blocktrain.weights.presets import from_link
-from lib_blocktrain.weights.prompt_tags import Multipliers, PageWeights, Tag, resolve, tags_of, without
+from lib_blocktrain.weights.prompt_tags import Multipliers, PageWeights, Tag, resolve
+from lib_blocktrain.weights.tagged_prompts import tags_of, without
 from lib_blocktrain.workspace.lora_selection import LoraEntry, LoraSelection
 
 

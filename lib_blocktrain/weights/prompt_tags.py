@@ -1,4 +1,4 @@
-"""The prompt tag `<lora:NAME:1:bw=PRESET>`: its block weights, and their record in a picture's parameters.
+"""One prompt tag `<lora:NAME:1:bw=PRESET>`, and its block weights; `tagged_prompts` has whole prompts.
 
     <lora:NAME:1:bw=OUTD>                 a preset, or 25 or 26 values, or ranges such as OUT=1,IN=0.5
     <lora:NAME:1:bw=card>                 what the LoRA's card recommends
@@ -17,28 +17,22 @@ between its colons) and applies the result.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
-from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.card_preset import parse_with_card
 from lib_blocktrain.weights.curves import read_strength
 from lib_blocktrain.weights.elements import LBW_IDENTIFIERS, from_lbw
 from lib_blocktrain.weights.layer_weights import Gate, LayerWeights
-from lib_blocktrain.weights.preset_strings import PresetStringError, has_name, has_random_values, parse
+from lib_blocktrain.weights.preset_strings import PresetStringError
 from lib_blocktrain.weights.preset_strings import change as with_changes
 from lib_blocktrain.weights.presets import Preset
 from lib_blocktrain.weights.tag_steps import ALWAYS, STEP_ITEMS, Steps, TagError, read_steps
 from lib_blocktrain.weights.text_spans import Span
-
-INFOTEXT = "Block weights"  # the name of the pair in a picture's parameters
-INFOTEXT_HIRES = "Hires block weights"
-INFOTEXT_PROBLEM = "Block weights problem"
 
 _OURS = ("bw", *STEP_ITEMS, "x")
 _LBW = ("lbw", "lbwe")
@@ -46,9 +40,8 @@ _WEBUIS = ("te", "unet", "dyn")
 # What follows `bw=NAME:` in a preset string with a name: values, or ranges such as OUT=1.
 _GOES_ON = re.compile(r"[^=]*,|\s*(\*|BASE|REST|MID|M00|(IN|OUT)([0-9]{2})?)(-[A-Z0-9]+)?\s*=")
 _LOOKS_LIKE_WEIGHTS = re.compile(r"\s*([A-Z][A-Z0-9._]+|[^,]+(,[^,]+){11,})\s*")
-_TAG = re.compile(r"<(lora|lyco):([^>]+)>")
+TAG = re.compile(r"<(lora|lyco):([^>]+)>")
 _FOR_ONE = re.compile(r"<lora:([^:>]+)>\s*:(.*)")  # a line of the accordion
-_INFOTEXT_PAIR = re.compile(rf'\b{INFOTEXT}: ("(?:[^"\\]|\\.)*"|[^,\n]*)')
 
 
 @dataclass(frozen=True)
@@ -263,113 +256,9 @@ def changed(
     return with_changes(LayerWeights.of(weights), ranges, seed=seed).simplest
 
 
-def infotext_of(resolved: Iterable[Resolved]) -> str | None:
-    """The value of `INFOTEXT` in a picture's parameters, `NAME: values; NAME: values`; None if no LoRA has weights."""
-    entries = {r.tag.name: r.weights.to_line() for r in resolved if r.weights is not None}
-    return "; ".join(f"{name}: {line}" for name, line in entries.items()) or None
-
-
-def read_infotext_value(value: str) -> dict[str, str]:
-    """Return the values that `infotext_of` wrote, by LoRA."""
-    name, *others = value.split(": ")
-    found = {}
-    for other in others:
-        line, _, following = other.partition(";")
-        if name and ":" not in name + line:
-            found[name] = line.strip()
-        name = following[1:] if following.startswith(" ") else ""
-    return found
-
-
-def pasted(prompt: str, value: str, presets: Mapping[str, Preset] | None = None) -> str:
-    """Return a pasted prompt whose tags give the weights that the picture was made with.
-
-    A tag that still means the same stays. A tag with random values, with a preset that has changed since, or with
-    weights from the accordion gets the values.
-    """
-    made_with = read_infotext_value(value)
-
-    def change(items: list[str]) -> list[str] | None:
-        line = made_with.get(items[0])
-        if line is None:
-            return None
-        try:
-            tag = read_tag(items)
-        except TagError:
-            return None
-        if tag.weights is not None and line in _meanings(tag, presets):
-            return None
-        return replace(tag, weights=line, x=None).items
-
-    return _with_tags(prompt, change)
-
-
-def accordion_of(prompt: str, value: str) -> str:
-    """Return the accordion's text for a picture with this prompt: the weights of the LoRAs whose tags have none.
-
-    `value` is what `infotext_of` returned for the picture.
-    """
-    tags = _TAG.findall(prompt, 0, _end_of_tags(prompt))
-    weighted = {items[0] for items in (tag.split(":") for _, tag in tags) if any(map(_holds_weights, items))}
-    lines = {name: line for name, line in read_infotext_value(value).items() if name not in weighted}
-    return "\n".join(f"<lora:{name}>: {line}" for name, line in lines.items())
-
-
-def write_weights(prompt: str, text: str) -> str:
-    """Return the prompt with the accordion's weights written into its tags.
-
-    `text` is a preset string for every LoRA, or lines `NAME: preset string`. A tag stays where there is none for it,
-    and where its weights hold a colon or `>` (JSON), which a tag cannot.
-    """
-    weights_of = PageWeights(text).for_loras(lora_names(prompt))
-
-    def change(items: list[str]) -> list[str] | None:
-        weights = weights_of[items[0]]
-        if weights and has_name(weights):
-            weights = weights.partition(":")[2].strip()
-        if not weights or re.search("[:>]", weights):
-            return None
-        return [*(item for item in items if not _holds_weights(item)), f"{_spelling(items)}={weights}"]
-
-    return _with_tags(prompt, change)
-
-
-def fix_random_weights(prompt: str, infotext: str) -> str:
-    """Return the prompt with the values that a picture was made with in place of weights that hold R or U.
-
-    `infotext` is a text with the picture's parameters as the WebUI writes them. Another seed would draw other values.
-    """
-    made_with = read_infotext_value(_infotext_value(infotext))
-
-    def change(items: list[str]) -> list[str] | None:
-        index = next((i for i, item in enumerate(items) if _holds_weights(item)), None)
-        if items[0] not in made_with or index is None or not has_random_values(items[index]):
-            return None
-        return [*items[:index], f"{_spelling(items)}={made_with[items[0]]}", *items[index + 1 :]]
-
-    return _with_tags(prompt, change)
-
-
-def _infotext_value(infotext: str) -> str:
-    """Return the value of INFOTEXT in a picture's parameters, "" if there is none; the WebUI quotes it as JSON."""
-    found = _INFOTEXT_PAIR.search(infotext)
-    if found is None or not found[1].startswith('"'):
-        return found[1] if found else ""
-    try:
-        return json.loads(found[1])
-    except ValueError:
-        return ""
-
-
-def _holds_weights(item: str) -> bool:
+def holds_weights(item: str) -> bool:
     """Whether an item of a tag is `bw=` or `lbw=`."""
     return item.partition("=")[0].strip().casefold() in ("bw", "lbw")
-
-
-def _spelling(items: Sequence[str]) -> str:
-    """Return "lbw" for a tag that is spelt so and acts in some steps, which `bw=` counts otherwise; else "bw"."""
-    names = {item.partition("=")[0].strip().casefold() for item in items if "=" in item}
-    return "lbw" if "lbw" in names and names & {"start", "stop", "step"} else "bw"
 
 
 def whole_items(items: Sequence[str]) -> list[str]:
@@ -385,7 +274,7 @@ def whole_items(items: Sequence[str]) -> list[str]:
 
 def _goes_on_with(before: str, item: str) -> bool:
     """Whether a colon has cut an item: `bw=NAME:1,0,...` or `lbwe=BLOCKS:ELEMENTS:VALUE`."""
-    if _holds_weights(before):
+    if holds_weights(before):
         return ":" not in before and _GOES_ON.match(item) is not None
     name, _, value = before.partition("=")
     if name.strip().casefold() != "lbwe" or value in LBW_IDENTIFIERS or "=" in item:
@@ -398,7 +287,7 @@ def weights_in_tag(text: str) -> tuple[str, float | None]:
 
     Raises PresetStringError for a tag without weights.
     """
-    found = _TAG.fullmatch(text.strip())
+    found = TAG.fullmatch(text.strip())
     if found is None:
         return text, None
     try:
@@ -416,64 +305,6 @@ def _misspelt(plain: Sequence[str]) -> Iterator[str]:
         name, equals, value = item.partition("=")
         if equals and name.strip() not in _WEBUIS and _LOOKS_LIKE_WEIGHTS.fullmatch(value):
             yield f"{Span(item.strip()).shown} is ignored: expected bw=, such as bw={value.strip()[:40]}"
-
-
-def lora_names(prompt: str) -> list[str]:
-    """Return the names of the LoRAs of a prompt, in order."""
-    return list(dict.fromkeys(found[2].split(":")[0] for found in _TAG.finditer(prompt, 0, _end_of_tags(prompt))))
-
-
-def tags_of(prompt: str) -> list[Tag]:
-    """Return the tags of a prompt's LoRAs, in order, the last one of each; raises TagError for one that is wrong."""
-    found = _TAG.finditer(prompt, 0, _end_of_tags(prompt))
-    tags = [read_tag(match[2].split(":")) for match in found]
-    return list({tag.name: tag for tag in tags}.values())
-
-
-class FoundTag(NamedTuple):
-    """A tag's place in a prompt, its kind (`lora` or `lyco`) and its items."""
-
-    start: int
-    end: int
-    kind: str
-    items: list[str]
-
-
-def tag_at(prompt: str, position: int) -> FoundTag | None:
-    """Return the tag of a LoRA that a cursor at this position is in or touches, None without one."""
-    for found in _TAG.finditer(prompt, 0, _end_of_tags(prompt)):
-        if found.start() <= position <= found.end():
-            return FoundTag(*found.span(), found[1], whole_items(found[2].split(":")))
-    return None
-
-
-def renamed(prompt: str, old: Collection[str], new: str) -> str:
-    """Return the prompt with another LoRA in place of these; multipliers and weights stay."""
-    return _with_tags(prompt, lambda items: [new, *items[1:]] if items[0] in old else None)
-
-
-def without(prompt: str, names: Collection[str]) -> tuple[str, list[str]]:
-    """Return the prompt without the tags of these LoRAs, and the names of those that it had."""
-    dropped = [name for name in lora_names(prompt) if name in names]
-    return _with_tags(prompt, lambda items: [] if items[0] in dropped else None), dropped
-
-
-def _with_tags(prompt: str, change: Callable[[list[str]], list[str] | None]) -> str:
-    """Return the prompt with changed tags; `change` returns a tag's new items, [] for no tag, None for the same."""
-
-    def new_tag(found: re.Match[str]) -> str:
-        items = change(whole_items(found[2].split(":")))
-        if items is None:
-            return found[0]
-        return f"<{found[1]}:{':'.join(items)}>" if items else ""
-
-    end = _end_of_tags(prompt)
-    return _TAG.sub(new_tag, prompt[:end]) + prompt[end:]
-
-
-def _end_of_tags(prompt: str) -> int:
-    """No tag ends after this. To search the rest, for each `<` in it, would take a minute for a long prompt."""
-    return prompt.rfind(">") + 1
 
 
 def _split_items(items: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -507,18 +338,3 @@ def _check_plain(items: Sequence[str]) -> None:
         name, equals, value = item.partition("=")
         if not equals or name in _WEBUIS:
             _number(name if equals else "multiplier", value if equals else item)
-
-
-def _meanings(tag: Tag, presets: Mapping[str, Preset] | None) -> set[str]:
-    """Return the values that a tag stands for now, for each architecture: the picture's is not known here.
-
-    Random values stand for none.
-    """
-    meanings = set()
-    for architecture in ARCHITECTURES:
-        try:
-            parsed = parse(tag.weights or "", architecture, x=tag.x, presets=presets, layers=True)
-            meanings.add(parsed.layers.to_line())
-        except PresetStringError:
-            continue
-    return meanings

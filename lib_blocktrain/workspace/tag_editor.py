@@ -12,8 +12,9 @@ from lib_blocktrain.networks.cards import recommended_text
 from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.card_preset import CARD, uses_card
 from lib_blocktrain.weights.preset_strings import Parsed
-from lib_blocktrain.weights.prompt_tags import Tag, read_tag, tag_at
+from lib_blocktrain.weights.prompt_tags import Tag, read_tag
 from lib_blocktrain.weights.tag_steps import TagError
+from lib_blocktrain.weights.tagged_prompts import tag_at
 from lib_blocktrain.workspace.lora_files import LoraFile
 from lib_blocktrain.workspace.lora_index import LoraIndex
 from lib_blocktrain.workspace.preset_store import PresetStore, as_changes

@@ -7,22 +7,18 @@ import pytest
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import PresetStringError, parse
 from lib_blocktrain.weights.presets import Preset
-from lib_blocktrain.weights.prompt_tags import (
-    PageWeights,
+from lib_blocktrain.weights.prompt_tags import PageWeights, changed, read_tag, resolve, weights_in_tag
+from lib_blocktrain.weights.tag_steps import SamplingStep, Steps, TagError
+from lib_blocktrain.weights.tagged_prompts import (
     accordion_of,
-    changed,
     fix_random_weights,
     infotext_of,
     pasted,
     read_infotext_value,
-    read_tag,
     renamed,
-    resolve,
-    weights_in_tag,
     without,
     write_weights,
 )
-from lib_blocktrain.weights.tag_steps import SamplingStep, Steps, TagError
 
 ALL = BlockWeights.uniform("sd1", 1.0)
 

@@ -16,8 +16,9 @@ from lib_blocktrain.hosts.webui.prompt import TagContext, add_change, set_page_w
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.card_preset import uses_card
 from lib_blocktrain.weights.preset_strings import PresetStringError
-from lib_blocktrain.weights.prompt_tags import PageWeights, Tag, changed, lora_names, renamed, resolve
+from lib_blocktrain.weights.prompt_tags import PageWeights, Tag, changed, resolve
 from lib_blocktrain.weights.tag_steps import TagError
+from lib_blocktrain.weights.tagged_prompts import lora_names, renamed
 
 _NAME = "[blocktrain] "
 _MERGE, _FILE = 0.2, 0.6  # cost of merging all layers again, and of also reading a file; a checkpoint costs 1.0

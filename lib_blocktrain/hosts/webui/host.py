@@ -21,7 +21,7 @@ from lib_blocktrain.model.memory import lacks_memory
 from lib_blocktrain.model.protocol import Progress
 from lib_blocktrain.networks.hooks import Applied, applied
 from lib_blocktrain.networks.placement import Placement
-from lib_blocktrain.weights.prompt_tags import without
+from lib_blocktrain.weights.tagged_prompts import without
 
 
 class WebUIHost:

@@ -12,17 +12,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from lib_blocktrain.weights.presets import Preset
-from lib_blocktrain.weights.prompt_tags import (
-    INFOTEXT,
-    INFOTEXT_HIRES,
-    INFOTEXT_PROBLEM,
-    PageWeights,
-    Resolved,
-    infotext_of,
-    read_tag,
-    resolve,
-)
+from lib_blocktrain.weights.prompt_tags import PageWeights, Resolved, read_tag, resolve
 from lib_blocktrain.weights.tag_steps import TagError
+from lib_blocktrain.weights.tagged_prompts import INFOTEXT, INFOTEXT_HIRES, INFOTEXT_PROBLEM, infotext_of
 
 log = logging.getLogger(__name__)
 
