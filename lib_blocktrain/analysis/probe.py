@@ -182,7 +182,7 @@ class _GradientProjection:
         loss = LossConfig(normalised_mask=True)  # each picture counts alike, however small its mask
         weight = next(model.unet.parameters())
         self._device = weight.device
-        self._objective = Objective(loss, model.alphas_cumprod, model.prediction, self._device)
+        self._objective = Objective(loss, model.alphas_cumprod, model.prediction, self._device, model.zero_terminal_snr)
         self._loss_scale = LossScale(enabled=weight.dtype == torch.float16)
         self._denoiser = Denoiser(model, torch.float32, plan.first_block, checkpointing=False)
         there = {planned.block for planned in plan.modules}

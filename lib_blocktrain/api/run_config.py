@@ -25,6 +25,7 @@ def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
     check(config.optimizer.name in TABLE, "optimizer.name", config.optimizer.name, f"one of {', '.join(TABLE)}")
     if config.checkpoint is not None and Path(config.checkpoint) != getattr(service.host, "checkpoint", None):
         raise ConfigError(f"checkpoint = {config.checkpoint!r}: expected none: a run takes the model that is loaded")
+    _check_vae(config.vae, service)
     network = config.network
     if network.start is not None:
         network = replace(network, start=str(service.lora(network.start).path))
@@ -36,6 +37,16 @@ def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
     if dataset.cache is not None and not Path(dataset.cache).resolve().is_relative_to(cache):
         raise ConfigError(f"dataset.cache = {dataset.cache!r}: expected none, or a folder in {cache}")
     return replace(config, dataset=dataset, network=network)
+
+
+def _check_vae(vae: str | None, service: Service) -> None:
+    """Raise ConfigError for a file that is not beside the checkpoint; a WebUI reads none, and compares its name."""
+    if vae is None or not hasattr(service.host, "checkpoint"):
+        return
+    checkpoint = service.host.checkpoint
+    if checkpoint is None or Path(vae).resolve().parent != Path(checkpoint).resolve().parent:
+        beside = "none, with the demo model" if checkpoint is None else f"a file in {Path(checkpoint).resolve().parent}"
+        raise ConfigError(f"vae = {vae!r}: expected {beside}")
 
 
 def _confined(dataset: DatasetConfig, roots: Sequence[Path] | None) -> DatasetConfig:

@@ -22,12 +22,17 @@ class UnsupportedCheckpoint(ValueError):
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """The kind of a checkpoint; ``prediction`` is None if the file does not say (SD2 has both, with the same keys)."""
+    """The kind of a checkpoint; ``prediction`` is None if the file does not say (SD2 has both, with the same keys).
+
+    ``clip_skip`` is the layer of SD1's text encoder, from the end, that it was trained with.
+    """
 
     architecture: str
     prediction: Prediction | None
     inpainting: bool
     notices: tuple[str, ...]
+    zero_terminal_snr: bool = False
+    clip_skip: int = 1
 
 
 def read_checkpoint_info(path: Path) -> CheckpointInfo:
@@ -58,12 +63,24 @@ def read_checkpoint_info(path: Path) -> CheckpointInfo:
         notices.append("inpainting checkpoint: pictures are drawn with everything masked")
     if prediction == "v":
         notices.append("v-prediction checkpoint")
+    zero_terminal_snr = "ztsnr" in shapes  # Forge's marker
+    if zero_terminal_snr:
+        notices.append("zero terminal SNR")
+    clip_skip = _clip_skip(header.metadata) if architecture == "sd1" else 1
+    if clip_skip > 1:
+        notices.append(f"clip skip {clip_skip}")
     title = f"{path.stem} {header.metadata.get('modelspec.title', '')}"
     if word := _DISTILLED.search(title):
         notices.append(
             f"the name says {word.group().strip('_')!r}: a distilled checkpoint needs few steps and a CFG of 1 to 2"
         )
-    return CheckpointInfo(architecture, prediction, channels == 9, tuple(notices))
+    return CheckpointInfo(architecture, prediction, channels == 9, tuple(notices), zero_terminal_snr, clip_skip)
+
+
+def _clip_skip(metadata: Mapping[str, str]) -> int:
+    """Return what `modelspec.encoder_layer` says (SAI's model metadata standard), 1 if it says nothing."""
+    layer = metadata.get("modelspec.encoder_layer", "")
+    return int(layer) if layer.isdecimal() and 1 <= int(layer) <= 12 else 1
 
 
 def _context_width(shapes: Mapping[str, tuple[int, ...]]) -> int | None:
@@ -82,10 +99,14 @@ def _in_features(shape: tuple[int, ...] | None) -> int | None:
 def _prediction(
     path: Path, architecture: str, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]
 ) -> Prediction | None:
-    """Look for, in this order: the marker tensor, metadata, the ``.yaml`` beside the file."""
+    """Look for, in this order: the marker tensor, metadata, the ``.yaml`` beside the file.
+
+    In the latter A1111 and Forge read ``parameterization``, and for SDXL the class of the scaling.
+    """
     if "v_pred" in shapes or metadata.get("modelspec.prediction_type", "").startswith("v"):
         return "v"
     yaml = path.with_suffix(".yaml")
     if yaml.exists():
-        return "v" if re.search(r"parameterization:\s*[\"']?v", yaml.read_text("utf-8", "replace")) else "epsilon"
+        text = yaml.read_text("utf-8", "replace")
+        return "v" if re.search(r"parameterization:\s*[\"']?v|target:\s*\S*\.VScaling", text) else "epsilon"
     return None if architecture == "sd2" else "epsilon"

@@ -16,6 +16,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -23,13 +24,16 @@ from torch import Tensor, nn
 from lib_blocktrain.files import INSTALLED, ROOT, atomic_write, error_text
 from lib_blocktrain.hosts.checkpoint import CheckpointInfo, read_checkpoint_info
 from lib_blocktrain.hosts.demo_model import LORAS, MODEL, check_present, clip_vocabulary, full_token_table
+from lib_blocktrain.hosts.external_vae import external_vae
 from lib_blocktrain.hosts.host import NoModel, OutOfMemory, SampleRequest
 from lib_blocktrain.hosts.live_picture import Denoised, LivePictures
 from lib_blocktrain.hosts.prompt_syntax import unread_notices
+from lib_blocktrain.hosts.token_rows import joined_rows, token_rows
 from lib_blocktrain.model import unet_forward
+from lib_blocktrain.model.diffusion import zero_terminal_snr
 from lib_blocktrain.model.freezing import frozen
 from lib_blocktrain.model.memory import lacks_memory
-from lib_blocktrain.model.protocol import Prediction, Progress
+from lib_blocktrain.model.protocol import Prediction, Progress, check_clip_skip
 from lib_blocktrain.model.unet_forward import BlockState, Caller
 from lib_blocktrain.networks.hooks import Applied, applied
 
@@ -54,6 +58,7 @@ class StandaloneModel:
     architecture: str
     name: str
     notices: tuple[str, ...] = ()
+    clip_skip: int = 1  # the layer of SD1's text encoder, from the end
 
     @property
     def unet(self) -> nn.Module:
@@ -82,6 +87,10 @@ class StandaloneModel:
         return self.pipeline.scheduler.alphas_cumprod
 
     @property
+    def zero_terminal_snr(self) -> bool:
+        return bool(self.pipeline.scheduler.config.get("rescale_betas_zero_snr", False))
+
+    @property
     def native_size(self) -> int:
         return self.pipeline.unet.config.sample_size * 8
 
@@ -105,25 +114,51 @@ class StandaloneModel:
         pixels = vae.decode(latents.to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
         return self.pipeline.image_processor.postprocess(pixels, output_type="pil")
 
-    def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
-        """Text of more than 75 tokens is encoded in chunks, whose contexts of 77 tokens are concatenated."""
+    def encode_prompt(self, text: str, max_tokens: int | None = None) -> Mapping[str, Tensor]:
         device = self.pipeline.unet.device
-        encoders_device = self.pipeline.text_encoder.device  # the CPU while they are set aside
-        chunks = [
-            self.pipeline.encode_prompt(
-                chunk, device=encoders_device, num_images_per_prompt=1, do_classifier_free_guidance=False
-            )
-            for chunk in _chunks(self.pipeline.tokenizer, text)
-        ]
         # diffusers returns the weights' dtype, which torch.cat refuses under autocast to another one
         plain = torch.autocast(device.type, enabled=False) if device.type in ("cuda", "cpu") else nullcontext()
         with plain:
-            encoded = [torch.cat([chunk[0] for chunk in chunks], dim=1).to(device), *chunks[0][1:]]
+            context, pooled = self._encoded_chunks(text) if max_tokens is None else self._encoded_rows(text, max_tokens)
         if self.architecture != "sdxl":
-            return {"context": encoded[0]}
+            return {"context": context.to(device)}
         side = float(self.native_size)
         size = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=device)  # original, crop, target
-        return {"context": encoded[0], "pooled": encoded[2].to(device), "size": size}
+        return {"context": context.to(device), "pooled": pooled.to(device), "size": size}
+
+    def _encoded_chunks(self, text: str) -> tuple[Tensor, Tensor]:
+        """Return the contexts of chunks of up to 75 tokens, one after the other, and SDXL's pooled one of the first."""
+        device = self.pipeline.text_encoder.device  # the CPU while the encoders are set aside
+        options = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False, **self.diffusers_clip_skip}
+        chunks = [
+            self.pipeline.encode_prompt(chunk, device=device, **options)
+            for chunk in _chunks(self.pipeline.tokenizer, text)
+        ]
+        return torch.cat([chunk[0] for chunk in chunks], dim=1), chunks[0][-2]
+
+    @property
+    def diffusers_clip_skip(self) -> dict[str, int]:
+        """The argument of diffusers, which counts layers from 0."""
+        return {"clip_skip": self.clip_skip - 1} if self.clip_skip > 1 else {}
+
+    def _encoded_rows(self, text: str, max_tokens: int) -> tuple[Tensor, Tensor]:
+        """Return the context of sd-scripts' rows of tokens, and what the last encoder makes of the first row."""
+        contexts, pooled = [], torch.empty(0)
+        pipeline = self.pipeline
+        second = [(pipeline.tokenizer_2, pipeline.text_encoder_2)] if self.architecture == "sdxl" else []
+        for tokenizer, encoder in ((pipeline.tokenizer, pipeline.text_encoder), *second):
+            tokens = tokenizer(text, verbose=False).input_ids[1:-1]
+            ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+            rows = torch.tensor(token_rows(tokens, max_tokens, *ids), device=encoder.device)
+            made = encoder(rows, output_hidden_states=True)
+            if self.architecture == "sdxl":
+                states, pooled = made.hidden_states[-2], made[0][:1]
+            elif self.clip_skip > 1:
+                states = encoder.text_model.final_layer_norm(made.hidden_states[-self.clip_skip])
+            else:
+                states = made.last_hidden_state
+            contexts.append(joined_rows(states))
+        return torch.cat(contexts, dim=-1), pooled
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         added = None
@@ -144,6 +179,20 @@ class StandaloneModel:
         call: Caller | None = None,
     ) -> Tensor:
         return unet_forward.run_blocks(self.unet, self.architecture, start, saved, keep=keep, call=call)
+
+    @contextmanager
+    def encoding(self, vae: str | None, clip_skip: int | None) -> Iterator[None]:
+        before = self.pipeline.vae, self.clip_skip
+        if clip_skip is not None:
+            check_clip_skip(clip_skip, self.architecture, self.pipeline.text_encoder.config.num_hidden_layers)
+        try:
+            self.clip_skip = clip_skip or self.clip_skip
+            if vae is not None:
+                self.pipeline.register_modules(vae=external_vae(Path(vae), before[0], convert_ldm_vae_checkpoint))
+            yield
+        finally:
+            self.clip_skip = before[1]
+            self.pipeline.register_modules(vae=before[0])
 
     def trainable(self) -> AbstractContextManager[None]:
         return frozen(self.unet, *self.text_encoders.values(), self.pipeline.vae)
@@ -259,7 +308,8 @@ def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | N
     _check_size(request)
     _check_prompts(model, request)
     (scheduler, options), before = SAMPLERS[request.sampler], pipeline.scheduler
-    live, denoised = LivePictures(request.live), Denoised(model.alphas_cumprod, model.prediction, request.cfg)
+    alphas = zero_terminal_snr(model.alphas_cumprod) if model.zero_terminal_snr else model.alphas_cumprod
+    live, denoised = LivePictures(request.live), Denoised(alphas, model.prediction, request.cfg)
 
     def after_step(_pipeline: object, step: int, _timestep: object, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if progress is not None:
@@ -270,10 +320,10 @@ def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | N
         return tensors
 
     width, height = request.width or model.native_size, request.height or model.native_size
-    extra: dict[str, object] = {}
+    extra: dict[str, object] = {**model.diffusers_clip_skip}
     if model.in_channels == 9:  # with everything masked, an inpainting model draws from the text alone
         blank = Image.new("RGB", (width, height), (127, 127, 127))
-        extra = {"image": blank, "mask_image": Image.new("L", (width, height), 255), "strength": 1.0}
+        extra |= {"image": blank, "mask_image": Image.new("L", (width, height), 255), "strength": 1.0}
     try:
         pipeline.scheduler = scheduler.from_config(before.config, **options)
         with denoised.watching(model.unet) if request.live is not None else nullcontext():
@@ -389,10 +439,12 @@ def load_checkpoint(path: Path) -> StandaloneModel:
     if found.inpainting:
         options["num_in_channels"] = 9
     pipeline = _finish(_pipeline_class(found).from_single_file(str(path), **options))
-    model = StandaloneModel(pipeline, found.architecture, path.name, found.notices)
+    model = StandaloneModel(pipeline, found.architecture, path.name, found.notices, found.clip_skip)
     prediction = found.prediction or measured_prediction(model)
     if prediction == "v":
         pipeline.scheduler.register_to_config(prediction_type="v_prediction")
+    if found.zero_terminal_snr:  # its last timestep must be drawn, too (2305.08891, section 3.3)
+        pipeline.scheduler.register_to_config(rescale_betas_zero_snr=True, timestep_spacing="trailing")
     if found.prediction is None:
         model.notices += (f"{prediction}-prediction, found from the output of its U-Net",)
     return model

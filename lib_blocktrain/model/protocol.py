@@ -15,6 +15,14 @@ Prediction = Literal["epsilon", "v"]
 Progress = Callable[[int, int], None]  # steps done, steps in all; may raise, which ends the work
 
 
+def check_clip_skip(clip_skip: int, architecture: str, layers: int = 12) -> None:
+    """Raise ValueError for a clip skip that the text encoder of an architecture does not have."""
+    if architecture != "sd1":
+        raise ValueError(f"clip_skip = {clip_skip}: {architecture} always takes the last layer but one: expected none")
+    if not 1 <= clip_skip <= layers:
+        raise ValueError(f"clip_skip = {clip_skip}: expected 1 (the last layer) to {layers}")
+
+
 @runtime_checkable
 class Model(Protocol):
     """A Stable Diffusion checkpoint in memory."""
@@ -44,6 +52,10 @@ class Model(Protocol):
         """``(training timesteps,)``, float32."""
 
     @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether the checkpoint was trained with `alphas_cumprod` rescaled to 0 at the end (2305.08891)."""
+
+    @property
     def unet(self) -> nn.Module:
         """The U-Net, in the layout of diffusers or of LDM."""
 
@@ -68,9 +80,11 @@ class Model(Protocol):
     def decode(self, latents: Tensor) -> list[Image.Image]:
         """Images of scaled latents ``(batch, 4, h/8, w/8)``."""
 
-    def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
+    def encode_prompt(self, text: str, max_tokens: int | None = None) -> Mapping[str, Tensor]:
         """Conditioning of one prompt, taken literally; at least ``context`` ``(1, tokens, width)``.
 
+        Text of more than 75 tokens is encoded in chunks, whose contexts of 77 tokens are concatenated; with
+        ``max_tokens``, 75, 150 or 225, text of any length becomes that many tokens and two, as in sd-scripts.
         Differentiable where a network in training acts on the text encoders. SDXL has ``pooled`` and ``size``, too.
         """
 
@@ -89,6 +103,12 @@ class Model(Protocol):
         call: Caller | None = None,
     ) -> Tensor:
         """The U-Net's output from block ``start`` on, given the state in front of it; see ``unet_forward``."""
+
+    def encoding(self, vae: str | None, clip_skip: int | None) -> AbstractContextManager[None]:
+        """A context in which images are encoded by the VAE of this file, and text with this clip skip; None: as before.
+
+        Raises ValueError for what this model or its host cannot do.
+        """
 
     def trainable(self) -> AbstractContextManager[None]:
         """A context in which the frozen weights may take part in autograd; afterwards everything is as it was."""

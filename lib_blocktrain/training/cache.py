@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -110,8 +111,9 @@ class LatentCache:
 class ConditioningCache:
     """The conditioning of captions: tensors with a batch dimension of 1, on the CPU."""
 
-    def __init__(self, model: Model, folder: Path | None):
-        self._model, self._store, self._mark = model, TensorStore(folder and folder / "texts"), ""
+    def __init__(self, model: Model, folder: Path | None, max_tokens: int | None = None):
+        self._model, self._max_tokens = model, max_tokens
+        self._store, self._mark = TensorStore(folder and folder / "texts"), ""
         self._kept: set[str] = set()  # captions that were asked for as more than passing
         self._passing: OrderedDict[str, Tensors] = OrderedDict()  # the last one used is at the end
         if folder is not None:
@@ -126,7 +128,8 @@ class ConditioningCache:
         if passing and caption not in self._kept:
             return self._of_passing(caption)
         self._kept.add(caption)
-        key = _digest(repr((self._mark, caption)).encode())
+        length = () if self._max_tokens is None else (self._max_tokens,)
+        key = _digest(repr((self._mark, caption, *length)).encode())
         return self._store.get(key, lambda: self._encode(caption))
 
     def _of_passing(self, caption: str) -> Tensors:
@@ -141,10 +144,15 @@ class ConditioningCache:
     @torch.no_grad()
     def _encode(self, caption: str) -> Tensors:
         """Return the conditioning of a caption; raise DatasetError if it has numbers that are not finite."""
-        conditioning = dict(self._model.encode_prompt(caption))
+        conditioning = dict(prompt_encoder(self._model, self._max_tokens)(caption))
         if not all(torch.isfinite(tensor).all() for tensor in conditioning.values()):
             raise DatasetError(f"caption {caption!r}: the text encoder gives numbers that are not finite")
         return conditioning
+
+
+def prompt_encoder(model: Model, max_tokens: int | None) -> Callable[[str], Mapping[str, Tensor]]:
+    """Return what encodes a caption; `max_tokens` as in `Model.encode_prompt`."""
+    return model.encode_prompt if max_tokens is None else partial(model.encode_prompt, max_tokens=max_tokens)
 
 
 def _noise_image() -> Image.Image:

@@ -145,7 +145,7 @@ class LossConfig:
     multires_iterations: int = 0
     multires_discount: float = 0.3
     input_perturbation: float = 0.0
-    zero_terminal_snr: bool = False
+    zero_terminal_snr: bool | None = None  # None: where the checkpoint is marked so
     prediction: Literal["epsilon", "v"] | None = None  # None: the model's
     v_pred_like_loss: float = 0.0  # for epsilon: this much of the loss that v prediction would have is added
     scale_v_pred_loss_like_noise_pred: bool = False
@@ -217,6 +217,13 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     samples: SampleConfig = field(default_factory=SampleConfig)
     checkpoint: str | None = None  # the model's file; None: what the host has loaded, the demo model standalone
+    # The autoencoder's file; None: the checkpoint's own. In a WebUI the one that is chosen there, by its name.
+    vae: str | None = None
+    clip_skip: int | None = (
+        None  # the layer of SD1's text encoder, from the end; None: the checkpoint's, in a WebUI its
+    )
+    # Captions of a fixed length, as in sd-scripts; None: as many chunks of 75 tokens as there are, as in a WebUI.
+    max_tokens: Literal[75, 150, 225] | None = field(default=None, metadata={"also": "max_token_length"})
     description: str = ""
     steps: int = field(default=1000, metadata={"also": "max_train_steps"})
     epochs: int = field(default=0, metadata={"also": "max_train_epochs"})
@@ -241,6 +248,9 @@ class RunConfig:
         check(whole, "name", self.name, "a file's name: no slashes, not beginning with a dot, up to 100 characters")
         usual = not self.name.endswith((".", " ")) and not is_device_name(self.name)
         check(usual, "name", self.name, "a name without a dot or space at its end, and no device's (CON, NUL)")
+        check(
+            self.clip_skip is None or 1 <= self.clip_skip <= 12, "clip_skip", self.clip_skip, "1 (the last layer) to 12"
+        )
         check(not (self.compile and self.checkpointing), "compile", True, "false with checkpointing, or that without")
         for name in ("steps", "batch"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
@@ -309,4 +319,4 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
         cache=at(config.dataset.cache),
     )
     network = replace(config.network, start=at(config.network.start))
-    return replace(config, dataset=dataset, network=network, checkpoint=at(config.checkpoint))
+    return replace(config, dataset=dataset, network=network, checkpoint=at(config.checkpoint), vae=at(config.vae))

@@ -21,7 +21,7 @@ from lib_blocktrain.training.checkpointing import is_split
 from lib_blocktrain.training.config import NetworkConfig, RunConfig
 from lib_blocktrain.training.optimizers import learning_rate_notices
 from lib_blocktrain.training.plan import element_weight, read_weights, settings_of
-from lib_blocktrain.training.sizes import Layer, PartSize, block_sizes
+from lib_blocktrain.training.sizes import TOKENS, Layer, PartSize, block_sizes
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 # Parameters of the U-Net, the text encoders and the autoencoder.
@@ -206,10 +206,11 @@ def _estimate(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: 
 def _estimate_on(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: str) -> Estimate:
     architecture, network = blocks.architecture(unet.architecture), config.network
     side = config.dataset.size or unet.native_size
+    tokens = TOKENS if config.max_tokens is None else config.max_tokens + 2
     latent = ((config.dataset.height or side) // 8, side // 8)
     parts = [
         (block, part)
-        for block, group in block_sizes(architecture, latent, unet.channels, unet.context).items()
+        for block, group in block_sizes(architecture, latent, unet.channels, unet.context, tokens).items()
         for part in group
     ]
     trains_text = network.text_encoder and weights.base != 0
@@ -237,7 +238,7 @@ def _estimate_on(config: RunConfig, unet: UNetSize, weights: BlockWeights, devic
         parameters += _text_parameters(unet, network)
     kept_of = _kept_by_modules if config.checkpointing and split else partial(_kept, checkpointing=config.checkpointing)
     kept = kept_of(parts[first:], trained[first:], unet) * config.batch
-    kept += _text_kept(unet) * config.batch if trains_text else 0
+    kept += _text_kept(unet) * config.batch * tokens / TOKENS if trains_text else 0
     widest = max(
         (y.outputs * y.positions for _, part in parts[first:] for y in part.layers if y.element == "ff"), default=0
     )

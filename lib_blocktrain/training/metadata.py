@@ -18,7 +18,7 @@ from lib_blocktrain.training.noise_scaling import curve_of
 from lib_blocktrain.training.plan import settings_of
 from lib_blocktrain.weights.block_weights import BlockWeights, kohya_entries, number
 
-_PATHS = ("path", "mask_folder", "toml", "cache", "checkpoint")
+_PATHS = ("path", "mask_folder", "toml", "cache", "checkpoint", "start", "vae")
 _LYCORIS_ALGORITHMS = {"loha": "loha", "lokr": "lokr", "dora": "locon"}
 
 
@@ -27,7 +27,8 @@ def metadata_of(
 ) -> dict[str, str]:
     """Return the metadata of a network file.
 
-    `progress` has `step`, `epoch`, `loss`, `started_at` (a Unix time), `model` (its name), `processes`.
+    `progress` has `step`, `epoch`, `loss`, `started_at` (a Unix time), `model` (its name), `zero_terminal_snr`
+    (the model's own), `processes`.
     """
     network, optimizer, loss = config.network, config.optimizer, config.loss
     trained = [image for image in dataset.images if not image.regularisation]
@@ -75,7 +76,12 @@ def metadata_of(
         "ss_multires_noise_iterations": loss.multires_iterations or None,
         "ss_multires_noise_discount": loss.multires_discount,
         "ss_min_snr_gamma": loss.min_snr_gamma or None,
-        "ss_zero_terminal_snr": loss.zero_terminal_snr,
+        "ss_zero_terminal_snr": progress["zero_terminal_snr"]
+        if loss.zero_terminal_snr is None
+        else loss.zero_terminal_snr,
+        "ss_vae_name": None if config.vae is None else Path(config.vae).name,
+        "ss_clip_skip": config.clip_skip,
+        "ss_max_token_length": config.max_tokens,
         "ss_loss_type": loss.kind,
         "ss_ip_noise_gamma": loss.input_perturbation or None,
         "ss_training_comment": config.description or None,

@@ -95,7 +95,10 @@ def check_model(model: Model) -> tuple[str, ...]:
             f"the model's U-Net takes {model.in_channels} channels: an inpainting or editing model cannot be trained on"
             " pictures and captions alone: expected a text-to-image model (4 channels)"
         )
-    return ("a v-prediction model: the target is v",) if model.prediction == "v" else ()
+    notices = ["a v-prediction model: the target is v"] if model.prediction == "v" else []
+    if model.zero_terminal_snr:
+        notices.append("a model of zero terminal SNR: its noise schedule ends in noise alone")
+    return tuple(notices)
 
 
 def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Progress | None = None) -> TrainingData:
@@ -104,7 +107,7 @@ def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Pr
     dataset = find(config.dataset, model.native_size)
     folder = Path(config.dataset.cache) if config.dataset.cache else run.folder.parent / "cache"
     latents = LatentCache(model, folder)
-    conditioning = None if plan.trains_text else ConditioningCache(model, folder)
+    conditioning = None if plan.trains_text else ConditioningCache(model, folder, config.max_tokens)
     images = [*dataset.images, *dataset.held_out]
     for number, image in enumerate(images):
         latents.note_contents(image)

@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lib_blocktrain.blocks import Architecture, Block, Part
 
 TOKENS = 77
+
+
+class Text(NamedTuple):
+    """The size of a caption's conditioning."""
+
+    width: int
+    tokens: int
 
 
 @dataclass(frozen=True)
@@ -70,14 +78,15 @@ def block_sizes(
     latent: tuple[int, int],
     channels: Sequence[int] | None = None,
     context: int | None = None,
+    tokens: int = TOKENS,
 ) -> dict[str, tuple[PartSize, ...]]:
     """Return the parts of each block for latents of this (height, width).
 
-    `channels` of each resolution, for a U-Net of another width than the architecture's own.
+    `channels` of each resolution, for a U-Net of another width than the architecture's own; `tokens` of a caption.
     """
     own = {block.resolution_in: block.channels for block in architecture.blocks}
     widths = dict(zip(sorted(own), channels or [own[divisor] for divisor in sorted(own)]))
-    context = context or architecture.context_width
+    text = Text(context or architecture.context_width, tokens)
     sizes = {}
     previous = 4
     for block in architecture.blocks:
@@ -86,22 +95,22 @@ def block_sizes(
         if block.skip is not None and block.id.startswith("OUT"):
             inputs += widths[architecture.block(block.skip).resolution_in]
         area = math.prod(math.ceil(side / block.resolution_in) for side in latent)
-        sizes[block.id] = tuple(_parts(block, area, inputs, width, context))
+        sizes[block.id] = tuple(_parts(block, area, inputs, width, text))
         previous = width
     return sizes
 
 
-def _parts(block: Block, area: int, inputs: int, width: int, context: int) -> Iterator[PartSize]:
+def _parts(block: Block, area: int, inputs: int, width: int, text: Text) -> Iterator[PartSize]:
     for part in block.parts:
-        yield _MAKERS[part.kind](part, area, inputs, width, context)
+        yield _MAKERS[part.kind](part, area, inputs, width, text)
         inputs = width
 
 
-def _conv(part: Part, area: int, inputs: int, width: int, context: int) -> PartSize:
+def _conv(part: Part, area: int, inputs: int, width: int, text: Text) -> PartSize:
     return PartSize("conv", (Layer("conv", inputs, width, 9, area),))
 
 
-def _residual(part: Part, area: int, inputs: int, width: int, context: int) -> PartSize:
+def _residual(part: Part, area: int, inputs: int, width: int, text: Text) -> PartSize:
     layers = [Layer("conv", inputs, width, 9, area), Layer("conv", width, width, 9, area)]
     if inputs != width:
         layers.append(Layer("conv", inputs, width, 1, area))
@@ -109,24 +118,24 @@ def _residual(part: Part, area: int, inputs: int, width: int, context: int) -> P
     return PartSize("res", tuple(layers), kept=area * 3 * (inputs + width))
 
 
-def _transformer(part: Part, area: int, inputs: int, width: int, context: int) -> PartSize:
+def _transformer(part: Part, area: int, inputs: int, width: int, text: Text) -> PartSize:
     layers = [Layer("proj", width, width, 1, area)] * 2
     for _ in range(part.depth):
         layers += [Layer("attn1", width, width, 1, area)] * 4
         layers += [Layer("attn2", width, width, 1, area)] * 2
-        layers += [Layer("attn2", context, width, 1, TOKENS, from_context=True)] * 2
+        layers += [Layer("attn2", text.width, width, 1, text.tokens, from_context=True)] * 2
         layers += [Layer("ff", width, 8 * width, 1, area), Layer("ff", 4 * width, width, 1, area)]
-    scores = part.depth * area * (area + TOKENS)
+    scores = part.depth * area * (area + text.tokens)
     # A depth: inputs of three norms, q, k, v and outputs of attention, 12 widths of the gated feed-forward.
     kept, trained = area * width * (3 + 20.3 * part.depth), area * width * 9 * part.depth
     return PartSize("attn", tuple(layers), 2 * scores * width, scores, round(kept), trained)
 
 
-def _down(part: Part, area: int, inputs: int, width: int, context: int) -> PartSize:
+def _down(part: Part, area: int, inputs: int, width: int, text: Text) -> PartSize:
     return PartSize("down", (Layer("conv", width, width, 9, area // 4),), kept=area * width)
 
 
-def _up(part: Part, area: int, inputs: int, width: int, context: int) -> PartSize:
+def _up(part: Part, area: int, inputs: int, width: int, text: Text) -> PartSize:
     return PartSize("up", (Layer("conv", width, width, 9, area * 4),), kept=area * 4 * width)
 
 

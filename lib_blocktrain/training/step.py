@@ -12,6 +12,7 @@ from torch import Tensor
 from lib_blocktrain.model import diffusion
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.training.batches import Batch, joined, sent
+from lib_blocktrain.training.cache import prompt_encoder
 from lib_blocktrain.training.checkpointing import Checkpoints
 from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.config import LossConfig
@@ -92,15 +93,25 @@ def _draw_one(
 class Objective:
     """The loss of a batch as a function of the U-Net's output: schedule, target, element loss, mask, weights.
 
-    The losses are computed on `device`, where batches and noise are expected; None is the CPU.
+    The losses are computed on `device`, where batches and noise are expected; None is the CPU. `zero_terminal_snr` is
+    the checkpoint's own.
     """
 
-    def __init__(self, config: LossConfig, alphas_cumprod: Tensor, prediction: str, device: torch.device | None = None):
+    def __init__(
+        self,
+        config: LossConfig,
+        alphas_cumprod: Tensor,
+        prediction: str,
+        device: torch.device | None = None,
+        zero_terminal_snr: bool = False,
+    ):
         self.config = config
         self.prediction = config.prediction or prediction
-        if config.zero_terminal_snr and self.prediction == "epsilon":
+        zero = zero_terminal_snr if config.zero_terminal_snr is None else config.zero_terminal_snr
+        if zero and self.prediction == "epsilon":
+            whose = "loss.zero_terminal_snr" if config.zero_terminal_snr else "a checkpoint of zero terminal SNR"
             raise ValueError(
-                "loss.zero_terminal_snr with epsilon prediction: nothing can be told of the noise at the"
+                f"{whose} with epsilon prediction: nothing can be told of the noise at the"
                 " last timestep, where the latents are noise alone: expected v prediction"
             )
         if config.v_pred_like_loss and self.prediction == "v":
@@ -110,7 +121,7 @@ class Objective:
                 "loss.scale_v_pred_loss_like_noise_pred with epsilon prediction, whose loss it imitates: expected false"
             )
         alphas = alphas_cumprod.float().cpu()
-        alphas = diffusion.zero_terminal_snr(alphas) if config.zero_terminal_snr else alphas
+        alphas = diffusion.zero_terminal_snr(alphas) if zero else alphas
         self.alphas_cumprod = alphas.to(device)
         self.timesteps = timestep_distribution(config, alphas)
 
@@ -186,7 +197,7 @@ class Denoiser:
                 return self.model.run_blocks("IN00", state, call=self._checkpoints.call)
 
 
-def conditioning_of(model: Model, batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
+def conditioning_of(model: Model, batch: Batch, dtype: torch.dtype, max_tokens: int | None = None) -> dict[str, Tensor]:
     """Return a batch's conditioning; where the text encoder is trained, encode its captions as part of the graph.
 
     It computes in the U-Net's `dtype`, as in sd-scripts: in fp16 without a loss scale its gradients would underflow.
@@ -195,7 +206,8 @@ def conditioning_of(model: Model, batch: Batch, dtype: torch.dtype) -> dict[str,
     if not conditioning:
         weight = next(weight for encoder in model.text_encoders.values() for weight in encoder.parameters())
         with autocast(weight.device, dtype, weight.dtype):
-            encoded = [model.encode_prompt(caption) for caption in batch.captions]
+            encode = prompt_encoder(model, max_tokens)
+            encoded = [encode(caption) for caption in batch.captions]
         conditioning = joined(encoded)
     if "size" in conditioning:
         conditioning["size"] = batch.sizes.to(conditioning["size"])

@@ -85,6 +85,7 @@ class Trainer:
         with (
             held,
             self.model.trainable(),
+            self._encoding(),
             self.aside,
             self.hooks,
             self.compiled or nullcontext(),
@@ -129,7 +130,13 @@ class Trainer:
             self.notice(
                 f"precision {self.config.precision}: the model's weights are {dtype}, and so is the computation"
             )
-        self.objective = Objective(self.config.loss, self.model.alphas_cumprod, self.model.prediction, self.device)
+        self.objective = Objective(
+            self.config.loss,
+            self.model.alphas_cumprod,
+            self.model.prediction,
+            self.device,
+            self.model.zero_terminal_snr,
+        )
         start = None if state or not self.config.network.start else read_network(self.config.network.start)
         self.train_state = TrainState(plan, self.config, dtype, weight.dtype, start)
         for notice in self.train_state.notices:
@@ -208,7 +215,7 @@ class Trainer:
             self.denoiser.compiled = compiled
 
     def _predicted(self, batch: Batch, noise: Noise) -> torch.Tensor:
-        conditioning = conditioning_of(self.model, batch, self.denoiser.dtype)
+        conditioning = conditioning_of(self.model, batch, self.denoiser.dtype, self.config.max_tokens)
         return self.denoiser.predict(self.objective.noised(batch.latents, noise), noise.timesteps, conditioning)
 
     @contextmanager
@@ -405,6 +412,7 @@ class Trainer:
             "loss": self.monitor.smoothed,
             "started_at": self.started_at,
             "model": self._model_name,
+            "zero_terminal_snr": self.model.zero_terminal_snr,
             "processes": self.processes.count,
         }
         return metadata_of(
@@ -478,6 +486,13 @@ class Trainer:
     def notice(self, text: str) -> None:
         """Log and report something that the user should know."""
         self.report.notice(text)
+
+    def _encoding(self) -> AbstractContextManager[None]:
+        """Encode pictures and captions as this run asks for it."""
+        config = self.config
+        if config.vae is None and config.clip_skip is None:
+            return nullcontext()
+        return self.model.encoding(config.vae, config.clip_skip)
 
     def _encoded(self, done: int, of: int) -> None:
         self.report.tell({"encoded": done, "of": of})

@@ -19,7 +19,7 @@ from lib_blocktrain.training.config_json import ConfigError, read, type_of, writ
 from lib_blocktrain.training.optimizer_table import TABLE
 from lib_blocktrain.weights.block_weights import BlockWeights
 
-AUTO = "model's own"  # shown for None
+AUTO, YES, NO = "model's own", "yes", "no"  # shown for None, True and False
 WHOLE, NUMBER, OPTIONAL, NUMBERS, TEXT, LINES, PAIRS, CHOICE, SWITCH = (
     "whole", "number", "optional", "numbers", "text", "lines", "pairs", "choice", "switch",
 )  # fmt: skip
@@ -58,8 +58,9 @@ def _field(path: str, label: str, info: str | None = None) -> Field:
     hint = type_of(RunConfig, path)
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     empty, kind = type(None) in options, next(option for option in options if option is not type(None))
-    if typing.get_origin(kind) is typing.Literal:
-        return Field(path, label, CHOICE, ((AUTO,) if empty else ()) + typing.get_args(kind), info)
+    if typing.get_origin(kind) is typing.Literal or (kind is bool and empty):
+        choices = (YES, NO) if kind is bool else tuple(map(str, typing.get_args(kind)))
+        return Field(path, label, CHOICE, ((AUTO,) if empty else ()) + choices, info)
     if typing.get_origin(kind) is tuple:
         return Field(path, label, LINES if typing.get_args(kind)[0] is str else NUMBERS, (), info)
     if typing.get_origin(kind) is not None:
@@ -106,6 +107,8 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("optimizer.text_encoder_lr", "Text encoder learning rate", "the same"),
     ),
     "Captions": (
+        _field("max_tokens", "Tokens of a caption"),
+        _field("clip_skip", "Clip skip", "the model's own"),
         _field("dataset.keep_tags", "Keep the first n tags"),
         _field("dataset.shuffle_tags", "Shuffle the other tags"),
         _field("dataset.tag_dropout", "Tag dropout"),
@@ -193,6 +196,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
     ),
     "Precision, seed, saving": (
         _field("precision", "Precision"),
+        _field("vae", "VAE", "the checkpoint's own"),
         _field("seed", "Seed"),
         _field("epochs", "Epochs instead of steps"),
         _field("save_every", "Save every n steps"),
@@ -205,6 +209,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
 }
 FIELDS: tuple[Field, ...] = tuple(field for group in GROUPS.values() for field in group)
 NAMES: tuple[str, ...] = tuple(field.name for field in FIELDS)
+EMPTY_PATHS = ("dataset.toml", "dataset.cache", "network.start", "vae")  # None where nothing is typed
 UNFOLDED = ("dataset", "weights", "network", MAIN, "samples", "name")
 _SAMPLES = {"samples": {"every": 100, "first": True}}  # so that a prompt alone is enough to have samples drawn
 _DEFAULTS: Mapping[str, Mapping[str, object]] = {  # by architecture
@@ -275,7 +280,7 @@ def _shown(field: Field, value: Any) -> object:
     if field.path == WEIGHTS:
         return value if isinstance(value, str) else BlockWeights.from_json(value).to_line(with_architecture=True)
     if field.kind == CHOICE:
-        return AUTO if value is None else value
+        return AUTO if value is None else {True: YES, False: NO}[value] if isinstance(value, bool) else str(value)
     if field.kind == LINES:
         return "\n".join(value)
     if field.kind == NUMBERS and isinstance(value, list):
@@ -290,7 +295,9 @@ def _shown(field: Field, value: Any) -> object:
 def _read(field: Field, value: Any) -> Any:
     """The value of `run.json` for the value of a widget; `config_json.read` checks the rest."""
     if field.kind == CHOICE:
-        return None if value == AUTO else value
+        if field.choices[1:] == (YES, NO) and value in (YES, NO):
+            return value == YES
+        return None if value == AUTO else int(value) if str(value).isdecimal() else value
     if field.kind == LINES:
         return [line.strip() for line in str(value or "").splitlines() if line.strip()]
     if field.kind == PAIRS:
@@ -301,7 +308,7 @@ def _read(field: Field, value: Any) -> Any:
         return _optional(field, str(value or "").strip())
     if field.kind == TEXT:
         text = str(value or "").strip("\n") if field.path == "dataset.separator" else str(value or "").strip()
-        return text or (None if field.path in ("dataset.toml", "dataset.cache", "network.start") else "")
+        return text or (None if field.path in EMPTY_PATHS else "")
     return value
 
 

@@ -61,6 +61,7 @@ class Miniature:
     architecture: str = "sd1"
     name: str = "miniature"
     prediction: str = "epsilon"
+    zero_terminal_snr: bool = False
     native_size: int = 64
     in_channels: int = 4
     notices: tuple[str, ...] = ()

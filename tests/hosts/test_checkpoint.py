@@ -47,16 +47,28 @@ def test_inpainting_is_said(tmp_path):
     assert any("inpainting" in notice for notice in found.notices)
 
 
-@pytest.mark.parametrize("how", ["tensor", "metadata", "yaml"])
+@pytest.mark.parametrize("how", ["tensor", "metadata", "yaml", "scaling"])
 def test_v_prediction_is_said(tmp_path, how):
     path = tmp_path / "model.safetensors"
     metadata = {"modelspec.prediction_type": "v"} if how == "metadata" else None
     header_only(path, 1024, metadata=metadata, extra=("v_pred",) if how == "tensor" else ())
     if how == "yaml":
         path.with_suffix(".yaml").write_text("model:\n  params:\n    parameterization: 'v'\n")
+    if how == "scaling":  # of SDXL: A1111's and Forge's rule
+        target = "target: sgm.modules.diffusionmodules.denoiser_scaling.VScaling"
+        path.with_suffix(".yaml").write_text(f"model:\n  params:\n    scaling_config:\n      {target}\n")
     found = read_checkpoint_info(path)
     assert found.prediction == "v"
     assert any("v-prediction" in notice for notice in found.notices)
+
+
+def test_zero_terminal_snr_and_clip_skip_are_read(tmp_path):
+    path = header_only(tmp_path / "model.safetensors", 768, metadata={"modelspec.encoder_layer": "2"}, extra=("ztsnr",))
+    found = read_checkpoint_info(path)
+    assert (found.zero_terminal_snr, found.clip_skip) == (True, 2)
+    assert {"zero terminal SNR", "clip skip 2"} <= set(found.notices)
+    plain = read_checkpoint_info(header_only(tmp_path / "plain.safetensors", 768, metadata={}))
+    assert (plain.zero_terminal_snr, plain.clip_skip) == (False, 1)
 
 
 def test_distilled_is_warned_about(tmp_path):

@@ -33,6 +33,7 @@ class Bare:
     text_encoders: Mapping[str, nn.Module] = field(default_factory=dict)
     vae: nn.Module = field(default_factory=nn.Identity)
     movable: tuple[nn.Module, ...] = ()
+    zero_terminal_snr: bool = False
 
     @property
     def native_size(self) -> int:

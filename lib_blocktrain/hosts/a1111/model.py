@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from modules import devices, lowvram, sd_hijack, sd_unet, shared
+from modules import devices, lowvram, sd_hijack, sd_unet, sd_vae, shared
 from PIL import Image
 from torch import Tensor, nn
 
@@ -21,10 +21,12 @@ from lib_blocktrain.hosts.webui.model import (
     NOTHING_LOADED,
     check_blocks,
     encode_literally,
+    encoding_options,
     known_architecture,
     sdxl_size,
     to_images,
     to_pixels,
+    zero_terminal_snr,
 )
 from lib_blocktrain.model import unet_forward
 from lib_blocktrain.model.freezing import frozen
@@ -95,6 +97,13 @@ class A1111Model:
         original = getattr(self.sd_model, "alphas_cumprod_original", None)
         return (self.sd_model.alphas_cumprod if original is None else original).float()
 
+    @property
+    def zero_terminal_snr(self) -> bool:
+        return zero_terminal_snr()
+
+    def encoding(self, vae: str | None, clip_skip: int | None) -> AbstractContextManager[None]:
+        return encoding_options(self.architecture, vae, clip_skip, [sd_vae.loaded_vae_file or ""])
+
     @torch.no_grad()
     def encode_image(self, image: Image.Image) -> Tensor:
         pixels = to_pixels(image).to(devices.device)
@@ -120,12 +129,11 @@ class A1111Model:
             pixels = self.sd_model.decode_first_stage(latents.to(devices.device, next(vae.parameters()).dtype))
         return to_images(pixels)
 
-    def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
-        """Text of more than 75 tokens is encoded in chunks, whose contexts of 77 tokens are concatenated."""
+    def encode_prompt(self, text: str, max_tokens: int | None = None) -> Mapping[str, Tensor]:
         if self.architecture == "sdxl":
             _move_to_gpu(self.sd_model.conditioner)
         with devices.autocast():
-            encoded = [encode_literally(one, text, one.hijack, devices.device) for one in self._encoders()]
+            encoded = [encode_literally(one, text, one.hijack, devices.device, max_tokens) for one in self._encoders()]
         context = torch.cat([states for states, _ in encoded], dim=-1)
         if self.architecture != "sdxl":
             return {"context": context}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,10 +20,12 @@ from lib_blocktrain.hosts.webui.model import (
     NOTHING_LOADED,
     check_blocks,
     encode_literally,
+    encoding_options,
     known_architecture,
     sdxl_size,
     to_images,
     to_pixels,
+    zero_terminal_snr,
 )
 from lib_blocktrain.model import unet_forward
 from lib_blocktrain.model.freezing import frozen
@@ -110,6 +112,14 @@ class ForgeModel:
     def alphas_cumprod(self) -> Tensor:
         return _normal(self._patched.predictor.alphas_cumprod)
 
+    @property
+    def zero_terminal_snr(self) -> bool:
+        return zero_terminal_snr(getattr(self.sd_model, "model_config", None))
+
+    def encoding(self, vae: str | None, clip_skip: int | None) -> AbstractContextManager[None]:
+        loaded = getattr(shared.opts, "forge_additional_modules", None) or []
+        return encoding_options(self.architecture, vae, clip_skip, loaded)
+
     def encode_image(self, image: Image.Image) -> Tensor:
         pixels, vae = to_pixels(image), self.sd_model.forge_objects.vae
         with self._weights.returned(), torch.inference_mode(), _mean(vae):
@@ -124,13 +134,12 @@ class ForgeModel:
             pixels = self.sd_model.decode_first_stage(latents.detach().float())
         return to_images(pixels)
 
-    def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
-        """Text of more than 75 tokens is encoded in chunks, whose contexts of 77 tokens are concatenated."""
+    def encode_prompt(self, text: str, max_tokens: int | None = None) -> Mapping[str, Tensor]:
         self._prepare()
         self.sd_model.set_clip_skip(int(shared.opts.CLIP_stop_at_last_layers))
         cpu = torch.device("cpu")  # Forge moves the tokens itself
         with torch.inference_mode(not self._borrowers):  # Forge's own parameters can only be cast in inference mode
-            encoded = [encode_literally(engine, text, engine.embeddings, cpu) for engine in self._engines()]
+            encoded = [encode_literally(engine, text, engine.embeddings, cpu, max_tokens) for engine in self._engines()]
         context = torch.cat([_normal(states) for states, _ in encoded], dim=-1)
         if self.architecture != "sdxl":
             return {"context": context}

@@ -74,13 +74,20 @@ class ReForgeModel:
     def alphas_cumprod(self) -> Tensor:
         self._refuse()
 
+    @property
+    def zero_terminal_snr(self) -> bool:
+        self._refuse()
+
+    def encoding(self, vae: str | None, clip_skip: int | None) -> AbstractContextManager[None]:
+        self._refuse()
+
     def encode_image(self, image: Image.Image) -> Tensor:
         self._refuse()
 
     def decode(self, latents: Tensor) -> list[Image.Image]:
         self._refuse()
 
-    def encode_prompt(self, text: str) -> Mapping[str, Tensor]:
+    def encode_prompt(self, text: str, max_tokens: int | None = None) -> Mapping[str, Tensor]:
         self._refuse()
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:

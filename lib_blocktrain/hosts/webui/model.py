@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,9 +15,11 @@ from torch import Tensor
 
 from lib_blocktrain import blocks
 from lib_blocktrain.hosts.host import NoModel
-from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.hosts.token_rows import joined_rows, token_rows
+from lib_blocktrain.model.protocol import Model, check_clip_skip
 
 NOTHING_LOADED = "no checkpoint is loaded: choose one at the top of the page, and look at the console if it fails"
+_CLIP_SKIP = "CLIP_stop_at_last_layers"
 FP8 = tuple(getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name))
 
 
@@ -77,13 +81,53 @@ def sdxl_size(device: torch.device) -> Tensor:
     return torch.tensor([[side, side, top, left, side, side]], device=device)
 
 
-def encode_literally(encoder: Any, text: str, embeddings: Any, device: torch.device) -> tuple[Tensor, Tensor | None]:
+@contextmanager
+def encoding_options(
+    architecture: str, vae: str | None, clip_skip: int | None, loaded: Sequence[str]
+) -> Iterator[None]:
+    """A context with this clip skip in the WebUI's settings; `loaded` are the files of the VAE that it uses.
+
+    The VAE is chosen in the WebUI: raises NoModel if that is another one, ValueError for a clip skip that cannot be.
+    """
+    names = [Path(path).name for path in loaded if path]
+    if vae is not None and Path(vae).name not in names:
+        used = ", ".join(map(repr, names)) or "the checkpoint's own"
+        raise NoModel(f"vae = {vae!r}: the WebUI uses {used}: choose it in the WebUI as VAE, or leave it out")
+    if clip_skip is None:
+        yield
+        return
+    check_clip_skip(clip_skip, architecture)
+    before = shared.opts.data.get(_CLIP_SKIP)
+    shared.opts.data[_CLIP_SKIP] = clip_skip
+    try:
+        yield
+    finally:
+        if shared.opts.data.get(_CLIP_SKIP) == clip_skip:  # the user has not chosen another meanwhile
+            shared.opts.data.update({_CLIP_SKIP: before} if before is not None else {})
+            if before is None:
+                del shared.opts.data[_CLIP_SKIP]
+
+
+def zero_terminal_snr(model_config: Any = None) -> bool:
+    """Whether the WebUI draws with zero terminal SNR: by its setting, in Forge also by the checkpoint's marker."""
+    chosen = getattr(shared.opts, "sd_noise_schedule", "") == "Zero Terminal SNR"
+    return chosen or bool(getattr(model_config, "ztsnr", False))
+
+
+def encode_literally(
+    encoder: Any, text: str, embeddings: Any, device: torch.device, max_tokens: int | None = None
+) -> tuple[Tensor, Tensor | None]:
     """Return `(1, tokens, width)` and, for an encoder that has it, the pooled output of the first 75 tokens.
 
     Brackets, BREAK and the names of embeddings have no meaning in `text`. `encoder` is one of the WebUI's, with its own
     clip skip and padding; `embeddings.fixes` holds the embeddings of the prompt that was encoded last.
     """
     tokens = list(encoder.tokenize([text])[0])
+    if max_tokens is not None:
+        rows = token_rows(tokens, max_tokens, encoder.id_start, encoder.id_end, encoder.id_pad)
+        embeddings.fixes = None
+        states = [encoder.encode_with_transformers(torch.tensor([row], device=device)) for row in rows]
+        return joined_rows(torch.cat(states)), getattr(states[0], "pooled", None)
     length = encoder.chunk_length
     chunks = [tokens[at : at + length] for at in range(0, max(len(tokens), 1), length)]
     encoded = []
