@@ -18,7 +18,7 @@ from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfi
 from lib_blocktrain.training.kohya_toml import read_toml
 from lib_blocktrain.training.optimizers import make_optimizer
 from lib_blocktrain.training.plan import read_weights
-from lib_blocktrain.weights import prompt_tags
+from lib_blocktrain.weights import prompt_tags, tagged_prompts
 from lib_blocktrain.weights.preset_files import PresetFile, read_lbw_presets, read_presets
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.weights.presets import Preset, from_link, shipped_presets
@@ -146,8 +146,8 @@ def test_preset_files(tally, tmp_path):
 
 def read_prompt(prompt: str) -> None:
     """Everything that is done with a prompt and what a picture says of it."""
-    prompt_tags.without(prompt, prompt_tags.lora_names(prompt))
-    prompt_tags.pasted(prompt, prompt)
+    tagged_prompts.without(prompt, tagged_prompts.lora_names(prompt))
+    tagged_prompts.pasted(prompt, prompt)
     for part in prompt.split("<"):
         tag = prompt_tags.read_tag(part.split(">")[0].split(":")[1:] or [part])
         prompt_tags.resolve(tag, "sd1", page=PageWeights(prompt), loras=["robot"], seed=1)
@@ -175,9 +175,9 @@ def test_prompts(tally):
 )
 def test_enormous_prompts(tally, prompt):
     with tally.case("enormous texts", fault=True), bounded():
-        prompt_tags.without(prompt, prompt_tags.lora_names(prompt))
-        prompt_tags.renamed(prompt, ["a"], "b")
-        prompt_tags.pasted(prompt, prompt)
+        tagged_prompts.without(prompt, tagged_prompts.lora_names(prompt))
+        tagged_prompts.renamed(prompt, ["a"], "b")
+        tagged_prompts.pasted(prompt, prompt)
         refused(lambda: prompt_tags.resolve(prompt_tags.read_tag(["a"]), "sd1", page=PageWeights(prompt), seed=1))
 
 
