@@ -1,7 +1,8 @@
-"""Writes docs/localization.json: every text that the tab shows when it opens, for translators.
+"""Writes docs/localization.json: every text that the tab shows when it opens or its scripts may show, for translators.
 
-A translation is the same file with the right-hand sides filled in. AUTOMATIC1111 and Forge find it as LANGUAGE.json in
-the folder `localizations` of an extension, or in their own, and put it in the place of whole labels.
+A translation is the same file with the right-hand sides filled in, as `localizations/LANGUAGE.json`: AUTOMATIC1111 and
+Forge find it there and put it in the place of whole texts; `javascript/localization.js` does the rest. In a text `{}`
+stands for a number and `{name}` for anything. Texts that are no longer shown are taken out of the translations, too.
 
     python docs/make_localization.py        # wants gradio, of either version
 """
@@ -22,7 +23,36 @@ sys.path.insert(0, str(ROOT))
 TEMPLATE = Path(__file__).with_name("localization.json")
 SHOWN = ("label", "info", "placeholder")
 TITLES = ("title", "aria-label", "placeholder")
-IN_SCRIPTS = re.compile(r'(?:textContent: |aria-label", |title: )"([^"]+)"')
+IN_SCRIPTS = (
+    re.compile(r'(?:textContent: |aria-label", |title: )"([^"]+)"'),
+    re.compile(r'"([A-Z][^"\n{}<>]*[a-z]{2}[^"\n<>]*)"'),  # a sentence or a label
+)
+HTML_IN_SCRIPTS = re.compile(r"`\s*(<[a-z][^`]*)`")
+NOT_SHOWN = re.compile(r"[A-Z][a-z]+[A-Z]\w*( .*)?|Arrow|Enter|Escape|Content-Type|aria-.*|Block weights: |DOMContentLoaded|Alt\+Arrow.*|PageUp.*")
+# Texts with a number or a name in them: what stands between is looked up in the sources by tests/ui/test_words.py.
+COMPOSED = (
+    "{} of {} chosen", "{} of {} pictures drawn, seed {}", "{} pictures", "{} blocks", "{} LoRA files", "{} files", "all {}",
+    "{} picture", "{} captions", "{} caption", "{} tokens of {}", "{} token of {}", "{} steps an epoch", "{} buckets",
+    "step {} of {}", "step {}", "Step {}", "Prompt {}", "waiting", "{} changed", "{} weight changed", "{} weights changed",
+    "Weights changed since drawn.", "{} weights changed since drawn.", "{} weight changed since drawn.",
+    "seed {} · drawn {name} in {name}", "Picture {} of {} · step {}/{}", "Cancelled: {} of {} pictures drawn",
+    "Adding {} …", "Adding {} of {} …", "reading {} of {}", "Smaller than {} px", "{} presets added", "{} min {} s",
+    "{name} pictures drawn, seed {}", "{name}: done in {} s", "{name}: {} of {}", "Starting …", "trained here", "reading …",
+    "Back to {name}", "Save over {name}", "a preset of yours", "the weights as loaded", "no LoRA yet", "every block at {}",
+    "Strength of {name}", "Strength of {name}, number", "Mute {name}", "Unmute {name}", "Remove {name}", "Choose {name}",
+    "Caption of {name}", "Caption of {name} saved.", "Mask of {name} saved.", "Mask of {name} removed.",
+    "There is no .safetensors file in {name}", "No LoRA matches “{name}”", "Saved {name} in {name}", "Saved in {name}",
+    "{name} renamed to {name}", "No block stands out from the noise for {name}: try more seeds.",
+    "{name} is spread over the blocks: {name} leads with {name}.", "No model: {name}", "{name} is chosen",
+    "{name} finished.", "{} steps · saved among the LoRAs as {name}", "{name} waits:", "{name} was stopped at {name}.",
+    "{name} is paused at {name}.", "{name} failed at step {}:", "Saved at step {}.", "Resume from step {}",
+    "training · {name} left", "waiting · next", "waiting · number {}", "Checkpoint saved: {name}", "Failed: {name}",
+    "Saved as {name} among the LoRAs", "Waiting for the model: {name} is being trained; Pause in Runs releases it",
+    "{name} and its weights are on the sliders: press Draw to see what they do", "Loss over {} steps",
+    "None of {} runs has “{name}” in its name, state, blocks or notes.", "The run {name}: change what you like, then press Start",
+    "{name} has no effect here", "By effect", "By place", "Use", "Draw at {}×{}", "Use {name}", "Compare", "Picture {}",
+)  # fmt: skip
+TRANSLATIONS = ROOT / "localizations"
 NO_WORDS = re.compile(r"[\W\d_]*|(IN|OUT|M|BASE)\d*|\d+×\d+|[\d.]+")
 
 
@@ -60,9 +90,28 @@ def words() -> dict[str, str]:
     for component in blocks.config["components"]:
         found += _of(component["type"], component["props"])
     for path in sorted((ROOT / "javascript").glob("*.js")):
-        found += IN_SCRIPTS.findall(path.read_text("utf-8"))
-    clean = (" ".join(unescape(text).split()) for text in found)
+        found += _in_script(path.read_text("utf-8"))
+    clean = (" ".join(unescape(text).split()) for text in (*found, *COMPOSED))
     return {text: "" for text in clean if not NO_WORDS.fullmatch(text)}
+
+
+def _in_script(source: str) -> Iterator[str]:
+    source = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith("//"))
+    for pattern in IN_SCRIPTS:
+        yield from (text for text in pattern.findall(source) if not NOT_SHOWN.fullmatch(text))
+    for text in HTML_IN_SCRIPTS.findall(source):
+        parser = _Words()
+        parser.feed(text)
+        yield from (text for text in parser.found if "${" not in text)
+
+
+def kept(translation: dict[str, str], template: dict[str, str]) -> dict[str, str]:
+    """Return a translation in the template's order, without the texts that are no longer there."""
+    return {text: translation[text] for text in template if translation.get(text)}
+
+
+def written(words: dict[str, str]) -> str:
+    return json.dumps(words, indent=1, ensure_ascii=False) + "\n"
 
 
 def _of(kind: str, properties: dict) -> Iterator[str]:
@@ -80,4 +129,7 @@ def _of(kind: str, properties: dict) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    TEMPLATE.write_text(json.dumps(words(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    template = words()
+    TEMPLATE.write_text(written(template), "utf-8")
+    for path in TRANSLATIONS.glob("*.json"):
+        path.write_text(written(kept(json.loads(path.read_text("utf-8")), template)), "utf-8")

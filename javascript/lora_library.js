@@ -239,10 +239,7 @@
             facts.push(file.known && `${file.blocks} blocks`, file.ours && "trained here");
             const said = file.known ? reason || facts.filter(Boolean).join(" · ") : store.received ? "reading …" : "";
             const text = [said, file.folder].filter(Boolean).join(" · ");
-            const small = row.querySelector("small");
-            if (small.textContent !== text) {
-                small.textContent = text;
-            }
+            blocktrain.setText(row.querySelector("small"), text);
             row.id = `blocktrain_lora_${index}`;
             row.style.top = `${index * ROW}px`;
             row.classList.toggle("blocktrain-is-no", Boolean(reason));

@@ -11,7 +11,7 @@
     const tabs = () => [...document.querySelectorAll("#blocktrain_place_tabs [role=tab]")];
     const ownTab = (tab) =>
         [...document.querySelectorAll(`${NAV} > button`)].find(
-            (button) => button.textContent.trim() === tab.textContent.trim()
+            (button) => blocktrain.localized(button.textContent.trim()) === blocktrain.localized(tab.textContent.trim())
         );
 
     // The name of the place that is shown, such as "preview".

@@ -109,7 +109,7 @@
             put(field("neg_prompt"), values.negative || "");
         }
         const tabs = [...app().querySelectorAll("#tabs > .tab-nav > button")];
-        tabs.find((tab) => tab.textContent.trim() === "txt2img")?.click();
+        tabs.find((tab) => blocktrain.localized(tab.textContent.trim()) === blocktrain.localized("txt2img"))?.click();
     }
 
     document.addEventListener("click", (event) => {

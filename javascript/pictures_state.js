@@ -72,9 +72,7 @@
             badge.className = "blocktrain-badge blocktrain-is-warn blocktrain-stale-badge";
             shot.append(badge);
         }
-        if (badge.textContent !== text) {
-            badge.textContent = text;
-        }
+        blocktrain.setText(badge, text);
     }
 
     const parsed = new WeakMap(); // element -> its values
@@ -171,9 +169,7 @@
         line.firstChild.style.width = `${(100 * done) / Math.max(1, steps)}%`;
         const under = figure.querySelector("figcaption small");
         const text = here ? `step ${done} of ${steps}` : "waiting";
-        if (under && under.textContent !== text) {
-            under.textContent = text;
-        }
+        blocktrain.setText(under, text);
     }
 
     // The live picture over the place of the one that is drawn.

@@ -11,13 +11,6 @@
     const map = () => blocktrain.uMap.find(MAP);
     const menu = () => document.getElementById("blocktrain_menu_presets");
 
-    // Sets text only where it differs, so that the page is not said to change at each draw.
-    function put(element, text) {
-        if (element && element.textContent !== text) {
-            element.textContent = text;
-        }
-    }
-
     // Called by the map at each draw.
     function draw(drawn) {
         const holder = menu();
@@ -27,10 +20,10 @@
         }
         const count = blocktrain.presetBase.changes(drawn).length;
         const own = blocktrain.presetBase.presets().some((preset) => preset.own && preset.name === base.name);
-        put(holder.querySelector(".blocktrain-preset-name"), base.name || NONE);
-        put(holder.querySelector(".blocktrain-preset-changed"), count ? `${count} changed` : "");
+        blocktrain.setText(holder.querySelector(".blocktrain-preset-name"), base.name || NONE);
+        blocktrain.setText(holder.querySelector(".blocktrain-preset-changed"), count ? `${count} changed` : "");
         const back = holder.querySelector("[data-preset-do=back]");
-        put(back, `Back to ${base.name || "the weights as loaded"}`);
+        blocktrain.setText(back, `Back to ${base.name || "the weights as loaded"}`);
         back.disabled = !count;
         for (const [name, words, off] of [
             ["over", `Save over ${own ? base.name : "a preset of yours"}`, !own || !count],
@@ -39,12 +32,12 @@
         ]) {
             const button = document.querySelector(`button#blocktrain_preset_${name}, #blocktrain_preset_${name} button`);
             if (button) {
-                put(button, words);
+                blocktrain.setText(button, words);
                 button.disabled = off;
             }
         }
         const subject = drawn.element.dataset.subject;
-        put(document.querySelector("#blocktrain_weights_of"), subject || "no LoRA yet");
+        blocktrain.setText(document.querySelector("#blocktrain_weights_of"), subject || "no LoRA yet");
     }
 
     function item(preset) {

@@ -117,8 +117,8 @@
     function drawCount(count) {
         const button = runs.find("#blocktrain_segs_runs [data-segment=all]");
         if (button) {
-            const label = `All runs ${count || ""}`.trim();
-            if (button.textContent !== label) {
+            if (button.dataset.count !== String(count)) {
+                button.dataset.count = count;
                 button.replaceChildren("All runs ", runs.made("em", { textContent: count || "" }));
             }
         }

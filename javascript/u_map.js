@@ -394,9 +394,7 @@
 
         showMessage(text, place = "blocktrain-u-message") {
             const line = this.element.querySelector(`.${place}`);
-            if (line && line.textContent !== text) {
-                line.textContent = text;
-            }
+            blocktrain.setText(line, text);
             clearTimeout(this.saying);
             if (text && place === "blocktrain-u-message") {
                 this.saying = setTimeout(() => this.showMessage(""), SAID);

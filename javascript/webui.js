@@ -71,7 +71,7 @@
     // Shows the extension's tab with the LoRAs of the prompt, their weights and the prompt.
     function edit(tab, title, text) {
         const buttons = [...gradioApp().querySelectorAll("#tabs > .tab-nav > button")];
-        buttons.find((candidate) => candidate.textContent.trim() === title)?.click();
+        buttons.find((candidate) => blocktrain.localized(candidate.textContent.trim()) === blocktrain.localized(title))?.click();
         blocktrain.go?.("preview");
         blocktrain.segment?.("preview", "weights");
         const [prompt, negative] = [`${tab}_prompt`, `${tab}_neg_prompt`].map((id) => field(id)?.value || "");
