@@ -11,7 +11,12 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-DATA = ("style.css", "javascript/*.js", "demo/model/tokenizer/merges.txt")  # every checkpoint has CLIP's tokenizer
+DATA = (
+    "style.css",
+    "javascript/*.js",
+    "localizations/*.json",
+    "demo/model/tokenizer/merges.txt",
+)  # every checkpoint has CLIP's tokenizer
 DEMO = ("demo/model/**/*", "demo/loras/*")
 
 

@@ -27,30 +27,43 @@ IN_SCRIPTS = (
     re.compile(r'(?:textContent: |aria-label", |title: )"([^"]+)"'),
     re.compile(r'"([A-Z][^"\n{}<>]*[a-z]{2}[^"\n<>]*)"'),  # a sentence or a label
 )
+IN_ACCORDION = re.compile(r'(?:gr.Button\(|label=|^HELP = )"([^"]+)"', re.MULTILINE)
 HTML_IN_SCRIPTS = re.compile(r"`\s*(<[a-z][^`]*)`")
-NOT_SHOWN = re.compile(r"[A-Z][a-z]+[A-Z]\w*( .*)?|Arrow|Enter|Escape|Content-Type|aria-.*|Block weights: |DOMContentLoaded|Alt\+Arrow.*|PageUp.*")
+NOT_SHOWN = re.compile(
+    r"[A-Z][a-z]+[A-Z]\w*( .*)?|Arrow|Enter|Escape|Content-Type|aria-.*|DOMContentLoaded|Alt\+Arrow.*|PageUp.*"
+    r"|Block weights: |ADetailer draws .*"  # a part of a text
+)
 # Texts with a number or a name in them: what stands between is looked up in the sources by tests/ui/test_words.py.
 COMPOSED = (
-    "{} of {} chosen", "{} of {} pictures drawn, seed {}", "{} pictures", "{} blocks", "{} LoRA files", "{} files", "all {}",
-    "{} picture", "{} captions", "{} caption", "{} tokens of {}", "{} token of {}", "{} steps an epoch", "{} buckets",
-    "step {} of {}", "step {}", "Step {}", "Prompt {}", "waiting", "{} changed", "{} weight changed", "{} weights changed",
-    "Weights changed since drawn.", "{} weights changed since drawn.", "{} weight changed since drawn.",
-    "seed {} · drawn {name} in {name}", "Picture {} of {} · step {}/{}", "Cancelled: {} of {} pictures drawn",
-    "Adding {} …", "Adding {} of {} …", "reading {} of {}", "Smaller than {} px", "{} presets added", "{} min {} s",
-    "{name} pictures drawn, seed {}", "{name}: done in {} s", "{name}: {} of {}", "Starting …", "trained here", "reading …",
-    "Back to {name}", "Save over {name}", "a preset of yours", "the weights as loaded", "no LoRA yet", "every block at {}",
-    "Strength of {name}", "Strength of {name}, number", "Mute {name}", "Unmute {name}", "Remove {name}", "Choose {name}",
-    "Caption of {name}", "Caption of {name} saved.", "Mask of {name} saved.", "Mask of {name} removed.",
-    "There is no .safetensors file in {name}", "No LoRA matches “{name}”", "Saved {name} in {name}", "Saved in {name}",
-    "{name} renamed to {name}", "No block stands out from the noise for {name}: try more seeds.",
+    "{} of {} chosen", "{} of {} pictures drawn, seed {}", "{} pictures", "{} blocks", "{} LoRA files", "{} files",
+    "all {}", "{} picture", "{} captions", "{} caption", "{} tokens of {}", "{} token of {}", "{} steps an epoch",
+    "{} buckets", "step {} of {}", "step {}", "Step {}", "Prompt {}", "waiting", "{} changed", "{} weight changed",
+    "{} weights changed", "{name} changed since drawn.", "{} weights changed since drawn.",
+    "{} weight changed since drawn.", "seed {} · drawn {name} in {name}", "Picture {} of {} · step {}/{}",
+    "Cancelled: {} of {} pictures drawn", "Adding {} …", "Adding {} of {} …", "reading {} of {}",
+    "Smaller than {} px", "{} presets added", "{} min {} s",
+    "{} of {} pictures drawn, seed {}; the others are unchanged",
+    "{} of {} pictures drawn, seed {}; the last two are the same, since every block is at 1",
+    "{} of {} pictures drawn, seed {}: nothing has changed, and the earlier ones are shown", "{} s",
+    "{name}: done in {} s", "{name}: {} of {}", "Starting …", "trained here", "reading …", "Back to {name}",
+    "Save over {name}", "a preset of yours", "the weights as loaded", "no LoRA yet", "every block at {}",
+    "Strength of {name}", "Strength of {name}, number", "Mute {name}", "Unmute {name}", "Remove {name}",
+    "Choose {name}", "Caption of {name}", "Caption of {name} saved.", "Mask of {name} saved.",
+    "Mask of {name} removed.", "There is no .safetensors file in {name}", "No LoRA matches “{name}”",
+    "Saved {name} in {name}", "Saved in {name}", "{name} renamed to {name}",
+    "No block stands out from the noise for {name}: try more seeds.",
     "{name} is spread over the blocks: {name} leads with {name}.", "No model: {name}", "{name} is chosen",
-    "{name} finished.", "{} steps · saved among the LoRAs as {name}", "{name} waits:", "{name} was stopped at {name}.",
-    "{name} is paused at {name}.", "{name} failed at step {}:", "Saved at step {}.", "Resume from step {}",
-    "training · {name} left", "waiting · next", "waiting · number {}", "Checkpoint saved: {name}", "Failed: {name}",
-    "Saved as {name} among the LoRAs", "Waiting for the model: {name} is being trained; Pause in Runs releases it",
+    "{name} finished.", "{} steps · saved among the LoRAs as {name}", "{name} waits:",
+    "{name} was stopped at {name}.", "{name} is paused at {name}.", "{name} failed at step {}:", "Saved at step {}.",
+    "Resume from step {}", "training · {name} left", "waiting · next", "waiting · number {}",
+    "Checkpoint saved: {name}", "Failed: {name}", "Saved as {name} among the LoRAs",
+    "Waiting for the model: {name} is being trained; Pause in Runs releases it",
     "{name} and its weights are on the sliders: press Draw to see what they do", "Loss over {} steps",
-    "None of {} runs has “{name}” in its name, state, blocks or notes.", "The run {name}: change what you like, then press Start",
-    "{name} has no effect here", "By effect", "By place", "Use", "Draw at {}×{}", "Use {name}", "Compare", "Picture {}",
+    "None of {} runs has “{name}” in its name, state, blocks or notes.",
+    "The run {name}: change what you like, then press Start", "{name} has no effect here", "By effect", "By place",
+    "ADetailer draws without these weights: add blocktrain to its setting “Script names to apply to "
+    "ADetailer”, or write them into the prompt.",
+    "Use", "Draw at {}×{}", "Use {name}", "Compare", "Picture {}",
 )  # fmt: skip
 TRANSLATIONS = ROOT / "localizations"
 NO_WORDS = re.compile(r"[\W\d_]*|(IN|OUT|M|BASE)\d*|\d+×\d+|[\d.]+")
@@ -91,6 +104,7 @@ def words() -> dict[str, str]:
         found += _of(component["type"], component["props"])
     for path in sorted((ROOT / "javascript").glob("*.js")):
         found += _in_script(path.read_text("utf-8"))
+    found += _in_webui()
     clean = (" ".join(unescape(text).split()) for text in (*found, *COMPOSED))
     return {text: "" for text in clean if not NO_WORDS.fullmatch(text)}
 
@@ -103,6 +117,15 @@ def _in_script(source: str) -> Iterator[str]:
         parser = _Words()
         parser.feed(text)
         yield from (text for text in parser.found if "${" not in text)
+
+
+def _in_webui() -> Iterator[str]:
+    """The accordion of txt2img and img2img, and the settings, which the standalone page has not."""
+    from lib_blocktrain.server.webui import SETTINGS
+
+    yield from IN_ACCORDION.findall((ROOT / "scripts" / "blocktrain.py").read_text("utf-8"))
+    for _, label, info in SETTINGS.values():
+        yield from (label, f"({info})")  # as the WebUI shows them
 
 
 def kept(translation: dict[str, str], template: dict[str, str]) -> dict[str, str]:
@@ -120,7 +143,9 @@ def _of(kind: str, properties: dict) -> Iterator[str]:
     yield from (str(properties[name]) for name in SHOWN if properties.get(name))
     if kind in ("button", "uploadbutton"):
         yield str(properties.get("value") or properties.get("label") or "")
-    if kind in ("html", "markdown"):
+    if kind == "markdown":
+        yield from re.split(r"\*\*|(?:^|\n)- ", str(properties.get("value") or ""))
+    if kind == "html":
         parser = _Words()
         parser.feed(str(properties.get("value") or ""))
         yield from parser.found

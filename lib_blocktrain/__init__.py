@@ -18,4 +18,4 @@ The layers from the bottom up; each imports only from those above it in this lis
 - ``cli``: the command line, here or against a running server
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

@@ -19,7 +19,7 @@ from tests.test_layers import CORE, imports, layer
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lib_blocktrain"
-SOURCES = ("lib_blocktrain", "javascript", "demo", "requirements", "tests")  # and the files of ROOT
+SOURCES = ("lib_blocktrain", "javascript", "localizations", "demo", "requirements", "tests")  # and the files of ROOT
 HOST_MODULES = {"modules", "modules_forge", "backend", "ldm_patched", "networks", "network", "lora_patches", "launch"}
 SETUPTOOLS = 77  # the first that reads `license = "MIT"`
 
@@ -73,6 +73,7 @@ def test_what_the_wheel_holds(wheel):
     modules = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
     data = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.json")} | {"lib_blocktrain/py.typed"}
     page = {f"lib_blocktrain/data/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "javascript").glob("*.js")}
+    page |= {f"lib_blocktrain/data/localizations/{path.name}" for path in (ROOT / "localizations").glob("*.json")}
     page |= {"lib_blocktrain/data/style.css", "lib_blocktrain/data/demo/model/tokenizer/merges.txt"}
     assert "lib_blocktrain/weights/presets.json" in data
     assert "lib_blocktrain/hosts/configs/sdxl/unet/config.json" in data

@@ -117,9 +117,11 @@ def open_host(checkpoint: Path | None, lora_dirs: Sequence[Path] = ()) -> Host:
 def open_tab(arguments: argparse.Namespace) -> int:
     """Serve the tab until Ctrl+C."""
     from lib_blocktrain.hosts.demo_model import DEMO, check_present
-    from lib_blocktrain.server.app import serve
+    from lib_blocktrain.server.app import languages, serve
     from lib_blocktrain.ui.lora_controls import InitialState
 
+    if arguments.language not in (None, *languages()):
+        raise ValueError(f"--language {arguments.language}: expected one of {', '.join(languages())}")
     checkpoint: Path | None = arguments.checkpoint
     if checkpoint is None:
         check_present()
@@ -134,7 +136,7 @@ def open_tab(arguments: argparse.Namespace) -> int:
         if not arguments.no_browser:
             webbrowser.open(address)
 
-    serve(host, arguments.port, tour if checkpoint is None else InitialState(), opened)
+    serve(host, arguments.port, tour if checkpoint is None else InitialState(), opened, arguments.language)
     return 0
 
 

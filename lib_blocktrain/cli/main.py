@@ -111,6 +111,7 @@ def _add_tab(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="a folder of LoRAs; may be repeated, what is baked goes to the first",
     )
+    tab.add_argument("--language", metavar="NAME", help="of the page, as a file of localizations/: ja_JP")
     tab.add_argument("--no-browser", action="store_true", help="do not open a browser window")
 
 

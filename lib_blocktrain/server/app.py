@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import shutil
@@ -56,14 +57,23 @@ def build(host: Host, initial: InitialState | None = None) -> tuple[gr.Blocks, P
     return shim.queue(blocks), page
 
 
-def _head() -> str:
-    """The style sheet and the scripts as elements of the page's head."""
+def languages() -> list[str]:
+    """The names of the translations, such as ja_JP."""
+    return sorted(path.stem for path in (DATA / "localizations").glob("*.json"))
+
+
+def _head(language: str | None = None) -> str:
+    """The style sheet, the scripts and a translation as elements of the page's head."""
     css = (DATA / "style.css").read_text("utf-8") + OWN_PAGE
     scripts = "\n".join(path.read_text("utf-8") for path in sorted((DATA / "javascript").glob("*.js")))
+    if language is not None:
+        words = json.loads((DATA / "localizations" / f"{language}.json").read_text("utf-8"))
+        # as a WebUI has it; "<" written so that no text ends the element
+        scripts = f"window.localization = {json.dumps(words)};\n".replace("<", "\\u003c") + scripts
     return "".join(("<style>", css, "</style><script>", scripts, "</script>"))
 
 
-def application(blocks: gr.Blocks, page: Page, port: int) -> ASGIApp:
+def application(blocks: gr.Blocks, page: Page, port: int, language: str | None = None) -> ASGIApp:
     """The page and the API as an application that answers this machine only, and loads nothing from elsewhere."""
     app = fastapi.FastAPI(title="blocktrain", docs_url=None, redoc_url=None, openapi_url=f"{PREFIX}/openapi.json")
     # Before the page, which answers every other path.
@@ -78,7 +88,7 @@ def application(blocks: gr.Blocks, page: Page, port: int) -> ASGIApp:
     )
     fetch_nothing()
     app = gr.mount_gradio_app(app, blocks, path="/")
-    return LocalOnly(Bounded(OwnContentOnly(app, _head())), port)
+    return LocalOnly(Bounded(OwnContentOnly(app, _head(language))), port)
 
 
 def serve(
@@ -86,18 +96,26 @@ def serve(
     port: int | None = None,
     initial: InitialState | None = None,
     on_start: Callable[[str], object] | None = webbrowser.open,
+    language: str | None = None,
 ) -> None:
-    """Serve until interrupted; ``on_start`` is called with the address once the page answers."""
+    """Serve until interrupted; ``on_start`` is called with the address once the page answers.
+
+    ``language`` is one of `languages`; without it the page is in English.
+    """
     with _private_uploads():
-        _serve(host, listen(port), initial, on_start)
+        _serve(host, listen(port), initial, on_start, language)
 
 
 def _serve(
-    host: Host, listener: socket.socket, initial: InitialState | None, on_start: Callable[[str], object] | None
+    host: Host,
+    listener: socket.socket,
+    initial: InitialState | None,
+    on_start: Callable[[str], object] | None,
+    language: str | None,
 ) -> None:
     port = listener.getsockname()[1]
     blocks, page = build(host, initial)
-    server = _Server(application(blocks, page, port))
+    server = _Server(application(blocks, page, port, language))
     address = f"http://{ADDRESS}:{port}/"
     if on_start is not None:
         threading.Thread(target=_call_when_started, args=(server, address, on_start), daemon=True).start()

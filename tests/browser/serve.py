@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument("--lora-dir", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--lora")
+    parser.add_argument("--language")
     parser.add_argument("--port", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
@@ -36,7 +37,7 @@ def main() -> None:
         sys.stdout.write(address + "\n")
         sys.stdout.flush()
 
-    serve(host, arguments.port, initial, on_start)
+    serve(host, arguments.port, initial, on_start, arguments.language)
 
 
 if __name__ == "__main__":
