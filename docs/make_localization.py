@@ -64,6 +64,17 @@ COMPOSED = (
     "ADetailer draws without these weights: add blocktrain to its setting “Script names to apply to "
     "ADetailer”, or write them into the prompt.",
     "Use", "Draw at {}×{}", "Use {name}", "Compare", "Picture {}",
+    "Without LoRA", "the model alone", "Every block at 1", "the LoRA as it is", "Under the weights", "Zoom",
+    "Zoom: {name}",
+    "not drawn again: the same", "LoRAs in use", "range slider for {name}", "none yet", "time", "memory", "No run yet.",
+    "no layers in this LoRA", "skip partner {name}", "affects the picture mostly through {name}",
+    "believed: {name} (grade {name}: {name})", "{name}, {} to {} channels", "a .toml", "{} folder", "{} folders",
+    "{} × {} cells at {} px: a cell sees {} px", "text encoder: what words mean to the model", "{} of {}",
+    "not part of the U-Net; no skip partner", "{} % of a step’s arithmetic; LoRA {name}, LoCon {name}", "{} modules",
+    "{} module", "none", "rank {} · {} steps", "rank {} · {} blocks · {name}", "{}×{} · {} % of a step",
+    "Understood as preset “{name}” for {name}: {name}", "{name}, seed {}: weights, settings and pictures back",
+    "a step takes {} of one that trains all blocks; the backward pass stops at {name}. The time in minutes is known "
+    "once a run has started", "{} MiB of {} that are free", "{name} Show its weights",
 )  # fmt: skip
 TRANSLATIONS = ROOT / "localizations"
 NO_WORDS = re.compile(r"[\W\d_]*|(IN|OUT|M|BASE)\d*|\d+×\d+|[\d.]+")
@@ -95,6 +106,7 @@ def words() -> dict[str, str]:
     """Return every text, in the order of the page, with nothing as its translation."""
     from lib_blocktrain.hosts.standalone import StandaloneHost
     from lib_blocktrain.server.app import build
+    from lib_blocktrain.ui.train_html import MEANINGS
 
     blocks, tab = build(StandaloneHost())
     tab.close()
@@ -104,7 +116,7 @@ def words() -> dict[str, str]:
         found += _of(component["type"], component["props"])
     for path in sorted((ROOT / "javascript").glob("*.js")):
         found += _in_script(path.read_text("utf-8"))
-    found += _in_webui()
+    found += (*MEANINGS.values(), *_in_webui())
     clean = (" ".join(unescape(text).split()) for text in (*found, *COMPOSED))
     return {text: "" for text in clean if not NO_WORDS.fullmatch(text)}
 

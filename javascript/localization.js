@@ -33,7 +33,7 @@
             const found = pattern.exec(text);
             if (found) {
                 let next = 1;
-                return translation.replace(/\{(\d*|name)\}/g, (_, which) => found[/\d/.test(which) ? which : next++]);
+                return translation.replace(/\{(\d*|name)\}/g, (_, which) => localized(found[/\d/.test(which) ? which : next++]));
             }
         }
         return text;
@@ -42,18 +42,16 @@
     // The text in the page's language; a text without a translation, and one that is translated, stay.
     function localized(text) {
         const words = table();
-        const plain = text.trim();
-        if (!plain || typeof words[plain] === "string" && words[plain]) {
-            return plain ? text.replace(plain, () => words[plain]) : text;
-        }
-        if (!patterns.length) {
+        const plain = text.trim().replace(/\s+/g, " ");
+        if (!plain || !Object.keys(words).length) {
             return text;
         }
         if (!known.has(plain)) {
             known.size > 2000 && known.clear();
-            known.set(plain, byPattern(plain));
+            known.set(plain, Object.hasOwn(words, plain) && words[plain] || byPattern(plain));
         }
-        return text.replace(plain, () => known.get(plain));
+        const found = known.get(plain);
+        return found === plain ? text : /^\s*/.exec(text)[0] + found + /\s*$/.exec(text)[0];
     }
 
     // Sets text only where it differs from what is shown, so that the page is not said to change, in any language.
