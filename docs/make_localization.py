@@ -66,13 +66,13 @@ COMPOSED = (
     "Use", "Draw at {}×{}", "Use {name}", "Compare", "Picture {}",
     "Without LoRA", "the model alone", "Every block at 1", "the LoRA as it is", "Under the weights", "Zoom",
     "Zoom: {name}",
-    "not drawn again: the same", "LoRAs in use", "range slider for {name}", "none yet", "time", "memory", "No run yet.",
+    "not drawn again: the same", "LoRAs in use", "none yet", "time", "memory", "No run yet.",
     "no layers in this LoRA", "skip partner {name}", "affects the picture mostly through {name}",
     "believed: {name} (grade {name}: {name})", "{name}, {} to {} channels", "a .toml", "{} folder", "{} folders",
     "{} × {} cells at {} px: a cell sees {} px", "text encoder: what words mean to the model", "{} of {}",
     "not part of the U-Net; no skip partner", "{} % of a step’s arithmetic; LoRA {name}, LoCon {name}", "{} modules",
-    "{} module", "none", "rank {} · {} steps", "rank {} · {} blocks · {name}", "{}×{} · {} % of a step",
-    "Understood as preset “{name}” for {name}: {name}", "{name}, seed {}: weights, settings and pictures back",
+    "{} module", "none", "rank {}", "{} steps", "All {}", "{} % of a step",
+    "preset “{name}”", "Understood as {name} for {name}: {name}", "{name}, seed {}: weights, settings and pictures back",
     "a step takes {} of one that trains all blocks; the backward pass stops at {name}. The time in minutes is known "
     "once a run has started", "{} MiB of {} that are free", "{name} Show its weights",
 )  # fmt: skip

@@ -7,7 +7,7 @@
     "use strict";
 
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
-    const ATTRIBUTES = ["title", "placeholder", "aria-label", "aria-valuetext", "alt"];
+    const ATTRIBUTES = ["title", "placeholder", "aria-label", "aria-valuetext", "alt", "data-absent"];
     const OURS = "#blocktrain, [id^=blocktrain_], [class*=blocktrain-]";
     const HELD = "script, style, textarea"; // no text of the page
     let read = null; // the table that `patterns` was made of
@@ -36,7 +36,8 @@
                 return translation.replace(/\{(\d*|name)\}/g, (_, which) => localized(found[/\d/.test(which) ? which : next++]));
             }
         }
-        return text;
+        const parts = text.split(" · "); // facts in a row
+        return parts.length > 1 ? parts.map(localized).join(" · ") : text;
     }
 
     // The text in the page's language; a text without a translation, and one that is translated, stay.
