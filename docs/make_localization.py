@@ -72,9 +72,9 @@ COMPOSED = (
     "{} × {} cells at {} px: a cell sees {} px", "text encoder: what words mean to the model", "{} of {}",
     "not part of the U-Net; no skip partner", "{} % of a step’s arithmetic; LoRA {name}, LoCon {name}", "{} modules",
     "{} module", "none", "rank {}", "{} steps", "All {}", "{} % of a step",
-    "preset “{name}”", "Understood as {name} for {name}: {name}", "{name}, seed {}: weights, settings and pictures back",
+    "Understood as {name} for {name}: {name}", "{name}, seed {}: weights, settings and pictures back",
     "a step takes {} of one that trains all blocks; the backward pass stops at {name}. The time in minutes is known "
-    "once a run has started", "{} MiB of {} that are free", "{name} Show its weights",
+    "once a run has started", "{} MiB of {} that are free", "{name} Show its weights", "{name} “{name}”",
 )  # fmt: skip
 TRANSLATIONS = ROOT / "localizations"
 NO_WORDS = re.compile(r"[\W\d_]*|(IN|OUT|M|BASE)\d*|\d+×\d+|[\d.]+")
