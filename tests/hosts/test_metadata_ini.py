@@ -1,8 +1,12 @@
-"""`metadata.ini` under the rules of the WebUI's `modules/extensions.py`, `modules/scripts.py` and `modules/util.py`."""
+"""`metadata.ini`, and the entry for the index of extensions.
+
+The former under the rules of the WebUI's `modules/extensions.py`, `modules/scripts.py` and `modules/util.py`.
+"""
 
 from __future__ import annotations
 
 import configparser
+import json
 import re
 from pathlib import Path
 
@@ -64,3 +68,16 @@ def test_loaded_after_lora_and_block_weight(metadata, lora, others):
     assert order.index(OURS) > order.index(lora)
     assert BLOCK_WEIGHT not in others or order.index(OURS) > order.index(BLOCK_WEIGHT)
     assert sorted(order) == sorted([OURS, lora, *others])
+
+
+def test_the_entry_for_the_index():
+    """The form of `extensions/*.json` in AUTOMATIC1111's stable-diffusion-webui-extensions, tags of its tags.json."""
+    entry = json.loads((ROOT / "docs" / "extension-index.json").read_text("utf-8"))
+    assert list(entry) == ["name", "url", "description", "tags"]
+    source = (ROOT / "scripts" / "blocktrain.py").read_text("utf-8")
+    assert f'TITLE = "{entry["name"]}"' in source
+    assert re.fullmatch(rf"https://github\.com/[\w-]+/{OURS}\.git", entry["url"])
+    assert re.fullmatch(r".{40,160}", entry["description"])
+    does = {"tab": "on_ui_tabs(build_tab)", "script": "class BlockWeightsScript(scripts.Script)"}
+    assert all(call in source for call in does.values())
+    assert sorted(entry["tags"]) == sorted([*does, "training"])
