@@ -136,7 +136,7 @@
         }
         const all = tags.map((tag, index) => {
             const remove = button("", dataset.icon("x"), `Remove ${tag}`, () => setTags(one, tags.filter((_, other) => other !== index)));
-            const chip = made("span", { className: "blocktrain-tag blocktrain-is-own" }, tag, remove);
+            const chip = made("span", { className: "blocktrain-tag blocktrain-is-own", title: tag }, made("span", { textContent: tag }), remove);
             dataset.movableTag(chip, remove, "own", index, tags.length, async (from, to) => {
                 await setTags(one, dataset.movedTag(tags, from, to));
                 chips.querySelectorAll("button")[to]?.focus();

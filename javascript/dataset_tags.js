@@ -79,7 +79,7 @@
         const found = known.filter(([tag]) => tag.toLowerCase().includes(searched) || state.tags.has(tag));
         const shown = all ? found : found.slice(0, MOST);
         const chips = shown.map(([tag, count], index) => {
-            const chip = made("button", { type: "button", className: "blocktrain-tag", title: "Drag it, or Alt and an arrow key, into an order" }, made("span", { textContent: tag }), made("em", { textContent: count }));
+            const chip = made("button", { type: "button", className: "blocktrain-tag", title: `${tag}\nDrag it, or Alt and an arrow key, into an order` }, made("span", { textContent: tag }), made("em", { textContent: count }));
             chip.dataset.tag = tag;
             chip.classList.toggle("blocktrain-is-on", state.tags.has(tag));
             chip.setAttribute("aria-pressed", String(state.tags.has(tag)));

@@ -15,6 +15,7 @@ from lib_blocktrain.analysis.request import AnalysisRequest, build_request
 from lib_blocktrain.analysis.results import Analysis, compare, write_analysis
 from lib_blocktrain.analysis.similar import of_file
 from lib_blocktrain.analysis.weight_rules import RULES, fewest, preset_of, weights_by_rule
+from lib_blocktrain.blocks import ARCHITECTURES, BASE
 from lib_blocktrain.files import atomic_write
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.ui import analyse_html, html
@@ -33,15 +34,14 @@ from lib_blocktrain.workspace.recent import Recent
 MAX_RESULTS = 8  # kept in memory for the buttons
 SUGGESTED = "suggested"  # the weights that a probe suggests; not one of weight_rules.RULES
 RULE_LABELS = {
-    "strongest": "the strongest, as many as the slider says",
-    "proportional": "all, in proportion to the figures",
-    "lower": "all, lower where B is stronger",
-    SUGGESTED: "as the probe suggests",
+    "strongest": "Strongest",
+    "proportional": "In proportion",
+    "lower": "Lower where B",
+    SUGGESTED: "As probed",
 }
 assert RULE_LABELS.keys() <= {*RULES, SUGGESTED}
 KEPT_AT_FIRST = 0.8  # of the effect: where the slider begins
-RULE_OF = {label: name for name, label in RULE_LABELS.items()}  # a gradio 3 menu has labels only, no values
-RESULT_BUTTONS = ("analyse_sliders", "analyse_train", "analyse_save", "analyse_save_preset")
+RULE_OF = {label: name for name, label in RULE_LABELS.items()}  # a gradio 3 choice has labels only, no values
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,11 @@ class AnalyseHandlers:
     def open(self, values: AnalyseValues) -> Changes:
         """Fill the menu of LoRAs, and show an empty map for the one selected in it."""
         keys, key = self._keys(values)
-        architecture_id = (self.lora_index.file(key).architecture if key else "") or "sd1"  # "": it cannot be read
-        menu = Properties(choices=keys, value=key)
-        return {"analyse_lora": menu, "analyse_map": UMap("analyse", architecture_id, values={}).html()}
+        file = self.lora_index.file(key) if key else None
+        architecture_id = (file.architecture if file else "") or "sd1"  # "": it cannot be read
+        absent = self.controls.lacks(file, architecture_id) if file and file.architecture else {}
+        empty = UMap("analyse", architecture_id, values={}, absent=absent)
+        return {"analyse_lora": Properties(choices=keys, value=key), "analyse_map": empty.html()}
 
     def _keys(self, values: AnalyseValues) -> tuple[list[str], str | None]:
         """The keys of the readable LoRAs now in the folders, and the one to select."""
@@ -152,7 +154,8 @@ class AnalyseHandlers:
             "analyse_table": compared + analyse_html.table(first) + sheets,
             "analyse_map": _map(first),
             "analyse_status": html.note(f"{first.feature}: done in {first.seconds:.0f} s"),
-            **{name: Properties(interactive=True) for name in RESULT_BUTTONS},
+            "analyse_using": Properties(visible=True),
+            "analyse_save": Properties(interactive=True),
         }
 
     def show_again(self, job_id: object) -> Changes:
@@ -278,8 +281,12 @@ class AnalyseHandlers:
 
 def _map(analysis: Analysis, weights: Mapping[str, float] | None = None) -> Markup:
     """The figures as colours on the U map; blocks within the noise stay uncoloured."""
-    values = {figure.block: round(max(figure.mean, 0.0), 4) for figure in analysis.figures if not figure.within_noise}
-    return UMap("analyse", analysis.architecture, values=values, title=analysis.feature, weights=weights).html()
+    figures, known = analysis.figures, ARCHITECTURES[analysis.architecture]
+    values = {figure.block: round(max(figure.mean, 0.0), 4) for figure in figures if not figure.within_noise}
+    measured = {figure.block for figure in figures}
+    absent = {block_id: "not measured" for block_id in (BASE, *known.block_ids) if block_id not in measured}
+    found = {"values": values, "title": analysis.feature, "weights": weights, "absent": absent}
+    return UMap("analyse", analysis.architecture, **found).html()
 
 
 def chosen_lora(values: AnalyseValues) -> str:

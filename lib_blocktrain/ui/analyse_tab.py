@@ -11,7 +11,7 @@ from lib_blocktrain.analysis.request import METHODS
 from lib_blocktrain.analysis.run import NOISE_METHODS
 from lib_blocktrain.analysis.solve_result import BUDGET, SEEDS
 from lib_blocktrain.ui import html
-from lib_blocktrain.ui.analyse_handlers import RESULT_BUTTONS, RULE_LABELS, AnalyseHandlers
+from lib_blocktrain.ui.analyse_handlers import RULE_LABELS, AnalyseHandlers
 from lib_blocktrain.ui.collide_handlers import CollideHandlers
 from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, KINDS, NOTHING, SECOND_KINDS, WHOLE, WORD
 from lib_blocktrain.ui.found_weights import PRESET_MENUS
@@ -20,7 +20,7 @@ from lib_blocktrain.ui.preview_tab import SELECTION, SHOWN
 from lib_blocktrain.ui.probe_handlers import ProbeHandlers
 from lib_blocktrain.ui.remembered import Memory, add_widgets
 from lib_blocktrain.ui.shim import on
-from lib_blocktrain.ui.solve_handlers import KIND_LABELS, SOLVE_BUTTONS, SolveHandlers
+from lib_blocktrain.ui.solve_handlers import KIND_LABELS, SolveHandlers
 from lib_blocktrain.ui.train_handlers import WEIGHTS, TrainHandlers
 from lib_blocktrain.ui.train_tab import ESTIMATE, FORM, form_fields
 from lib_blocktrain.ui.values import AnalyseValues, Changes, Properties
@@ -33,12 +33,12 @@ REQUEST = (
     *("width", "height"),  # of Preview's pictures
 )
 ASKED = ("solve_pictures", "solve_budget", "solve_kind")  # beside those of REQUEST
-SOLVED = ("solve_found", "solve_place", "solve_front", "solve_weights", "analyse_map", *SOLVE_BUTTONS)
+SOLVED = ("solve_found", "solve_place", "solve_front", "solve_weights", "analyse_map", "solve_using")
 PLACE = ("solve_found", "solve_place")
 PROBE = ("probe_folder", "probe_class", "probe_pictures", "probe_convolutions")
 RESULT = (
     *("analyse_found", "analyse_amount", "analyse_head", "analyse_map", "analyse_bars", "analyse_table"),
-    *RESULT_BUTTONS,
+    *("analyse_using", "analyse_save"),
 )
 RULE = ("analyse_found", "analyse_rule", "analyse_amount")
 # What the browser remembers, beside the LoRA and the result.
@@ -49,6 +49,10 @@ KEPT = (
 )
 BEFORE = Markup(
     '<p class="blocktrain-reading">Press Analyse: the map shows what each block does; weights follow from it.</p>'
+)
+NO_BARS = Markup(
+    '<div class="blocktrain-no-bars" aria-hidden="true"><i></i><i></i><i></i><i></i><i></i></div>'
+    '<p class="blocktrain-foot">A bar for each block, the strongest first; lines across their ends show the noise.</p>'
 )
 SIZE = Markup("Width and height are those of Preview.")
 SEARCH = Markup("Finds weights that keep A and drop B, or everything else, on the pictures that they draw.")
@@ -102,14 +106,14 @@ class AnalyseTab:
                 with section(""):
                     w.html("analyse_head", BEFORE)
                     w.html("analyse_map")
-                with section("Keep these blocks"):
+                with section("Keep these blocks", visible=False) as w["analyse_using"]:
                     _using(w)
                 with section("Search: keep A, drop B"):
                     _solve(w)
                 with section(""), gr.Accordion("Table and sheets", open=False, elem_id="blocktrain_analyse_details"):
                     w.html("analyse_table")
             with pane("right", "blocks"), section("Blocks"):
-                w.html("analyse_bars")
+                w.html("analyse_bars", NO_BARS)
 
     def wire(self, w: Widgets) -> None:
         self._wire_request(w)
@@ -267,20 +271,13 @@ def _probe(w: Widgets, enabled: bool) -> None:
 
 
 def _using(w: Widgets) -> None:
+    rules = {"choices": list(RULE_LABELS.values()), "value": RULE_LABELS["strongest"]}
+    w.add("analyse_rule", gr.Radio, **rules, label="Which", elem_classes="blocktrain-choice")
     w.html("analyse_keep")
     # the slider on the curve sets this number (javascript/analyse_keep.js)
     w.add("analyse_amount", gr.Number, value=1, label="Blocks to keep", precision=0, elem_classes="blocktrain-unseen")
     w.html("analyse_weights")
-    with gr.Row(elem_classes="blocktrain-line-up"):
-        rules = {"choices": list(RULE_LABELS.values()), "value": RULE_LABELS["strongest"]}
-        w.add("analyse_rule", gr.Dropdown, **rules, label="Which", scale=2, min_width=150)
-        small = {"interactive": False, "scale": 0}  # until there is a result
-        w.add("analyse_sliders", gr.Button, "Use in Preview", **small, min_width=120)
-        w.add("analyse_train", gr.Button, "Use for training", **small, min_width=125)
-        with menu("analyse_preset", "Save the weights as a preset", "Save as a preset", right=True):
-            w.add("analyse_preset", gr.Textbox, label="Name", max_lines=1)
-            w.add("analyse_replace", gr.Checkbox, label="replace")
-            w.add("analyse_save_preset", gr.Button, "Save", interactive=False)
+    _uses(w, "analyse")
 
 
 def _solve(w: Widgets) -> None:
@@ -294,18 +291,23 @@ def _solve(w: Widgets) -> None:
         w.add("solve", gr.Button, "Search", scale=2, min_width=120)
         w.add("solve_cancel", gr.Button, "End", variant="stop", scale=0, min_width=90, interactive=False)
     w.html("solve_status")
-    w.html("solve_front")
     # the slider on the front sets this number (javascript/analyse_front.js)
     w.add("solve_place", gr.Number, value=1, label="Place", precision=0, elem_classes="blocktrain-unseen")
-    w.html("solve_weights")
-    with gr.Row(elem_classes="blocktrain-line-up"):
-        small = {"interactive": False, "scale": 0}  # until there is an answer
-        w.add("solve_sliders", gr.Button, "Use in Preview", **small, min_width=120)
-        w.add("solve_train", gr.Button, "Use for training", **small, min_width=125)
-        with menu("solve_preset", "Save the weights as a preset", "Save as a preset", right=True):
-            w.add("solve_preset", gr.Textbox, label="Name", max_lines=1)
-            w.add("solve_replace", gr.Checkbox, label="replace")
-            w.add("solve_save_preset", gr.Button, "Save", interactive=False)
+    with gr.Column(visible=False, min_width=0) as w["solve_using"]:
+        w.html("solve_front")
+        w.html("solve_weights")
+        _uses(w, "solve")
+
+
+def _uses(w: Widgets, name: str) -> None:
+    """What can be done with weights that were found."""
+    with gr.Row(elem_classes="blocktrain-uses"):
+        w.add(f"{name}_sliders", gr.Button, "Use in Preview", scale=0, min_width=120)
+        w.add(f"{name}_train", gr.Button, "Use for training", scale=0, min_width=125)
+        with menu(f"{name}_preset", "Save the weights as a preset", "Save as a preset"):
+            w.add(f"{name}_preset", gr.Textbox, label="Name", max_lines=1)
+            w.add(f"{name}_replace", gr.Checkbox, label="replace")
+            w.add(f"{name}_save_preset", gr.Button, "Save")
 
 
 def _similar(w: Widgets) -> None:

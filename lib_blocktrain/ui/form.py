@@ -75,9 +75,9 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
     "dataset": (_field(FOLDERS, "Folder of pictures", "chosen in Pictures; or by path, one folder per line"),),
     "weights": (
         _field(WEIGHTS, "Block weights", "a preset's name, NAME:1,0,…, OUT=1,IN=0, kohya's network_args or JSON"),
+        _field("network.meaning", "Weights scale"),
     ),
     "network": (
-        _field("network.meaning", "Weights scale"),
         _field("network.algorithm", "Algorithm"),
         _field("network.rank", "Rank"),
         _field("network.alpha", "Alpha"),
@@ -94,11 +94,11 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
     "samples": (
         _field("samples.prompts", "Sample prompts"),
         _field("samples.every", "Every n steps"),
-        _field("samples.first", "Before the first step"),
         _field("samples.seed", "Seed"),
         _field("samples.steps", "Sampling steps"),
         _field("samples.cfg", "CFG scale"),
         _field("samples.sampler", "Sampler"),
+        _field("samples.first", "Before the first step"),
     ),
     "Convolutions and text encoder": (
         _field("network.conv_rank", "Rank of convolutions"),

@@ -114,14 +114,14 @@ def pane(kind: str, *parts: str) -> Iterator[None]:
 
 
 @contextmanager
-def section(title: str, *parts: str, name: str | None = None) -> Iterator[None]:
+def section(title: str, *parts: str, name: str | None = None, visible: bool = True) -> Iterator[gr.Column]:
     """A section of a pane under a heading, none where ``title`` is empty; ``parts`` are the segments that show it."""
-    with gr.Column(
-        elem_id=f"blocktrain_{name}" if name else None, elem_classes=["blocktrain-sec", *_parts(parts)], min_width=0
-    ):
+    elem_id = f"blocktrain_{name}" if name else None
+    classes = ["blocktrain-sec", *_parts(parts)]
+    with gr.Column(elem_id=elem_id, elem_classes=classes, min_width=0, visible=visible) as column:
         if title:
             gr.HTML(Markup("<h2>{}</h2>").format(title), elem_classes="blocktrain-sec-h")
-        yield
+        yield column
 
 
 @contextmanager

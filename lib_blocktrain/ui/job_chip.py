@@ -24,7 +24,7 @@ TITLE = "Show the run"
 _CHIP = Markup(
     '<button type="button" class="blocktrain-chip blocktrain-chip-job blocktrain-is-{kind}" data-run="{run}" '
     'data-state="{state}" data-share="{share:.3f}" title="{title}">{sign}<span><b class="blocktrain-cut">{name}</b> '
-    '<span class="blocktrain-wide">{state}</span> {figures}</span>{left}</button>'
+    '<span class="{state_class}">{state}</span> {figures}</span>{left}</button>'
 )
 
 
@@ -96,4 +96,5 @@ def _chip(
     return _CHIP.format(
         run=run.folder.name, name=run.config.name, state=state, kind=kind, sign=sign, figures=figures, left=left,
         share=share, title=title,
+        state_class="blocktrain-wide" if figures else "blocktrain-chip-state",  # narrow: one of them is shown
     )  # fmt: skip

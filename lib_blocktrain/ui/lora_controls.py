@@ -295,7 +295,7 @@ class LoraControls:
         """
         file = self._active_file(selection)
         architecture_id = self.architecture(selection)
-        reasons = unavailable(architecture_id, self._lacks(file, architecture_id))
+        reasons = unavailable(architecture_id, self.lacks(file, architecture_id))
         another = before is None or before.active != selection.active
         sliders = {}
         for block_id in WEIGHT_IDS:
@@ -313,7 +313,8 @@ class LoraControls:
         }
 
     @staticmethod
-    def _lacks(file: LoraFile | None, architecture_id: str) -> dict[str, str]:
+    def lacks(file: LoraFile | None, architecture_id: str) -> dict[str, str]:
+        """The blocks in which a file of this architecture has no layers, with these words."""
         if file is None or not fits(file.architecture, architecture_id):
             return {}
         return {block_id: "no layers in this LoRA" for block_id in (BASE, *BLOCK_IDS) if file.lacks(block_id)}

@@ -52,7 +52,7 @@ def _settings(w: Widgets, host: Host, initial: InitialState) -> None:
         w.add("width", gr.Number, value=512, label="Width", **sides)
         w.add("height", gr.Number, value=512, label="Height", **sides)
         limits = {"precision": 0, "minimum": -1, "maximum": SEED_MAX, "min_width": 0}
-        w.add("seed", gr.Number, value=initial.seed, label="Seed (-1: random)", **limits)
+        w.add("seed", gr.Number, value=initial.seed, label="Seed", **limits)
 
 
 def _grid(w: Widgets) -> None:

@@ -101,7 +101,7 @@ class RunsTab:
         on(w["runs_sliders"].click, handlers.from_sliders, w.pick(*SELECTION), weighing)
         weights = w.pick("runs_chosen", "runs_weights")
         on(w["runs_weigh"].click, handlers.set_weights, weights, w.pick("runs_weigh_message"))
-        form = w.pick(*FORM, "train_dataset", "train_loaded", "tabs", "runs_message")
+        form = w.pick(*FORM, "train_dataset", "train_message", "tabs", "runs_message")
         filled = on(w["runs_again"].click, handlers.to_training, w.pick("runs_chosen"), form)
         on(filled.then, self.train_handlers.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
         shown = w.pick(*SHOWN, "tabs", "status", "runs_message")

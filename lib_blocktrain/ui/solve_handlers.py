@@ -22,7 +22,6 @@ from lib_blocktrain.workspace.recent import Recent
 KIND_LABELS = {"free": "-0.5 to 1.5", "sparse": "few blocks", "on-off": "0 or 1"}
 assert KIND_LABELS.keys() == KINDS.keys()
 KIND_OF = {label: name for name, label in KIND_LABELS.items()}  # a gradio 3 menu has labels only, no values
-SOLVE_BUTTONS = ("solve_sliders", "solve_train", "solve_save_preset")
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class SolveHandlers:
             "solve_front": solve_html.front(solved),
             "solve_status": solve_html.summary(solved),
             **self._shown(solved, solved.chosen),
-            **{name: Properties(interactive=True) for name in SOLVE_BUTTONS},
+            "solve_using": Properties(visible=True),
         }
 
     def show_again(self, job_id: object) -> Changes:

@@ -67,7 +67,7 @@ class TrainHandlers:
             "train_map": train_map(architecture).html(),
         }
 
-    @error_to("train_loaded")
+    @error_to("train_message")
     def load_ready(self, values: TrainValues) -> Changes:
         name = values["train_ready"]
         if not name:
@@ -82,7 +82,7 @@ class TrainHandlers:
         files = sorted(self._ready_folder.glob("*.json")) if self._ready_folder is not None else []
         return {path.stem: path for path in files}
 
-    @error_to("train_loaded")
+    @error_to("train_message")
     def load_file(self, values: TrainValues) -> Changes:
         """Load an uploaded run.json. Relative paths in it cannot be resolved, since its folder is unknown."""
         path = values["train_file"]
@@ -102,7 +102,7 @@ class TrainHandlers:
             message += f"; {', '.join(relative)} is relative: enter the full path"
         return self.filled(config, message)
 
-    @error_to("train_loaded")
+    @error_to("train_message")
     def load_lora(self, values: TrainValues) -> Changes:
         """Load the run from the metadata of the LoRA selected in Preview. They name its folders without a path."""
         selection = selection_of(values)
@@ -124,7 +124,7 @@ class TrainHandlers:
             "train_form": {**form.values_of(config), **(instead or {})},
             "train_rest": write(replace(config, checkpoint=None)),
             "train_dataset": "",
-            "train_loaded": notes,
+            "train_message": notes,
         }
 
     # --- checks and estimates -------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ class TrainHandlers:
         try:
             config = self._canonical(form.config_of(values["train_form"], values["train_rest"], draft=True))
             understood = html.understood(parsed) + train_html.meaning(config.network.weight_mode)
-            steps = train_html.steps(_steps(config, parsed.weights, str(values["train_form"][FOLDERS] or "")))
+            steps = train_html.steps(_steps(config, parsed.weights, values["train_form"]))
             cost = self._cost(config)
         except (ValueError, OSError, RuntimeError) as error:
             cost, understood, steps = html.failure(str(error)), html.understood(parsed), train_html.steps([])
@@ -226,7 +226,7 @@ class TrainHandlers:
         ahead = [waiting.folder.name for waiting in self.runner.queue()].index(run.folder.name)
         message = f"{run.folder.name} is in the queue" + (f", behind {ahead} others" if ahead else "")
         return {
-            "train_message": html.note(f"{message}; see the tab Runs") + share_warning,
+            "train_message": html.note(message) + share_warning,
             "runs_chosen": run.folder.name,
             "tabs": Properties(selected="Runs"),
         }
@@ -281,16 +281,18 @@ class TrainHandlers:
         return train_html.cost(cost, None if config.epochs else config.steps, pace)
 
 
-def _steps(config: RunConfig, weights: BlockWeights, folders: str) -> list[tuple[str, bool]]:
-    """What each step of the path holds, and whether it is done. `folders` is the text of the field, a line each."""
-    count = sum(bool(line.strip()) for line in folders.splitlines())
+def _steps(config: RunConfig, weights: BlockWeights, fields: Mapping[str, object]) -> list[tuple[str, bool]]:
+    """What each step of the path holds, and whether it is done; `fields` are those of the form, by name."""
+    count = sum(bool(line.strip()) for line in str(fields[FOLDERS] or "").splitlines())
     pictures = "a .toml" if config.dataset.toml else f"{count} folder{'' if count == 1 else 's'}" if count else ""
     trained = sum(bool(value) for value in weights.values.values())
+    named = bool(str(fields[NAME] or "").strip())
+    start = "ready" if pictures and trained and named else "needs a name" if pictures and trained else ""
     return [
         (pictures or "none yet", bool(pictures)),
         (f"{trained} of {len(weights.values)}", trained > 0),
         (f"rank {config.network.rank} · {_length(config)}", True),
-        ("", False),
+        (start, False),
     ]
 
 

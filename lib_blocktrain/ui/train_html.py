@@ -19,6 +19,13 @@ STEPS = (  # name, id to go to
     ("Settings", "blocktrain_train_name"),
     ("Start", "blocktrain_train_start"),
 )
+_TIME = Markup('<p class="blocktrain-cost-t">{}<small>{}</small></p>')
+_FOOT = Markup('<p class="blocktrain-foot">{}</p>')
+_PARTS = {"model": "model", "activations": "activations", "network": "LoRA, optimizer", "rest": "rest"}  # in the bar
+_PART_OF = {
+    "model": "model", "activations": "activations", "network": "network", "optimizer": "network",
+    "gradients": "network",
+}  # fmt: skip
 SET = Markup('<div class="blocktrain-train-set"></div>')  # javascript/dataset_train.js shows the chosen pictures in it
 FROZEN = "A block at 0 is frozen: it costs no memory for gradients, and the file has nothing there."
 MEANINGS = {
@@ -32,9 +39,10 @@ MEANINGS = {
 def steps(done: Sequence[tuple[str, bool]]) -> Markup:
     """The path to a run: its steps with what each holds now, and whether it is done."""
     lines = []
+    now = next((number for number, (_, ready) in enumerate(done) if not ready), None)
     for number, (name, anchor) in enumerate(STEPS):
         said, ready = done[number] if number < len(done) else ("", False)
-        state = "blocktrain-is-done" if ready else ""
+        state = "blocktrain-is-done" if ready else "blocktrain-is-now" if number == now else ""
         mark = "✓" if ready else str(number + 1)
         lines.append(
             Markup(
@@ -77,42 +85,53 @@ def dataset_table(contents: Mapping[str, Any]) -> Markup:
 
 
 def cost(estimate: Estimate, steps: int | None, pace: Pace | None) -> Markup:
-    """The time of a run relative to training all blocks, its memory, what is free, and choices that would fit.
+    """The time of a run, its memory by part beside what is free, a step beside one of all blocks; what would fit.
 
-    `steps` None: of a run of epochs, whose pictures are not counted here.
+    `steps` None: of a run of epochs, whose pictures are not counted here; the time is that of 100 steps.
     """
-    bars = _bar("time", min(estimate.relative_time, 1.0), _time(estimate, steps, pace))
-    memory = f"{estimate.total_mib:,.0f} MiB"
-    if estimate.free_mib:
-        memory += f" of {estimate.free_mib:,.0f} that are free"
-        bars += _bar("memory", min(estimate.total_mib / estimate.free_mib, 1.0), memory, estimate.enough is False)
+    if pace is None:
+        time = _TIME.format("", "The time is known once a run has started.")
     else:
-        bars += _bar("memory", 0.0, memory)
-    parts = ", ".join(f"{name} {mib:,.0f}" for name, mib in estimate.mib.items())
-    details = f"{estimate.title} · {parts} MiB · {estimate.parameters:,} trained parameters"
+        duration = html.duration(60 * pace.minutes(steps or 100, estimate.gflop))
+        judged = f"{steps or 100:,} steps, judging by {pace.source}"
+        time = _TIME.format(Markup("<b>about {}</b>").format(duration), judged)
+    stops = f"The backward pass stops at {estimate.first_block}." if estimate.first_block else ""
+    step = _meter("A step, beside all blocks", f"{estimate.relative_time:.2f} ×", [("step", estimate.relative_time)])
+    details = _FOOT.format(f"{estimate.title} · {estimate.parameters:,} trained parameters")
+    meters = _memory(estimate) + step + (_FOOT.format(stops) if stops else "") + details
     notes = Markup("").join(html.note(notice) for notice in estimate.notices)
     if estimate.enough is False:
         choice = f"choose {', or '.join(estimate.fits)}" if estimate.fits else "no choice of blocks or batch fits"
         needed = f"about {estimate.total_mib:,.0f} MiB, you have {estimate.free_mib:,.0f}"
         notes = html.failure(f"{needed}: {choice}") + notes
-    return Markup('<div class="blocktrain-cost">{}<small>{}</small></div>{}').format(bars, details, notes)
+    return Markup('<div class="blocktrain-cost">{}{}</div>{}').format(time, meters, notes)
 
 
-def _time(estimate: Estimate, steps: int | None, pace: Pace | None) -> str:
-    relative = f"a step takes {estimate.relative_time:.2f} of one that trains all blocks"
-    if estimate.first_block:
-        relative += f"; the backward pass stops at {estimate.first_block}"
-    if pace is None:
-        return f"{relative}. The time in minutes is known once a run has started"
-    duration = html.duration(60 * pace.minutes(steps or 100, estimate.gflop))
-    duration += " for 100 steps" if steps is None else ""
-    return f"about {duration}, judging by {pace.source}: {relative}"
+def _memory(estimate: Estimate) -> Markup:
+    """The memory by part, beside all that is free where that is known, and what the colours are."""
+    total, free = estimate.total_mib, estimate.free_mib
+    words = f"{total:,.0f} of {free:,.0f} MiB free" if free else f"{total:,.0f} MiB"
+    mib: dict[str, float] = {}
+    for name, needed in estimate.mib.items():
+        part = _PART_OF.get(name, "rest")
+        mib[part] = mib.get(part, 0.0) + needed
+    parts = sorted(((part, needed) for part, needed in mib.items()), key=lambda one: list(_PARTS).index(one[0]))
+    whole = max(total, free or 0.0) or 1.0
+    bar = _meter("Memory", words, [(part, needed / whole) for part, needed in parts], over=estimate.enough is False)
+    key = Markup('<li><i class="blocktrain-m-{}"></i>{} {:,.0f}</li>')
+    keys = Markup("").join(key.format(part, _PARTS[part], needed) for part, needed in parts)
+    said = ", ".join(f"{name} {needed:,.0f}" for name, needed in estimate.mib.items())
+    return bar + Markup('<ul class="blocktrain-legend" title="{} MiB">{}</ul>').format(said, keys)
 
 
-def _bar(name: str, share: float, words: str, over: bool = False) -> Markup:
-    kind = "blocktrain-meter blocktrain-over" if over else "blocktrain-meter"
-    fill = Markup('<span class="{}"><span style="width: {:.0f}%"></span></span>').format(kind, share * 100)
-    return Markup("<div><b>{}</b>{}<span>{}</span></div>").format(name, fill, words)
+def _meter(name: str, value: str, parts: Sequence[tuple[str, float]], over: bool = False) -> Markup:
+    """A name and a figure over a bar of parts, each a share of the bar."""
+    fill = Markup('<i class="blocktrain-m-{}" style="width: {:.1f}%"></i>')
+    fills = Markup("").join(fill.format(part, 100 * min(share, 1.0)) for part, share in parts)
+    kind = " blocktrain-over" if over else ""
+    return Markup(
+        '<p class="blocktrain-meter-h"><span>{}</span><b>{}</b></p><p class="blocktrain-meter{}">{}</p>'
+    ).format(name, value, kind, fills)
 
 
 def _pictures(contents: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from lib_blocktrain.ui import form, html, train_html
 from lib_blocktrain.ui.form import CHOICE, GROUPS, LINES, MAIN, NAMES, PAIRS, SWITCH, TEXT, UNFOLDED, Field, field_name
-from lib_blocktrain.ui.frame import actions, aside, bar, card, messages, pane, panes, section
+from lib_blocktrain.ui.frame import actions, aside, bar, card, menu, messages, pane, panes, section
 from lib_blocktrain.ui.preview_tab import SELECTION
 from lib_blocktrain.ui.remembered import Memory, add_widgets
 from lib_blocktrain.ui.shim import on
@@ -50,29 +50,28 @@ class TrainTab:
                 w.add("train_start", gr.Button, "Start", variant="primary", interactive=trains)
             with messages():
                 w.html("train_message", None if trains else html.failure(self.host.no_training))
-                w.html("train_loaded")
-            with aside():
-                w.add("train_lora", gr.Button, "From the chosen LoRA")
-                w.add("train_file", gr.UploadButton, "Load run.json", file_types=[".json"])
+            with aside(), menu("train_from", "Fill the form from another run", "Start from …", right=True):
+                w.add("train_lora", gr.Button, "The chosen LoRA")
+                w.add("train_file", gr.UploadButton, "A run.json", file_types=[".json"])
         w.html("train_path", train_html.steps([]))
         with panes("train"):
             with pane("canvas"), gr.Row(elem_classes="blocktrain-run-cards"):
                 with gr.Column(elem_classes="blocktrain-cardcol", min_width=0):
                     with card("Pictures", 1):
                         self._pictures(w)
+                    with card("Blocks", 2):
+                        self._weights(w)
+                with gr.Column(elem_classes="blocktrain-cardcol", min_width=0):
                     with card("Settings", 3):
                         for group in ("name", "network", MAIN):
                             self._group(w, group)
+                    with card("Samples on the way"):
+                        self._group(w, "samples")
                     with card("More settings"):
                         for group in GROUPS:
                             if group not in UNFOLDED:
                                 with gr.Accordion(group, open=False):
                                     self._group(w, group)
-                with gr.Column(elem_classes="blocktrain-cardcol", min_width=0):
-                    with card("Blocks", 2):
-                        self._weights(w)
-                    with card("Samples on the way"):
-                        self._group(w, "samples")
             with pane("right"), section("Estimate"):
                 w.html("train_estimate")
         w.groups["train_form"] = {name: w[name] for name in NAMES}
@@ -141,7 +140,7 @@ class TrainTab:
         for slider in w.groups["train_weights"].values():
             moved = on(slider.release, handlers.from_map, w.pick("train_weights"), drawn)
             on(moved.then, handlers.estimate, form_values, estimate)
-        filled = w.pick(*FORM, "train_dataset", "train_loaded")
+        filled = w.pick(*FORM, "train_dataset", "train_message")
         weights = {**form_fields(w, WEIGHTS), **w.pick("train_understood")}
         for loaded in (
             on(w["train_ready"].input, handlers.load_ready, w.pick("train_ready"), filled),

@@ -138,7 +138,7 @@ def test_from_pictures_by_a_probe_to_the_training(opened, tmp_path):
         picture.convert("RGB").save(folder / f"{number}.png")
         (folder / f"{number}.txt").write_text("a photo of a robot", "utf-8")
     opened.go("Train")
-    opened.wait("train_estimate", "a step takes")
+    opened.wait("train_estimate", "A step, beside all blocks")
     opened.type("train_dataset_folders", folder)
     opened.type("train_dataset_size", 64)
     opened.click("train_probe")

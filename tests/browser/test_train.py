@@ -21,7 +21,7 @@ def fill(opened, name: str) -> None:
     changes = {"network_weights": "OUT09-OUT11=1", "steps": 20000, "batch": 1, "dataset_size": 64}
     for field, value in {**changes, "samples_every": 5, "samples_steps": 1, "name": name}.items():
         opened.type(f"train_{field}", value)
-    opened.wait("train_estimate", "the backward pass stops at OUT09")
+    opened.wait("train_estimate", "The backward pass stops at OUT09")
     opened.wait("train_understood", "OUT09-OUT11 = 1")
 
 
@@ -102,7 +102,7 @@ def test_stop_asks_before_something_is_lost(opened):
 
 def test_what_cannot_be_trained_is_said_beside_the_button(opened):
     opened.go("Train")
-    opened.wait("train_estimate", "a step takes")
+    opened.wait("train_estimate", "A step, beside all blocks")
     opened.click("train_start")
     opened.wait("train_message", "no folder of pictures yet")
     opened.type("train_network_weights", "OUT=oops")

@@ -41,7 +41,7 @@ def test_two_minutes_make_a_robot(browser, python, tmp_path):
         opened = Opened(browser, address, tmp_path)
         opened.go("Train")
         opened.choose("train_ready", "1-robot")
-        opened.wait("train_loaded", "A subject that the demo model has never seen")
+        opened.wait("train_message", "A subject that the demo model has never seen")
         opened.wait("train_estimate", "is known once a run has started")
         opened.click("train_start")
         opened.page.wait_for_function(f"() => {STATE} === 'training' && {STEP} >= 1")

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from lib_blocktrain.analysis.results import read_analysis
 from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.ui import analyse_html
-from lib_blocktrain.ui.analyse_handlers import RESULT_BUTTONS, AnalyseHandlers
+from lib_blocktrain.ui.analyse_handlers import AnalyseHandlers
 from lib_blocktrain.ui.collide_handlers import CollideHandlers
 from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, NOTHING, WHOLE, WORD
 from lib_blocktrain.ui.lora_controls import InitialState
@@ -154,7 +154,7 @@ def test_ending_a_search_keeps_what_was_found(handlers, filled):
         if "of 100000" in str(filled.values.get("solve_status")):
             search.cancel(filled.values)
     assert "ended early, with the best until then" in filled.values["solve_status"]
-    assert filled.properties["solve_sliders"]["interactive"] is True
+    assert filled.properties["solve_using"]["visible"] is True
 
 
 def test_what_a_rule_makes_is_said_before_it_is_used(handlers, filled):
@@ -163,7 +163,8 @@ def test_what_a_rule_makes_is_said_before_it_is_used(handlers, filled):
     assert handlers.show_weights(filled.values) == {}  # nothing is found yet
 
     filled.run(handlers.start(filled.values))
-    assert all(filled.properties[name]["interactive"] for name in RESULT_BUTTONS)
+    assert filled.properties["analyse_using"]["visible"]
+    assert filled.properties["analyse_save"]["interactive"]
     result = handlers._results[filled.values["analyse_found"]].first
     two = {f.block: f for f in result.figures if f.rank <= 2}
     kept = filled.values["analyse_amount"]  # the fewest that have 80 % of the effect

@@ -180,7 +180,7 @@ def test_the_cost_follows_the_weights(handlers, filled, monkeypatch):
         filled.form["train_network_weights"] = text
         filled.take(handlers.estimate(filled.values))
         assert "Understood as" in filled.values["train_understood"]
-        times[text] = float(re.search(r"a step takes ([\d.]+)", filled.values["train_estimate"])[1])
+        times[text] = float(re.search(r"beside all blocks</span><b>([\d.]+) ×", filled.values["train_estimate"])[1])
     assert times["ALL"] == 1
     assert 0.4 < times["OUT09-OUT11=1"] < 0.8
     assert "stops at OUT09" in filled.values["train_estimate"]
@@ -291,11 +291,11 @@ def test_load_file(handlers, filled, tmp_path):
     path.write_text((READY / "2-robot-out.json").read_text("utf-8"), "utf-8")
     filled.take(handlers.load_file({"train_file": path}))
     assert filled.form["train_network_weights"] == "OUT06-OUT11=1"
-    assert "../datasets/robot is relative: enter the full path" in filled.values["train_loaded"]
+    assert "../datasets/robot is relative: enter the full path" in filled.values["train_message"]
     for content, said in ((b"{", "expected a run.json"), (b"\xff", "is not text"), (b'{"nmae": 1}', "did you mean")):
         path.write_bytes(content)
         filled.take(handlers.load_file({"train_file": path}))
-        assert said in filled.values["train_loaded"]
+        assert said in filled.values["train_message"]
 
 
 def test_from_a_lora_that_was_trained_here(handlers, filled, lora_index, host):
@@ -310,9 +310,9 @@ def test_from_a_lora_that_was_trained_here(handlers, filled, lora_index, host):
     filled.take(handlers.load_lora(filled.values))
     assert filled.form["train_steps"] == 77
     assert filled.form["train_dataset_folders"] == ""
-    assert "a folder “robot”" in filled.values["train_loaded"]
+    assert "a folder “robot”" in filled.values["train_message"]
     write_lora(host.lora_dirs[0] / "robot.safetensors", ss_blocktrain="{")
     lora_index.refresh()
     filled.take(handlers.load_lora(filled.values))
-    assert "was not trained with this extension" in filled.values["train_loaded"]
+    assert "was not trained with this extension" in filled.values["train_message"]
     assert isinstance(form.config_of({**filled.form, "train_dataset_folders": str(READY)}, {}), RunConfig)
