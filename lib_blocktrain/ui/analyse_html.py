@@ -67,8 +67,8 @@ def bars(analysis: Analysis, other: Analysis | None = None) -> Markup:
     """
     highest = max((abs(f.mean) + (f.noise or 0.0) for f in analysis.figures), default=0.0) or 1.0
     lowest = min((f.mean - (f.noise or 0.0) for f in analysis.figures), default=0.0)
-    zero = 25.0 if lowest < 0 else 0.0  # these are in % of the width
-    scale = (100 - zero) / highest
+    scale = 100 / (highest - min(lowest, 0.0))  # these are in % of the width
+    zero = max(-lowest * scale, 0.0)
     seconds = {} if other is None else {figure.block: figure.mean for figure in other.figures}
     most = max(seconds.values(), default=0.0) or 1.0
     rows = []

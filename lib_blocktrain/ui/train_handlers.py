@@ -223,10 +223,8 @@ class TrainHandlers:
         check_learning_rates(config.optimizer, config.network, plan)
         share_warning = self._share_warning(config, find(config.dataset, model.native_size))
         run = self.runner.add(config)
-        ahead = [waiting.folder.name for waiting in self.runner.queue()].index(run.folder.name)
-        message = f"{run.folder.name} is in the queue" + (f", behind {ahead} others" if ahead else "")
         return {
-            "train_message": html.note(message) + share_warning,
+            "train_message": share_warning,  # where the run is in the queue is said in Runs, and changes
             "runs_chosen": run.folder.name,
             "tabs": Properties(selected="Runs"),
         }
