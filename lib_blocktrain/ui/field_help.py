@@ -85,8 +85,7 @@ _ANALYSE = {
     "analyse_against_mask": "A picture with the same proportions, white where B is.",
     "analyse": "Measures how much each block contributes to the feature.",
     "analyse_cancel": "Stops after the current step.",
-    "analyse_rule": "Strongest: as many blocks as the slider says, at 1. In proportion: all blocks, by their figures. "
-    "Lower where B: all blocks, less where B is stronger. As probed: what a probe suggests.",
+    "analyse_rule": "1 for the strongest, all by their figures, less where B is stronger, or what a probe suggests.",
     "analyse_amount": "How many of the strongest blocks to keep.",
     "analyse_sliders": "Sets the sliders of Preview to these weights.",
     "analyse_train": "Puts these weights into the training form.",
