@@ -1,7 +1,7 @@
 // What the page knows of the LoRA files, and which are in use: shared by lora_rows.js and lora_library.js.
 //
-// The server puts what it knows of the files into `.blocktrain-lora-data` (ui/lora_data.py); while it still reads
-// headers, it is asked again for what has changed. The LoRAs in use are one JSON text in the box `blocktrain_loras`:
+// The list is asked for while gradio still builds the page, and again while the server reads headers. Where the API does
+// not answer, and after Refresh, it comes in `.blocktrain-lora-data` (ui/lora_data.py). The LoRAs in use are one JSON text in the box `blocktrain_loras`:
 // a change here goes to the server as typed text, and a change by the server is seen by watching the box's value.
 (() => {
     "use strict";
@@ -25,6 +25,8 @@
         active: null,
     };
     let revision = 0;
+    let following = null; // the next question for changes
+    let loaded = false; // whether the page's own first answer has come
     let asked = 0;
     const open = {}; // questions without an answer yet
     let again = null;
@@ -60,8 +62,24 @@
         revision = data.revision;
         Object.assign(store, { folders: data.folders, complete: data.complete, received: true });
         tell("files");
+        clearTimeout(following);
         if (!data.complete) {
-            setTimeout(() => ask({ since: revision }), ASK_EVERY);
+            following = setTimeout(follow, ASK_EVERY);
+        }
+    }
+
+    // Asks for what has changed since the last answer, at first for all.
+    async function follow() {
+        try {
+            const answer = await fetch(`./blocktrain/v1/loras/listing?since=${revision}`);
+            if (!answer.ok) {
+                throw new Error(answer.statusText);
+            }
+            take(await answer.json());
+        } catch {
+            if (store.received) {
+                ask({ since: revision });
+            } // else the page's own answer is on its way
         }
     }
 
@@ -230,7 +248,13 @@
 
     blocktrain.components ||= new Map();
     blocktrain.pageChanged ||= new Set();
-    blocktrain.components.set("blocktrain-lora-data", (element) => take(JSON.parse(element.dataset.json)));
+    blocktrain.components.set("blocktrain-lora-data", (element) => {
+        const data = JSON.parse(element.dataset.json);
+        if (loaded || !store.received || data.revision > revision) {
+            take(data);
+        }
+        loaded = true;
+    });
     blocktrain.components.set("blocktrain-lora-model", (element) => {
         store.architecture = element.dataset.architecture;
         store.model = element.dataset.title;
@@ -238,6 +262,7 @@
     });
     blocktrain.components.set("blocktrain-lora-turn", (element) => shown(Number(element.dataset.turn)));
     blocktrain.pageChanged.add(() => watch(box("loras")));
+    follow();
     blocktrain.loras = {
         store, ask, answered, why, add, remove, activate, set, has, recent, thumbnail, whenShown,
         listen: (call) => listeners.add(call),

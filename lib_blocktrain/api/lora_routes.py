@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,6 +56,16 @@ def add_lora_routes(reading: APIRouter, writing: APIRouter, service: Service) ->
             }
             for file in service.lora_index.files(search)
         ]
+
+    @reading.get("/loras/listing", include_in_schema=False)  # the page's own: it changes with `lora_store.js`
+    def lora_listing(since: Annotated[int, Query(ge=0)] = 0) -> Response:
+        from lib_blocktrain.workspace.lora_listing import listing
+
+        index = service.lora_index
+        if not since:
+            index.refresh()
+        text = json.dumps(listing(index, service.host.lora_dirs, since), ensure_ascii=False, separators=(",", ":"))
+        return Response(text, media_type="application/json")
 
     @reading.get("/loras/inspect", response_model=LoraContents, summary="Say what a LoRA contains")
     def inspect_lora(name: str) -> dict[str, Any]:

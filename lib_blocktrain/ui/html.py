@@ -17,6 +17,7 @@ from lib_blocktrain.weights.preset_files import LineProblem
 from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
 from lib_blocktrain.workspace.jobs import Step
 from lib_blocktrain.workspace.lora_files import LoraFile
+from lib_blocktrain.workspace.lora_listing import rank_text
 
 
 def note(text: str) -> Markup:
@@ -51,7 +52,7 @@ def facts(file: LoraFile | None) -> Markup:
     rows = [
         ("architecture", ARCHITECTURES[file.architecture].title),
         ("algorithm", ", ".join(file.algorithms)),
-        ("rank", rank(found.rank) if found.rank is not None else "none"),
+        ("rank", rank_text(found.rank) if found.rank is not None else "none"),
         ("blocks", _blocks(file.blocks)),
     ]
     texts = (("trigger words", found.trigger), ("name in prompts", found.output_name), ("trained on", found.trained_on))
@@ -65,10 +66,6 @@ def facts(file: LoraFile | None) -> Markup:
     rows += [("note", notice) for notice in found.notices]
     body = Markup("").join(Markup("<dt>{}</dt><dd>{}</dd>").format(name, value) for name, value in rows)
     return Markup('<dl class="blocktrain-facts">{}</dl>').format(body)
-
-
-def rank(of: int | tuple[int, ...]) -> str:
-    return str(of) if isinstance(of, int) else f"{of[0]} to {of[-1]}"
 
 
 def _tags(tags: Sequence[tuple[str, float]], count: int) -> Markup:

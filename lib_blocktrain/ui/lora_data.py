@@ -8,11 +8,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from lib_blocktrain.blocks import ARCHITECTURES, BASE, REST
-from lib_blocktrain.networks.contents import REFUSED
+from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.ui import html
 from lib_blocktrain.workspace.lora_files import LoraFile, Sidecar
 from lib_blocktrain.workspace.lora_index import LoraIndex
+from lib_blocktrain.workspace.lora_listing import listing
 
 _DATA = Markup('<div class="blocktrain-lora-data" data-json="{}"></div>')
 _BUTTON = Markup('<button type="button" class="blocktrain-btn" data-use="{}" data-value="{}">{}</button>')
@@ -23,16 +23,7 @@ _TURN = Markup('<div class="blocktrain-lora-turn" data-turn="{}"></div>')
 
 def data(index: LoraIndex, folders: Sequence[Path], since: int = 0) -> Markup:
     """The files that have changed since a revision, all of them with 0, for `javascript/lora_store.js`."""
-    revision, everything, files = index.changes(since)
-    answer = {
-        "since": since,
-        "revision": revision,
-        "all": everything,
-        "complete": index.complete,
-        "folders": [str(folder) for folder in folders],
-        "files": [_row(file) for file in files],
-    }
-    return _DATA.format(json.dumps(answer, ensure_ascii=False, separators=(",", ":")))
+    return _DATA.format(json.dumps(listing(index, folders, since), ensure_ascii=False, separators=(",", ":")))
 
 
 def model(architecture_id: str | None) -> Markup:
@@ -82,28 +73,3 @@ def _text(name: str, text: str, use: str, label: str) -> Markup:
 
 def _use(what: str, value: str, label: str) -> Markup:
     return _BUTTON.format(what, value, label)
-
-
-def _row(file: LoraFile) -> list[object]:
-    """One file, in the order that `javascript/lora_store.js` reads."""
-    facts, beside, stamp = file.facts, file.sidecar or Sidecar(), file.found.stamp
-    row: list[object] = [file.key, int(stamp[1] / 1e9), int(bool(file.found.preview)), int(file.known)]
-    if facts is None or not file.known:
-        return row
-    there = sum(bool(count) for block, count in facts.blocks.items() if block not in (BASE, REST))
-    words = [facts.output_name, facts.trigger, beside.activation, *(tag for tag, _ in facts.tags)]
-    rank = "" if facts.rank is None else f"rank {html.rank(facts.rank)}"
-    problem = facts.problem.removeprefix(f"{file.path}: ")
-    foreign = problem.startswith(REFUSED)
-    return [
-        *row,
-        facts.architecture,
-        ARCHITECTURES[facts.architecture].title if facts.architecture else "",
-        "+".join(facts.algorithms),
-        rank,
-        there,
-        int(facts.recorded),
-        problem.removeprefix(f"{REFUSED}: "),
-        int(foreign),
-        " ".join(dict.fromkeys(words)).casefold(),
-    ]

@@ -38,6 +38,12 @@ def test_loras(client):
     assert client.get("/loras", params={"wait": 1000}).status_code == 422
     assert listed["robot"]["architecture"] == "sd1"
     assert [lora["name"] for lora in client.get("/loras", params={"search": "rob"}).json()] == ["robot"]
+    rows = client.get("/loras/listing").json()  # as the page's script reads it
+    assert {row[0] for row in rows["files"]} == set(listed)
+    assert rows["all"]
+    assert rows["complete"]
+    later = client.get("/loras/listing", params={"since": rows["revision"]}).json()
+    assert (later["all"], later["files"]) == (False, [])
 
 
 @pytest.mark.parametrize("name", ["robot", "robot.safetensors", "people/anna"])

@@ -101,6 +101,8 @@ def test_names_come_before_facts(browser, python, random_model, room, tmp_path):
         page.goto(address)
         page.wait_for_function("() => window.blocktrain?.loras?.store.received")
         at_first = page.evaluate("blocktrain.loras.store.files.size")
+        asked = "performance.getEntriesByType('resource').some((one) => one.name.includes('/loras/listing?since=0'))"
+        assert page.evaluate(asked)  # not only when gradio has built the page
         page.wait_for_function("() => blocktrain.loras.store.complete")
         assert at_first == COUNT
         assert page.evaluate("[...blocktrain.loras.store.files.values()].every((file) => file.known)")
