@@ -285,8 +285,9 @@ def _map(analysis: Analysis, weights: Mapping[str, float] | None = None) -> Mark
     values = {figure.block: round(max(figure.mean, 0.0), 4) for figure in figures if not figure.within_noise}
     measured = {figure.block for figure in figures}
     absent = {block_id: "not measured" for block_id in (BASE, *known.block_ids) if block_id not in measured}
-    found = {"values": values, "title": analysis.feature, "weights": weights, "absent": absent}
-    return UMap("analyse", analysis.architecture, **found).html()
+    return UMap(
+        "analyse", analysis.architecture, absent=absent, values=values, title=analysis.feature, weights=weights
+    ).html()
 
 
 def chosen_lora(values: AnalyseValues) -> str:

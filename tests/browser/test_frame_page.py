@@ -202,6 +202,8 @@ def test_the_run_in_training_is_seen_everywhere(opened):
     assert "seen-everywhere" in opened.text("runs_head")
     opened.click("runs_stop_save")
     opened.page.wait_for_function("() => document.querySelector('#blocktrain_job_chip [data-state=stopped]')")
+    opened.page.set_viewport_size({"width": 390, "height": 844})
+    assert "stopped" in chip.inner_text()  # no sign alone
 
 
 @pytest.mark.both_gradios
