@@ -73,8 +73,8 @@ COMPOSED = (
     "not part of the U-Net; no skip partner", "{} % of a step’s arithmetic; LoRA {name}, LoCon {name}", "{} modules",
     "{} module", "none", "rank {}", "{} steps", "All {}", "{} % of a step",
     "Understood as {name} for {name}: {name}", "{name}, seed {}: weights, settings and pictures back",
-    "a step takes {} of one that trains all blocks; the backward pass stops at {name}. The time in minutes is known "
-    "once a run has started", "{} MiB of {} that are free", "{name} Show its weights", "{name} “{name}”",
+    "The time is known once a run has started.", "A step, beside all blocks", "The backward pass stops at {name}.",
+    "{} of {} MiB free", "{name} Show its weights", "{name} “{name}”",
 )  # fmt: skip
 TRANSLATIONS = ROOT / "localizations"
 NO_WORDS = re.compile(r"[\W\d_]*|(IN|OUT|M|BASE)\d*|\d+×\d+|[\d.]+")

@@ -6,6 +6,7 @@
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const dataset = (blocktrain.pictureSets ||= {});
     const MOST = 60; // shown at once
+    const CUT = 26; // letters: a longer one may be cut off
     const orders = new Map(); // by set: all tags in the order that they were dragged into
     let root = null;
     let searched = "";
@@ -79,7 +80,7 @@
         const found = known.filter(([tag]) => tag.toLowerCase().includes(searched) || state.tags.has(tag));
         const shown = all ? found : found.slice(0, MOST);
         const chips = shown.map(([tag, count], index) => {
-            const chip = made("button", { type: "button", className: "blocktrain-tag", title: `${tag}\nDrag it, or Alt and an arrow key, into an order` }, made("span", { textContent: tag }), made("em", { textContent: count }));
+            const chip = made("button", { type: "button", className: "blocktrain-tag", title: "Drag it, or Alt and an arrow key, into an order" }, made("span", { textContent: tag, title: tag.length > CUT ? tag : "" }), made("em", { textContent: count }));
             chip.dataset.tag = tag;
             chip.classList.toggle("blocktrain-is-on", state.tags.has(tag));
             chip.setAttribute("aria-pressed", String(state.tags.has(tag)));
