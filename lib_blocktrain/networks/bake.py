@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from lib_blocktrain.networks.adapters import CannotScaleError, Full, NetworkModule
+from lib_blocktrain.networks.adapters import CannotScaleError, Full, NetworkModule, TLoRA
 from lib_blocktrain.networks.cards import RECORD, with_recommended
 from lib_blocktrain.networks.files import Network, write_network
 from lib_blocktrain.networks.header import json_object
-from lib_blocktrain.networks.layers import weight_of
+from lib_blocktrain.networks.layers import weight_of, weight_shape
 from lib_blocktrain.networks.placement import Placement, Targets, layers_by_key
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.layer_weights import LayerWeights
@@ -56,7 +56,8 @@ def baked(
 
     A weight of 0 leaves the module out, 1 leaves it unchanged. Other weights scale exactly one tensor of each product:
     alpha, or, where a known reader ignores alpha, a factor in fp32. The deltas of DoRA and OFT are linear in no tensor;
-    with the `base` model they become differences of weights (`diff`), without it CannotScaleError is raised. Raises
+    with the `base` model they become differences of weights (`diff`), without it CannotScaleError is raised. With it a
+    T-LoRA, which WebUIs do not read, becomes a LoRA with the same delta. Raises
     ValueError for weights over the steps, which a file cannot hold.
     """
     placement = Placement(network, weights)
@@ -70,6 +71,9 @@ def baked(
         if progress is not None:
             progress(number, len(network.modules))
         factor = placement.factor(network.block_of(key), key)
+        if isinstance(module, TLoRA) and key in layers:
+            module.check_fits(weight_shape(layers[key]))
+            module = module.as_lora(weight_of(layers[key]).detach())
         if factor:
             modules[key] = module if factor == 1 else _scaled(module, factor, layers)
     if not modules:

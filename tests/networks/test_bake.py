@@ -49,6 +49,14 @@ def test_baked_file_is_exact(tmp_path, unet, algorithm):
     assert (found - expected).norm() < 1e-4 * effect
 
 
+def test_a_tlora_becomes_a_lora_with_the_base_model(tmp_path, unet):
+    network = network_for(unet, "tlora", layers=LAYERS)
+    expected, found, effect = effects(unet, network, tmp_path / "a.safetensors", base=unet)
+    assert (found - expected).norm() < 1e-4 * effect
+    modules = read_network(tmp_path / "a.safetensors").modules.values()
+    assert {(module.algorithm.id, module.rank) for module in modules} == {("lora", 8)}
+
+
 def test_kinds_of_layers_are_baked_and_steps_are_not(tmp_path, unet):
     network = network_for(unet, "lora", layers=LAYERS)
     weights = parse("ALL,IN01=0.7,IN.attn2=0.5,OUT.ff=0", "sd1", layers=True).layers

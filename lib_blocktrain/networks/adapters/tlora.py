@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lib_blocktrain.networks.adapters.base import NetworkModuleError, RankedModule, matrix, widened
+from lib_blocktrain.networks.adapters.lora import LoRA
 from lib_blocktrain.networks.keys import ALGORITHMS
 
 
@@ -52,7 +53,14 @@ class TLoRA(RankedModule):
         super().check_fits(shape)
 
     def delta_weight(self, weight: Tensor) -> Tensor:
+        return self.as_lora(weight).delta_weight(weight)
+
+    def as_lora(self, weight: Tensor) -> LoRA:
+        """Return the LoRA with the same delta on this weight, of up to twice the rank, on the weight's device."""
         base, p, q, singular = widened(weight, matrix(weight), matrix(self.p), matrix(self.q), self.singular)
         u, s, vh = torch.linalg.svd(base, full_matrices=False)
-        began = (u[:, : self.rank] * s[: self.rank]) @ vh[: self.rank]
-        return (self.scale * ((p * singular.reshape(1, -1)) @ q - began)).reshape(weight.shape)
+        up = torch.cat([p * singular.reshape(1, -1), -u[:, : self.rank] * s[: self.rank]], dim=1)
+        down = torch.cat([q, vh[: self.rank]])
+        tail = [1] * (weight.ndim - 2)
+        up, down = (factor.reshape(*factor.shape, *tail) for factor in (up, down))
+        return LoRA(self.key, down, up, alpha=self.scale * down.shape[0])
