@@ -33,6 +33,11 @@ def free_memory() -> float | None:
     if torch.cuda.is_available():
         cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return (torch.cuda.mem_get_info()[0] + cached) / MIB
+    return free_host_memory()
+
+
+def free_host_memory() -> float | None:
+    """Return the free memory of this machine in MiB; None where it is not known."""
     free = {"linux": _free_on_linux, "win32": _free_on_windows, "darwin": _free_on_macos}.get(sys.platform)
     found = None if free is None else free()
     return None if found is None else found / MIB

@@ -28,7 +28,7 @@ class Batch:
 
     `latents` `(batch, 4, h, w)`, fp32; `conditioning` by name, `(batch, ...)`, empty where the text encoder is
     trained; `sizes` `(batch, 6)`, SDXL's conditions; `mask` `(batch, 1, h, w)`, 0 to 1; `weights` `(batch,)` of the
-    losses; `indices`: each sample's number among the `total` of all processes.
+    losses; `indices`: each sample's number among the `total` of all processes; `keys`: what its latents are of.
     """
 
     latents: Tensor
@@ -39,6 +39,7 @@ class Batch:
     weights: Tensor
     indices: tuple[int, ...]
     total: int
+    keys: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch with its tensors on a device, without a wait for the GPU."""
@@ -181,7 +182,9 @@ class BatchLoader:
             whole = torch.ones(1, *latents.shape[-2:])
             mask = torch.stack([whole if m is None else m for m in masks])
         sizes = torch.tensor([_sizes(image) for image in images])
-        return Batch(latents, conditioning, tuple(captions), sizes, mask, torch.tensor(weights), indices, total)
+        keys = tuple(self._latents.key(image, flip) for image, flip in zip(images, flips))
+        weighed = torch.tensor(weights)
+        return Batch(latents, conditioning, tuple(captions), sizes, mask, weighed, indices, total, keys)
 
 
 def _augmented(

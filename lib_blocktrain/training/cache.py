@@ -36,10 +36,10 @@ _PROBE_TEXT = "a (probe:1.2) of the text encoder, [its] clip skip and its precis
 
 
 class TensorStore:
-    """Tensors by key, in memory and, given a folder, on disk."""
+    """Tensors by key, in memory, up to `limit` bytes, and, given a folder, on disk."""
 
-    def __init__(self, folder: Path | None):
-        self._folder = folder
+    def __init__(self, folder: Path | None, limit: float = _MEMORY_LIMIT):
+        self._folder, self._limit = folder, limit
         # Filled once: an epoch asks for every entry in turn, and dropping the least recently used would drop them all.
         self._memory: dict[str, Tensors] = {}
         self._bytes = 0
@@ -55,7 +55,7 @@ class TensorStore:
             found = {name: tensor.detach().cpu().contiguous() for name, tensor in make().items()}
             if path is not None:
                 checked_file.write(path, found, {})
-        if self._bytes < _MEMORY_LIMIT:
+        if self._bytes < self._limit:
             self._memory[key] = found
             self._bytes += sum(tensor.numel() * tensor.element_size() for tensor in found.values())
         return found
@@ -90,6 +90,11 @@ class LatentCache:
         alpha = image.mask == image.path
         key = _digest(repr((self._mark, self.contents[image.path], image.fit, flipped, alpha)).encode())
         return self._store.get(key, lambda: {"latents": self._encode(image, flipped)})["latents"]
+
+    def key(self, image: DatasetImage, flipped: bool = False) -> str:
+        """Return a text that is another one for another content, crop or side of an image."""
+        self.note_contents(image)
+        return repr((self.contents[image.path], image.fit, flipped))
 
     def passing(self, image: DatasetImage, flipped: bool, color: Color | None) -> Tensor:
         """Return the latents of an image that is cropped or coloured for a single step: they are not stored."""

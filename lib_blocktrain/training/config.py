@@ -201,6 +201,22 @@ class SampleConfig:
 
 
 @dataclass(frozen=True)
+class PoolConfig:
+    """A fixed pool of noise: `draws` of noise and timestep a picture, used again and again; 0 draws anew at each step.
+
+    What the blocks in front of the first trained one make of a draw is computed once and kept, in `dtype`: "auto" is
+    that of the computation, with which a step is the same to the last bit.
+    """
+
+    draws: int = 0
+    keep: Literal["memory", "disk"] = "memory"
+    dtype: Literal["auto", "bf16"] = "auto"
+
+    def __post_init__(self) -> None:
+        check(0 <= self.draws <= 100_000, "draws", self.draws, "0 (fresh noise) to 100000")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A run. `steps` are the optimizer's; `save_every` 0 saves at the end only.
 
@@ -216,6 +232,7 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     samples: SampleConfig = field(default_factory=SampleConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
     checkpoint: str | None = None  # the model's file; None: what the host has loaded, the demo model standalone
     # The autoencoder's file; None: the checkpoint's own. In a WebUI the one that is chosen there, by its name.
     vae: str | None = None
@@ -252,6 +269,11 @@ class RunConfig:
             self.clip_skip is None or 1 <= self.clip_skip <= 12, "clip_skip", self.clip_skip, "1 (the last layer) to 12"
         )
         check(not (self.compile and self.checkpointing), "compile", True, "false with checkpointing, or that without")
+        pooled = self.pool.draws > 0
+        check(not (pooled and self.compile), "compile", True, "false with pool.draws, or no pool")
+        check(not (pooled and self.network.text_encoder), "pool.draws", self.pool.draws, "0 with network.text_encoder")
+        masks = self.block_patience > 0 and self.network.noise_scaling != "none"
+        check(not (pooled and masks), "pool.draws", self.pool.draws, "0 with block_patience and network.noise_scaling")
         for name in ("steps", "batch"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("save_every", "save_every_epochs", "validate_every", "validate_every_epochs", "keep"):

@@ -190,8 +190,14 @@ def training_network(
 
 
 def detached(network: Network, keys: Collection[str]) -> Network:
-    """Return the network with the modules of these keys out of autograd; their tensors share the memory."""
+    """Return the network with the modules of these keys out of autograd, without dropout; tensors share the memory."""
     if not keys:
         return network
-    modules = {k: m.mapped(Tensor.detach) if k in keys else m for k, m in network.modules.items()}
+    modules: dict[str, NetworkModule] = {}
+    for key, module in network.modules.items():
+        if key in keys:
+            module = module.mapped(Tensor.detach)
+            if isinstance(module, TrainingModule):
+                module = replace(module, rank_dropout=0.0, module_dropout=0.0, neuron_dropout=0.0)
+        modules[key] = module
     return replace(network, modules=modules)

@@ -22,7 +22,7 @@ from lib_blocktrain.training.dataset import Dataset
 # lies there is compared by its content). Everything else makes it another run.
 _MAY_CHANGE = re.compile(
     r"optimizer\.(lr|text_encoder_lr)|schedule\..*|steps|epochs|samples\..*|(save|validate)_every(_epochs)?|keep"
-    r"|save_dtype|patience|block_patience|min_delta"
+    r"|save_dtype|patience|block_patience|min_delta|pool\.keep"
     r"|name|description|metadata.*|checkpointing|compile"
     r"|checkpoint|network\.start|dataset\.cache|dataset\.(folders|validation)\[\d+\]\.(path|mask_folder)"
 )

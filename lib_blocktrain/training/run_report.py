@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from lib_blocktrain.training import records
 from lib_blocktrain.training.distributed import Processes
+from lib_blocktrain.training.preparation import TrainingData
 from lib_blocktrain.training.runs import Run
+from lib_blocktrain.training.train_state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -41,3 +44,10 @@ class RunReport:
         """Report what is not recorded."""
         if self._report is not None and self._is_first:
             self._report(row)
+
+
+def about(train_state: TrainState, data: TrainingData) -> dict[str, Any]:
+    """Return what is recorded at the start: the modules by block, the number of parameters, the dataset, the steps."""
+    modules = Counter(planned.block for planned in train_state.plan.modules)
+    numbers = sum(parameter.numel() for parameter in train_state.parameters)
+    return {"modules": dict(modules), "parameters": numbers, "dataset": data.dataset.describe(), "steps": data.steps}

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from lib_blocktrain.model import diffusion
 from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.model.unet_forward import BlockState
 from lib_blocktrain.training.batches import Batch, joined, sent
 from lib_blocktrain.training.cache import prompt_encoder
 from lib_blocktrain.training.checkpointing import Checkpoints
 from lib_blocktrain.training.compiled import CompiledUNet
-from lib_blocktrain.training.config import LossConfig
+from lib_blocktrain.training.config import LossConfig, RunConfig
 from lib_blocktrain.training.precision import autocast
+from lib_blocktrain.training.rng import global_seed
 
 
 @dataclass(frozen=True)
 class Noise:
-    """The random values of a batch: `noise` for the target, `added` for the latents; `timesteps` `(batch,)`."""
+    """The random values of a batch: `noise` for the target, `added` for the latents; `timesteps` `(batch,)`.
+
+    `draws` names each sample's picture and draw where they are of a fixed pool.
+    """
 
     noise: Tensor
     added: Tensor
     timesteps: Tensor
+    draws: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> Noise:
         """Return it on a device, without a wait for the GPU."""
         noise = sent(self.noise, device)
         added = noise if self.added is self.noise else sent(self.added, device)
-        return Noise(noise, added, sent(self.timesteps, device))
+        return Noise(noise, added, sent(self.timesteps, device), self.draws)
 
 
 def draw_noise(
@@ -181,20 +187,67 @@ class Denoiser:
 
     def begin_at(self, first_block: str | None) -> None:
         """Expect the first trained block there, None for the beginning: what is before it needs no checkpoint."""
+        self.first_block = first_block
         self._checkpoints = Checkpoints(self.model, first_block) if self._checkpointing else None
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         """Return the U-Net's output, `(batch, 4, h, w)`, for noised latents."""
-        weight = next(self.model.unet.parameters())
-        latents, timesteps = latents.to(weight), timesteps.to(weight.device)
-        conditioning = {name: _like(name, tensor, weight) for name, tensor in conditioning.items()}
-        with autocast(weight.device, self.dtype, weight.dtype):
+        with self._inputs(latents, timesteps, conditioning) as inputs:
             if self._checkpoints is None:
                 with self.compiled.active() if self.compiled else nullcontext():
-                    return self.model.predict(latents, timesteps, conditioning)
-            state = self.model.enter_blocks(latents, timesteps, conditioning)
-            with self._checkpoints.active():
-                return self.model.run_blocks("IN00", state, call=self._checkpoints.call)
+                    return self.model.predict(*inputs)
+            return self._run_blocks("IN00", self.model.enter_blocks(*inputs))
+
+    @torch.no_grad()
+    def front(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return the hidden state in front of the first trained block, and the skip connections that are open there."""
+        with self._inputs(latents, timesteps, conditioning) as inputs:
+            state = state_before(self.model, self.first_block, self.model.enter_blocks(*inputs))
+        return (state.h, *state.skips)
+
+    def predict_from(
+        self, front: Sequence[Tensor], latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return what `predict` does, given what `front` does."""
+        assert self.first_block is not None
+        with self._inputs(latents, timesteps, conditioning) as inputs:
+            state = replace(self.model.enter_blocks(*inputs), h=front[0], skips=tuple(front[1:]))
+            return self._run_blocks(self.first_block, state)
+
+    def _run_blocks(self, first: str, state: BlockState) -> Tensor:
+        if self._checkpoints is None:
+            return self.model.run_blocks(first, state)
+        with self._checkpoints.active():
+            return self.model.run_blocks(first, state, call=self._checkpoints.call)
+
+    @contextmanager
+    def _inputs(
+        self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+        """Give the U-Net's inputs, and compute in its dtype meanwhile."""
+        weight = next(self.model.unet.parameters())
+        cast = {name: _like(name, tensor, weight) for name, tensor in conditioning.items()}
+        with autocast(weight.device, self.dtype, weight.dtype):
+            yield latents.to(weight), timesteps.to(weight.device), cast
+
+
+class _Reached(Exception):
+    """The forward pass has come to the block that was asked for."""
+
+
+def state_before(model: Model, block: str | None, state: BlockState) -> BlockState:
+    """Return the state in front of a block, given the state in front of IN00."""
+    kept: dict[str, BlockState] = {}
+
+    def call(name: str, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        if name == block:
+            raise _Reached  # `run_blocks` of a host goes on to the end otherwise
+        return function(*tensors)
+
+    with suppress(_Reached):
+        model.run_blocks("IN00", state, keep=kept, call=call)
+    assert block is not None
+    return kept[block]
 
 
 def conditioning_of(model: Model, batch: Batch, dtype: torch.dtype, max_tokens: int | None = None) -> dict[str, Tensor]:
@@ -217,3 +270,11 @@ def conditioning_of(model: Model, batch: Batch, dtype: torch.dtype, max_tokens: 
 def _like(name: str, tensor: Tensor, weight: Tensor) -> Tensor:
     """Return a conditioning in the weights' dtype, except for sizes: fp16 lacks whole numbers above 2048."""
     return tensor.to(weight.device) if name == "size" else tensor.to(weight)
+
+
+def dropout_seed(config: RunConfig, device: torch.device, number: int, rank: int) -> AbstractContextManager[None]:
+    """Seed dropout, if there is any, by the number of the batch, so that a resumed run draws the same values."""
+    network = config.network
+    if not (network.rank_dropout or network.module_dropout or network.neuron_dropout):
+        return nullcontext()
+    return global_seed(device, config.seed, "dropout", number, rank)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,10 +36,11 @@ from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.precision import DTYPES, dtype_of
 from lib_blocktrain.training.preparation import check_model, prepare
 from lib_blocktrain.training.result import reason_not_to_save
-from lib_blocktrain.training.rng import generator_of, global_seed
-from lib_blocktrain.training.run_report import Report, RunReport
+from lib_blocktrain.training.rng import generator_of
+from lib_blocktrain.training.run_report import Report, RunReport, about
 from lib_blocktrain.training.runs import Run
-from lib_blocktrain.training.step import Denoiser, Noise, Objective, conditioning_of, draw_noise
+from lib_blocktrain.training.state_pool import StatePool
+from lib_blocktrain.training.step import Denoiser, Noise, Objective, conditioning_of, draw_noise, dropout_seed
 from lib_blocktrain.training.train_state import TrainState
 from lib_blocktrain.weights.block_weights import BlockWeights
 
@@ -72,12 +72,13 @@ class Trainer:
         self.targets = {"unet": model.unet, **model.text_encoders}
         self.compiled = CompiledUNet(model.unet) if run.config.compile else None
         self.noise_scaling: NoiseScaling | None = None  # none before the network is applied
+        self.pool: StatePool | None = None
         self.monitor, self.early = TrainingMonitor(), EarlyStopping(run.config)
         self.step, self.started_at = 0, time.time()
         self._good_step = 0  # of the weights that `diverge` goes back to
         self._state_is_good = True  # whether the saved state, if there is one, is known to do no worse than no LoRA
         self.aside = SetAside()  # the models that the steps do not need
-        self.hooks, self._saved_at = ExitStack(), time.monotonic()
+        self.hooks, self.contexts, self._saved_at = ExitStack(), ExitStack(), time.monotonic()
 
     def run_loop(self) -> Outcome:
         """Train to the last step, or until the run is stopped; the model is always left as it was."""
@@ -89,6 +90,7 @@ class Trainer:
             self.aside,
             self.hooks,
             self.compiled or nullcontext(),
+            self.contexts,
             memory_errors(self.config, self.model),
         ):
             try:
@@ -149,7 +151,11 @@ class Trainer:
         if self.processes.is_first:
             self.run.remove_leftovers()
             self.run.drop_metrics_after(self.step)  # a killed run has rows of steps after its last save
-        self.note_start("resumed" if state else "started")
+        if self.config.pool.draws:
+            folder = self.run.folder / f"pool-{self.processes.rank}"
+            pool = StatePool(self.config, self.data, self.denoiser, self.objective, folder)
+            self.pool = self.contexts.enter_context(pool)
+        self.note({"event": "resumed" if state else "started", **about(self.train_state, self.data)})
         self.comparison = Comparison(self.compared_loss())
         self.apply()
         self.aside.put(self.data.idle(self.model))
@@ -177,7 +183,7 @@ class Trainer:
             if batch is None:
                 continue  # this bucket has fewer images left than there are processes
             noise = self.noise(batch, number)
-            with self._dropout_seed(number):
+            with dropout_seed(self.config, self.device, number, self.processes.rank):
                 for losses in self.losses_of_step(batch, noise):
                     loss = losses.sum() / (batch.total * accumulate)
                     (loss * self.train_state.loss_scale.factor).backward()
@@ -207,15 +213,17 @@ class Trainer:
         compiled, self.denoiser.compiled = self.denoiser.compiled, None  # its graphs are of the network's layers
         try:
             with torch.no_grad(), self._without_network():
-                own = self._predicted(batch, noise).float()
+                own = self._predicted(batch, noise, with_network=False).float()
             if self.noise_scaling is not None:
                 self.noise_scaling.set(noise.timesteps)
             return (self._predicted(batch, noise).float() - own).square().mean(dim=(1, 2, 3))
         finally:
             self.denoiser.compiled = compiled
 
-    def _predicted(self, batch: Batch, noise: Noise) -> torch.Tensor:
+    def _predicted(self, batch: Batch, noise: Noise, with_network: bool = True) -> torch.Tensor:
         conditioning = conditioning_of(self.model, batch, self.denoiser.dtype, self.config.max_tokens)
+        if self.pool is not None and noise.draws:
+            return self.pool.predict(batch, noise, conditioning, with_network)
         return self.denoiser.predict(self.objective.noised(batch.latents, noise), noise.timesteps, conditioning)
 
     @contextmanager
@@ -228,7 +236,9 @@ class Trainer:
             self.applied.set_weights(BlockWeights.uniform(architecture, 1.0))
 
     def noise(self, batch: Batch, number: int) -> Noise:
-        """Draw the noise and timesteps of a batch, each sample's from (seed, step, sample)."""
+        """Draw the noise and timesteps of a batch, each sample's from (seed, step, sample), or from the pool."""
+        if self.pool is not None:
+            return self.pool.noise(batch, number)
         generators = [generator_of(self.config.seed, "noise", number, place) for place in batch.indices]
         return draw_noise(batch.latents.shape[1:], self.config.loss, generators, self.objective.timesteps)
 
@@ -296,6 +306,8 @@ class Trainer:
         """Apply the network to the model as it is now."""
         self.hooks.close()
         self.denoiser.begin_at(self.train_state.first_block)
+        if self.pool is not None:
+            self.pool.begin_at(self.train_state.frozen)
         if self.compiled:
             self.compiled.forget()
         weights = BlockWeights.uniform(self.model.architecture, 1.0)
@@ -471,14 +483,6 @@ class Trainer:
                 image.save(temporary, format="PNG")
             self.note({"sample": path.name, "prompt": prompt})
 
-    def note_start(self, event: str) -> None:
-        """Record the start of this session: the dataset, the modules by block, the number of parameters."""
-        modules = Counter(planned.block for planned in self.train_state.plan.modules)
-        numbers = sum(parameter.numel() for parameter in self.train_state.parameters)
-        dataset = self.data.dataset.describe()
-        row = {"event": event, "modules": dict(modules), "parameters": numbers, "dataset": dataset}
-        self.note({**row, "steps": self.config.steps})
-
     def note(self, row: Mapping[str, Any]) -> None:
         """Write a row of the metrics."""
         self.report.note({"step": self.step, **row})
@@ -508,10 +512,3 @@ class Trainer:
     def _shows_blocks(self, step: int) -> bool:
         every = max(1, min(BLOCKS_EVERY, self.config.steps // BLOCK_ROWS))
         return step == 1 or step % every == 0 or step >= self.config.steps
-
-    def _dropout_seed(self, number: int) -> AbstractContextManager[None]:
-        """Seed dropout, if there is any, by the batch, so that a resumed run draws the same values."""
-        network = self.config.network
-        if not (network.rank_dropout or network.module_dropout or network.neuron_dropout):
-            return nullcontext()
-        return global_seed(self.device, self.config.seed, "dropout", number, self.processes.rank)

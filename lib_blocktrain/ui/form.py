@@ -172,6 +172,9 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("loss.timestep_std", "Standard deviation", "of the distribution"),
         _field("loss.min_timestep", "First timestep"),
         _field("loss.max_timestep", "Last timestep"),
+        _field("pool.draws", "Pool: draws per picture"),
+        _field("pool.keep", "Pool is kept"),
+        _field("pool.dtype", "Pool's data type"),
     ),
     "Network and optimizer": (
         _field("network.start", "Go on from a LoRA", "its name in the list"),

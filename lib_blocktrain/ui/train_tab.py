@@ -22,7 +22,7 @@ COST_PATHS = (
     form.WEIGHTS, "network.meaning", "network.algorithm", "network.rank", "network.conv_rank", "network.text_encoder",
     "network.elements", "steps", "epochs", "batch", "dataset.size", "dataset.height", "dataset.more_sizes",
     "dataset.random_crop", "dataset.color", "checkpointing", "optimizer.name",
-    "optimizer.ema",
+    "optimizer.ema", "pool.draws",
 )  # fmt: skip
 OPEN_CHOICES = ("optimizer.name",)  # the dotted name of a class may be typed instead
 ROW_LENGTH = 3  # widgets
