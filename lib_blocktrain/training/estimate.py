@@ -18,7 +18,7 @@ from lib_blocktrain.training.augmentation import pictures_vary
 from lib_blocktrain.training.canvases import canvases, on_canvas, with_batch
 from lib_blocktrain.training.captions import captions_vary
 from lib_blocktrain.training.checkpointing import is_split
-from lib_blocktrain.training.config import NetworkConfig, RunConfig
+from lib_blocktrain.training.config import NetworkConfig, PoolConfig, RunConfig
 from lib_blocktrain.training.optimizers import learning_rate_notices
 from lib_blocktrain.training.plan import element_weight, read_weights, settings_of
 from lib_blocktrain.training.sizes import TOKENS, Layer, PartSize, block_sizes
@@ -133,6 +133,7 @@ def estimate(config: RunConfig, unet: UNetSize, free_mib: float | None = None, d
         config,
         network=replace(config.network, text_encoder=False, elements={}),
         loss=replace(config.loss, preservation=0.0),
+        pool=PoolConfig(),
     )
     whole = _estimate(plain, unet, everything, device)
     each = canvases(config, unet.native_size)
@@ -140,7 +141,7 @@ def estimate(config: RunConfig, unet: UNetSize, free_mib: float | None = None, d
     title = f"{blocks.architecture(unet.architecture).title}, batch {batches}, {sides}"
     if config.network.text_encoder and weights.base:
         notices += (f"{BASE} is trained: its gradient goes through all blocks with attention to the text",)
-    notices = (*notices, *config.dataset.notices)
+    notices = (*notices, *found.notices, *config.dataset.notices)
     found = replace(found, relative_time=found.gflop / whole.gflop, title=title, notices=notices, free_mib=free_mib)
     if free_mib is None or found.total_mib <= free_mib:
         return found
@@ -221,12 +222,14 @@ def _estimate_on(config: RunConfig, unet: UNetSize, weights: BlockWeights, devic
     first_block = parts[first][0] if first < len(parts) else None
     split = is_split(architecture)
     macs, parameters, again = 0.0, 0, False
+    front = _front(parts, first_block) if config.pool.draws else 0
     for index, (block, part) in enumerate(parts):
         forward = sum(layer.macs for layer in part.layers) + part.attention
         # A checkpoint holds a whole block, or a part from the first trained one on.
         again = again or (config.checkpointing and (index >= first if split else block == first_block))
         repeated = (part.repeated(trained[index]) if split else part.layers) if again else ()
-        macs += forward + (sum(layer.macs for layer in repeated) + part.attention if again else 0)
+        macs += forward * (index >= front)
+        macs += sum(layer.macs for layer in repeated) + part.attention if again else 0
         if index >= first:
             backward = sum(layer.macs for layer in part.layers if trains_text or not layer.from_context)
             macs += backward + part.attention * (2.5 if unet.fused else 2.0)
@@ -250,10 +253,30 @@ def _estimate_on(config: RunConfig, unet: UNetSize, weights: BlockWeights, devic
     if more > 0:  # than the steps need, before they begin
         mib["encoding"] = more
     if config.loss.preservation:  # the class's prediction without the network, and with it and its gradient
-        macs = 2 * macs + sum(sum(layer.macs for layer in part.layers) + part.attention for _, part in parts)
+        macs = 2 * macs + sum(sum(layer.macs for layer in part.layers) + part.attention for _, part in parts[front:])
     if _draws_pictures(config):
         macs += _encoder_macs(unet, latent)
-    return Estimate(0.0, 2e-9 * macs * config.batch, parameters, mib, first_block)
+    notices = (_pool_notice(config, unet, parts, first_block),) if config.pool.draws and first_block else ()
+    return Estimate(0.0, 2e-9 * macs * config.batch, parameters, mib, first_block, notices=notices)
+
+
+def _front(parts: Sequence[tuple[str, PartSize]], first_block: str | None) -> int:
+    """Return how many parts are in front of a block."""
+    return next((index for index, (block, _) in enumerate(parts) if block == first_block), len(parts))
+
+
+def _pool_notice(config: RunConfig, unet: UNetSize, parts: Sequence[tuple[str, PartSize]], first_block: str) -> str:
+    """Say what a pool keeps: the hidden state in front of the first trained block, and the open skip connections."""
+    known, front = blocks.architecture(unet.architecture), _front(parts, first_block)
+    outputs = {block: part.layers[0].outputs * part.layers[0].positions for block, part in parts[:front]}
+    later = {known.block(b).skip for b in known.block_ids[known.block_ids.index(first_block) :] if b.startswith("OUT")}
+    numbers = sum([size for block, size in outputs.items() if block in later] + [*outputs.values()][-1:])
+    mib = numbers * (2 if config.pool.dtype == "bf16" else unet.itemsize) / MIB
+    where = "on disk" if config.pool.keep == "disk" else "in this machine's memory"
+    return (
+        f"the pool keeps {where} {mib:.1f} MiB for each of the {config.pool.draws} draws of a picture; a step is"
+        f" counted without what is in front of {first_block}, which each draw needs once"
+    )
 
 
 def _is_trained(block: str, part: PartSize, network: NetworkConfig, weights: BlockWeights) -> bool:

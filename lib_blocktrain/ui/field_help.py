@@ -212,7 +212,7 @@ _FORM = {
     "loss.timestep_std": "Their standard deviation (empty: 1, or 1.2).",
     "loss.min_timestep": "First timestep to train on, 0 to 1000.",
     "loss.max_timestep": "Last timestep to train on.",
-    "pool.draws": "Draws of noise kept per picture, so that the blocks before the first trained one run once. 0: fresh.",
+    "pool.draws": "Draws of noise per picture, for which the blocks before the first trained one run once. 0: fresh.",
     "pool.keep": "Where their states are kept: several MiB each, of all pictures and draws.",
     "pool.dtype": "bf16 halves them for a model in fp32; auto is exact.",
     "network.cap": "Norm that a block of weight 1 may reach, when the weights cap the norm.",

@@ -12,10 +12,10 @@ pytest.importorskip("diffusers")
 from lib_blocktrain.training import state_pool
 from lib_blocktrain.training.config import LossConfig, PoolConfig
 from lib_blocktrain.training.config_json import ConfigError
-from lib_blocktrain.training.early_stopping import EarlyStopping
 from lib_blocktrain.training.estimate import UNetSize, estimate
 from lib_blocktrain.training.step import Denoiser
-from lib_blocktrain.training.trainer import Trainer
+from tests.training.bare import Bare, real_unet
+from tests.training.test_backward import inputs
 from tests.training.test_length import harmed_by
 from tests.training.test_trainer import same
 
@@ -35,9 +35,7 @@ def test_a_draw_has_the_gradients_of_the_whole_pass(train, config, monkeypatch, 
     made, front = [], Denoiser.front
     monkeypatch.setattr(Denoiser, "front", lambda self, *a: (made.append(a[1].tolist()), front(self, *a))[1])
     dataset = replace(config.dataset, flip=True)
-    config = replace(
-        config, dataset=dataset, steps=12, batch=1, pool=PoolConfig(2, keep), checkpointing=keep == "disk"
-    )
+    config = replace(config, dataset=dataset, steps=12, batch=1, pool=PoolConfig(2, keep), checkpointing=keep == "disk")
     pooled = train(config, "pooled")
     assert len(made) < 12 + 1 < len(made) + 6, made  # of 4 pictures, 2 sides and 2 draws; one more for its size
     assert [path.name for path in pooled.run.folder.iterdir() if path.name.startswith("pool")] == []
@@ -87,9 +85,18 @@ def test_what_it_cannot_be_used_with_is_named(train, config, monkeypatch):
         train(replace(config, pool=pool), "large")
 
 
-def test_an_estimate_knows_what_it_saves(config):
-    network = replace(config.network, weights="OUT09-OUT11=1", rank=16)
+@pytest.mark.parametrize(("weights", "least", "most"), [("OUT09-OUT11=1", 0.4, 0.5), ("OUT01=1", 0.55, 0.75)])
+def test_an_estimate_knows_what_it_saves(config, weights, least, most):
+    """Time as counted by layers, and the size of a state as the real U-Net's is, on tensors without numbers."""
+    architecture = "sdxl" if weights == "OUT01=1" else "sd1"
+    network = replace(config.network, weights=weights, rank=16)
     config = replace(config, network=network, dataset=replace(config.dataset, size=512))
-    plain, pooled = (estimate(replace(config, pool=pool), UNetSize.real("sd1")) for pool in (PoolConfig(), PoolConfig(8)))
-    assert 0.4 < pooled.gflop / plain.gflop < 0.6  # OUT09-11 are 24.6 % of a forward pass: (0.246 + 0.43) / (1 + 0.43)
-    assert any("12.5 MiB for each of the 8 draws of a picture" in notice for notice in pooled.notices), pooled.notices
+    plain, pooled = (
+        estimate(replace(config, pool=pool), UNetSize.real(architecture)) for pool in (PoolConfig(), PoolConfig(8))
+    )
+    assert least < pooled.gflop / plain.gflop < most
+    assert pooled.relative_time / plain.relative_time == pytest.approx(pooled.gflop / plain.gflop)
+    arguments = inputs(64, 2048 if architecture == "sdxl" else 768, "meta", sdxl=architecture == "sdxl")
+    denoiser = Denoiser(Bare(real_unet(architecture), architecture), torch.float32, pooled.first_block, False)
+    mib = sum(tensor.numel() for tensor in denoiser.front(*arguments)) * 2 / 2**20
+    assert f"{mib:.1f} MiB for each of the 8 draws of a picture" in " ".join(pooled.notices)
