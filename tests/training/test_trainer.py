@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from lib_blocktrain.networks.files import read_network
 from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training import runs
-from lib_blocktrain.training.config import dumps
+from lib_blocktrain.training.config import PoolConfig, dumps
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.control import Diverged, OutOfMemory, TrainerControl
 from lib_blocktrain.training.trainer import Trainer
@@ -502,8 +502,13 @@ def test_killed_at_any_moment(random_model, run_json, tmp_path):
 
 
 def test_two_processes_end_where_one_with_twice_the_batch_does(random_model, run_json, tmp_path, train, config):
-    """By SGD: Adam would make much of a float error where a gradient is nearly 0."""
-    config = replace(config, steps=6, optimizer=replace(config.optimizer, name="SGD", lr=1.0))
+    """By SGD: Adam would make much of a float error where a gradient is nearly 0.
+
+    Two epochs, judged by blocks, with noise from a pool.
+    """
+    config = replace(config, epochs=2, optimizer=replace(config.optimizer, name="SGD", lr=1.0), pool=PoolConfig(2))
+    dataset = replace(config.dataset, validation=config.dataset.folders)
+    config = replace(config, dataset=dataset, validate_every=1, block_patience=100)
     run_json.write_text(dumps(config), "utf-8")
     whole = train(replace(config, batch=4), "whole")
     script = tmp_path / "start.py"
@@ -527,3 +532,9 @@ def test_two_processes_end_where_one_with_twice_the_batch_does(random_model, run
         for f in (whole.run.folder, tmp_path / "two")
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    gains = [
+        [row["gains"] for row in r.metrics() if "gains" in row] for r in (whole.run, runs.Run(tmp_path / "two", config))
+    ]
+    assert len(gains[0]) == 3
+    for one_row, two_row in zip(*gains):
+        assert two_row == pytest.approx(one_row, rel=1e-3, abs=1e-9)

@@ -1,0 +1,163 @@
+"""Shorter trainings on the demo model: early stopping by block beside fixed steps, a pool of noise beside fresh noise.
+
+    python benchmarks/shorter.py --work DIR [--minutes N] [--seeds 2] [--only pool]
+
+Subject and background as in `benchmarks/evidence.py`: the pictures of a seed always have one background, the captions
+do not say it. Printed are the mean probabilities, by the demo's classifier, of the subject (fidelity), of the
+background that is asked for, and of the one that was trained instead (leakage), and the processor's seconds of the
+training. Each arm of a seed is one JSON file in DIR; it can be stopped and started again. `at equal time` has the steps
+that a pool makes in the time of the arm with fresh noise, by the processor's time of a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.evidence import bench_of
+from benchmarks.trial.drawing import acting
+from benchmarks.trial.replicate import EXPERIMENTS, Replicate
+from lib_blocktrain.files import atomic_write
+from lib_blocktrain.hosts import demo_model
+from lib_blocktrain.networks.files import read_network
+from lib_blocktrain.training import runs
+from lib_blocktrain.training.config import FolderConfig, PoolConfig, RunConfig
+from lib_blocktrain.training.trainer import Trainer
+
+SUBJECT, LATE = "robot", "OUT06-OUT11=1"
+JUDGED = {"validate_every": 10}
+ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {  # by comparison and name: what differs from the plain run
+    "early": {
+        "fixed, 160 steps": {"steps": 160},
+        "fixed, 320 steps": {"steps": 320},
+        "by validation": {"steps": 320, "patience": 3, **JUDGED},
+        "by block": {"steps": 320, "block_patience": 3, **JUDGED},
+        "by block and validation": {"steps": 320, "patience": 3, "block_patience": 2, **JUDGED},
+    },
+    "pool": {
+        "fresh noise": {},
+        "pool of 2": {"draws": 2},
+        "pool of 8": {"draws": 8},
+        "pool of 32": {"draws": 32},
+        "pool of 8, at equal time": {"draws": 8, "as_long_as": "fresh noise"},
+        "pool of 32, at equal time": {"draws": 32, "as_long_as": "fresh noise"},
+    },
+}
+
+
+def config_of(replicate: Replicate, plain: RunConfig, comparison: str, changes: Mapping[str, Any]) -> RunConfig:
+    """Return the run of an arm."""
+    named = {name: value for name, value in changes.items() if name not in ("draws", "as_long_as")}
+    dataset = replace(plain.dataset, caption_dropout=0.0)
+    if "validate_every" in changes:
+        dataset = replace(dataset, validation=(FolderConfig(path=str(few(replicate))),))
+    if comparison == "pool":
+        named["network"] = replace(plain.network, weights=LATE)
+    return replace(plain, dataset=dataset, pool=PoolConfig(changes.get("draws", 0)), **named)
+
+
+def few(replicate: Replicate) -> Path:
+    """Return a folder of three of the pictures that are held out: other ones are for the figures."""
+    folder = replicate.folder / "validation"
+    folder.mkdir(exist_ok=True)
+    for picture in sorted(replicate.held_out.glob("*.png"))[:3]:
+        for path in (picture, picture.with_suffix(".txt")):
+            shutil.copyfile(path, folder / path.name)
+    return folder
+
+
+def trained(replicate: Replicate, config: RunConfig) -> tuple[Path, dict[str, Any]]:
+    """Train a run; return its file, and steps, seconds and frozen blocks."""
+    folder = replicate.folder / "runs" / "shorter"
+    shutil.rmtree(folder, ignore_errors=True)
+    trainer = Trainer(replicate.model, runs.create(config, folder))
+    began, processor = time.perf_counter(), time.process_time()
+    outcome = trainer.run_loop()
+    assert outcome.result is not None
+    return outcome.result, {
+        "steps": outcome.step,
+        "seconds": time.perf_counter() - began,
+        "processor": time.process_time() - processor,
+        "frozen": {row["step"]: row["blocks"] for row in trainer.run.metrics() if row.get("event") == "frozen"},
+    }
+
+
+def steps_in_time(cells: Mapping[str, dict[str, Any]], name: str, draws: int, steps: int) -> int:
+    """Return how many steps the pool makes in the processor's time of another arm."""
+    own = cells[f"pool of {draws}"]["processor"] / steps
+    return round(cells[name]["processor"] / own)
+
+
+def measured(replicate: Replicate, bench, comparison: str, name: str, cells: Mapping[str, dict[str, Any]]) -> dict:
+    changes = ARMS[comparison][name]
+    config = config_of(replicate, replicate._run(replicate.plan("all")), comparison, changes)
+    if "as_long_as" in changes:
+        config = replace(config, steps=steps_in_time(cells, changes["as_long_as"], changes["draws"], config.steps))
+    result, told = trained(replicate, config)
+    with acting(replicate.model, read_network(result), None, 1.0):
+        figures = bench.figures(replicate.experiment, replicate.subject)
+    return {"comparison": comparison, "arm": name, "seed": replicate.seed, **told, "figures": figures}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, help="begin no arm after this time")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--steps", type=int, default=160, help="of the plain run (%(default)s)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    bench = bench_of(demo_model.MODEL)
+    ends = time.monotonic() + 60 * arguments.minutes if arguments.minutes else float("inf")
+    for seed in range(arguments.seeds):
+        experiment, model = EXPERIMENTS["background"], bench.reader.model
+        replicate = Replicate(experiment, SUBJECT, seed, arguments.work, model, arguments.steps)
+        for comparison in arguments.only:
+            cells: dict[str, dict[str, Any]] = {}
+            for name in ARMS[comparison]:
+                path = arguments.work / "shorter" / f"{comparison} {name} {seed}.json"
+                if not path.exists():
+                    if time.monotonic() > ends:
+                        break
+                    with atomic_write(path) as temporary:
+                        cell = measured(replicate, bench, comparison, name, cells)
+                        temporary.write_text(json.dumps(cell, indent=1) + "\n", "utf-8")
+                cells[name] = json.loads(path.read_text("utf-8"))
+    report(arguments.work / "shorter", arguments.only)
+
+
+def report(folder: Path, only: list[str]) -> None:
+    """Print the tables of the cells that are there, means over the seeds."""
+    cells = [json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")]
+    for comparison in only:
+        print(f"\n| {comparison} | seeds | steps | processor's seconds | subject | asked | trained |")
+        print("|---|---:|---:|---:|---:|---:|---:|")
+        for name in ARMS[comparison]:
+            found = [cell for cell in cells if (cell["comparison"], cell["arm"]) == (comparison, name)]
+            if not found:
+                continue
+            figures = [mean(cell["figures"][key] for cell in found) for key in ("subject", "asked", "trained")]
+            length, seconds = (mean(cell[key] for cell in found) for key in ("steps", "processor"))
+            shown = " | ".join(f"{value:.2f}" for value in figures)
+            print(f"| {name} | {len(found)} | {length:.0f} | {seconds:.0f} | {shown} |")
+
+
+def mean(numbers) -> float:
+    return statistics.fmean(numbers)
+
+
+if __name__ == "__main__":
+    main()
