@@ -108,8 +108,7 @@
         if (field("neg_prompt")) {
             put(field("neg_prompt"), values.negative || "");
         }
-        const tabs = [...app().querySelectorAll("#tabs > .tab-nav > button")];
-        tabs.find((tab) => blocktrain.localized(tab.textContent.trim()) === blocktrain.localized("txt2img"))?.click();
+        blocktrain.showTab(field("prompt"));
     }
 
     document.addEventListener("click", (event) => {

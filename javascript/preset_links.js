@@ -7,12 +7,12 @@
     const MARK = "#blocktrain=";
     let opened = "";
 
-    // In a WebUI this tab is one of many, and may be hidden.
-    function showTab(box) {
-        const panel = box.closest("#tabs > .tabitem");
+    // In a WebUI, shows the tab that an element is in: tabs are named otherwise in a fork or another language.
+    blocktrain.showTab = (inside) => {
+        const panel = inside?.closest("#tabs > .tabitem");
         const panels = panel ? [...panel.parentElement.children].filter((child) => child.classList.contains("tabitem")) : [];
         panel?.parentElement.querySelectorAll(":scope > .tab-nav > button")[panels.indexOf(panel)]?.click();
-    }
+    };
 
     function open() {
         const box = document.querySelector("#blocktrain_paste textarea");
@@ -21,7 +21,7 @@
             return;
         }
         opened = location.hash;
-        showTab(box);
+        blocktrain.showTab(box);
         blocktrain.showPaste(opened);
     }
 

@@ -69,9 +69,8 @@
     }
 
     // Shows the extension's tab with the LoRAs of the prompt, their weights and the prompt.
-    function edit(tab, title, text) {
-        const buttons = [...gradioApp().querySelectorAll("#tabs > .tab-nav > button")];
-        buttons.find((candidate) => blocktrain.localized(candidate.textContent.trim()) === blocktrain.localized(title))?.click();
+    function edit(tab, text) {
+        blocktrain.showTab(gradioApp().querySelector("#blocktrain"));
         blocktrain.go?.("preview");
         blocktrain.segment?.("preview", "weights");
         const [prompt, negative] = [`${tab}_prompt`, `${tab}_neg_prompt`].map((id) => field(id)?.value || "");

@@ -56,7 +56,7 @@ class BlockWeightsScript(scripts.Script):
         preset.input(fn=lambda name: name, inputs=[preset], outputs=[text], show_progress="hidden", queue=False)
         script = "js" if gr.__version__.startswith("4") else "_js"
         write.click(None, [text], None, **{script: f"(text) => {{ blocktrainWebUI.write('{tab}', text); }}"})
-        edit.click(None, [text], None, **{script: f"(text) => {{ blocktrainWebUI.edit('{tab}', '{TITLE}', text); }}"})
+        edit.click(None, [text], None, **{script: f"(text) => {{ blocktrainWebUI.edit('{tab}', text); }}"})
         self.infotext_fields = [(text, webui.accordion_text)]
         return [text]
 

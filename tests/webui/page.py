@@ -46,8 +46,9 @@ class Page(Opened):
         assert not ours, ours
 
     def tab(self, title: str) -> None:
-        """Go to a tab of the WebUI."""
-        self.page.click(f'#tabs > .tab-nav > button:text-is("{title}")')
+        """Go to a tab of the WebUI; Forge spells "Txt2img" with a capital."""
+        exactly = re.compile(rf"^\s*{re.escape(title)}\s*$", re.IGNORECASE)
+        self.page.locator("#tabs > .tab-nav > button", has_text=exactly).click()
 
     def ours(self) -> None:
         """Go to our tab, and wait until it shows the model."""

@@ -288,6 +288,7 @@ JOURNEYS = (
     test_page.test_what_cannot_be_read_is_said_on_the_page,
     test_page.test_send_to_brings_random_values_back,
     test_page.test_xyz_plot_of_three_presets_and_two_blocks,
+    test_page.test_taken_from_txt2img_and_sent_back,
     test_page.test_typed_without_a_pause_and_cancelled_in_the_tab,
     test_page.test_trained_by_clicks_and_used_at_once,
 )
