@@ -1,11 +1,9 @@
-"""What runs inside Forge's process for `test_in_forge.py` (see `probe/`): each function returns plain values."""
+"""What runs inside the process of Forge and its forks in place of the functions of `inside.py` of the same names."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import inspect
-import io
 import sys
 from pathlib import Path
 
@@ -44,27 +42,6 @@ def features() -> dict:
         "architecture": model.architecture,
         "no_training": host.no_training,
     }
-
-
-def preview(prompt: str, file: str, weights: str, multiplier: float = 1.0) -> str:
-    """Draw an image as the tab does, with hooks instead of merged weights; return a PNG in base64."""
-    from lib_blocktrain.hosts.host import SampleRequest
-    from lib_blocktrain.networks.files import read_network
-    from lib_blocktrain.networks.placement import Placement
-    from lib_blocktrain.weights.preset_strings import parse
-
-    host = _kind().host()
-    placement = Placement(read_network(Path(file)), parse(weights, host.model().architecture).weights, multiplier)
-    heard = []
-    request = SampleRequest(
-        prompt, seed=1, steps=2, cfg=5, sampler="Euler", width=SIDE, height=SIDE, placements=[placement]
-    )
-    with host.queued():
-        picture = host.sample(request, lambda done, of: heard.append((done, of)))
-    assert heard[-1] == (2, 2), heard
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def forward_by_blocks() -> dict:
@@ -125,7 +102,7 @@ def _against_differences(loss, tensors, value: float) -> float:
     return float(((values[0] - values[1]) / (2 * step) - norm).abs() / norm)
 
 
-def train(folder: str, ending: str, weights: str = "BASE=1,OUT10-OUT11=1", steps: int = 20) -> dict:
+def train_until(folder: str, ending: str, weights: str = "BASE=1,OUT10-OUT11=1", steps: int = 20) -> dict:
     """Train on two pictures; `ending` is "finished", "stopped" or "failed"."""
     from lib_blocktrain.hosts.host import SampleRequest
     from lib_blocktrain.training.control import TrainerControl
@@ -225,21 +202,7 @@ def low_bits(choice: str) -> None:
     main_entry.refresh_model_loading_parameters()
 
 
-def axes() -> list[str]:
-    """Return the labels of the X/Y/Z plot's axes for txt2img, in the order of its menus."""
-    options = _kind().xyz_grid().axis_options
-    return [option.label for option in options if not getattr(option, "is_img2img", False)]
-
-
-def plot(**given) -> dict:
-    """Return what the API needs to draw an X/Y/Z plot with these arguments of its script, the others switched off."""
-    parameters = list(inspect.signature(_kind().xyz_grid().Script.run).parameters)[2:]
-    empty = {name: [] if "dropdown" in name else "" if "values" in name else 0 for name in parameters}
-    values = {**empty, "draw_legend": True, "include_lone_images": True, "csv_mode": True, **given}
-    return {"script_name": "x/y/z plot", "script_args": [values[name] for name in parameters]}
-
-
-def loads() -> int:
+def loads(name: str = "") -> int:
     """Return how many network files the WebUI has read since the first call."""
     networks = sys.modules["networks"]
     if not hasattr(networks, "blocktrain_probe_count"):
@@ -252,13 +215,6 @@ def loads() -> int:
 
         networks.load_lora_state_dict = counting
     return networks.blocktrain_probe_count
-
-
-def script_order() -> list[str]:
-    """Return the scripts of extensions in the order in which Forge loads them."""
-    from modules import scripts
-
-    return [f"{file.basedir}/{file.filename}" for file in scripts.list_scripts("scripts", ".py")]
 
 
 def _inputs(architecture: str = "sd1"):

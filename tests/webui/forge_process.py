@@ -10,12 +10,10 @@ import base64
 import io
 import json
 import os
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -24,7 +22,8 @@ from lib_blocktrain.blocks import diffusers_to_ldm
 from lib_blocktrain.hosts.ldm_export import vae_to_ldm
 from lib_blocktrain.networks.keys import key_of
 from tests.tiny_models import randomised
-from tests.webui.process import PATIENCE, started
+from tests.webui.process import FOLDERS, PATIENCE, TRAINS, started
+from tests.webui.running import WebUI
 
 VAE = {
     "block_out_channels": (128, 256, 512, 512),
@@ -33,15 +32,6 @@ VAE = {
     "layers_per_block": 2,
 }
 REPOSITORIES = {"sd1": "runwayml/stable-diffusion-v1-5", "sdxl": "stabilityai/stable-diffusion-xl-base-1.0"}
-NAMES = {
-    "forge": "Forge",
-    "neo": "Forge Neo",
-    "reforge": "reForge",
-    "ersatz": "ersatzForge",
-    "classic": "Forge Classic",
-}
-FOLDERS = {kind: os.environ.get(f"{kind.upper()}_DIR") for kind in NAMES}  # of those that are installed
-TRAINS = ("forge", "neo", "ersatz")  # those whose model the tab can hook and train on
 FLAGS = {
     "forge": ["--no-download-sd-model", "--always-cpu"],
     "neo": ["--cpu"],
@@ -51,40 +41,23 @@ FLAGS = {
 }
 
 
-class Forge:
-    """A running fork, its API, and what runs inside its process."""
+class Forge(WebUI):
+    """A running fork."""
 
-    def __init__(self, kind: str, url: str, data: Path):
-        self.kind, self.url, self.data = kind, url, data
-        self.loras = data / "models" / "Lora"
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    answers_within = 900  # seconds: it loads the model for the first picture
 
-    def call(self, route: str, body: dict):
-        request = urllib.request.Request(
-            self.url + route, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        with self._opener.open(request, timeout=900) as answer:
-            return json.loads(answer.read() or "null")
-
-    def inside(self, name: str, **arguments):
-        """Call a function of `forge_inside.py` in Forge's process."""
-        answer = self.call(f"/blocktrain-probe/{name}", arguments)
-        assert "error" not in answer, answer.get("error")
-        return answer["answer"]
+    def __init__(self, kind: str, url: str, data: Path, auth: str | None = None):
+        super().__init__(url, data, data / "log.txt", auth)
+        self.kind, self.trains = kind, kind in TRAINS
 
     def answer(self, prompt: str, route: str = "txt2img", **options) -> dict:
         """Return the API's answer for a small image."""
-        body = {"prompt": prompt, "width": 64, "height": 64, "steps": 2, "cfg_scale": 5, "seed": 1, **options}
-        return self.call(f"/sdapi/v1/{route}", {"sampler_name": "Euler", **body})
+        return self.txt2img(prompt, route, **{"steps": 2, **options})
 
     def draw(self, prompt: str, **options) -> tuple[Image.Image, str]:
         """Draw an image; return it and its generation parameters."""
         answer = self.answer(prompt, **options)
         return picture_of(answer["images"][0]), json.loads(answer["info"])["infotexts"][0]
-
-    def pixels(self, prompt: str, **options) -> np.ndarray:
-        """Draw an image as `running.WebUI.pixels` does."""
-        return np.asarray(picture_of(self.answer(prompt, steps=4, **options)["images"][0]))
 
 
 def picture_of(encoded: str) -> Image.Image:
@@ -92,14 +65,16 @@ def picture_of(encoded: str) -> Image.Image:
 
 
 @contextmanager
-def running(kind: str, data: Path) -> Iterator[Forge]:
+def running(
+    kind: str, data: Path, *flags: str, auth: str | None = None, environment: dict | None = None
+) -> Iterator[Forge]:
     """Start one of `NAMES` with this extension, and end it afterwards."""
     folder = Path(FOLDERS[kind])
     python = os.environ.get(f"{kind.upper()}_PYTHON", str(folder / "venv" / "bin" / "python"))
-    flags = [*FLAGS[kind], "--gradio-allowed-path", str(folder)]  # its own scripts are outside its data folder
-    inside = {"BLOCKTRAIN_INSIDE": str(Path(__file__).with_name("forge_inside.py"))}
-    with started(python, folder, data, flags, inside, max(PATIENCE, 900)) as url:
-        forge = Forge(kind, url, data)
+    allowed = ["--gradio-allowed-path", str(folder)]  # its own scripts are outside its data folder
+    inside = {"BLOCKTRAIN_INSIDE": "forge_inside.py", **(environment or {})}
+    with started(python, folder, data, [*FLAGS[kind], *allowed, *flags], inside, max(PATIENCE, 900)) as url:
+        forge = Forge(kind, url, data, auth)
         forge.call("/sdapi/v1/options", {"show_progress_type": "Approx cheap"})  # the other kinds want downloads
         yield forge
 

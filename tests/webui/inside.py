@@ -1,9 +1,13 @@
-"""What runs inside the WebUI's process for the tests (see `probe/`): each function returns plain values."""
+"""What runs inside the WebUI's process for the tests (see `probe/`): each function returns plain values.
+
+In Forge and its forks those of `forge_inside.py` come first.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
 import io
 import sys
 import threading
@@ -49,10 +53,12 @@ def preview(prompt: str, lora: str | None = None, weights: str = "ALL", multipli
     """Draw an image as the tab does, as a PNG in base64; `lora` is a file's name in the first folder."""
     from lib_blocktrain.hosts.host import SampleRequest
 
-    host = INTEGRATION.host()
+    host, heard = INTEGRATION.host(), []
     with host.queued():
         placements = _placements(lora, weights, multiplier) if lora else ()
-        picture = host.sample(SampleRequest(prompt, placements=placements, **settings))
+        request = SampleRequest(prompt, placements=placements, **settings)
+        picture = host.sample(request, lambda done, of: heard.append((done, of)))
+    assert heard[-1] == (request.steps, request.steps), heard
     content = io.BytesIO()
     picture.save(content, "PNG")
     return base64.b64encode(content.getvalue()).decode()
@@ -185,6 +191,14 @@ def axes() -> list[str]:
     """Return the labels of the X/Y/Z plot's axes for txt2img, in the order of its menus."""
     options = INTEGRATION.xyz_grid().axis_options
     return [option.label for option in options if not getattr(option, "is_img2img", False)]
+
+
+def plot(**given) -> dict:
+    """Return what the API needs to draw an X/Y/Z plot with these arguments of its script, the others switched off."""
+    parameters = list(inspect.signature(INTEGRATION.xyz_grid().Script.run).parameters)[2:]
+    empty = {name: [] if "dropdown" in name else "" if "values" in name else 0 for name in parameters}
+    values = {**empty, "draw_legend": True, "include_lone_images": True, "csv_mode": True, **given}
+    return {"script_name": "x/y/z plot", "script_args": [values[name] for name in parameters]}
 
 
 def registered() -> dict[str, int]:

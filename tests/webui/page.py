@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "browser"))
 
 from journeys import LONG, Opened
 
-from tests.webui.forge_process import Forge
 from tests.webui.running import WebUI
 
 # Page errors of gradio 3.41.2 and of the WebUI itself, without any extension.
@@ -26,7 +25,7 @@ THEIRS = re.compile("reading 'props'|Too many arguments provided|Failed to load 
 class Page(Opened):
     """The WebUI in a browser of its own; widgets of the tab are found as in the standalone page."""
 
-    def __init__(self, browser, webui: WebUI | Forge):
+    def __init__(self, browser, webui: WebUI):
         self.webui, self.problems = webui, []
         self.context = browser.new_context(viewport={"width": 1280, "height": 1000})
         self.page = self.context.new_page()

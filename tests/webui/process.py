@@ -13,6 +13,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = float(os.environ.get("BLOCKTRAIN_PATIENCE", "300"))  # seconds
 OURS = {"sd-webui-blocktrain": ROOT, "blocktrain-probe": ROOT / "tests" / "webui" / "probe"}
+NAMES = {  # of Forge and its forks
+    "forge": "Forge",
+    "neo": "Forge Neo",
+    "reforge": "reForge",
+    "ersatz": "ersatzForge",
+    "classic": "Forge Classic",
+}
+FOLDERS = {kind: os.environ.get(f"{kind.upper()}_DIR") for kind in NAMES}  # of those that are installed
+TRAINS = ("forge", "neo", "ersatz")  # those whose model the tab can hook and train on
 FLAGS = [
     "--skip-prepare-environment",
     "--skip-torch-cuda-test",

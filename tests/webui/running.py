@@ -27,7 +27,11 @@ def pixels(picture: str) -> np.ndarray:
 
 
 class WebUI:
-    """A running WebUI and its API."""
+    """A running WebUI and its API; `kind` is "a1111" or one of `process.NAMES`."""
+
+    kind = "a1111"
+    trains = True  # the tab can train on its model
+    answers_within = 2 * PATIENCE  # seconds
 
     def __init__(self, url: str, data: Path, log: Path, auth: str | None = None):
         self.url, self.data, self.log = url, data, log
@@ -55,7 +59,7 @@ class WebUI:
         if auth is not None:
             headers["Authorization"] = f"Basic {base64.b64encode(auth.encode()).decode()}"
         request = urllib.request.Request(self.url + route, None if body is None else json.dumps(body).encode(), headers)
-        with opener.open(request, timeout=2 * PATIENCE) as answer:
+        with opener.open(request, timeout=self.answers_within) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
@@ -100,10 +104,6 @@ class WebUI:
 
     def standing(self, name: str) -> dict:
         return self.call(f"/blocktrain/v1/runs/{name}")["run"]
-
-    def draw(self, prompt: str, **options) -> Image.Image:
-        body = {"prompt": prompt, "width": 128, "height": 128, "steps": 20, "cfg_scale": 5, "seed": 1, **options}
-        return Image.open(io.BytesIO(base64.b64decode(self.call("/sdapi/v1/txt2img", body)["images"][0])))
 
     def use_checkpoint(self, name: str) -> None:
         self.call("/sdapi/v1/refresh-checkpoints", {})

@@ -16,6 +16,8 @@ from tests.webui.running import pixels
 PROMPT = "a photo of a fox, a forest behind it"
 SAME = {"sampler": "Euler", "steps": 4, "cfg": 5.0, "seed": 1, "width": 64, "height": 64}
 
+pytestmark = pytest.mark.kinds("a1111")
+
 
 @pytest.fixture(scope="module", params=["sd2", "sdxl"])
 def loaded(request, webui, exported):

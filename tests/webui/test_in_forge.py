@@ -1,14 +1,10 @@
-"""The extension in a real Forge and its forks, on the CPU: tags, preview and training, without a trace in the model.
+"""What is particular to Forge and its forks: weights of parameters, gradients, training without a trace, SDXL.
 
-`FORGE_DIR` names an installed stable-diffusion-webui-forge, `NEO_DIR` a Forge Neo, `REFORGE_DIR`, `ERSATZ_DIR` and
-`CLASSIC_DIR` the others, and `FORGE_PYTHON` and so on the interpreters of their environments (by default
-`venv/bin/python` in the folder). Without its folder, the tests in one of them are skipped.
+Other tests of this folder run in them as they do in AUTOMATIC1111.
 """
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import re
 import shutil
 import urllib.error
@@ -20,29 +16,21 @@ from safetensors.torch import load_file, save_file
 pytest.importorskip("diffusers")
 pytest.importorskip("playwright")
 
-from lib_blocktrain.networks.bake import bake
-from lib_blocktrain.networks.files import read_network
-from lib_blocktrain.weights.preset_strings import parse
-from tests.webui import test_page
-from tests.webui.forge_process import FOLDERS, NAMES, TRAINS, picture_of, running, write_models
+from tests.webui.forge_process import write_models
 from tests.webui.page import Page
-from tests.webui.running import LORA
+from tests.webui.process import NAMES, TRAINS
+from tests.webui.running import pixels
 
+pytestmark = pytest.mark.kinds(*NAMES)
+trains = pytest.mark.kinds(*TRAINS)
 SOME = "IN=0.5,M00=1,OUT03-OUT05=2,BASE=0.5"
-KINDS = [
-    pytest.param(
-        kind, marks=pytest.mark.skipif(not folder, reason=f"{kind.upper()}_DIR does not name an installed one")
-    )
-    for kind, folder in FOLDERS.items()
-]
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def forge(request, tmp_path_factory):
-    data = tmp_path_factory.mktemp(request.param)
-    write_models(request.param, data, "sd1")
-    with running(request.param, data) as found:
-        yield found
+@pytest.fixture(scope="module")
+def forge(webui, exported):
+    """The WebUI on the random SD1; its LoRA is named `sd1`, too."""
+    webui.use_checkpoint(exported.name)
+    return webui
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +49,9 @@ def pictures(forge):
     return draw
 
 
-@pytest.fixture
-def trainer(forge):
-    """Those whose model can be hooked and trained on."""
-    if forge.kind not in TRAINS:
-        pytest.skip(f"{NAMES[forge.kind]} refuses it")
-    return forge
-
-
-def test_what_is_called_is_there(trainer):
+@trains
+def test_what_is_called_is_there(forge):
     """The stand-ins of `tests/hosts` have the names and parameters of the real functions."""
-    forge = trainer
     found = forge.inside("signatures")
     assert found["load_models_gpu"][:2] == ["models", "memory_required"]
     assert found["attention"][:5] == ["q", "k", "v", "heads", "mask"]
@@ -97,13 +77,6 @@ def test_recognised(forge):
     assert f"LoRAs merged by {'key' if by_key else 'parameter'}" in found["features"]
 
 
-def test_loaded_after_the_lora_extension(forge):
-    order = forge.inside("script_order")
-    lora = next(place for place, path in enumerate(order) if path.endswith("/lora_script.py"))
-    ours = next(place for place, path in enumerate(order) if path.endswith("/blocktrain.py"))
-    assert ours > lora
-
-
 def test_all_is_forges_own_and_none_is_no_lora(pictures):
     """Bit for bit, and again after other weights at the same strength."""
     assert np.array_equal(pictures("1:bw=ALL"), pictures("1"))
@@ -115,11 +88,6 @@ def test_all_is_forges_own_and_none_is_no_lora(pictures):
     assert 'Block weights: "sd1: 0.5,' in pictures.says(f"1:bw={SOME}")
 
 
-def test_a_tag_that_cannot_be_read_leaves_its_lora_out(pictures):
-    assert np.array_equal(pictures("1:bw=NO_SUCH_PRESET"), pictures(None))
-    assert "sd1 left out: unknown preset 'NO_SUCH_PRESET'" in pictures.says("1:bw=NO_SUCH_PRESET")
-
-
 def test_steps(pictures):
     """In an image of two steps, `start=3` is never and `stop=3` always."""
     assert np.array_equal(pictures("1:te=0:unet=1:start=3"), pictures(None))
@@ -128,37 +96,13 @@ def test_steps(pictures):
     assert not np.array_equal(pictures("1:stop=2"), pictures(None))
 
 
-def test_weights_are_those_of_a_file_with_weighted_factors(forge, pictures):
-    """Six random vectors, in U-Net and text encoder, against files that this test has written."""
-    rng = np.random.default_rng(7)
-    for number in range(6):
-        values = {block: round(float(rng.choice([0, 1, rng.uniform(-0.5, 1.5)])), 2) for block in BLOCKS}
-        name = f"weighted-{forge.kind}-{number}"
-        save_file(weighted(load_file(forge.loras / "sd1.safetensors"), values), forge.loras / f"{name}.safetensors")
-        forge.call("/sdapi/v1/refresh-loras", {})
-        theirs, _ = forge.draw(f"a cat <lora:{name}:1>")
-        ours, _ = forge.draw(f"a cat <lora:sd1:1:bw={','.join(map(str, values.values()))}>")
-        difference = np.abs(np.asarray(ours).astype(int) - np.asarray(theirs))
-        assert difference.max() <= 1, (number, values)
-        assert np.abs(np.asarray(theirs).astype(int) - pictures(None)).max() > 4
-
-
-def test_kinds_of_layers_are_those_of_a_baked_file(forge, pictures):
-    weights = "*=1,BASE=0,OUT=0.5,OUT.attn2=1.3,M00.ff=0,IN.proj=0"
-    network, made = read_network(forge.loras / "sd1.safetensors"), parse(weights, "sd1", layers=True).acting
-    bake(network, made, forge.loras / f"baked-{forge.kind}.safetensors", overwrite=True)
-    forge.call("/sdapi/v1/refresh-loras", {})
-    theirs = np.asarray(forge.draw(f"a cat <lora:baked-{forge.kind}:1>")[0]).astype(int)
-    assert np.abs(pictures(f"1:bw={weights}") - theirs).max() <= 1
-    assert np.abs(theirs - pictures(None)).max() > 4
-
-
 BLOCKS = ["BASE", *(f"IN{n:02}" for n in range(12)), "M00", *(f"OUT{n:02}" for n in range(12))]
+SDXL_BLOCKS = ["BASE", *(f"IN{n:02}" for n in range(9)), "M00", *(f"OUT{n:02}" for n in range(9))]
 _ATTENTION = re.compile(r"lora_unet_(down|up)_blocks_(\d)_attentions_(\d)")
 
 
-def weighted(tensors, values):
-    """Scale one factor of each module of a file for SD1."""
+def weighted(tensors, values: dict[str, float]):
+    """Scale one factor of each module of a file."""
     scaled = {}
     for key, tensor in tensors.items():
         found, block = _ATTENTION.match(key), "BASE" if key.startswith("lora_te") else "M00"
@@ -169,28 +113,22 @@ def weighted(tensors, values):
     return scaled
 
 
-def test_two_loras_hires_img2img_batches_and_the_accordion(forge, pictures):
-    both = f"a cat <lora:sd1:1:bw={SOME}> <lora:sd1-2:0.5:bw=OUT=1>"
-    picture, said = forge.draw(both)
-    assert said.count("sd1") >= 4  # two tags, and two records of them
-    one_off, _ = forge.draw(f"a cat <lora:sd1:1:bw={SOME}> <lora:sd1-2:0.5:bw=NONE>")
-    assert np.array_equal(one_off, pictures(f"1:bw={SOME}"))
-    assert not np.array_equal(picture, one_off)
-    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "None", "denoising_strength": 0.7}
-    hires["hr_additional_modules"] = ["Use same choices"]
-    on, off = f"a cat <lora:sd1:1:bw={SOME}>", "a cat <lora:sd1:1:bw=NONE>"
-    plain, _ = forge.draw("a cat", **hires)
-    assert np.array_equal(forge.draw(off, **hires)[0], plain)
-    assert not np.array_equal(forge.draw(on, **hires)[0], plain)
-    start = {"route": "img2img", "init_images": [forge.answer("a cat")["images"][0]], "denoising_strength": 0.8}
-    plain, _ = forge.draw("a cat", **start)
-    assert np.array_equal(forge.draw(off, **start)[0], plain)
-    assert not np.array_equal(forge.draw(on, **start)[0], plain)
-    batch = forge.answer(f"{on[:-1]}:stop=2>", n_iter=2, do_not_save_grid=True)["images"]
-    alone, _ = forge.draw(f"{on[:-1]}:stop=2>", seed=2)
-    assert np.array_equal(picture_of(batch[-1]), alone)
-    accordion, said = forge.draw("a cat <lora:sd1:1>", alwayson_scripts={"Block weights": {"args": [SOME]}})
-    assert np.array_equal(accordion, pictures(f"1:bw={SOME}"))
+def assert_weighted(forge, lora: str, blocks: list[str]) -> None:
+    """Six random vectors, in U-Net and text encoder, against files that this test has written."""
+    rng, base = np.random.default_rng(7), forge.pixels("a cat", steps=2).astype(int)
+    for number in range(6):
+        values = {block: round(float(rng.choice([0, 1, rng.uniform(-0.5, 1.5)])), 2) for block in blocks}
+        name = f"weighted-{lora}-{number}"
+        save_file(weighted(load_file(forge.loras / f"{lora}.safetensors"), values), forge.loras / f"{name}.safetensors")
+        forge.call("/sdapi/v1/refresh-loras", {})
+        theirs = forge.pixels(f"a cat <lora:{name}:1>", steps=2).astype(int)
+        ours = forge.pixels(f"a cat <lora:{lora}:1:bw={','.join(map(str, values.values()))}>", steps=2)
+        assert np.abs(ours - theirs).max() <= 1, (number, values)
+        assert np.abs(theirs - base).max() > 4
+
+
+def test_weights_are_those_of_a_file_with_weighted_factors(forge):
+    assert_weighted(forge, "sd1", BLOCKS)
 
 
 def test_a_change_of_weights_reads_no_file(forge):
@@ -202,128 +140,78 @@ def test_a_change_of_weights_reads_no_file(forge):
     assert counts[1:] == [counts[0] + 1] * 4
 
 
-def test_xyz_plot(forge, pictures):
-    labels = forge.inside("axes")
-    x, y = labels.index("[blocktrain] Preset"), labels.index("[blocktrain] Block")
-    plot = forge.inside("plot", x_type=x, x_values="NONE,OUTD,ALL", y_type=y, y_values="OUT03=0,IN04=0")
-    cells = [picture_of(picture) for picture in forge.answer("a cat <lora:sd1:1>", **plot)["images"][1:]]
-    assert len(cells) == 6
-    assert np.array_equal(cells[0], pictures(None))
-    assert np.array_equal(cells[5], pictures("1:bw=*=1,IN04=0"))
+@trains
+def test_forward_by_blocks(forge):
+    assert forge.inside("forward_by_blocks") == {"whole": True, "blocks": 25, "equal": 25}
 
 
-def test_the_tabs_preview_is_the_tag(forge, pictures):
-    """Hooks and merged weights differ by rounding only, for block weights with BASE, too."""
-    before = forge.inside("fingerprint")
-    shown = forge.inside("preview", prompt="a cat", file=str(forge.loras / "sd1.safetensors"), weights=SOME)
-    assert forge.inside("fingerprint") == before
-    difference = np.abs(np.asarray(picture_of(shown)).astype(int) - pictures(f"1:bw={SOME}"))
-    effect = np.abs(pictures(f"1:bw={SOME}") - pictures(None))
-    assert difference.max() <= 2
-    assert difference.mean() * 50 < effect.mean()
-
-
-def test_forward_by_blocks(trainer):
-    assert trainer.inside("forward_by_blocks") == {"whole": True, "blocks": 25, "equal": 25}
-
-
-def test_gradients(trainer):
+@trains
+def test_gradients(forge):
     """Every tensor of a LoRA on all attention layers has a gradient, equal to finite differences."""
-    before = trainer.inside("fingerprint")
-    found = trainer.inside("gradients", file=str(trainer.loras / "sd1.safetensors"))
-    assert trainer.inside("fingerprint") == before
+    before = forge.inside("fingerprint")
+    found = forge.inside("gradients", file=str(forge.loras / "sd1.safetensors"))
+    assert forge.inside("fingerprint") == before
     assert found["found"] == found["tensors"] == 2 * 16 * 8
     assert all(error < 0.005 for error in found["errors"].values()), found["errors"]
 
 
+@trains
 @pytest.mark.parametrize("ending", ["finished", "stopped", "failed"])
-def test_training_leaves_no_trace(trainer, tmp_path_factory, ending):
+def test_training_leaves_no_trace(forge, tmp_path_factory, ending):
     """With a LoRA merged by Forge, the text encoder trained, too, and a sample drawn in between."""
-    trainer.draw("a cat <lora:sd1:1>")
-    before = trainer.inside("fingerprint")
-    found = trainer.inside("train", folder=str(tmp_path_factory.mktemp("run")), ending=ending)
-    assert trainer.inside("fingerprint") == before
+    forge.draw("a cat <lora:sd1:1>")
+    before = forge.inside("fingerprint")
+    found = forge.inside("train_until", folder=str(tmp_path_factory.mktemp("run")), ending=ending)
+    assert forge.inside("fingerprint") == before
     assert found["ended"] == {"failed": "made to fail"}.get(ending, ending)
     assert len(found["losses"]) == {"finished": 20}.get(ending, 1)
     assert all(norm > 0 for row in found["gradients"] for norm in row.values()), found["gradients"]
     if ending == "finished":
         assert found["samples"] == 2  # after the twelfth step, and at the end
         assert {"BASE", "OUT10", "OUT11"} <= set(found["gradients"][-1])
-        shutil.copy(found["files"][0], trainer.loras / "trained.safetensors")
-        trainer.call("/sdapi/v1/refresh-loras", {})
-        plain, _ = trainer.draw("a cat")
-        trained, _ = trainer.draw("a cat <lora:trained:1>")
+        shutil.copy(found["files"][0], forge.loras / "trained.safetensors")
+        forge.call("/sdapi/v1/refresh-loras", {})
+        plain, _ = forge.draw("a cat")
+        trained, _ = forge.draw("a cat <lora:trained:1>")
         assert trained.tobytes() != plain.tobytes()
-        assert "Error executing callback" not in (trainer.data / "log.txt").read_text("utf-8", errors="replace")
+        assert "Error executing callback" not in (forge.data / "log.txt").read_text("utf-8", errors="replace")
 
 
 @pytest.fixture
-def low_bits(trainer):
+def low_bits(forge):
     """Return a function that chooses how the U-Net's weights are stored."""
-    yield lambda choice: trainer.inside("low_bits", choice=choice)
-    trainer.inside("low_bits", choice="Automatic")
+    yield lambda choice: forge.inside("low_bits", choice=choice)
+    forge.inside("low_bits", choice="Automatic")
 
 
+@trains
 @pytest.mark.parametrize("choice", ["float8-e4m3fn", "Automatic (fp16 LoRA)"])
-def test_narrow_weights_and_loras_that_are_not_merged(trainer, low_bits, choice, tmp_path_factory):
+def test_narrow_weights_and_loras_that_are_not_merged(forge, low_bits, choice, tmp_path_factory):
     """They are drawn with; FP8 is refused for training by name."""
     low_bits(choice)
     drawn = {}
     for tag in ("", " <lora:sd1:1>", *(f" <lora:sd1:1:bw={weights}>" for weights in ("ALL", "NONE", SOME))):
-        drawn[tag.partition("bw=")[2] or tag] = np.asarray(trainer.draw(f"a cat{tag}")[0])
+        drawn[tag.partition("bw=")[2] or tag] = np.asarray(forge.draw(f"a cat{tag}")[0])
     assert np.array_equal(drawn["ALL>"], drawn[" <lora:sd1:1>"])
     assert np.array_equal(drawn["NONE>"], drawn[""])
     assert not np.array_equal(drawn[f"{SOME}>"], drawn["ALL>"])
     assert not np.array_equal(drawn[f"{SOME}>"], drawn[""])
     if "float8" in choice:
         folder = str(tmp_path_factory.mktemp("run"))
-        answer = trainer.call("/blocktrain-probe/train", {"folder": folder, "ending": "finished"})
+        answer = forge.call("/blocktrain-probe/train_until", {"folder": folder, "ending": "finished"})
         assert "the U-Net's weights are torch.float8_e4m3fn: set 'Diffusion in Low Bits'" in answer["error"]
 
 
-JOURNEYS = (
-    test_page.test_the_accordions_menu_is_the_tag,
-    test_page.test_written_into_the_prompt_and_edited_in_the_tab,
-    test_page.test_a_failed_request_leaves_the_prompt_and_is_said_beside_the_button,
-    test_page.test_what_cannot_be_read_is_said_on_the_page,
-    test_page.test_send_to_brings_random_values_back,
-    test_page.test_xyz_plot_of_three_presets_and_two_blocks,
-    test_page.test_taken_from_txt2img_and_sent_back,
-    test_page.test_typed_without_a_pause_and_cancelled_in_the_tab,
-    test_page.test_trained_by_clicks_and_used_at_once,
-)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def opened(forge, browser):
-    """One page for all journeys, with the LoRA that they are about."""
-    tensors = load_file(forge.loras / "sd1.safetensors")
-    metadata = {"ss_output_name": LORA, "ss_base_model_version": "sd_v1-5"}
-    save_file(tensors, forge.loras / f"{LORA}.safetensors", metadata)
-    forge.call("/sdapi/v1/refresh-loras", {})
     opened = Page(browser, forge)
     yield opened
     opened.close()
 
 
-@pytest.mark.parametrize("journey", JOURNEYS, ids=lambda journey: journey.__name__.removeprefix("test_"))
-def test_by_clicks(opened, forge, browser, journey, tmp_path, tmp_path_factory):
-    """The journeys in AUTOMATIC1111's page, in this one."""
-    wanted = inspect.signature(journey).parameters
-    if "second" in wanted and forge.kind not in TRAINS:
-        pytest.skip(f"{NAMES[forge.kind]} refuses it")
-    given = {"weighed": forge, "tmp_path": tmp_path, "tmp_path_factory": tmp_path_factory}
-    with contextlib.ExitStack() as closing:
-        if "second" in wanted:
-            given["second"] = Page(browser, forge)
-            closing.callback(given["second"].close)
-        journey(test_page.initial(opened), **{name: value for name, value in given.items() if name in wanted})
-
-
+@pytest.mark.kinds(*(kind for kind in NAMES if kind not in TRAINS))
 def test_a_refusal_of_training_is_in_the_page(opened, forge):
     """Start and Probe are off, with the reason beside them; drawing works; and the API refuses for the same reason."""
-    if forge.kind in TRAINS:
-        pytest.skip("it trains")
     opened.ours()
     opened.go("Train")
     assert opened.page.locator("#blocktrain_train_start").is_disabled()
@@ -340,34 +228,71 @@ def test_a_refusal_of_training_is_in_the_page(opened, forge):
 @pytest.fixture(scope="module")
 def sdxl(forge):
     """The same process on a random SDXL."""
-    if forge.kind not in TRAINS:
-        pytest.skip("its second text encoder has no configuration of its own there")
     write_models(forge.kind, forge.data, "sdxl")
     for route in ("refresh-checkpoints", "refresh-loras"):
         forge.call(f"/sdapi/v1/{route}", {})
-    forge.call("/sdapi/v1/options", {"sd_model_checkpoint": "sdxl.safetensors", "show_progress_type": "Approx cheap"})
-    return forge
+    forge.use_checkpoint("sdxl.safetensors")
+    yield forge
+    forge.use_checkpoint("sd1.safetensors")
 
 
-def test_sdxl(sdxl, tmp_path_factory):
-    """All of it once on SDXL: tags bit for bit, preview, gradients and training."""
+def of_sdxl(tag: str | None) -> str:
+    return "a cat" if tag is None else f"a cat <lora:sdxl:{tag}>"
 
-    def draw(tag: str = "") -> np.ndarray:
-        return np.asarray(sdxl.draw(f"a cat{tag}")[0]).astype(int)
 
-    some = "IN=0.5,M00=1,OUT01=2,BASE=0.5"
-    plain, without = draw(" <lora:sdxl:1>"), draw()
+@trains
+def test_tags_on_sdxl(sdxl):
+    """Bit for bit; step gating; two LoRAs, hires fix, img2img and a batch."""
+
+    def draw(tag: str | None = None, more: str = "", **options) -> np.ndarray:
+        return sdxl.pixels(of_sdxl(tag) + more, steps=2, **options).astype(int)
+
+    plain, without, some = draw("1"), draw(), draw("1:bw=IN=0.5,M00=1,OUT01=2,BASE=0.5")
     assert sdxl.inside("features")["architecture"] == "sdxl"
-    assert np.array_equal(draw(" <lora:sdxl:1:bw=ALL>"), plain)
-    assert np.array_equal(draw(" <lora:sdxl:1:bw=NONE>"), without)
-    assert np.array_equal(draw(" <lora:sdxl:1:te=0:stop=1>"), without)
-    tagged, lora = draw(f" <lora:sdxl:1:bw={some}>"), str(sdxl.loras / "sdxl.safetensors")
-    shown = picture_of(sdxl.inside("preview", prompt="a cat", file=lora, weights=some))
-    assert np.abs(np.asarray(shown).astype(int) - tagged).max() <= 2 < np.abs(tagged - without).max()
+    assert np.array_equal(draw("1:bw=ALL"), plain)
+    assert np.array_equal(draw("1:bw=NONE"), without)
+    assert np.array_equal(draw("1:te=0:stop=1"), without)
+    gated = draw("1:bw=OUT=1,BASE=0:stop=2")
+    assert not np.array_equal(gated, without)
+    assert not np.array_equal(gated, draw("1:bw=OUT=1,BASE=0"))
+    other = " <lora:sdxl-2:0.5:bw={}>"
+    assert np.array_equal(draw("1:bw=IN=0.5,M00=1,OUT01=2,BASE=0.5", other.format("NONE")), some)
+    assert not np.array_equal(draw("1:bw=IN=0.5,M00=1,OUT01=2,BASE=0.5", other.format("OUT=1")), some)
+    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7}
+    start = {"route": "img2img", "init_images": [sdxl.txt2img("a cat", steps=2)["images"][0]]}
+    for options in ({**hires, "hr_additional_modules": ["Use same choices"]}, {**start, "denoising_strength": 0.8}):
+        base = draw(**options)
+        assert np.array_equal(draw("1:bw=NONE", **options), base)
+        assert not np.array_equal(draw("1:bw=OUT=1", **options), base)
+    batch = sdxl.txt2img(of_sdxl("1:bw=OUT=1:stop=2"), n_iter=2, do_not_save_grid=True, steps=2)["images"]
+    assert np.array_equal(pixels(batch[-1]), draw("1:bw=OUT=1:stop=2", seed=2))
+
+
+@trains
+def test_weights_on_sdxl_are_those_of_a_file_with_weighted_factors(sdxl):
+    assert_weighted(sdxl, "sdxl", SDXL_BLOCKS)
+
+
+@trains
+def test_preview_plot_and_training_on_sdxl(sdxl, tmp_path_factory):
+    some, base = "IN=0.5,M00=1,OUT01=2,BASE=0.5", sdxl.pixels("a cat", steps=2).astype(int)
+    tagged = sdxl.pixels(of_sdxl(f"1:bw={some}"), steps=2).astype(int)
+    settings = {"seed": 1, "steps": 2, "cfg": 5, "sampler": "Euler", "width": 64, "height": 64}
+    shown = pixels(sdxl.inside("preview", prompt="a cat", lora="sdxl", weights=some, **settings))
+    assert np.abs(shown.astype(int) - tagged).max() <= 2 < np.abs(tagged - base).max()
+    labels = sdxl.inside("axes")
+    x, y = labels.index("[blocktrain] Preset"), labels.index("[blocktrain] Block")
+    plot = sdxl.inside("plot", x_type=x, x_values="NONE,ALL", y_type=y, y_values="OUT01=0,IN04=0")
+    cells = [pixels(picture) for picture in sdxl.txt2img(of_sdxl("1"), steps=2, **plot)["images"][1:]]
+    assert len(cells) == 4
+    assert np.array_equal(cells[0], base)
+    assert np.array_equal(cells[3], sdxl.pixels(of_sdxl("1:bw=*=1,IN04=0"), steps=2))
     assert sdxl.inside("forward_by_blocks") == {"whole": True, "blocks": 19, "equal": 19}
-    assert np.array_equal(draw(f" <lora:sdxl:1:bw={some}>"), tagged)
+    assert np.array_equal(sdxl.pixels(of_sdxl(f"1:bw={some}"), steps=2), tagged)
     before, folder = sdxl.inside("fingerprint"), str(tmp_path_factory.mktemp("run"))
-    found = sdxl.inside("train", folder=folder, ending="finished", weights="OUT01=1", steps=2)
-    assert (found["ended"], len(found["losses"])) == ("finished", 2)
-    assert all(norm > 0 for row in found["gradients"] for norm in row.values()), found["gradients"]
-    assert sdxl.inside("fingerprint") == before
+    for ending, steps in (("finished", 20), ("stopped", 1), ("failed", 1)):
+        found = sdxl.inside("train_until", folder=folder, ending=ending, weights="OUT01=1")
+        assert found["ended"] == {"failed": "made to fail"}.get(ending, ending)
+        assert len(found["losses"]) == steps
+        assert all(norm > 0 for row in found["gradients"] for norm in row.values()), found["gradients"]
+        assert sdxl.inside("fingerprint") == before

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.webui.process import TRAINS
 from tests.webui.running import LORA, pixels
 
 PROMPT = "a photo of a fox"
@@ -53,6 +54,7 @@ def whole(weighed):
     assert weighed.inside("fingerprint") == before
 
 
+@pytest.mark.kinds("a1111")
 def test_conditioning_and_prediction_are_the_webuis_own(whole):
     distance = whole.inside("same_as_webui", prompt="a photo of a fox, blue background, " + "very " * 90)
     assert distance["context"] == 0
@@ -69,16 +71,19 @@ def test_whole_after_a_preview_that_is_cancelled(whole):
     assert whole.inside("broken_preview", prompt=PROMPT, lora=LORA).startswith("at step 1 of 4")
 
 
+@pytest.mark.kinds("a1111", *TRAINS)
 def test_whole_after_an_exception_in_training(whole):
     assert whole.inside("broken_training") == "broken on purpose"
 
 
+@pytest.mark.kinds("a1111", *TRAINS)
 def test_whole_after_a_run_that_is_stopped(whole, pictures):
     stopped = whole.inside("train", config=run(pictures, name="stopped", steps=400), stop_after=2)
     assert stopped["state"] == "stopped"
     assert 2 <= stopped["step"] < 400
 
 
+@pytest.mark.kinds("a1111", *TRAINS)
 def test_a_trained_lora_can_be_used_at_once(whole, pictures):
     trained = whole.inside("train", config=run(pictures))
     assert trained["state"] == "finished"
@@ -91,19 +96,20 @@ def test_a_trained_lora_can_be_used_at_once(whole, pictures):
     whole.pixels(f"{PROMPT} <lora:{LORA}:0.8:bw=OUTD>")
 
 
+@pytest.mark.kinds("a1111", *TRAINS)
 def test_steps_of_a_run_in_a_plot(weighed, pictures):
     """Compare a run's checkpoints while they are still in its folder."""
     trained = weighed.trained(run(pictures, name="steps", steps=3, save_every=1, samples={}))
     assert trained["state"] == "finished", trained
     tag = f"a robot <lora:{trained['published'].removesuffix('.safetensors')}:1>"
     axis = weighed.inside("axes").index("[blocktrain] Step of a run")
-    values = [axis, "1,2", [], 0, "", [], 0, "", [], True, True, False, False, False, False, False, 0, True]
-    cells = weighed.txt2img(tag, script_name="x/y/z plot", script_args=values)["images"][1:]
+    cells = weighed.txt2img(tag, **weighed.inside("plot", x_type=axis, x_values="1,2"))["images"][1:]
     drawn = [weighed.pixels(f"a robot <lora:steps-00000{step}:1>") for step in (1, 2)]
     assert [np.array_equal(pixels(cell), alone) for cell, alone in zip(cells, drawn)] == [True, True]
     assert not np.array_equal(*drawn)
 
 
 def test_nothing_doubles(weighed):
-    once = {"callbacks": 7, "scripts": 1, "patches": 4, "axes": 5, "axes twice": 0}
-    assert weighed.inside("registered") == once
+    from tests.webui.test_manners import once
+
+    assert weighed.inside("registered") == once(weighed)

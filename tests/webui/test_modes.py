@@ -16,6 +16,8 @@ TAG = f"{PROMPT} <lora:{LORA}:1>"
 SOME = ("NONE", "OUTD")
 SAME = {"sampler": "Euler", "steps": 4, "cfg": 5.0, "seed": 1, "width": 64, "height": 64}
 
+pytestmark = pytest.mark.kinds("a1111")
+
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):

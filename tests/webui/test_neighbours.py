@@ -18,7 +18,10 @@ from safetensors.torch import load_file, save_file
 from tests.webui.running import LORA
 
 FOLDER = os.environ.get("NEIGHBOURS_DIR")
-pytestmark = pytest.mark.skipif(not FOLDER, reason="NEIGHBOURS_DIR does not name a folder with other extensions")
+pytestmark = [
+    pytest.mark.kinds("a1111"),
+    pytest.mark.skipif(not FOLDER, reason="NEIGHBOURS_DIR does not name a folder with other extensions"),
+]
 
 PROMPT = "a photo of a fox"
 OTHER = f"{LORA}-2"

@@ -1,7 +1,4 @@
-"""The WebUI's own page in Chromium: the accordion, the X/Y/Z plot, "send to", and the tab on the WebUI's model.
-
-`test_in_forge.py` goes through the same journeys in the forks.
-"""
+"""The WebUI's own page in Chromium: the accordion, the X/Y/Z plot, "send to", and the tab on the WebUI's model."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ import pytest
 pytest.importorskip("playwright")
 
 from tests.webui.page import Page
+from tests.webui.process import TRAINS
 from tests.webui.running import LORA
 
 PROMPT = "a photo of a fox"
@@ -30,11 +28,7 @@ def opened(browser, weighed):
 
 @pytest.fixture
 def page(opened):
-    return initial(opened)
-
-
-def initial(opened: Page) -> Page:
-    """Return that page in its initial state."""
+    """That page in its initial state."""
     opened.tab("txt2img")
     opened.small()
     opened.prompt("")
@@ -180,6 +174,7 @@ def test_typed_without_a_pause_and_cancelled_in_the_tab(page):
 STATE = "document.querySelector('#blocktrain_runs_head [data-state]')?.dataset.state"
 
 
+@pytest.mark.kinds("a1111", *TRAINS)
 def test_trained_by_clicks_and_used_at_once(page, second, weighed, tmp_path_factory):
     """A run is followed in another browser tab, too, in which nothing was clicked."""
     from tests.webui.test_model import write_pictures

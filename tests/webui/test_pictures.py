@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("playwright")
 
 from tests.webui.page import Page
+from tests.webui.process import TRAINS
 
 from test_pictures_place import COUNT, DROP, picture  # isort: skip - of tests/browser, which page.py adds
 from test_train import STATE, STEP  # isort: skip
@@ -35,6 +36,7 @@ def shot(opened: Page, name: str) -> None:
             opened.page.screenshot(path=Path(folder) / f"webui-{name}-{width}.png")
 
 
+@pytest.mark.kinds("a1111", *TRAINS)
 def test_from_24_dropped_pictures_to_a_run(opened, weighed):
     page, name = opened.page, f"bots-{time.time_ns()}"
     opened.ours()

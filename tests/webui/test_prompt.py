@@ -35,7 +35,7 @@ def plain(weighed, base):
 
 def test_loaded_after_the_lora_extension(webui):
     order = webui.inside("script_order")
-    lora = next(place for place, path in enumerate(order) if path.endswith("Lora/lora_script.py"))
+    lora = next(place for place, path in enumerate(order) if path.endswith("/lora_script.py"))
     ours = next(place for place, path in enumerate(order) if path.endswith("/blocktrain.py"))
     assert ours > lora
 
@@ -100,6 +100,7 @@ def test_loractls_strength_is_a_step_by_step_one(weighed):
     assert np.array_equal(ours, curve)
 
 
+@pytest.mark.kinds("a1111")
 def test_functional_path_and_merging_path_agree(weighed):
     merged = weighed.pixels(tag(f"bw={WEIGHTS}"))
     functional = weighed.pixels(tag(f"bw={WEIGHTS}"), override_settings={"lora_functional": True})
@@ -108,6 +109,7 @@ def test_functional_path_and_merging_path_agree(weighed):
     assert np.array_equal(none, weighed.pixels(PROMPT, override_settings={"lora_functional": True}))
 
 
+@pytest.mark.kinds("a1111")
 def test_weights_change_without_reading_the_file_again(weighed):
     weighed.call("/sdapi/v1/options", {"lora_in_memory_limit": 4})
     weighed.pixels(tag("bw=OUTD"))
@@ -136,9 +138,14 @@ def test_random_values_come_back_by_pasting(weighed):
 
 def test_several_loras_hires_img2img_and_batches(weighed):
     both = f"{tag('bw=OUTD')} <lora:{LORA}-2:0.7:bw=INALL>"
-    info = json.loads(weighed.txt2img(both)["info"])
-    assert info["extra_generation_params"]["Block weights"].count(": ") == 2
+    answer = weighed.txt2img(both)
+    assert json.loads(answer["info"])["extra_generation_params"]["Block weights"].count(": ") == 2
+    one_off = weighed.pixels(both.replace("bw=INALL", "bw=NONE"))
+    assert np.array_equal(one_off, weighed.pixels(tag("bw=OUTD")))
+    assert not np.array_equal(one_off, pixels(answer["images"][0]))
     hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7}
+    if weighed.kind != "a1111":
+        hires["hr_additional_modules"] = ["Use same choices"]
     on, off = tag(f"bw={WEIGHTS}"), tag("bw=NONE")
     assert not np.array_equal(weighed.pixels(on, **hires), weighed.pixels(off, **hires))
     assert np.array_equal(weighed.pixels(off, **hires), weighed.pixels(PROMPT, **hires))
@@ -146,8 +153,9 @@ def test_several_loras_hires_img2img_and_batches(weighed):
     drawn = [weighed.pixels(prompt, route="img2img", **start) for prompt in (off, PROMPT, on)]
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
-    alone, batch = weighed.txt2img(on, n_iter=2, do_not_save_grid=True), weighed.txt2img(on, seed=2)
-    assert np.array_equal(pixels(alone["images"][-1]), pixels(batch["images"][0]))
+    stopped = tag(f"bw={WEIGHTS}", "stop=3")
+    batch = weighed.txt2img(stopped, n_iter=2, do_not_save_grid=True)
+    assert np.array_equal(pixels(batch["images"][-1]), weighed.pixels(stopped, seed=2))
 
 
 def test_the_accordion_is_the_tag(weighed):
@@ -173,9 +181,7 @@ def test_the_tabs_preview_is_the_tag(weighed, base):
 def test_xyz_plot_of_three_presets_and_two_blocks(weighed, base):
     labels = weighed.inside("axes")
     x, y = labels.index("[blocktrain] Preset"), labels.index("[blocktrain] Block")
-    values = [x, "NONE,OUTD,ALL", [], y, "OUT03=0,IN04=0", [], 0, "", []]
-    switches = [True, True, False, False, False, False, False, 0, True]  # legend, each picture by itself, as text
-    plot = {"script_name": "x/y/z plot", "script_args": [*values, *switches]}
+    plot = weighed.inside("plot", x_type=x, x_values="NONE,OUTD,ALL", y_type=y, y_values="OUT03=0,IN04=0")
     cells = [pixels(picture) for picture in weighed.txt2img(tag(), **plot)["images"][1:]]
     assert len(cells) == 6
     assert np.array_equal(cells[0], base)
@@ -188,5 +194,5 @@ def test_xyz_plot_refuses_before_the_first_picture(weighed):
     labels = weighed.inside("axes")
     for label, value in (("Preset", "NOPE"), ("Block", "IN99=0"), ("Step of a run", "500")):
         axis = labels.index(f"[blocktrain] {label}")
-        values = [axis, value, [], 0, "", [], 0, "", [], True, True, False, False, False, False, False, 0, True]
-        assert value.split("=")[0] in weighed.refusal(tag(), script_name="x/y/z plot", script_args=values)
+        plot = weighed.inside("plot", x_type=axis, x_values=value)
+        assert value.split("=")[0] in weighed.refusal(tag(), **plot)

@@ -1,4 +1,4 @@
-"""An extension for the tests alone: runs a function of `inside.py`, in the WebUI's own process, by name."""
+"""An extension for the tests alone: runs a function of `inside.py`, or of a fork's own file, in the WebUI's process."""
 
 import os
 import runpy
@@ -8,14 +8,16 @@ from pathlib import Path
 from fastapi import Body
 from modules import script_callbacks
 
-INSIDE = Path(os.environ.get("BLOCKTRAIN_INSIDE") or Path(__file__).resolve().parent.parent.parent / "inside.py")
+FOLDER = Path(__file__).resolve().parent.parent.parent
+FILES = ("inside.py", *filter(None, [os.environ.get("BLOCKTRAIN_INSIDE")]))  # the last one that has it
 
 
 def add_route(_demo, app):
     @app.post("/blocktrain-probe/{name}")
     def probe(name: str, arguments: dict = Body({})):  # noqa: B008, the way of FastAPI
         try:
-            return {"answer": runpy.run_path(str(INSIDE))[name](**arguments)}
+            functions = {key: value for file in FILES for key, value in runpy.run_path(str(FOLDER / file)).items()}
+            return {"answer": functions[name](**arguments)}
         except Exception:  # noqa: BLE001 - whatever it is, the test shows it
             return {"error": traceback.format_exc()}
 
