@@ -61,7 +61,7 @@ def loaded(webui) -> str:
 
 def once(webui) -> dict[str, int]:
     """Return how often this extension is registered in each of the WebUI's lists."""
-    patches = {"a1111": 4, "forge": 3, "ersatz": 3}.get(webui.kind, 2)
+    patches = {"a1111": 4, "forge": 2, "ersatz": 2}.get(webui.kind, 3)
     return {"callbacks": 7, "scripts": 1, "patches": patches, "axes": 5, "axes twice": 0}
 
 
