@@ -36,7 +36,7 @@ FLAGS = {
     "forge": ["--no-download-sd-model", "--always-cpu"],
     "neo": ["--cpu"],
     "reforge": ["--no-download-sd-model", "--always-cpu", "--all-in-fp32"],
-    "ersatz": ["--no-download-sd-model", "--always-cpu"],
+    "ersatz": ["--always-cpu"],
     "classic": ["--no-download-sd-model", "--always-cpu", "--all-in-fp32"],
 }
 
