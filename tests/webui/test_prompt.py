@@ -76,7 +76,7 @@ def test_kinds_of_layers_and_curves_are_baked_files_step_by_step(weighed, base, 
     network = read_network(weighed.loras / f"{LORA}.safetensors")
     names = []
     for text in filter(None, (first or weights, then)):
-        names.append(f"baked-{len(names)}")
+        names.append(f"baked-{'layers' if then is None else 'curve'}-{len(names)}")  # Forge keeps what it has read
         made = parse(text, "sd1", layers=True).acting
         bake(network, made, weighed.loras / f"{names[-1]}.safetensors", overwrite=True)
     weighed.call("/sdapi/v1/refresh-loras", {})
