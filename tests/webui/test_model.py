@@ -40,7 +40,7 @@ def run(pictures, **changes) -> dict:
         "batch": 1,
         "save_every": 2,
         "save_dtype": "fp32",
-        "samples": {"prompts": [f"a robot <lora:{LORA}:1>"], "every": 2, "steps": 2},
+        "samples": {"prompts": [f"a robot <lora:{LORA}:1>"], "every": 4, "steps": 1},
         **changes,
     }
 
