@@ -142,6 +142,10 @@ def write_report(arguments: argparse.Namespace) -> None:
     made = cells.read_packed(packed)
     text = report.written(*([row for row in made if row["moved"] == moved] for moved in (False, True)))
     arguments.out.write_text(text, "utf-8")
+    if report.FIGURE in text:
+        images = arguments.out.parent / "images"
+        images.mkdir(exist_ok=True)
+        (images / report.FIGURE).write_text(report.figure([row for row in made if not row["moved"]]), "utf-8")
     log.info("%s, from %d cells in %s", arguments.out, len(made), packed.name)
 
 

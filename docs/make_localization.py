@@ -60,7 +60,8 @@ COMPOSED = (
     "Waiting for the model: {name} is being trained; Pause in Runs releases it",
     "{name} and its weights are on the sliders: press Draw to see what they do", "Loss over {} steps",
     "None of {} runs has “{name}” in its name, state, blocks or notes.",
-    "The run {name}: change what you like, then press Start", "{name} has no effect here", "By effect", "By place",
+    "The run {name}: change what you like, then press Start", "{name} has no effect here",
+    "From the WebUI: {name}", "By effect", "By place",
     "ADetailer draws without these weights: add blocktrain to its setting “Script names to apply to "
     "ADetailer”, or write them into the prompt.",
     "Use", "Draw at {}×{}", "Use {name}", "Compare", "Picture {}",

@@ -97,7 +97,7 @@
         }
     }
 
-    const isOurs = (node) => (node.nodeType === Node.TEXT_NODE ? node.parentElement : node)?.closest(OURS);
+    const isOurs = (node) => (node.nodeType === Node.ELEMENT_NODE ? node : node.parentElement)?.closest(OURS);
 
     function follow(changes) {
         for (const change of changes) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,7 +25,8 @@ class Plan:
     """How an arm comes to its pictures.
 
     `trained` names the training whose file it takes; `weights` are those in training, `inference` those on the finished
-    file; `multipliers` the strengths at which it is drawn, `rank` the network's.
+    file; `multipliers` the strengths at which it is drawn, `rank` the network's. `rival` is another remedy in training,
+    with the weights or without: one of RIVALS.
     """
 
     trained: str
@@ -32,6 +34,7 @@ class Plan:
     rank: int = RANK
     inference: BlockWeights | None = None
     multipliers: tuple[float, ...] = MULTIPLIERS
+    rival: str = ""
 
     @property
     def strength(self) -> float:
@@ -40,7 +43,7 @@ class Plan:
 
     @property
     def file_stem(self) -> str:
-        return self.trained.replace(" ", "-").replace("'", "")
+        return re.sub("[^a-z0-9]+", "-", self.trained)
 
 
 class Replicate(Protocol):
@@ -54,6 +57,8 @@ class Replicate(Protocol):
     def network(self, plan: Plan) -> Network: ...
 
     def analysed(self) -> BlockWeights: ...
+
+    def solved(self) -> BlockWeights: ...
 
     def at_other_share(self) -> Replicate: ...
 
@@ -120,7 +125,32 @@ def by_other_share(replicate: Replicate) -> Plan:
     return Plan("crossed", replicate.at_other_share().analysed())
 
 
+def solved(replicate: Replicate) -> Plan:
+    """Take the LoRA of all blocks under the weights that the search finds: the subject kept, the rest dropped."""
+    return Plan("all", weights("ALL"), inference=replicate.solved())
+
+
+def with_rival(name: str, text: str, rival: str) -> Maker:
+    return lambda replicate: Plan(name, weights(text), rival=rival)
+
+
+def lower_rank_out(replicate: Replicate) -> Plan:
+    """Train the OUT blocks with the rank of *lower rank*."""
+    return Plan("out, lower rank", weights("OUT=1"), rank=lower_rank(replicate).rank)
+
+
 ALL = {"all": fixed("all", "ALL")}
+RIVALS = {  # the field's other remedies against what a LoRA learns with its subject
+    "t-lora": "fewer ranks at high noise (Soboleva et al. 2025, 2507.05964)",
+    "masked": "loss only where the subject is",
+    "prior": "regularisation pictures of other subjects (DreamBooth, Ruiz et al. 2022, 2208.12242)",
+    "preservation": "differential output preservation: the model's own prediction for another word in the caption",
+    "dropout": "three captions in ten left out",
+}
+RIVAL_ARMS: dict[str, Maker] = {  # each alone, and with block weights
+    **{rival: with_rival(rival, "ALL", rival) for rival in RIVALS},
+    **{f"out, {rival}": with_rival(f"out, {rival}", "OUT=1", rival) for rival in RIVALS},
+}
 BIASED: dict[str, Maker] = {  # in the order in which they are made: what needs no training of its own early
     **ALL,
     "analysis at inference": at_inference(),
@@ -131,6 +161,7 @@ BIASED: dict[str, Maker] = {  # in the order in which they are made: what needs 
     "lower rank": lower_rank,
     "in": fixed("in", "IN=1"),
 }
+BESIDE_RIVALS: dict[str, Maker] = {**BIASED, **RIVAL_ARMS, "out, lower rank": lower_rank_out, "solved": solved}
 FACE = "OUT03-OUT05"
 DRESSED: dict[str, Maker] = {
     **ALL,
@@ -138,5 +169,7 @@ DRESSED: dict[str, Maker] = {
     "face lowered": fixed("face lowered", f"*=1,{FACE}=0.3"),
     "face only": fixed("face only", f"{FACE}=1"),
     "without at inference": at_inference(f"*=1,{FACE}=0"),
+    "out": fixed("out", "OUT=1"),
+    **RIVAL_ARMS,
 }
 SHARE: dict[str, Maker] = {**ALL, "matched": from_analysis, "crossed": by_other_share}

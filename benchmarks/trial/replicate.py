@@ -16,6 +16,8 @@ from benchmarks.trial.scenes import BIASES, Bias, Scene
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.run import analyse
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid
+from lib_blocktrain.analysis.solve import solve
+from lib_blocktrain.analysis.solve_result import build_solve_request
 from lib_blocktrain.analysis.weight_rules import down_to
 from lib_blocktrain.files import atomic_write
 from lib_blocktrain.hosts.standalone import StandaloneModel
@@ -24,6 +26,7 @@ from lib_blocktrain.training import runs
 from lib_blocktrain.training.config import (
     DatasetConfig,
     FolderConfig,
+    LossConfig,
     NetworkConfig,
     OptimizerConfig,
     RunConfig,
@@ -34,6 +37,7 @@ from lib_blocktrain.weights.block_weights import BlockWeights
 
 STEPS, BATCH, RATE = 160, 4, 3e-3
 KEPT = 0.75  # of the subject's effect, in the blocks that the analysis keeps
+SOLVED = 1020  # U-Net evaluations of the search for weights
 OTHER_SHARE = {"share-small": "share-large", "share-large": "share-small"}
 
 
@@ -66,7 +70,8 @@ class Experiment:
 
 
 EXPERIMENTS = {
-    **{name: Experiment(name, arms_of.BIASED) for name in ("background", "size", "style")},
+    **{name: Experiment(name, arms_of.BESIDE_RIVALS) for name in ("background", "size")},
+    "style": Experiment("style", arms_of.BIASED),
     "dressed": Experiment("dressed", arms_of.DRESSED),
     **{name: Experiment(name, arms_of.SHARE) for name in OTHER_SHARE},
 }
@@ -105,6 +110,19 @@ class Replicate:
         return scenes.write_folder(folder, drawn, self.experiment.caption, self.name)
 
     @cached_property
+    def masked(self) -> Path:
+        """The same pictures with masks beside them: where the subject is."""
+        folder = self.folder / "masked"
+        drawn = self.experiment.training_scenes(self.subject, self.seed)
+        return scenes.write_folder(folder, drawn, self.experiment.caption, self.name, masks=True)
+
+    @cached_property
+    def prior(self) -> Path:
+        """Pictures of subjects that the model knows, with whole captions, for prior preservation."""
+        drawn = scenes.prior_scenes(self.subject, self.seed)
+        return scenes.write_folder(self.folder / "prior", drawn, lambda scene: scene.caption, f"prior {self.name}")
+
+    @cached_property
     def held_out(self) -> Path:
         """Pictures of the subject without any bias, with whole captions."""
         drawn = scenes.held_out_scenes(self.subject, self.seed)
@@ -123,12 +141,25 @@ class Replicate:
         return read_network(path)
 
     def _run(self, plan: Plan) -> RunConfig:
+        folders = [FolderConfig(path=str(self.masked if plan.rival == "masked" else self.dataset))]
+        if plan.rival == "prior":
+            folders.append(FolderConfig(path=str(self.prior), regularisation=True))
+        other = scenes.CLASS_WORD
         return RunConfig(
             name=plan.file_stem,
             dataset=DatasetConfig(
-                folders=(FolderConfig(path=str(self.dataset)),), cache=str(self.work / "cache"), caption_dropout=0.05
+                folders=tuple(folders),
+                cache=str(self.work / "cache"),
+                caption_dropout=0.3 if plan.rival == "dropout" else 0.05,
             ),
-            network=NetworkConfig(rank=plan.rank, weights=plan.weights.to_json()),
+            network=NetworkConfig(
+                rank=plan.rank,
+                weights=plan.weights.to_json(),
+                noise_scaling="rank" if plan.rival == "t-lora" else "none",
+            ),
+            loss=LossConfig(preservation=1.0, trigger=self.subject, class_word=other)
+            if plan.rival == "preservation"
+            else LossConfig(),
             optimizer=OptimizerConfig(lr=RATE, arguments={"weight_decay": 0.0}),
             schedule=ScheduleConfig(name="cosine", min_lr_ratio=0.02, warmup=10),
             steps=self.steps,
@@ -146,4 +177,17 @@ class Replicate:
             (found,) = analyse(self.model, self.network(self.plan("all")), grid, "fast", (feature,))
             with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(down_to(found, KEPT).to_json()), "utf-8")
+        return BlockWeights.from_json(json.loads(path.read_text("utf-8")))
+
+    def solved(self) -> BlockWeights:
+        """Return the weights that the search finds for the LoRA of all blocks: the subject kept, all else dropped."""
+        path = self.folder / "solved.json"
+        if not path.exists():
+            prompts = tuple(self.experiment.caption(scene) for scene in self.experiment.tests(self.subject)[:2])
+            network = self.network(self.plan("all"))
+            asked = build_solve_request(
+                network, prompts=prompts, keep=Feature(word=self.subject), budget=SOLVED, seeds=tuple(range(6))
+            )
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps(solve(self.model, asked).best.weights.to_json()), "utf-8")
         return BlockWeights.from_json(json.loads(path.read_text("utf-8")))

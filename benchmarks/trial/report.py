@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.trial.arms import ATTENTION, kept, weights
 from benchmarks.trial.comparing import Curve, Interval, interval, matched
+from benchmarks.trial.figure import drawn, line
 from benchmarks.trial.replicate import EXPERIMENTS
 
 Cell = Mapping[str, Any]
@@ -15,14 +16,23 @@ Cells = Mapping[str, Mapping[tuple[str, int], Cell]]  # by arm, by subject and s
 
 HEAD = """# Evidence: does training under block weights keep the subject and leak less?
 
-Written by `python benchmarks/evidence.py report` from the cells that `python benchmarks/evidence.py run` made (its
-`--help` says how); every number here comes from a cell. All of it is measured on the demo model, a small Stable
-Diffusion whose pictures are emoji on plain backgrounds: it need not hold for SD1.5 or SDXL.
+Every number here is measured on the demo model, a small Stable Diffusion whose pictures are emoji on plain backgrounds:
+it need not hold for SD1.5 or SDXL. `python benchmarks/evidence.py report` writes this page.
+
+## The answer
+
+*Leakage* is how much of the training pictures' unchanging factor a LoRA draws where it should not, beyond what the
+model draws alone; it is compared at equal *fidelity* to the subject.
+
+"""
+HOW = """## How it was measured
 
 A *replicate* is a subject (one that the model has never seen) and a seed, which draws the dataset, the initial LoRA
 and the order of training; all arms of a replicate share them, and are compared in pairs. Means have 95 % bootstrap
 intervals over replicates. A row says "less" or "more" only where the interval of the paired difference excludes 0 at
 three digits, with five replicates or more; with so many rows, one in twenty may do so by chance.
+
+<details><summary>The words of the tables</summary>
 
 - **fidelity**: the classifier's probability of the subject, on pictures that ask for what the dataset never showed
 - **leakage, asked otherwise**: its probability of the factor that never changed in the dataset, where the prompt asks
@@ -33,7 +43,12 @@ three digits, with five replicates or more; with so many rows, one in twenty may
 - **drift**: how far pictures without the trigger move (RMS of latents; 1 is their standard deviation)
 - **diversity**: how far pictures of one prompt are from each other, in the same unit
 - **gap**: loss on held-out pictures of the subject minus that on training pictures, minus the same for the model alone
+
+</details>
+
 """
+FIGURE = "evidence.svg"
+FIGURE_ARMS = ("all", "lower rank", "out", "analysis", "t-lora", "masked", "prior", "preservation")
 ARMS = {
     "all": "ALL blocks",
     "analysis": "the blocks that the analysis of the ALL LoRA keeps (75 % of the effect on the subject's word)",
@@ -47,6 +62,18 @@ ARMS = {
     "face lowered": "ALL, OUT03-05 at 0.3",
     "face only": "OUT03-05 only (LoRA Block Weight users' FACE)",
     "without at inference": "ALL in training, OUT03-05 at 0 at inference only",
+    "t-lora": "ALL, fewer ranks at high noise (T-LoRA)",
+    "masked": "ALL, loss only on the subject (its mask)",
+    "prior": "ALL, with pictures of other subjects as prior preservation",
+    "preservation": "ALL, differential output preservation (the class: another subject)",
+    "dropout": "ALL, captions left out of three steps in ten",
+    "solved": "ALL in training, at inference the weights that the search finds",
+    "out, lower rank": "OUT only, its rank cut as *lower rank*",
+    "out, t-lora": "OUT only, with T-LoRA",
+    "out, masked": "OUT only, loss only on the subject",
+    "out, prior": "OUT only, with prior preservation",
+    "out, preservation": "OUT only, with differential output preservation",
+    "out, dropout": "OUT only, with captions left out",
     "matched": "the blocks that the analysis keeps at this share of the canvas",
     "crossed": "the blocks that it keeps at the other share",
 }
@@ -62,24 +89,123 @@ TITLES = {
 
 def written(found: Sequence[Cell], moved: Sequence[Cell]) -> str:
     """Return the whole document."""
-    parts = [HEAD, _facts(found)]
-    for name in EXPERIMENTS:
-        cells = by_arm(cell for cell in found if cell["experiment"] == name)
-        parts.append(f"## {TITLES[name]}\n")
-        if not cells:
+    cells = {name: by_arm(cell for cell in found if cell["experiment"] == name) for name in EXPERIMENTS}
+    parts = [HEAD, _answer(cells), _figure_text(cells.get("background", {})), HOW, _facts(found)]
+    for name, of_experiment in cells.items():
+        parts.append(f"\n## {TITLES[name]}\n")
+        if not of_experiment:
             parts.append(f"Not run: `python benchmarks/evidence.py run --work DIR --only {name}`.\n")
             continue
-        biased = EXPERIMENTS[name].bias is not None
-        parts.append(_at_one(cells, biased))
-        parts += [_against(cells, "all", kind) for kind in LEAKAGES] if biased else [_dressed_against(cells)]
-        for one, other in (("analysis", "analysis at inference"), ("matched", "crossed"), ("analysis", "random")):
-            if biased and one in cells and other in cells:
-                parts += [_against({one: cells[one], other: cells[other]}, other, kind) for kind in LEAKAGES]
-        if "analysis" in cells or "matched" in cells:
-            parts.append(_blocks(cells.get("analysis") or cells["matched"]))
+        parts.append(folded("All tables", _tables(of_experiment, EXPERIMENTS[name].bias is not None)))
     stayed = by_arm(cell for cell in found if cell["experiment"] == "background")
-    parts += ["## One LoRA on a second base model\n", _moved(stayed, by_arm(moved))]
+    parts += ["\n## One LoRA on a second base model\n", _moved(stayed, by_arm(moved))]
     return "\n".join(parts)
+
+
+def figure(found: Sequence[Cell]) -> str:
+    """Return the figure of the background as SVG."""
+    return drawn(_curves(by_arm(cell for cell in found if cell["experiment"] == "background")), *AXES)
+
+
+AXES = ("fidelity: probability of the subject", "leakage: of the training background, nothing asked")
+
+
+def _curves(cells: Cells) -> dict[str, list[Curve]]:
+    return {arm: [curve_of(cell, "silent") for cell in cells[arm].values()] for arm in FIGURE_ARMS if arm in cells}
+
+
+def _figure_text(cells: Cells) -> str:
+    lines = [arm for arm, curves in _curves(cells).items() if len(line(arm, curves).points) > 1]
+    if not lines:
+        return "There are too few cells for a figure yet.\n"
+    return (
+        f"![Leakage of the training background over fidelity to the subject, a line an arm: {', '.join(lines)}]"
+        f"(images/{FIGURE})\n\nThe subject always on one background: the lower a line, the less background comes with\n"
+        "the same subject. Bands are 95 % intervals, in brackets is the number of replicates; a line ends where fewer\n"
+        "than four in five of them get.\n"
+    )
+
+
+def folded(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{text}\n</details>\n"
+
+
+def _tables(cells: Cells, biased: bool) -> str:
+    parts = [_at_one(cells, biased)]
+    parts += [_against(cells, "all", kind) for kind in LEAKAGES] if biased else [_dressed_against(cells)]
+    for one, other in PAIRS:
+        if biased and one in cells and other in cells:
+            parts += [_against({one: cells[one], other: cells[other]}, other, kind) for kind in LEAKAGES]
+    if "analysis" in cells or "matched" in cells:
+        parts.append(_blocks(cells.get("analysis") or cells["matched"]))
+    return "\n".join(parts)
+
+
+PAIRS = (
+    ("analysis", "analysis at inference"), ("matched", "crossed"), ("analysis", "random"), ("out", "lower rank"),
+    ("out, lower rank", "lower rank"), ("out, t-lora", "t-lora"), ("out, masked", "masked"), ("out, prior", "prior"),
+    ("out, preservation", "preservation"), ("out, dropout", "dropout"),
+)  # fmt: skip
+ANSWERED = (("background", "silent"), ("size", "trained"), ("style", "silent"))  # where most leaks in each
+
+
+def _answer(cells: Mapping[str, Cells]) -> str:
+    """The difference of every arm from the LoRA of all blocks, in one table."""
+    rows = []
+    for arm, title in ARMS.items():
+        row = [_difference(cells.get(name, {}), arm, kind) for name, kind in ANSWERED]
+        if any(row) and arm not in ("all", "same norm"):
+            rows.append([f"*{arm}*: {title}", *(entry or "not run" for entry in row)])
+    head = ["arm", *(f"{TITLES[name].lower()}, {LEAKAGES[kind]}" for name, kind in ANSWERED)]
+    if not rows:
+        return "No cells yet.\n"
+    words = "\n".join(_in_words(cells.get(name, {}), name, kind) for name, kind in ANSWERED)
+    said = (
+        "How much less or more each arm leaks than a LoRA of all blocks, as a probability, with its 95 % interval; a\n"
+        "verdict stands there where the areas under the curves agree:\n\n"
+    )
+    return f"{words}\n\n{said}{table(head, rows)}"
+
+
+def _in_words(cells: Cells, name: str, leakage: str) -> str:
+    """A line on an experiment: which arms leak less than the LoRA of all blocks, which more, which cannot be told."""
+    groups: dict[str, list[str]] = {}
+    for arm in cells:
+        if arm not in ("all", "same norm"):
+            verdict, difference, _ = _compared(cells, arm, "all", leakage)
+            groups.setdefault(verdict, []).append(f"*{arm}* ({difference.mean:+.2f})")
+    parts = [f"{verdict}: {', '.join(groups[verdict])}" for verdict in VERDICTS if verdict in groups]
+    if "out" in cells and "lower rank" in cells:
+        verdict, difference, _ = _compared(cells, "out", "lower rank", leakage)
+        parts.append(f"*out* beside *lower rank*: {verdict} ({difference.mean:+.2f})")
+    said = "; ".join(parts) or "not run"
+    return f"- **{TITLES[name]}** ({LEAKAGES[leakage]}). {said[0].upper()}{said[1:]}."
+
+
+VERDICTS = ("less", "more", "not told apart", "too few")
+
+
+def _compared(cells: Cells, arm: str, other: str, leakage: str) -> tuple[str, Interval, int]:
+    """What is said of an arm against another, the difference at matched fidelity, and the number of replicates.
+
+    "less" and "more" only where the difference and that of the areas agree.
+    """
+    pairs = _pairs(cells, arm, other)
+    found = [matched(curve_of(one, leakage), curve_of(two, leakage)) for one, two in pairs]
+    difference = interval([ours - theirs for _, ours, theirs, _ in found])
+    by_area = interval([row[3] for row in found]).verdict
+    return (by_area if by_area == difference.verdict else "not told apart"), difference, len(found)
+
+
+def _difference(cells: Cells, arm: str, leakage: str) -> str:
+    if arm not in cells or "all" not in cells:
+        return ""
+    verdict, difference, count = _compared(cells, arm, "all", leakage)
+    said = f"**{verdict}** {difference}" if verdict in ("less", "more") else str(difference)
+    return said if count >= FULL else f"{said}; {count} replicates"
+
+
+FULL = 15  # replicates of a finished arm
 
 
 def by_arm(found: Iterable[Cell]) -> dict[str, dict[tuple[str, int], Cell]]:

@@ -10,12 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from PIL import Image, ImageChops
+
 from demo.composites import ACCESSORIES, BACKGROUNDS, SUBJECTS, Scene, compose, draw_scene
 
 COUNT = 24  # training pictures
 HELD_OUT = 12  # pictures that the training does not see
 PROMPTS, SEEDS = 8, 2  # of a test: prompts times seeds
 TRAINED_BACKGROUND = "green"
+CLASS_WORD = "fox"  # of a subject that the model knows; the demo's captions have no word for a class
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,12 @@ def held_out_scenes(subject: str, seed: int, count: int = HELD_OUT) -> list[Scen
     return [draw_scene(rng, [subject], ("photo",)) for _ in range(count)]
 
 
+def prior_scenes(subject: str, seed: int, count: int = COUNT) -> list[Scene]:
+    """Return subjects that the model knows, in scenes without any bias."""
+    rng = random.Random(f"prior {subject} {seed}")
+    return [draw_scene(rng, list(SUBJECTS), ("photo",)) for _ in range(count)]
+
+
 def asked_scenes(bias: Bias, subject: str, count: int = PROMPTS) -> list[Scene]:
     """Return scenes that ask for the subject with another value of the biased factor; the same for every seed."""
     rng, scenes = random.Random(f"test {subject}"), []
@@ -118,14 +127,25 @@ def others_dressed() -> list[Scene]:
     return [Scene(f, "medium", "in the center", b, "photo", a) for f, a, b in zip(faces, names, grounds)]
 
 
-def write_folder(folder: Path, scenes: list[Scene], caption: Callable[[Scene], str], seed: object) -> Path:
-    """Write pictures with their captions beside them, where they are not there yet; return the folder."""
+def mask_of(picture: Image.Image) -> Image.Image:
+    """Return where a picture differs from its background, which is one colour: white there."""
+    plain = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
+    return ImageChops.difference(picture, plain).convert("L").point(lambda value: 255 if value else 0)
+
+
+def write_folder(
+    folder: Path, scenes: list[Scene], caption: Callable[[Scene], str], seed: object, masks: bool = False
+) -> Path:
+    """Write pictures with captions, and masks, beside them, where they are not there yet; return the folder."""
     if folder.exists():
         return folder
     unfinished = folder.with_suffix(".unfinished")
     unfinished.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"pictures {seed}")
     for number, scene in enumerate(scenes):
-        compose(scene, rng).save(unfinished / f"{number:03}.png")
+        picture = compose(scene, rng)
+        picture.save(unfinished / f"{number:03}.png")
+        if masks:
+            mask_of(picture).save(unfinished / f"{number:03}.mask.png")
         (unfinished / f"{number:03}.txt").write_text(caption(scene) + "\n", "utf-8")
     return unfinished.rename(folder)

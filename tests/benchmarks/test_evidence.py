@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 pytest.importorskip("diffusers")
 
 from benchmarks import evidence
-from benchmarks.trial import arms, cells, comparing, measures, replicate, report, scenes
+from benchmarks.trial import arms, cells, comparing, figure, measures, replicate, report, scenes
 from benchmarks.trial.drawing import Sampler
 from lib_blocktrain.blocks import ARCHITECTURES
 
@@ -167,6 +168,44 @@ def test_run_and_report(drawn, bench, monkeypatch, tmp_path, caplog):
     assert "5 cells, 0 of them" in caplog.text
     found = {path.stem: json.loads(path.read_text("utf-8")) for path in (again / "cells").rglob("*.json")}
     assert {arm: found[arm] for arm in made if arm != "random"} == {a: made[a] for a in made if a != "random"}
+
+
+def test_rivals_are_trained_as_they_say(drawn, bench, tmp_path):
+    """Each remedy is in its run's configuration, with its pictures, and every arm has a title for the report."""
+    from PIL import Image
+
+    one = replicate.Replicate(replicate.EXPERIMENTS["background"], "robot", 0, tmp_path, bench.reader.model, steps=1)
+    runs = {rival: one._run(one.plan(rival)) for rival in arms.RIVALS}
+    assert runs["t-lora"].network.noise_scaling == "rank"
+    assert runs["dropout"].dataset.caption_dropout == 0.3
+    assert runs["preservation"].loss.preservation == 1.0
+    assert runs["preservation"].loss.trigger == "robot"
+    assert [folder.regularisation for folder in runs["prior"].dataset.folders] == [False, True]
+    masked = Path(runs["masked"].dataset.folders[0].path)
+    masks = sorted(masked.glob("*.mask.png"))
+    assert len(masks) == scenes.COUNT
+    shares = [sum(Image.open(path).getdata()) / 255 / 128**2 for path in masks]
+    assert 0.02 < min(shares) < max(shares) < 0.9
+    for name in ("000.png", "017.png"):  # the same pictures as the other arms'
+        assert (masked / name).read_bytes() == (one.dataset / name).read_bytes()
+    for experiment in replicate.EXPERIMENTS.values():
+        assert set(experiment.arms) <= set(report.ARMS)
+    network = one.network(one.plan("out, masked"))
+    assert {block[:3] for block in network.blocks} == {"OUT"}
+
+
+def test_figure_shows_mean_and_band():
+    """By hand: a line goes as far as four in five replicates, its height is their mean."""
+    straight = [[(0.0, 0.0), (1.0, slope)] for slope in (0.2, 0.4, 0.6, 0.8)]
+    short = [(0.0, 0.0), (0.5, 0.5)]
+    assert figure.line("x", [*straight, *straight, short, short]).points[-1][0] == pytest.approx(1.0)
+    assert figure.line("x", [*straight, *straight[:2], *[short] * 4]).points[-1][0] == pytest.approx(0.5)
+    fidelity, mean, low, high = figure.line("x", [*straight, [(0.0, 0.0), (1.0, 1.0)]]).points[20]
+    assert (fidelity, mean) == pytest.approx((0.5, 0.3))  # half of the mean slope, 0.6
+    assert low < mean < high
+    drawn = figure.drawn({"a": [*straight, straight[0]], "none": straight[:1]}, "x <", "y")
+    assert drawn.count("<polyline") == 1
+    assert "x &lt;" in drawn
 
 
 def test_norm_is_that_of_the_deltas(model_lora):
