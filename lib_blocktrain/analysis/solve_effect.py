@@ -1,13 +1,19 @@
 """What block weights keep of a LoRA's effect in region A and of that in region B, on the pictures that they draw.
 
 The trajectory is walked under the weights themselves: a change of the predicted noise along another trajectory says
-little of the picture that they end in. With z(w) the latents at its end and e = z(whole) - z(without), each seed has
+little of the picture that they end in. With z(w) the latents at its end and D(x) the squared distance to z(x) inside A,
 
-    kept = 1 - |z(w) - z(whole)|^2 / |e|^2 inside A;  leaked = <z(w) - z(without), e> / |e|^2 inside B
+    kept = D(without) / (D(without) + D(whole))
 
-1 for the whole LoRA and 0 without it. What is drawn in A in place of the LoRA's own counts against kept, which a
-projection would not see; B is free to be another picture, but not the LoRA's. A mean over seeds weighs each by |e|^2 in
-its region: where the model alone draws the same, there is nothing to keep or to drop.
+1 for the whole LoRA, 0 without it, and between them for what is drawn in place of both. In B most LoRAs change all
+pictures alike, for instance to one background. With m(w) the mean of z(w) over B, one figure a channel, and r the mean
+over pictures of m(whole) - m(without),
+
+    leaked = <m(w) - mean m(without), r> / |r|^2
+
+so that a picture whose own colours differ from the mean's is judged by what it has become, not by how far it moved.
+Where r is less than half of the change in B (by its squared size), a picture is judged by its own change
+e = z(whole) - z(without): leaked = <z(w) - z(without), e> / |e|^2 inside B.
 """
 
 from __future__ import annotations
@@ -27,6 +33,8 @@ from lib_blocktrain.analysis.trajectory import ddim_step, ddim_timesteps, denois
 from lib_blocktrain.blocks import REST
 from lib_blocktrain.weights.block_weights import BlockWeights
 
+SHARED = 0.5  # least part of the change in B, by squared size, that counts as shared
+
 Loss = Callable[[Tensor], Tensor]  # of latents (seeds, 4, h, w)
 
 
@@ -34,7 +42,8 @@ Loss = Callable[[Tensor], Tensor]  # of latents (seeds, 4, h, w)
 class Effect:
     """The LoRA's effect on pictures of one prompt: latents `(seeds, 4, h, w)` without it and with the whole of it.
 
-    The regions `keep` and `drop` are `(seeds, 1, h, w)`.
+    The regions `keep` and `drop` are `(seeds, 1, h, w)`. `shared` is what the pictures' changes in B have in common,
+    None to judge each by its own.
     """
 
     prompt: str
@@ -43,26 +52,67 @@ class Effect:
     whole: Tensor
     keep: Tensor
     drop: Tensor
+    shared: SharedChange | None = None
 
     def of(self, chosen: Sequence[int]) -> Effect:
         """Return that of the seeds at these places."""
         at = list(chosen)
         tensors = (self.without[at], self.whole[at], self.keep[at], self.drop[at])
-        return Effect(self.prompt, tuple(self.seeds[n] for n in at), *tensors)
+        return Effect(self.prompt, tuple(self.seeds[n] for n in at), *tensors, self.shared)
 
     @property
     def sizes(self) -> tuple[Tensor, Tensor]:
-        """|e|^2 inside A and inside B, each `(seeds,)`."""
+        """The squared size of the change inside A and inside B, each `(seeds,)`."""
         square = (self.whole - self.without).square()
-        return (square * self.keep).sum(dim=(1, 2, 3)), (square * self.drop).sum(dim=(1, 2, 3))
+        in_a, in_b = _inside(square, self.keep), _inside(square, self.drop)
+        if self.shared is not None:
+            in_b = self.shared.change.square().sum() * self.drop.sum(dim=(1, 2, 3))
+        return in_a, in_b
 
     def shares(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Return kept and leaked of these latents, each `(seeds,)`; differentiable."""
-        effect, (in_a, in_b) = self.whole - self.without, self.sizes
-        smallest = torch.finfo(in_a.dtype).tiny
-        lost = ((latents - self.whole).square() * self.keep).sum(dim=(1, 2, 3))
-        along = ((latents - self.without) * effect * self.drop).sum(dim=(1, 2, 3))
-        return 1 - lost / in_a.clamp(min=smallest), along / in_b.clamp(min=smallest)
+        from_whole = _inside((latents - self.whole).square(), self.keep)
+        from_without = _inside((latents - self.without).square(), self.keep)
+        smallest = torch.finfo(from_whole.dtype).tiny
+        kept = from_without / (from_without + from_whole).clamp(min=smallest)
+        if self.shared is not None:
+            return kept, self.shared.part(means_inside(latents, self.drop))
+        effect = self.whole - self.without
+        along, size = _inside((latents - self.without) * effect, self.drop), _inside(effect.square(), self.drop)
+        return kept, along / size.clamp(min=smallest)
+
+
+@dataclass(frozen=True, eq=False)
+class SharedChange:
+    """The change of B that pictures of one prompt share: their mean without the LoRA, and what it adds, `(4,)` each."""
+
+    origin: Tensor
+    change: Tensor
+
+    def part(self, means: Tensor) -> Tensor:
+        """Return how far these means `(seeds, 4)` have gone from without the LoRA (0) to with it (1)."""
+        return (means - self.origin) @ self.change / self.change.square().sum()
+
+
+def shared_change(effects: Sequence[Effect]) -> SharedChange | None:
+    """Return what pictures of one prompt share; None where that is less than SHARED of their change in B."""
+    without, whole = (
+        torch.cat([means_inside(getattr(effect, name), effect.drop) for effect in effects])
+        for name in ("without", "whole")
+    )
+    shared = SharedChange(without.mean(dim=0), (whole - without).mean(dim=0))
+    changed = sum(float(_inside((effect.whole - effect.without).square(), effect.drop).sum()) for effect in effects)
+    alike = float(shared.change.square().sum()) * sum(float(effect.drop.sum()) for effect in effects)
+    return shared if alike > SHARED * changed else None
+
+
+def means_inside(latents: Tensor, region: Tensor) -> Tensor:
+    """Return the mean over a region `(seeds, 1, h, w)` of each channel, `(seeds, 4)`; 0 for an empty one."""
+    return (latents * region).sum(dim=(2, 3)) / region.sum(dim=(2, 3)).clamp(min=torch.finfo(latents.dtype).tiny)
+
+
+def _inside(values: Tensor, region: Tensor) -> Tensor:
+    return (values * region).sum(dim=(1, 2, 3))
 
 
 def measure_effect(

@@ -23,7 +23,7 @@ JSON_NAMES = {"area_share": "canvas", "settings": "setting"}  # of fields whose 
 BUDGET = 2040  # U-Net evaluations: a rendered sheet of a LoRA in 16 blocks, on three seeds
 MAX_BUDGET = 1_000_000
 WALKED = 5  # steps of a trajectory in the search: as good as ten for it, at half the cost
-SEEDS = 12
+SEEDS = 20
 KINDS: Mapping[str, str] = {
     "free": "each weight from -0.5 to 1.5",
     "sparse": "the same, with weak blocks at 0",
@@ -101,7 +101,7 @@ def build_solve_request(
 
 @dataclass(frozen=True)
 class Solution:
-    """Weights, and what they keep of A and leave of B: 1 is the whole LoRA's effect there, 0 none of it.
+    """Weights, and what they keep of A and leave of B: 1 is as with the whole LoRA there, 0 as without.
 
     `picture` is the first seed's, None where it was not decoded.
     """
@@ -213,6 +213,12 @@ def front_of(found: Iterable[Solution]) -> tuple[Solution, ...]:
     return tuple(front)
 
 
-def knee(front: Sequence[Solution]) -> int:
-    """Return the place of the front where kept minus leaked is largest; leaking less than nothing is no gain."""
-    return max(range(len(front)), key=lambda n: min(front[n].kept, 1.0) - max(front[n].leaked, 0.0))
+def worth(kept: Sequence[float], leaked: Sequence[float]) -> float:
+    """Return what a choice of the front goes by: the pictures that keep A, less those that leak, as a part of all.
+
+    A picture with half of A or more shows it, and one with less than half of B's change does not show that; others
+    count in part. 0 for the whole LoRA.
+    """
+    shows = [min(max(2 * share, 0.0), 1.0) for share in kept]
+    leaks = [min(max(2 * share - 1, 0.0), 1.0) for share in leaked]
+    return (sum(shows) - sum(leaks)) / len(shows)

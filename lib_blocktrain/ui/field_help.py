@@ -56,7 +56,7 @@ _ANALYSE = {
     "collide_cancel": "Ends the comparison.",
     "collide_use": "Uses both LoRAs in Preview: each block is left to the one that needs it more.",
     "solve": "Looks for weights that keep what is marked above, and leave the rest as it is without the LoRA.",
-    "solve_pictures": "Pictures that the search draws and measures, from the first seed above on. 12 is a good number.",
+    "solve_pictures": "Pictures that the search draws and measures, from the first seed above on. 20 is a good number.",
     "solve_budget": "How often the U-Net may be run: more finds better weights. Ending it early keeps the best so far.",
     "solve_kind": "Any numbers, few blocks, or blocks that are on or off.",
     "solve_cancel": "Ends the search; the best weights so far are shown.",

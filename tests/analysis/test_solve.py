@@ -7,13 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from lib_blocktrain.analysis.instrumented_model import instrument
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid
-from lib_blocktrain.analysis.solve import solve
-from lib_blocktrain.analysis.solve_effect import gradient, latents_under, measure_effect
-from lib_blocktrain.analysis.solve_result import Solution, Solved, SolveRequest, build_solve_request, front_of, knee
+from lib_blocktrain.analysis.solve import seeds_apart, solve
+from lib_blocktrain.analysis.solve_effect import (
+    Effect,
+    gradient,
+    latents_under,
+    means_inside,
+    measure_effect,
+    shared_change,
+)
+from lib_blocktrain.analysis.solve_result import Solution, Solved, SolveRequest, build_solve_request, front_of, worth
 from lib_blocktrain.blocks import BASE, REST
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import parse
@@ -87,24 +95,47 @@ def test_a_solution_keeps_its_budget_its_bounds_and_the_model(sd1, kind):
     assert f"of {BUDGET} U-Net evaluations" in solved.to_table()
 
 
-def test_what_is_said_of_a_solution_is_so_on_its_pictures(sd1):
-    """Measured again, seed by seed."""
-    solved = solve(sd1, asked(sd1, drop=TOP))
-    last = solved.front[-1]
-    sums = np.zeros(4)
-    with instrument(sd1, lora_for(sd1, scale=0.3), GRID) as on:
-        for seed in GRID.seeds:
-            effect = measure_effect(on, PROMPT, (seed,), ROBOT, TOP)
-            change = latents_under(on, PROMPT, (seed,), last.weights) - effect.without
-            e = effect.whole - effect.without
-            sums += [
-                float(((change - e) ** 2 * effect.keep).sum()),
-                float((e * e * effect.keep).sum()),
-                float((change * e * effect.drop).sum()),
-                float((e * e * effect.drop).sum()),
-            ]
-    assert last.kept == pytest.approx(1 - sums[0] / sums[1], abs=2e-3)
-    assert last.leaked == pytest.approx(sums[2] / sums[3], abs=2e-3)
+@pytest.mark.parametrize("drop", [TOP, None])
+def test_what_is_said_of_a_solution_is_so_on_pictures_that_were_not_searched_with(sd1, drop, monkeypatch):
+    """Measured again: by the change that pictures share in the strip, and by each picture's own elsewhere."""
+    monkeypatch.setattr("lib_blocktrain.analysis.solve_effect.SHARED", 0 if drop else 1)
+    grid = replace(GRID, seeds=(0, 1, 2))
+    solved = solve(sd1, asked(sd1, grid=grid, drop=drop, budget=220))
+    last, (_, unseen) = solved.front[-1], seeds_apart(grid.seeds)
+    assert unseen == (2,)
+    with instrument(sd1, lora_for(sd1, scale=0.3), grid) as on:
+        effects = [measure_effect(on, PROMPT, (seed,), ROBOT, drop) for seed in grid.seeds]
+        drawn = latents_under(on, PROMPT, unseen, last.weights)
+    effect = effects[2]
+    near, far = (float(((drawn - z) ** 2 * effect.keep).sum()) for z in (effect.whole, effect.without))
+    assert last.kept == pytest.approx(far / (far + near), abs=2e-3)
+    if drop is None:
+        e = (effect.whole - effect.without) * effect.drop
+        assert last.leaked == pytest.approx(float((e * (drawn - effect.without)).sum() / (e * e).sum()), abs=2e-3)
+        return
+    assert shared_change(effects) is not None
+    without, whole = (
+        torch.stack([getattr(one, name)[0, :, one.drop[0, 0] > 0].mean(dim=1) for one in effects]).mean(dim=0)
+        for name in ("without", "whole")
+    )
+    change, means = whole - without, drawn[0, :, effect.drop[0, 0] > 0].mean(dim=1)
+    assert last.leaked == pytest.approx(float((means - without) @ change / (change @ change)), abs=2e-3)
+
+
+def test_a_change_is_shared_where_pictures_go_the_same_way():
+    """Two pictures that become the same colour, and two that become opposite ones."""
+    region, without = torch.ones(2, 1, 4, 4), torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0)) / 10
+    colour = torch.tensor([1.0, -2.0, 0.0, 3.0])[:, None, None]
+    towards = torch.stack([colour.expand(4, 4, 4)] * 2)
+    apart = torch.stack([colour.expand(4, 4, 4), -colour.expand(4, 4, 4)])
+    alike = Effect("", (0, 1), without, towards, region, region)
+    shared = shared_change([alike])
+    assert shared is not None
+    of = replace(alike, shared=shared).of([1])
+    assert of.shares(towards[1:])[1].tolist() == pytest.approx([1.0])
+    assert of.shares(without[:1])[1].tolist() == pytest.approx([0.0], abs=0.05)
+    assert shared.part(means_inside(without, region)).mean().item() == pytest.approx(0.0, abs=1e-6)
+    assert shared_change([replace(alike, whole=apart)]) is None
 
 
 def test_a_stopped_search_gives_the_best_until_then(sd1):
@@ -131,7 +162,7 @@ def test_a_stopped_search_gives_the_best_until_then(sd1):
 
 
 def test_what_leaves_nothing_to_choose_is_refused(sd1):
-    with pytest.raises(ValueError, match="a budget of 20 U-Net evaluations: expected at least 144 for 2 pictures"):
+    with pytest.raises(ValueError, match="a budget of 20 U-Net evaluations: expected at least 84 for 2 pictures"):
         solve(sd1, asked(sd1, budget=20))
     with pytest.raises(ValueError, match="the LoRA changes nothing in B: there is nothing to drop"):
         solve(sd1, asked(sd1, keep=Feature(box=(0, 0, 1, 1))))
@@ -157,4 +188,9 @@ def test_the_front_is_of_what_nothing_beats():
     points = [(1.0, 1.0), (0.9, 0.4), (0.85, 0.5), (0.84, 0.39), (0.7, 0.1), (0.2, -0.4), (0.0, 0.0)]
     front = front_of([Solution(weights, kept, leaked) for kept, leaked in points])
     assert [(one.kept, one.leaked) for one in front] == [(1.0, 1.0), (0.9, 0.4), (0.7, 0.1), (0.2, -0.4)]
-    assert knee(front) == 2, "what leaks less than nothing is no gain"
+
+
+def test_a_choice_goes_by_pictures_that_show_a_and_not_b():
+    assert worth([1.0, 1.0], [1.0, 1.0]) == 0 == worth([0.0, 0.0], [-0.5, 0.4])
+    assert worth([0.6, 0.9], [0.4, -1.0]) == 1.0, "more of A, or less of B, shows nothing else"
+    assert worth([0.25, 0.5], [0.75, 0.5]) == pytest.approx((0.5 + 1 - 0.5 - 0) / 2)
