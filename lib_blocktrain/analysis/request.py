@@ -26,12 +26,16 @@ METHODS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a method: `value` is what "exact" lowers a block to, `nodes` are those of "fast"."""
+    """Options of a method: `value` is what "exact" lowers a block to, `nodes` are those of "fast".
+
+    `pairs` asks "exact" for the pairs of blocks that replace or need each other, too.
+    """
 
     weights: BlockWeights | None = None  # None: 1 everywhere
     multiplier: float = 1.0
     value: float = 0.0
     nodes: int = NODES
+    pairs: bool = False
 
     def weights_for(self, network: Network) -> BlockWeights:
         return self.weights or BlockWeights.uniform(network.architecture, 1.0)
@@ -58,6 +62,8 @@ class AnalysisRequest:
             raise ValueError(f"method {self.method!r}: expected one of {', '.join(METHODS)}")
         if self.method == "norms" and self.features != (WHOLE_IMAGE,):
             raise ValueError("norms are of the file alone: expected no word, mask or box with them")
+        if self.options.pairs and self.method != "exact":
+            raise ValueError(f"pairs of blocks with the method {self.method}: expected the method exact")
         for name, count, most in (
             ("prompts", len(self.grid.prompts), limits.MAX_PROMPTS),
             ("seeds", len(self.grid.seeds), limits.MAX_SEEDS),
@@ -92,6 +98,7 @@ def build_request(
     weights: Parsed | None = None,
     multiplier: float = 1.0,
     value: float = 0.0,
+    pairs: bool = False,
 ) -> AnalysisRequest:
     """Return the request; without `features` it asks about the whole image.
 
@@ -111,7 +118,7 @@ def build_request(
         ),
         method,
         tuple(features) or (WHOLE_IMAGE,),
-        Options(None if weights is None else weights.weights, multiplier, value),
+        Options(None if weights is None else weights.weights, multiplier, value, pairs=pairs),
         weights_share=None if weights is None else weights.area_share,
     )
 

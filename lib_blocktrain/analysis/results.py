@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from lib_blocktrain import blocks
-from lib_blocktrain.analysis.statistics import Figure, figures, rank_stability, spearman
+from lib_blocktrain.analysis.pairs import Pair, notable
+from lib_blocktrain.analysis.statistics import Figure, Observation, by_draw, figures, rank_stability, spearman
 from lib_blocktrain.files import atomic_write
 
 FORMAT = "blocktrain-analysis-1"
@@ -30,23 +31,12 @@ MEANINGS = {
 
 
 @dataclass(frozen=True)
-class Observation:
-    """Where something was measured: `stretch` is its part of the trajectory (0 to 1), `whole` the LoRA's effect."""
-
-    prompt: str = ""
-    seed: int = 0
-    timestep: int | None = None
-    stretch: float = 1.0
-    whole: float = 1.0
-
-
-@dataclass(frozen=True)
 class Analysis:
     """Figures of one method for one feature. `values` has a row an observation, a column a block.
 
     `area_share` is the feature's share of the image, 0 to 1, None for the whole; `completeness` the attributions' sum
     over the whole effect, for the method that has one; `evaluations` and `seconds` are what it cost; `settings` are
-    what is needed to repeat it.
+    what is needed to repeat it. `pairs` are there, the strongest first, where they were asked for.
     """
 
     method: str
@@ -63,6 +53,7 @@ class Analysis:
     seconds: float = 0.0
     notices: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    pairs: tuple[Pair, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method not in MEANINGS:
@@ -80,10 +71,7 @@ class Analysis:
     @cached_property
     def draws(self) -> np.ndarray:
         """Figures by prompt and seed, `(draws, blocks)`: the mean over timesteps, weighted by their stretch."""
-        rows: dict[tuple[str, int], list[tuple[float, np.ndarray]]] = {}
-        for at, row in zip(self.observations, self.values):
-            rows.setdefault((at.prompt, at.seed), []).append((at.stretch, np.asarray(row, dtype=float)))
-        return np.stack([sum(s * row for s, row in of) / sum(s for s, _ in of) for of in rows.values()])
+        return by_draw(self.observations, self.values)
 
     @cached_property
     def figures(self) -> tuple[Figure, ...]:
@@ -115,6 +103,7 @@ class Analysis:
         data["observations"] = [asdict(observation) for observation in self.observations]
         data["values"] = [list(row) for row in self.values]
         data |= {"blocks": list(self.blocks), "notices": list(self.notices), "setting": dict(self.settings)}
+        data["pairs"] = [asdict(pair) for pair in self.pairs]
         summary = {"figures": [asdict(figure) for figure in self.figures], "stability": self.stability}
         return {"format": FORMAT, "meaning": MEANINGS[self.method], **data, **summary}
 
@@ -124,7 +113,9 @@ class Analysis:
         if not isinstance(data, Mapping) or data.get("format") != FORMAT:
             raise ValueError(f"no analysis: expected an object with format {FORMAT!r}")
         try:
+            data = {"pairs": [], **data}  # files of before have none
             known = {f.name: data[JSON_NAMES.get(f.name, f.name)] for f in fields(cls)}
+            known["pairs"] = tuple(Pair(**row) for row in data["pairs"])
             known["observations"] = tuple(Observation(**row) for row in data["observations"])
             known["values"] = tuple(tuple(map(float, row)) for row in data["values"])
             return cls(**{**known, "blocks": tuple(data["blocks"]), "notices": tuple(data["notices"])})
@@ -145,7 +136,8 @@ class Analysis:
             bar = "#" * round(30 * abs(figure.mean) / widest)
             said = "  within the noise" if figure.within_noise else ""
             lines.append(f"{figure.block:<6} {figure.mean:>8.3f} {noise:>7} {figure.share:>6.1%} {bar}{said}")
-        return "\n".join(lines)
+        said_of_pairs = [pair.says for pair in notable(self.pairs)] or ["no pair of blocks is beyond the noise"]
+        return "\n".join([*lines, *(said_of_pairs if self.pairs else [])])
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,22 @@ from lib_blocktrain.analysis.attribution import (
     without,
 )
 from lib_blocktrain.analysis.instrumented_model import InstrumentedModel, instrument
+from lib_blocktrain.analysis.interactions import interactions, leave_two_out
+from lib_blocktrain.analysis.pairs import Names, pairs_from, pairs_of
 from lib_blocktrain.analysis.regions import WHOLE_IMAGE, Feature, fixed_region, strong
 from lib_blocktrain.analysis.request import Options, settings_json
 from lib_blocktrain.analysis.results import Analysis, Observation
 from lib_blocktrain.analysis.sampling_grid import TIMESTEPS, SamplingGrid
+from lib_blocktrain.analysis.statistics import by_draw
 from lib_blocktrain.analysis.trajectory import Trajectory, TrajectoryPoint, steps_walked, walk
+from lib_blocktrain.blocks import BASE, REST
 from lib_blocktrain.model.protocol import Model, Progress
 from lib_blocktrain.networks.files import Network
 
 Regions = Mapping[tuple[str, int], Tensor]  # by prompt and seed: (1, h, w)
 Measured = tuple[Tensor, Tensor]  # values `(seeds, blocks)`, the whole effect `(seeds,)`
 Measure = Callable[[Tensor | None], Measured]  # in a region (seeds, 1, h, w), or everywhere
+MeasurePairs = Callable[[Tensor | None], Mapping[Names, list[float]]]  # likewise; a value a seed
 
 
 def analyse(
@@ -57,13 +62,16 @@ def analyse(
     grid = grid.with_timesteps(FAST_TIMESTEPS if fast else TIMESTEPS)
     with instrument(model, network, grid, options.weights, options.multiplier) as instrumented:
         words = list(dict.fromkeys(feature.word for feature in features if feature.word is not None))
-        counter = _Counter(progress, instrumented, bool(words), options.nodes * len(features) if fast else None)
+        parts = options.nodes * len(features) if fast else len(instrumented.blocks)
+        parts += len(set(instrumented.blocks) - {BASE, REST}) if options.pairs else 0
+        counter = _Counter(progress, instrumented, bool(words), parts)
         trajectory = walk(instrumented, words, counter.walked)
         measured = [_MeasuredFeature(feature, _regions(feature, instrumented, trajectory)) for feature in features]
         for point in trajectory.points:
             measure = _MEASURES[method](instrumented, point, options, counter.pause)
+            of_pairs = _of_pairs(instrumented, point, counter.pause) if options.pairs else None
             for of_feature in measured:
-                of_feature.add(point, measure)
+                of_feature.add(point, measure, of_pairs)
         of_method = {"nodes": options.nodes} if fast else {"value": options.value}
         settings = {**settings_json(network, grid, options), **of_method}
         seconds = time.perf_counter() - began
@@ -109,6 +117,11 @@ def _fast(instrumented: InstrumentedModel, point: TrajectoryPoint, options: Opti
     return measure
 
 
+def _of_pairs(instrumented: InstrumentedModel, point: TrajectoryPoint, pause: Pause) -> MeasurePairs:
+    changes, effect = leave_two_out(instrumented, point, pause), point.noise - without(instrumented, point)
+    return lambda region: interactions(changes, effect, region)
+
+
 _MEASURES: Mapping[str, Callable[[InstrumentedModel, TrajectoryPoint, Options, Pause], Measure]] = {
     "exact": _exact,
     "fast": _fast,
@@ -125,8 +138,9 @@ class _MeasuredFeature:
     regions: Regions | None
     observations: list[Observation] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
+    of_pairs: list[list[float]] = field(default_factory=list)  # a row an observation, a column a pair
 
-    def add(self, point: TrajectoryPoint, measure: Measure) -> None:
+    def add(self, point: TrajectoryPoint, measure: Measure, of_pairs: MeasurePairs | None = None) -> None:
         """Measure at this point, if the feature is in its images."""
         region = None
         if self.regions is not None:
@@ -140,6 +154,9 @@ class _MeasuredFeature:
         for seed, row, size in zip(point.seeds, values / whole[:, None], whole.tolist()):
             self.observations.append(Observation(point.prompt, seed, point.timestep, point.stretch, size))
             self.values.append(row)
+        if of_pairs is not None:
+            found_pairs = of_pairs(region)
+            self.of_pairs += [list(row) for row in zip(*found_pairs.values())]
 
     def analysis(
         self, instrumented: InstrumentedModel, method: str, settings: Mapping[str, Any], seconds: float
@@ -147,6 +164,8 @@ class _MeasuredFeature:
         sums = [float(row.sum()) * at.whole for row, at in zip(self.values, self.observations)]
         complete = sum(sums) / sum(at.whole for at in self.observations) if method == "fast" else None
         regions = None if self.regions is None else list(self.regions.values())
+        names = pairs_of(instrumented.blocks)
+        draws = by_draw(self.observations, self.of_pairs) if self.of_pairs and names else None
         return Analysis(
             method=method,
             architecture=instrumented.model.architecture,
@@ -161,20 +180,18 @@ class _MeasuredFeature:
             evaluations=instrumented.evaluations,
             seconds=seconds,
             settings=settings,
+            pairs=() if draws is None else pairs_from(names, draws),
         )
 
 
 class _Counter:
     """Progress over the trajectory and the measurements after it, in parts that take about as long as each other."""
 
-    def __init__(
-        self, progress: Progress | None, instrumented: InstrumentedModel, words: bool, parts: int | None
-    ) -> None:
-        """`parts` of the work at each point; None: one for each block."""
+    def __init__(self, progress: Progress | None, instrumented: InstrumentedModel, words: bool, parts: int) -> None:
+        """`parts` of the work at each point."""
         self._report, self._done = progress, 0
         grid = instrumented.grid
         groups = len(grid.prompts) * len(grid.seed_batches(instrumented.model))
-        parts = parts or len(instrumented.blocks)
         self._total = groups * (steps_walked(grid, words) + len(grid.compared_steps) * parts)
 
     def walked(self, done: int, _steps: int) -> None:

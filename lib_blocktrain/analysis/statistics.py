@@ -18,6 +18,25 @@ NEGLIGIBLE = 0.01  # of the strongest block: too little to see, however certain
 
 
 @dataclass(frozen=True)
+class Observation:
+    """Where something was measured: `stretch` is its part of the trajectory (0 to 1), `whole` the LoRA's effect."""
+
+    prompt: str = ""
+    seed: int = 0
+    timestep: int | None = None
+    stretch: float = 1.0
+    whole: float = 1.0
+
+
+def by_draw(observations: Sequence[Observation], values: Sequence[Sequence[float]]) -> np.ndarray:
+    """Return the rows `values` by prompt and seed, `(draws, columns)`: means over timesteps, weighted by stretch."""
+    rows: dict[tuple[str, int], list[tuple[float, np.ndarray]]] = {}
+    for at, row in zip(observations, values):
+        rows.setdefault((at.prompt, at.seed), []).append((at.stretch, np.asarray(row, dtype=float)))
+    return np.stack([sum(s * row for s, row in of) / sum(s for s, _ in of) for of in rows.values()])
+
+
+@dataclass(frozen=True)
 class Figure:
     """One block. `noise` is half the 95 % interval of the mean, None with one draw; `share` of all that is positive."""
 

@@ -148,6 +148,7 @@ def _request(service: Service, body: AnalyseBody) -> AnalysisRequest:
         weights=service.parse(body.weights, network.architecture, seed=0, lora=file),
         multiplier=body.multiplier,
         value=body.value,
+        pairs=body.pairs,
     )
 
 

@@ -297,6 +297,7 @@ class AnalyseBody(Body):
         1.0, ge=-limits.MAX_STRENGTH, le=limits.MAX_STRENGTH, description="strength of the whole LoRA"
     )
     value: float = Field(0.0, ge=-limits.MAX_STRENGTH, le=limits.MAX_STRENGTH, description="what a block is lowered to")
+    pairs: bool = Field(False, description="with exact: also the pairs of blocks that replace or need each other")
     wait: float = Field(60, ge=0, le=600, description="seconds to wait for the model before the answer is busy")
 
 
@@ -306,7 +307,7 @@ class SolveBody(Body):
     lora: str = Field(description="as GET /loras has it", max_length=1000)
     prompts: list[str] = list_field([], limits.MAX_PROMPTS, "at least one")
     negative: str = Field("", max_length=limits.MAX_TEXT)
-    seeds: list[int] = list_field(list(range(12)), limits.MAX_SEEDS)
+    seeds: list[int] = list_field(list(range(20)), limits.MAX_SEEDS)
     cfg: float = Field(limits.GUIDANCE, ge=0, le=limits.MAX_GUIDANCE)
     width: int | None = Field(None, ge=limits.MIN_SIDE, le=limits.MAX_SIDE, description="pixels, in steps of 8")
     height: int | None = Field(None, ge=limits.MIN_SIDE, le=limits.MAX_SIDE, description="as width")

@@ -59,9 +59,12 @@ def add_commands(commands: Commands) -> None:
             f"--{prefix}box", metavar="X0,Y0,X1,Y1", help=f"{text} is in this box; 0 to 1, from top left"
         )
     analyse.add_argument("--method", choices=("exact", "fast", "one-only", "norms", "rendered"), default="exact")
-    analyse.add_argument("--seeds", help="whole numbers separated by commas (0,1,2; with --solve 0 to 11)")
+    analyse.add_argument("--seeds", help="whole numbers separated by commas (0,1,2; with --solve 0 to 19)")
     add_sampling(analyse)
     analyse.add_argument("--value", type=float, default=0.0, help="what a block is lowered to (%(default)s)")
+    analyse.add_argument(
+        "--pairs", action="store_true", help="with exact: also which pairs of blocks replace or need each other"
+    )
     analyse.add_argument(
         "--keep", metavar="RULE", help="compute block weights: strongest=K, down-to=%%, proportional, lower"
     )
@@ -122,10 +125,10 @@ def write_found(
         text += ["", comparison.to_table()]
     files += [_write(arguments.out / f"{name}.png", content) for name, content in sheets.items()]
     if rule is not None:
-        line = _preset(analyses, rule, arguments.preset)
-        data["preset"] = line
+        line, lost = _preset(analyses, rule, arguments.preset)
+        data |= {"preset": line, "broken_pairs": list(lost)}
         files.append(_write(arguments.out / "preset.txt", line + "\n"))
-        text += ["", line]
+        text += ["", line, *(f"warning: {said}" for said in lost)]
     data["files"] = [str(path) for path in files]
     return data, "\n".join([*text, *(f"note: {n}" for n in main.notices), *data["files"]])
 
@@ -151,6 +154,7 @@ def _request(arguments: argparse.Namespace) -> AnalysisRequest:
         weights=parse_with_card(arguments.weights, network.architecture, partial(recommended_text, arguments.lora)),
         multiplier=arguments.multiplier,
         value=arguments.value,
+        pairs=arguments.pairs,
     )
 
 
@@ -182,13 +186,18 @@ def kept_rule(arguments: argparse.Namespace) -> tuple[str, float | None] | None:
     return name, amount
 
 
-def _preset(analyses: Sequence[Analysis], rule: tuple[str, float | None], name: str | None) -> str:
+def _preset(
+    analyses: Sequence[Analysis], rule: tuple[str, float | None], name: str | None
+) -> tuple[str, tuple[str, ...]]:
+    """Return the preset's line, and what the pairs of blocks say against these weights."""
+    from lib_blocktrain.analysis.pairs import broken
     from lib_blocktrain.analysis.weight_rules import preset_of, weights_by_rule
 
     name_of_rule, amount = rule
     weights = weights_by_rule(name_of_rule, analyses[0], amount, analyses[1] if len(analyses) > 1 else None)
     preset = preset_of(analyses[0], weights, name or "FOUND")
-    return f"{preset.name}:{preset.text}  # {preset.purpose}"
+    kept = [block for block, weight in weights.values.items() if weight]
+    return f"{preset.name}:{preset.text}  # {preset.purpose}", broken(analyses[0].pairs, kept)
 
 
 def _write(path: Path, content: str | bytes) -> Path:

@@ -82,7 +82,7 @@ def analyse(arguments: argparse.Namespace, remote: Remote) -> Answer:
         "seeds": list(read_seeds(arguments.seeds or SEEDS)),
         "features": [feature for n, feature in enumerate(features) if feature or (n == 0 and features[1])],
     }
-    for name in ("method", "negative", "cfg", "width", "height", "weights", "multiplier", "value"):
+    for name in ("method", "negative", "cfg", "width", "height", "weights", "multiplier", "value", "pairs"):
         body[name] = getattr(arguments, name)
     found = _awaited(remote, "/analyse", body, "analysing")
     sheets = {name: base64.b64decode(picture) for name, picture in found["sheets"].items()}

@@ -23,6 +23,7 @@ NOT_TOGETHER = {
     "method": "exact",
     "keep": None,
     "value": 0.0,
+    "pairs": False,
 }  # options of other methods, and what they are unless given
 
 
