@@ -29,8 +29,10 @@ class Pair:
     @property
     def says(self) -> str:
         """What it means, in words."""
-        what = "replace" if self.value < 0 else "need"
-        return f"{self.first} and {self.second} {what} each other ({abs(self.value):.0%} of the effect)"
+        part = f"{abs(self.value):.0%}"
+        if self.value < 0:
+            return f"{self.first} and {self.second} replace each other ({part} of the effect)"
+        return f"{self.first} and {self.second} need each other ({part} of the effect)"
 
 
 def pairs_of(blocks: Sequence[str]) -> tuple[Names, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 from PIL import Image
 
+from lib_blocktrain.analysis.pairs import notable
 from lib_blocktrain.analysis.regions import Feature, area_warning
 from lib_blocktrain.analysis.request import AnalysisRequest, build_request
 from lib_blocktrain.analysis.results import Analysis, compare, write_analysis
@@ -143,7 +144,7 @@ class AnalyseHandlers:
         """Store a result for the buttons that use it, and show it."""
         self._results[job_id] = stored
         first, second = stored.first, stored.second
-        figures = analyse_html.bars(first, second) + html.note(stored.result.area_sentence)
+        figures = analyse_html.bars(first, second) + analyse_html.pairs(first) + html.note(stored.result.area_sentence)
         compared = Markup("") if second is None else analyse_html.comparison(compare(first, second))
         sheets = analyse_html.sheets(stored.result.sheets)
         return {
@@ -258,6 +259,7 @@ class AnalyseHandlers:
             height=side(values["height"]),
             features=features,
             multiplier=float(values["analyse_strength"]),
+            pairs=values["analyse_pairs"],
         )
         return key, request
 
@@ -285,9 +287,9 @@ def _map(analysis: Analysis, weights: Mapping[str, float] | None = None) -> Mark
     values = {figure.block: round(max(figure.mean, 0.0), 4) for figure in figures if not figure.within_noise}
     measured = {figure.block for figure in figures}
     absent = {block_id: "not measured" for block_id in (BASE, *known.block_ids) if block_id not in measured}
-    return UMap(
-        "analyse", analysis.architecture, absent=absent, values=values, title=analysis.feature, weights=weights
-    ).html()
+    pairs = [(pair.first, pair.second, round(pair.value, 3)) for pair in notable(analysis.pairs)]
+    name, title = analysis.architecture, analysis.feature
+    return UMap("analyse", name, absent=absent, values=values, title=title, weights=weights, pairs=pairs).html()
 
 
 def chosen_lora(values: AnalyseValues) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from markupsafe import Markup
 from PIL import Image
 
+from lib_blocktrain.analysis.pairs import broken, notable
 from lib_blocktrain.analysis.results import MEANINGS, Analysis, Comparison
 from lib_blocktrain.analysis.similar import Ranking
 from lib_blocktrain.analysis.weight_rules import fewest, ranked
@@ -142,7 +143,20 @@ def weights(analysis: Analysis, block_weights: BlockWeights) -> Markup:
     on = [f"{ids} = {number(value)}" for value, ids in sorted(groups.items(), reverse=True) if value]
     off = ["the others 0"] if 0.0 in groups and on else []
     effect = sum(figure.share * min(abs(block_weights[figure.block]), 1.0) for figure in analysis.figures)
-    return html.note(f"{'; '.join([*on, *off]) or 'every block 0'}: {effect:.0%} of the effect")
+    said = html.note(f"{'; '.join([*on, *off]) or 'every block 0'}: {effect:.0%} of the effect")
+    kept = [block for block, weight in block_weights.values.items() if weight]
+    return said + Markup("").join(html.note(f"Warning: {lost}") for lost in broken(analysis.pairs, kept))
+
+
+def pairs(analysis: Analysis) -> Markup:
+    """The pairs of blocks that replace or need each other, strongest first; "" where nobody asked."""
+    if not analysis.pairs:
+        return Markup("")
+    found = notable(analysis.pairs)
+    if not found:
+        return html.note("No pair of blocks is beyond the noise: what they do adds up.")
+    rows = Markup("").join(Markup("<li>{}</li>").format(pair.says) for pair in found)
+    return Markup('<ul class="blocktrain-pairs">{}</ul>').format(rows)
 
 
 def table(analysis: Analysis) -> Markup:

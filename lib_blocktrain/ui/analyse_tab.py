@@ -29,6 +29,7 @@ from lib_blocktrain.ui.widgets import Shared, Widgets
 REQUEST = (
     *("analyse_lora", "analyse_prompts", "analyse_negative", "analyse_seeds", "analyse_cfg", "analyse_strength"),
     *("analyse_method", "analyse_kind", "analyse_word", "analyse_box", "analyse_mask", "analyse_painted"),
+    "analyse_pairs",
     *("analyse_against", "analyse_against_word", "analyse_against_box", "analyse_against_mask"),
     *("width", "height"),  # of Preview's pictures
 )
@@ -45,6 +46,7 @@ RULE = ("analyse_found", "analyse_rule", "analyse_amount")
 KEPT = (
     *("analyse_prompts", "analyse_negative", "analyse_seeds", "analyse_cfg", "analyse_strength", "analyse_method"),
     *("analyse_kind", "analyse_word", "analyse_box", "analyse_against", "analyse_against_word", "analyse_against_box"),
+    "analyse_pairs",
     *("analyse_rule", "analyse_amount", "probe_folder", "probe_class", *ASKED),
 )
 BEFORE = Markup(
@@ -222,6 +224,7 @@ class AnalyseTab:
             w.add("analyse_cfg", gr.Number, value=5.0, label="CFG", minimum=0, maximum=30, step=0.5, min_width=0)
             methods = [name for name in METHODS if not self.no_training or name not in NOISE_METHODS]
             w.add("analyse_method", gr.Dropdown, choices=methods, value=methods[0], label="Method", min_width=0)
+        w.add("analyse_pairs", gr.Checkbox, value=False, label="Pairs of blocks, too")
         gr.HTML(SIZE, elem_classes="blocktrain-foot")
         with gr.Accordion("What the methods do", open=False, elem_id="blocktrain_analyse_methods"):
             gr.Markdown("\n".join(f"- **{name}**: {METHODS[name]}" for name in methods))

@@ -11,7 +11,7 @@ are the weights of a map without sliders.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from markupsafe import Markup
@@ -53,7 +53,8 @@ class UMap:
 
     ``absent`` says by block why nothing can be set there. ``subject`` is the LoRA whose weights these are; the undo
     history ends where it changes. ``values`` are shown as colour under ``title``; ``weights`` are for a map without
-    sliders.
+    sliders. ``pairs``, two blocks and a number, are drawn as arcs: below 0 they replace each other, above 0 they need
+    each other.
     """
 
     name: str
@@ -64,6 +65,7 @@ class UMap:
     values: Mapping[str, float] | None = None
     title: str = ""
     weights: Mapping[str, float] | None = None
+    pairs: Sequence[tuple[str, str, float]] = ()
 
     def html(self) -> Markup:
         known = ARCHITECTURES[self.architecture]
@@ -79,7 +81,7 @@ class UMap:
         return Markup(
             '<div class="blocktrain-u" id="blocktrain_u_{name}" {data} style="--blocktrain-u-rows:{rows}">{tools}'
             '<div class="blocktrain-u-plane" role="group" aria-label="Block weights of {title} as a U">{caps}'
-            '<div class="blocktrain-u-field">{lines}{rowheads}{blocks}</div></div>{legend}</div>'
+            '<div class="blocktrain-u-field">{lines}{rowheads}{blocks}{arcs}</div></div>{legend}</div>'
         ).format(
             name=self.name,
             data=_data(data),
@@ -90,6 +92,7 @@ class UMap:
             lines=_lines(known),
             rowheads=_rowheads(known, handles=bool(self.sliders)),
             blocks=Markup("").join(self._block(block_id, found[block_id]) for block_id in (*known.block_ids, BASE)),
+            arcs=_arcs(self.pairs),
             legend=_values_legend(),
         )
 
@@ -149,6 +152,14 @@ def _values_legend() -> Markup:
         '<span class="blocktrain-u-key-title"></span>'
         '<span class="blocktrain-u-key-kept" hidden><i></i>kept</span></p>'
     )
+
+
+def _arcs(pairs: Sequence[tuple[str, str, float]]) -> Markup:
+    """A place for `javascript/u_map_pairs.js` to draw arcs in."""
+    if not pairs:
+        return Markup("")
+    data = Markup('data-pairs="{}"').format(json.dumps(pairs))
+    return Markup('<div class="blocktrain-u-pairs" {}></div>').format(data)
 
 
 def _data(data: Mapping[str, str]) -> Markup:

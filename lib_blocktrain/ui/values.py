@@ -73,6 +73,7 @@ class AnalyseValues(SelectionValues):
     analyse_cfg: float
     analyse_strength: float
     analyse_method: str | None
+    analyse_pairs: bool
     analyse_kind: str | None
     analyse_word: str | None
     analyse_box: str | None

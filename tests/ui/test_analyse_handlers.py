@@ -6,12 +6,15 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 
 import pytest
 from PIL import Image, ImageDraw
 
+from lib_blocktrain.analysis.pairs import Pair
 from lib_blocktrain.analysis.results import read_analysis
+from lib_blocktrain.analysis.weight_rules import ranked
 from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.ui import analyse_html
 from lib_blocktrain.ui.analyse_handlers import AnalyseHandlers
@@ -45,6 +48,7 @@ def handlers(host, controls, lora_index, jobs, miniature) -> Iterator[AnalyseHan
 def filled(page):
     page.values |= {"analyse_lora": "thing", "analyse_prompts": f"{PROMPT}\n\n", "analyse_negative": ""}
     page.values |= {"analyse_seeds": "0, 1", "analyse_cfg": 1.0, "analyse_strength": 1.0, "analyse_method": "fast"}
+    page.values |= {"analyse_pairs": False}
     page.values |= {"analyse_kind": WHOLE, "analyse_word": "", "analyse_box": "", "analyse_mask": None}
     page.values |= {"analyse_painted": "", "analyse_against": NOTHING, "analyse_against_word": ""}
     page.values |= {"analyse_against_box": "", "analyse_against_mask": None, "analyse_job": "", "analyse_found": ""}
@@ -73,6 +77,26 @@ def test_a_word_against_another(handlers, filled, host):
     assert 'data-values="{' in filled.values["analyse_map"]
     assert f'data-ended="{filled.values["analyse_found"]}"' in filled.values["analyse_status"]
     assert filled.properties["analyse_cancel"]["interactive"] is False
+
+
+def test_pairs_of_blocks_are_arcs_a_list_and_a_warning(handlers, filled):
+    filled.values |= {"analyse_pairs": True}
+    filled.run(handlers.start(filled.values))
+    assert "pairs of blocks with the method fast: expected the method exact" in filled.values["analyse_status"]
+    filled.values |= {"analyse_method": "exact"}
+    filled.run(handlers.start(filled.values))
+    job, stored = filled.values["analyse_found"], handlers._results[filled.values["analyse_found"]]
+    assert stored.first.pairs
+    weak, strong = (figure.block for figure in (ranked(stored.first)[-1], ranked(stored.first)[0]))
+    pairs = (Pair(weak, strong, 0.3, 0.1, False), Pair(strong, weak, 0.2, 0.3, True))
+    analyses = (replace(stored.first, pairs=pairs), *stored.result.analyses[1:])
+    filled.take(handlers.store(job, replace(stored, result=replace(stored.result, analyses=analyses))))
+    filled.take(handlers.show_weights({**filled.values, "analyse_amount": 1}))
+    said = f"{weak} and {strong} need each other (30% of the effect)"
+    assert f"<li>{said}</li>" in filled.values["analyse_bars"]
+    assert filled.values["analyse_bars"].count("each other") == 1
+    assert f'data-pairs="[[&#34;{weak}&#34;, &#34;{strong}&#34;, 0.3]]"' in filled.values["analyse_map"]
+    assert f"Warning: {said}, and {weak} is not kept" in filled.values["analyse_weights"]
 
 
 def test_to_sliders_preset_training_and_files(handlers, filled, host, controls):
