@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -181,7 +182,7 @@ class _Search:
         for number, places in chosen:
             self._pause()
             effect = self._searched[number].of(sorted(set(places)))
-            found = gradient(self._on, effect, at, lambda latents, effect=effect: self._loss(effect, latents))
+            found = gradient(self._on, effect, at, partial(self._loss, effect))
             total += np.array([found[block] for block in self._blocks])
         return total / self._batch
 
