@@ -169,6 +169,13 @@ def test_pasting_a_block_alone(opened, page):
     assert opened.weight("OUT09") == 1
     page.locator(LINE).get_by_text("Pasted").wait_for()
     assert page.locator("[data-open]").count() == 0
+    steps = page.locator("#blocktrain_weight_changes textarea")
+    assert not steps.is_visible()
+    opened.paste("ALL,start=3")
+    opened.wait("understood", "start=3")
+    opened.click("apply")
+    steps.wait_for()  # its fold opens
+    assert steps.input_value() == "start=3"
 
 
 def test_pasting_an_unknown_preset_names_three(opened, page):
