@@ -78,7 +78,9 @@ def main() -> None:
         row(title, found.weights)
         sys.stdout.write("".join(f"    {w.to_line(name)}\n" for name, w in zip(found.names, found.weights)))
     if arguments.sheet is not None:
-        sheet([drawn[title] for title in ON_SHEET]).save(arguments.sheet)
+        whole = sheet([drawn[title] for title in ON_SHEET])
+        half = whole.resize((whole.width // 2, whole.height // 2), Image.Resampling.LANCZOS)
+        half.quantize(256).save(arguments.sheet, optimize=True)
 
 
 def sheet(rows: Sequence[torch.Tensor]) -> Image.Image:
