@@ -1,0 +1,67 @@
+"""benchmarks/all.py: every benchmark is in it and has its place in the document; it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import all as every
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BY_HAND = {"all", "on_gpu", "evidence"}  # the GPU's, and that of docs/evidence.md
+
+
+def test_every_benchmark_has_its_place():
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if "__main__" in path.read_text("utf-8")}
+    named = {Path(one.words[0]).stem for one in every.BENCHMARKS}
+    assert named == scripts - BY_HAND
+    page = every.PAGE.read_text("utf-8")
+    places = re.findall(r"<!-- ([\w-]+): written by benchmarks/all.py -->.*?<!-- end of \1 -->", page, re.DOTALL)
+    assert sorted(places) == sorted(one.name for one in every.BENCHMARKS)
+    for one in every.BENCHMARKS:
+        source = (ROOT / one.words[0]).read_text("utf-8")
+        literals = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
+        assert {word for word in one.words if word.startswith("--")} <= literals, one.command
+
+
+def test_output_becomes_tables_text_and_sentences():
+    result = every.Result(
+        "b.py", "x", "2026-11-27", 75.0, "a machine\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\nx   1\ny   2\n"
+    )
+    assert every.markdown(result).split("\n\n")[1:] == [
+        "a machine",
+        "| a | b |\n|---|--:|\n| 1 | 2 |",
+        "```text\nx   1\ny   2\n```",
+    ]
+    assert "in 1 min 15 s:" in every.markdown(result)
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    page, work = tmp_path / "page.md", tmp_path / "work"
+    names = ("first", "broken", "second", "elsewhere")
+    page.write_text(
+        "".join(f"## {n}\n\n{every.BEGIN.format(name=n)}\nold\n{every.END.format(name=n)}\n" for n in names)
+    )
+    script = tmp_path / "script.py"
+    script.write_text("import sys; print('| got |\\n|---|\\n|', sys.argv[1], '|'); sys.exit(sys.argv[1] == 'broken')\n")
+    made = [every.Benchmark(n, f"{script} {n}", "NOT_SET" if n == "elsewhere" else "") for n in names]
+    monkeypatch.setattr(every, "BENCHMARKS", tuple(made))
+    arguments = argparse.Namespace(only=["first"], work=work, page=page, threads=1, again=False)
+    assert every.run(arguments) == 0
+    assert page.read_text().count("old") == 3
+    arguments.only = None
+    assert every.run(arguments) == 1
+    said = capsys.readouterr().out
+    assert said.count(f"first: {script}") == 1
+    assert "failed: broken" in said
+    assert "elsewhere: left out" in said
+    text = page.read_text()
+    assert "| first |" in text
+    assert "| second |" in text
+    assert text.count("old") == 2
+    with pytest.raises(ValueError, match="no place for third"):
+        every.put(text, "third", "x")
