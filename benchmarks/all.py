@@ -3,10 +3,11 @@
     python benchmarks/all.py [--only NAME ...] [--work DIR] [--again] [--threads 1]
     python benchmarks/all.py --list
 
-Run it on a quiet machine: it takes hours. Each benchmark is a process of its own. What it prints is kept in DIR, and put
-into the document at once, so that the command may be stopped and started again: what was measured with the same package
-and the same command is not measured twice, unless `--again` says so. A benchmark that fails leaves its part of the
-document as it is; the others go on, and the command ends with 1. What only a GPU can tell is `benchmarks/on_gpu.py`.
+Run it on a quiet machine: it takes hours. Each benchmark is a process of its own. What it prints is kept in DIR, and
+put into the document at once, so that the command may be stopped and started again: what was measured with the same
+package and the same command is not measured twice, unless `--again` says so. A benchmark that fails leaves its part of
+the document as it is; the others go on, and the command ends with 1. What only a GPU can tell is in
+`benchmarks/on_gpu.py`.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib_blocktrain import __version__
 from lib_blocktrain.files import atomic_write
 
+ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 WORK = "{work}"  # in a command: the folder of what it keeps
 BEGIN, END = "<!-- {name}: written by benchmarks/all.py -->", "<!-- end of {name} -->"

@@ -1,0 +1,162 @@
+"""Block weights beside LoRA Block Weight's, in one AUTOMATIC1111 that has both extensions, in one run.
+
+    WEBUI_DIR=DIR NEIGHBOURS_DIR=DIR python benchmarks/beside_lbw.py --work DIR
+
+`WEBUI_DIR` and `WEBUI_PYTHON` name an installed WebUI and `NEIGHBOURS_DIR` a folder with a clone of
+sd-webui-lora-block-weight, as for `tests/webui`. The U-Net has SD1's size and random weights, the pictures are small and
+short, so that what is timed is the weights' change rather than the drawing. Ten LoRAs of SD1's size, their weights
+different in every picture: with its tags (`lbw=`), with ours (`bw=`), and without weights, in turns; then the analysis
+of one LoRA: its sheet of one picture a block, and our methods with the same prompt, seed, size and steps. Counted are
+the seconds of the WebUI's processor (a busy machine disturbs them less) and the network files that it reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.preview import ATTENTION, make_network
+from benchmarks.setting import load, processor, ratios, table, unet_of
+from lib_blocktrain.hosts import demo_model
+from lib_blocktrain.hosts.ldm_export import WEIGHTS, export
+from lib_blocktrain.networks.files import write_network
+from lib_blocktrain.weights.preset_strings import parse
+from tests.webui.process import PATIENCE, started
+from tests.webui.running import WebUI
+
+THEIRS = "sd-webui-lora-block-weight"
+COUNT, RANK = 10, 16
+STRENGTH = 0.1  # ten LoRAs of random numbers must not overflow
+PROMPT = "a photo of a fox"
+PICTURE = {"width": 64, "height": 64, "steps": 1, "cfg_scale": 5, "seed": 1, "sampler_name": "Euler"}
+SHEET_STEPS = 4
+FLAGS = ["--no-download-sd-model", "--use-cpu=all", "--no-half", "--do-not-download-clip"]
+# Its arguments: presets, active, mode 2 (analyser), X, Y and Z of the plot, the value without the block and with it, the
+# blocks, the number of seeds, the difference's colour and threshold, order; elements.
+SHEET = ["XYZ:" + ",".join(["1"] * 17), True, 2, "", "", "", "", "", "", "0,1", "17ALL", "1", "color", "20", False]
+ARMS = {"no weights": "", "LoRA Block Weight": ":lbw={}", "blocktrain": ":bw={}"}
+
+
+def write_models(work: Path) -> None:
+    """Write the checkpoint, the demo's with a U-Net of SD1's size, and ten LoRAs for it, where they are not there."""
+    models = work / "data" / "models"
+    if (models / "Lora" / f"ten-{COUNT - 1}.safetensors").is_file():
+        return
+    config = json.loads((demo_model.MODEL / "unet" / "config.json").read_text("utf-8"))
+    unet = unet_of("sd1", torch.float16, cross_attention_dim=config["cross_attention_dim"])
+    folder = work / "model"
+    shutil.copytree(demo_model.MODEL, folder, dirs_exist_ok=True)
+    real = {name: unet.config[name] for name in ("block_out_channels", "attention_head_dim")}
+    (folder / "unet" / "config.json").write_text(json.dumps({**config, **real}), "utf-8")
+    save_file({name: value.contiguous() for name, value in unet.state_dict().items()}, folder / "unet" / WEIGHTS)
+    export(folder, models / "Stable-diffusion", "sd1-size")
+    shutil.rmtree(folder)
+    for number in range(COUNT):
+        torch.manual_seed(number)
+        write_network(models / "Lora" / f"ten-{number}.safetensors", make_network(unet, ATTENTION, RANK), torch.float16)
+
+
+def values(picture: int, lora: int) -> str:
+    """Return 26 values, BASE first, that differ from picture to picture and LoRA to LoRA."""
+    return ",".join(str((7 * block + 3 * picture + lora) % 10 / 10) for block in range(26))
+
+
+def prompt_of(tag: str, picture: int) -> str:
+    tags = (f"<lora:ten-{n}:{STRENGTH}{tag.format(values(picture, n))}>" for n in range(COUNT))
+    return f"{PROMPT} {' '.join(tags)}"
+
+
+class Meter:
+    """The WebUI's seconds and the files that it reads, for one piece of work after the other."""
+
+    def __init__(self, webui: WebUI):
+        self.webui = webui
+
+    def spent(self, work: Callable[[], object]) -> tuple[float, float, int]:
+        """Do the work; return seconds, seconds of the WebUI's processor, and network files read."""
+        clock, files, began = self.webui.inside("clock"), self.webui.inside("loads", name=""), time.perf_counter()
+        work()
+        seconds = time.perf_counter() - began
+        return seconds, self.webui.inside("clock") - clock, self.webui.inside("loads", name="") - files
+
+
+def changes(webui: WebUI, rounds: int) -> str:
+    """The table of pictures whose weights change; a first round, in which everything is read once, does not count."""
+    meter, found = Meter(webui), {arm: [] for arm in ARMS}
+    active = {"LoRA Block Weight": {"args": [None, True]}}
+    for number in range(rounds + 1):
+        arms = list(ARMS) if number % 2 else list(reversed(ARMS))
+        for arm in arms:
+            scripts = {"alwayson_scripts": active} if arm == "LoRA Block Weight" else {}
+            body = {"prompt": prompt_of(ARMS[arm], number), **PICTURE, **scripts}
+            spent = meter.spent(lambda body=body: webui.call("/sdapi/v1/txt2img", body))
+            if number:
+                found[arm].append(spent)
+    base = [processor for _, processor, _ in found["LoRA Block Weight"]]
+    rows = []
+    for arm, spent in found.items():
+        seconds, cpu, files = ([row[n] for row in spent] for n in range(3))
+        rows.append([arm, f"{median(seconds):.2f}", f"{median(cpu):.2f}", ratios(cpu, base), f"{median(files):.0f}"])
+    head = ["ten LoRAs, other weights each time", "s", "processor's s", "/ LoRA Block Weight's", "files read"]
+    return table(head, rows)
+
+
+def median(found: list) -> float:
+    return sorted(found)[len(found) // 2]
+
+
+def analyses(webui: WebUI) -> str:
+    """The table of one LoRA's analyses: its sheet of pictures, and our methods."""
+    meter = Meter(webui)
+    size = {**PICTURE, "steps": SHEET_STEPS}
+    sheet = {"prompt": f"{PROMPT} <lora:ten-0:1:lbw=XYZ>", "script_name": "LoRA Block Weight", "script_args": SHEET}
+    rows = [["its sheet, 18 pictures", meter.spent(lambda: webui.call("/sdapi/v1/txt2img", {**size, **sheet}))]]
+    for method in ("rendered", "exact", "fast", "one-only"):
+        body = {"method": method, "prompts": [PROMPT], "seeds": [1], "steps": SHEET_STEPS}
+        asked = {**body, "width": size["width"], "height": size["height"]}
+        rows.append([f"ours, {method}", meter.spent(lambda asked=asked: done(webui.analysed("ten-0", **asked)))])
+    first = rows[0][1][1]
+    head = ["analysis of one LoRA", "s", "processor's s", "/ its sheet's", "files read"]
+    lines = [[name, f"{s:.1f}", f"{cpu:.1f}", f"{cpu / first:.3f}", files] for name, (s, cpu, files) in rows]
+    return table(head, lines)
+
+
+def done(found: dict) -> None:
+    if found["state"] != "done":
+        raise RuntimeError(f"the analysis ended as {found['state']}: {found}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the WebUI's data (4 GB)")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    folder, neighbours = Path(os.environ["WEBUI_DIR"]), Path(os.environ["NEIGHBOURS_DIR"])
+    python = os.environ.get("WEBUI_PYTHON", str(folder / "venv" / "bin" / "python"))
+    write_models(arguments.work)
+    data = arguments.work / "data"
+    shutil.copytree(neighbours / THEIRS, data / "extensions" / THEIRS, dirs_exist_ok=True)
+    size = (data / "models" / "Lora" / "ten-0.safetensors").stat().st_size / 2**20
+    print(
+        f"{processor()}; {load()}; {COUNT} LoRAs of rank {RANK}, {size:.0f} MiB each, medians of {arguments.rounds}\n"
+    )
+    with started(python, folder, data, FLAGS, {}, max(PATIENCE, 900)) as url:
+        webui = WebUI(url, data, data / "log.txt")
+        print(changes(webui, arguments.rounds), flush=True)
+        print(analyses(webui), flush=True)
+
+
+if __name__ == "__main__":
+    assert parse(values(1, 2), "sd1").weights  # 26 values, as both read them
+    main()
