@@ -3,8 +3,8 @@
     WEBUI_DIR=DIR NEIGHBOURS_DIR=DIR python benchmarks/beside_lbw.py --work DIR
 
 `WEBUI_DIR` and `WEBUI_PYTHON` name an installed WebUI and `NEIGHBOURS_DIR` a folder with a clone of
-sd-webui-lora-block-weight, as for `tests/webui`. The U-Net has SD1's size and random weights, the pictures are small and
-short, so that what is timed is the weights' change rather than the drawing. Ten LoRAs of SD1's size, their weights
+sd-webui-lora-block-weight, as for `tests/webui`. The U-Net has SD1's size and random weights, the pictures are small
+and short, so that what is timed is the weights' change rather than the drawing. Ten LoRAs of SD1's size, their weights
 different in every picture: with its tags (`lbw=`), with ours (`bw=`), and without weights, in turns; then the analysis
 of one LoRA: its sheet of one picture a block, and our methods with the same prompt, seed, size and steps. Counted are
 the seconds of the WebUI's processor (a busy machine disturbs them less) and the network files that it reads.
@@ -42,9 +42,10 @@ PROMPT = "a photo of a fox"
 PICTURE = {"width": 64, "height": 64, "steps": 1, "cfg_scale": 5, "seed": 1, "sampler_name": "Euler"}
 SHEET_STEPS = 4
 FLAGS = ["--no-download-sd-model", "--use-cpu=all", "--no-half", "--do-not-download-clip"]
-# Its arguments: presets, active, mode 2 (analyser), X, Y and Z of the plot, the value without the block and with it, the
-# blocks, the number of seeds, the difference's colour and threshold, order; elements.
-SHEET = ["XYZ:" + ",".join(["1"] * 17), True, 2, "", "", "", "", "", "", "0,1", "17ALL", "1", "color", "20", False]
+# Its arguments: presets, active, 2 for the analyser, the types and values of X, Y and Z, the value without a block and
+# with it, the blocks, seeds, the difference's colour and threshold, order, elements, two for debugging.
+ONES = "XYZ:" + ",".join(["1"] * 17)
+SHEET = [ONES, True, 2, "none", "", "none", "", "none", "", "0,1", "17ALL", 1, "black", "20", False, "", False, False]
 ARMS = {"no weights": "", "LoRA Block Weight": ":lbw={}", "blocktrain": ":bw={}"}
 
 

@@ -187,6 +187,11 @@ def loads(name: str) -> int:
     return networks.blocktrain_probe_count
 
 
+def clock() -> float:
+    """Return the processor's seconds of the WebUI's process so far."""
+    return time.process_time()
+
+
 def axes() -> list[str]:
     """Return the labels of the X/Y/Z plot's axes for txt2img, in the order of its menus."""
     options = INTEGRATION.xyz_grid().axis_options
