@@ -75,7 +75,7 @@ BENCHMARKS = tuple(
         ("solve", "benchmarks/solve.py"),
         ("collision", "benchmarks/collision.py"),
         ("shorter", f"benchmarks/shorter.py --work {WORK}/shorter"),
-        ("beside-lbw", f"benchmarks/beside_lbw.py --work {WORK}/beside-lbw", "WEBUI_DIR"),
+        ("beside-lbw", f"benchmarks/beside_lbw.py --work {WORK}/beside-lbw", "NEIGHBOURS_DIR"),
     )
 )
 
