@@ -31,6 +31,8 @@ def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
         network = replace(network, start=str(service.lora(network.start).path))
     roots = with_own_sets(service.access.dataset_dirs(), service.host)
     toml = config.dataset.toml and allowed("dataset.toml", config.dataset.toml, roots)
+    prompts = config.samples.file and allowed("samples.file", config.samples.file, roots)
+    config = replace(config, samples=replace(config.samples, file=prompts))
     config = resolved(replace(config, dataset=replace(config.dataset, toml=toml)))  # what is checked is what is trained
     dataset = _confined(config.dataset, roots)
     cache = service.host.output_dir.resolve()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from lib_blocktrain import __version__
-from lib_blocktrain.cli import analyse, collide, commands, probe, remote_commands, terminal, train
+from lib_blocktrain.cli import analyse, collide, commands, probe, remote_commands, runs, terminal, train
 from lib_blocktrain.cli.environment import EnvironmentFailure, ensure
 from lib_blocktrain.cli.parsers import (
     ARCHITECTURES,
@@ -31,6 +31,7 @@ REMOTE: dict[Command, RemoteCommand] = {
     commands.preview: RemoteCommand(remote_commands.preview),
     analyse.analyse_command: RemoteCommand(remote_commands.analyse, needs="core"),  # its figures need numpy
     train.train_command: RemoteCommand(remote_commands.train),
+    runs.runs_command: RemoteCommand(remote_commands.runs),
 }
 WEIGHTS_HELP = """a preset's name, or block weights as people share them:
   25 values (IN00..IN11, M00, OUT00..OUT11) or 26 (the text encoder, BASE, first)
@@ -79,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     bake.add_argument("--keep-norm", type=float, default=0.99, help="for auto: share of a block's norm (%(default)s)")
     bake.add_argument("--out", type=Path, required=True, metavar="FILE")
     bake.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    for module in (train, analyse, probe, collide):
+    for module in (train, runs, analyse, probe, collide):
         module.add_commands(every)
     demo = every.group("demo", "the embedded demo model")
     export = demo.add("export", commands.demo_export, "write it as a checkpoint for AUTOMATIC1111")

@@ -17,6 +17,7 @@ from lib_blocktrain.cli import terminal
 from lib_blocktrain.cli.commands import ProgressBar, inspected_text, parsed_text, presets_text
 from lib_blocktrain.cli.parsers import Answer
 from lib_blocktrain.cli.remote import Remote, RemoteError, path_part
+from lib_blocktrain.cli.runs import runs_text
 from lib_blocktrain.cli.train import asked_config, check_file_or_resume
 from lib_blocktrain.training.status import ACTIVE_STATES
 
@@ -129,6 +130,8 @@ def train(arguments: argparse.Namespace, remote: Remote) -> Answer | int:
     from lib_blocktrain.training.config_json import write
 
     _refuse_options(arguments, "out")
+    if arguments.dry_run:
+        raise ValueError("--dry-run together with --url: the model is the server's: expected one of them")
     check_file_or_resume(arguments)
     if arguments.resume is not None:
         _refuse_options(arguments, "steps", "epochs", "save_every")
@@ -150,6 +153,13 @@ def train(arguments: argparse.Namespace, remote: Remote) -> Answer | int:
     again = "" if status["state"] == "finished" else f"\ngo on: python -m lib_blocktrain train --resume {name}"
     again += f" --url {remote.url}" if again else ""
     return data, f"{status['state']} at step {status['step']}{loss}: {status['published'] or result or name}{again}"
+
+
+def runs(arguments: argparse.Namespace, remote: Remote) -> Answer:
+    """List the runs of a server."""
+    _refuse_options(arguments, "folder")
+    data = remote.get("/runs")["runs"]
+    return data, runs_text(data)
 
 
 def _follow(remote: Remote, name: str) -> dict[str, Any]:

@@ -39,6 +39,9 @@ def add_commands(commands: Commands) -> None:
     length.add_argument("--steps", type=int, help="instead of the file's")
     length.add_argument("--epochs", type=int, metavar="N", help="instead of the file's")
     train.add_argument("--save-every", type=int, metavar="N", help="save every N steps")
+    train.add_argument(
+        "--dry-run", action="store_true", help="say what would be trained, and what it costs; write nothing"
+    )
     train.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (one in outputs/runs)")
     estimate = commands.add("estimate", estimate_command, "what a run will cost in time and memory")
     estimate.add_argument("file", type=Path, metavar="RUN.json")
@@ -55,6 +58,8 @@ def train_command(arguments: argparse.Namespace) -> Answer | int:
     with joined() as processes:
         config = asked_config(arguments)
         host, control = _host(config), TrainerControl()
+        if arguments.dry_run:
+            return _planned(arguments, config, host, processes)
         run = _run(arguments, config, host.output_dir / "runs", processes)
         report = _progress(run) if processes.is_first else None
         draw = sampler(host, config.samples, lambda: control.stopping)
@@ -81,6 +86,19 @@ def train_command(arguments: argparse.Namespace) -> Answer | int:
     return data, f"{end}: {data.get('published') or outcome.result or run.folder}{again}"
 
 
+def _planned(
+    arguments: argparse.Namespace, config: RunConfig, host: StandaloneHost, processes: Processes
+) -> Answer | int:
+    """Return what a run would do; nothing is written."""
+    from lib_blocktrain.training.run_plan import plan_run
+
+    out = arguments.out
+    if out is not None and (out / "run.json").exists():
+        raise FileExistsError(f"{out} holds a run already: resume it, or choose another folder")
+    found = plan_run(config, host.model(), processes.count)
+    return (found.to_json(), found.text) if processes.is_first else 0
+
+
 def estimate_command(arguments: argparse.Namespace) -> Answer:
     """Estimate the cost of a run without loading the model: by its header, or the demo model's configuration."""
     from dataclasses import replace
@@ -91,7 +109,7 @@ def estimate_command(arguments: argparse.Namespace) -> Answer:
 
     config = load(arguments.file)
     found = estimate_run(config, _unet_size(config.checkpoint))
-    unread = unread_notices(config.samples.prompts, name="prompt of the samples")
+    unread = unread_notices(config.samples.texts, name="prompt of the samples")
     found = replace(found, notices=(*found.notices, *unread))
     return found.to_json(), found.text
 

@@ -50,6 +50,18 @@ SAMPLERS: dict[str, tuple[Any, dict[str, object]]] = {  # scheduler class and op
 }
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """Contexts `(1, tokens, width)` to be joined along a dimension, and SDXL's pooled one, of the first 75 tokens."""
+
+    contexts: Sequence[Tensor]
+    dim: int
+    pooled: Tensor
+
+    def joined(self) -> Tensor:
+        return torch.cat(list(self.contexts), dim=self.dim)
+
+
 @dataclass
 class StandaloneModel:
     """The protocol ``Model`` on a diffusers pipeline."""
@@ -118,31 +130,33 @@ class StandaloneModel:
         device = self.pipeline.unet.device
         # diffusers returns the weights' dtype, which torch.cat refuses under autocast to another one
         plain = torch.autocast(device.type, enabled=False) if device.type in ("cuda", "cpu") else nullcontext()
+        encoded = self._encoded_chunks(text) if max_tokens is None else self._encoded_rows(text, max_tokens)
         with plain:
-            context, pooled = self._encoded_chunks(text) if max_tokens is None else self._encoded_rows(text, max_tokens)
+            context = encoded.joined()
+        pooled = encoded.pooled
         if self.architecture != "sdxl":
             return {"context": context.to(device)}
         side = float(self.native_size)
         size = torch.tensor([[side, side, 0.0, 0.0, side, side]], device=device)  # original, crop, target
         return {"context": context.to(device), "pooled": pooled.to(device), "size": size}
 
-    def _encoded_chunks(self, text: str) -> tuple[Tensor, Tensor]:
-        """Return the contexts of chunks of up to 75 tokens, one after the other, and SDXL's pooled one of the first."""
+    def _encoded_chunks(self, text: str) -> _Encoded:
+        """Return the contexts of chunks of up to 75 tokens, of both encoders together."""
         device = self.pipeline.text_encoder.device  # the CPU while the encoders are set aside
         options = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False, **self.diffusers_clip_skip}
         chunks = [
             self.pipeline.encode_prompt(chunk, device=device, **options)
             for chunk in _chunks(self.pipeline.tokenizer, text)
         ]
-        return torch.cat([chunk[0] for chunk in chunks], dim=1), chunks[0][-2]
+        return _Encoded([chunk[0] for chunk in chunks], 1, chunks[0][-2])
 
     @property
     def diffusers_clip_skip(self) -> dict[str, int]:
         """The argument of diffusers, which counts layers from 0."""
         return {"clip_skip": self.clip_skip - 1} if self.clip_skip > 1 else {}
 
-    def _encoded_rows(self, text: str, max_tokens: int) -> tuple[Tensor, Tensor]:
-        """Return the context of sd-scripts' rows of tokens, and what the last encoder makes of the first row."""
+    def _encoded_rows(self, text: str, max_tokens: int) -> _Encoded:
+        """Return the contexts of sd-scripts' rows of tokens, one of each encoder."""
         contexts, pooled = [], torch.empty(0)
         pipeline = self.pipeline
         second = [(pipeline.tokenizer_2, pipeline.text_encoder_2)] if self.architecture == "sdxl" else []
@@ -158,7 +172,7 @@ class StandaloneModel:
             else:
                 states = made.last_hidden_state
             contexts.append(joined_rows(states))
-        return torch.cat(contexts, dim=-1), pooled
+        return _Encoded(contexts, 2, pooled)
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         added = None

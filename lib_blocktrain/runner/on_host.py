@@ -12,6 +12,7 @@ from lib_blocktrain.hosts.host import Cancelled, Host, OutOfMemory, SampleReques
 from lib_blocktrain.training.config import SampleConfig
 from lib_blocktrain.training.evaluation import Draw
 from lib_blocktrain.training.result import publish
+from lib_blocktrain.training.sample_prompts import SamplePrompt
 from lib_blocktrain.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -36,14 +37,20 @@ def sampler(
         if stopping():
             raise Cancelled("the run is being stopped")
 
-    def draw(prompt: str, seed: int) -> Image.Image | None:
-        name = wanted.sampler if wanted.sampler in host.samplers else host.samplers[0]
+    def draw(asked: SamplePrompt) -> Image.Image | None:
+        sampler = asked.sampler or wanted.sampler
+        if sampler not in host.samplers:
+            say_once(f"samples: there is no sampler {sampler!r} here: {host.samplers[0]} is taken")
+            sampler = host.samplers[0]
         request = SampleRequest(
-            prompt=prompt,
-            seed=seed,
-            steps=wanted.steps,
-            cfg=wanted.cfg,
-            sampler=name,
+            prompt=asked.prompt,
+            negative=asked.negative or "",
+            seed=asked.seed or 0,
+            steps=asked.steps or wanted.steps,
+            cfg=wanted.cfg if asked.cfg is None else asked.cfg,
+            sampler=sampler,
+            width=asked.width,
+            height=asked.height,
             say=lambda notice: say_once(f"samples: {notice}"),
         )
         try:

@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from lib_blocktrain.files import is_device_name
 from lib_blocktrain.training.config_json import ConfigError, check, read, read_text, write
-from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig
+from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig, check_side
 from lib_blocktrain.training.kohya_toml import read_toml
 from lib_blocktrain.training.optimizer_table import own_rate
+from lib_blocktrain.training.sample_prompts import MOST_STEPS, SamplePrompt, prompts_in, read_prompt
 
 _NAME = re.compile(r"(?!\.)[^\\/:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]{1,100}")
 MAX_RANK = 4096  # more than any layer has
@@ -51,6 +52,8 @@ class NetworkConfig:
     conv_block_ranks: Mapping[str, int] = field(default_factory=dict)
     conv_block_alphas: Mapping[str, float] = field(default_factory=dict)
     text_encoder: bool = False  # train BASE
+    # So many steps of BASE, which then keeps its weights; 0: all.
+    text_encoder_steps: int = field(default=0, metadata={"also": "stop_text_encoder_training"})
     factor: int = -1  # of LoKr: the size of the small matrix, -1 for the nearest to square
     rank_dropout: float = 0.0
     module_dropout: float = 0.0
@@ -65,6 +68,7 @@ class NetworkConfig:
         check(0 <= self.conv_rank <= MAX_RANK, "conv_rank", self.conv_rank, f"0 (no convolutions) to {MAX_RANK}")
         for name in ("alpha", "conv_alpha"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 (the rank) or more")
+        check(self.text_encoder_steps >= 0, "text_encoder_steps", self.text_encoder_steps, "0 (all) or more")
         check(self.cap > 0, "cap", self.cap, "more than 0")
         check(self.factor == -1 or self.factor >= 1, "factor", self.factor, "-1 (nearest to square), or 1 or more")
         for name in ("rank_dropout", "module_dropout", "neuron_dropout"):
@@ -94,7 +98,7 @@ class OptimizerConfig:
 
     name: str = "AdamW"
     lr: float | None = None  # None: the optimizer's own, by `optimizer_table`
-    text_encoder_lr: float | None = None  # None: as lr
+    text_encoder_lr: tuple[float, ...] | float | None = None  # of SDXL's two encoders one each, or one; None: as lr
     lora_plus: float = 1.0  # LR of lora_up over that of lora_down (Hayou et al. 2024, 2402.12354)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     clip: float = 1.0  # largest norm of the gradients of all; 0: as they are
@@ -104,12 +108,20 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         check(self.lr is None or self.lr > 0, "lr", self.lr, "more than 0")
-        check(self.text_encoder_lr is None or self.text_encoder_lr > 0, "text_encoder_lr", self.text_encoder_lr, "> 0")
+        rates = self.text_encoder_rates
+        expected = "more than 0, or two such numbers: for SDXL's first and second text encoder"
+        check(len(rates) <= 2 and all(rate > 0 for rate in rates), "text_encoder_lr", self.text_encoder_lr, expected)
         check(self.lora_plus > 0, "lora_plus", self.lora_plus, "more than 0")
         check(self.clip >= 0, "clip", self.clip, "0 (no clipping) or more")
         check(self.accumulate >= 1, "accumulate", self.accumulate, "1 or more")
         check(0 <= self.ema < 1, "ema", self.ema, "0 up to, not with, 1")
         check(not self.ema_warmup or self.ema > 0, "ema_warmup", True, "false without ema, or an ema above 0")
+
+    @property
+    def text_encoder_rates(self) -> tuple[float, ...]:
+        """The learning rates of the text encoders: none, one for all, or one for each."""
+        own = self.text_encoder_lr
+        return () if own is None else own if isinstance(own, tuple) else (own,)
 
     @property
     def rate(self) -> float:
@@ -189,15 +201,45 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """Images to draw during the run, with the same prompts and seeds: every `every` steps, at the end, and `first`."""
+    """Images to draw during the run, with the same prompts and seeds: every `every` steps, at the end, and `first`.
+
+    A prompt may have its own options, as `sample_prompts` reads them; the others are these.
+    """
 
     prompts: tuple[str, ...] = ()
+    # sd-scripts' file of prompts instead; None once it has been read.
+    file: str | None = field(default=None, metadata={"also": "sample_prompts"})
+    negative: str = ""
+    width: int | None = None  # None: the model's own
+    height: int | None = None
     every: int = 0
     first: bool = False
     seed: int = 0
     steps: int = 20
     cfg: float = 6.0
     sampler: str = "DDIM"
+
+    def __post_init__(self) -> None:
+        check(not (self.file and self.prompts), "samples.file", self.file, "a file or prompts, one of them")
+        for name in ("width", "height"):
+            check_side(f"samples.{name}", getattr(self, name))
+        check(1 <= self.steps <= MOST_STEPS, "samples.steps", self.steps, f"1 to {MOST_STEPS}")
+        check(self.cfg >= 0, "samples.cfg", self.cfg, "0 or more")
+        for line in self.prompts:
+            read_prompt(line)
+
+    def prompt(self, number: int) -> SamplePrompt:
+        """Return a prompt with everything that it is drawn with; the sizes may be None, the model's own."""
+        own = read_prompt(self.prompts[number])
+        given = {name: value for name, value in vars(own).items() if value is not None}
+        names = ("negative", "width", "height", "steps", "cfg", "sampler")
+        return SamplePrompt(**{"seed": self.seed + number, **{name: getattr(self, name) for name in names}, **given})
+
+    @property
+    def texts(self) -> list[str]:
+        """All prompts and negative prompts, without their options."""
+        each = [self.prompt(number) for number in range(len(self.prompts))]
+        return [text for one in each for text in (one.prompt, one.negative) if text]
 
 
 @dataclass(frozen=True)
@@ -241,6 +283,8 @@ class RunConfig:
     )
     # Captions of a fixed length, as in sd-scripts; None: as many chunks of 75 tokens as there are, as in a WebUI.
     max_tokens: Literal[75, 150, 225] | None = field(default=None, metadata={"also": "max_token_length"})
+    # The project of Weights & Biases that numbers and samples are sent to; None: none.
+    wandb: str | None = field(default=None, metadata={"also": "log_tracker_name"})
     description: str = ""
     steps: int = field(default=1000, metadata={"also": "max_train_steps"})
     epochs: int = field(default=0, metadata={"also": "max_train_epochs"})
@@ -268,6 +312,7 @@ class RunConfig:
         check(
             self.clip_skip is None or 1 <= self.clip_skip <= 12, "clip_skip", self.clip_skip, "1 (the last layer) to 12"
         )
+        check(self.wandb is None or bool(self.wandb.strip()), "wandb", self.wandb, "a project's name, or none")
         check(not (self.compile and self.checkpointing), "compile", True, "false with checkpointing, or that without")
         pooled = self.pool.draws > 0
         check(not (pooled and self.compile), "compile", True, "false with pool.draws, or no pool")
@@ -315,6 +360,9 @@ def resolved(config: RunConfig) -> RunConfig:
     if dataset.toml is not None:
         dataset, notices = read_toml(dataset)
         dataset = replace(dataset, notices=tuple(notices))
+    if config.samples.file is not None:
+        prompts = prompts_in(Path(config.samples.file))
+        config = replace(config, samples=replace(config.samples, file=None, prompts=prompts))
     return replace(config, dataset=dataset.in_normal_form())
 
 
@@ -341,4 +389,5 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
         cache=at(config.dataset.cache),
     )
     network = replace(config.network, start=at(config.network.start))
+    config = replace(config, samples=replace(config.samples, file=at(config.samples.file)))
     return replace(config, dataset=dataset, network=network, checkpoint=at(config.checkpoint), vae=at(config.vae))

@@ -55,11 +55,12 @@ class SizeOptions:
 
     def __post_init__(self) -> None:
         for name in ("size", "height", "bucket_least", "bucket_most"):
-            _check_side(name, getattr(self, name))
+            check_side(name, getattr(self, name))
         check(self.bucket_step >= 8 and self.bucket_step % 8 == 0, "bucket_step", self.bucket_step, "a multiple of 8")
 
 
-def _check_side(name: str, value: int | None) -> None:
+def check_side(name: str, value: int | None) -> None:
+    """Raise ConfigError for a side in pixels that pictures cannot have; None can be."""
     check(value is None or (value >= 64 and value % 8 == 0), name, value, "a multiple of 8 from 64 on")
 
 
@@ -149,7 +150,7 @@ class DatasetConfig(ImageOptions, SizeOptions):
         check(bool(self.folders) != bool(self.toml), "folders", list(self.folders), "folders or a toml, one of them")
         check(0 <= self.validation_share < 1, "validation_share", self.validation_share, "0 up to, not with, 1")
         for index, value in enumerate(self.more_sizes):
-            _check_side(f"more_sizes[{index}]", value)
+            check_side(f"more_sizes[{index}]", value)
 
     def options_of(self, folder: FolderConfig) -> ImageOptions:
         """Return the options of a folder's images: its own, and the dataset's for the others."""

@@ -201,7 +201,14 @@ def _estimate(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: 
         _estimate_on(on_canvas(config, canvas), unet, weights, device) for canvas in canvases(config, unet.native_size)
     ]
     most = max(each, key=lambda found: found.total_mib)
-    return replace(most, gflop=sum(found.gflop for found in each) / len(each))
+    found = replace(most, gflop=sum(found.gflop for found in each) / len(each))
+    trained = config.network.text_encoder_steps
+    if not (config.network.text_encoder and 0 < trained < config.steps and not config.epochs):
+        return found
+    network = replace(config.network, text_encoder=False, text_encoder_steps=0)
+    after = _estimate(replace(config, network=network), unet, weights, device)
+    share = trained / config.steps
+    return replace(found, gflop=share * found.gflop + (1 - share) * after.gflop)
 
 
 def _estimate_on(config: RunConfig, unet: UNetSize, weights: BlockWeights, device: str) -> Estimate:

@@ -19,13 +19,14 @@ from lib_blocktrain.training.early_stopping import Validation, take_gradients
 from lib_blocktrain.training.monitor import worse_than_none
 from lib_blocktrain.training.preparation import TrainingData
 from lib_blocktrain.training.rng import global_seed
+from lib_blocktrain.training.sample_prompts import SamplePrompt
 from lib_blocktrain.training.step import Denoiser, Noise
 from lib_blocktrain.training.train_state import TrainState
 
 COMPARE_EVERY = 20  # steps, at least, between two comparisons with no LoRA: each costs five predictions
 
-# Prompt, seed -> image, by the host's own sampler; None where it could not be drawn, which does not end the run.
-Draw = Callable[[str, int], Image.Image | None]
+# The image of a prompt, by the host's own sampler; None where it could not be drawn, which does not end the run.
+Draw = Callable[[SamplePrompt], Image.Image | None]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Evaluation:
     def sample(self, draw: Draw, number: int, aside: SetAside) -> Image.Image | None:
         """Return the image of a prompt with its seed, drawn with the models that wait in `aside`."""
         with self.as_saved(), aside.needed():
-            return draw(self.config.samples.prompts[number], self.config.samples.seed + number)
+            return draw(self.config.samples.prompt(number))
 
 
 class Comparison:

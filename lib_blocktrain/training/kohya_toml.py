@@ -64,7 +64,7 @@ def read_toml(config: DatasetConfig) -> tuple[DatasetConfig, list[str]]:
     if config.toml is None:
         raise ConfigError("dataset.toml is missing")
     path = Path(config.toml)
-    reader, text = _reader(path), read_text(path)
+    reader, text = toml_reader(path), read_text(path)
     try:
         data = reader.loads(text)
     except (reader.TOMLDecodeError, RecursionError) as error:
@@ -125,7 +125,8 @@ def _naming(path: Path) -> Iterator[None]:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _reader(path: Path) -> ModuleType:
+def toml_reader(path: Path) -> ModuleType:
+    """Return a module that reads TOML; raise ConfigError, for the file that is to be read, where there is none."""
     for name in ("tomllib", "tomli"):
         try:
             return importlib.import_module(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,9 @@ def metadata_of(
         "ss_network_dropout": network.neuron_dropout or None,
         "ss_learning_rate": optimizer.rate,
         "ss_unet_lr": optimizer.rate,
-        "ss_text_encoder_lr": (optimizer.text_encoder_lr or optimizer.rate) if network.text_encoder else None,
+        "ss_text_encoder_lr": _number_or_list(optimizer.text_encoder_rates or (optimizer.rate,))
+        if network.text_encoder
+        else None,
         "ss_optimizer": " ".join([optimizer.name, *(f"{k}={v}" for k, v in optimizer.arguments.items())]),
         "ss_lr_scheduler": config.schedule.name,
         "ss_lr_warmup_steps": config.schedule.warmup,
@@ -143,12 +145,16 @@ def _record(config: RunConfig, weights: BlockWeights, progress: Mapping[str, Any
         "trained": {"weights": weights.to_json(), "meaning": config.network.weight_mode},
         "step": progress["step"],
         "loss": progress["loss"],
-        "run": _without_folders(write(replace(config, dataset=replace(config.dataset, notices=())))),
+        "run": run_without_folders(config),
     }
 
 
+def run_without_folders(config: RunConfig) -> Any:
+    """Return the run as plain values, with the names of its files and folders instead of paths, which are private."""
+    return _without_folders(write(replace(config, dataset=replace(config.dataset, notices=()))))
+
+
 def _without_folders(value: Any) -> Any:
-    """Return the run with the names of its files and folders instead of paths, which are private."""
     if isinstance(value, dict):
         return {key: _name(item) if key in _PATHS else _without_folders(item) for key, item in value.items()}
     return [_without_folders(item) for item in value] if isinstance(value, list) else value
@@ -156,6 +162,10 @@ def _without_folders(value: Any) -> Any:
 
 def _name(path: Any) -> Any:
     return Path(path).name if isinstance(path, str) else path
+
+
+def _number_or_list(rates: Sequence[float]) -> object:
+    return rates[0] if len(rates) == 1 else list(rates)
 
 
 def _option(dataset: Dataset, name: str) -> object:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lib_blocktrain.blocks import BASE
 from lib_blocktrain.networks.files import Network
+from lib_blocktrain.networks.keys import TE2, component_of
 from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig, ScheduleConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.init import trained_tensors
@@ -41,13 +42,20 @@ def parameter_groups(network: Network, plan: Plan, optimizer: OptimizerConfig) -
 
 def _learning_rates(planned: ModulePlan, optimizer: OptimizerConfig) -> tuple[float, float]:
     """Return the learning rate of a module's tensors, and of those that begin at 0 (LoRA+); BASE may have its own."""
-    own = optimizer.text_encoder_lr if planned.block == BASE else None
-    lr = (own or optimizer.rate) * planned.lr
+    rates = optimizer.text_encoder_rates if planned.block == BASE else ()
+    second = len(rates) > 1 and component_of(planned.key) == TE2
+    lr = (rates[second] if rates else optimizer.rate) * planned.lr
     return lr, lr * optimizer.lora_plus
 
 
 def check_learning_rates(config: OptimizerConfig, network: NetworkConfig, plan: Plan) -> None:
     """Raise ConfigError where the optimizer cannot do what the learning rates ask of it."""
+    encoders = 2 if plan.architecture == "sdxl" else 1
+    if len(config.text_encoder_rates) > encoders:
+        raise ConfigError(
+            f"optimizer.text_encoder_lr = {list(config.text_encoder_rates)}: expected one number:"
+            f" {plan.architecture} has one text encoder"
+        )
     reason = _single_lr_reason(config)
     rates = {rate for planned in plan.modules for rate in _learning_rates(planned, config)}
     if reason and (network.weight_mode == "lr" or len(rates) > 1):
@@ -65,8 +73,9 @@ def learning_rate_notices(config: OptimizerConfig, schedule: ScheduleConfig) -> 
     """Say what the optimizer ignores of the learning rates that were asked for."""
     if not _is_relative(config):
         return ()
-    asked = {"optimizer.lr": config.lr, "optimizer.text_encoder_lr": config.text_encoder_lr}
-    ignored = [f"{name} = {value:g}" for name, value in asked.items() if value is not None]
+    own = ", ".join(f"{rate:g}" for rate in config.text_encoder_rates)
+    ignored = [f"optimizer.lr = {config.lr:g}"] if config.lr is not None else []
+    ignored += [f"optimizer.text_encoder_lr = {own}"] if own else []
     if schedule != ScheduleConfig():
         ignored.append(f"the schedule {schedule.name}, warmup {schedule.warmup}")
     what = f"{config.name} with relative_step makes its own learning rate"

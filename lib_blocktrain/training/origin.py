@@ -23,7 +23,7 @@ from lib_blocktrain.training.dataset import Dataset
 _MAY_CHANGE = re.compile(
     r"optimizer\.(lr|text_encoder_lr)|schedule\..*|steps|epochs|samples\..*|(save|validate)_every(_epochs)?|keep"
     r"|save_dtype|patience|block_patience|min_delta|pool\.keep"
-    r"|name|description|metadata.*|checkpointing|compile"
+    r"|name|description|wandb|metadata.*|checkpointing|compile"
     r"|checkpoint|network\.start|dataset\.cache|dataset\.(folders|validation)\[\d+\]\.(path|mask_folder)"
 )
 _SAME_WEIGHTS = 0.9  # the share that has to be equal: where dtypes differ, a few are rounded twice

@@ -126,6 +126,7 @@ def plan_of(targets: Targets, architecture: str, config: NetworkConfig) -> Plan:
             modules.append(planned)
     if not modules:
         raise ConfigError(f"nothing to train under the weights {weights.to_line()}: {_why_nothing(weights, config)}")
+    _check_text_encoder_steps(config, {module.block for module in modules})
     empty = _empty_blocks(weights, {module.block for module in modules}, config)
     return Plan(architecture, weights, tuple(modules), (*notices, *empty))
 
@@ -197,6 +198,13 @@ def _check_names(config: NetworkConfig, architecture: str) -> None:
             most = MAX_RANK if field.endswith("ranks") else math.inf
             if not 0 <= value <= most:
                 raise ConfigError(f"network.{field}: {block} = {value}: expected 0 or more, ranks up to {MAX_RANK}")
+
+
+def _check_text_encoder_steps(config: NetworkConfig, trained: set[str]) -> None:
+    if not config.text_encoder_steps or trained > {BASE}:
+        return
+    reason = "the text encoder is not trained" if BASE not in trained else "nothing else is trained"
+    raise ConfigError(f"network.text_encoder_steps = {config.text_encoder_steps}: expected 0: {reason}")
 
 
 def _why_nothing(weights: BlockWeights, config: NetworkConfig) -> str:

@@ -121,15 +121,9 @@ def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Pr
                 conditioning.of(class_caption(image.plain_caption, config.loss))
         if progress is not None:
             progress(number + 1, len(images))
-    loss = config.loss
-    if loss.preservation and not any(loss.trigger in image.caption for image in dataset.images):
-        raise DatasetError(
-            f"loss.trigger = {loss.trigger!r}: it is in no caption, so nothing would be preserved: expected a word of"
-            f" the captions, such as {dataset.images[0].plain_caption[:60]!r}"
-        )
-    _check_held_out(config, dataset)
+    check_dataset(config, dataset)
     sampler = BatchSampler(dataset.images, config.batch * processes, config.seed, processes)
-    loader = BatchLoader(latents, conditioning, loss, config.seed)
+    loader = BatchLoader(latents, conditioning, config.loss, config.seed)
     accumulate = config.optimizer.accumulate
     epochs = Epochs(sampler.batches_per_epoch, accumulate)
     steps, notice = config.steps, None
@@ -139,8 +133,21 @@ def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Pr
     return TrainingData(dataset, sampler, loader, latents.contents, steps, accumulate, notice)
 
 
-def _check_held_out(config: RunConfig, dataset: Dataset) -> None:
-    """Raise DatasetError for an early stop that could never come."""
+def check_dataset(config: RunConfig, dataset: Dataset) -> None:
+    """Raise DatasetError where these pictures cannot do what the run asks of them."""
+    loss = config.loss
+    if loss.preservation and not any(loss.trigger in image.caption for image in dataset.images):
+        raise DatasetError(
+            f"loss.trigger = {loss.trigger!r}: it is in no caption, so nothing would be preserved: expected a word of"
+            f" the captions, such as {dataset.images[0].plain_caption[:60]!r}"
+        )
+    trained = {image.group for image in dataset.images if not image.regularisation}
+    alone = next((image for image in dataset.images if image.group not in trained), None)
+    if alone is not None:
+        raise DatasetError(
+            f"{alone.path.parent}: regularisation pictures of a size, buckets and batch that no other pictures have:"
+            " expected those of a folder that is trained on"
+        )
     for name in ("patience", "block_patience"):
         if getattr(config, name) and not dataset.held_out:
             raise DatasetError(

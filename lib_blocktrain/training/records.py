@@ -135,16 +135,17 @@ def event_writer(folder: Path) -> Callable[[Row], None]:
     writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter(str(folder))
 
     def write(row: Row) -> None:
-        for name, value in row.items():
-            if isinstance(value, Mapping):
-                for block, number in value.items():
-                    _add(writer, f"{name}/{block}", number, row["step"])
-            elif name not in ("step", "time"):
-                _add(writer, name, value, row["step"])
+        for name, value in numbers_of(row):
+            writer.add_scalar(name, value, row["step"])
 
     return write
 
 
-def _add(writer: Any, name: str, value: object, step: int) -> None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        writer.add_scalar(name, value, step)
+def numbers_of(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a row of the metrics by name, those of blocks as `norms/OUT03`; not its step and time."""
+    for name, value in row.items():
+        entries = {f"{name}/{block}": one for block, one in value.items()} if isinstance(value, Mapping) else {}
+        for path, number in entries.items() if isinstance(value, Mapping) else ((name, value),):
+            is_number = isinstance(number, int | float) and not isinstance(number, bool)
+            if is_number and path not in ("step", "time"):
+                yield path, number

@@ -12,6 +12,7 @@ from lib_blocktrain.training.distributed import Processes
 from lib_blocktrain.training.preparation import TrainingData
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.train_state import TrainState
+from lib_blocktrain.training.wandb_events import WandbEvents
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,18 @@ class RunReport:
     def __init__(self, run: Run, processes: Processes, report: Report | None):
         self._run, self._is_first, self._report = run, processes.is_first, report
         self._write_events = records.event_writer(run.folder / "tensorboard") if processes.is_first else None
+        self._wandb: WandbEvents | None = None
+
+    def __enter__(self) -> RunReport:
+        """Begin the run's session in wandb, if it asks for one; raises ConfigError where that package is missing."""
+        if self._is_first and self._run.config.wandb:
+            self._wandb = WandbEvents(self._run)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._wandb is not None:
+            self._wandb.close()
+            self._wandb = None
 
     def note(self, row: Mapping[str, Any]) -> None:
         """Write a row of the metrics."""
@@ -32,6 +45,8 @@ class RunReport:
             self._run.add_metrics(timed)
             if self._write_events is not None:
                 self._write_events(timed)
+            if self._wandb is not None:
+                self._wandb.write(timed)
             self.tell(timed)
 
     def notice(self, text: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from lib_blocktrain.blocks import BASE
 from lib_blocktrain.files import atomic_write
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.model.set_aside import SetAside
@@ -85,6 +86,7 @@ class Trainer:
         held = self.run.locked() if self.processes.is_first else nullcontext()
         with (
             held,
+            self.report,
             self.model.trainable(),
             self._encoding(),
             self.aside,
@@ -102,6 +104,7 @@ class Trainer:
                 self.draw_samples()
             while not self.is_over and not self.stopping():
                 self.change_weights()
+                self.stop_text_encoder()
                 self.run_step()
                 self.after_step()
             return self.finish()
@@ -315,6 +318,15 @@ class Trainer:
         if self.config.network.noise_scaling != "none":
             count = len(self.model.alphas_cumprod)
             self.noise_scaling = NoiseScaling(self.config.network, self.train_state.plan, self.applied, count)
+
+    def stop_text_encoder(self) -> None:
+        """Freeze BASE when it has had its steps: the backward pass then ends at the first trained block."""
+        steps = self.config.network.text_encoder_steps
+        if not steps or self.step < steps or BASE in self.train_state.frozen:
+            return
+        self.train_state.freeze([BASE])
+        self.note({"event": "frozen", "blocks": [BASE]})
+        self.apply()
 
     def change_weights(self) -> None:
         """Change to the block weights that another thread asked for, or record why that is not possible."""

@@ -93,17 +93,22 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
     ),
     "samples": (
         _field("samples.prompts", "Sample prompts"),
+        _field("samples.negative", "Negative prompt of the samples"),
         _field("samples.every", "Every n steps"),
         _field("samples.seed", "Seed"),
         _field("samples.steps", "Sampling steps"),
         _field("samples.cfg", "CFG scale"),
         _field("samples.sampler", "Sampler"),
+        _field("samples.width", "Width", "model's own"),
+        _field("samples.height", "Height", "model's own"),
+        _field("samples.file", "Or sd-scripts' file of prompts"),
         _field("samples.first", "Before the first step"),
     ),
     "Convolutions and text encoder": (
         _field("network.conv_rank", "Rank of convolutions"),
         _field("network.conv_alpha", "Alpha of convolutions"),
         _field("network.text_encoder", "Train the text encoder"),
+        _field("network.text_encoder_steps", "Only for the first n steps"),
         _field("optimizer.text_encoder_lr", "Text encoder learning rate", "the same"),
     ),
     "Captions": (
@@ -206,13 +211,21 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("save_every_epochs", "Save every n epochs"),
         _field("keep", "Checkpoints to keep"),
         _field("save_dtype", "Data type in the file"),
+        _field("wandb", "Weights & Biases project", "none"),
         _field("description", "Description"),
     ),
     "name": (_field("name", "Name of the LoRA"),),
 }
 FIELDS: tuple[Field, ...] = tuple(field for group in GROUPS.values() for field in group)
 NAMES: tuple[str, ...] = tuple(field.name for field in FIELDS)
-EMPTY_PATHS = ("dataset.toml", "dataset.cache", "network.start", "vae")  # None where nothing is typed
+EMPTY_PATHS = (
+    "dataset.toml",
+    "dataset.cache",
+    "network.start",
+    "vae",
+    "samples.file",
+    "wandb",
+)  # None where nothing is typed
 UNFOLDED = ("dataset", "weights", "network", MAIN, "samples", "name")
 _SAMPLES = {"samples": {"every": 100, "first": True}}  # so that a prompt alone is enough to have samples drawn
 _DEFAULTS: Mapping[str, Mapping[str, object]] = {  # by architecture
@@ -306,7 +319,10 @@ def _read(field: Field, value: Any) -> Any:
     if field.kind == PAIRS:
         return dict(_pair(field, line) for line in str(value or "").splitlines() if line.strip())
     if field.kind == NUMBERS:
-        return [_optional(field, text) for text in str(value or "").replace(",", " ").split()]
+        numbers = [_optional(field, text) for text in str(value or "").replace(",", " ").split()]
+        if field.path == "optimizer.text_encoder_lr":
+            return None if not numbers else numbers[0] if len(numbers) == 1 else numbers
+        return numbers
     if field.kind == OPTIONAL:
         return _optional(field, str(value or "").strip())
     if field.kind == TEXT:

@@ -214,9 +214,10 @@ class TrainHandlers:
     def start(self, values: TrainValues) -> Changes:
         """Check what can be checked now, and put the run into the queue."""
         config = self._canonical(form.config_of(values["train_form"], values["train_rest"]))
-        if config.samples.prompts and config.samples.every and config.samples.sampler not in self.host.samplers:
-            known = ", ".join(self.host.samplers)
-            raise ConfigError(f"samples.sampler = {config.samples.sampler!r}: expected one of {known}")
+        for index in range(len(config.samples.prompts) if config.samples.every else 0):
+            sampler, known = config.samples.prompt(index).sampler, ", ".join(self.host.samplers)
+            if sampler not in self.host.samplers:
+                raise ConfigError(f"samples.sampler = {sampler!r}: expected one of {known}")
         model = self.host.model()
         check_model(model)
         plan = plan_of({"unet": model.unet, **model.text_encoders}, model.architecture, config.network)
@@ -273,7 +274,7 @@ class TrainHandlers:
         if free is not None:  # the loaded model's memory counts as free, since the run uses that model
             cost = estimate(config, size, free + size.loaded_mib, device)
         if not self.host.reads_prompt_syntax:
-            notices = unread_notices(config.samples.prompts, name="prompt of the samples")
+            notices = unread_notices(config.samples.texts, name="prompt of the samples")
             cost = replace(cost, notices=(*cost.notices, *notices))
         pace = pace_of(self.runner.runs(), model.name, size, device)
         return train_html.cost(cost, None if config.epochs else config.steps, pace)

@@ -20,6 +20,7 @@ from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, WEIGHT_MAX, WEIG
 # The entries of run.json on which the estimate depends.
 COST_PATHS = (
     form.WEIGHTS, "network.meaning", "network.algorithm", "network.rank", "network.conv_rank", "network.text_encoder",
+    "network.text_encoder_steps", "max_tokens",
     "network.elements", "steps", "epochs", "batch", "dataset.size", "dataset.height", "dataset.more_sizes",
     "dataset.random_crop", "dataset.color", "checkpointing", "optimizer.name",
     "optimizer.ema", "pool.draws",

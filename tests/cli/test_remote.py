@@ -158,6 +158,10 @@ def test_train(serve, listening, said, host, tmp_path, name, status):
         return
     data = json.loads(found[1])
     assert (data["ended"], data["step"], data["loss"], data["published"]) == ("finished", 7, 0.25, "x.st")
+    status, table, _ = said("runs", "--url", url)
+    assert (status, table.splitlines()[1].split()[1:4]) == (0, ["finished", "7/7", "0.2500"])
+    assert said("runs", "--folder", "x", "--url", url)[0] == 2
+    assert said("train", file, "--dry-run", "--url", url)[0] == 2
     status, _, complaint = said("train", "--resume", run.folder, "--url", url)
     assert (status, "finished" in complaint) == (2, True)
 

@@ -13,6 +13,7 @@ pytest.importorskip("diffusers")
 from safetensors.torch import load_file
 
 from lib_blocktrain.cli import main
+from lib_blocktrain.cli.runs import runs_text
 from lib_blocktrain.networks.cards import recommended_of
 from lib_blocktrain.networks.header import read_header
 from lib_blocktrain.training.config import dumps, load
@@ -132,6 +133,43 @@ def test_syntax_in_the_prompts_of_samples_is_said(blocktrain, run_json, config):
     said = " ".join(answer["notices"])
     assert "the prompt of the samples: '<lora:x:1>' is read as words" in said
     assert "'(red:1.5)'" in said
+
+
+def test_a_dry_run_writes_nothing(blocktrain, run_json, config, tmp_path):
+    samples = replace(config.samples, prompts=("a robot --w 64",))
+    changed = replace(config, samples=samples, epochs=3, dataset=replace(config.dataset, more_sizes=(128,)))
+    run_json.write_text(dumps(changed), "utf-8")
+    before = sorted(tmp_path.rglob("*"))
+    status, answer, _ = blocktrain("train", run_json, "--dry-run")
+    assert status == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    assert answer["modules"].keys() == {"OUT09", "OUT10", "OUT11"}
+    assert (answer["batches_per_epoch"], answer["steps"], answer["epochs"]) == (8, 24, 3.0)
+    assert answer["dataset"]["buckets"] == {"64x64": 8, "128x128": 8}
+    assert answer["samples"][0]["width"] == 64
+    assert answer["estimate"]["first_block"] == "OUT09"
+    run_json.write_text(dumps(replace(changed, network=replace(config.network, weights="NONE"))), "utf-8")
+    status, _, said = blocktrain("train", run_json, "--dry-run")
+    assert (status, "nothing to train under the weights" in said) == (2, True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_table_of_runs(blocktrain, run_json, tmp_path):
+    status, _, said = blocktrain("runs")
+    assert (status, "no such folder" in said) == (2, True)
+    folder = tmp_path / "here"
+    blocktrain("train", run_json, "--out", folder / "first", "--steps", 1)
+    (folder / "broken").mkdir()
+    (folder / "broken" / "run.json").write_text("{}", "utf-8")
+    status, (row,), said = blocktrain("runs", "--folder", folder)
+    assert (status, row["name"], row["state"], row["step"]) == (0, "first", "finished", 1)
+    assert row["trained"] == "OUT09, OUT11, OUT10=0.5"
+    assert "note: broken:" in said
+    table = runs_text([row, {**row, "name": "second", "smoothed": None, "state": "waiting", "trained": None}])
+    first, second = table.splitlines()[1:]
+    assert first.split()[:3] == ["first", "finished", "1/1"]
+    assert second.split() == ["second", "waiting", "1/1"]
+    assert runs_text([]) == "no runs"
 
 
 def test_estimate(blocktrain, run_json, config):

@@ -301,9 +301,11 @@ def whole_run(rig: Rig, architecture: str, dtype: str) -> None:
         save_every=2,
     )
 
-    def draw(prompt: str, seed: int) -> Any:
+    def draw(asked: Any) -> Any:
         with applied({"unet": model.unet, **model.text_encoders}, ()) as networks:
-            return _draw(model, SampleRequest(prompt, seed=seed, steps=2, width=64, height=64), None, networks)
+            return _draw(
+                model, SampleRequest(asked.prompt, seed=asked.seed, steps=2, width=64, height=64), None, networks
+            )
 
     control = TrainerControl()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,12 @@ import torch
 from PIL import Image
 
 from lib_blocktrain.training.augmentation import colored, drawn
-from lib_blocktrain.training.batches import BatchLoader
+from lib_blocktrain.training.batches import BatchLoader, BatchSampler
 from lib_blocktrain.training.buckets import Fit
 from lib_blocktrain.training.cache import LatentCache
 from lib_blocktrain.training.config import LossConfig, RunConfig
 from lib_blocktrain.training.config_json import ConfigError, read
-from lib_blocktrain.training.dataset import find
+from lib_blocktrain.training.dataset import DatasetError, find
 from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig, ImageOptions
 from lib_blocktrain.training.distributed import Processes
 from lib_blocktrain.training.estimate import UNetSize, estimate
@@ -112,6 +113,20 @@ def test_a_run_with_crops_colors_and_sizes(long_pictures, train, config):
     halves = [[trainer.data.batch(number, Processes(rank, 2)) for rank in range(2)] for number in range(3)]
     for batch, parts in zip(whole, halves):
         assert torch.equal(batch.latents, torch.cat([part.latents for part in parts if part is not None]))
+
+
+def test_regularisation_is_of_each_size(long_pictures, train, config):
+    """As many as there are training pictures of that size and batch; a size that nothing else has is an error."""
+    folders = (FolderConfig(str(long_pictures), repeats=3), FolderConfig(str(long_pictures), regularisation=True))
+    dataset = DatasetConfig(folders=folders, size=64, more_sizes=(128,))
+    sampler = BatchSampler(find(dataset, 64).images, 4, seed=0)
+    images = [image for number in range(sampler.batches_per_epoch) for image in sampler.batch(number)]
+    assert Counter((image.group, image.regularisation) for image in images) == {
+        (group, regularisation): 6 for group in (0, 1) for regularisation in (False, True)
+    }
+    alone = replace(dataset, folders=(folders[0], replace(folders[1], size=256)), more_sizes=())
+    with pytest.raises(DatasetError, match="regularisation pictures of a size, buckets and batch that no other"):
+        train(replace(config, dataset=alone))
 
 
 def test_the_estimate_knows_sizes_and_what_is_encoded_in_the_step():

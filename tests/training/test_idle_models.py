@@ -71,7 +71,7 @@ def test_a_run_has_them_only_for_samples(train, config, monkeypatch, fails):
         StandaloneModel, "encode_image", lambda *a: (seen["encoded"].add(part.place.type), encode(*a))[1]
     )
 
-    def draw(prompt, seed):
+    def draw(asked):
         seen["sample"].add(part.place.type)
         return Image.new("RGB", (8, 8))
 

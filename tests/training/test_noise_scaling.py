@@ -83,7 +83,7 @@ def test_a_run_its_file_and_its_pictures(train, config, model, tmp_path):
     seen: dict[int, torch.Tensor] = {}
     latents, context = torch.ones(1, model.in_channels, 8, 8), model.encode_prompt("a robot")
 
-    def draw(prompt: str, seed: int) -> Image.Image:
+    def draw(asked) -> Image.Image:
         with torch.no_grad():
             for timestep in (0, 500, 999):
                 seen[timestep] = model.predict(latents, torch.tensor([timestep]), context)

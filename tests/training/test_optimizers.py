@@ -10,11 +10,12 @@ import torch
 
 from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig, RunConfig, ScheduleConfig, dumps
 from lib_blocktrain.training.config_json import ConfigError, read
+from lib_blocktrain.training.init import init_network
 from lib_blocktrain.training.optimizer_table import TABLE, spec_of
-from lib_blocktrain.training.optimizers import check_learning_rates, learning_rate_notices
+from lib_blocktrain.training.optimizers import check_learning_rates, learning_rate_notices, parameter_groups
 from lib_blocktrain.training.plan import plan_of
 from lib_blocktrain.training.train_state import TrainState
-from tests.tiny_models import diffusers_unet
+from tests.tiny_models import diffusers_sdxl_unet, diffusers_unet
 
 NETWORK = NetworkConfig(weights="OUT09=1,OUT10=0.5", rank=2)
 RUN = {"name": "a", "dataset": {"folders": [{"path": "."}]}}
@@ -91,3 +92,40 @@ def test_a_run_and_an_estimate_say_what_is_ignored(train, config):
     assert any("optimizer.lr = 0.001: ignored" in notice for notice in notices)
     found = estimate(replace(config, optimizer=optimizer), UNetSize("sd1", 64, (64,) * 4, 64, (10**6, 0, 0), 4))
     assert any("optimizer.lr = 0.001: ignored" in notice for notice in found.notices)
+
+
+def test_each_text_encoder_has_its_rate():
+    encoders = {}
+    for name in ("te1", "te2"):
+        encoders[name] = torch.nn.Module()
+        encoders[name].text_model = torch.nn.Module()
+        layer = torch.nn.Module()
+        layer.mlp = torch.nn.Module()
+        layer.mlp.fc1 = torch.nn.Linear(4, 4)
+        encoders[name].text_model.encoder = torch.nn.Module()
+        encoders[name].text_model.encoder.layers = torch.nn.ModuleList([layer])
+    network = NetworkConfig(weights="BASE=0.5,OUT01=1", rank=2, text_encoder=True, weight_mode="lr")
+    plan = plan_of({"unet": diffusers_sdxl_unet(), **encoders}, "sdxl", network)
+    assert sum(module.block == "BASE" for module in plan.modules) == 2
+    for rates, expected in (
+        ([1e-5, 4e-5], {"te1": 5e-6, "te2": 2e-5}),
+        (1e-5, {"te1": 5e-6, "te2": 5e-6}),
+        (None, {"te1": 1e-4, "te2": 1e-4}),
+    ):
+        optimizer = read(RunConfig, {**RUN, "optimizer": {"lr": 2e-4, "text_encoder_lr": rates}}).optimizer
+        check_learning_rates(optimizer, network, plan)
+        for module in plan.modules:
+            wanted = expected.get(module.key.split("_")[1], 2e-4)
+            alone = replace(plan, modules=(module,))
+            groups = parameter_groups(init_network(alone, network, "x", 0), alone, optimizer)
+            assert [group["lr"] for group in groups] == [pytest.approx(wanted)]
+    two = OptimizerConfig(text_encoder_lr=(1e-5, 2e-5))
+    with pytest.raises(ConfigError, match=r"text_encoder_lr = \[1e-05, 2e-05\]: expected one number: sd1 has one"):
+        checked(two)
+    for wrong, said in (
+        ([1e-5, 0], "more than 0, or two"),
+        ([1e-5] * 3, "more than 0, or two"),
+        ("x", "a finite number"),
+    ):
+        with pytest.raises(ConfigError, match=f"text_encoder_lr = .*expected {said}"):
+            read(RunConfig, {**RUN, "optimizer": {"text_encoder_lr": wrong}})

@@ -184,6 +184,24 @@ def test_the_text_encoder(train, config):
     assert {planned.alpha for planned in trainer.train_state.plan.modules if planned.block == "BASE"} == {1.0}
 
 
+def test_the_text_encoder_is_trained_for_some_steps(train, config):
+    """It then has the bits that a run of so many steps gives, while the others go on, with a short backward pass."""
+    network = replace(config.network, text_encoder=True, weights="BASE=1,OUT11=1")
+    short = load_file(train(replace(config, network=network, steps=2), "short").outcome.result)
+    stopped = replace(config, network=replace(network, text_encoder_steps=2), steps=4)
+    trainer = train(stopped, "stopped")
+    found = load_file(trainer.outcome.result)
+    text = {key for key in found if key.startswith("lora_te")}
+    assert all(torch.equal(found[key], short[key]) for key in text)
+    assert any(not torch.equal(found[key], short[key]) for key in found if key not in text)
+    assert trainer.train_state.first_block == "OUT11"
+    assert trainer.run.latest("blocks") == ["BASE"]
+    for weights, text_encoder, said in (("OUT11=1", False, "is not trained"), ("*=0,BASE=1", True, "nothing else")):
+        wrong = replace(network, weights=weights, text_encoder=text_encoder, text_encoder_steps=2)
+        with pytest.raises(ConfigError, match=rf"network.text_encoder_steps = 2: expected 0: .*{said}"):
+            train(replace(config, network=wrong), "wrong")
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -340,7 +358,7 @@ def test_what_is_saved_is_validated_and_drawn(train, config, model, ema):
     """With dropout and averaged weights: `-best` gives the loss that was measured, a sample what the result gives."""
     seen, inputs = [], (torch.ones(1, 4, 8, 8), torch.tensor([500]), {"context": model.encode_prompt("a")["context"]})
 
-    def draw(prompt, seed):
+    def draw(asked):
         torch.rand(3)  # as a sampler may
         seen.append(model.predict(*inputs))
         return Image.new("RGB", (8, 8))
@@ -389,8 +407,8 @@ def test_samples_are_drawn_with_the_network_on(train, config, model):
 
     hooks = []
 
-    def draw(prompt, seed):
-        hooks.append((prompt, seed, sum(bool(m._forward_hooks) for m in model.unet.modules())))
+    def draw(asked):
+        hooks.append((asked.prompt, asked.seed, sum(bool(m._forward_hooks) for m in model.unet.modules())))
         return Image.new("RGB", (8, 8))
 
     samples = replace(config.samples, prompts=("a", "b"), every=2, seed=7)
@@ -408,7 +426,7 @@ def test_samples_are_drawn_with_the_network_on(train, config, model):
 
 def test_a_sample_that_cannot_be_drawn_ends_no_run(train, config):
     samples = replace(config.samples, prompts=("a",), every=1)
-    trainer = train(replace(config, samples=samples), draw=lambda prompt, seed: None)
+    trainer = train(replace(config, samples=samples), draw=lambda asked: None)
     assert trainer.outcome.ended == "finished"
     assert [row["sample"] for row in trainer.run.metrics() if "sample" in row] == [None] * 3
 
@@ -504,11 +522,11 @@ def test_killed_at_any_moment(random_model, run_json, tmp_path):
 def test_two_processes_end_where_one_with_twice_the_batch_does(random_model, run_json, tmp_path, train, config):
     """By SGD: Adam would make much of a float error where a gradient is nearly 0.
 
-    Two epochs, judged by blocks, with noise from a pool.
+    Two epochs at two sizes, judged by blocks, with noise from a pool.
     """
     config = replace(config, epochs=2, optimizer=replace(config.optimizer, name="SGD", lr=1.0), pool=PoolConfig(2))
-    dataset = replace(config.dataset, validation=config.dataset.folders)
-    config = replace(config, dataset=dataset, validate_every=1, block_patience=100)
+    dataset = replace(config.dataset, validation=config.dataset.folders, more_sizes=(128,))
+    config = replace(config, dataset=dataset, validate_every=2, block_patience=100)
     run_json.write_text(dumps(config), "utf-8")
     whole = train(replace(config, batch=4), "whole")
     script = tmp_path / "start.py"
