@@ -151,7 +151,7 @@ def _fill(tab: Opened) -> None:
     tab.go("Train")
     tab.choose("train_ready", READY)
     tab.wait("train_understood", "OUT11 = 1")
-    tab.wait("train_estimate", "the backward pass stops at")
+    tab.wait("train_estimate", "The backward pass stops at")
 
 
 PLACES: dict[str, Callable[[Opened], None]] = {

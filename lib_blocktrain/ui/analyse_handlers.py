@@ -41,7 +41,7 @@ RULE_LABELS = {
     SUGGESTED: "As probed",
 }
 assert RULE_LABELS.keys() <= {*RULES, SUGGESTED}
-KEPT_AT_FIRST = 0.8  # of the effect: where the slider begins
+KEPT_AT_FIRST = 0.6  # of the effect: where the slider begins; more brings back what is to be left out
 RULE_OF = {label: name for name, label in RULE_LABELS.items()}  # a gradio 3 choice has labels only, no values
 
 
