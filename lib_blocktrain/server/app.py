@@ -117,6 +117,7 @@ def _serve(
     blocks, page = build(host, initial)
     server = _Server(application(blocks, page, port, language))
     address = f"http://{ADDRESS}:{port}/"
+    threading.Thread(target=page.lora_index.refresh, daemon=True).start()  # headers are read before a browser asks
     if on_start is not None:
         threading.Thread(target=_call_when_started, args=(server, address, on_start), daemon=True).start()
     try:
