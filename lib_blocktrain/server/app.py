@@ -44,7 +44,19 @@ OWN_PAGE = """
 footer { display: none !important; }
 .gradio-container { max-width: none !important; padding: 0 !important; }
 .gradio-container > .main > .wrap { gap: 0; }
+#blocktrain_first {
+    position: fixed; inset: 0 0 auto; display: flex; gap: 8px; align-items: center; height: 47px; padding: 0 16px;
+    border-bottom: 1px solid color-mix(in srgb, currentcolor 14%, transparent);
+    font: 700 15px system-ui, sans-serif; pointer-events: none;
+}
+#blocktrain_first::after { content: "Block weights"; }
+body:has(#blocktrain_head) > #blocktrain_first { display: none; }
 """
+# The page's name, in the place that it has later: shown while gradio builds the page.
+FIRST = (
+    '<div id="blocktrain_first" aria-hidden="true"><svg width="20" height="20" viewBox="0 0 20 20"><path d="'
+    'M3 3v8a7 7 0 0 0 14 0V3" fill="none" stroke="currentColor" stroke-width="3.2" stroke-linecap="round"/></svg></div>'
+)
 FONTS = ("system-ui", "sans-serif")  # gradio's own themes load fonts from a server
 
 
@@ -62,15 +74,19 @@ def languages() -> list[str]:
     return sorted(path.stem for path in (DATA / "localizations").glob("*.json"))
 
 
-def _head(language: str | None = None) -> str:
-    """The style sheet, the scripts and a translation as elements of the page's head."""
-    css = (DATA / "style.css").read_text("utf-8") + OWN_PAGE
+def _head() -> str:
+    """The style sheet as an element of the page's head."""
+    return "".join(("<style>", (DATA / "style.css").read_text("utf-8"), OWN_PAGE, "</style>"))
+
+
+def _scripts(language: str | None = None) -> str:
+    """The scripts and a translation as an element; gradio's own script, which is deferred, runs after it."""
     scripts = "\n".join(path.read_text("utf-8") for path in sorted((DATA / "javascript").glob("*.js")))
     if language is not None:
         words = json.loads((DATA / "localizations" / f"{language}.json").read_text("utf-8"))
         # as a WebUI has it; "<" written so that no text ends the element
         scripts = f"window.localization = {json.dumps(words)};\n".replace("<", "\\u003c") + scripts
-    return "".join(("<style>", css, "</style><script>", scripts, "</script>"))
+    return f"<script>{scripts}</script>"
 
 
 def application(blocks: gr.Blocks, page: Page, port: int, language: str | None = None) -> ASGIApp:
@@ -88,7 +104,7 @@ def application(blocks: gr.Blocks, page: Page, port: int, language: str | None =
     )
     fetch_nothing()
     app = gr.mount_gradio_app(app, blocks, path="/")
-    return LocalOnly(Bounded(OwnContentOnly(app, _head(language))), port)
+    return LocalOnly(Bounded(OwnContentOnly(app, _head(), FIRST, _scripts(language))), port)
 
 
 def serve(

@@ -138,13 +138,17 @@ def _too_large(largest: int) -> PlainTextResponse:
 class OwnContentOnly:
     """Removes from gradio's page what it would load from elsewhere, and sets policies that forbid it.
 
-    ``head`` is HTML for the end of the page's head, where a WebUI has the style sheets and scripts of its extensions:
-    gradio itself would add them after it has drawn the page. An answer that sends the browser elsewhere is refused:
-    gradio does that for any URL after `/file=`.
+    ``head``, ``first`` and ``last`` are HTML for the end of the page's head and for the beginning and end of its body:
+    gradio itself would add styles and scripts after it has drawn the page. An answer that sends the browser elsewhere
+    is refused: gradio does that for any URL after `/file=`.
     """
 
-    def __init__(self, app: ASGIApp, head: str = ""):
-        self._app, self._head = app, head.encode()
+    def __init__(self, app: ASGIApp, head: str = "", first: str = "", last: str = ""):
+        self._app = app
+        self._added = [
+            (before, added.encode() + before)
+            for before, added in ((b"</head>", head), (b"<gradio-app", first), (b"</body>", last))
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Rewrite HTML, refuse redirects; pass on everything else, streams included, as it comes."""
@@ -174,7 +178,9 @@ class OwnContentOnly:
             else:
                 body.extend(message.get("body", b""))
                 if not message.get("more_body"):
-                    page = _FOREIGN.sub(b"", bytes(body)).replace(b"</head>", self._head + b"</head>", 1)
+                    page = _FOREIGN.sub(b"", bytes(body))
+                    for before, added in self._added:
+                        page = page.replace(before, added, 1)
                     await send({**starts[0], "headers": _with_policy(starts[0]["headers"], len(page))})
                     await send({"type": "http.response.body", "body": page})
 

@@ -75,6 +75,21 @@ def test_the_page_loads_nothing_from_elsewhere():
     assert b"default-src 'self'" in headers[b"content-security-policy"]
 
 
+def test_the_page_has_its_name_before_the_scripts_and_gradio_after_them():
+    from lib_blocktrain.server.app import FIRST, _head, _scripts
+
+    async def empty(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
+        await send({"type": "http.response.body", "body": b"<head></head><body> <gradio-app></gradio-app></body>"})
+
+    _, body = answer(OwnContentOnly(empty, _head(), FIRST, _scripts()), {})
+    head, first, rest = body["body"].decode().partition(FIRST)
+    assert first
+    assert head.endswith("</style></head><body> ")
+    assert rest.startswith("<gradio-app></gradio-app><script>")
+    assert rest.endswith("</script></body>")
+
+
 def test_other_answers_stream_as_they_come():
     async def events(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
