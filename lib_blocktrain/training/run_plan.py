@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lib_blocktrain.blocks import BASE
 from lib_blocktrain.model.memory import free_memory
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.networks.files import read_network
@@ -16,12 +17,14 @@ from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.dataset import Dataset, find
 from lib_blocktrain.training.estimate import Estimate, estimate, size_of_model
 from lib_blocktrain.training.length import Epochs
+from lib_blocktrain.training.metadata import trained_blocks
 from lib_blocktrain.training.optimizers import learning_rate_notices
 from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.precision import dtype_of
 from lib_blocktrain.training.preparation import check_dataset, check_model
 from lib_blocktrain.training.step import Objective
 from lib_blocktrain.training.train_state import TrainState
+from lib_blocktrain.weights.block_weights import BlockWeights
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class RunPlan:
         }
 
     @property
+    def _weights(self) -> BlockWeights:
+        weights = self.plan.weights
+        return weights if self.plan.trains_text else weights.replace({BASE: 0.0})
+
+    @property
     def text(self) -> str:
         """The plan as lines of text."""
         found, network, optimizer = self.to_json(), self.config.network, self.config.optimizer
@@ -63,7 +71,7 @@ class RunPlan:
         beside = [f"{data[name]} {name}" for name in ("regularisation", "held_out") if data[name]]
         pictures = ", ".join([f"{data['pictures']} pictures, {data['with_repeats']} with repeats", *beside])
         rows = [
-            f"{self.config.name}: {network.algorithm} of rank {network.rank}, {self.plan.weights.to_line()}",
+            f"{self.config.name}: {network.algorithm} of rank {network.rank} in {trained_blocks(self._weights)}",
             f"modules: {', '.join(f'{block} {count}' for block, count in found['modules'].items())}",
             f"pictures: {pictures}; buckets {buckets}",
             f"length: {self.steps} steps of batch {self.config.batch}, {self.epochs:.1f} epochs of"

@@ -177,6 +177,50 @@ def test_a_text_is_literal_and_part_of_the_graph(model):
     assert torch.equal(plain, model.encode_prompt("some words")["context"])
 
 
+class Options:
+    """The WebUI's settings: those that were changed are in `data`."""
+
+    def __init__(self, **data):
+        self.data = data
+
+    def __getattr__(self, name):
+        return self.data.get(name, {"CLIP_stop_at_last_layers": 1, "sd_noise_schedule": "Default"}.get(name))
+
+
+def test_the_encoding_of_a_run(forge, model):
+    """Clip skip is set for the run and put back; the VAE is the one that the WebUI has; captions of a fixed length."""
+    forge.shared.opts = options = Options(forge_additional_modules=["/models/VAE/good.safetensors"])
+    asked, before = [], model.sd_model.set_clip_skip
+    model.sd_model.set_clip_skip = lambda layer: (asked.append(layer), before(layer))
+    with model.encoding("good.safetensors", 2):
+        assert model.encode_prompt("word", 150)["context"].shape == (1, 152, CONTEXT)
+    model.encode_prompt("word")
+    assert asked == [2, 1]
+    assert "CLIP_stop_at_last_layers" not in options.data
+    with model.encoding(None, 2):
+        options.data["CLIP_stop_at_last_layers"] = 3  # the user chooses another meanwhile
+    assert options.data["CLIP_stop_at_last_layers"] == 3
+    with (
+        pytest.raises(NoModel, match=r"vae = 'other.pt': the WebUI uses 'good.safetensors': choose it"),
+        model.encoding("other.pt", None),
+    ):
+        pass
+    options.data["forge_additional_modules"] = []
+    with pytest.raises(NoModel, match="the WebUI uses the checkpoint's own"), model.encoding("other.pt", None):
+        pass
+    with pytest.raises(ValueError, match="clip_skip = 13: expected 1"), model.encoding(None, 13):
+        pass
+
+
+def test_zero_terminal_snr_as_forge_draws(forge, model):
+    assert not model.zero_terminal_snr
+    forge.shared.opts = Options(sd_noise_schedule="Zero Terminal SNR")
+    assert model.zero_terminal_snr
+    forge.shared.opts = Options()
+    model.sd_model.model_config = SimpleNamespace(ztsnr=True)
+    assert model.zero_terminal_snr
+
+
 def refused(change, match):
     from lib_blocktrain.hosts.forge.model import hookable_model
 
