@@ -1,6 +1,7 @@
 """Counts the memory of a training step without a GPU, and compares the estimate with it.
 
     python benchmarks/memory.py
+    python benchmarks/memory.py --fits      by the estimate, what fits in cards of 6 to 24 GB
 
 The full-size models stand on torch's meta device, whose tensors have sizes but no data. The step is the project's own:
 two steps, forward, backward and optimizer, with the fused attention that GPUs have. Every storage is counted from the
@@ -18,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import diffusers
@@ -30,8 +32,9 @@ from torch.utils._pytree import tree_leaves
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lib_blocktrain import blocks
-from lib_blocktrain.model import unet_forward
+from lib_blocktrain.model import unet_forward, weight_storage
 from lib_blocktrain.model.freezing import frozen
+from lib_blocktrain.model.weight_storage import WeightStorage
 from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkConfig, OptimizerConfig, RunConfig
 from lib_blocktrain.training.estimate import UNetSize, estimate
@@ -59,11 +62,13 @@ class Case:
     text_encoder: bool = False
     rank: int = 16
     conv_rank: int = 0
+    fp8: bool = False
+    offload: bool = False
 
     @property
     def title(self) -> str:
         extra = [f"conv rank {self.conv_rank}"] * bool(self.conv_rank) + ["text encoder"] * self.text_encoder
-        extra += ["checkpointing"] * self.checkpointing
+        extra += [name for name in ("checkpointing", "fp8", "offload") if getattr(self, name)]
         return ", ".join([f"{self.architecture} {self.side}", f"batch {self.batch}", self.weights, self.dtype, *extra])
 
     @property
@@ -73,9 +78,8 @@ class Case:
             rank=self.rank, weights=weights, text_encoder=self.text_encoder, conv_rank=self.conv_rank
         )
         dataset = DatasetConfig(folders=(FolderConfig("pictures"),), size=self.side)
-        return RunConfig(
-            "test", dataset, network, OptimizerConfig(), batch=self.batch, checkpointing=self.checkpointing
-        )
+        stored = {"checkpointing": self.checkpointing, "fp8": self.fp8, "offload": self.offload}
+        return RunConfig("test", dataset, network, OptimizerConfig(), batch=self.batch, **stored)
 
 
 CASES = (
@@ -98,6 +102,10 @@ CASES = (
     Case("sdxl", 1024, weights="OUT=1", batch=4, checkpointing=True),
     Case("sdxl", 1024, text_encoder=True),
     Case("sdxl", 1024, text_encoder=True, checkpointing=True),
+    Case("sd1", 512, weights="OUT=1", fp8=True, offload=True),
+    Case("sdxl", 1024, fp8=True),
+    Case("sdxl", 1024, checkpointing=True, fp8=True),
+    Case("sdxl", 1024, weights="OUT=1", checkpointing=True, fp8=True, offload=True),
 )
 
 
@@ -154,6 +162,10 @@ class FullSize:
     text_encoders: Mapping[str, nn.Module]
 
     @property
+    def movable(self) -> tuple[nn.Module, ...]:
+        return (self.unet,)
+
+    @property
     def native_size(self) -> int:
         return blocks.architecture(self.architecture).native_size
 
@@ -205,7 +217,8 @@ def count(case: Case, model: FullSize) -> Counted:
     device, dtype = unet.device, unet.dtype
     models = (unet, *model.text_encoders.values())
     counter = LiveBytes(tensor for part in models for tensor in (*part.parameters(), *part.buffers()))
-    with frozen(*models), _fused_attention():
+    storage = WeightStorage(model, config.fp8, config.offload)
+    with frozen(*models), _fused_attention(), _no_host(), storage:
         plan = plan_of(targets, case.architecture, config.network)
         network = init_network(plan, config.network, "test", seed=0)
         # The meta device has no fused Adam; the form for single tensors needs hardly more memory than it.
@@ -213,7 +226,8 @@ def count(case: Case, model: FullSize) -> Counted:
         optimizer = make_optimizer(own, parameter_groups(network, plan, config.optimizer))
         parameters = parameters_of(optimizer)
         first = None if plan.trains_text else plan.first_block
-        denoiser = Denoiser(model, dtype, first, case.checkpointing)
+        denoiser = Denoiser(model, dtype, first, case.checkpointing, storage=storage)
+        storage.begin(first)
         latents = torch.zeros(case.batch, 4, case.side // 8, case.side // 8, device=device, dtype=dtype)
         timesteps = torch.zeros(case.batch, dtype=torch.long, device=device)
         with torch.no_grad():
@@ -228,8 +242,11 @@ def count(case: Case, model: FullSize) -> Counted:
                 denoiser.predict(latents, timesteps, conditioning).float().square().mean().backward()
                 del conditioning
                 optimizer.step()
-    resident = [unet, *(model.text_encoders.values() if plan.trains_text else ())]
-    frozen_bytes = sum(p.numel() * p.element_size() for part in resident for p in part.parameters())
+        frozen_bytes = sum(storage.device_bytes(layer) for layer in storage.layers)
+        stored = {id(layer.weight) for layer in storage.layers}
+        resident = [unet, *(model.text_encoders.values() if plan.trains_text else ())]
+        others = [p for part in resident for p in part.parameters() if id(p) not in stored]
+        frozen_bytes += sum(p.numel() * p.element_size() for p in others)
     assert sum(t.numel() for m in network.modules.values() for t in trained_tensors(m).values()) == sum(
         p.numel() for p in parameters
     )
@@ -239,6 +256,13 @@ def count(case: Case, model: FullSize) -> Counted:
 def _conditioning(model: FullSize, batch: int) -> dict[str, Tensor]:
     rows = [model.encode_prompt("") for _ in range(batch)]
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+
+@contextmanager
+def _no_host() -> Iterator[None]:
+    """From the meta device nothing can be copied to the CPU, nor is there a number to look at: leave that out."""
+    with mock.patch.object(Tensor, "cpu", lambda tensor: tensor), mock.patch.object(weight_storage, "_fits_fp8"):
+        yield
 
 
 @contextmanager
@@ -255,8 +279,12 @@ def _fused_attention() -> Iterator[None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", choices=("sd1", "sdxl"))
+    parser.add_argument("--fits", action="store_true", help="what the estimate says of cards of 6 to 24 GB instead")
     parser.add_argument("--out", type=Path, help="write what is counted as JSON, too")
     arguments = parser.parse_args()
+    if arguments.fits:
+        fits()
+        return
     rows: list[dict[str, object]] = []
     models: dict[tuple[str, str], FullSize] = {}
     print("| run | beside the weights, MiB | estimated | all of it, MiB | estimated | ratio |")
@@ -272,6 +300,34 @@ def main() -> None:
         rows.append({**asdict(case), "mib": round(counted.rest, 1), "frozen_mib": round(counted.weights, 1)})
         if arguments.out is not None:
             arguments.out.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n", "utf-8")
+
+
+CARDS = (6, 8, 12, 24)  # GB
+SETTINGS: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"batch": 4, "checkpointing": True},
+    {"weights": "OUT=1"},
+    {"checkpointing": True},
+    {"fp8": True},
+    {"fp8": True, "checkpointing": True},
+    {"weights": "OUT=1", "checkpointing": True},
+    {"weights": "OUT=1", "fp8": True, "offload": True, "checkpointing": True},
+)
+
+
+def fits() -> None:
+    """Print what settings need on a GPU: in the steps, and at most, with what comes before them: loading, encoding."""
+    print("| | steps, MiB | at most, MiB | fits in |")
+    print("|---|---:|---:|---|")
+    for architecture, side in (("sd1", 512), ("sdxl", 1024)):
+        for changes in SETTINGS:
+            case = Case(architecture, side, **changes)
+            mib = estimate(case.config, UNetSize.real(architecture)).mib
+            most = sum(mib.values())
+            steps = most - mib.get("encoding", 0.0)
+            fitting = [f"{card} GB" for card in CARDS if most <= 1024 * card]
+            shown = case.title.replace(", fp16", "")
+            print(f"| {shown} | {steps:.0f} | {most:.0f} | {', '.join(fitting) or 'none of them'} |")
 
 
 def line(case: Case, counted: Counted) -> str:

@@ -37,14 +37,14 @@ from lib_blocktrain.training.config import FolderConfig, PoolConfig, RunConfig
 from lib_blocktrain.training.trainer import Trainer
 
 SUBJECT, LATE = "robot", "OUT06-OUT11=1"
-JUDGED = {"validate_every": 10}
+STEPS, BATCH = 100, 2
+JUDGED = {"validate_every": 20}
 ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {  # by comparison and name: what differs from the plain run
     "early": {
-        "fixed, 160 steps": {"steps": 160},
-        "fixed, 320 steps": {"steps": 320},
-        "by validation": {"steps": 320, "patience": 3, **JUDGED},
-        "by block": {"steps": 320, "block_patience": 3, **JUDGED},
-        "by block and validation": {"steps": 320, "patience": 3, "block_patience": 2, **JUDGED},
+        "fixed, 100 steps": {},
+        "fixed, 200 steps": {"steps": 200},
+        "by validation, of 200": {"steps": 200, "patience": 2, **JUDGED},
+        "by block, of 200": {"steps": 200, "block_patience": 1, **JUDGED},
     },
     "pool": {
         "fresh noise": {},
@@ -65,7 +65,7 @@ def config_of(replicate: Replicate, plain: RunConfig, comparison: str, changes: 
         dataset = replace(dataset, validation=(FolderConfig(path=str(few(replicate))),))
     if comparison == "pool":
         named["network"] = replace(plain.network, weights=LATE)
-    return replace(plain, dataset=dataset, pool=PoolConfig(changes.get("draws", 0)), **named)
+    return replace(plain, dataset=dataset, batch=BATCH, pool=PoolConfig(changes.get("draws", 0)), **named)
 
 
 def few(replicate: Replicate) -> Path:
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="begin no arm after this time")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--steps", type=int, default=160, help="of the plain run (%(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the plain run (%(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     bench = bench_of(demo_model.MODEL)

@@ -35,11 +35,7 @@ class SetAside:
         except RuntimeError as lack:
             if not lacks_memory(lack):
                 raise
-            while error is not None:  # its frames hold the tensors that filled the memory
-                traceback.clear_frames(error.__traceback__)
-                error = error.__cause__ or error.__context__
-            gc.collect()
-            torch.cuda.empty_cache()
+            forget_frames(error)
             self._back()
         self._devices.clear()
 
@@ -68,3 +64,12 @@ class SetAside:
     def _back(self) -> None:
         for model, device in self._devices:
             model.to(device)
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Free what the frames of an error and its causes hold: the tensors that filled the memory."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
+    torch.cuda.empty_cache()

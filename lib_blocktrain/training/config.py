@@ -293,6 +293,9 @@ class RunConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     checkpointing: bool = False
     compile: bool = False  # the U-Net, by torch.compile: minutes at the start for faster steps
+    # The frozen weights of the U-Net's blocks as fp8 (e4m3) on the device; computed as before.
+    fp8: bool = field(default=False, metadata={"also": "fp8_base"})
+    offload: bool = False  # the blocks in front of the first trained one on the CPU, but while they run
     save_every: int = field(default=0, metadata={"also": "save_every_n_steps"})
     save_every_epochs: int = field(default=0, metadata={"also": "save_every_n_epochs"})
     keep: int = 0  # how many of the files saved during the run stay; 0: all
@@ -314,6 +317,11 @@ class RunConfig:
         )
         check(self.wandb is None or bool(self.wandb.strip()), "wandb", self.wandb, "a project's name, or none")
         check(not (self.compile and self.checkpointing), "compile", True, "false with checkpointing, or that without")
+        for name in ("fp8", "offload"):
+            value = getattr(self, name)
+            check(not (value and self.compile), name, value, "false with compile, or that without")
+            own = value and self.network.algorithm == "dora"  # its change takes the layer's own weight
+            check(not own, name, value, "false with network.algorithm dora, or another algorithm")
         pooled = self.pool.draws > 0
         check(not (pooled and self.compile), "compile", True, "false with pool.draws, or no pool")
         check(not (pooled and self.network.text_encoder), "pool.draws", self.pool.draws, "0 with network.text_encoder")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from lib_blocktrain.training.canvases import canvases, on_canvas, with_batch
 from lib_blocktrain.training.captions import captions_vary
 from lib_blocktrain.training.checkpointing import is_split
 from lib_blocktrain.training.config import NetworkConfig, PoolConfig, RunConfig
+from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.optimizers import learning_rate_notices
 from lib_blocktrain.training.plan import element_weight, read_weights, settings_of
 from lib_blocktrain.training.sizes import TOKENS, Layer, PartSize, block_sizes
@@ -36,7 +37,15 @@ _ENCODER_MACS = 2_064_320  # multiplications a pixel of its convolutions; its at
 _TEXT_KEPT = 34  # numbers a token, layer and width that a text encoder's backward pass keeps
 _OVERHEAD = {"cuda": 600.0, "cpu": 250.0}  # MiB: the accelerator's context and kernels, the interpreter
 # Numbers that an optimizer keeps for each of the network's, by its name; others are taken as Adam's two.
-_OPTIMIZER_STATE = {"sgd": 0.0, "adafactor": 0.1, "lion": 1.0, "lion8bit": 0.25, "adamw8bit": 0.5, "prodigy": 4.0}
+_OPTIMIZER_STATE = {
+    "sgd": 0.0,
+    "adafactor": 0.1,
+    "lion": 1.0,
+    "lion8bit": 0.25,
+    "adamw8bit": 0.5,
+    "pagedadamw8bit": 0.5,
+    "prodigy": 4.0,
+}
 _Changes = Mapping[str, Any]  # of a RunConfig's fields
 _ALTERNATIVES: tuple[tuple[str, _Changes, str | None], ...] = (  # title, changes, other block weights
     ("checkpointing", {"checkpointing": True}, None),
@@ -45,6 +54,13 @@ _ALTERNATIVES: tuple[tuple[str, _Changes, str | None], ...] = (  # title, change
     ("batch 1", {"batch": 1}, None),
     ("batch 1 and checkpointing", {"batch": 1, "checkpointing": True}, None),
     ("batch 1, OUT only and checkpointing", {"batch": 1, "checkpointing": True}, "OUT=1"),
+    ("fp8 and checkpointing", {"fp8": True, "checkpointing": True}, None),
+    ("fp8, batch 1 and checkpointing", {"fp8": True, "batch": 1, "checkpointing": True}, None),
+    (
+        "fp8, batch 1, OUT only, offload and checkpointing",
+        {"fp8": True, "batch": 1, "checkpointing": True, "offload": True},
+        "OUT=1",
+    ),
 )
 
 
@@ -183,9 +199,9 @@ def out_of_memory(config: RunConfig, model: Model) -> str:
     """Return the message for a lack of memory: what was needed, and what would need less."""
     found = estimate(config, size_of_model(model))
     less = [
-        f"{name} (about {_alternative(config, changes, weights, size_of_model(model)).total_mib:.0f} MiB)"
-        for name, changes, weights in _ALTERNATIVES
-        if not (config.checkpointing and "checkpointing" in changes and len(changes) == 1 and weights is None)
+        f"{name} (about {other.total_mib:.0f} MiB)"
+        for name, other in _alternatives(config, size_of_model(model))
+        if other.total_mib < found.total_mib
     ]
     return f"out of memory: this run needs about {found.total_mib:.0f} MiB. Less: {', '.join(less)}"
 
@@ -256,8 +272,12 @@ def _estimate_on(config: RunConfig, unet: UNetSize, weights: BlockWeights, devic
     # The gradient of the largest activation; the network's come as activations go, and count where they are larger.
     gradients = widest * config.batch * unet.itemsize / MIB
     mib["gradients"] = max(gradients, parameters * 4 / MIB - mib["activations"])
-    more = unet.loaded_mib + _encoding(unet, latent) + mib["overhead"] - sum(mib.values())
-    if more > 0:  # than the steps need, before they begin
+    stored = _stored(config, unet, parts, first_block, device)
+    mib["model"] += stored
+    # Before the steps: while pictures are encoded, or the checkpoint is loaded, with its own weights.
+    before = unet.loaded_mib + max(0.0, stored + _encoding(unet, latent)) + mib["overhead"]
+    more = before - sum(mib.values())
+    if more > 0:
         mib["encoding"] = more
     if config.loss.preservation:  # the class's prediction without the network, and with it and its gradient
         macs = 2 * macs + sum(sum(layer.macs for layer in part.layers) + part.attention for _, part in parts[front:])
@@ -265,6 +285,26 @@ def _estimate_on(config: RunConfig, unet: UNetSize, weights: BlockWeights, devic
         macs += _encoder_macs(unet, latent)
     notices = (_pool_notice(config, unet, parts, first_block),) if config.pool.draws and first_block else ()
     return Estimate(0.0, 2e-9 * macs * config.batch, parameters, mib, first_block, notices=notices)
+
+
+def _stored(
+    config: RunConfig, unet: UNetSize, parts: Sequence[tuple[str, PartSize]], first_block: str | None, device: str
+) -> float:
+    """Return by how many MiB `WeightStorage` changes what the U-Net's weights take on the device."""
+    if not (config.fp8 or config.offload) or not unet.movable:
+        return 0.0
+    embedding = 4 * (320 if unet.channels is None else unet.channels[0])  # width of the timestep's
+    sizes = [
+        [layer.inputs * layer.outputs * layer.kernel for layer in part.layers]
+        + [part.layers[0].outputs * embedding] * (part.kind == "res")
+        for _, part in parts
+    ]
+    if device == "cpu":  # its own weights stay beside what is kept
+        return sum(map(sum, sizes)) / MIB if config.fp8 else 0.0
+    each = 1 if config.fp8 else unet.itemsize
+    saved = sum(map(sum, sizes)) * (unet.itemsize - each)
+    saved += sum(map(sum, sizes[: _front(parts, first_block)])) * each if config.offload else 0
+    return -saved / MIB
 
 
 def _front(parts: Sequence[tuple[str, PartSize]], first_block: str | None) -> int:
@@ -378,20 +418,21 @@ def _memory(config: RunConfig, unet: UNetSize, parameters: int, kept: float, dev
     }
 
 
-def _alternative(
-    config: RunConfig, changes: _Changes, weights: str | None, unet: UNetSize, device: str = "cuda"
-) -> Estimate:
-    other = replace(config, **changes)
-    other = with_batch(other, other.batch) if "batch" in changes else other
-    if weights is not None:
-        other = replace(other, network=replace(other.network, weights=weights, text_encoder=False))
-    return _estimate(other, unet, read_weights(other.network, unet.architecture)[0], device)
+def _alternatives(config: RunConfig, unet: UNetSize, device: str = "cuda") -> Iterator[tuple[str, Estimate]]:
+    """Yield what could be chosen instead, and its estimate, but for what this run or this host cannot do."""
+    for name, changes, weights in _ALTERNATIVES:
+        if "fp8" in changes and not unet.movable:
+            continue
+        try:
+            other = replace(config, **changes)
+            other = with_batch(other, other.batch) if "batch" in changes else other
+            if weights is not None:
+                other = replace(other, network=replace(other.network, weights=weights, text_encoder=False))
+        except ConfigError:  # with compile, or another algorithm
+            continue
+        yield name, _estimate(other, unet, read_weights(other.network, unet.architecture)[0], device)
 
 
 def _what_fits(config: RunConfig, unet: UNetSize, free: float, device: str) -> tuple[str, ...]:
-    fitting = [
-        name
-        for name, changes, weights in _ALTERNATIVES
-        if _alternative(config, changes, weights, unet, device).total_mib <= free
-    ]
+    fitting = [name for name, other in _alternatives(config, unet, device) if other.total_mib <= free]
     return tuple(fitting[:2])

@@ -23,7 +23,7 @@ from lib_blocktrain.training.dataset import Dataset
 _MAY_CHANGE = re.compile(
     r"optimizer\.(lr|text_encoder_lr)|schedule\..*|steps|epochs|samples\..*|(save|validate)_every(_epochs)?|keep"
     r"|save_dtype|patience|block_patience|min_delta|pool\.keep"
-    r"|name|description|wandb|metadata.*|checkpointing|compile"
+    r"|name|description|wandb|metadata.*|checkpointing|compile|offload"
     r"|checkpoint|network\.start|dataset\.cache|dataset\.(folders|validation)\[\d+\]\.(path|mask_folder)"
 )
 _SAME_WEIGHTS = 0.9  # the share that has to be equal: where dtypes differ, a few are rounded twice
@@ -71,13 +71,20 @@ class Origin:
         return float((ours == weights).float().mean()) >= _SAME_WEIGHTS
 
 
-def origin_of(config: RunConfig, model: Model, name: str, dataset: Dataset, contents: Mapping[Path, str]) -> Origin:
-    """Return what a run is made with now; `contents` has the digest of each picture's file."""
+def weights_of(model: Model) -> tuple[Tensor, str]:
+    """Return one number of each tensor of a model, in fp32, and the name of the dtype that they are rounded to."""
     parts = [model.unet, *model.text_encoders.values()]
     tensors = [tensor.detach() for part in parts for tensor in part.parameters() if tensor.numel()]
     device, dtype = tensors[0].device, tensors[0].dtype
     numbers = [tensor.reshape(-1)[tensor.numel() // 2].to(device, torch.float32) for tensor in tensors]
-    return Origin(config, name, torch.stack(numbers).cpu(), str(dtype).split(".")[-1], _pictures(dataset, contents))
+    return torch.stack(numbers).cpu(), str(dtype).split(".")[-1]
+
+
+def origin_of(
+    config: RunConfig, name: str, weights: tuple[Tensor, str], dataset: Dataset, contents: Mapping[Path, str]
+) -> Origin:
+    """Return what a run is made with now: `weights` of the model, and the digest of each picture's file."""
+    return Origin(config, name, *weights, _pictures(dataset, contents))
 
 
 def check_config(before: Mapping[str, Any], now: RunConfig) -> str | None:

@@ -46,6 +46,11 @@ def start_from(file: Network, network: Network, plan: Plan, config: NetworkConfi
 def _take_over(ours: NetworkModule, theirs: NetworkModule, planned: ModulePlan, config: NetworkConfig) -> float:
     """Give our tensors the values with which our delta is theirs; return the share of its norm that our rank loses."""
     weight = weight_of(planned.layer).detach()
+    if isinstance(theirs, DoRA) and not any(weight.stride()):
+        raise ConfigError(
+            f"network.start: {ours.key} is a DoRA there, which takes the model's own weights: expected fp8 and offload"
+            " false, or another file"
+        )
     if isinstance(ours, DoRA):
         by_input = isinstance(theirs, DoRA) and theirs.magnitude.shape[0] == 1
         direction = theirs.direction if isinstance(theirs, DoRA) and by_input else theirs

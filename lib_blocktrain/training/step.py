@@ -12,6 +12,7 @@ from torch import Tensor
 from lib_blocktrain.model import diffusion
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.model.unet_forward import BlockState
+from lib_blocktrain.model.weight_storage import WeightStorage
 from lib_blocktrain.training.batches import Batch, joined, sent
 from lib_blocktrain.training.cache import prompt_encoder
 from lib_blocktrain.training.checkpointing import Checkpoints
@@ -181,7 +182,9 @@ class Denoiser:
         first_block: str | None,
         checkpointing: bool,
         compiled: CompiledUNet | None = None,
+        storage: WeightStorage | None = None,
     ):
+        self.storage = storage
         self.model, self.dtype, self.compiled, self._checkpointing = model, dtype, compiled, checkpointing
         self.begin_at(first_block)
 
@@ -227,7 +230,8 @@ class Denoiser:
         """Give the U-Net's inputs, and compute in its dtype meanwhile."""
         weight = next(self.model.unet.parameters())
         cast = {name: _like(name, tensor, weight) for name, tensor in conditioning.items()}
-        with autocast(weight.device, self.dtype, weight.dtype):
+        stored = nullcontext() if self.storage is None else self.storage.saving()
+        with autocast(weight.device, self.dtype, weight.dtype), stored:
             yield latents.to(weight), timesteps.to(weight.device), cast
 
 

@@ -17,6 +17,7 @@ from lib_blocktrain.blocks import BASE
 from lib_blocktrain.files import atomic_write
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.model.set_aside import SetAside
+from lib_blocktrain.model.weight_storage import WeightStorage
 from lib_blocktrain.networks.files import read_network, write_network
 from lib_blocktrain.networks.hooks import applied
 from lib_blocktrain.training.batches import Batch
@@ -32,7 +33,7 @@ from lib_blocktrain.training.monitor import TrainingMonitor
 from lib_blocktrain.training.noise_scaling import NoiseScaling
 from lib_blocktrain.training.norms import block_norms, gradient_norms, shares
 from lib_blocktrain.training.optimizers import learning_rate_notices, lr_factor
-from lib_blocktrain.training.origin import check_config, origin_of
+from lib_blocktrain.training.origin import check_config, origin_of, weights_of
 from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.precision import DTYPES, dtype_of
 from lib_blocktrain.training.preparation import check_model, prepare
@@ -79,6 +80,7 @@ class Trainer:
         self._good_step = 0  # of the weights that `diverge` goes back to
         self._state_is_good = True  # whether the saved state, if there is one, is known to do no worse than no LoRA
         self.aside = SetAside()  # the models that the steps do not need
+        self.storage = WeightStorage(model, run.config.fp8, run.config.offload)
         self.hooks, self.contexts, self._saved_at = ExitStack(), ExitStack(), time.monotonic()
 
     def run_loop(self) -> Outcome:
@@ -93,6 +95,7 @@ class Trainer:
             self.hooks,
             self.compiled or nullcontext(),
             self.contexts,
+            self.storage,
             memory_errors(self.config, self.model),
         ):
             try:
@@ -121,13 +124,15 @@ class Trainer:
         elif self.run.begins_again is not None:
             self.notice(self.run.begins_again)
         plan = self._plan(TrainState.weights_of(state["train_state"]) if state else None)
+        weights = weights_of(self.model)
+        self.storage.begin(plan.first_block_of_gradients)
         rates = learning_rate_notices(self.config.optimizer, self.config.schedule)
         for notice in (*plan.notices, *rates):
             self.notice(notice)
         self.data = prepare(self.model, self.run, plan, self.processes.count, self._encoded)
         for notice in self.data.notices:
             self.notice(notice)
-        self.origin = origin_of(self.run.config, self.model, self._model_name, self.data.dataset, self.data.contents)
+        self.origin = origin_of(self.run.config, self._model_name, weights, self.data.dataset, self.data.contents)
         self.config = replace(self.config, steps=self.data.steps)  # of its epochs
         weight = next(self.model.unet.parameters())
         self.device, dtype = weight.device, dtype_of(self.config.precision, weight.dtype)
@@ -146,7 +151,7 @@ class Trainer:
         self.train_state = TrainState(plan, self.config, dtype, weight.dtype, start)
         for notice in self.train_state.notices:
             self.notice(notice)
-        self.denoiser = Denoiser(self.model, dtype, None, self.config.checkpointing, self.compiled)
+        self.denoiser = Denoiser(self.model, dtype, None, self.config.checkpointing, self.compiled, self.storage)
         of = self.config, self.data, self.train_state, self.denoiser, self.losses, self.processes, self.device
         self.evaluation = Evaluation(*of)
         if state:
@@ -309,6 +314,7 @@ class Trainer:
         """Apply the network to the model as it is now."""
         self.hooks.close()
         self.denoiser.begin_at(self.train_state.first_block)
+        self.storage.begin(self.train_state.first_block)
         if self.pool is not None:
             self.pool.begin_at(self.train_state.frozen)
         if self.compiled:

@@ -204,6 +204,8 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
     ),
     "Precision, seed, saving": (
         _field("precision", "Precision"),
+        _field("fp8", "Frozen weights as fp8"),
+        _field("offload", "Blocks in front on the CPU"),
         _field("vae", "VAE", "the checkpoint's own"),
         _field("seed", "Seed"),
         _field("epochs", "Epochs instead of steps"),

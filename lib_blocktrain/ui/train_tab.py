@@ -23,7 +23,7 @@ COST_PATHS = (
     "network.text_encoder_steps", "max_tokens",
     "network.elements", "steps", "epochs", "batch", "dataset.size", "dataset.height", "dataset.more_sizes",
     "dataset.random_crop", "dataset.color", "checkpointing", "optimizer.name",
-    "optimizer.ema", "pool.draws",
+    "optimizer.ema", "pool.draws", "fp8", "offload",
 )  # fmt: skip
 OPEN_CHOICES = ("optimizer.name",)  # the dotted name of a class may be typed instead
 ROW_LENGTH = 3  # widgets

@@ -12,11 +12,12 @@ from torch import nn
 pytest.importorskip("diffusers")
 
 from lib_blocktrain.hosts.standalone import StandaloneModel
-from lib_blocktrain.training.config import SampleConfig
+from lib_blocktrain.training.config import PoolConfig, SampleConfig
 from lib_blocktrain.training.dataset_config import ImageOptions
 from lib_blocktrain.training.preparation import TrainingData
 from lib_blocktrain.training.trainer import Trainer
 from tests.model.test_set_aside import Part, places
+from tests.training.test_trainer import same, untouched  # noqa: F401 - a fixture
 
 
 def idle(has_conditioning: bool, **options) -> list[str]:
@@ -88,3 +89,26 @@ def test_a_run_has_them_only_for_samples(train, config, monkeypatch, fails):
         train(config, draw=draw)
     assert seen == {"step": {"cpu"}, "sample": {"cuda"}, "encoded": {"cuda"}}
     assert places(part) == ["cuda"]
+
+
+@pytest.mark.usefixtures("untouched")
+def test_stored_weights_are_back_after_a_run(train, config):
+    """On the CPU is where they are here: the same bits. As fp8 it is another result, with samples and validation."""
+    drawn: list[str] = []
+
+    def draw(prompt, seed):
+        drawn.append(prompt)
+        return Image.new("RGB", (8, 8))
+
+    samples = SampleConfig(prompts=("a",), every=3)
+    dataset = replace(config.dataset, validation_share=0.3)
+    config = replace(config, dataset=dataset, samples=samples, validate_every=2, checkpointing=True)
+    plain = train(config, "plain", draw=draw)
+    offloaded = train(replace(config, offload=True), "offload", draw=draw)
+    assert same(offloaded.outcome.result, plain.outcome.result)
+    both = replace(config, offload=True, fp8=True, pool=PoolConfig(2), checkpointing=False)
+    rounded = train(both, "fp8", draw=draw)
+    losses = [[row["loss"] for row in t.run.metrics() if "loss" in row] for t in (plain, rounded)]
+    assert losses[0] != losses[1]
+    assert all(0.5 < one / other < 2 for one, other in zip(*losses))
+    assert len(drawn) == 3
