@@ -28,7 +28,9 @@ class _Weight:
     """The weight of a layer: `own`, as it was found, and what is kept of it for the steps."""
 
     def __init__(self, layer: nn.Module):
-        self.layer, self.parameter = layer, layer.weight
+        parameter = layer._parameters["weight"]
+        assert parameter is not None  # `_layers` gives those that have one
+        self.layer, self.parameter = layer, parameter
         self.device, self.dtype = self.parameter.device, self.parameter.dtype
         self.own = self.parameter.detach().cpu()  # beside what is kept the device has no room for it
         if self.device.type != "cpu":
@@ -136,6 +138,7 @@ class WeightStorage(AbstractContextManager["WeightStorage"]):
             forget_frames(error)
             self._restore()
         self._weights.clear()
+        self._handles.clear()
         self._on_host = None
 
     def _restore(self) -> None:
@@ -149,8 +152,10 @@ class WeightStorage(AbstractContextManager["WeightStorage"]):
         self._loaded[weight.load().untyped_storage()._cdata] = weight
 
     def _free(self, layer: nn.Module, _inputs: object, _output: object) -> None:
-        self._loaded.pop(layer.weight.untyped_storage()._cdata, None)
-        self._weights[layer].release()
+        weight = self._weights[layer]
+        for storage in [storage for storage, loaded in self._loaded.items() if loaded is weight]:
+            del self._loaded[storage]
+        weight.release()
 
     def _pack(self, tensor: Tensor) -> object:
         weight = self._loaded.get(tensor.untyped_storage()._cdata)
