@@ -43,16 +43,15 @@ ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {  # by comparison and nam
     "early": {
         "fixed, 100 steps": {},
         "fixed, 200 steps": {"steps": 200},
-        "by validation, of 200": {"steps": 200, "patience": 2, **JUDGED},
         "by block, of 200": {"steps": 200, "block_patience": 1, **JUDGED},
+        "by validation, of 200": {"steps": 200, "patience": 2, **JUDGED},
     },
     "pool": {
         "fresh noise": {},
-        "pool of 2": {"draws": 2},
-        "pool of 8": {"draws": 8},
-        "pool of 32": {"draws": 32},
-        "pool of 8, at equal time": {"draws": 8, "as_long_as": "fresh noise"},
-        "pool of 32, at equal time": {"draws": 32, "as_long_as": "fresh noise"},
+        "pool of 4": {"draws": 4},
+        "pool of 4, at equal time": {"draws": 4, "as_long_as": "fresh noise"},
+        "pool of 16": {"draws": 16},
+        "pool of 16, at equal time": {"draws": 16, "as_long_as": "fresh noise"},
     },
 }
 

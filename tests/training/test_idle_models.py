@@ -94,10 +94,10 @@ def test_a_run_has_them_only_for_samples(train, config, monkeypatch, fails):
 @pytest.mark.usefixtures("untouched")
 def test_stored_weights_are_back_after_a_run(train, config):
     """On the CPU is where they are here: the same bits. As fp8 it is another result, with samples and validation."""
-    drawn: list[str] = []
+    drawn: list[object] = []
 
-    def draw(prompt, seed):
-        drawn.append(prompt)
+    def draw(asked):
+        drawn.append(asked)
         return Image.new("RGB", (8, 8))
 
     samples = SampleConfig(prompts=("a",), every=3)
