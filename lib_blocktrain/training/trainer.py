@@ -463,7 +463,7 @@ class Trainer:
             self.save(self.run.best)
         if spent:
             self.train_state.freeze(spent)
-            self.note({"event": "frozen", "blocks": spent})
+            self.note({"event": "frozen", "blocks": spent, "reason": "helps no more"})
             self.apply()
 
     def compare(self) -> str | None:

@@ -138,10 +138,11 @@ def _event(row: Mapping[str, Any]) -> str | None:
         return None if number not in ("", "00.png") else "Sample drawn" if drawn else "A sample could not be drawn"
     if event in ("started", "resumed"):
         return f"{event.capitalize()}{_modules(row)}"
-    if event == "frozen":
+    if event == "frozen" and _frozen(row):
         blocks = _frozen(row)
         known = [block for block in BLOCK_IDS if block in blocks]
-        return f"Frozen, since it helped no more: {spans([*known, *(b for b in blocks if b not in known)])}"
+        why = ", since validation got no better by it" if reason else ""
+        return f"Frozen{why}: {spans([*known, *(block for block in blocks if block not in known)])}"
     if event == "finished" and isinstance(row.get("early"), str):
         return f"Finished early: {row['early']}"
     if event == "stopped":

@@ -66,6 +66,8 @@ def write_rows(run: Run, last: int, *, samples: bool, first: int = 1) -> None:
         if step % 5 == 0:
             norms = {"OUT06": step / 10, "OUT09": step / 20, "OUT11": 0.01}
             run.add_metrics({"step": step, "norms": norms, "gradients": {block: n / 100 for block, n in norms.items()}})
+        if step == 30 and run.config.name == "whole":
+            run.add_metrics({"step": step, "event": "frozen", "blocks": ["OUT09"]})
         if samples and step % EVERY == 0:
             draw(run, step)
     if last == STEPS:
@@ -186,11 +188,11 @@ def test_the_chart_says_its_numbers(opened):
     opened.page.get_by_role("button", name="lin").click()
 
 
-PIXEL = """([x, block]) => {
+PIXEL = """([x, block, part]) => {
     const canvas = document.querySelector('.blocktrain-heat-c');
     const row = document.querySelector(`.blocktrain-hr[data-block=${block}]`).getBoundingClientRect();
     const ratio = canvas.height / canvas.clientHeight;
-    const y = (row.top + row.height / 2 - canvas.getBoundingClientRect().top) * ratio;
+    const y = (row.top + row.height * part - canvas.getBoundingClientRect().top) * ratio;
     return [...canvas.getContext('2d').getImageData(x * (canvas.width - 1), y, 1, 1).data];
 }"""
 
@@ -201,8 +203,11 @@ def test_the_heat_map_has_the_colours_of_its_tokens(opened):
     frozen = opened.page.locator(".blocktrain-hr.blocktrain-is-frozen b").all_inner_texts()
     assert frozen == ["IN00–OUT05", "OUT07–OUT08", "OUT10"]
 
-    def pixel(x, block):
-        return opened.page.evaluate(PIXEL, [x, block])
+    def pixel(x, block, part=0.5):
+        return opened.page.evaluate(PIXEL, [x, block, part])
+
+    # OUT09 was frozen in the middle: from there on its row is thin.
+    assert [pixel(x, "OUT09", part)[3] for x in (0.4, 0.6) for part in (0.2, 0.5)] == [255, 255, 0, 255]
 
     for theme in ("light", "dark"):
         opened.page.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")

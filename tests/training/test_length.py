@@ -165,7 +165,7 @@ def test_a_frozen_block_keeps_its_weight_and_costs_no_gradient(train, judged, mo
         trained = name.endswith(("lora_up.weight", "lora_down.weight"))
         assert moved == [trained] * 3 if "up_blocks_3_attentions_0" not in name else [trained, False, False]
     events = [event.text for event in read_history(whole.run.metrics()).events]
-    assert "Frozen, since it helped no more: OUT09" in events
+    assert "Frozen, since validation got no better by it: OUT09" in events
     assert whole.train_state.first_block == "OUT10"
     assert len(whole.train_state.gradients()) == len(whole.train_state.parameters) * 2 // 3
 

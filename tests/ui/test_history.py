@@ -17,6 +17,7 @@ ROWS = (
     {"step": 2, "loss": "nan", "smoothed": 0.4, "lr": 1e-3, "validation": 0.3},
     {"step": 2, "sample": "000002-00.png", "prompt": "<script>a robot</script>"},
     {"step": 2, "sample": "../../../secret.png", "prompt": "outside"},
+    {"step": 2, "event": "frozen", "blocks": ["OUT09"], "reason": "helps no more"},
     {"step": 2, "event": "diverged", "reason": "the loss is <b>nan</b>"},
 )
 
@@ -31,7 +32,11 @@ def test_events_are_in_words_with_their_time():
         {"step": 2, "sample": "000002-00.png", "prompt": "a"},
         {"step": 2, "sample": "000002-01.png", "prompt": "b"},
         {"step": 3, "checkpoint": "robot-000003.safetensors"},
+        {"step": 3, "event": "frozen", "blocks": ["IN01", "IN02", "BASE"], "reason": "helps no more"},
+        {"step": 4, "event": "frozen", "blocks": ["BASE"]},
+        {"step": 4, "event": "frozen", "blocks": "all"},
         {"step": 4, "event": "stopped", "saved": False},
+        {"step": 4, "event": "finished", "saved": True, "early": "all blocks are frozen"},
         *ROWS[-1:],
     ]
     history = read_history(rows)
@@ -39,10 +44,15 @@ def test_events_are_in_words_with_their_time():
         "Started: 2 blocks, 15 modules",
         "Sample drawn",
         "Checkpoint saved: robot-000003",
+        "Frozen, since validation got no better by it: IN01, IN02, BASE",
+        "Frozen: BASE",
+        "Frozen",
         "Stopped without saving",
+        "Finished early: all blocks are frozen",
         "Failed: the loss is <b>nan</b>",
     ]
-    assert [event.time for event in history.events] == [5, None, None, None, None]
+    assert [event.time for event in history.events] == [5, *[None] * 8]
+    assert history.frozen == {"IN01": 3, "IN02": 3, "BASE": 4}
     assert history.pictures == 24
     changed = next(event for event in read_history(ROWS).events if event.text.startswith("The block weights"))
     assert changed.text == "The block weights were changed: OUT06-OUT08 = 0.5"

@@ -84,6 +84,7 @@ def test_a_run_found_on_disk_is_shown(run, opened):
     assert curves["curves"]["validation"] == [[2], [0.3]]
     blocks = sent(opened, "blocks")
     assert (blocks["norms"]["OUT09"], blocks["order"][0], len(blocks["order"])) == ([[1], [1.0]], "IN00", 26)
+    assert blocks["frozen"] == {"OUT09": 2}
     assert sent(opened, "events")[0]["text"] == "Failed: the loss is <b>nan</b>"
     for part in ("state", "head", "curves", "blocks", "events", "table", "saved"):
         assert "<b>nan" not in values[f"runs_{part}"]
@@ -136,6 +137,8 @@ def test_states_in_words():
     assert said["training"] == "training · 0:03 left | robot · step 3/9 · 2.0 steps/s · 0:03 left"
     assert said["waiting"] == "waiting · number 2 | robot waits: 1 before it"
     assert "finished. 9 steps" in said["finished"]
+    early = runs_words.line(Status("robot-1", "finished", 3, 9, early="all blocks are frozen"), False)
+    assert "finished. 3 of 9 steps, since all blocks are frozen" in early.html().striptags()
     for word in ("waits", "Resume", "when", "goes on"):
         assert word not in said["finished"]
     assert "Saved at step 2" in said["stopped"]
