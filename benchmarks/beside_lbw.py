@@ -6,7 +6,7 @@
 sd-webui-lora-block-weight, as for `tests/webui`. The U-Net has SD1's size and random weights, the pictures are small
 and short, so that what is timed is the weights' change rather than the drawing. Ten LoRAs of SD1's size, their weights
 different in every picture: with its tags (`lbw=`), with ours (`bw=`), and without weights, in turns; then the analysis
-of one LoRA: its sheet of one picture a block, and our methods with the same prompt, seed, size and steps. Counted are
+of one LoRA: its sheet of one picture a block, and our methods with the same prompt, seed and size. Counted are
 the seconds of the WebUI's processor (a busy machine disturbs them less) and the network files that it reads.
 """
 
@@ -18,7 +18,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.preview import ATTENTION, make_network
 from benchmarks.setting import load, processor, ratios, table, unet_of
+from lib_blocktrain.analysis.request import IMAGE_STEPS
 from lib_blocktrain.hosts import demo_model
 from lib_blocktrain.hosts.ldm_export import WEIGHTS, export
 from lib_blocktrain.networks.files import write_network
@@ -40,7 +41,6 @@ COUNT, RANK = 10, 16
 STRENGTH = 0.1  # ten LoRAs of random numbers must not overflow
 PROMPT = "a photo of a fox"
 PICTURE = {"width": 64, "height": 64, "steps": 1, "cfg_scale": 5, "seed": 1, "sampler_name": "Euler"}
-SHEET_STEPS = 4
 FLAGS = ["--no-download-sd-model", "--use-cpu=all", "--no-half", "--do-not-download-clip"]
 # Its arguments: presets, active, 2 for the analyser, the types and values of X, Y and Z, the value without a block and
 # with it, the blocks, seeds, the difference's colour and threshold, order, elements, two for debugging.
@@ -117,15 +117,14 @@ def median(found: list) -> float:
     return sorted(found)[len(found) // 2]
 
 
-def analyses(webui: WebUI) -> str:
+def analyses(webui: WebUI, methods: Sequence[str]) -> str:
     """The table of one LoRA's analyses: its sheet of pictures, and our methods."""
     meter = Meter(webui)
-    size = {**PICTURE, "steps": SHEET_STEPS}
+    size = {**PICTURE, "steps": IMAGE_STEPS}
     sheet = {"prompt": f"{PROMPT} <lora:ten-0:1:lbw=XYZ>", "script_name": "LoRA Block Weight", "script_args": SHEET}
     rows = [["its sheet, 18 pictures", meter.spent(lambda: webui.call("/sdapi/v1/txt2img", {**size, **sheet}))]]
-    for method in ("rendered", "exact", "fast", "one-only"):
-        body = {"method": method, "prompts": [PROMPT], "seeds": [1], "steps": SHEET_STEPS}
-        asked = {**body, "width": size["width"], "height": size["height"]}
+    for method in methods:
+        asked = {"method": method, "prompts": [PROMPT], "seeds": [1], "width": size["width"], "height": size["height"]}
         rows.append([f"ours, {method}", meter.spent(lambda asked=asked: done(webui.analysed("ten-0", **asked)))])
     first = rows[0][1][1]
     head = ["analysis of one LoRA", "s", "processor's s", "/ its sheet's", "files read"]
@@ -142,6 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the WebUI's data (4 GB)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--methods", nargs="+", default=["exact", "fast", "one-only", "rendered"], help="of ours")
     arguments = parser.parse_args()
     folder, neighbours = Path(os.environ["WEBUI_DIR"]), Path(os.environ["NEIGHBOURS_DIR"])
     python = os.environ.get("WEBUI_PYTHON", str(folder / "venv" / "bin" / "python"))
@@ -155,7 +155,7 @@ def main() -> None:
     with started(python, folder, data, FLAGS, {}, max(PATIENCE, 900)) as url:
         webui = WebUI(url, data, data / "log.txt")
         print(changes(webui, arguments.rounds), flush=True)
-        print(analyses(webui), flush=True)
+        print(analyses(webui, arguments.methods), flush=True)
 
 
 if __name__ == "__main__":
