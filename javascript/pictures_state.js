@@ -135,7 +135,8 @@
             mark(figure, text || "");
         }
         const text = words(found);
-        say(text, [...found.weights, ...found.loras].slice(0, 6).join(", "));
+        const details = [...found.weights, ...found.loras];
+        say(text, details.slice(0, 6).join(", ") + (details.length > 6 ? " …" : ""));
         automatic(JSON.stringify(now), text);
     }
 
