@@ -16,6 +16,7 @@ from lib_blocktrain.training.config_json import ConfigError, check, read_text
 from lib_blocktrain.training.kohya_toml import toml_reader
 
 MOST_STEPS = 1000  # as sd-scripts
+MOST_SEED = 2**63 - 1  # as torch
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class SamplePrompt:
 _OPTIONS: Mapping[str, tuple[str, Callable[[str], Any], str]] = {
     "w": ("width", int, "a multiple of 8 from 64 on"),
     "h": ("height", int, "a multiple of 8 from 64 on"),
-    "d": ("seed", int, "a whole number from 0 on"),
+    "d": ("seed", int, f"a whole number from 0 to {MOST_SEED}"),
     "s": ("steps", int, f"1 to {MOST_STEPS}"),
     "l": ("cfg", float, "a number from 0 on"),
     "n": ("negative", str, "text"),
@@ -72,7 +73,7 @@ def _value(name: str, text: str, kind: Callable[[str], Any], expected: str, line
     holds = {
         "--w": lambda: value >= 64 and value % 8 == 0,
         "--h": lambda: value >= 64 and value % 8 == 0,
-        "--d": lambda: value >= 0,
+        "--d": lambda: 0 <= value <= MOST_SEED,
         "--s": lambda: 1 <= value <= MOST_STEPS,
         "--l": lambda: 0 <= value < float("inf"),
     }.get(name.lower(), lambda: bool(value))()
@@ -122,4 +123,4 @@ def _line(item: Any, path: Path) -> str:
     options = [
         f"--{_NAMES[name]} {value}" for name, value in item.items() if name in _NAMES and value not in (None, "")
     ]
-    return " ".join([str(item.get("prompt", "")), *options])
+    return " ".join(" ".join([str(item.get("prompt", "")), *options]).splitlines())

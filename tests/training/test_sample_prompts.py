@@ -33,7 +33,7 @@ def test_a_line_is_that_of_sd_scripts(line):
         ("a --w 500", r"--w = 500: expected a multiple of 8 from 64 on"),
         ("a --h x", r"--h 'x': expected a multiple of 8"),
         ("a --s 0", r"--s = 0: expected 1 to 1000"),
-        ("a --d -1", r"--d = -1: expected a whole number from 0 on"),
+        ("a --d -1", r"--d = -1: expected a whole number from 0 to"),
         ("a --l nan", r"--l = nan: expected a number from 0 on"),
         ("a --n", r"--n = '': expected text"),
         ("a --cn x.png", r"unknown --cn x.png: expected one of --w, --h, --d, --s, --l, --n, --ss"),
@@ -55,9 +55,9 @@ def test_what_a_prompt_does_not_say_is_the_runs():
 def test_files_of_sd_scripts(tmp_path):
     (tmp_path / "p.txt").write_text(f"# a comment\n\n{LINE}\n a second\n", "utf-8")
     assert prompts_in(tmp_path / "p.txt") == (LINE, "a second")
-    items = ["a line --d 3", {"prompt": "a robot", "negative_prompt": "blurry", "width": 512, "sample_steps": 9}]
+    items = ["a line --d 3", {"prompt": "a robot", "negative_prompt": "blurry,\nbad", "width": 512, "sample_steps": 9}]
     (tmp_path / "p.json").write_text(json.dumps(items), "utf-8")
-    assert prompts_in(tmp_path / "p.json") == ("a line --d 3", "a robot --n blurry --w 512 --s 9")
+    assert prompts_in(tmp_path / "p.json") == ("a line --d 3", "a robot --n blurry, bad --w 512 --s 9")
     if sys.version_info >= (3, 11):
         text = '[prompt]\nwidth = 64\n[[prompt.subset]]\nprompt = "a"\nseed = 0\n[[prompt.subset]]\nprompt = "b"\n'
         (tmp_path / "p.toml").write_text(text, "utf-8")
