@@ -37,8 +37,6 @@ _PREVIEW = {
     "cfg": "How closely the picture follows the prompt; 5 to 8 is usual.",
     "width": "In pixels. The size the model was trained at gives the best pictures.",
     "height": "In pixels. The size the model was trained at gives the best pictures.",
-    "fp8": "Halves the memory of the U-Net's weights; they are rounded while the run goes on.",
-    "offload": "Keeps the blocks before the first trained one on the CPU; each step copies them, which is slower.",
     "seed": "The same seed gives the same picture. With -1 a new seed is drawn each time, and shown.",
     "draw": "Draws without the LoRA, with all blocks at 1, and under the block weights; reuses unchanged pictures.",
     "cancel": "Stops after the current step; finished pictures are kept.",
