@@ -75,7 +75,8 @@ def running(
     inside = {"BLOCKTRAIN_INSIDE": "forge_inside.py", **(environment or {})}
     with started(python, folder, data, [*FLAGS[kind], *allowed, *flags], inside, max(PATIENCE, 900)) as url:
         forge = Forge(kind, url, data, auth)
-        forge.call("/sdapi/v1/options", {"show_progress_type": "Approx cheap"})  # the other kinds want downloads
+        options = {"show_progress_type": "Approx cheap"}  # the other kinds want downloads
+        forge.call("/sdapi/v1/options", {**options, "grid_format": "png"})  # Neo's is jpg
         yield forge
 
 

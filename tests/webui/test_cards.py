@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import time
 
+import numpy as np
 import pytest
 
 pytest.importorskip("playwright")
 
 from tests.webui.page import Page
 from tests.webui.running import LORA
+
+from journeys import decoded  # isort: skip - of tests/browser, which page.py adds
 
 CARDED = "blocktrain-carded"
 OF_OTHERS = {
@@ -73,6 +76,8 @@ def networks(page: Page):
     page.tab("txt2img")
     page.page.click('#txt2img_extra_tabs > .tab-nav > button:text-is("Lora")')
     found = page.page.locator(f'#txt2img_lora_cards .card[data-name="{CARDED}"]')
+    if not found.count():  # Neo has listed the files at its start
+        page.page.locator("#txt2img_lora_extra_refresh").first.dispatch_event("click")
     found.wait_for()
     return found
 
@@ -171,7 +176,8 @@ def test_to_the_tab_and_back(page, weighed):
     assert sent.startswith(f"a photo of a fox in the snow <lora:{CARDED}:1:bw=")
     drawn = page.page.locator("#blocktrain_pictures figure[data-arm=weights] img").get_attribute("src")
     assert page.page.input_value("#txt2img_neg_prompt textarea") == "blurry"
-    assert weighed.pixels(sent, seed=7, negative_prompt="blurry").tobytes() == decoded(drawn)
+    theirs = weighed.pixels(sent, seed=7, negative_prompt="blurry").astype(int)
+    assert np.abs(theirs - np.asarray(decoded(drawn))).max() <= 2  # merged weights against hooks
 
 
 def test_a_preset_of_the_tab_is_in_the_accordions_menu(page):
@@ -184,9 +190,3 @@ def test_a_preset_of_the_tab_is_in_the_accordions_menu(page):
     page.page.wait_for_function(
         "name => document.querySelector('#blocktrain_txt2img_text textarea').value === name", arg=name
     )
-
-
-def decoded(url: str) -> bytes:
-    from journeys import decoded as image
-
-    return image(url).tobytes()
