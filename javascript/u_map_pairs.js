@@ -5,16 +5,19 @@
 
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const [THIN, WIDE] = [1.5, 5]; // pixels
-    const BEND = 0.18; // of the distance
+    const SAG = 22; // pixels that an arc between two blocks of a row hangs down
 
-    function middle(block, field) {
-        const [box, around] = [block.getBoundingClientRect(), field.getBoundingClientRect()];
-        return [box.left + box.width / 2 - around.left, box.top + box.height / 2 - around.top];
-    }
-
-    function arc([x0, y0], [x1, y1]) {
-        const [x, y] = [(x0 + x1) / 2 - BEND * (y1 - y0), (y0 + y1) / 2 + BEND * (x1 - x0)];
-        return `M${x0} ${y0}Q${x} ${y} ${x1} ${y1}`;
+    // From the lower edge of the upper block to the upper edge of the other one; in a row from lower edge to lower edge.
+    function arc(first, second, field) {
+        const around = field.getBoundingClientRect();
+        const [upper, lower] = [first, second]
+            .map((block) => block.getBoundingClientRect())
+            .sort((one, other) => one.top - other.top);
+        const row = lower.top - upper.top < upper.height;
+        const [x0, x1] = [upper, lower].map((box) => box.left + box.width / 2 - around.left);
+        const [y0, y1] = [upper.bottom - around.top, (row ? lower.bottom : lower.top) - around.top];
+        const [down, up] = row ? [y0 + SAG, y1 + SAG] : [(y0 + y1) / 2 + SAG / 2, (y0 + y1) / 2 - SAG / 2];
+        return `M${x0} ${y0}C${x0} ${down} ${x1} ${up} ${x1} ${y1}`;
     }
 
     function draw(element) {
@@ -28,7 +31,7 @@
             }
             return blocktrain.drawn("path", {
                 class: value < 0 ? "blocktrain-u-replace" : "blocktrain-u-need",
-                d: arc(...ends.map((end) => middle(end, field))),
+                d: arc(...ends, field),
                 "stroke-width": THIN + ((WIDE - THIN) * Math.abs(value)) / strongest,
             });
         });
