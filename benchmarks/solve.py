@@ -119,16 +119,16 @@ class Bench:
         case = CASES[name]
         network = read_network(demo_model.LORAS / f"{case.lora}.safetensors")
         seeds = range(UNSEEN, UNSEEN + count)
-        for fixed, strength in (("without", 0.0), ("whole", 1.0)):
-            self._judge(f"{name}|{fixed}|0", case, BlockWeights.uniform("sd1", strength).to_line(), seeds)
         for method in methods:
             key = f"{name}|{method}"
             if key not in self.data:
                 began = time.process_time()
                 lines, spent = self._found(method, case, network, budget)
                 self.keep(key, {"weights": lines, "evaluations": spent, "cpu seconds": time.process_time() - began})
-            for n, line in enumerate(self.data[key]["weights"]):
+            for n, line in reversed([*enumerate(self.data[key]["weights"])]):
                 self._judge(f"{key}|{n}", case, line, seeds)
+        for fixed, strength in (("without", 0.0), ("whole", 1.0)):
+            self._judge(f"{name}|{fixed}|0", case, BlockWeights.uniform("sd1", strength).to_line(), seeds)
 
     def _judge(self, key: str, case: Case, line: str, seeds: Sequence[int]) -> None:
         if key not in self.data:
@@ -140,7 +140,7 @@ class Bench:
         if method == "search":
             request = build_solve_request(network, prompts=(case.prompt,), keep=word, budget=budget)
             solved = solve(self.model, request)
-            self.data[f"{case.lora}|chosen"] = solved.chosen - 1
+            self.data[f"{case.lora}|solved"] = solved.to_json()
             return [one.weights.to_line() for one in solved.front[1:]], solved.evaluations
         if method == "strength":
             return [BlockWeights.uniform("sd1", x).to_line() for x in (0.8, 0.7, 0.6, 0.5, 0.4)], 0.0

@@ -57,6 +57,23 @@ def test_from_a_box_to_the_sliders(opened):
     opened.page.wait_for_function(AS_PROMISED, arg=promised)
     assert {block: opened.weight(block) for block in promised} == promised
 
+    opened.go("Analyse")  # and by a search, for the same box
+    opened.type("solve_pictures", "1")
+    opened.type("solve_budget", "200")
+    opened.click("solve")
+    opened.page.wait_for_function(ENDED.replace("analyse_status", "solve_status"))
+    opened.wait("solve_status", "of 200 U-Net evaluations on 1 pictures")
+    place = opened.page.locator("#blocktrain_solve_front input[type=range]")
+    place.fill("0")  # the LoRA as it is
+    opened.page.wait_for_function(f"Object.values(JSON.parse({shown})).every(weight => weight === 1)")
+    assert opened.page.locator("#blocktrain_solve_front img").get_attribute("src").startswith("data:image/png")
+    place.fill(place.get_attribute("max"))
+    opened.page.wait_for_function(f"Object.values(JSON.parse({shown})).some(weight => weight < 1)")
+    promised = json.loads(opened.page.evaluate(shown))
+    opened.click("solve_sliders")
+    opened.page.locator("#blocktrain_draw").first.wait_for()
+    opened.page.wait_for_function(AS_PROMISED, arg=promised)
+
 
 def test_a_picture_to_paint_on(opened):
     """Drawn by the host, shown where one paints; without paint there is nothing to analyse."""
