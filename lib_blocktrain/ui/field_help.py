@@ -73,7 +73,7 @@ _ANALYSE = {
     "analyse_seeds": "Whole numbers separated by commas. Three or more show the uncertainty of the figures.",
     "analyse_cfg": "How closely the pictures follow the prompt.",
     "analyse_method": "exact is the reference; fast takes less time; norms needs no pictures.",
-    "analyse_pairs": "Also which blocks replace or need each other; by exact, at about five times its cost.",
+    "analyse_pairs": "Also which blocks replace or need each other; by exact, at about six times its cost.",
     "analyse_kind": "What is measured: the whole picture, or a part of it given by a word, a box or a mask.",
     "analyse_word": "A word that is in every prompt. The region is where the model attends to it.",
     "analyse_box": "left,top,right,bottom as fractions of the picture, such as 0.25,0.1,0.75,0.6",

@@ -13,7 +13,7 @@ def test_from_a_box_to_the_sliders(opened):
     opened.small()  # the analysis' size, too
     opened.go("Analyse")
     uses = "button:is(#blocktrain_analyse_sliders, #blocktrain_solve_sliders), #blocktrain_menu_analyse_preset"
-    assert opened.page.locator(uses).count() == 0  # nothing is found yet
+    assert not any(use.is_visible() for use in opened.page.locator(uses).all())  # nothing is found yet
     opened.type("analyse_prompts", "a photo of a large robot, blue background")
     opened.type("analyse_seeds", "0")
     method = opened.page.locator("#blocktrain_analyse_method input")
