@@ -103,6 +103,11 @@ class StandaloneModel:
         return bool(self.pipeline.scheduler.config.get("rescale_betas_zero_snr", False))
 
     @property
+    def schedule_options(self) -> dict[str, object]:
+        """What every sampler is made with: `from_config` drops what had its default in the checkpoint's own."""
+        return {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if self.zero_terminal_snr else {}
+
+    @property
     def native_size(self) -> int:
         return self.pipeline.unet.config.sample_size * 8
 
@@ -339,7 +344,7 @@ def _draw(model: StandaloneModel, request: SampleRequest, progress: Progress | N
         blank = Image.new("RGB", (width, height), (127, 127, 127))
         extra |= {"image": blank, "mask_image": Image.new("L", (width, height), 255), "strength": 1.0}
     try:
-        pipeline.scheduler = scheduler.from_config(before.config, **options)
+        pipeline.scheduler = scheduler.from_config(before.config, **options, **model.schedule_options)
         with denoised.watching(model.unet) if request.live is not None else nullcontext():
             return pipeline(
                 prompt=request.prompt,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers")
 import diffusers
@@ -370,8 +370,28 @@ def test_single_file(architecture, tmp_path, monkeypatch):
     with torch.no_grad():
         predicted = loaded.predict(torch.randn(1, 4, 8, 8), torch.tensor([10]), conditioning)
     assert predicted.shape == (1, 4, 8, 8)
+    fixed = loaded.encode_prompt("a fox", 75)  # sd-scripts' rows: of a short text the same
+    assert all(torch.allclose(fixed[name], conditioning[name], atol=1e-5) for name in conditioning)
+    assert loaded.encode_prompt("a fox", 150)["context"].shape[1] == 152
     if architecture == "sd2":
         assert any("prediction" in notice for notice in loaded.notices)
+
+
+def test_a_file_marked_as_zero_terminal_snr(tmp_path, monkeypatch):
+    """By Forge's two tensors: the model is trained and drawn so, its last timestep included."""
+    monkeypatch.setattr(standalone, "CONFIGS", configs := narrow("sd1", tmp_path / "configs"))
+    path = single_file(random_pipeline("sd1", configs), "sd1", tmp_path / "model.safetensors")
+    save_file({**load_file(path), "v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, tmp_path / "marked.safetensors")
+    model = standalone.load_checkpoint(tmp_path / "marked.safetensors")
+    assert (model.prediction, model.zero_terminal_snr) == ("v", True)
+    assert not standalone.load_checkpoint(path).zero_terminal_snr
+    for scheduler, options in standalone.SAMPLERS.values():
+        made = scheduler.from_config(model.pipeline.scheduler.config, **options, **model.schedule_options)
+        made.set_timesteps(4)
+        assert (made.timesteps[0], made.config.prediction_type) == (999, "v_prediction")
+    host = standalone.StandaloneHost()
+    host.use(model)
+    assert np.isfinite(pixels(host.sample(replace(REQUEST, steps=2)))).all()
 
 
 @pytest.mark.parametrize("architecture", ["sd1", "sdxl"])
