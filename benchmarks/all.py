@@ -21,7 +21,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -33,7 +33,7 @@ from lib_blocktrain.files import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-WORK = "{work}"  # in a command: the folder of what it keeps
+WORK, MODELS = "{work}", "{models}"  # in a command: the folder of what it measured with this package; of its models
 BEGIN, END = "<!-- {name}: written by benchmarks/all.py -->", "<!-- end of {name} -->"
 
 
@@ -72,10 +72,10 @@ BENCHMARKS = tuple(
         ),
         ("memory", "benchmarks/memory.py"),
         ("analysis", f"benchmarks/analysis.py --threads 1 --out {WORK}/analysis"),
-        ("solve", "benchmarks/solve.py"),
+        ("solve", f"benchmarks/solve.py --out {WORK}/solve.json"),
         ("collision", "benchmarks/collision.py"),
         ("shorter", f"benchmarks/shorter.py --work {WORK}/shorter"),
-        ("beside-lbw", f"benchmarks/beside_lbw.py --work {WORK}/beside-lbw", "NEIGHBOURS_DIR"),
+        ("beside-lbw", f"benchmarks/beside_lbw.py --work {MODELS}/beside-lbw", "NEIGHBOURS_DIR"),
     )
 )
 
@@ -104,13 +104,26 @@ def package_digest() -> str:
 def measured(benchmark: Benchmark, work: Path, threads: int) -> Result:
     """Run a benchmark; raises RuntimeError with the end of what it said if it fails."""
     began = time.perf_counter()
-    command = [sys.executable, *(word.replace(WORK, str(work)) for word in benchmark.words)]
+    folders = {WORK: work / package_digest(), MODELS: work}
+    folders[WORK].mkdir(exist_ok=True)
+    command = [sys.executable, *(_with(folders, word) for word in benchmark.words)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"exit code {done.returncode}: {done.stderr.strip()[-800:]}")
     seconds = time.perf_counter() - began
     return Result(benchmark.command, package_digest(), date.today().isoformat(), seconds, done.stdout)
+
+
+def _with(folders: Mapping[str, Path | str], text: str) -> str:
+    for name, folder in folders.items():
+        text = text.replace(name, str(folder))
+    return text
+
+
+def shown(command: str) -> str:
+    """A command as a reader types it."""
+    return f"python {_with({WORK: 'WORK', MODELS: 'WORK'}, command)}"
 
 
 def kept(benchmark: Benchmark, work: Path) -> Result | None:
@@ -126,7 +139,7 @@ def markdown(result: Result) -> str:
     """A result as a part of the document: tables as they are, aligned text as text, the rest as sentences."""
     seconds = round(result.seconds)
     took = f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
-    parts = [f"`python {result.command.replace(WORK, 'WORK')}`, {result.day}, version {__version__}, in {took}:"]
+    parts = [f"`{shown(result.command)}`, {result.day}, version {__version__}, in {took}:"]
     for block in re.split(r"\n\s*\n", result.output.strip("\n")):
         lines = [line.rstrip() for line in block.splitlines()]
         for is_table, group in _grouped(lines):
@@ -198,7 +211,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the names and commands")
     arguments = parser.parse_args()
     if arguments.list:
-        print("\n".join(f"{one.name:12} python {one.command.replace(WORK, 'WORK')}" for one in BENCHMARKS))
+        print("\n".join(f"{one.name:12} {shown(one.command)}" for one in BENCHMARKS))
         return 0
     return run(arguments)
 

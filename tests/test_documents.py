@@ -36,7 +36,8 @@ GUIDES = [page for page in PAGES if page.name != "CHANGELOG.md"]
 OURS = ["python", "-m", "lib_blocktrain"]
 TORCHRUN = "torchrun"
 UNCHECKED = {"git", "cd", "apt-get"}  # of the shell; these are never run here
-OTHERS_OPTIONS = {  # of WebUIs, pip and uv
+OTHERS_OPTIONS = {  # of WebUIs, pip and uv, and of a sample prompt in sd-scripts' notation
+    "--w", "--h", "--d", "--s", "--l", "--n", "--ss",
     "--api", "--api-auth", "--gradio-auth", "--listen", "--share", "--ngrok", "--server-name", "--lowvram", "--medvram",
     "--medvram-sdxl", "--cors-allow-origins", "--universal", "--python-version", "--generate-hashes", "-r",
 }  # fmt: skip
