@@ -22,11 +22,13 @@
         return Boolean(key) && wanted && (event.key.toLowerCase() === key || event.code.toLowerCase() === `key${key}`);
     }
 
-    // Whether a position is in a tag of a LoRA. What the tag says, the server reads.
+    // Whether a position is in a tag of a LoRA, or touches one. What the tag says, the server reads.
     function inTag(text, position) {
-        const start = text.lastIndexOf("<", position - 1);
-        const end = text.indexOf(">", start);
-        return start >= 0 && end >= position - 1 && /^<(lora|lyco):/.test(text.slice(start, start + 6));
+        return [position - 1, position].some((from) => {
+            const start = text.lastIndexOf("<", from);
+            const end = text.indexOf(">", start);
+            return start >= 0 && end >= position - 1 && /^<(lora|lyco):/.test(text.slice(start, start + 6));
+        });
     }
 
     // What the server says of the tag at a position, with a change; null where there is none.

@@ -92,20 +92,28 @@ def test_the_tabs_preview_is_the_tag(loaded, weights, blocks):
 
 
 def test_the_classic_presets_by_tag_and_tab(loaded):
-    """LoRA Block Weight's names, in its spelling and in ours, are the numbers that the tab draws with."""
+    """LoRA Block Weight's names, in its spelling and in ours, are the numbers that the tab draws with.
+
+    At a fifth of the strength: at 1 these random weights amplify rounding, and a strength of 1.000001 differs by 23.
+    """
     webui, known, seen, rows = loaded.webui, ARCHITECTURES[loaded.architecture], set(), []
+
+    def tagged(weights: str) -> dict:
+        return webui.txt2img(f"{PROMPT} <lora:{loaded.lora}:0.2:{weights}>")
+
     for name in ("INS", "IND", "INALL", "MIDD", "OUTD", "OUTS", "OUTALL"):
-        answer = webui.txt2img(tag(loaded, f"lbw={name}"))
+        answer = tagged(f"lbw={name}")
         drawn = pixels(answer["images"][0])
         said = json.loads(answer["info"])["extra_generation_params"]["Block weights"]
         numbers = parse(name, known.id).weights.to_line()
         assert said == f"{loaded.lora}: {numbers}"
-        assert np.array_equal(webui.pixels(tag(loaded, f"bw={name}")), drawn)
-        assert np.array_equal(webui.pixels(tag(loaded, f"bw={numbers}")), drawn)
-        shown = pixels(webui.inside("preview", prompt=PROMPT, lora=loaded.lora, weights=name, **SAME))
+        for weights in (name, numbers):
+            assert np.array_equal(pixels(tagged(f"bw={weights}")["images"][0]), drawn)
+        lora = {"lora": loaded.lora, "weights": name, "multiplier": 0.2}
+        shown = pixels(webui.inside("preview", prompt=PROMPT, **lora, **SAME))
         rows.append(int(np.abs(shown.astype(int) - drawn).max()))
         seen.add(drawn.tobytes())
-    assert max(rows) <= 2
+    assert max(rows) <= 2, rows
     assert len(seen) == len(rows)
 
 
