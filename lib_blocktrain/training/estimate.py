@@ -106,6 +106,11 @@ class Estimate:
         return sum(self.mib.values())
 
     @property
+    def steps_mib(self) -> float:
+        """What the steps need, without what the pictures' encoding needs beside that."""
+        return self.total_mib - self.mib.get("encoding", 0.0)
+
+    @property
     def enough(self) -> bool | None:
         return None if self.free_mib is None else self.total_mib <= self.free_mib
 
@@ -199,11 +204,12 @@ def out_of_memory(config: RunConfig, model: Model) -> str:
     """Return the message for a lack of memory: what was needed, and what would need less."""
     found = estimate(config, size_of_model(model))
     less = [
-        f"{name} (about {other.total_mib:.0f} MiB)"
+        f"{name} (about {other.steps_mib:.0f} MiB)"
         for name, other in _alternatives(config, size_of_model(model))
-        if other.total_mib < found.total_mib
+        if other.steps_mib < found.steps_mib
     ]
-    return f"out of memory: this run needs about {found.total_mib:.0f} MiB. Less: {', '.join(less)}"
+    choice = ", ".join(less) or "a lower resolution"
+    return f"out of memory: this run needs about {found.steps_mib:.0f} MiB in its steps. Less: {choice}"
 
 
 def _span(numbers: Sequence[int]) -> str:
