@@ -37,14 +37,14 @@ from lib_blocktrain.training.config import FolderConfig, PoolConfig, RunConfig
 from lib_blocktrain.training.trainer import Trainer
 
 SUBJECT, LATE = "robot", "OUT06-OUT11=1"
-STEPS, BATCH = 100, 2
-JUDGED = {"validate_every": 20}
+STEPS, BATCH = 60, 2
+JUDGED = {"validate_every": 12}
 ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {  # by comparison and name: what differs from the plain run
     "early": {
-        "fixed, 100 steps": {},
-        "fixed, 200 steps": {"steps": 200},
-        "by block, of 200": {"steps": 200, "block_patience": 1, **JUDGED},
-        "by validation, of 200": {"steps": 200, "patience": 2, **JUDGED},
+        "fixed, 60 steps": {},
+        "fixed, 120 steps": {"steps": 120},
+        "by block, of 120": {"steps": 120, "block_patience": 1, **JUDGED},
+        "by validation, of 120": {"steps": 120, "patience": 2, **JUDGED},
     },
     "pool": {
         "fresh noise": {},
