@@ -4,9 +4,9 @@
 
 Subject and background as in `benchmarks/evidence.py`: the pictures of a seed always have one background, the captions
 do not say it. Printed are the mean probabilities, by the demo's classifier, of the subject (fidelity), of the
-background that is asked for, and of the one that was trained instead (leakage), and the processor's seconds of the
-training. Each arm of a seed is one JSON file in DIR; it can be stopped and started again. `at equal time` has the steps
-that a pool makes in the time of the arm with fresh noise, by the processor's time of a step.
+background that is asked for, and of the trained one where nothing is said of it (leakage), and the processor's seconds
+of the training. Each arm of a seed is one JSON file in DIR; it can be stopped and started again. `at equal time` has
+the steps that a pool makes in the time of the arm with fresh noise, by the processor's time of a step.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from lib_blocktrain.training.trainer import Trainer
 
 SUBJECT, LATE = "robot", "OUT06-OUT11=1"
 STEPS, BATCH = 60, 2
-JUDGED = {"validate_every": 12}
+JUDGED = {"times": 2, "validate_every": 12}  # `times` the plain run's steps
 ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {  # by comparison and name: what differs from the plain run
     "early": {
-        "fixed, 60 steps": {},
-        "fixed, 120 steps": {"steps": 120},
-        "by block, of 120": {"steps": 120, "block_patience": 1, **JUDGED},
-        "by validation, of 120": {"steps": 120, "patience": 2, **JUDGED},
+        "fixed steps": {},
+        "twice the steps": {"times": 2},
+        "of these, by block": {"block_patience": 1, **JUDGED},
+        "of these, by validation": {"patience": 2, **JUDGED},
     },
     "pool": {
         "fresh noise": {},
@@ -58,7 +58,8 @@ ARMS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {  # by comparison and nam
 
 def config_of(replicate: Replicate, plain: RunConfig, comparison: str, changes: Mapping[str, Any]) -> RunConfig:
     """Return the run of an arm."""
-    named = {name: value for name, value in changes.items() if name not in ("draws", "as_long_as")}
+    named = {name: value for name, value in changes.items() if name not in ("draws", "as_long_as", "times")}
+    named["steps"] = plain.steps * changes.get("times", 1)
     dataset = replace(plain.dataset, caption_dropout=0.0)
     if "validate_every" in changes:
         dataset = replace(dataset, validation=(FolderConfig(path=str(few(replicate))),))
@@ -142,13 +143,13 @@ def report(folder: Path, only: list[str]) -> None:
     """Print the tables of the cells that are there, means over the seeds."""
     cells = [json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")]
     for comparison in only:
-        print(f"\n| {comparison} | seeds | steps | processor's seconds | subject | asked | trained |")
+        print(f"\n| {comparison} | seeds | steps | processor's seconds | subject | asked | leakage |")
         print("|---|---:|---:|---:|---:|---:|---:|")
         for name in ARMS[comparison]:
             found = [cell for cell in cells if (cell["comparison"], cell["arm"]) == (comparison, name)]
             if not found:
                 continue
-            figures = [mean(cell["figures"][key] for cell in found) for key in ("subject", "asked", "trained")]
+            figures = [mean(cell["figures"][key] for cell in found) for key in ("subject", "asked", "silent")]
             length, seconds = (mean(cell[key] for cell in found) for key in ("steps", "processor"))
             shown = " | ".join(f"{value:.2f}" for value in figures)
             print(f"| {name} | {len(found)} | {length:.0f} | {seconds:.0f} | {shown} |")
