@@ -93,7 +93,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
     ),
     "samples": (
         _field("samples.prompts", "Sample prompts"),
-        _field("samples.negative", "Negative prompt of the samples"),
+        _field("samples.negative", "Sample negative prompt"),
         _field("samples.every", "Every n steps"),
         _field("samples.seed", "Seed"),
         _field("samples.steps", "Sampling steps"),
@@ -101,7 +101,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("samples.sampler", "Sampler"),
         _field("samples.width", "Width", "model's own"),
         _field("samples.height", "Height", "model's own"),
-        _field("samples.file", "Or sd-scripts' file of prompts"),
+        _field("samples.file", "File of sample prompts"),
         _field("samples.first", "Before the first step"),
     ),
     "Convolutions and text encoder": (
