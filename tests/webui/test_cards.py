@@ -142,10 +142,10 @@ def test_the_tags_editor(page):
     assert box.get_by_role("slider", name="OUT05", exact=True).input_value() == "0"
     box.get_by_role("slider", name="OUT03", exact=True).focus()
     page.page.keyboard.press("0")
-    changed = before.replace("card", "card,OUT03=0")
+    changed = before.replace("=card", "=card,OUT03=0")
     wait_for(page, changed)
     box.get_by_role("combobox").select_option("OUTD")
-    wait_for(page, before.replace("card", "OUTD"))
+    wait_for(page, before.replace("=card", "=OUTD"))
     page.page.keyboard.press("Escape")
     box.wait_for(state="detached")
     assert page.page.evaluate("document.activeElement === document.querySelector('#txt2img_prompt textarea')")
