@@ -21,6 +21,7 @@ from lib_blocktrain.training import runs
 from lib_blocktrain.training.batches import Batch
 from lib_blocktrain.training.compiled import CompiledUNet
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkConfig, OptimizerConfig, RunConfig
+from lib_blocktrain.training.length import Epochs
 from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.step import Denoiser, Objective
 from lib_blocktrain.training.train_state import TrainState
@@ -76,6 +77,8 @@ class BenchmarkModel(Bare):
 
 class OneBatch:
     """A dataset that has been encoded, of one batch."""
+
+    epochs = Epochs(1)
 
     def __init__(self, work: Work):
         count, side = len(work.latents), 8.0 * work.latents.shape[-1]
