@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -24,11 +23,12 @@ class WandbEvents:
     def __init__(self, run: Run):
         project = run.config.wandb
         try:
-            self._wandb: Any = importlib.import_module("wandb")
+            import wandb
         except ImportError as error:
             raise ConfigError(
                 f"wandb = {project!r}: a package that is not here ({error}): pip install wandb, then wandb login"
             ) from error
+        self._wandb: Any = wandb
         self._run = run
         self._session = self._wandb.init(
             project=project,
@@ -46,7 +46,7 @@ class WandbEvents:
         name = row.get("sample")
         if isinstance(name, str):
             number = name.removesuffix(".png").split("-")[-1]
-            with Image.open(self._run.folder / "samples" / name) as image:
+            with Image.open(self._run.folder / "samples" / name, formats=("PNG",)) as image:
                 logged[f"samples/{number}"] = self._wandb.Image(image.copy(), caption=row.get("prompt"))
         if logged:
             self._session.log({**logged, "step": row["step"]})

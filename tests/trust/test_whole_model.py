@@ -132,8 +132,8 @@ def training(bench: Bench) -> None:
             if when in row:
                 control.stop(save=bench.rng.random() < 0.7)
 
-        def draw(prompt, seed):
-            return bench.host.sample(SampleRequest(prompt, seed=seed, steps=1, width=64, height=64))
+        def draw(asked):
+            return bench.host.sample(SampleRequest(asked.prompt, seed=asked.seed, steps=1, width=64, height=64))
 
         draws = draw if bench.host and bench.rng.random() < 0.5 else None
         Trainer(bench.model, run, control=control, draw=draws, report=report).run_loop()

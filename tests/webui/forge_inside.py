@@ -121,8 +121,8 @@ def train_until(folder: str, ending: str, weights: str = "BASE=1,OUT10-OUT11=1",
             if ending == "failed":
                 raise RuntimeError("made to fail")
 
-    def draw(prompt, seed):
-        request = SampleRequest(prompt, seed=seed, steps=1, cfg=5, sampler="Euler", width=SIDE, height=SIDE)
+    def draw(asked):
+        request = SampleRequest(asked.prompt, seed=asked.seed, steps=1, cfg=5, sampler="Euler", width=SIDE, height=SIDE)
         drawn.append(host.sample(request))
         return drawn[-1]
 
