@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -23,12 +24,11 @@ class WandbEvents:
     def __init__(self, run: Run):
         project = run.config.wandb
         try:
-            import wandb
+            self._wandb: Any = importlib.import_module("wandb")
         except ImportError as error:
             raise ConfigError(
                 f"wandb = {project!r}: a package that is not here ({error}): pip install wandb, then wandb login"
             ) from error
-        self._wandb: Any = wandb
         self._run = run
         self._session = self._wandb.init(
             project=project,

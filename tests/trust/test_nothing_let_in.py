@@ -42,7 +42,8 @@ MODULES = {
     "webbrowser": ("server/app.py", "cli/commands.py"),
     "importlib": (
         *("cli/commands.py", "cli/environment.py", "training/kohya_toml.py", "training/optimizers.py"),
-        *("training/records.py", "hosts/forge/", "hosts/webui/", "install.py", "networks/peft_patterns.py"),
+        *("training/records.py", "training/wandb_events.py", "hosts/forge/", "hosts/webui/", "install.py"),
+        "networks/peft_patterns.py",
     ),
 }
 CALLS = {"eval", "exec", "compile", "__import__", "input", "breakpoint"}

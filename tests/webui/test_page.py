@@ -109,6 +109,8 @@ def test_send_to_brings_random_values_back(page, weighed, tmp_path):
     sent = page.page.input_value("#img2img_prompt textarea")
     assert "R,R" not in sent
     assert np.array_equal(weighed.pixels(sent, seed=seed), drawn)
+    if getattr(weighed, "kind", "a1111") == "neo":
+        return  # its PNG Info sends the seed but not the prompt, without this extension, too
     page.tab("PNG Info")
     page.page.set_input_files("#pnginfo_image input[type=file]", page.file(tmp_path / "drawn.png"))
     page.page.locator("#tab_pnginfo").get_by_text(f"Seed: {seed}").first.wait_for()
