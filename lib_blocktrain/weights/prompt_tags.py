@@ -154,12 +154,12 @@ class Resolved:
 def read_tag(items: Sequence[str], *, reads_lbw: bool = True) -> Tag:
     """Read a tag's items, `["NAME", "1", "bw=OUTD"]`.
 
-    With `reads_lbw` False a tag without `bw=` belongs to LoRA Block Weight, and all its items are plain. Raises
-    TagError.
+    With `reads_lbw` False a tag without `bw=` belongs to LoRA Block Weight, and all its items are plain, unless its
+    strength is a curve, which only this reads. Raises TagError.
     """
     items = whole_items(items)
     given, plain = _split_items(items)
-    if not reads_lbw and "bw" not in given:
+    if not reads_lbw and "bw" not in given and not any("@" in item for item in plain[1:]):
         return Tag(items[0], tuple(items))
     if "bw" in given and "lbw" in given:
         raise TagError(f"bw={given['bw']} and lbw={given['lbw']}: expected one of them")

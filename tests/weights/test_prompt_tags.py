@@ -117,6 +117,7 @@ def test_lora_block_weight_keeps_its_own_tags():
     assert tag.plain == tuple(items)
     assert tag.weights is None
     assert read_tag(["face", "1", "bw=OUTD", "start=2"], reads_lbw=False).steps == Steps(2)
+    assert read_tag(["face", "0.5@0,1@0.5"], reads_lbw=False).strength == "0.5@0,1@0.5"  # it would drop the LoRA
 
 
 def test_random_values_come_from_the_seed_and_are_said():
