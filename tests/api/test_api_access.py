@@ -33,6 +33,7 @@ READING = (
     "/preview",
     "/analyse",
     "/solve",
+    "/collide",
     "/sets/{name}/find-mask",
     "/sets/{name}/probe",
 )  # by POST
