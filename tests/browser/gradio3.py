@@ -15,6 +15,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / ".venv-gradio3"
@@ -28,9 +29,10 @@ def python() -> Path:
     interpreter = FOLDER / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = FOLDER / "blocktrain.stamp"
     wanted = hashlib.sha256(LOCK.read_bytes() + sys.executable.encode()).hexdigest()
-    if not stamp.exists() or stamp.read_text("utf-8") != wanted:
-        _make(interpreter)
-        stamp.write_text(wanted, "utf-8")
+    with FileLock(f"{FOLDER}.lock"):  # the tests run in several processes, which may want it at the same time
+        if not stamp.exists() or stamp.read_text("utf-8") != wanted:
+            _make(interpreter)
+            stamp.write_text(wanted, "utf-8")
     return interpreter
 
 
