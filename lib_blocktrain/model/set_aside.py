@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -30,13 +30,7 @@ class SetAside:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: TracebackType | None) -> None:
-        try:
-            self._back()
-        except RuntimeError as lack:
-            if not lacks_memory(lack):
-                raise
-            forget_frames(error)
-            self._back()
+        put_back(self._back, error)
         self._devices.clear()
 
     def put(self, models: Sequence[nn.Module]) -> None:
@@ -66,7 +60,21 @@ class SetAside:
             model.to(device)
 
 
-def forget_frames(error: BaseException | None) -> None:
+def put_back(restore: Callable[[], None], error: BaseException | None) -> None:
+    """Call `restore` at the end of a context; where the device lacks memory, free what the error holds, and try again.
+
+    What is there already must do no harm the second time.
+    """
+    try:
+        restore()
+    except RuntimeError as lack:
+        if not lacks_memory(lack):
+            raise
+        _forget_frames(error)
+        restore()
+
+
+def _forget_frames(error: BaseException | None) -> None:
     """Free what the frames of an error and its causes hold: the tensors that filled the memory."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from lib_blocktrain import blocks
-from lib_blocktrain.model.memory import lacks_memory
 from lib_blocktrain.model.protocol import Model
-from lib_blocktrain.model.set_aside import forget_frames
+from lib_blocktrain.model.set_aside import put_back
 from lib_blocktrain.model.unet_forward import is_diffusers
 
 FP8 = torch.float8_e4m3fn  # as sd-scripts
@@ -130,13 +129,7 @@ class WeightStorage(AbstractContextManager["WeightStorage"]):
     ) -> None:
         for handle in self._handles:
             handle.remove()
-        try:
-            self._restore()
-        except RuntimeError as lack:
-            if not lacks_memory(lack):
-                raise
-            forget_frames(error)
-            self._restore()
+        put_back(self._restore, error)
         self._weights.clear()
         self._handles.clear()
         self._on_host = None
