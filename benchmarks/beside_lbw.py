@@ -65,7 +65,8 @@ def write_models(work: Path) -> None:
     shutil.rmtree(folder)
     for number in range(COUNT):
         torch.manual_seed(number)
-        write_network(models / "Lora" / f"ten-{number}.safetensors", make_network(unet, ATTENTION, RANK), torch.float16)
+        network = make_network(unet, ATTENTION, RANK)
+        write_network(models / "Lora" / f"ten-{number}.safetensors", network, dtype=torch.float16)
 
 
 def values(picture: int, lora: int) -> str:

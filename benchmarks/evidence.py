@@ -1,6 +1,6 @@
 """Does training under block weights keep the subject and leak less? On the demo model, repeatable from seeds.
 
-    python benchmarks/evidence.py run --work DIR [--minutes N] [--part 1/2] [--only background]
+    python benchmarks/evidence.py run --work DIR [--minutes N] [--part 1/2] [--only background] [--arms out masked]
     python benchmarks/evidence.py report [--work DIR]     writes docs/evidence.md from the cells
 
 `run` makes the cells that are missing in DIR. It can be stopped at any time and started again. A cell (one arm of one
@@ -38,6 +38,7 @@ from lib_blocktrain.hosts.standalone import load_demo
 
 ROOT = Path(__file__).resolve().parent.parent
 log = logging.getLogger("evidence")
+ARMS = list(dict.fromkeys(arm for experiment in EXPERIMENTS.values() for arm in experiment.arms))
 SUBJECTS = ("robot", "koala", "raccoon")
 SEEDS = 5
 MOVED = ("all", "analysis", "out")  # arms whose LoRAs are tried on the second model
@@ -58,12 +59,12 @@ class Task:
         return cells.path_of(work, self.moved, vars(self))
 
 
-def tasks(only: list[str], subjects: list[str], seeds: int, second: bool) -> Iterator[Task]:
+def tasks(only: list[str], arms: list[str], subjects: list[str], seeds: int, second: bool) -> Iterator[Task]:
     """Yield all cells: all experiments and subjects of a seed before the next seed, so that what is there is paired."""
     for seed in range(seeds):
         for experiment in only:
             for subject in subjects:
-                for arm in EXPERIMENTS[experiment].arms:
+                for arm in (arm for arm in EXPERIMENTS[experiment].arms if arm in arms):
                     yield Task(experiment, subject, seed, arm)
                     if second and experiment == "background" and arm in MOVED:
                         yield Task(experiment, subject, seed, arm, moved=True)
@@ -100,7 +101,7 @@ def run(arguments: argparse.Namespace) -> None:
     second = arguments.second_model
     if arguments.known is not None:
         cells.unpack(arguments.known, arguments.work)
-    found = list(tasks(arguments.only, arguments.subjects, arguments.seeds, second is not None))
+    found = list(tasks(arguments.only, arguments.arms, arguments.subjects, arguments.seeds, second is not None))
     mine = [task for task in part_of(found, arguments.part) if not task.path(arguments.work).exists()]
     log.info("%d cells, %d of them in this part and still to be made", len(found), len(mine))
     log.info("about %.0f minutes", len(mine) * seconds_a_cell(arguments.work) / 60)
@@ -160,6 +161,7 @@ def main() -> None:
     runs.add_argument("--minutes", type=float, help="begin no cell after this time")
     runs.add_argument("--part", default="1/1", help="k/n: the k-th of n parts of the replicates")
     runs.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
+    runs.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS, metavar="ARM", help="only these (all)")
     runs.add_argument("--subjects", nargs="+", default=SUBJECTS)
     runs.add_argument("--seeds", type=int, default=SEEDS)
     runs.add_argument("--steps", type=int, default=STEPS, help="of a training (%(default)s)")

@@ -84,8 +84,20 @@ def test_random_blocks_are_as_many_and_others():
     assert len(drawn) > 10
 
 
+def test_only_the_arms_that_are_asked_for():
+    found = list(evidence.tasks(["background", "dressed"], ["solved", "masked"], ["robot"], 2, second=False))
+    assert [(task.experiment, task.seed, task.arm) for task in found] == [
+        ("background", 0, "masked"),
+        ("background", 0, "solved"),
+        ("dressed", 0, "masked"),
+        ("background", 1, "masked"),
+        ("background", 1, "solved"),
+        ("dressed", 1, "masked"),
+    ]
+
+
 def test_parts_share_the_work_and_keep_a_replicate_together():
-    found = list(evidence.tasks(list(replicate.EXPERIMENTS), ["robot", "koala"], 3, second=True))
+    found = list(evidence.tasks(list(replicate.EXPERIMENTS), evidence.ARMS, ["robot", "koala"], 3, second=True))
     parts = [evidence.part_of(found, f"{k}/3") for k in (1, 2, 3)]
     assert sorted(str(task) for part in parts for task in part) == sorted(map(str, found))
     places = [{(t.experiment.partition("-")[0], t.subject, t.seed) for t in part} for part in parts]
