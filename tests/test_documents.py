@@ -277,6 +277,7 @@ def test_labels_are_the_tabs(name):
     said = set()
     for path in [*(PACKAGE / "ui").glob("*.py"), PACKAGE / "server" / "webui.py", *(ROOT / "javascript").glob("*.js")]:
         said |= set(re.findall(r"""[A-Z][^"'<>]*""", path.read_text("utf-8")))
+    said |= set(json.loads((ROOT / "docs" / "localization.json").read_text("utf-8")))  # those put together, too
     known = {known.strip().rstrip(":") for known in said}
     for label in re.findall(r"(?<!\*)\*([A-Z][^*\n]*)\*(?!\*)", page):
         assert label in known | {"2-robot-out"}, f"{name}: *{label}*"
