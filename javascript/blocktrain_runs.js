@@ -9,6 +9,7 @@
 
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const TIMEOUT = 60000; // milliseconds to wait for a response
+    const REFUSALS = 10; // answers that show another run than the one asked for
     const PARTS = ["table", "curves", "blocks", "events", "other", "saved"];
     const listeners = new Set();
     const data = Object.fromEntries(PARTS.map((part) => [part, null]));
@@ -108,17 +109,31 @@
 
     let returning = false; // to the run that was chosen before the page was loaded
 
-    // More than once: gradio may be about to fill the box itself, as a part of the same answer, which may come late.
+    // Again until it is shown: gradio may be about to fill the box itself, as a part of the same answer, which may come
+    // late. It ends when the user chooses another run, when this one is deleted, or when the server keeps to another.
     function comeBack(name) {
         returning = true;
-        for (const wait of [300, 1500, 4000, 8000, 15000]) {
-            setTimeout(() => returning && choose(name, true), wait);
-        }
-        setTimeout(() => {
-            returning = false;
-            changedRun();
-        }, 20000);
+        let answers = 0;
+        let last = null; // the answer that was there when it was asked for
+        const again = () => {
+            const beat = find("#blocktrain_runs_beat [data-beat]")?.dataset.beat ?? null;
+            answers += beat === last ? 0 : 1;
+            last = beat;
+            if (!returning) {
+                return;
+            }
+            if (answers > REFUSALS || !listed(name)) {
+                returning = false;
+                changedRun();
+                return;
+            }
+            choose(name, true);
+            setTimeout(again, 1500);
+        };
+        setTimeout(again, 300);
     }
+
+    const listed = (name) => data.table?.runs.some((run) => run.name === name);
 
     // Another run begins with its newest step; after a reload the run and the step that were chosen come back.
     function changedRun() {
@@ -129,7 +144,7 @@
         if (kept === null) {
             kept = blocktrain.recall?.("runs") || {};
             Object.assign(state, Object.fromEntries(KEPT.filter((key) => key in kept).map((key) => [key, kept[key]])));
-            if (kept.run && kept.run !== name && data.table?.runs.some((run) => run.name === kept.run)) {
+            if (kept.run && kept.run !== name && listed(kept.run)) {
                 comeBack(kept.run);
                 return;
             }

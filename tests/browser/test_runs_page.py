@@ -321,6 +321,20 @@ def test_a_reload_brings_back_the_run_and_its_step(opened):
     opened.page.wait_for_function("() => document.querySelector('.blocktrain-big img')?.alt === 'step 20: prompt 0'")
 
 
+def test_a_reload_brings_back_the_run_when_the_server_is_slower_than_the_page(opened):
+    """However late the answers: each of the page's waits is a twentieth here, so that a second is like twenty."""
+    choose(opened, "half")
+    opened.page.wait_for_timeout(1000)
+    opened.page.add_init_script("const wait = setTimeout; window.setTimeout = (f, ms, ...a) => wait(f, ms / 20, ...a);")
+    network = opened.page.context.new_cdp_session(opened.page)
+    slow = {"offline": False, "latency": 1000, "downloadThroughput": -1, "uploadThroughput": -1}
+    opened.page.reload()
+    network.send("Network.emulateNetworkConditions", slow)
+    opened.page.wait_for_selector("#blocktrain_place_tabs [role=tab]")
+    opened.go("Runs")
+    opened.page.locator('#blocktrain_runs_head [data-run="half-1"]').wait_for()
+
+
 def test_on_a_phone_a_run_is_chosen_in_one_segment_and_shown_in_another(opened):
     opened.page.set_viewport_size({"width": 390, "height": 844})
     opened.page.click("#blocktrain_segs_runs [data-segment=all]")
