@@ -317,6 +317,19 @@ def test_a_picture_deleted_while_training(tally, train, four_pictures):
         assert any("not those that this run began with" in notice for notice in notices)
 
 
+@pytest.mark.usefixtures("untouched")
+def test_a_picture_deleted_that_each_step_reads(tally, train, four_pictures):
+    """With changed colours a picture is read in each step: its name ends the run, which goes on once it is back."""
+    folder, config = four_pictures
+    config = replace(config, dataset=replace(config.dataset, color=True))
+    whole, away = train(config, "whole"), folder.parent / "away.png"
+    with tally.case("deleted picture", fault=True):
+        report = after_step(2, lambda: (folder / "3.png").rename(away))
+        assert refused(lambda: train(config, "run", report=report), str(folder / "3.png"))
+        away.rename(folder / "3.png")
+        assert same(train(config, "run").outcome.result, whole.outcome.result)
+
+
 def lora(path: Path, number: float) -> Path:
     save_file({f"{KEY}.lora_down.weight": torch.full((2, 8), number), f"{KEY}.lora_up.weight": torch.ones(8, 2)}, path)
     return path
