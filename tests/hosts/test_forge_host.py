@@ -208,7 +208,7 @@ def test_their_previews_are_drawn_by_tags(patched, monkeypatch, tmp_path):
     network = module("network", NetworkOnDisk=lambda name, file: SimpleNamespace(name=name, filename=file))
     monkeypatch.setitem(sys.modules, "networks", networks)
     monkeypatch.setitem(sys.modules, "network", network)
-    drawn = []
+    drawn, said = [], []
 
     def process_images(p):
         drawn.append((p.prompt, {name: entry.filename for name, entry in aliases.items()}))
@@ -222,12 +222,14 @@ def test_their_previews_are_drawn_by_tags(patched, monkeypatch, tmp_path):
     placements = [Placement(Network(path.stem, "sd1", {}, path=path), weights, 0.7) for path in (listed, other)]
     host = patched.integration.make_host()
     with host.queued():
-        assert host.sample(SampleRequest("a fox <lora:other:1>", placements=placements)) == "picture"
+        request = SampleRequest("a fox <lora:other:1>", placements=placements, say=said.append)
+        assert host.sample(request) == "picture"
         assert host.sample(SampleRequest("a fox")) == "picture"
     names = [f"blocktrain-preview-{number}" for number in range(2)]
     tags = " ".join(f"<lora:{name}:0.7:bw={weights.to_line()}>" for name in names)
     assert drawn[0] == (f"a fox  {tags}", dict(zip(names, map(str, (listed, other)))))
     assert drawn[1] == ("a fox", {})
+    assert said == ["Tags of other in the prompt are ignored: this preview has its own weights"]
     assert not aliases
 
 

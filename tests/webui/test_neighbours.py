@@ -131,6 +131,19 @@ def test_lbw_means_what_it_means_there(beside, weighed, needs, sampler):
     assert len(drawn) == 4
 
 
+def test_a_strength_over_the_steps_beside_lora_block_weight(beside, weighed, needs):
+    """By itself, which LoRA Block Weight would drop, and with a LoRA under its own tag in the same prompt."""
+    needs("sd-webui-lora-block-weight")
+    curve, theirs = f"{PROMPT} {the_tag(LORA, '0.2@0,1@0.5')}", the_tag(OTHER, "1", "lbw=OUTD")
+    alone = weighed.pixels(curve)
+    assert off(alone, weighed.pixels(f"{PROMPT} {the_tag(LORA, '0.2')}")) > 8
+    assert off(beside.pixels(curve, alwayson_scripts=LBW), alone) == 0
+    both = weighed.pixels(f"{curve} {theirs}")
+    assert off(both, alone) > 8
+    for prompt in (f"{curve} {theirs}", curve.replace("<", f"{theirs} <")):
+        assert off(beside.pixels(prompt, alwayson_scripts=LBW), both) <= 1
+
+
 def regional(mode: str) -> dict:
     """Return Regional Prompter's arguments: two columns."""
     splitting = ["Matrix", "Columns", "Mask", "Prompt", "1,1", "0.2", False, False, False]

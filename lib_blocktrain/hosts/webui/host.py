@@ -84,7 +84,7 @@ class WebUIHost:
         request = replace(request, width=request.width or model.native_size, height=request.height or model.native_size)
         prompt, dropped = without(request.prompt, _names(request.placements))
         if dropped:
-            request.say(f"{dropped}: removed from the prompt, since it is used in this preview and would count twice")
+            request.say(f"Tags of {', '.join(dropped)} in the prompt are ignored: this preview has its own weights")
         try:
             with model.sampling(), self._applied(model, request, prompt) as (prompt, networks):
                 return _draw(model, request, prompt, progress, networks)
