@@ -314,3 +314,16 @@ def test_every_name_of_sd_scripts_has_its_line():
 def _anchors(page: Path) -> set[str]:
     heads = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), flags=re.M)
     return {re.sub(r"[^\w -]", "", re.sub(r"[`*]", "", head).lower()).replace(" ", "-") for head in heads}
+
+
+def test_the_advisories_are_of_the_pinned_versions():
+    """SECURITY.md's tables name each package as the lock file in the table's heading pins it."""
+    lock, rows = "", 0
+    for line in (ROOT / "SECURITY.md").read_text("utf-8").splitlines():
+        if line.startswith("### "):
+            named = re.search(r"`(requirements/[^`]+)`", line)
+            lock = (ROOT / named[1]).read_text("utf-8") if named else ""
+        if row := re.match(r"\| CVE[^|]*\| (\S+) (\S+) \|", line):
+            rows += 1
+            assert re.search(rf"^{row[1]}=={re.escape(row[2])} ", lock, re.MULTILINE), line
+    assert rows > 10

@@ -128,16 +128,12 @@ def _unet_size(checkpoint: str | None) -> UNetSize:
         return UNetSize.real(read_checkpoint_info(Path(checkpoint)).architecture, itemsize)
     demo_model.check_present(demo_model.MODEL)
     unet = json.loads((demo_model.MODEL / "unet" / "config.json").read_text("utf-8"))
-    own, encoder, autoencoder = (
-        sum(path.stat().st_size for path in (demo_model.MODEL / part).glob("*.safetensors")) // 2  # they are in fp16
-        for part in ("unet", "text_encoder", "vae")
-    )
     return UNetSize(
         "sd1",
         unet["sample_size"] * 8,
         tuple(unet["block_out_channels"]),
         unet["cross_attention_dim"],
-        (own, encoder, autoencoder),
+        demo_model.parameter_counts(demo_model.MODEL),
         itemsize,
     )
 

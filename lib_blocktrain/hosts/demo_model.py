@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from lib_blocktrain.files import DATA
 
 DEMO = DATA / "demo"
 MODEL, LORAS = DEMO / "model", DEMO / "loras"
-TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
+TOKEN_TABLE, USED_TOKENS = "text_model.embeddings.token_embedding.weight", "used_tokens"
 
 
 def check_present(folder: Path = MODEL) -> None:
@@ -24,13 +27,28 @@ def check_present(folder: Path = MODEL) -> None:
         )
 
 
+def parameter_counts(folder: Path) -> tuple[int, int, int]:
+    """Return how many parameters the U-Net, the text encoder with its whole token table, and the VAE have."""
+    counts = dict.fromkeys(("unet", "text_encoder", "vae"), 0)
+    vocabulary = json.loads((folder / "text_encoder" / "config.json").read_text("utf-8"))["vocab_size"]
+    for part in counts:
+        for path in (folder / part).glob("*.safetensors"):
+            with safe_open(path, "pt") as file:
+                shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118, not a dict
+            shapes.pop(USED_TOKENS, None)
+            if TOKEN_TABLE in shapes:
+                shapes[TOKEN_TABLE] = [vocabulary, *shapes[TOKEN_TABLE][1:]]
+            counts[part] += sum(math.prod(shape) for shape in shapes.values())
+    return counts["unet"], counts["text_encoder"], counts["vae"]
+
+
 def full_token_table(state: Mapping[str, Tensor], vocabulary: int) -> dict[str, Tensor]:
     """Return the text encoder's state with all ``vocabulary`` rows of its token table.
 
     The file has the rows in use only (``used_tokens``); the others, which are untrained, are drawn from a seed.
     """
     state = dict(state)
-    rows, used = state[TOKEN_TABLE].float(), state.pop("used_tokens").long()
+    rows, used = state[TOKEN_TABLE].float(), state.pop(USED_TOKENS).long()
     generator = torch.Generator("cpu").manual_seed(0)
     table = torch.randn(vocabulary, rows.shape[1], generator=generator) * rows.std()
     table[used] = rows

@@ -172,6 +172,14 @@ def test_the_table_of_runs(blocktrain, run_json, tmp_path):
     assert runs_text([]) == "no runs"
 
 
+def test_the_estimate_from_files_is_that_of_the_loaded_model(embedded):
+    from lib_blocktrain.cli.train import _unet_size
+    from lib_blocktrain.hosts.standalone import load_demo
+    from lib_blocktrain.training.estimate import size_of_model
+
+    assert _unet_size(None) == size_of_model(load_demo(embedded))
+
+
 def test_estimate(blocktrain, run_json, config):
     status, answer, _ = blocktrain("estimate", run_json)
     assert status == 0
