@@ -76,6 +76,13 @@ class WebUI:
     def pixels(self, prompt: str, **options) -> np.ndarray:
         return pixels(self.txt2img(prompt, **options)["images"][0])
 
+    @property
+    def hires(self) -> dict:
+        """Options of an image that is drawn again at twice its size; Neo and ersatzForge have no upscaler "Latent"."""
+        upscaler = "Nearest" if self.kind in ("neo", "ersatz") else "Latent"
+        found = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": upscaler, "denoising_strength": 0.7}
+        return found if self.kind == "a1111" else {**found, "hr_additional_modules": ["Use same choices"]}
+
     def refusal(self, prompt: str, **options) -> str:
         """Return the API's error for an image that cannot be drawn."""
         with pytest.raises(urllib.error.HTTPError) as refused:

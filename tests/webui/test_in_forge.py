@@ -262,9 +262,8 @@ def test_tags_on_sdxl(sdxl):
     other = " <lora:sdxl-2:0.5:bw={}>"
     assert np.array_equal(draw("1:bw=IN=0.5,M00=1,OUT01=2,BASE=0.5", other.format("NONE")), some)
     assert not np.array_equal(draw("1:bw=IN=0.5,M00=1,OUT01=2,BASE=0.5", other.format("OUT=1")), some)
-    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7}
     start = {"route": "img2img", "init_images": [sdxl.txt2img("a cat", steps=2)["images"][0]]}
-    for options in ({**hires, "hr_additional_modules": ["Use same choices"]}, {**start, "denoising_strength": 0.8}):
+    for options in (sdxl.hires, {**start, "denoising_strength": 0.8}):
         base = draw(**options)
         assert np.array_equal(draw("1:bw=NONE", **options), base)
         assert not np.array_equal(draw("1:bw=OUT=1", **options), base)

@@ -102,9 +102,8 @@ def test_both_tags_beside_lora_block_weight(beside, needs):
         assert off(beside.pixels(prompt, alwayson_scripts=LBW), baked) <= 1
     prompt = f"{PROMPT} {theirs} {the_tag(OTHER, '0.5')}"
     assert off(beside.pixels(prompt, alwayson_scripts={**LBW, **accordion(LINE)}), baked) <= 1
-    hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7}
-    baked = beside.pixels(f"{PROMPT} <lora:a-outd:1> <lora:b-values:0.5>", **hires)
-    assert off(beside.pixels(f"{PROMPT} {theirs} {ours}", alwayson_scripts=LBW, **hires), baked) <= 1
+    baked = beside.pixels(f"{PROMPT} <lora:a-outd:1> <lora:b-values:0.5>", **beside.hires)
+    assert off(beside.pixels(f"{PROMPT} {theirs} {ours}", alwayson_scripts=LBW, **beside.hires), baked) <= 1
     assert "could not convert string to float" not in beside.log.read_text(errors="replace")
 
 
