@@ -534,32 +534,32 @@ with distributed.joined() as processes:
 
 def pooled(config):
     """Two epochs at two sizes, judged by blocks, with noise from a pool."""
-    dataset = replace(config.dataset, validation_share=0.25, size=128, more_sizes=(192,))
+    dataset = replace(config.dataset, validation_share=0.25, more_sizes=(128,))
     return replace(config, dataset=dataset, epochs=2, pool=PoolConfig(2), validate_every=2, block_patience=100)
 
 
 def changing(config):
-    """Captions and pictures that change with each step, BASE for two steps, another loss, an early end at step 4."""
+    """Captions and pictures that change with each step, BASE for a step, another loss, an early end at step 2."""
     dataset = replace(
         config.dataset, size=128, validation_share=0.25, prefix="{a|the} robot,", keep_separator="robot,",
-        secondary_separator="(", wildcards=True, shuffle_tags=True, tag_dropout=0.2, caption_dropout=0.1, tag_warmup=0.5,
-        suffix=", on a very blue background" * 20, flip=True, random_crop=True, color=True,
+        secondary_separator="(", wildcards=True, shuffle_tags=True, tag_dropout=0.2, caption_dropout=0.1,
+        tag_warmup=0.5, suffix=", on a very blue background" * 20, flip=True, random_crop=True, color=True,
     )  # fmt: skip
     loss = replace(
         config.loss, kind="l1", timesteps="logit-normal", v_pred_like_loss=0.3, preservation=0.5, trigger="robot",
         class_word="thing",
     )  # fmt: skip
-    network = replace(config.network, weights="BASE=1,OUT09=1,OUT11=1", text_encoder=True, text_encoder_steps=2)
+    network = replace(config.network, weights="BASE=1,OUT09=1,OUT11=1", text_encoder=True, text_encoder_steps=1)
     optimizer = replace(config.optimizer, text_encoder_lr=0.5, ema=0.9, ema_warmup=True)
     config = replace(config, dataset=dataset, loss=loss, network=network, optimizer=optimizer, fp8=True, offload=True)
-    return replace(config, clip_skip=2, max_tokens=150, steps=6, validate_every=2, patience=1, min_delta=0.9)
+    return replace(config, batch=1, clip_skip=2, max_tokens=150, validate_every=1, patience=1, min_delta=0.9)
 
 
 def test_two_processes_end_where_one_with_twice_the_batch_does(random_model, tmp_path, train, config):
     """By SGD: Adam would make much of a float error where a gradient is nearly 0.
 
-    So would pictures of 64 pixels: they have one latent in the deepest blocks, and of the random model's groups of two
-    channels some differ by so little there that the group's norm multiplies a float error by a thousand.
+    So can pictures of 64 pixels: they have one latent in the deepest blocks, and where the two channels of a group
+    hardly differ there, its norm multiplies a float error by a thousand: in the random model with clip skip.
     """
     config = replace(config, optimizer=replace(config.optimizer, name="SGD", lr=1.0))
     configs = {"pooled": pooled(config), "changing": changing(config)}
@@ -578,9 +578,9 @@ def test_two_processes_end_where_one_with_twice_the_batch_does(random_model, tmp
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for name, asked in configs.items():
-        whole, two = train(replace(asked, batch=4), f"{name}-whole"), runs.open_run(tmp_path / name)
+        whole, two = train(replace(asked, batch=2 * asked.batch), f"{name}-whole"), runs.open_run(tmp_path / name)
         ends_alike(whole, two)
-    assert (whole.outcome.step, whole.train_state.frozen) == (4, {"BASE"})
+    assert (whole.outcome.step, whole.train_state.frozen) == (2, {"BASE"})
 
 
 def ends_alike(whole: Trainer, two: runs.Run) -> None:
