@@ -3,7 +3,7 @@
     "use strict";
 
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
-    const ENTRY = /^([a-z_0-9]+(?:\.[a-z_0-9]+)*)(?: = |: | is empty)/;
+    const ENTRY = /^([a-z_0-9]+(?:\.[a-z_0-9]+)*)(?:\[\S+)?(?: = |: | is empty)/;
     const PLACES = ["#blocktrain_train_message", "#blocktrain_train_estimate"];
     let shown = "";
 

@@ -16,8 +16,8 @@ from lib_blocktrain.files import is_device_name
 from lib_blocktrain.training.config_json import ConfigError, check, read, read_text, write
 from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig, check_side
 from lib_blocktrain.training.kohya_toml import read_toml
-from lib_blocktrain.training.optimizer_table import own_rate
-from lib_blocktrain.training.sample_prompts import MOST_STEPS, SamplePrompt, prompts_in, read_prompt
+from lib_blocktrain.training.optimizer_table import spec_of
+from lib_blocktrain.training.sample_prompts import MOST_SEED, MOST_STEPS, SamplePrompt, prompts_in, read_prompt
 
 _NAME = re.compile(r"(?!\.)[^\\/:*?\"<>|\x00-\x1f\x7f\ud800-\udfff]{1,100}")
 MAX_RANK = 4096  # more than any layer has
@@ -70,6 +70,8 @@ class NetworkConfig:
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 (the rank) or more")
         check(self.text_encoder_steps >= 0, "text_encoder_steps", self.text_encoder_steps, "0 (all) or more")
         check(self.cap > 0, "cap", self.cap, "more than 0")
+        for name, value in self.elements.items():
+            check(value >= 0, f"elements.{name}", value, "0 or more")
         check(self.factor == -1 or self.factor >= 1, "factor", self.factor, "-1 (nearest to square), or 1 or more")
         for name in ("rank_dropout", "module_dropout", "neuron_dropout"):
             check(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 up to, not with, 1")
@@ -107,10 +109,12 @@ class OptimizerConfig:
     ema_warmup: bool = False  # begin with a shorter average: the decay of step n is at most (1 + n) / (10 + n)
 
     def __post_init__(self) -> None:
+        spec_of(self.name)
         check(self.lr is None or self.lr > 0, "lr", self.lr, "more than 0")
         rates = self.text_encoder_rates
         expected = "more than 0, or two such numbers: for SDXL's first and second text encoder"
-        check(len(rates) <= 2 and all(rate > 0 for rate in rates), "text_encoder_lr", self.text_encoder_lr, expected)
+        right = self.text_encoder_lr != () and len(rates) <= 2 and all(rate > 0 for rate in rates)
+        check(right, "text_encoder_lr", self.text_encoder_lr, expected)
         check(self.lora_plus > 0, "lora_plus", self.lora_plus, "more than 0")
         check(self.clip >= 0, "clip", self.clip, "0 (no clipping) or more")
         check(self.accumulate >= 1, "accumulate", self.accumulate, "1 or more")
@@ -126,7 +130,7 @@ class OptimizerConfig:
     @property
     def rate(self) -> float:
         """The learning rate: the one that is asked for, else the optimizer's own."""
-        return own_rate(self.name) if self.lr is None else self.lr
+        return spec_of(self.name).rate if self.lr is None else self.lr
 
 
 @dataclass(frozen=True)
@@ -177,12 +181,9 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         check(self.huber_c > 0, "huber_c", self.huber_c, "more than 0")
-        check(
-            0 <= self.min_timestep < self.max_timestep <= 1000,
-            "min_timestep, max_timestep",
-            (self.min_timestep, self.max_timestep),
-            "0 <= min < max <= 1000",
-        )
+        check(1 <= self.max_timestep <= 1000, "max_timestep", self.max_timestep, "1 to 1000")
+        most = self.max_timestep - 1
+        check(0 <= self.min_timestep <= most, "min_timestep", self.min_timestep, f"0 to {most}, below max_timestep")
         check(self.timestep_std is None or self.timestep_std > 0, "timestep_std", self.timestep_std, "more than 0")
         for name in ("timestep_mean", "timestep_std"):
             value = getattr(self, name)
@@ -196,6 +197,7 @@ class LossConfig:
         check(not self.preservation or self.trigger != self.class_word, "class_word", self.class_word, "another word")
         for name in ("min_snr_gamma", "noise_offset", "multires_iterations", "input_perturbation", "prior_weight"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        check(0 <= self.multires_discount <= 1, "multires_discount", self.multires_discount, "0 to 1")
         check(not (self.debiased and self.min_snr_gamma), "debiased", True, "one of debiased and min_snr_gamma")
 
 
@@ -220,13 +222,18 @@ class SampleConfig:
     sampler: str = "DDIM"
 
     def __post_init__(self) -> None:
-        check(not (self.file and self.prompts), "samples.file", self.file, "a file or prompts, one of them")
+        check(not (self.file and self.prompts), "file", self.file, "a file or prompts, one of them")
         for name in ("width", "height"):
-            check_side(f"samples.{name}", getattr(self, name))
-        check(1 <= self.steps <= MOST_STEPS, "samples.steps", self.steps, f"1 to {MOST_STEPS}")
-        check(self.cfg >= 0, "samples.cfg", self.cfg, "0 or more")
-        for line in self.prompts:
-            read_prompt(line)
+            check_side(name, getattr(self, name))
+        check(self.every >= 0, "every", self.every, "0 (never) or more steps")
+        check(0 <= self.seed <= MOST_SEED, "seed", self.seed, f"0 to {MOST_SEED}")
+        check(1 <= self.steps <= MOST_STEPS, "steps", self.steps, f"1 to {MOST_STEPS}")
+        check(self.cfg >= 0, "cfg", self.cfg, "0 or more")
+        for index, line in enumerate(self.prompts):
+            try:
+                read_prompt(line)
+            except ConfigError as error:
+                raise ConfigError(f"prompts[{index}]: {error}") from None
 
     def prompt(self, number: int) -> SamplePrompt:
         """Return a prompt with everything that it is drawn with; the sizes may be None, the model's own."""

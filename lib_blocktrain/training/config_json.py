@@ -7,11 +7,12 @@ either name; one with `metadata={"also": NAME}` is read by NAME too, another pro
 from __future__ import annotations
 
 import dataclasses
+import re
 import reprlib
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -78,10 +79,8 @@ def read(cls: type[T], data: object, where: str = "") -> T:
         values[name] = _value(hints[name], value, _at(where, key))
     try:
         return cls(**values)
-    except ConfigError:
-        raise
     except ValueError as error:
-        raise ConfigError(f"{where}: {error}" if where else str(error)) from error
+        raise ConfigError(_placed(where, known, str(error))) from error
 
 
 def write(value: object) -> Any:
@@ -107,7 +106,7 @@ def _error(name: str, value: object, expected: str) -> ConfigError:
 
 def _shown(value: object) -> str:
     """The value as a message quotes it; `reprlib` is quick with a large one and does not fail on a deep one."""
-    return _QUOTE.repr(value)
+    return _QUOTE.repr(list(value) if isinstance(value, tuple) else value)
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
@@ -116,6 +115,14 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 
 def _at(where: str, key: str) -> str:
     return f"{where}.{key}" if where else str(key)
+
+
+def _placed(where: str, known: Collection[str], message: str) -> str:
+    """Return what an object says of its values, with the object's path in front of the entry that it names."""
+    if not where or message.startswith(f"{where}."):
+        return message
+    begins = re.match(r"\w+", message)
+    return _at(where, message) if begins is not None and begins[0] in known else f"{where}: {message}"
 
 
 def _value(hint: Any, value: object, where: str) -> object:

@@ -60,11 +60,3 @@ def spec_of(name: str) -> OptimizerSpec:
     if last.lower().startswith(("prodigy", "dadapt")):  # a relative of those in the table
         return _estimates_step(name, package)
     return OptimizerSpec(name, package)
-
-
-def own_rate(name: str) -> float:
-    """Return the learning rate that an optimizer has where none is asked for; for an unknown one as for most."""
-    try:
-        return spec_of(name).rate
-    except ConfigError:  # it is refused where it is made
-        return OptimizerSpec.rate

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from torch import nn
 
@@ -83,21 +84,27 @@ class Plan:
 
 
 def read_weights(config: NetworkConfig, architecture: str) -> tuple[BlockWeights, tuple[str, ...]]:
-    """Return the block weights of a run, and notices about them."""
-    if isinstance(config.weights, str):
-        parsed = parse(config.weights, architecture)
-        weights, notices = parsed.weights, parsed.notices
-    else:
-        theirs = config.weights.get("architecture", architecture)
-        if theirs != architecture:
-            raise ConfigError(f"weights for {str(theirs)[:40]}: expected {architecture}, the model's architecture")
-        weights, notices = BlockWeights.from_json({**config.weights, "architecture": architecture}), ()
+    """Return the block weights of a run, and notices about them; raises ConfigError."""
+    weights, notices = _read_weights(config.weights, architecture)
     if not config.text_encoder:  # BASE is not trained then
         notices = tuple(notice for notice in notices if not notice.startswith(BASE))
     for block in (BASE, *weights.values):
         if not 0 <= weights[block] <= 2:
-            raise ConfigError(f"weights: {block} = {number(weights[block])}: expected 0 to 2 in training")
+            raise ConfigError(f"network.weights: {block} = {number(weights[block])}: expected 0 to 2 in training")
     return weights, notices
+
+
+def _read_weights(given: str | Mapping[str, Any], architecture: str) -> tuple[BlockWeights, tuple[str, ...]]:
+    try:
+        if isinstance(given, str):
+            parsed = parse(given, architecture)
+            return parsed.weights, parsed.notices
+        theirs = given.get("architecture", architecture)
+        if theirs != architecture:
+            raise ValueError(f"for {str(theirs)[:40]}: expected {architecture}, the model's architecture")
+        return BlockWeights.from_json({**given, "architecture": architecture}), ()
+    except ValueError as error:
+        raise ConfigError(f"network.weights: {error}") from error
 
 
 def plan_of(targets: Targets, architecture: str, config: NetworkConfig) -> Plan:
