@@ -93,11 +93,16 @@ class Meter:
         return seconds, self.webui.inside("clock") - clock, self.webui.inside("loads", name="") - files
 
 
-def changes(webui: WebUI, rounds: int) -> str:
-    """The table of pictures whose weights change; a first round, in which everything is read once, does not count."""
+def changes(webui: WebUI, rounds: int, ends: float) -> str:
+    """The table of pictures whose weights change; a first round, in which everything is read once, does not count.
+
+    No round begins after `ends`, a time of `time.monotonic`, once there is one that counts.
+    """
     meter, found = Meter(webui), {arm: [] for arm in ARMS}
     active = {"LoRA Block Weight": {"args": [None, True]}}
     for number in range(rounds + 1):
+        if number > 1 and time.monotonic() > ends:
+            break
         arms = list(ARMS) if number % 2 else list(reversed(ARMS))
         for arm in arms:
             scripts = {"alwayson_scripts": active} if arm == "LoRA Block Weight" else {}
@@ -110,7 +115,8 @@ def changes(webui: WebUI, rounds: int) -> str:
     for arm, spent in found.items():
         seconds, cpu, files = ([row[n] for row in spent] for n in range(3))
         rows.append([arm, f"{median(seconds):.2f}", f"{median(cpu):.2f}", ratios(cpu, base), f"{median(files):.0f}"])
-    head = ["ten LoRAs, other weights each time", "s", "processor's s", "/ LoRA Block Weight's", "files read"]
+    first = f"ten LoRAs, other weights each time; rounds: {len(base)}"
+    head = [first, "s", "processor's s", "/ LoRA Block Weight's", "files read"]
     return table(head, rows)
 
 
@@ -118,12 +124,14 @@ def median(found: list) -> float:
     return sorted(found)[len(found) // 2]
 
 
-def analyses(webui: WebUI, methods: Sequence[str]) -> str:
+def analyses(webui: WebUI, methods: Sequence[str], steps: int) -> str:
     """The table of one LoRA's analyses: its sheet of pictures, and our methods."""
     meter = Meter(webui)
-    size = {**PICTURE, "steps": IMAGE_STEPS}
+    size = {**PICTURE, "steps": steps}
     sheet = {"prompt": f"{PROMPT} <lora:ten-0:1:lbw=XYZ>", "script_name": "LoRA Block Weight", "script_args": SHEET}
-    rows = [["its sheet, 18 pictures", meter.spent(lambda: webui.call("/sdapi/v1/txt2img", {**size, **sheet}))]]
+    body = {**size, **sheet}
+    spent = meter.spent(lambda: webui.call("/sdapi/v1/txt2img", body))
+    rows = [[f"its sheet, 18 pictures of {steps} steps", spent]]
     for method in methods:
         asked = {"method": method, "prompts": [PROMPT], "seeds": [1], "width": size["width"], "height": size["height"]}
         rows.append([f"ours, {method}", meter.spent(lambda asked=asked: done(webui.analysed("ten-0", **asked)))])
@@ -142,6 +150,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the WebUI's data (4 GB)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=60, help="begin no further round after this time")
+    parser.add_argument("--steps", type=int, default=IMAGE_STEPS, help="of its sheet's pictures (%(default)s)")
+    parser.add_argument("--only", nargs="+", choices=["changes", "analyses"], default=["changes", "analyses"])
     parser.add_argument("--methods", nargs="+", default=["exact", "fast", "one-only", "rendered"], help="of ours")
     arguments = parser.parse_args()
     folder, neighbours = Path(os.environ["WEBUI_DIR"]), Path(os.environ["NEIGHBOURS_DIR"])
@@ -150,13 +161,13 @@ def main() -> None:
     data = arguments.work / "data"
     shutil.copytree(neighbours / THEIRS, data / "extensions" / THEIRS, dirs_exist_ok=True)
     size = (data / "models" / "Lora" / "ten-0.safetensors").stat().st_size / 2**20
-    print(
-        f"{processor()}; {load()}; {COUNT} LoRAs of rank {RANK}, {size:.0f} MiB each, medians of {arguments.rounds}\n"
-    )
+    print(f"{processor()}; {load()}; {COUNT} LoRAs of rank {RANK}, {size:.0f} MiB each; medians\n", flush=True)
     with started(python, folder, data, FLAGS, {}, max(PATIENCE, 900)) as url:
         webui = WebUI(url, data, data / "log.txt")
-        print(changes(webui, arguments.rounds), flush=True)
-        print(analyses(webui, arguments.methods), flush=True)
+        if "changes" in arguments.only:
+            print(changes(webui, arguments.rounds, time.monotonic() + 60 * arguments.minutes), flush=True)
+        if "analyses" in arguments.only:
+            print(analyses(webui, arguments.methods, arguments.steps), flush=True)
 
 
 if __name__ == "__main__":
