@@ -21,16 +21,18 @@ it need not hold for SD1.5 or SDXL. `python benchmarks/evidence.py report` write
 
 ## The answer
 
-*Leakage* is how much of the training pictures' unchanging factor a LoRA draws where it should not, beyond what the
-model draws alone; it is compared at equal *fidelity* to the subject.
-
+In each experiment something never changes in the training pictures: the background, the size, the style. *Leakage* is
+the probability that a LoRA draws it where it should not, minus that of the model alone. *Fidelity* is the probability
+of the subject. LoRAs are compared where they reach equal fidelity. The masks of *masked* are exact, which those of a
+user are not.
 """
 HOW = """## How it was measured
 
 A *replicate* is a subject (one that the model has never seen) and a seed, which draws the dataset, the initial LoRA
 and the order of training; all arms of a replicate share them, and are compared in pairs. Means have 95 % bootstrap
 intervals over replicates. A row says "less" or "more" only where the interval of the paired difference excludes 0 at
-three digits, with five replicates or more; with so many rows, one in twenty may do so by chance.
+three digits, with five replicates or more. There are many rows: one in twenty may do so by chance. An interval from
+five replicates is narrower than it should be.
 
 <details><summary>The words of the tables</summary>
 
@@ -161,28 +163,53 @@ def _answer(cells: Mapping[str, Cells]) -> str:
         return "No cells yet.\n"
     words = "\n".join(_in_words(cells.get(name, {}), name, kind) for name, kind in ANSWERED)
     said = (
-        "How much less or more each arm leaks than a LoRA of all blocks, as a probability, with its 95 % interval; a\n"
-        "verdict stands there where the areas under the curves agree:\n\n"
+        "The same in numbers: by how much each arm leaks less (-) or more than a LoRA of all blocks, with its 95 %\n"
+        "interval. A verdict stands there only where the areas under the curves agree:\n\n"
     )
-    return f"{words}\n\n{said}{table(head, rows)}"
+    return f"{words}\n{_dressed_in_words(cells.get('dressed', {}))}\n{said}{table(head, rows)}"
 
 
 def _in_words(cells: Cells, name: str, leakage: str) -> str:
-    """A line on an experiment: which arms leak less than the LoRA of all blocks, which more, which cannot be told."""
+    """A few sentences on an experiment: which arms leak less than the LoRA of all blocks, which more."""
     groups: dict[str, list[str]] = {}
     for arm in cells:
         if arm not in ("all", "same norm"):
             verdict, difference, _ = _compared(cells, arm, "all", leakage)
             groups.setdefault(verdict, []).append(f"*{arm}* ({difference.mean:+.2f})")
-    parts = [f"{verdict}: {', '.join(groups[verdict])}" for verdict in VERDICTS if verdict in groups]
+    parts = [f"{VERDICTS[verdict]}: {', '.join(groups[verdict])}." for verdict in VERDICTS if verdict in groups]
+    if not parts:
+        return f"- **{TITLES[name]}** ({LEAKAGES[leakage]}). Not run."
     if "out" in cells and "lower rank" in cells:
         verdict, difference, _ = _compared(cells, "out", "lower rank", leakage)
-        parts.append(f"*out* beside *lower rank*: {verdict} ({difference.mean:+.2f})")
-    said = "; ".join(parts) or "not run"
-    return f"- **{TITLES[name]}** ({LEAKAGES[leakage]}). {said[0].upper()}{said[1:]}."
+        parts.append(f"*out* compared with *lower rank*: {verdict} ({difference.mean:+.2f}).")
+    whole = [interval([MEASURES[m](cell) for cell in cells["all"].values()]).mean for m in ("fidelity", _leak(leakage))]
+    first = f"A LoRA of all blocks has fidelity {whole[0]:.2f} and leakage {whole[1]:.2f}."
+    return f"- **{TITLES[name]}** ({LEAKAGES[leakage]}). {first} {' '.join(parts)}"
 
 
-VERDICTS = ("less", "more", "not told apart", "too few")
+def _leak(leakage: str) -> str:
+    return f"leakage, {LEAKAGES[leakage]}"
+
+
+def _dressed_in_words(cells: Cells) -> str:
+    """What became of the character and of its accessories, arm by arm."""
+    if "all" not in cells:
+        return ""
+    means = {arm: [interval([MEASURES[m](c) for c in cells[arm].values()]).mean for m in DRESSED[:2]] for arm in cells}
+    told = ", ".join(f"*{arm}* {character:.2f} and {accessory:.2f}" for arm, (character, accessory) in means.items())
+    said = f"- **{TITLES['dressed']}**. Probability of the character, and of the accessory that was asked for: {told}."
+    if max(accessory for _, accessory in means.values()) < SELDOM:
+        said += " No arm learnt to draw the accessories, so this says nothing of which blocks carry them."
+    return f"{said}\n"
+
+
+SELDOM = 0.1  # the probability of what was not learnt
+VERDICTS = {
+    "less": "Less leakage",
+    "more": "More leakage",
+    "not told apart": "Not told apart",
+    "too few": "Fewer than five replicates, so no verdict",
+}
 
 
 def _compared(cells: Cells, arm: str, other: str, leakage: str) -> tuple[str, Interval, int]:
@@ -202,10 +229,14 @@ def _difference(cells: Cells, arm: str, leakage: str) -> str:
         return ""
     verdict, difference, count = _compared(cells, arm, "all", leakage)
     said = f"**{verdict}** {difference}" if verdict in ("less", "more") else str(difference)
-    return said if count >= FULL else f"{said}; {count} replicates"
+    return said if count >= FULL else f"{said}; {counted(count, 'replicate')}"
 
 
 FULL = 15  # replicates of a finished arm
+
+
+def counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def by_arm(found: Iterable[Cell]) -> dict[str, dict[tuple[str, int], Cell]]:
@@ -256,12 +287,32 @@ def _facts(found: Sequence[Cell]) -> str:
     counts = Counter(cell["experiment"] for cell in found)
     seconds = sum(sum(cell["seconds"].values()) for cell in found)
     replicates = {name: len({(c["subject"], c["seed"]) for c in found if c["experiment"] == name}) for name in counts}
-    counted = ", ".join(f"{name}: {counts[name]} cells of {replicates[name]} replicates" for name in counts)
+    told = ", ".join(f"{name}: {counts[name]} cells of {counted(replicates[name], 'replicate')}" for name in counts)
     steps, models = ({cell[name] for cell in found} for name in ("steps", "model"))
     made = (
         f"{', '.join(map(str, steps))} steps of training each; U-Net {', '.join(sorted(models))} (sha256 of its file)"
     )
-    return f"Cells here ({counted}); {made};\n{seconds / 3600:.1f} hours in all.\n"
+    hours = f"{seconds / 3600:.1f} hours in all.\n"
+    return f"Cells here ({told}); {made};\n{hours}{_unfinished(found)}"
+
+
+def _unfinished(found: Sequence[Cell]) -> str:
+    """Which arms have fewer replicates than others of their experiment, and which have none."""
+    said = []
+    for name, experiment in EXPERIMENTS.items():
+        arms = by_arm(cell for cell in found if cell["experiment"] == name)
+        most = max((len(of_arm) for of_arm in arms.values()), default=0)
+        few = [
+            f"*{arm}* {len(of_arm)} ({', '.join(f'{subject}-{seed}' for subject, seed in sorted(of_arm))})"
+            for arm, of_arm in arms.items()
+            if len(of_arm) < most
+        ]
+        none = [f"*{arm}*" for arm in experiment.arms if arm not in arms]
+        if arms and (few or none):
+            parts = [f"of {most} replicates only {'; '.join(few)}"] * bool(few)
+            parts += [f"not run {', '.join(none)}"] * bool(none)
+            said.append(f"- {name}: {'; '.join(parts)}.\n")
+    return f"\nNot finished:\n\n{''.join(said)}" if said else ""
 
 
 def _at_one(cells: Cells, biased: bool) -> str:

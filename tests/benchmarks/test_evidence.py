@@ -152,7 +152,7 @@ def test_run_and_report(drawn, bench, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(cells, "HELD_OUT", 2)
     arguments = argparse.Namespace(
         work=tmp_path, model=None, second_model=None, minutes=None, part="1/1", only=["background"], subjects=["robot"],
-        seeds=1, steps=2, out=tmp_path / "evidence.md", known=None,
+        seeds=1, steps=2, out=tmp_path / "evidence.md", known=None, arms=evidence.ARMS,
     )  # fmt: skip
     before = {name: value.clone() for name, value in bench.reader.model.unet.state_dict().items()}
     evidence.run(arguments)
@@ -169,7 +169,7 @@ def test_run_and_report(drawn, bench, monkeypatch, tmp_path, caplog):
     assert (tmp_path / "cells" / "background" / "robot-0" / "all.json").stat().st_mtime_ns == first
     evidence.write_report(arguments)
     text = arguments.out.read_text("utf-8")
-    assert "background: 5 cells of 1 replicates" in text
+    assert "background: 5 cells of 1 replicate)" in text
     assert "| analysis | 1 |" in text
     assert f"{made['all']['curve'][0]['subject']:.3f}" in text
     kept, again = tmp_path / "evidence.jsonl", tmp_path / "again"
@@ -180,6 +180,24 @@ def test_run_and_report(drawn, bench, monkeypatch, tmp_path, caplog):
     assert "5 cells, 0 of them" in caplog.text
     found = {path.stem: json.loads(path.read_text("utf-8")) for path in (again / "cells").rglob("*.json")}
     assert {arm: found[arm] for arm in made if arm != "random"} == {a: made[a] for a in made if a != "random"}
+
+
+def test_the_report_names_what_is_missing_and_what_was_not_learnt():
+    """On the cells in the repository, without two replicates of one arm."""
+    found = [row for row in cells.read_packed(evidence.ROOT / "docs" / "evidence.jsonl") if not row["moved"]]
+    gone = [("background", "out", "robot", 0), ("background", "out", "koala", 1)]
+    fewer = [row for row in found if (row["experiment"], row["arm"], row["subject"], row["seed"]) not in gone]
+    told = report._unfinished(fewer)
+    assert "*out* 13 (" in told
+    assert "robot-0" not in told.partition("*out* 13 (")[2].partition(")")[0]
+    assert "not run" in told
+    assert "*same norm*" not in told
+    dressed = report.by_arm(row for row in found if row["experiment"] == "dressed")
+    assert "No arm learnt" in report._dressed_in_words(dressed)
+    learnt = {
+        key: {**cell, "curve": [{**row, "asked": 0.5} for row in cell["curve"]]} for key, cell in dressed["all"].items()
+    }
+    assert "No arm learnt" not in report._dressed_in_words({**dressed, "all": learnt})
 
 
 def test_rivals_are_trained_as_they_say(drawn, bench, tmp_path):
