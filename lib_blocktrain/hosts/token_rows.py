@@ -8,21 +8,16 @@ with its own beginning and end.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-log = logging.getLogger(__name__)
 
 ROW = 75  # tokens, without begin and end
 
 
 def token_rows(tokens: Sequence[int], max_tokens: int, begin: int, end: int, pad: int) -> list[list[int]]:
     """Return rows of 77 tokens of a text's `tokens`, without begin and end; `max_tokens` is a multiple of 75."""
-    if len(tokens) > max_tokens:
-        log.warning("a caption has %d tokens; those after the %dth are cut off", len(tokens), max_tokens)
     kept = [*tokens[:max_tokens], end]
     kept += [pad] * (max_tokens + 1 - len(kept))
     if max_tokens == ROW:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from lib_blocktrain.files import error_text
 from lib_blocktrain.training.buckets import Fit, Size, fitting
+from lib_blocktrain.training.caption_length import cut_off
 from lib_blocktrain.training.captions import plain_caption
 from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig, ImageOptions, SizeOptions
 from lib_blocktrain.training.folder_contents import EXTENSIONS
@@ -143,10 +144,11 @@ class Dataset:
         }
 
 
-def find(config: DatasetConfig, native_size: int) -> Dataset:
+def find(config: DatasetConfig, native_size: int, max_tokens: int | None = None) -> Dataset:
     """Find the dataset's images; `native_size` is the model's, in pixels. Raises DatasetError if none can be read.
 
     Images that cannot be read are left out, with a line in `broken`; other files and folders with one in `left_out`.
+    With `max_tokens` a notice names the captions that are longer.
     """
     if config.toml is not None:
         raise DatasetError(f"{config.toml}: this file is read where a run is loaded, and was not: expected its folders")
@@ -185,7 +187,9 @@ def find(config: DatasetConfig, native_size: int) -> Dataset:
         where = ", ".join(folder.path for folder in config.folders)
         found = f"none of {len(broken)} can be read, e.g. {broken[0]}" if broken else "there is none"
         raise DatasetError(f"{where}: expected pictures ({', '.join(sorted(EXTENSIONS))}), but {found}")
-    return Dataset(tuple(images), tuple(held_out), tuple(broken), config.notices, tuple(left_out))
+    captions = ((f"{i.path.parent.name}/{i.path.name}", i.plain_caption) for i in (*images, *held_out))
+    cut = () if max_tokens is None else cut_off(captions, max_tokens)
+    return Dataset(tuple(images), tuple(held_out), tuple(broken), (*config.notices, *cut), tuple(left_out))
 
 
 def mask_share(image: DatasetImage) -> float:

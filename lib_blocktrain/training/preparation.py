@@ -104,7 +104,7 @@ def check_model(model: Model) -> tuple[str, ...]:
 def prepare(model: Model, run: Run, plan: Plan, processes: int = 1, progress: Progress | None = None) -> TrainingData:
     """Find the dataset and encode what does not change from step to step; raises DatasetError."""
     config = run.config
-    dataset = find(config.dataset, model.native_size)
+    dataset = find(config.dataset, model.native_size, config.max_tokens)
     folder = Path(config.dataset.cache) if config.dataset.cache else run.folder.parent / "cache"
     latents = LatentCache(model, folder)
     conditioning = None if plan.trains_text else ConditioningCache(model, folder, config.max_tokens)

@@ -89,7 +89,7 @@ def plan_run(config: RunConfig, model: Model, processes: int = 1) -> RunPlan:
     notices = list(check_model(model))
     with model.trainable(), model.encoding(config.vae, config.clip_skip):
         plan = plan_of({"unet": model.unet, **model.text_encoders}, model.architecture, config.network)
-        dataset = find(config.dataset, model.native_size)
+        dataset = find(config.dataset, model.native_size, config.max_tokens)
         check_dataset(config, dataset)
         sampler = BatchSampler(dataset.images, config.batch * processes, config.seed, processes)
         weight = next(model.unet.parameters())

@@ -97,7 +97,8 @@ def _extended(history: History, rows: Iterable[Mapping[str, Any]]) -> History:
         if isinstance(row.get("sample"), str) and _SAMPLE.fullmatch(row["sample"]):
             samples.append(Sample(step, row["sample"], str(row.get("prompt", ""))))
         if (text := _event(row)) is not None:
-            events.append(Event(step, text, row["time"] if isinstance(row.get("time"), int) else None))
+            at = row["time"] if isinstance(row.get("time"), int) else None
+            events += [Event(step, each, at) for each in (text, *_notices(row))]
         pictures = _pictures(row) or pictures
         frozen.update(dict.fromkeys(_frozen(row), step))
     for points in (*curves.values(), *(points for blocks in by_block.values() for points in blocks.values())):
@@ -117,6 +118,13 @@ def thinned(points: Points, limit: int = 300) -> Points:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _notices(row: Mapping[str, Any]) -> list[str]:
+    """What was to be said of the dataset when the run began."""
+    dataset = row.get("dataset")
+    notices = dataset.get("notices") if isinstance(dataset, Mapping) else None
+    return [notice for notice in notices if isinstance(notice, str)] if isinstance(notices, list) else []
 
 
 def _pictures(row: Mapping[str, Any]) -> int:

@@ -134,7 +134,7 @@ class TrainHandlers:
         """Show what is in the dataset's folders, and suggest a name for the LoRA."""
         fields = values["train_form"]
         config = form.config_of({**fields, NAME: fields[NAME] or "draft"}, values["train_rest"])
-        dataset = find(config.dataset, native_size(self.host)[0])
+        dataset = find(config.dataset, native_size(self.host)[0], config.max_tokens)
         table = train_html.dataset_table(dataset.describe())
         changes: dict[str, object] = {"train_dataset": table + self._share_warning(config, dataset)}
         if not fields[NAME] and config.dataset.folders:

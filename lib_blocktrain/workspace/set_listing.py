@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_blocktrain.files import error_text
-from lib_blocktrain.hosts.clip_tokens import TokenCounter
+from lib_blocktrain.model.clip_tokens import TokenCounter
 from lib_blocktrain.training.buckets import Fit, Size
 from lib_blocktrain.training.dataset import DatasetImage, mask_share
 from lib_blocktrain.training.picture_files import has_alpha, opened

@@ -13,14 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
+from lib_blocktrain.model.clip_tokens import TokenCounter
 from lib_blocktrain.training import buckets
 from lib_blocktrain.training.batches import BatchSampler
 from lib_blocktrain.training.cache import ConditioningCache, LatentCache, TensorStore
+from lib_blocktrain.training.caption_length import cut_off
 from lib_blocktrain.training.captions import RunStep, augmented_caption
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig, resolved
 from lib_blocktrain.training.config_json import ConfigError, read
 from lib_blocktrain.training.dataset import DatasetError, find
 from lib_blocktrain.training.dataset_config import ImageOptions
+from lib_blocktrain.ui.history import read_history
 
 
 def picture(path: Path, size=(64, 64), color="red", mode="RGB") -> Path:
@@ -362,3 +365,28 @@ def test_tags_come_in_one_by_one():
     found = [augmented_caption("k, a, b, c", options, random.Random(0), RunStep(step, 20)) for step in range(0, 12, 3)]
     assert found == ["k, a", "k, a", "k, a, b", "k, a, b"]
     assert augmented_caption("k, a, b, c", options, random.Random(0), RunStep(10, 20)) == "k, a, b, c"
+
+
+def test_captions_that_are_cut_off_are_named(train, config, pictures):
+    """With the tokens that each loses, most first; in the run's events, too."""
+    picture = pictures / "2_thing" / "0.png"
+    config = replace(config, dataset=replace(config.dataset, suffix="robot " * 70), max_tokens=75)
+    found = find(config.dataset, 64, 75)
+    tokens = TokenCounter().count(found.images[0].plain_caption).count
+    assert found.images[0].path == picture
+    assert tokens > 75
+    said = f"max_tokens = 75 cuts captions off: 2_thing/0.png loses {tokens - 75} tokens, 2_thing/1.png loses "
+    assert found.notices[0].startswith(said)
+    assert not any(find(config.dataset, 64, length).notices for length in (None, 150))
+    reported: list[str] = []
+    trainer = train(replace(config, steps=1), report=lambda row: reported.append(row.get("notice", "")))
+    events = [event.text for event in read_history(trainer.run.metrics()).events]
+    assert all(any(text.startswith(said) for text in texts) for texts in (reported, events))
+
+
+def test_of_many_captions_the_worst_are_named():
+    captions = [(f"{number}.png", "robot " * (70 + number)) for number in range(20)]
+    assert cut_off(captions, 75) == (
+        "max_tokens = 75 cuts captions off: 19.png loses 14 tokens, 18.png loses 13 tokens, 17.png loses 12 tokens,"
+        " 16.png loses 11 tokens, 15.png loses 10 tokens, and 9 more pictures",
+    )

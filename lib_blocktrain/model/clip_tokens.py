@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_blocktrain.hosts.demo_model import MODEL
+from lib_blocktrain.files import DATA
 
 CHUNK = 75  # tokens that a text encoder reads at once, without begin and end
-MERGES = MODEL / "tokenizer" / "merges.txt"
+MERGES = DATA / "demo" / "model" / "tokenizer" / "merges.txt"
 # As CLIP's, whose \p{L} and \p{N} need another package: letters, single digits, runs of anything else.
 _PIECE = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+", re.IGNORECASE)
 
