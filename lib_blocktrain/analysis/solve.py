@@ -38,6 +38,7 @@ RATE, MEAN_DECAY, SQUARE_DECAY = 0.12, 0.8, 0.95  # of Adam, for some ten steps
 START = 0.6  # of the whole strength: near where most of A is left
 POINTS = 5  # of the way, that are drawn for the other seeds
 UNSEEN = 0.4  # part of the seeds that solutions are measured on, and the search does not use
+LONGEST = 0.5  # derivatives of one picture: of few, where B is undecided, they are many times those of the others
 FEWEST_STEPS = 4
 WEAK = 0.25  # sparse weights below it are 0
 SHRINKING = 0.03  # pull of sparse weights towards 0, beside derivatives of the order of 0.1
@@ -176,14 +177,14 @@ class _Search:
             yield [(n, [seed for of, seed in chosen if of == n]) for n in sorted({of for of, _ in chosen})]
 
     def _slope(self, weights: np.ndarray, chosen: Sequence[tuple[int, list[int]]]) -> np.ndarray:
-        """Return the loss's derivative by each weight on these pictures, at the weights that would be drawn."""
+        """Return the loss's derivative by each weight at the weights that would be drawn, of pictures as if clipped."""
         total = np.zeros(len(weights))
         at = self._as_drawn(weights)
         for number, places in chosen:
             self._pause()
             effect = self._searched[number].of(sorted(set(places)))
             found = gradient(self._on, effect, at, partial(self._loss, effect))
-            total += np.array([found[block] for block in self._blocks])
+            total += clipped(found).sum(dim=0).numpy()
         return total / self._batch
 
     def _loss(self, effect: Effect, latents: Tensor) -> Tensor:
@@ -250,6 +251,11 @@ class _Search:
             return solution
         picture: Image.Image = self._on.model.decode(found.latents)[0]
         return Solution(solution.weights, solution.kept, solution.leaked, picture)
+
+
+def clipped(slopes: Tensor) -> Tensor:
+    """Shorten each picture's derivatives `(pictures, blocks)` to a length of LONGEST."""
+    return slopes * (LONGEST / slopes.norm(dim=1, keepdim=True).clamp(min=LONGEST))
 
 
 def seeds_apart(seeds: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

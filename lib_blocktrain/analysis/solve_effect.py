@@ -158,16 +158,14 @@ def latents_under(
     return denoise(instrumented, prompt, seeds)
 
 
-def gradient(
-    instrumented: InstrumentedModel, effect: Effect, weights: Mapping[str, float], loss: Loss
-) -> dict[str, float]:
-    """Return the derivative, by each of these block weights, of a loss of the latents that they draw.
+def gradient(instrumented: InstrumentedModel, effect: Effect, weights: Mapping[str, float], loss: Loss) -> Tensor:
+    """Return the derivative, by each of these block weights, of each picture's loss, `(seeds, blocks)` in fp64.
 
-    Each step of the trajectory is differentiated by itself, the last first, and handed the derivative by the latents
+    `loss` is the sum over the pictures, of which none depends on another one's latents. Each step of the trajectory is differentiated by itself, the last first, and handed the derivative by the latents
     after it. Of small latents the activations of all steps are kept; of others those of one step alone, which are
     computed again. BASE and REST stay as in the instrumented weights.
     """
-    walk = _Walk(instrumented, effect.prompt, weights)
+    walk = _Walk(instrumented, effect.prompt, weights, len(effect.seeds))
     height, width = effect.whole.shape[-2:]
     small = height * width <= SMALL
     try:
@@ -179,7 +177,7 @@ def gradient(
         latents.requires_grad_()
         with torch.enable_grad():
             (by_latents,) = torch.autograd.grad(loss(latents), latents)
-        total = torch.zeros(len(weights), dtype=torch.float64)
+        total = torch.zeros(len(effect.seeds), len(weights), dtype=torch.float64)
         while steps:
             step = steps.pop()
             if not small:
@@ -189,12 +187,12 @@ def gradient(
             total += by_weights.double().cpu()
     finally:
         instrumented.set_weights(instrumented.weights)
-    return dict(zip(weights, total.tolist()))
+    return total
 
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """A step of the trajectory: latents before and after it, and the block weights `(blocks,)` that it was under."""
+    """A step of the trajectory: latents before and after it, and the block weights `(seeds, blocks)` that it was under."""
 
     number: int
     before: Tensor
@@ -203,15 +201,15 @@ class _Step:
 
 
 class _Walk:
-    """A trajectory step by step, under block weights that autograd can differentiate by."""
+    """A trajectory step by step, under block weights that autograd can differentiate by, for each picture apart."""
 
-    def __init__(self, instrumented: InstrumentedModel, prompt: str, weights: Mapping[str, float]):
+    def __init__(self, instrumented: InstrumentedModel, prompt: str, weights: Mapping[str, float], pictures: int):
         self._instrumented, self._prompt, self._blocks = instrumented, prompt, tuple(weights)
         self.timesteps = ddim_timesteps(instrumented.grid.steps, len(instrumented.model.alphas_cumprod))
         instrumented.set_weights(instrumented.weights)
         instrumented.conditioning(prompt)  # encoded under BASE's weight, before factors take its place
         device = next(instrumented.model.unet.parameters()).device
-        self._weights = torch.tensor(list(weights.values()), device=device)
+        self._weights = torch.tensor([list(weights.values())] * pictures, device=device)
         self._rest = torch.tensor(instrumented.weights[REST], device=device)
 
     def step(self, number: int, latents: Tensor, *, graph: bool) -> _Step:
@@ -220,7 +218,8 @@ class _Walk:
         timestep = self.timesteps[number]
         after = self.timesteps[number + 1] if number + 1 < len(self.timesteps) else None
         with torch.set_grad_enabled(graph):
-            by_block = dict(zip(self._blocks, weights))
+            copies = 2 if self._instrumented.grid.guided else 1
+            by_block = dict(zip(self._blocks, weights.repeat(copies, 1).unbind(dim=1)))
             self._instrumented.hooks.set_factors({REST: self._rest, **by_block})
             noise = self._instrumented.predict(before, timestep, self._prompt)
             return _Step(number, before, weights, ddim_step(self._instrumented, before, noise, timestep, after))
