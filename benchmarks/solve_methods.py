@@ -21,7 +21,7 @@ from lib_blocktrain.analysis.weight_rules import rounded
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 LOW, HIGH = -0.5, 1.5
-PRESSURES = (0.25, 0.5, 1.0, 2.0, 4.0)
+PRESSURES = (0.5, 1.0, 2.0, 4.0)  # one for each of POINTS
 RIDGE = 0.3  # on the pairs of a surrogate, beside differences of the order of 0.1
 
 Tries = list[tuple[np.ndarray, float, float]]  # weights, kept, leaked

@@ -34,9 +34,10 @@ from lib_blocktrain.model.protocol import Model, Progress
 from lib_blocktrain.weights.block_weights import BlockWeights
 
 BATCH = 4  # pictures of one step of the search
-RATE, MEAN_DECAY, SQUARE_DECAY = 0.12, 0.8, 0.95  # of Adam, for some ten steps
+RATES = (0.16, 0.08)  # of the first step and the last
+MEAN_DECAY, SQUARE_DECAY = 0.8, 0.95  # of Adam, for some ten steps
 START = 0.6  # of the whole strength: near where most of A is left
-POINTS = 5  # of the way, that are drawn for the other seeds
+POINTS = 4  # of the way, that are drawn for the other seeds
 UNSEEN = 0.4  # part of the seeds that solutions are measured on, and the search does not use
 LONGEST = 0.5  # derivatives of one picture: of few, where B is undecided, they are many times those of the others
 FEWEST_STEPS = 4
@@ -157,11 +158,12 @@ class _Search:
         adam = _Adam(len(weights))
         drawn_after = {round(self.steps * (n + 1) / POINTS) for n in range(POINTS)}
         batches = self._batches()
+        rates = np.geomspace(*RATES, self.steps)
         for step in range(self.steps):
             slope = self._slope(weights, next(batches))
             if self._request.kind == "sparse":
                 slope += SHRINKING * np.sign(weights)
-            weights = np.clip(weights - RATE * adam.direction(slope), low, high)
+            weights = np.clip(weights - rates[step] * adam.direction(slope), low, high)
             if step + 1 in drawn_after:
                 self._draw(weights)
 

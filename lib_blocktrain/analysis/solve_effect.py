@@ -161,9 +161,10 @@ def latents_under(
 def gradient(instrumented: InstrumentedModel, effect: Effect, weights: Mapping[str, float], loss: Loss) -> Tensor:
     """Return the derivative, by each of these block weights, of each picture's loss, `(seeds, blocks)` in fp64.
 
-    `loss` is the sum over the pictures, of which none depends on another one's latents. Each step of the trajectory is differentiated by itself, the last first, and handed the derivative by the latents
-    after it. Of small latents the activations of all steps are kept; of others those of one step alone, which are
-    computed again. BASE and REST stay as in the instrumented weights.
+    `loss` is the sum over the pictures, of which none depends on another one's latents. Each step of the trajectory is
+    differentiated by itself, the last first, and handed the derivative by the latents after it. Of small latents the
+    activations of all steps are kept; of others those of one step alone, which are computed again. BASE and REST stay
+    as in the instrumented weights.
     """
     walk = _Walk(instrumented, effect.prompt, weights, len(effect.seeds))
     height, width = effect.whole.shape[-2:]
@@ -192,7 +193,7 @@ def gradient(instrumented: InstrumentedModel, effect: Effect, weights: Mapping[s
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """A step of the trajectory: latents before and after it, and the block weights `(seeds, blocks)` that it was under."""
+    """A step of the trajectory: latents before and after it, and its block weights `(seeds, blocks)`."""
 
     number: int
     before: Tensor
