@@ -161,7 +161,7 @@ def test_what_was_found(handlers, filled, tmp_path):
     assert "<i>" not in said
     assert "<b>" not in said
     (folder / "a.txt").write_text("thing " * 80, "utf-8")
-    filled.form["train_max_tokens"] = "75"
+    filled.form.update({"train_max_tokens": "75", "train_name": ""})
     filled.take(handlers.inspect_dataset(filled.values))
     assert "a.png loses 5 tokens" in filled.values["train_dataset"]
     assert filled.form["train_name"] == "<b>thing"
