@@ -13,16 +13,17 @@ from lib_blocktrain.weights.presets import GRADES  # noqa: E402
 HEAD = """\
 # The blocks
 
-Written by `python docs/make_blocks.py` from the tables of `lib_blocktrain/blocks.py` and, for what is believed, of
-`lib_blocktrain/ui/u_map_facts.py`; the tests hold this page equal to them, and the tables to the real U-Nets.
+What are the 25 blocks, what is in each, and what do they do? This page is written by `python docs/make_blocks.py`, from
+the tables of `lib_blocktrain/blocks.py` and `lib_blocktrain/ui/u_map_facts.py`. The tests compare the page with the
+tables, and the tables with the real U-Nets.
 
 ## The U-Net, in a page
 
-Stable Diffusion begins with noise and takes some of it away in each step. What tells it how much, and where, is the
-U-Net: it gets the noisy picture, the step and the prompt, and answers with the noise that it sees. It works on
-*latents*, in which a cell represents 8 by 8 pixels. On the way down it makes the grid coarser three times (SDXL: twice)
-and the channels more, so that a cell comes to see more of the picture; on the way up it makes the grid fine again. The
-25 blocks of SD1 at 512 pixels, each row one grid:
+Stable Diffusion begins with noise, and removes some of it in each step. The U-Net tells it how much, and where: it gets
+the noisy picture, the step and the prompt, and predicts the noise. It works on *latents*, in which a cell represents 8
+by 8 pixels. On the way down the grid gets coarser three times (SDXL: twice) and has more channels, so that each cell
+sees more of the picture. On the way up the grid gets fine again. These are the 25 blocks of SD1 at 512 pixels, each row
+one grid:
 
 ```text
       noise                                                   the noise in it
@@ -34,53 +35,53 @@ and the channels more, so that a cell comes to see more of the picture; on the w
     8×8                         M00
 ```
 
-The arrows are *skip connections*: what IN02 puts out goes to OUT09 as it is, beside what comes up from below, what
-IN01 puts out to OUT10, IN00's to OUT11, and so on in each row, from the inside outwards. So fine detail need not pass
-through the bottom, and a block of the IN side acts on the picture in two ways: through all that follows, and directly
-on its partner.
+The arrows are *skip connections*. The output of IN02 goes to OUT09 unchanged, beside what comes up from below; that of
+IN01 goes to OUT10, that of IN00 to OUT11, and so on in each row, from the inside outwards. So fine detail need not pass
+through the bottom, and a block of the IN side acts on the picture in two ways: through all blocks that follow, and
+directly on its partner.
 
 A block consists of these parts:
 
-- **res**: two 3x3 convolutions, which look at a cell and its neighbours, with the step's number added in between.
-- **attn**: attention. `attn1` (self-attention) lets every cell look at every other, `attn2` (cross-attention) lets it
-  look at the words of the prompt, `ff` works on each cell alone; `proj_in` and `proj_out` lead in and out. In SDXL up
-  to ten such layers are in one block (×10).
-- **down**, **up**: a convolution that halves or doubles the grid's side.
+- **res**: two 3x3 convolutions, which look at a cell and its neighbours. The number of the step is added between them.
+- **attn**: attention. In `attn1` (self-attention) every cell looks at every other, in `attn2` (cross-attention) at the
+  words of the prompt. `ff` works on each cell alone; `proj_in` and `proj_out` lead in and out. In SDXL one block has up
+  to ten such layers (×10).
+- **down**, **up**: a convolution that halves or doubles the side of the grid.
 
-A LoRA is a small pair of matrices beside a layer. A plain one has them in attention only: 12 in each block of SD1 that
-has any (`proj_in`, `proj_out`, four each in `attn1` and `attn2`, two in `ff`). LoCon, also called C3Lier or LyCORIS,
-has them beside the convolutions too. The *block weight* multiplies what all pairs of one block add.
+A LoRA adds a small pair of matrices to a layer. A plain LoRA has them in attention only: 12 pairs in each block of SD1
+that has attention (`proj_in`, `proj_out`, four each in `attn1` and `attn2`, two in `ff`). LoCon, also called C3Lier or
+LyCORIS, adds them to convolutions too. The *block weight* multiplies what all pairs of one block add.
 
-A feature that is smaller than a cell of a block can be placed by it, but not drawn. Hence the rule that a feature's
-blocks follow from its share of the canvas, and that weights found for a portrait need not hold for a figure in a
-landscape; the analysis says that share, and presets can carry it (`canvas=`). Hence also the expectation that coarse
-blocks decide where things are and of what kind, and fine ones how they look. It need not hold: in the
-[worked example](worked-example.md) the fine blocks make the subject. It differs by model and by LoRA, so
-[look for yourself](analysis.md).
+A block can place a feature that is smaller than its cells, but cannot draw it. So the blocks that matter for a feature
+depend on its share of the canvas, and weights found for a portrait need not hold for a figure in a landscape. The
+analysis says that share, and presets can carry it (`canvas=`). One also expects coarse blocks to decide where things
+are and of what kind, and fine blocks how they look. It need not be so: in the [worked example](worked-example.md) the
+fine blocks make the subject. It differs by model and by LoRA, so [look for yourself](analysis.md).
 
 ## The tables
 
-A block is one entry of LDM's `input_blocks`, `middle_block` and `output_blocks`. What is outside them (time and label
-embedding, output layers) is `REST`; the text encoders are `BASE`.
+A block is one entry of LDM's `input_blocks`, `middle_block` or `output_blocks`. Layers outside them (time and label
+embedding, output layers) are `REST`; the text encoders are `BASE`.
 
-- **latent**: the side of the feature maps in cells at the native size, from what comes in to what goes out.
-- **channels**: what comes in (with what the skip connection brings) and what goes out.
+- **latent**: the side of the feature maps in cells, at the native size, from input to output.
+- **channels**: of the input (with those of the skip connection) and of the output.
 - **skip**: the block at the other end of the skip connection.
-- **LoRA**, **LoCon**: how many modules each has in this block; a plain LoRA reaches attention only, LoCon the
-  convolutions too. Where there are none, a weight has nothing to scale.
-- **cost**: share of one call of the U-Net, in FLOP at the native size.
+- **LoRA**, **LoCon**: how many modules each has in this block. A plain LoRA reaches attention only, LoCon the
+  convolutions too. Where there are none, a weight has no effect.
+- **cost**: the block's share of one call of the U-Net, in FLOP at the native size.
 
-Keys of network files are these names with underscores. SD1 and SD2 files use diffusers' names
+Keys of network files are these names with underscores instead of dots. SD1 and SD2 files use diffusers' names
 (`lora_unet_down_blocks_1_attentions_0_proj_in.lora_down.weight` is in IN04), SDXL files LDM's
-(`lora_unet_input_blocks_4_1_proj_in.lora_down.weight`). A module has `lora_down.weight` of shape [rank, in], or
-[rank, in, height, width] beside a convolution, `lora_up.weight` of [out, rank], with two sides of 1 behind a
-convolution, and `alpha`, a number; what it adds to the layer's weight is up · down · alpha / rank.
+(`lora_unet_input_blocks_4_1_proj_in.lora_down.weight`). A module has `lora_down.weight` of shape [rank, in], or [rank,
+in, height, width] for a convolution, `lora_up.weight` of [out, rank], or [out, rank, 1, 1] for a convolution, and
+`alpha`, a number. It adds up · down · alpha / rank to the layer's weight.
 
-What is *believed* is listed under each table with its grade: {grades}.
-P+ and InstantStyle looked at prompts, not at LoRAs, each paper at its own model: it is where to begin, not what will
-happen. On SDXL three papers agree that OUT01 is style and colour, and two that layout is in IN08. They contradict each
-other on OUT00: B-LoRA, which trains LoRAs there, calls it content and layout; the study by sparse autoencoders, which
-looks at what features in SDXL Turbo's blocks switch on, finds local detail in it, and composition in IN08.
+What is *said* of the blocks is listed under each table with its grade: {grades}.
+P+ and InstantStyle looked at prompts, not at LoRAs, and each paper looked at its own model. Take it as a place to
+begin, not as what will happen. On SDXL three papers agree that OUT01 is style and colour, and two that layout is in
+IN08. They contradict each other on OUT00. B-LoRA, which trains LoRAs there, calls it content and layout. The study by
+sparse autoencoders, which looks at what features in the blocks of SDXL Turbo do, finds local detail there, and
+composition in IN08.
 """
 BELIEF_COLUMNS = "| blocks | said to carry | grade | source |\n|---|---|---|---|"
 COLUMNS = "| block | LDM | diffusers | parts | latent | channels | skip | LoRA | LoCon | cost % |"
@@ -115,7 +116,7 @@ def believed(architecture: Architecture) -> str:
     covered = {block_id for belief in found for block_id in belief.blocks}
     others = [block_id for block_id in architecture.block_ids if block_id not in covered]
     return "\n".join(
-        [BELIEF_COLUMNS, *rows, "", f"Nothing that can be cited of {spans(others, architecture.block_ids)}."]
+        [BELIEF_COLUMNS, *rows, "", f"Nothing that can be cited is said of {spans(others, architecture.block_ids)}."]
     )
 
 
