@@ -43,9 +43,31 @@
 
     const choose = (label, set) => button(label, "blocktrain-is-strong", () => toPictures(set));
 
-    function none(text) {
-        root.replaceChildren(line(text), choose("Choose…"));
+    function none(text, warn = false) {
+        root.replaceChildren(line(text, warn), choose("Choose…"));
     }
+
+    // Folders that are not sets of Pictures: their first pictures, and how many there are.
+    async function drawPaths(paths, stillAsked) {
+        const found = await dataset.ask("glance", { paths, shown: THUMBNAILS });
+        if (!stillAsked()) {
+            return;
+        }
+        const images = found.thumbnails.map((src) => made("img", { alt: "", src }));
+        const where = paths[0].endsWith(".toml") ? "a .toml" : dataset.many(paths.length, "folder");
+        const words = line(`${dataset.many(found.pictures, "picture")} in ${where} by path`);
+        root.replaceChildren(heading(words, choose("Choose…")), thumbnails(images, found.pictures));
+    }
+
+    function thumbnails(images, count) {
+        const thumbs = made("div", { className: "blocktrain-thumbs" }, ...images);
+        if (count > images.length) {
+            thumbs.append(made("span", { textContent: `+${count - images.length}` }));
+        }
+        return thumbs;
+    }
+
+    const heading = (...given) => made("div", { className: "blocktrain-train-set-h" }, ...given);
 
     async function draw(path) {
         const mine = ++number;
@@ -60,7 +82,7 @@
             return;
         }
         if (!set) {
-            none(`${dataset.many(paths.length, "folder")} by path.`);
+            await drawPaths(paths, () => mine === number);
             return;
         }
         const { listing } = await dataset.ask("listing", { set: set.set, ...dataset.forRun() });
@@ -73,16 +95,12 @@
             dataset.show(image, set.set, one, 256);
             return image;
         });
-        const thumbs = made("div", { className: "blocktrain-thumbs" }, ...images);
-        if (all.length > THUMBNAILS) {
-            thumbs.append(made("span", { textContent: `+${all.length - THUMBNAILS}` }));
-        }
         const buckets = new Set(all.map((one) => one.bucket.join("×")));
         const repeats = set.repeats ? ` × ${dataset.many(set.repeats, "repeat")}` : "";
         const sizes = buckets.size === 1 ? `one bucket, ${[...buckets][0]}` : dataset.many(buckets.size, "bucket");
-        const head = made("div", { className: "blocktrain-train-set-h" }, made("b", { className: "blocktrain-cut", textContent: set.name }), choose("Choose…", set.set));
+        const head = heading(made("b", { className: "blocktrain-cut", textContent: set.name }), choose("Choose…", set.set));
         const uncaptioned = all.filter((one) => one.flags.includes("no caption")).length;
-        const parts = [head, thumbs, line(`${dataset.many(all.length, "picture")}${repeats} · ${sizes}`)];
+        const parts = [head, thumbnails(images, all.length), line(`${dataset.many(all.length, "picture")}${repeats} · ${sizes}`)];
         if (uncaptioned) {
             const warning = line(`${uncaptioned} ${uncaptioned === 1 ? "has" : "have"} no caption. `, true);
             warning.append(button("Show", "blocktrain-link", () => toPictures(set.set, "no caption")));
@@ -99,7 +117,7 @@
         const now = `${path}\n${JSON.stringify(dataset.forRun())}`;
         if (now !== shown) {
             shown = now;
-            draw(path).catch((error) => none(error.message));
+            draw(path).catch((error) => none(error.message, true));
         }
     }
 

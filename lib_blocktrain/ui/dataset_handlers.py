@@ -195,8 +195,19 @@ def _thumbnails(sets: PictureSets, question: Question) -> Answer:
             content = sets.thumbnail(key, picture, side).content
         except (ValueError, OSError):
             continue
-        found[picture] = "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")
+        found[picture] = html.data_url(content, "jpeg")
     return {"thumbnails": found}
+
+
+def _glance(sets: PictureSets, question: Question) -> Answer:
+    """The pictures at paths that are not open: how many there are, and the first ones as data."""
+    shown = min(max(_number(question, "shown") or 0, 0), SHOWN_THUMBNAILS)
+    count, found = 0, list[str]()
+    for path in _texts(question, "paths"):
+        pictures, thumbnails = sets.glance(path, shown - len(found))
+        count += pictures
+        found += [html.data_url(thumbnail.content, "jpeg") for thumbnail in thumbnails.values()]
+    return {"pictures": count, "thumbnails": found}
 
 
 def _mask(sets: PictureSets, question: Question) -> Answer:
@@ -257,6 +268,7 @@ QUESTIONS: Mapping[str, Callable[[PictureSets, Question], Answer]] = MappingProx
         "close": _close,
         "listing": _listing,
         "thumbnails": _thumbnails,
+        "glance": _glance,
         "mask": _mask,
         "caption": _caption,
         "preview": _preview,

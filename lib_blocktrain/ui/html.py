@@ -24,6 +24,11 @@ def note(text: str) -> Markup:
     return Markup('<p class="blocktrain-note" role="status">{}</p>').format(text) if text else Markup("")
 
 
+def done(text: str) -> Markup:
+    """A note that something was done, with a check mark in the action bar."""
+    return Markup('<p class="blocktrain-note blocktrain-done" role="status">{}</p>').format(text)
+
+
 def failure(text: str) -> Markup:
     return Markup('<p class="blocktrain-failure" role="alert">{}</p>').format(text)
 
@@ -162,6 +167,6 @@ def bar(step: Step, words: str) -> Markup:
     ).format(step.share * 100, words + rest)
 
 
-def data_url(png: bytes) -> str:
+def data_url(content: bytes, kind: str = "png") -> str:
     """A picture within the page."""
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

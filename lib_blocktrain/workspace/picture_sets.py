@@ -16,7 +16,7 @@ from lib_blocktrain.workspace import set_masks
 from lib_blocktrain.workspace.caption_edits import as_text, caption_path, check_stamps, planned
 from lib_blocktrain.workspace.caption_files import Caption, read
 from lib_blocktrain.workspace.dataset_roots import Roots
-from lib_blocktrain.workspace.picture_thumbnails import Thumbnail, Thumbnails
+from lib_blocktrain.workspace.picture_thumbnails import SIDES, Thumbnail, Thumbnails
 from lib_blocktrain.workspace.recent import Recent
 from lib_blocktrain.workspace.set_changes import Change, ChangeLog, FileEdit, log_folder
 from lib_blocktrain.workspace.set_folders import Contents, Entry, PictureSet, SetFolders, missing
@@ -107,6 +107,15 @@ class PictureSets:
     def thumbnail(self, key: str, picture: str, side: int = 256) -> Thumbnail:
         """The upright picture as JPEG, its longer side 256 or 1024 pixels."""
         return self._thumbnails.thumbnail(self._entry(key, picture).path, side)
+
+    def glance(self, path: str, shown: int) -> tuple[int, dict[str, Thumbnail]]:
+        """How many pictures a folder or `.toml` has, open or not, and thumbnails of the first `shown` by name."""
+        entries = self._folders.at(path).contents().entries
+        thumbnails = {}
+        for entry in entries[:shown]:
+            with suppress(ValueError, OSError):  # what cannot be read is said when the pictures are checked
+                thumbnails[entry.key] = self._thumbnails.thumbnail(entry.path, SIDES[0])
+        return len(entries), thumbnails
 
     def mask(self, key: str, picture: str) -> bytes | None:
         """The picture's mask as PNG of at most 1024 pixels, None without one."""

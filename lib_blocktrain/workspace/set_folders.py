@@ -188,23 +188,29 @@ class SetFolders:
             (self.folder / name / f"{repeats}_{name}").mkdir(parents=True)
         return self._own(name)
 
-    def open(self, path: str) -> PictureSet:
-        """Add a folder or a `.toml` to the list; raises ValueError for one that is not allowed or has no pictures."""
+    def at(self, path: str) -> PictureSet:
+        """Return the set at a path, which need not be open; raises ValueError for a path that is not allowed."""
         given = path.strip().strip('"')
         if not given:
             raise ValueError("there is no path: expected a folder of pictures, or a .toml of sd-scripts")
         resolved = Path(allowed("folder", given, self._roots()))
-        if resolved.parent == self.folder.resolve():
-            return self.get(resolved.name)
-        found = self._opened_at(resolved)
+        return self.get(resolved.name) if resolved.parent == self.folder.resolve() else self._opened_at(resolved)
+
+    def open(self, path: str) -> PictureSet:
+        """Add a folder or a `.toml` to the list; raises ValueError for one that is not allowed or has no pictures."""
+        found = self.at(path)
+        if found.kind == "own":
+            return found
         contents = found.contents()
         if not contents.entries:
-            raise ValueError(f"{resolved}: expected pictures in it, or in N_concept folders in it, but there are none")
+            raise ValueError(
+                f"{found.path}: expected pictures in it, or in N_concept folders in it, but there are none"
+            )
         with self._lock:
-            listed = [known for known in self._opened() if known != resolved]
+            listed = [known for known in self._opened() if known != found.path]
             if len(listed) >= MAX_OPENED:
                 raise ValueError(f"{MAX_OPENED} folders are open: close one that is not needed")
-            self._write_opened([*listed, resolved])
+            self._write_opened([*listed, found.path])
         return found
 
     def close(self, key: str) -> None:

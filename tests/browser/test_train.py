@@ -53,6 +53,7 @@ def test_blocks_are_chosen_on_the_map_and_an_error_is_at_its_field(opened):
 def test_from_a_folder_to_preview(opened, second):
     name = f"trained-{time.time_ns()}"
     fill(opened, name)
+    opened.page.wait_for_selector("#blocktrain_train_set .blocktrain-thumbs img")  # though the folder is not open
     opened.click("train_look")
     opened.wait("train_dataset", "with their repeats")
     opened.click("train_start")

@@ -101,6 +101,22 @@ def test_files_are_added_and_the_set_is_used_in_train(handlers, tmp_path):
     assert set(changes) == {"dataset_answer"}
 
 
+def test_folders_that_are_not_open_are_glanced_at(handlers, tmp_path):
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder, count in zip(folders, (3, 2)):
+        folder.mkdir()
+        for number in range(count):
+            Image.new("RGB", (80, 64), "red").save(folder / f"{number}.png")
+    (folders[0] / "0.png").write_bytes(b"no picture")
+    asked = {"paths": list(map(str, folders)), "shown": 3}
+    answer = ask(handlers, 1, "glance", **asked)
+    assert answer["pictures"] == 5
+    assert [url[:23] for url in answer["thumbnails"]] == ["data:image/jpeg;base64,"] * 3
+    assert ask(handlers, 2, "sets")["sets"] == []  # they stay closed
+    assert ask(handlers, 3, "glance", **{**asked, "shown": -1})["thumbnails"] == []
+    assert "expected a folder of pictures" in ask(handlers, 4, "glance", paths=[str(tmp_path / "three")])["error"]
+
+
 def end_of(handlers, job: str, first: int) -> dict:
     for number in range(first, first + 200):
         answer = ask(handlers, number, "job", job=job)
