@@ -78,6 +78,7 @@ COMPOSED = (
     "{} module", "none", "rank {}", "{} steps", "All {}", "{} % of a step",
     "Understood as {name} for {name}: {name}", "{name}, seed {}: weights, settings and pictures back",
     "The time is known once a run has started.", "A step, beside all blocks", "The backward pass stops at {name}.",
+    "{name} in {name} by path", "What the map shows", "% of A less % of B",
     "{} of {} MiB free", "{name} Show its weights", "{name} “{name}”",
 )  # fmt: skip
 TRANSLATIONS = ROOT / "localizations"

@@ -306,6 +306,7 @@
                 chosen,
                 still: Boolean(this.sliders) && !can,
                 kept: only && valued && Boolean(weight),
+                below: valued && value < 0,
                 unvalued,
                 pointed: this.pointed === id,
             };
@@ -341,7 +342,9 @@
             const entry = this.element.querySelector(".blocktrain-u-key-values");
             const [least, most] = entry.querySelectorAll(":scope > span");
             entry.hidden = !values || !Object.keys(values).length;
-            least.textContent = "0";
+            const both = Object.values(values || {}).some((value) => value < 0);
+            entry.classList.toggle("blocktrain-u-both", both);
+            least.textContent = both ? shown(-largest, 3) : "0";
             most.textContent = shown(largest, 3);
             entry.querySelector(".blocktrain-u-key-title").textContent = this.element.dataset.valuesTitle || "";
             entry.querySelector(".blocktrain-u-key-kept").hidden = Boolean(this.sliders) || !this.element.dataset.weights;

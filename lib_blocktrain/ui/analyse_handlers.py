@@ -24,7 +24,7 @@ from lib_blocktrain.ui.feature_form import DRAWN, first_feature, second_feature
 from lib_blocktrain.ui.found_weights import as_preset, in_training, on_sliders
 from lib_blocktrain.ui.job_stream import stream_job
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to
-from lib_blocktrain.ui.u_map import UMap
+from lib_blocktrain.ui.u_map import UMap, View
 from lib_blocktrain.ui.values import AnalyseValues, Changes, Properties
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.workspace.analyses import AnalysisResult, rank_similar, run_analysis, sample_request
@@ -153,8 +153,8 @@ class AnalyseHandlers:
             "analyse_head": analyse_html.answer(first),
             "analyse_bars": figures + self._preset_warnings(first),
             "analyse_table": compared + analyse_html.table(first) + sheets,
-            "analyse_map": _map(first),
-            "analyse_status": html.note(f"{first.feature}: done in {first.seconds:.0f} s"),
+            "analyse_map": _map(first, second),
+            "analyse_status": html.done(f"{first.feature}: done in {first.seconds:.0f} s"),
             "analyse_using": Properties(visible=True),
             "analyse_save": Properties(interactive=True),
         }
@@ -187,10 +187,10 @@ class AnalyseHandlers:
             _, weights = self._weights(values)
         except ValueError as error:
             said = html.failure(str(error))
-            return {"analyse_map": _map(stored.first), "analyse_weights": said, "analyse_keep": ""}
+            return {"analyse_map": _map(stored.first, stored.second), "analyse_weights": said, "analyse_keep": ""}
         live = (values["analyse_rule"] or "") in ("strongest", RULE_LABELS["strongest"])
         return {
-            "analyse_map": _map(stored.first, weights.with_base),
+            "analyse_map": _map(stored.first, stored.second, weights.with_base),
             "analyse_weights": analyse_html.weights(stored.first, weights),
             "analyse_keep": analyse_html.keep(stored.first, stored.second, weights, live),
         }
@@ -281,15 +281,31 @@ class AnalyseHandlers:
         return stored
 
 
-def _map(analysis: Analysis, weights: Mapping[str, float] | None = None) -> Markup:
-    """The figures as colours on the U map; blocks within the noise stay uncoloured."""
-    figures, known = analysis.figures, ARCHITECTURES[analysis.architecture]
-    values = {figure.block: round(max(figure.mean, 0.0), 4) for figure in figures if not figure.within_noise}
-    measured = {figure.block for figure in figures}
+def _map(analysis: Analysis, other: Analysis | None = None, weights: Mapping[str, float] | None = None) -> Markup:
+    """The figures as colours on the U map, blocks within the noise uncoloured; with B it can show B, and A less B."""
+    known = ARCHITECTURES[analysis.architecture]
+    measured = {figure.block for figure in analysis.figures}
     absent = {block_id: "not measured" for block_id in (BASE, *known.block_ids) if block_id not in measured}
     pairs = [(pair.first, pair.second, round(pair.value, 3)) for pair in notable(analysis.pairs)]
-    name, title = analysis.architecture, analysis.feature
-    return UMap("analyse", name, absent=absent, values=values, title=title, weights=weights, pairs=pairs).html()
+    views = [] if other is None else _views(analysis, other)
+    name, title, values = analysis.architecture, analysis.feature, _values(analysis)
+    shown = UMap("analyse", name, absent=absent, values=values, title=title, weights=weights, pairs=pairs, views=views)
+    return shown.html()
+
+
+def _values(analysis: Analysis) -> dict[str, float]:
+    """The figures of the blocks that stand out from the noise."""
+    return {figure.block: round(max(figure.mean, 0.0), 4) for figure in analysis.figures if not figure.within_noise}
+
+
+def _views(first: Analysis, second: Analysis) -> list[View]:
+    """What the map shows of two features: A, B, and the difference of their shares beyond the noise."""
+    named = [(letter, found.feature.removeprefix("the word ")) for letter, found in (("A", first), ("B", second))]
+    points = {row.block: round(100 * row.difference, 1) for row in compare(first, second).rows if not row.within_noise}
+    return [
+        *(View(" ".join(name), found.feature, _values(found)) for name, found in zip(named, (first, second))),
+        View("A − B", "% of A less % of B", points),
+    ]
 
 
 def chosen_lora(values: AnalyseValues) -> str:

@@ -88,7 +88,7 @@ class SolveHandlers:
         return self._shown(stored.solved, place)
 
     def _shown(self, solved: Solved, place: int) -> Changes:
-        found = UMap("analyse", solved.architecture, values={}, weights=solved.at(place).weights.with_base)
+        found = UMap("analyse", solved.architecture, weights=solved.at(place).weights.with_base)
         return {"solve_weights": solve_html.solution(solved, place), "analyse_map": found.html()}
 
     @error_to("analyse_message")

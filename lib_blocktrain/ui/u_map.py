@@ -48,13 +48,22 @@ SIDES = (("IN", "down"), ("OUT", "up"))
 
 
 @dataclass(frozen=True)
+class View:
+    """Values by block that a map can be switched to; ``label`` is on the button, ``title`` beside the colours."""
+
+    label: str
+    title: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class UMap:
     """What one map shows. ``sliders`` is the prefix of its widgets' names: "w_" for "w_IN00".
 
     ``absent`` says by block why nothing can be set there. ``subject`` is the LoRA whose weights these are; the undo
     history ends where it changes. ``values`` are shown as colour under ``title``; ``weights`` are for a map without
     sliders. ``pairs``, two blocks and a number, are drawn as arcs: below 0 they replace each other, above 0 they need
-    each other.
+    each other. ``views`` are values to choose from in the page, those shown first among them.
     """
 
     name: str
@@ -66,6 +75,7 @@ class UMap:
     title: str = ""
     weights: Mapping[str, float] | None = None
     pairs: Sequence[tuple[str, str, float]] = ()
+    views: Sequence[View] = ()
 
     def html(self) -> Markup:
         known = ARCHITECTURES[self.architecture]
@@ -81,7 +91,7 @@ class UMap:
         return Markup(
             '<div class="blocktrain-u" id="blocktrain_u_{name}" {data} style="--blocktrain-u-rows:{rows}">{tools}'
             '<div class="blocktrain-u-plane" role="group" aria-label="Block weights of {title} as a U">{caps}'
-            '<div class="blocktrain-u-field">{lines}{rowheads}{blocks}{arcs}</div></div>{legend}</div>'
+            '<div class="blocktrain-u-field">{lines}{rowheads}{blocks}{arcs}</div></div>{foot}</div>'
         ).format(
             name=self.name,
             data=_data(data),
@@ -93,7 +103,7 @@ class UMap:
             rowheads=_rowheads(known, handles=bool(self.sliders)),
             blocks=Markup("").join(self._block(block_id, found[block_id]) for block_id in (*known.block_ids, BASE)),
             arcs=_arcs(self.pairs),
-            legend=_values_legend(),
+            foot=Markup('<div class="blocktrain-u-foot">{}{}</div>').format(_values_legend(), _views(self.views)),
         )
 
     def _block(self, block_id: str, place: Place) -> Markup:
@@ -152,6 +162,17 @@ def _values_legend() -> Markup:
         '<span class="blocktrain-u-key-title"></span>'
         '<span class="blocktrain-u-key-kept" hidden><i></i>kept</span></p>'
     )
+
+
+def _views(views: Sequence[View]) -> Markup:
+    """Buttons that switch the values; `javascript/u_map_views.js` does it."""
+    if not views:
+        return Markup("")
+    button = Markup('<button type="button" data-values="{}" data-title="{}">{}</button>')
+    buttons = Markup("").join(button.format(json.dumps(dict(view.values)), view.title, view.label) for view in views)
+    return Markup(
+        '<div class="blocktrain-seg blocktrain-u-views" role="group" aria-label="What the map shows">{}</div>'
+    ).format(buttons)
 
 
 def _arcs(pairs: Sequence[tuple[str, str, float]]) -> Markup:

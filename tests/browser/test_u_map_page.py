@@ -207,6 +207,18 @@ def test_values_colour_the_blocks(map_):
     legend = map_.page.locator("#blocktrain_u_weights .blocktrain-u-legend").inner_text()
     assert legend.split() == ["0", "2", "Effect"]
 
+    views = """<div class="blocktrain-seg blocktrain-u-views">
+        <button data-values='{"OUT05": 2}' data-title="A">A</button>
+        <button data-values='{"OUT05": -2, "OUT06": 1}' data-title="A less B">A − B</button></div>"""
+    at_map = "([id, html]) => document.getElementById(id).insertAdjacentHTML('beforeend', html)"
+    map_.page.evaluate(at_map, ["blocktrain_u_weights", views])
+    map_.page.wait_for_selector(".blocktrain-u-views [aria-pressed=true]:text-is('A')")
+    map_.page.click(".blocktrain-u-views button:text-is('A − B')")
+    map_.page.wait_for_selector("#blocktrain_u_weights [data-block=OUT05].blocktrain-u-below")
+    assert "A less B −2" in map_.block("OUT05").get_attribute("aria-valuetext")
+    legend = map_.page.locator("#blocktrain_u_weights .blocktrain-u-legend").inner_text()
+    assert legend.split() == ["−2", "2", "A", "less", "B"]
+
 
 def test_another_lora_begins_a_new_history(map_, opened):
     map_.block("OUT05").dblclick()

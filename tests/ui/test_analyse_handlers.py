@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from lib_blocktrain.analysis.pairs import Pair
-from lib_blocktrain.analysis.results import read_analysis
+from lib_blocktrain.analysis.results import compare, read_analysis
 from lib_blocktrain.analysis.weight_rules import ranked
 from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.ui import analyse_html
@@ -75,6 +75,16 @@ def test_a_word_against_another(handlers, filled, host):
     assert "the word “robot” of thing" in filled.values["analyse_head"]
     assert "agree on the order" in filled.values["analyse_head"]
     assert 'data-values="{' in filled.values["analyse_map"]
+    for shown in (filled.values["analyse_map"], handlers.show_weights(filled.values)["analyse_map"]):
+        buttons = re.findall('<button type="button" data-values="([^"]*)" data-title="([^"]*)">([^<]*)', shown)
+        values = [json.loads(unescape(found)) for found, _, _ in buttons]
+        assert [label for _, _, label in buttons] == ["A “robot”", "B “background”", "A − B"]
+        stored = handlers._results[filled.values["analyse_found"]]
+        second = {figure.block: round(figure.mean, 4) for figure in stored.second.figures if not figure.within_noise}
+        assert values[1] == second != values[0]
+        rows = compare(stored.first, stored.second).rows
+        points = {row.block: 100 * row.difference for row in rows if not row.within_noise}
+        assert values[2] == pytest.approx(points, abs=0.06)
     assert f'data-ended="{filled.values["analyse_found"]}"' in filled.values["analyse_status"]
     assert filled.properties["analyse_cancel"]["interactive"] is False
 
@@ -158,6 +168,7 @@ def test_a_search_for_weights_to_sliders_preset_and_training(handlers, filled, c
     assert (
         json.loads(unescape(re.search('data-weights="([^"]*)"', filled.values["analyse_map"])[1])) == weights.with_base
     )
+    assert 'data-values=""' in filled.values["analyse_map"]  # a map of values shows no weights
     filled.values["solve_place"] = last
     filled.take(search.to_sliders(filled.values))
     assert filled.weights() == weights.with_base
