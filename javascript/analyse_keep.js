@@ -55,10 +55,10 @@
                     made("span", { textContent: letter === "a" ? "kept" : "dropped" }),
                 ),
             );
-            this.count = made("p", { className: "blocktrain-of" });
+            this.count = made("b");
             const ends = made("p", { className: "blocktrain-keep-ends" });
-            ends.append(made("span", { textContent: "0 blocks" }), made("span", { textContent: `all ${all}` }));
-            this.element.replaceChildren(this.count, this.plot, ends, made("div", { className: "blocktrain-keep-figures" }, ...said));
+            ends.append(made("span", { textContent: "0 blocks" }), this.count, made("span", { textContent: `all ${all}` }));
+            this.element.replaceChildren(this.plot, ends, made("div", { className: "blocktrain-keep-figures" }, ...said));
             this.range.addEventListener("input", () => {
                 this.kept = new Set(this.blocks.slice(0, Number(this.range.value)));
                 this.show();

@@ -185,9 +185,9 @@ def area_sentence(share: float, architecture_id: str, latent: tuple[int, int]) -
     seen, order = views(share, architecture_id, latent), architecture(architecture_id).block_ids
     fine, coarse = seen[0], seen[-1]
     text = (
-        f"The feature fills {_percent(share)} of the picture: {_cells(fine.cells)} of {fine.height}x{fine.width} where"
+        f"The feature fills {_percent(share)} of the picture: {_cells(fine.cells)} of {fine.height}×{fine.width} where"
         f" the picture is finest ({spans(fine.blocks, order)}), {_cells(coarse.cells)} of"
-        f" {coarse.height}x{coarse.width} where it is coarsest ({spans(coarse.blocks, order)})."
+        f" {coarse.height}×{coarse.width} where it is coarsest ({spans(coarse.blocks, order)})."
     )
     blind = [view for view in seen if view.cells < 1]
     if blind:

@@ -194,7 +194,7 @@ class PreviewHandlers:
             with atomic_write(path) as temporary:
                 temporary.write_bytes(one.png)
             names.append(path.name)
-        return {"status": html.note(f"Saved in {folder}: {', '.join(names)}")}
+        return {"status": html.done(f"Saved in {folder}: {', '.join(names)}")}
 
     @error_to("status")
     def load(self, values: PreviewValues) -> Changes:
@@ -280,7 +280,7 @@ def _ending(error: BaseException | None, sheet: Sheet, rendered: Sequence[Render
     elif drawn < len(variants):
         summary += "; the others are unchanged"
     notices = dict.fromkeys(notice for one in rendered for notice in one.notices)
-    return Markup("").join(html.note(text) for text in (summary, *notices))
+    return html.done(summary) + Markup("").join(map(html.note, notices))
 
 
 def _numbers(text: str) -> list[float]:

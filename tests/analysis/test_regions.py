@@ -133,7 +133,7 @@ def test_canvas_share_in_cells_and_words():
     assert found[0].blocks[:4] == ("IN00", "IN01", "IN02", "IN03")
     assert "M00" in found[-1].blocks
     text = area_sentence(0.01, "sd1", (64, 64))
-    assert "fills 1% of the picture: 41 cells of 64x64" in text
+    assert "fills 1% of the picture: 41 cells of 64×64" in text
     assert "smaller than one cell in IN10-OUT02" in text
     assert area_warning(0.1, 0.19) == area_warning(None, 0.5) == ""
     assert "10% of the picture, used for one that fills 25%" in area_warning(0.1, 0.25)
