@@ -8,7 +8,10 @@
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     blocktrain.components ||= new Map();
     blocktrain.pageChanged ||= new Set();
+    blocktrain.pageSettled ||= new Set();
     blocktrain.initialised ||= new WeakSet(); // elements already set up, even if these files are loaded twice
+    const SETTLING = 100; // ms
+    let settling = 0; // the timer of what is called then
 
     // Copies text to the clipboard; returns whether that worked. Without a secure context (such as a WebUI reached by
     // plain http) there is no `navigator.clipboard`, but a selection can still be copied.
@@ -86,9 +89,14 @@
     }
 
     // `components` maps a class to the function that sets up its elements, called once for each element that appears in
-    // the page. The functions in `pageChanged` are called after every change of the page.
+    // the page. The functions in `pageChanged` are called after every change of the page; those in `pageSettled`, which go
+    // through the whole of it, at most every 100 ms, since gradio changes it hundreds of times while it builds it.
     function setUp() {
         blocktrain.pageChanged.forEach((call) => call());
+        settling ||= setTimeout(() => {
+            settling = 0;
+            blocktrain.pageSettled.forEach((call) => call());
+        }, SETTLING);
         for (const [className, build] of blocktrain.components) {
             for (const element of document.getElementsByClassName(className)) {
                 if (!blocktrain.initialised.has(element)) {

@@ -56,13 +56,11 @@
         }
     }
 
-    blocktrain.pageChanged ||= new Set();
-    blocktrain.pageChanged.add(describe);
+    (blocktrain.pageSettled ||= new Set()).add(describe);
     blocktrain.components ||= new Map();
     blocktrain.components.set("blocktrain-titles", (element) => {
         for (const [name, title] of Object.entries(JSON.parse(element.dataset.titles))) {
             waiting.set(`blocktrain_${name}`, title);
         }
-        describe();
     });
 })();

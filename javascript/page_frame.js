@@ -187,10 +187,8 @@
         }
     }
 
-    (blocktrain.pageChanged ||= new Set()).add(() => {
-        mark();
-        unclip();
-    });
+    (blocktrain.pageChanged ||= new Set()).add(mark);
+    (blocktrain.pageSettled ||= new Set()).add(unclip);
     document.addEventListener("click", () => setTimeout(unclip), true);
 
     Object.assign(blocktrain, { place, go, segment, openMenu });

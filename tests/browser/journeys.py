@@ -7,9 +7,12 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -48,17 +51,40 @@ def write_loras(model: Path, folder: Path) -> None:
 @contextmanager
 def serving(python: Path, model: Path, folder: Path, *arguments: str) -> Iterator[str]:
     """Yield the address of a standalone server on ``model``, with the folder's ``loras`` and ``out``."""
-    command = [str(python), str(Path(__file__).with_name("serve.py")), "--model", str(model)]
-    command += ["--lora-dir", str(folder / "loras"), "--output", str(folder / "out"), *arguments]
-    with open(folder / "log.txt", "w", encoding="utf-8") as log:
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        try:
-            address = server.stdout.readline().strip()
-            assert address, (folder / "log.txt").read_text("utf-8")
-            yield address
-        finally:
-            server.terminate()
-            server.wait(30)
+    words = ["--model", str(model), "--lora-dir", str(folder / "loras"), "--output", str(folder / "out"), *arguments]
+    address, log = folder / "address.txt", folder / "log.txt"
+    address.unlink(missing_ok=True)
+    waiting = forking(python)
+    waiting.stdin.write(json.dumps([str(address), str(log), words]) + "\n")
+    waiting.stdin.flush()
+    server = int(waiting.stdout.readline())
+    try:
+        while not (address.exists() and address.read_text("utf-8").endswith("\n")):
+            assert lives(server), log.read_text("utf-8")
+            time.sleep(0.05)
+        yield address.read_text("utf-8").strip()
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(server, signal.SIGTERM)
+        ended = time.monotonic() + 30
+        while lives(server):
+            assert time.monotonic() < ended, f"the server does not end: {log.read_text('utf-8')}"
+            time.sleep(0.05)
+
+
+@cache
+def forking(python: Path) -> subprocess.Popen:
+    """Return a process of this interpreter that has imported everything, and forks the servers: see serve.py."""
+    command = [str(python), str(Path(__file__).with_name("serve.py")), "--fork"]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 class Opened:
