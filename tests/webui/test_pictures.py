@@ -70,7 +70,8 @@ def test_from_24_dropped_pictures_to_a_run(opened, weighed):
     page.click("[data-mode=mask]")
     page.fill(".blocktrain-dataset-word [name=word]", "bot")
     page.click(".blocktrain-dataset-word [type=submit]")
-    page.locator("#blocktrain_dataset_chosen .blocktrain-note", has_text="of the picture").wait_for()
+    found = page.locator("#blocktrain_dataset_chosen .blocktrain-note", has_text="of the picture")
+    found.wait_for(timeout=1000 * weighed.answers_within)  # Forge's models have their full width, and draw 512 pixels
     page.get_by_role("button", name="Save the mask").click()
     opened.wait("dataset_message", "Mask of 001.png saved")
     [mask] = weighed.data.rglob(f"{name}/10_{name}/001.mask.png")
