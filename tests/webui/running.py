@@ -78,8 +78,8 @@ class WebUI:
 
     @property
     def hires(self) -> dict:
-        """Options of an image that is drawn again at twice its size; Neo and ersatzForge have no upscaler "Latent"."""
-        upscaler = "Nearest" if self.kind in ("neo", "ersatz") else "Latent"
+        """Options of an image that is drawn again at twice its size; Neo has no upscaler but "None", which resizes."""
+        upscaler = "None" if self.kind in ("neo", "ersatz") else "Latent"
         found = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": upscaler, "denoising_strength": 0.7}
         return found if self.kind == "a1111" else {**found, "hr_additional_modules": ["Use same choices"]}
 
