@@ -136,16 +136,3 @@ def test_no_demo_model_is_said(installed, tmp_path):
         assert result.returncode == 2, result.stdout + result.stderr
         assert "the demo model is not in" in result.stderr
         assert "--checkpoint FILE" in result.stderr
-
-
-def test_advisories_are_of_the_pinned_versions():
-    """SECURITY.md speaks of the versions in requirements/: who locks others reads the advisories again."""
-    locks = {path.name: path.read_text("utf-8") for path in (ROOT / "requirements").glob("*.txt")}
-    lock, rows = "", []
-    for line in (ROOT / "SECURITY.md").read_text("utf-8").splitlines():
-        lock = found[1] if (found := re.search(r"^###.*requirements/(\w+\.txt)", line)) else lock
-        if line.startswith("| CVE-"):
-            rows.append((lock, *line.split("|")[2].split()))
-    assert len(rows) > 10
-    for lock, name, version in rows:
-        assert re.search(rf"^{name}=={re.escape(version)}\b", locks[lock], re.MULTILINE), f"{lock}: {name} {version}"
