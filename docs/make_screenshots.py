@@ -34,9 +34,11 @@ WEIGHTS, WORD = "OUT06-OUT11=1", "robot"
 READY, SET = "2-robot-out", "koala-dressed"
 STEPS, SAMPLES_EVERY = 120, 20
 LOOKS = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
-TALLEST = {1280: 1500, 390: 2400}  # pixels; what is below is left out
+TALLEST = {1280: 1500, 390: 900}  # pixels; what is below is left out
+PHONE = {"preview": "weights", "analyse": "map"}  # the part of a place that a phone's picture shows
 COLOURS = 256
 WITHOUT_ROOT = """(root) => {
+    window.blocktrain.pictureSets.ask = () => new Promise(() => {});  // the page would ask about the shorter paths
     const walker = document.createTreeWalker(document.querySelector("#blocktrain"), NodeFilter.SHOW_TEXT);
     while (walker.nextNode()) walker.currentNode.data = walker.currentNode.data.replaceAll(root, "");
     document.querySelectorAll("#blocktrain textarea").forEach((box) => (box.value = box.value.replaceAll(root, "")));
@@ -73,6 +75,8 @@ def _show(browser, address: str, folder: Path, place: str, stem: str) -> None:
         for width, scheme in LOOKS:
             tab.page.set_viewport_size({"width": width, "height": 900})
             tab.page.emulate_media(color_scheme=scheme)
+            if width < LOOKS[0][0] and place in PHONE:
+                tab.page.click(f"#blocktrain_segs_{place} [data-segment={PHONE[place]}]")
             name = stem + ("" if width == LOOKS[0][0] else f"-{width}") + ("" if scheme == "light" else "-dark")
             _save(tab, Path(f"{name}.png"), TALLEST[width])
     finally:
