@@ -24,6 +24,7 @@ from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkC
 from lib_blocktrain.training.length import Epochs
 from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.step import Denoiser, Objective
+from lib_blocktrain.training.step_losses import StepLosses
 from lib_blocktrain.training.train_state import TrainState
 from lib_blocktrain.training.trainer import Trainer
 from lib_blocktrain.weights.block_weights import BlockWeights
@@ -112,6 +113,7 @@ class Ours:
         trainer.objective = Objective(run.config.loss, model.alphas_cumprod, "epsilon")
         trainer.train_state = TrainState(plan, run.config, dtype)
         trainer.denoiser = Denoiser(model, dtype, plan.first_block, checkpointing=False)
+        trainer.step_losses = StepLosses(model, run.config, trainer.objective, trainer.denoiser)
         self._network = trainer.train_state.training_network
         self._on = BlockWeights.uniform(work.architecture, 1.0)
 

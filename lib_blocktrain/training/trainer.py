@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,11 +38,11 @@ from lib_blocktrain.training.plan import Plan, plan_of
 from lib_blocktrain.training.precision import DTYPES, dtype_of
 from lib_blocktrain.training.preparation import check_model, prepare
 from lib_blocktrain.training.result import reason_not_to_save
-from lib_blocktrain.training.rng import generator_of
 from lib_blocktrain.training.run_report import Report, RunReport, about
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.state_pool import StatePool
-from lib_blocktrain.training.step import Denoiser, Noise, Objective, conditioning_of, draw_noise, dropout_seed
+from lib_blocktrain.training.step import Denoiser, Noise, Objective, dropout_seed
+from lib_blocktrain.training.step_losses import StepLosses
 from lib_blocktrain.training.train_state import TrainState
 from lib_blocktrain.weights.block_weights import BlockWeights
 
@@ -73,8 +73,6 @@ class Trainer:
         self.draw, self.report = draw, RunReport(run, self.processes, report)
         self.targets = {"unet": model.unet, **model.text_encoders}
         self.compiled = CompiledUNet(model.unet) if run.config.compile else None
-        self.noise_scaling: NoiseScaling | None = None  # none before the network is applied
-        self.pool: StatePool | None = None
         self.monitor, self.early = TrainingMonitor(), EarlyStopping(run.config)
         self.step, self.started_at = 0, time.time()
         self._good_step = 0  # of the weights that `diverge` goes back to
@@ -152,6 +150,7 @@ class Trainer:
         for notice in self.train_state.notices:
             self.notice(notice)
         self.denoiser = Denoiser(self.model, dtype, None, self.config.checkpointing, self.compiled, self.storage)
+        self.step_losses = StepLosses(self.model, self.config, self.objective, self.denoiser)
         of = self.config, self.data, self.train_state, self.denoiser, self.losses, self.processes, self.device
         self.evaluation = Evaluation(*of)
         if state:
@@ -162,7 +161,7 @@ class Trainer:
         if self.config.pool.draws:
             folder = self.run.folder / f"pool-{self.processes.rank}"
             pool = StatePool(self.config, self.data, self.denoiser, self.objective, folder)
-            self.pool = self.contexts.enter_context(pool)
+            self.step_losses.pool = self.contexts.enter_context(pool)
         self.note({"event": "resumed" if state else "started", **about(self.train_state, self.data)})
         self.comparison = Comparison(self.compared_loss())
         self.apply()
@@ -190,7 +189,7 @@ class Trainer:
             batch = self.data.batch(number, self.processes)
             if batch is None:
                 continue  # this bucket has fewer images left than there are processes
-            noise = self.noise(batch, number)
+            noise = self.step_losses.noise(batch, number)
             with dropout_seed(self.config, self.device, number, self.processes.rank):
                 for losses in self.losses_of_step(batch, noise):
                     loss = losses.sum() / (batch.total * accumulate)
@@ -203,52 +202,12 @@ class Trainer:
         """Yield the losses that a step adds up, each `(batch,)`, one graph after the other."""
         yield self.losses(batch, noise)
         if self.config.loss.preservation:
-            yield self.config.loss.preservation * self.preservation(self.data.loader.of_class(batch), noise)
+            of_class = self.data.loader.of_class(batch).to(self.device)
+            yield self.config.loss.preservation * self.step_losses.preservation(of_class, noise.to(self.device))
 
     def losses(self, batch: Batch, noise: Noise) -> torch.Tensor:
         """Return the loss of each sample, `(batch,)`."""
-        batch, noise = batch.to(self.device), noise.to(self.device)
-        if self.noise_scaling is not None:
-            self.noise_scaling.set(noise.timesteps)
-        return self.objective.losses(self._predicted(batch, noise), batch, noise)
-
-    def preservation(self, batch: Batch, noise: Noise) -> torch.Tensor:
-        """Return how far the network moves the model's output for these captions, squared: `(batch,)`.
-
-        Differential output preservation, as ai-toolkit has it: what the model makes of the class shall stay.
-        """
-        batch, noise = batch.to(self.device), noise.to(self.device)
-        compiled, self.denoiser.compiled = self.denoiser.compiled, None  # its graphs are of the network's layers
-        try:
-            with torch.no_grad(), self._without_network():
-                own = self._predicted(batch, noise, with_network=False).float()
-            if self.noise_scaling is not None:
-                self.noise_scaling.set(noise.timesteps)
-            return (self._predicted(batch, noise).float() - own).square().mean(dim=(1, 2, 3))
-        finally:
-            self.denoiser.compiled = compiled
-
-    def _predicted(self, batch: Batch, noise: Noise, with_network: bool = True) -> torch.Tensor:
-        conditioning = conditioning_of(self.model, batch, self.denoiser.dtype, self.config.max_tokens)
-        if self.pool is not None and noise.draws:
-            return self.pool.predict(batch, noise, conditioning, with_network)
-        return self.denoiser.predict(self.objective.noised(batch.latents, noise), noise.timesteps, conditioning)
-
-    @contextmanager
-    def _without_network(self) -> Iterator[None]:
-        architecture = self.model.architecture
-        self.applied.set_weights(BlockWeights.uniform(architecture, 0.0))
-        try:
-            yield
-        finally:
-            self.applied.set_weights(BlockWeights.uniform(architecture, 1.0))
-
-    def noise(self, batch: Batch, number: int) -> Noise:
-        """Draw the noise and timesteps of a batch, each sample's from (seed, step, sample), or from the pool."""
-        if self.pool is not None:
-            return self.pool.noise(batch, number)
-        generators = [generator_of(self.config.seed, "noise", number, place) for place in batch.indices]
-        return draw_noise(batch.latents.shape[1:], self.config.loss, generators, self.objective.timesteps)
+        return self.step_losses.of(batch.to(self.device), noise.to(self.device))
 
     def optimize(self) -> None:
         """Change the weights by the gradients."""
@@ -315,15 +274,17 @@ class Trainer:
         self.hooks.close()
         self.denoiser.begin_at(self.train_state.first_block)
         self.storage.begin(self.train_state.first_block)
-        if self.pool is not None:
-            self.pool.begin_at(self.train_state.frozen)
+        if self.step_losses.pool is not None:
+            self.step_losses.pool.begin_at(self.train_state.frozen)
         if self.compiled:
             self.compiled.forget()
         weights = BlockWeights.uniform(self.model.architecture, 1.0)
-        self.applied = self.hooks.enter_context(applied(self.targets, self.train_state.training_network, weights))
+        on = self.hooks.enter_context(applied(self.targets, self.train_state.training_network, weights))
+        self.step_losses.applied = on
         if self.config.network.noise_scaling != "none":
             count = len(self.model.alphas_cumprod)
-            self.noise_scaling = NoiseScaling(self.config.network, self.train_state.plan, self.applied, count)
+            scaling = NoiseScaling(self.config.network, self.train_state.plan, on, count)
+            self.step_losses.noise_scaling = scaling
 
     def stop_text_encoder(self) -> None:
         """Freeze BASE when it has had its steps: the backward pass then ends at the first trained block."""
@@ -489,7 +450,7 @@ class Trainer:
         """Draw the prompts with their seeds and with the network as its file would be now."""
         if self.draw is None or not self.processes.is_first:
             return
-        scaling = self.noise_scaling
+        scaling = self.step_losses.noise_scaling
         for number, prompt in enumerate(self.config.samples.prompts):
             with scaling.in_pictures(self.model.unet) if scaling is not None else nullcontext():
                 image = self.evaluation.sample(self.draw, number, self.aside)

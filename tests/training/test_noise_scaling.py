@@ -43,7 +43,7 @@ def test_a_step_is_that_of_smaller_networks(train, config, model, mode, checkpoi
     trainer = train(replace(config, steps=2, network=network, checkpointing=checkpointing))
     batch, noise = trainer.data.batch(2, trainer.processes), None
     for number in range(2, 40):  # two samples at different levels
-        noise = trainer.noise(batch, number)
+        noise = trainer.step_losses.noise(batch, number)
         ranks = ranks_at(noise.timesteps, 4, network)
         if len(set(ranks.tolist())) == 2:
             break
@@ -62,7 +62,7 @@ def test_a_step_is_that_of_smaller_networks(train, config, model, mode, checkpoi
         acts = replace(full, modules=modules) if mode == "rank" else full
         strength = 1.0 if mode == "rank" else 0.25 + 0.75 * share
         with applied({"unet": model.unet, **model.text_encoders}, acts, BlockWeights.uniform("sd1", 1.0), strength):
-            trainer.noise_scaling = None
+            trainer.step_losses.noise_scaling = None
             return torch.autograd.grad(trainer.losses(batch, noise)[sample], parameters)
 
     with model.trainable():
@@ -114,11 +114,11 @@ def test_preservation_sees_the_same_network(train, config):
     network = replace(config.network, noise_scaling="scale", noise_least=0.0)
     trainer = train(replace(config, loss=loss, network=network))
     batch = trainer.data.loader.of_class(trainer.data.batch(0, trainer.processes))
-    noise = trainer.noise(batch, 0)
+    noise = trainer.step_losses.noise(batch, 0)
     trainer.apply()
     with trainer.hooks, torch.no_grad():
         early = replace(noise, timesteps=torch.full_like(noise.timesteps, 1000 - 1))
-        moved = {t: trainer.preservation(batch, n).sum() for t, n in (("high", early), ("drawn", noise))}
+        moved = {t: trainer.step_losses.preservation(batch, n).sum() for t, n in (("high", early), ("drawn", noise))}
     assert moved["high"] < 1e-3 * moved["drawn"]
 
 

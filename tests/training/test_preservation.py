@@ -21,7 +21,7 @@ def test_what_a_step_adds(train, config, model):
     """The gradients of a step: those of the plain loss, and by hand of 2 |eps(class, LoRA) - eps(class)|^2."""
     trainer = train(replace(config, steps=2, loss=KEEPING))
     batch, network = trainer.data.batch(2, trainer.processes), trainer.train_state.training_network
-    noise = trainer.noise(batch, 2)
+    noise = trainer.step_losses.noise(batch, 2)
     parameters, targets = trainer.train_state.parameters, {"unet": model.unet, **model.text_encoders}
     captions = [caption.replace("robot", "cat") for caption in batch.captions]
     assert all("number" in caption and "robot" not in caption for caption in captions)
@@ -61,7 +61,9 @@ def test_the_class_stays_nearer(train, config):
         trainer.apply()
         with trainer.hooks, torch.no_grad():
             moved[name] = float(
-                trainer.preservation(trainer.data.loader.of_class(batch), trainer.noise(batch, 0)).sum()
+                trainer.step_losses.preservation(
+                    trainer.data.loader.of_class(batch), trainer.step_losses.noise(batch, 0)
+                ).sum()
             )
     assert 0 < moved["kept"] < 0.8 * moved["plain"]
 

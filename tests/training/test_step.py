@@ -37,7 +37,7 @@ def test_gradients_equal_pefts(train, config, model):
 
     trainer = train(replace(config, steps=1))
     batch = trainer.data.batch(1, trainer.processes)
-    noise = trainer.noise(batch, 1)
+    noise = trainer.step_losses.noise(batch, 1)
     state = {
         key: (module.down.detach(), module.up.detach(), module.scale)
         for key, module in trainer.train_state.network.modules.items()
