@@ -204,6 +204,17 @@ def test_both_tags_beside_lora_block_weight(webui, beside_lbw, multipliers, firs
     assert beside_lbw(ours) == alone
 
 
+@pytest.mark.parametrize("tag", ["face:0.2@0,1@0.5", "face:te=0.3:unet=0.2@0,1@0.5", "face:1:0.2@0,1@0.5:bw=OUTD"])
+def test_a_strength_over_the_steps_beside_lora_block_weight(webui, beside_lbw, tag):
+    """It reads the strengths of every tag as numbers. Read again, for the next image of a batch, ours is the same."""
+    alone = draw(webui, tag)
+    assert beside_lbw(tag) == alone
+    assert beside_lbw(tag, OF_LBW) == {layer: weight + 1 for layer, weight in alone.items()}
+    found = resolve_tags(webui.p, webui.params, tag_context(reads_lbw=False))
+    assert found[0].tag.strength == "0.2@0,1@0.5"
+    assert found[0].tag.plain[1:] == tuple(webui.params[0].items[1:3])
+
+
 def test_weights_of_the_accordion_beside_lora_block_weight(webui, beside_lbw):
     p = fake.Processing()
     set_page_weights(p, text="BASE=0,OUT03=0.5")

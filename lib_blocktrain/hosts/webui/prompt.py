@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from lib_blocktrain.weights.presets import Preset
-from lib_blocktrain.weights.prompt_tags import PageWeights, Resolved, read_tag, resolve
+from lib_blocktrain.weights.prompt_tags import PageWeights, Resolved, Tag, read_tag, resolve
 from lib_blocktrain.weights.tag_steps import TagError
 from lib_blocktrain.weights.tagged_prompts import INFOTEXT, INFOTEXT_HIRES, INFOTEXT_PROBLEM, infotext_of
 
@@ -66,27 +66,35 @@ def resolve_tags(p: Any, params_list: Sequence[Any], context: TagContext) -> lis
         except (ValueError, OSError) as error:  # a tag, weights or a card; OSError: reading presets or a card
             found.append(None)
             problems.append(f"{params.items[0]} left out: {error}")
-            params.items = _hidden_items(_shown_items(params.items), plain=1)
+            name, *rest = _shown_items(params.items)
+            params.items = _hidden_items([name], rest)
             continue
         found.append(resolved)
-        if resolved.weights is not None:
-            params.items = _hidden_items(resolved.fixed.items, plain=len(resolved.tag.plain))
+        if resolved.weights is not None or resolved.tag.strength is not None:
+            params.items = _hidden_items(resolved.tag.plain, _ours(resolved.fixed))
     problems += _repeated(found)
     _record(p, [r for r in found if r is not None], problems, hires)
     ours = problems or any(r and (r.weights is not None or r.tag.gates or r.tag.notices) for r in found)
     return found if ours else None
 
 
-def _hidden_items(items: Sequence[str], plain: int) -> list[str]:
-    """Return a tag's items with those after the first `plain` in one, `blocktrain=...`, that `_shown_items` reads.
+def _ours(tag: Tag) -> list[str]:
+    """Return the items that say what the plain ones do not, behind which they are read as the same tag."""
+    strength = [] if tag.strength is None else [f"unet={tag.strength}"]
+    return [*strength, *tag.items[len(tag.plain) :]]
+
+
+def _hidden_items(plain: Sequence[str], ours: Sequence[str]) -> list[str]:
+    """Return a tag's plain items, and the others in one, `blocktrain=...`, that `_shown_items` reads.
 
     LoRA Block Weight reads the items of every tag after the WebUI. It searches each for `w=`, which is in `bw=`, for
-    `start=` and others, and would act on them. Without a multiplier it takes that of the text encoder from `unet=`.
+    `start=` and others, and would act on them; a strength that is no number ends its work for the whole prompt. Without
+    a multiplier it takes that of the text encoder from `unet=`.
     """
-    shown, ours = list(items[:plain]), ":".join(items[plain:])
+    shown = list(plain)
     if len(shown) == 1 or "=" in shown[1]:
         shown.insert(1, "1")
-    return [*shown, f"{_HIDDEN}{quote(ours)}"] if ours else shown
+    return [*shown, f"{_HIDDEN}{quote(':'.join(ours))}"] if ours else shown
 
 
 def _shown_items(items: Sequence[Any]) -> list[str]:
