@@ -32,7 +32,8 @@ A *replicate* is a subject (one that the model has never seen) and a seed, which
 and the order of training; all arms of a replicate share them, and are compared in pairs. Means have 95 % bootstrap
 intervals over replicates. A row says "less" or "more" only where the interval of the paired difference excludes 0 at
 three digits, with five replicates or more. There are many rows: one in twenty may do so by chance. An interval from
-five replicates is narrower than it should be.
+five replicates is narrower than it should be. The rivals were trained by a later version of the program than the other
+arms; *all again* shows how much that changes.
 
 <details><summary>The words of the tables</summary>
 
@@ -53,6 +54,7 @@ FIGURE = "evidence.svg"
 FIGURE_ARMS = ("all", "lower rank", "out", "analysis", "t-lora", "masked", "prior", "preservation")
 ARMS = {
     "all": "ALL blocks",
+    "all again": "ALL blocks, trained again by the version of the program that trained the rivals",
     "analysis": "the blocks that the analysis of the ALL LoRA keeps (75 % of the effect on the subject's word)",
     "out": "OUT only",
     "in": "IN only",

@@ -200,7 +200,9 @@ def _file_of(run: Run, name: str) -> RunFile:
     """The file of this name. Raises ApiError: 400 for what cannot be a name, 404 for what the run did not write."""
     for part in name.split("/"):
         if part in ("", ".", "..") or is_device_name(part) or re.search(r'[\\:*?"<>|\x00-\x1f]', part):
-            raise ApiError(400, "bad request", f"{name!r} names no file of a run: expected such as metrics.jsonl")
+            raise ApiError(
+                400, "bad request", f"{name!r} is not a file of a run: expected a name such as metrics.jsonl"
+            )
     found = _files_of(run).get(name)
     if found is None:
         raise not_found(f"run {run.folder.name} wrote no file {name!r}")

@@ -54,7 +54,7 @@ def is_attention(layer: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
 def weight_of(layer: nn.Module) -> Tensor:
     """Return the layer's weight as it is stored; raise TypeError if it has none."""
     if not isinstance(layer.weight, Tensor):
-        raise TypeError(f"{type(layer).__name__}.weight is no tensor but {type(layer.weight).__name__}")
+        raise TypeError(f"{type(layer).__name__}.weight is a {type(layer.weight).__name__}: expected a tensor")
     return layer.weight
 
 

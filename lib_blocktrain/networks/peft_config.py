@@ -109,7 +109,7 @@ def _beside(path: Path) -> dict[str, Any] | None:
         return None
     if len(content) > MAX_CONFIG:
         config = path.with_name(CONFIG)
-        raise NetworkFileError(f"{config}: more than {MAX_CONFIG} bytes: that is no configuration of PEFT")
+        raise NetworkFileError(f"{config}: more than {MAX_CONFIG} bytes: expected a PEFT configuration")
     return _parsed(path, CONFIG, content.decode("utf-8", "replace"))
 
 

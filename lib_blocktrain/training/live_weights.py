@@ -54,7 +54,7 @@ def weight_change(before: Plan, after: Plan, config: NetworkConfig) -> WeightCha
     old, new = ({module.key: module for module in plan.modules} for plan in (before, after))
     if old.keys() != new.keys():
         blocks = sorted({(old.get(key) or new[key]).block for key in old.keys() ^ new.keys()})
-        raise ConfigError(f"{', '.join(blocks)}: a weight cannot become 0, or leave it, while a run goes on")
+        raise ConfigError(f"{', '.join(blocks)}: a weight cannot change to 0 or from 0 during a run")
     ratios = {key: new[key].weight / old[key].weight for key in old}
     scales = ratios if config.weight_mode == "scale" else dict.fromkeys(ratios, 1.0)
     return WeightChange(scales, {key: module.alpha for key, module in new.items()})

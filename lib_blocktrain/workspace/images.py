@@ -86,7 +86,9 @@ def read_infotext(text: str) -> Parameters:
     *lines, last = text.split("\n")
     values = {found[1]: _unquoted(found[2]) for found in _pairs(last)}
     if len(values) < 3:  # as in the WebUI, since a prompt may contain a colon
-        raise ValueError(f"no generation parameters in {last[:80]!r}: expected such as 'Steps: 20, Sampler: DDIM, ...'")
+        raise ValueError(
+            f"no generation parameters in {last[:80]!r}: expected text such as 'Steps: 20, Sampler: DDIM, ...'"
+        )
     start = next((n for n, line in enumerate(lines) if line.startswith(_NEGATIVE.rstrip())), len(lines))
     negative = "\n".join(lines[start:]).removeprefix(_NEGATIVE.rstrip()).removeprefix(" ")
     return Parameters("\n".join(lines[:start]), negative, values)
