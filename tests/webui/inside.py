@@ -265,8 +265,13 @@ def replace_unet(label: str | None) -> None:
 
 def replaced_functions() -> list[str]:
     """Return the functions of the WebUI's Lora extension that are patched at present."""
-    network, activation = sys.modules["network"], sys.modules["extra_networks_lora"]
-    functions = (network.NetworkModule.multiplier, activation.ExtraNetworkLora.activate)
+    network, networks, activation = (sys.modules[name] for name in ("network", "networks", "extra_networks_lora"))
+    places = (
+        (getattr(network, "NetworkModule", None), "multiplier"),  # AUTOMATIC1111's
+        (networks, "load_lora_for_models"),  # of Forge and its forks
+        (activation.ExtraNetworkLora, "activate"),
+    )
+    functions = [getattr(owner, name) for owner, name in places if hasattr(owner, name)]
     return [function.__qualname__ for function in functions if "blocktrain" in function.__module__]
 
 

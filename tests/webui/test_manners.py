@@ -181,6 +181,7 @@ def test_switched_off(guarded):
     """Nothing of it is left after the reload; enabled again, everything is registered once."""
     plain = guarded.pixels(TAG.replace(":bw=OUTD", ""))
     weighed = guarded.pixels(TAG)
+    assert guarded.inside("replaced_functions")
     guarded.call("/sdapi/v1/options", {"disabled_extensions": ["sd-webui-blocktrain"]})
     try:
         restart(guarded)
