@@ -5,9 +5,11 @@ The search is Adam (Kingma & Ba 2015, 1412.6980) on the weights, by gradients th
 
     L = mean (1 - kept) + mean max(leaked, 0)^2
 
-each mean weighing a seed by the size of the LoRA's effect there. That leads from most of A and B to less and less of B.
-Weights on that way are drawn for seeds that the search does not use; those that no others beat both in A and in B are
-the front.
+each mean weighing a seed by the size of the LoRA's effect there, and no seed's derivatives longer than LONGEST: of the
+few where B is about to go they are many times the others', and one of them slows all of Adam's later steps.
+
+That leads from most of A and B to less and less of B. Weights on that way are drawn for seeds that the search does not
+use; those that no others beat both in A and in B are the front.
 """
 
 from __future__ import annotations
