@@ -174,7 +174,7 @@ def _forge(monkeypatch) -> SimpleNamespace:
     attention = module("backend.attention", attention_pytorch=attention_function)
     options = SimpleNamespace(CLIP_stop_at_last_layers=1, sdxl_crop_top=0, sdxl_crop_left=0)
     shared = module("modules.shared", opts=options, sd_model=None)
-    sd_models = module("modules.sd_models", model_data=SimpleNamespace(forge_hash=""))
+    sd_models = module("modules.sd_models", model_data=SimpleNamespace(forge_hash="", sd_model=None))
     patches = Patches()
     modules = {
         "backend": module("backend", memory_management=memory, attention=attention),
@@ -187,4 +187,4 @@ def _forge(monkeypatch) -> SimpleNamespace:
     }
     for name, content in modules.items():
         monkeypatch.setitem(sys.modules, name, content)
-    return SimpleNamespace(loaded=loaded, shared=shared, load=load_models_gpu)
+    return SimpleNamespace(loaded=loaded, shared=shared, load=load_models_gpu, data=sd_models.model_data)

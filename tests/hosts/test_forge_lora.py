@@ -30,7 +30,7 @@ TAG_CONTEXT = TagContext("sd1", lambda: {preset.name: preset for preset in shipp
 def forge(monkeypatch):
     """A process with a loaded model, Forge's Lora extension, and block weights on it."""
     with forge_backend.process(monkeypatch) as found:
-        found.sd_model = found.shared.sd_model = forge_backend.sd_model(unet_of(UNET.values()))
+        found.sd_model = found.shared.sd_model = found.data.sd_model = forge_backend.sd_model(unet_of(UNET.values()))
         networks = module("networks", loaded_networks=[], load_lora_for_models=None)
 
         class ExtraNetworkLora:
@@ -217,8 +217,11 @@ def test_undone(forge):
     from lib_blocktrain.hosts.forge import lora
 
     activate = sys.modules["extra_networks_lora"].ExtraNetworkLora.activate
+    draw(forge, "x:1:bw=OUTD")
     lora.unpatch()
     assert sys.modules["extra_networks_lora"].ExtraNetworkLora.activate is not activate
+    draw(forge, "x:1")  # the same LoRA at the same strength, which Forge does not load again
+    assert strengths(forge) == {"x": PLAIN}
     lora.patch(lambda: TAG_CONTEXT, lambda names: None)
 
 

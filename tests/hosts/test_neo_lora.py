@@ -103,7 +103,7 @@ def neo(monkeypatch, request):
         names = ("forge_objects", "forge_objects_original", "forge_objects_after_applying_lora")
         model = SimpleNamespace(**{name: objects.shallow_copy() for name in names}, current_lora_hash="[]")
         networks = module("networks", loaded_networks=[])
-        found.sd_model = found.shared.sd_model = model
+        found.sd_model = found.shared.sd_model = found.data.sd_model = model
         found.unet, found.text, found.reads, found.networks = *kernels, [], networks
 
         def load_lora_for_models(model, clip, lora, strength_model, strength_clip, filename="", online_mode=False):
@@ -273,6 +273,9 @@ def test_undone(neo):
     names = ("load_lora_for_models", "activate")
     owners = (neo.networks, sys.modules["extra_networks_lora"].ExtraNetworkLora)
     before = [getattr(owner, name) for owner, name in zip(owners, names)]
+    draw(neo, "x:1:bw=OUTD:stop=3")
     neo.lora.unpatch()
+    draw(neo, "x:1")  # the same LoRA at the same strength, which Neo does not load again
+    assert strengths(neo) == {"x": PLAIN}
     assert all(getattr(owner, name) is not old for owner, name, old in zip(owners, names, before))
     neo.lora.patch(lambda: TagContext("sd1", lambda: NAMED), lambda names: None)

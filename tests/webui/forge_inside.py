@@ -14,15 +14,15 @@ def fingerprint() -> dict[str, str]:
     """Return a digest of each part of the loaded model's state that must not change."""
     from modules import shared
 
-    # no checkpoint of SD1 has this tensor: it is whatever was in the memory when the model was loaded
-    unset = "transformer.text_projection.weight" if shared.sd_model.is_sd1 else None
+    # no checkpoint of SD1 has this layer: it holds whatever was in the memory when the model was loaded
+    unset = "transformer.text_projection." if shared.sd_model.is_sd1 else None
     objects = shared.sd_model.forge_objects_original
     parts = {"unet": objects.unet.model, "clip": objects.clip.cond_stage_model, "vae": objects.vae.first_stage_model}
     kinds = ("tensors", "requires_grad", "inference", "training", "hooks", "forward")
     digests = {name: hashlib.sha256() for name in kinds}
     for part, model in parts.items():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-            if unset is None or not name.endswith(unset):
+            if unset is None or unset not in name:
                 digests["tensors"].update(f"{part}{name}".encode() + tensor.detach().cpu().numpy().tobytes())
             digests["requires_grad"].update(f"{part}{name}{tensor.requires_grad}".encode())
             digests["inference"].update(f"{part}{name}{tensor.is_inference()}".encode())

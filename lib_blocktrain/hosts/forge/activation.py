@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from modules import shared
+from modules import sd_models, shared
 
 from lib_blocktrain.blocks import BASE, REST, UnknownLayerError, block_of
 from lib_blocktrain.hosts.webui import activation
@@ -54,6 +54,12 @@ def patch(
         lambda found, architecture: weigh(shared.sd_model, _by_file(found, architecture)),
         lambda: prepare(shared.sd_model),
     )
+
+
+def unpatch(key: str) -> None:
+    """Undo all patches of this key, and put Forge's own objects back: for the same LoRAs it would keep our clones."""
+    activation.unpatch(key)
+    _restore(sd_models.model_data.sd_model)  # `shared.sd_model` would load one in reForge
 
 
 def _by_file(found: Sequence[Resolved], architecture: str) -> ByFile:

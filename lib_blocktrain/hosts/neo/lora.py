@@ -19,7 +19,6 @@ from modules import patches, shared
 
 from lib_blocktrain.hosts.forge import activation
 from lib_blocktrain.hosts.forge.activation import ByFile, block_in_text, block_in_unet, extension
-from lib_blocktrain.hosts.webui.activation import unpatch as unpatch_all
 from lib_blocktrain.hosts.webui.prompt import TagContext
 from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.tag_steps import SamplingStep
@@ -119,7 +118,7 @@ def patch(tag_context: Callable[[], TagContext], before_lookup: Callable[[Collec
 
 
 def unpatch() -> None:
-    unpatch_all(_KEY)
+    activation.unpatch(_KEY)
 
 
 def _record(before: Any, after: Any, file: str) -> None:
