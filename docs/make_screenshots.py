@@ -131,6 +131,7 @@ def pictures(tab: Opened) -> None:
     tab.go("Pictures")
     tab.page.locator(".blocktrain-pic-b:has(img[src])").nth(1).click()
     tab.page.wait_for_selector("#blocktrain_dataset_chosen .blocktrain-facts")
+    tab.page.locator("#blocktrain", has_text="No duplicates").wait_for()
 
 
 def train(tab: Opened) -> None:
@@ -149,6 +150,7 @@ def runs(tab: Opened) -> None:
     state = "document.querySelector('#blocktrain_runs_head [data-state]')?.dataset.state"
     tab.page.wait_for_function(f"() => {state} === 'finished'", timeout=3_600_000)
     tab.page.wait_for_selector(f"{tab.button('runs_preview')}:not([disabled])")
+    tab.page.locator("#blocktrain_job_chip", has_text="finished").wait_for()
 
 
 def _fill(tab: Opened) -> None:

@@ -10,20 +10,20 @@ from pathlib import Path
 SIDE = 64  # pixels; the U-Net halves its latents three times
 
 
-def fingerprint() -> dict[str, str]:
-    """Return a digest of each part of the loaded model's state that must not change."""
+def fingerprint() -> dict[str, str | dict[str, str]]:
+    """Return a digest of each part of the loaded model's state that must not change, of the tensors by name."""
     from modules import shared
 
     # no checkpoint of SD1 has this layer: it holds whatever was in the memory when the model was loaded
     unset = "transformer.text_projection." if shared.sd_model.is_sd1 else None
     objects = shared.sd_model.forge_objects_original
     parts = {"unet": objects.unet.model, "clip": objects.clip.cond_stage_model, "vae": objects.vae.first_stage_model}
-    kinds = ("tensors", "requires_grad", "inference", "training", "hooks", "forward")
-    digests = {name: hashlib.sha256() for name in kinds}
+    kinds = ("requires_grad", "inference", "training", "hooks", "forward")
+    digests, tensors = {name: hashlib.sha256() for name in kinds}, {}
     for part, model in parts.items():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if unset is None or unset not in name:
-                digests["tensors"].update(f"{part}{name}".encode() + tensor.detach().cpu().numpy().tobytes())
+                tensors[f"{part} {name}"] = hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()[:16]
             digests["requires_grad"].update(f"{part}{name}{tensor.requires_grad}".encode())
             digests["inference"].update(f"{part}{name}{tensor.is_inference()}".encode())
         for name, module in model.named_modules():
@@ -31,7 +31,7 @@ def fingerprint() -> dict[str, str]:
             hooks = [len(getattr(module, f"_{kind}_hooks")) for kind in ("forward", "forward_pre", "backward")]
             digests["hooks"].update(f"{part}{name}{hooks}".encode())
             digests["forward"].update(f"{part}{name}{type(module).__qualname__}{'forward' in vars(module)}".encode())
-    return {name: digest.hexdigest() for name, digest in digests.items()}
+    return {"tensors": tensors, **{name: digest.hexdigest() for name, digest in digests.items()}}
 
 
 def features() -> dict:

@@ -20,15 +20,15 @@ from lib_blocktrain.server import webui
 INTEGRATION = detect()
 
 
-def fingerprint() -> dict[str, str]:
-    """Return a digest of each part of the loaded model's state that must not change."""
+def fingerprint() -> dict[str, str | dict[str, str]]:
+    """Return a digest of each part of the loaded model's state that must not change, of the tensors by name."""
     from modules import shared
 
     model = shared.sd_model
-    kinds = ("tensors", "requires_grad", "training", "hooks", "forward", "attention", "networks")
-    digests = {name: hashlib.sha256() for name in kinds}
+    kinds = ("requires_grad", "training", "hooks", "forward", "attention", "networks")
+    digests, tensors = {name: hashlib.sha256() for name in kinds}, {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        digests["tensors"].update(name.encode() + tensor.detach().cpu().numpy().tobytes())
+        tensors[name] = hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()[:16]
         digests["requires_grad"].update(f"{name}{tensor.requires_grad}".encode())
     for name, module in model.named_modules():
         digests["training"].update(f"{name}{module.training}".encode())
@@ -39,7 +39,7 @@ def fingerprint() -> dict[str, str]:
     digests["attention"].update(str(_attention()).encode())
     networks = sys.modules["networks"].loaded_networks
     digests["networks"].update(str([(n.name, n.te_multiplier, n.unet_multiplier) for n in networks]).encode())
-    return {name: digest.hexdigest() for name, digest in digests.items()}
+    return {"tensors": tensors, **{name: digest.hexdigest() for name, digest in digests.items()}}
 
 
 def _attention() -> list:
