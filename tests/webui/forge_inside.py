@@ -11,7 +11,10 @@ SIDE = 64  # pixels; the U-Net halves its latents three times
 
 
 def fingerprint() -> dict[str, str | dict[str, str]]:
-    """Return a digest of each part of the loaded model's state that must not change, of the tensors by name."""
+    """Return a digest of each part of the loaded model's state that must not change, of the tensors by name.
+
+    Their values count, not their dtypes: with its first prompt Forge turns the text encoder's embeddings to fp32.
+    """
     from modules import shared
 
     # no checkpoint of SD1 has this layer: it holds whatever was in the memory when the model was loaded
@@ -23,7 +26,8 @@ def fingerprint() -> dict[str, str | dict[str, str]]:
     for part, model in parts.items():
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if unset is None or unset not in name:
-                tensors[f"{part} {name}"] = hashlib.sha256(tensor.detach().cpu().numpy().tobytes()).hexdigest()[:16]
+                exact = tensor.detach().float() if tensor.is_floating_point() else tensor
+                tensors[f"{part} {name}"] = hashlib.sha256(exact.cpu().numpy().tobytes()).hexdigest()[:16]
             digests["requires_grad"].update(f"{part}{name}{tensor.requires_grad}".encode())
             digests["inference"].update(f"{part}{name}{tensor.is_inference()}".encode())
         for name, module in model.named_modules():

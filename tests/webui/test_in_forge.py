@@ -223,7 +223,7 @@ def test_a_refusal_of_training_is_in_the_page(opened, forge):
     assert opened.page.locator("#blocktrain_probe").is_disabled()
     assert forge.inside("features")["no_training"] in opened.text("analyse_message")
     with pytest.raises(urllib.error.HTTPError) as refused:
-        forge.call("/blocktrain/v1/runs", {"config": {"dataset": {"folders": [{"folder": "x"}]}}})
+        forge.call("/blocktrain/v1/runs", {"config": {"name": "x", "dataset": {"folders": [{"path": "x"}]}}})
     assert "cannot train here" in refused.value.read().decode()
     assert "Traceback" not in (forge.data / "log.txt").read_text("utf-8", errors="replace")
 
