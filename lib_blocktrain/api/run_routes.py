@@ -77,6 +77,7 @@ def _add_writing_routes(writing: APIRouter, service: Service) -> None:
     def start_run(body: RunBody) -> dict[str, Any]:
         from lib_blocktrain.api.run_config import checked_config
 
+        service.runner.check_trains()  # rather than a fault of the configuration, which could then be mended in vain
         return _state(service.runner.status(service.runner.add(checked_config(sent_config(body), service))))
 
     @writing.post("/runs/{name}/stop", response_model=RunState, summary="End a run; it can be resumed")

@@ -106,10 +106,14 @@ class Runner:
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
-    def add(self, config: RunConfig) -> Run:
-        """Create a run, append it to the queue, and start the queue; raises NoModel where the host cannot train."""
+    def check_trains(self) -> None:
+        """Raise NoModel where the host cannot train."""
         if self.host.no_training:
             raise NoModel(self.host.no_training)
+
+    def add(self, config: RunConfig) -> Run:
+        """Create a run, append it to the queue, and start the queue; raises NoModel where the host cannot train."""
+        self.check_trains()
         with self._lock:
             run = create(config, new_folder(self.root, config.name))
             self._queue.add(run)

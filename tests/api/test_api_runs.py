@@ -87,6 +87,12 @@ def test_a_sample_is_reduced(client, run, refused):
     assert client.get("/runs/old-1/files/metrics.jsonl?side=16").content == run.metrics_path.read_bytes()
 
 
+def test_where_nothing_can_be_trained_that_is_said_first(client, host, refused):
+    host.no_training = "this WebUI cannot train here"
+    config = {"name": "x", "dataset": {"folders": [{"path": "no absolute path"}]}}
+    refused(client.post("/runs", json={"config": config}), 409, host.no_training)
+
+
 def test_title_and_notes(client, run, refused):
     assert client.get("/runs/old-1").json()["run"]["title"] == "old"
     told = client.post("/runs/old-1/about", json={"title": "the <b>half</b> one", "notes": "too\nsoft"}).json()
