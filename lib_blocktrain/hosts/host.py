@@ -33,6 +33,8 @@ class OutOfMemory(RuntimeError):
 class SampleRequest:
     """One image to draw. ``width`` and ``height`` in pixels, None for the model's native size; ``placements``: LoRAs.
 
+    A host that reads tags in prompts ignores those of the placed LoRAs, and of the names in ``ignored``: LoRAs of the
+    same comparison, which do not act on this image.
     ``say`` is called with notices for the user: tokens that the model does not see, modules that fit no layer. ``live``
     is called now and then with what the image looks like so far, at any size; not if the user has turned that off.
     """
@@ -46,6 +48,7 @@ class SampleRequest:
     width: int | None = None
     height: int | None = None
     placements: Sequence[Placement] = field(default=())
+    ignored: frozenset[str] = frozenset()
     say: Callable[[str], None] = field(default=log.warning, compare=False, repr=False)
     live: Callable[[Image.Image], None] | None = field(default=None, compare=False, repr=False)
 

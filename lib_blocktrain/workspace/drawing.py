@@ -13,6 +13,7 @@ from lib_blocktrain.hosts.host import Host, SampleRequest
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.layer_weights import LayerWeights
+from lib_blocktrain.weights.tagged_prompts import lora_names
 from lib_blocktrain.workspace.jobs import Job
 from lib_blocktrain.workspace.lora_index import LoraIndex
 from lib_blocktrain.workspace.lora_selection import LoraEntry, LoraSelection, fits, in_range
@@ -63,9 +64,10 @@ class Settings:
         placements: Sequence[Placement],
         say: Callable[[str], None],
         live: Callable[[Image.Image], None] | None = None,
+        ignored: frozenset[str] = frozenset(),
     ) -> SampleRequest:
-        """Return the host's request for a picture with these settings; `say` and `live` as in `SampleRequest`."""
-        return SampleRequest(**vars(self), placements=tuple(placements), say=say, live=live)
+        """Return the host's request for a picture with these settings; the others as in `SampleRequest`."""
+        return SampleRequest(**vars(self), placements=tuple(placements), say=say, live=live, ignored=ignored)
 
 
 @dataclass(frozen=True)
@@ -210,10 +212,11 @@ class PreviewRenderer:
         model, variant = self.host.model(), variants[number]
         if variant.seed is not None:
             settings = replace(settings, seed=variant.seed)
-        key = (id(model.unet), model.name, settings, self._identity(variant))
+        ignored = self._tags(variants, settings.prompt)
+        key = (id(model.unet), model.name, settings, ignored, self._identity(variant))
         notices: list[str] = []
         placements = self._placements(model.architecture, variant)
-        request = settings.request(placements, notices.append, lambda image: job.report(Live(number, image)))
+        request = settings.request(placements, notices.append, lambda image: job.report(Live(number, image)), ignored)
         kept = self._kept.get(key)
         if kept is not None:
             image, kept_notices = kept
@@ -227,6 +230,14 @@ class PreviewRenderer:
     def _identity(self, variant: Variant) -> tuple[object, ...]:
         """A variant's LoRAs and weights as part of a cache key; the stamp of a file changes when it is replaced."""
         return tuple((self.lora_index.stamp(key), *weights) for key, weights in variant.weights.items())
+
+    def _tags(self, variants: Sequence[Variant], prompt: str) -> frozenset[str]:
+        """The tags in a prompt of LoRAs that the variants set: one "without LoRA" is without its tag, too."""
+        written = set(lora_names(prompt)) if self.host.reads_prompt_syntax else set()
+        keys = {key for variant in variants for key in variant.weights} if written else set()
+        names = {self.lora_index.file(key).path.stem for key in keys}
+        names |= {self.lora_index.metadata(key).get("ss_output_name", "") for key in keys}
+        return frozenset(written & names)
 
     def _placements(self, architecture: str, variant: Variant) -> list[Placement]:
         placements = []

@@ -82,8 +82,9 @@ class WebUIHost:
     def sample(self, request: SampleRequest, progress: Progress | None = None) -> Image.Image:
         model = self.model()
         request = replace(request, width=request.width or model.native_size, height=request.height or model.native_size)
-        prompt, dropped = without(request.prompt, _names(request.placements))
-        if dropped:
+        placed = _names(request.placements)
+        prompt, dropped = without(request.prompt, placed | request.ignored)
+        if placed.intersection(dropped):
             request.say(f"Tags of {', '.join(dropped)} in the prompt are ignored: this preview has its own weights")
         try:
             with model.sampling(), self._applied(model, request, prompt) as (prompt, networks):
