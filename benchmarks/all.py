@@ -72,7 +72,7 @@ BENCHMARKS = tuple(
         ),
         ("memory", "benchmarks/memory.py"),
         ("analysis", f"benchmarks/analysis.py --threads 1 --out {WORK}/analysis"),
-        ("solve", f"benchmarks/solve.py --out {WORK}/solve.json"),
+        ("solve", f"benchmarks/solve.py --out {WORK}/solve.jsonl --work {WORK}/solve"),
         ("collision", "benchmarks/collision.py"),
         ("shorter", f"benchmarks/shorter.py --work {WORK}/shorter"),
         ("beside-lbw", f"benchmarks/beside_lbw.py --work {MODELS}/beside-lbw", "NEIGHBOURS_DIR"),
