@@ -29,7 +29,16 @@ from lib_blocktrain.analysis.instrumented_model import BACKWARD, InstrumentedMod
 from lib_blocktrain.analysis.request import settings_json
 from lib_blocktrain.analysis.sampling_grid import SMALL
 from lib_blocktrain.analysis.solve_effect import Effect, gradient, latents_under, measure_effect, shared_change
-from lib_blocktrain.analysis.solve_result import BOUNDS, Solution, Solved, SolveRequest, front_of, worth
+from lib_blocktrain.analysis.solve_result import (
+    BOUNDS,
+    TOGETHER,
+    Solution,
+    Solved,
+    SolveRequest,
+    front_of,
+    parts,
+    worth,
+)
 from lib_blocktrain.analysis.weight_rules import rounded
 from lib_blocktrain.blocks import BASE, REST
 from lib_blocktrain.model.protocol import Model, Progress
@@ -247,6 +256,7 @@ class _Search:
             seconds=seconds,
             pictures=self._pictures,
             finished=self._finished,
+            notices=() if parts(front) or not self._finished else (TOGETHER,),
             settings=settings_json(request.network, request.grid, request.options),
         )
 

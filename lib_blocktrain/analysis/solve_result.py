@@ -30,6 +30,10 @@ KINDS: Mapping[str, str] = {
     "on-off": "each block at 0 or 1",
 }
 BOUNDS: Mapping[str, tuple[float, float]] = {"free": (-0.5, 1.5), "sparse": (-0.5, 1.5), "on-off": (0.0, 1.0)}
+TOGETHER = (
+    "no weights were found that keep half of A and drop half of B: both seem to sit in the same blocks. Training again"
+    " with block weights may part them"
+)
 SAME = 0.02  # of kept and leaked: differences between points of a front that are not worth a choice
 
 
@@ -211,6 +215,11 @@ def front_of(found: Iterable[Solution]) -> tuple[Solution, ...]:
         if not front or solution.leaked < front[-1].leaked - SAME:
             front.append(solution)
     return tuple(front)
+
+
+def parts(front: Iterable[Solution]) -> bool:
+    """Return whether some solution keeps half of A or more and drops half of B or more."""
+    return any(solution.kept >= 0.5 >= solution.leaked for solution in front)
 
 
 def worth(kept: Sequence[float], leaked: Sequence[float]) -> float:

@@ -21,7 +21,16 @@ from lib_blocktrain.analysis.solve_effect import (
     measure_effect,
     shared_change,
 )
-from lib_blocktrain.analysis.solve_result import Solution, Solved, SolveRequest, build_solve_request, front_of, worth
+from lib_blocktrain.analysis.solve_result import (
+    TOGETHER,
+    Solution,
+    Solved,
+    SolveRequest,
+    build_solve_request,
+    front_of,
+    parts,
+    worth,
+)
 from lib_blocktrain.blocks import BASE, REST
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import parse
@@ -141,6 +150,17 @@ def test_a_change_is_shared_where_pictures_go_the_same_way():
     assert of.shares(without[:1])[1].tolist() == pytest.approx([0.0], abs=0.05)
     assert shared.part(means_inside(without, region)).mean().item() == pytest.approx(0.0, abs=1e-6)
     assert shared_change([replace(alike, whole=apart)]) is None
+
+
+def test_it_is_said_that_a_and_b_cannot_be_parted(sd1, monkeypatch):
+    """In one region a picture is nearer to the LoRA's just where it has more than half of its change."""
+    monkeypatch.setattr("lib_blocktrain.analysis.solve_effect.SHARED", 1)
+    same = {"keep": Feature(box=(0, 0, 1, 0.25)), "drop": Feature(box=(0, 0, 1, 0.2499))}
+    solved = solve(sd1, asked(sd1, **same))
+    assert solved.notices == (TOGETHER,)
+    assert solve(sd1, asked(sd1, **same), stop=lambda: True).notices == ()
+    at = [Solution(BlockWeights.uniform("sd1", 1.0), *shares) for shares in ((1.0, 1.0), (0.6, 0.5), (0.4, 0.1))]
+    assert [parts(at), parts(at[:1]), parts(at[::2])] == [True, False, False]
 
 
 def test_a_stopped_search_gives_the_best_until_then(sd1):
