@@ -18,6 +18,7 @@ RANK = 8
 SD1 = "sd1"
 ATTENTION = tuple(block.id for block in ARCHITECTURES[SD1].blocks if block.lora_modules)  # what a LoRA reaches
 MULTIPLIERS = (0.4, 0.7, 1.0)
+TENTH = 0.1  # of the steps, before a search for the weights to train under
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Plan:
 
     `trained` names the training whose file it takes; `weights` are those in training, `inference` those on the finished
     file; `multipliers` the strengths at which it is drawn, `rank` the network's. `rival` is another remedy in training,
-    with the weights or without: one of RIVALS.
+    with the weights or without: one of RIVALS. `part` is the share of the steps that it is trained for.
     """
 
     trained: str
@@ -35,6 +36,7 @@ class Plan:
     inference: BlockWeights | None = None
     multipliers: tuple[float, ...] = MULTIPLIERS
     rival: str = ""
+    part: float = 1.0
 
     @property
     def strength(self) -> float:
@@ -58,7 +60,7 @@ class Replicate(Protocol):
 
     def analysed(self) -> BlockWeights: ...
 
-    def solved(self) -> BlockWeights: ...
+    def solved(self, plan: Plan) -> BlockWeights: ...
 
     def at_other_share(self) -> Replicate: ...
 
@@ -127,7 +129,18 @@ def by_other_share(replicate: Replicate) -> Plan:
 
 def solved(replicate: Replicate) -> Plan:
     """Take the LoRA of all blocks under the weights that the search finds: the subject kept, the rest dropped."""
-    return Plan("all", weights("ALL"), inference=replicate.solved())
+    found = replicate.solved(Plan("all", weights("ALL")))
+    return Plan("all", weights("ALL"), inference=found)
+
+
+def solved_before_training(replicate: Replicate) -> Plan:
+    """Search on a LoRA of all blocks that was trained for a tenth of the steps, and train under the weights found.
+
+    Those below 0 become 0, no training: a run refuses negative weights.
+    """
+    found = replicate.solved(Plan("a tenth", weights("ALL"), part=TENTH))
+    trained = {block: max(found[block], 0.0) for block in ARCHITECTURES[SD1].block_ids}
+    return Plan("solved before training", found.replace(trained))
 
 
 def with_rival(name: str, text: str, rival: str) -> Maker:
@@ -161,7 +174,8 @@ BIASED: dict[str, Maker] = {  # in the order in which they are made: what needs 
     "lower rank": lower_rank,
     "in": fixed("in", "IN=1"),
 }
-BESIDE_RIVALS: dict[str, Maker] = {**BIASED, **RIVAL_ARMS, "out, lower rank": lower_rank_out, "solved": solved}
+SEARCHED: dict[str, Maker] = {"solved": solved, "solved before training": solved_before_training}
+BESIDE_RIVALS: dict[str, Maker] = {**BIASED, **RIVAL_ARMS, "out, lower rank": lower_rank_out, **SEARCHED}
 FACE = "OUT03-OUT05"
 DRESSED: dict[str, Maker] = {
     **ALL,
@@ -171,5 +185,6 @@ DRESSED: dict[str, Maker] = {
     "without at inference": at_inference(f"*=1,{FACE}=0"),
     "out": fixed("out", "OUT=1"),
     **RIVAL_ARMS,
+    **SEARCHED,
 }
 SHARE: dict[str, Maker] = {**ALL, "matched": from_analysis, "crossed": by_other_share}

@@ -38,6 +38,8 @@ from lib_blocktrain.weights.block_weights import BlockWeights
 STEPS, BATCH, RATE = 160, 4, 3e-3
 KEPT = 0.75  # of the subject's effect, in the blocks that the analysis keeps
 SOLVED = 1020  # U-Net evaluations of the search for weights
+SEARCHED = tuple(range(6))  # its seeds; those of the tests are others
+WARMUP = 10  # steps
 OTHER_SHARE = {"share-small": "share-large", "share-large": "share-small"}
 
 
@@ -63,6 +65,15 @@ class Experiment:
     def tests(self, subject: str) -> list[Scene]:
         """Return scenes that ask for the subject as the dataset never showed it."""
         return scenes.dressed_tests(subject) if self.bias is None else scenes.asked_scenes(self.bias, subject)
+
+    def search(self, subject: str) -> tuple[list[str], Feature | None]:
+        """Return the prompts of a search for weights that keep the subject, and what they are to drop.
+
+        That is everything else, None, or the accessory, which only one test has.
+        """
+        tests = self.tests(subject)[: 2 if self.bias else 1]
+        drop = None if self.bias else Feature(word=tests[0].accessory)
+        return [self.caption(scene) for scene in tests], drop
 
     def others(self) -> list[Scene]:
         """Return scenes without the trigger."""
@@ -161,8 +172,8 @@ class Replicate:
             if plan.rival == "preservation"
             else LossConfig(),
             optimizer=OptimizerConfig(lr=RATE, arguments={"weight_decay": 0.0}),
-            schedule=ScheduleConfig(name="cosine", min_lr_ratio=0.02, warmup=10),
-            steps=self.steps,
+            schedule=ScheduleConfig(name="cosine", min_lr_ratio=0.02, warmup=round(WARMUP * plan.part)),
+            steps=round(self.steps * plan.part),
             batch=BATCH,
             seed=self.seed,
             save_dtype="fp32",
@@ -179,14 +190,18 @@ class Replicate:
                 temporary.write_text(json.dumps(down_to(found, KEPT).to_json()), "utf-8")
         return BlockWeights.from_json(json.loads(path.read_text("utf-8")))
 
-    def solved(self) -> BlockWeights:
-        """Return the weights that the search finds for the LoRA of all blocks: the subject kept, all else dropped."""
-        path = self.folder / "solved.json"
+    def solved(self, plan: Plan) -> BlockWeights:
+        """Return the weights that the search finds for a plan's LoRA: the subject kept, all else dropped."""
+        path = self.folder / f"solved-{plan.file_stem}.json"
         if not path.exists():
-            prompts = tuple(self.experiment.caption(scene) for scene in self.experiment.tests(self.subject)[:2])
-            network = self.network(self.plan("all"))
+            prompts, drop = self.experiment.search(self.subject)
             asked = build_solve_request(
-                network, prompts=prompts, keep=Feature(word=self.subject), budget=SOLVED, seeds=tuple(range(6))
+                self.network(plan),
+                prompts=prompts,
+                keep=Feature(word=self.subject),
+                drop=drop,
+                budget=SOLVED,
+                seeds=SEARCHED,
             )
             with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(solve(self.model, asked).best.weights.to_json()), "utf-8")

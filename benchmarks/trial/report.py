@@ -72,6 +72,7 @@ ARMS = {
     "preservation": "ALL, differential output preservation (the class: another subject)",
     "dropout": "ALL, captions left out of three steps in ten",
     "solved": "ALL in training, at inference the weights that the search finds",
+    "solved before training": "the weights that the search finds for an ALL LoRA of a tenth of the steps, in training",
     "out, lower rank": "OUT only, its rank cut as *lower rank*",
     "out, t-lora": "OUT only, with T-LoRA",
     "out, masked": "OUT only, loss only on the subject",
@@ -148,7 +149,9 @@ def _tables(cells: Cells, biased: bool) -> str:
 PAIRS = (
     ("analysis", "analysis at inference"), ("matched", "crossed"), ("analysis", "random"), ("out", "lower rank"),
     ("out, lower rank", "lower rank"), ("out, t-lora", "t-lora"), ("out, masked", "masked"), ("out, prior", "prior"),
-    ("out, preservation", "preservation"), ("out, dropout", "dropout"),
+    ("out, preservation", "preservation"), ("out, dropout", "dropout"), ("solved before training", "analysis"),
+    ("solved before training", "out"), ("solved before training", "lower rank"), ("solved before training", "solved"),
+    ("solved", "analysis at inference"),
 )  # fmt: skip
 ANSWERED = (("background", "silent"), ("size", "trained"), ("style", "silent"))  # where most leaks in each
 

@@ -85,13 +85,13 @@ def test_random_blocks_are_as_many_and_others():
 
 
 def test_only_the_arms_that_are_asked_for():
-    found = list(evidence.tasks(["background", "dressed"], ["solved", "masked"], ["robot"], 2, second=False))
+    found = list(evidence.tasks(["background", "dressed"], ["out, lower rank", "masked"], ["robot"], 2, second=False))
     assert [(task.experiment, task.seed, task.arm) for task in found] == [
         ("background", 0, "masked"),
-        ("background", 0, "solved"),
+        ("background", 0, "out, lower rank"),
         ("dressed", 0, "masked"),
         ("background", 1, "masked"),
-        ("background", 1, "solved"),
+        ("background", 1, "out, lower rank"),
         ("dressed", 1, "masked"),
     ]
 
@@ -222,6 +222,35 @@ def test_rivals_are_trained_as_they_say(drawn, bench, tmp_path):
         assert set(experiment.arms) <= set(report.ARMS)
     network = one.network(one.plan("out, masked"))
     assert {block[:3] for block in network.blocks} == {"OUT"}
+
+
+@pytest.mark.parametrize("name", ["background", "dressed"])
+def test_weights_found_early_are_those_of_the_training(drawn, bench, tmp_path, monkeypatch, name):
+    """The search sees a LoRA of a tenth of the steps; the training has its weights, without the negative ones."""
+    asked = []
+
+    def solve(model, request):
+        asked.append(request)
+        found = arms.weights("ALL").replace({"IN01": -0.4, "OUT08": 1.3, "OUT09": 0.2})
+        return argparse.Namespace(best=argparse.Namespace(weights=found))
+
+    monkeypatch.setattr(replicate, "solve", solve)
+    one = replicate.Replicate(replicate.EXPERIMENTS[name], "robot", 0, tmp_path, bench.reader.model, steps=20)
+    plan = one.plan("solved before training")
+    run = one._run(plan)
+    assert [run.network.weights["weights"][block] for block in ("IN01", "OUT08", "OUT09", "M00")] == [0, 1.3, 0.2, 1]
+    assert (run.steps, run.schedule.warmup) == (20, 10)
+    (request,) = asked
+    assert request.network.metadata["ss_max_train_steps"] == "2"
+    assert set(request.grid.seeds).isdisjoint(cells.TEST_SEEDS)
+    assert all("robot" in prompt for prompt in request.grid.prompts)
+    if name == "background":
+        assert request.drop is None
+        assert not any("background" in prompt for prompt in request.grid.prompts)
+    else:
+        assert request.drop.word in request.grid.prompts[0]
+    one.plan("solved before training")
+    assert len(asked) == 1
 
 
 def test_figure_shows_mean_and_band():
