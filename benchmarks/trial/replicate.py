@@ -71,9 +71,9 @@ class Experiment:
 
         That is everything else, None, or the accessory, which only one test has.
         """
-        tests = self.tests(subject)[: 2 if self.bias else 1]
-        drop = None if self.bias else Feature(word=tests[0].accessory)
-        return [self.caption(scene) for scene in tests], drop
+        tests = self.tests(subject)
+        prompts = list(dict.fromkeys(self.caption(scene) for scene in tests))  # without the bias two may be the same
+        return (prompts[:2], None) if self.bias else (prompts[:1], Feature(word=tests[0].accessory))
 
     def others(self) -> list[Scene]:
         """Return scenes without the trigger."""

@@ -224,6 +224,16 @@ def test_rivals_are_trained_as_they_say(drawn, bench, tmp_path):
     assert {block[:3] for block in network.blocks} == {"OUT"}
 
 
+@pytest.mark.parametrize("subject", evidence.SUBJECTS)
+@pytest.mark.parametrize("name", ["background", "dressed"])
+def test_a_search_has_different_prompts(name, subject):
+    """Two tests may differ in the background alone, of which these prompts say nothing: so do the raccoon's first."""
+    prompts, drop = replicate.EXPERIMENTS[name].search(subject)
+    assert len(prompts) == len(set(prompts)) == (2 if name == "background" else 1)
+    assert all(subject in prompt for prompt in prompts)
+    assert drop is None if name == "background" else drop.word in prompts[0]
+
+
 @pytest.mark.parametrize("name", ["background", "dressed"])
 def test_weights_found_early_are_those_of_the_training(drawn, bench, tmp_path, monkeypatch, name):
     """The search sees a LoRA of a tenth of the steps; the training has its weights, without the negative ones."""
