@@ -114,6 +114,8 @@ def run(arguments: argparse.Namespace) -> None:
         if ends and time.monotonic() > ends:
             log.info("the time is over: %d cells are left", len(mine) - number)
             return
+        if task.path(arguments.work).exists():  # another process has made it
+            continue
         cell = measured(task, benches, arguments)
         cells.write(task.path(arguments.work), cell)
         took = sum(cell["seconds"].values())

@@ -1,12 +1,13 @@
 """Shorter trainings on the demo model: early stopping by block beside fixed steps, a pool of noise beside fresh noise.
 
-    python benchmarks/shorter.py --work DIR [--minutes N] [--seeds 2] [--only pool]
+    python benchmarks/shorter.py --work DIR [--minutes N] [--seeds 3] [--only pool]
 
 Subject and background as in `benchmarks/evidence.py`: the pictures of a seed always have one background, the captions
 do not say it. Printed are the mean probabilities, by the demo's classifier, of the subject (fidelity), of the
 background that is asked for, and of the trained one where nothing is said of it (leakage), and the processor's seconds
-of the training. Each arm of a seed is one JSON file in DIR; it can be stopped and started again. `at equal time` has
-the steps that a pool makes in the time of the arm with fresh noise, by the processor's time of a step.
+of the training, each with its range over the seeds. Each arm of a seed is one JSON file in DIR; it can be stopped and
+started again. `at equal time` has the steps that a pool makes in the time of the arm with fresh noise, by the
+processor's time of a step.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, help="begin no arm after this time")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--steps", type=int, default=STEPS, help="of the plain run (%(default)s)")
     arguments = parser.parse_args()
@@ -140,7 +141,7 @@ def main() -> None:
 
 
 def report(folder: Path, only: list[str]) -> None:
-    """Print the tables of the cells that are there, means over the seeds."""
+    """Print the tables of the cells that are there, with the range over the seeds."""
     cells = [json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")]
     for comparison in only:
         print(f"\n| {comparison} | seeds | steps | processor's seconds | subject | asked | leakage |")
@@ -149,14 +150,15 @@ def report(folder: Path, only: list[str]) -> None:
             found = [cell for cell in cells if (cell["comparison"], cell["arm"]) == (comparison, name)]
             if not found:
                 continue
-            figures = [mean(cell["figures"][key] for cell in found) for key in ("subject", "asked", "silent")]
-            length, seconds = (mean(cell[key] for cell in found) for key in ("steps", "processor"))
-            shown = " | ".join(f"{value:.2f}" for value in figures)
-            print(f"| {name} | {len(found)} | {length:.0f} | {seconds:.0f} | {shown} |")
+            shown = [ranged([cell[key] for cell in found], 0) for key in ("steps", "processor")]
+            shown += [ranged([cell["figures"][key] for cell in found], 2) for key in ("subject", "asked", "silent")]
+            print(f"| {name} | {len(found)} | {' | '.join(shown)} |")
 
 
-def mean(numbers) -> float:
-    return statistics.fmean(numbers)
+def ranged(numbers: list[float], digits: int) -> str:
+    """The mean, and in brackets the least and the greatest where they differ."""
+    mean, least, most = (f"{value:.{digits}f}" for value in (statistics.fmean(numbers), min(numbers), max(numbers)))
+    return mean if least == most else f"{mean} ({least} to {most})"
 
 
 if __name__ == "__main__":

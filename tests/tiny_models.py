@@ -42,13 +42,13 @@ def diffusers_unet(seed: int = 0) -> nn.Module:
     return randomised(unet, seed)
 
 
-def diffusers_sdxl_unet() -> nn.Module:
+def diffusers_sdxl_unet(depths: tuple[int, ...] = (1, 2, 10)) -> nn.Module:
     diffusers = pytest.importorskip("diffusers")
     unet = diffusers.UNet2DConditionModel(
         block_out_channels=(32, 64, 64),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        transformer_layers_per_block=(1, 2, 10),
+        transformer_layers_per_block=depths,
         cross_attention_dim=CONTEXT,
         attention_head_dim=(2, 4, 4),
         use_linear_projection=True,

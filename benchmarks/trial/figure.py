@@ -50,7 +50,8 @@ def drawn(curves: Mapping[str, Sequence[Curve]], x_title: str, y_title: str) -> 
         band = [(_x(f), _y(high)) for f, _, _, high in one.points]
         band += [(_x(f), _y(low)) for f, _, low, _ in reversed(one.points)]
         parts.append(f'<polygon points="{_path(band)}" fill="{colour}" opacity="0.14"/>')
-        parts.append(f'<polyline points="{_path(mean)}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
+        dashed = ' stroke-dasharray="8 4"' * (number >= len(COLOURS))  # as a second round of colours
+        parts.append(f'<polyline points="{_path(mean)}" fill="none" stroke="{colour}" stroke-width="2.5"{dashed}/>')
         ends.append((mean[-1], colour, f"{one.name} ({one.count})"))
     parts += _names(ends)
     body = "\n".join(parts)

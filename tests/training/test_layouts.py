@@ -38,6 +38,30 @@ class Encoding(Bare):
         return conditioning
 
 
+class TwoEncoders(Encoding):
+    """SDXL's two text encoders, a layer each: the first makes the context, the second what is pooled."""
+
+    def __init__(self):
+        layers = {"te1": torch.nn.Linear(CONTEXT, CONTEXT), "te2": torch.nn.Linear(16, 16)}
+        unet = randomised(diffusers_sdxl_unet(depths=(1, 1, 1)))
+        super().__init__(unet, "sdxl", {name: encoder_of(randomised(layer)) for name, layer in layers.items()})
+
+    def encode_prompt(self, text):
+        conditioning = super().encode_prompt(text)
+        for encoder, name in zip(self.text_encoders.values(), ("context", "pooled")):
+            conditioning[name] = encoder.text_model.encoder.layers[0].mlp.fc1(conditioning[name])
+        return conditioning
+
+
+def encoder_of(layer: torch.nn.Linear) -> torch.nn.Module:
+    """A text encoder with one layer."""
+    encoder, *parts = (torch.nn.Module() for _ in range(5))
+    text_model, whole, block, mlp = parts
+    encoder.text_model, text_model.encoder, whole.layers = text_model, whole, torch.nn.ModuleList([block])
+    block.mlp, mlp.fc1 = mlp, layer
+    return encoder
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_ldm_is_diffusers(train, config, checkpointing):
     config = replace(config, checkpointing=checkpointing, optimizer=replace(config.optimizer, name="SGD", lr=1.0))
