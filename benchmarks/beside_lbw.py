@@ -127,6 +127,7 @@ def median(found: list) -> float:
 def analyses(webui: WebUI, methods: Sequence[str], steps: int) -> str:
     """The table of one LoRA's analyses: its sheet of pictures, and our methods."""
     meter = Meter(webui)
+    webui.call("/sdapi/v1/txt2img", {"prompt": PROMPT, **PICTURE})  # loads the checkpoint, unless that was done before
     size = {**PICTURE, "steps": steps}
     sheet = {"prompt": f"{PROMPT} <lora:ten-0:1:lbw=XYZ>", "script_name": "LoRA Block Weight", "script_args": SHEET}
     body = {**size, **sheet}
