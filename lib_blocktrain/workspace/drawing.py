@@ -78,6 +78,7 @@ class Variant:
     title: str
     weights: Mapping[str, tuple[BlockWeights | LayerWeights, float]]
     seed: int | None = None  # in place of the settings'
+    muted: tuple[str, ...] = ()  # keys of LoRAs that do not act, by their tags in the prompt either
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Live:
 
 def comparison(selection: LoraSelection, architecture: str) -> list[Variant]:
     """Without the LoRAs, with all their block weights at 1, and under the block weights."""
-    variants = [Variant(WITHOUT, "Without LoRA", {})]
+    variants = [_without(selection)]
     used = selection.unmuted
     if used:
         whole = BlockWeights.uniform(architecture, 1.0)
@@ -175,7 +176,11 @@ def grid(cells: Sequence[Cell], architecture: str) -> list[Variant]:
         Variant(f"cell-{number}", cell.title, _weighted(cell.selection, architecture), cell.seed)
         for number, cell in enumerate(cells, start=1)
     ]
-    return [Variant(WITHOUT, "Without LoRA", {}), *variants]
+    return [_without(cells[0].selection), *variants]
+
+
+def _without(selection: LoraSelection) -> Variant:
+    return Variant(WITHOUT, "Without LoRA", {}, muted=tuple(selection.entries))
 
 
 def _active(selection: LoraSelection) -> LoraEntry:
@@ -234,10 +239,15 @@ class PreviewRenderer:
     def _tags(self, variants: Sequence[Variant], prompt: str) -> frozenset[str]:
         """The tags in a prompt of LoRAs that the variants set: one "without LoRA" is without its tag, too."""
         written = set(lora_names(prompt)) if self.host.reads_prompt_syntax else set()
-        keys = {key for variant in variants for key in variant.weights} if written else set()
-        names = {self.lora_index.file(key).path.stem for key in keys}
-        names |= {self.lora_index.metadata(key).get("ss_output_name", "") for key in keys}
-        return frozenset(written & names)
+        keys = {key for variant in variants for key in (*variant.weights, *variant.muted)} if written else set()
+        return frozenset(name for key in keys for name in self._names(key) if name in written)
+
+    def _names(self, key: str) -> tuple[str, ...]:
+        """The names that a prompt may have for a LoRA; none for one that cannot be read, and so does not act."""
+        try:
+            return self.lora_index.file(key).path.stem, self.lora_index.metadata(key).get("ss_output_name", "")
+        except (ValueError, OSError):
+            return ()
 
     def _placements(self, architecture: str, variant: Variant) -> list[Placement]:
         placements = []

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.workspace.drawing import PreviewRenderer, Settings, comparison, grid, lora_cells
-from lib_blocktrain.workspace.lora_selection import LoraEntry, LoraSelection
+from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraEntry, LoraSelection
 from tests.fakes import write_lora
 
 PROMPT = "a fox <lora:robot:1:bw=OUTD> <lora:painted:0.5> <lora:other:1>"
@@ -30,8 +29,8 @@ def drawn(host, lora_index, jobs):
     return draw
 
 
-def selection(*keys: str) -> LoraSelection:
-    entries = {key: LoraEntry(1.0, BlockWeights.uniform("sd1", 0.5)) for key in keys}
+def selection(*keys: str, muted: str = "") -> LoraSelection:
+    entries = {key: LoraEntry(weights=dict.fromkeys(WEIGHT_IDS, 0.5), muted=key == muted) for key in keys}
     return LoraSelection(entries, active=keys[0])
 
 
@@ -54,3 +53,13 @@ def test_another_lora_draws_the_picture_without_again(drawn):
     drawn(comparison(selection("robot"), "sd1"))
     assert len(drawn(comparison(selection("robot"), "sd1"))) == 0
     assert [request.ignored for request in drawn(comparison(selection("style"), "sd1"))] == [{"painted"}] * 3
+
+
+def test_a_muted_lora_does_not_act_by_its_tag(drawn, host):
+    """One whose file is gone, or cannot be read, has no tag that acts."""
+    requests = drawn(comparison(selection("robot", "style", muted="style"), "sd1"))
+    assert [len(request.placements) for request in requests] == [0, 1, 1]
+    assert [request.ignored for request in requests] == [{"robot", "painted"}] * 3
+    (host.lora_dirs[0] / "style.safetensors").write_bytes(b"broken")
+    requests = drawn(comparison(selection("robot", "style", "gone", muted="style"), "sd1")[:1])
+    assert [request.ignored for request in requests] == [{"robot"}]
