@@ -136,6 +136,46 @@
         }
     }, PAUSE);
 
+    // --- clicks before the values are back ----------------------------------------------------------------------------
+
+    const HELD = "#blocktrain :is(#blocktrain_place_preview, #blocktrain_place_analyse, #blocktrain_place_train) button";
+    const PATIENCE = 15000; // milliseconds after which a click goes on without them
+    const held = new Map(); // button -> when it was clicked
+
+    const back = () => ready.size >= document.querySelectorAll("#blocktrain [id^=blocktrain_kept_]").length;
+
+    function release() {
+        for (const [button, since] of held) {
+            if (back() || Date.now() - since > PATIENCE) {
+                held.delete(button);
+                button.classList.remove("blocktrain-held");
+                button.dispatchEvent(Object.assign(new MouseEvent("click", { bubbles: true }), { released: true }));
+            }
+        }
+        if (held.size) {
+            setTimeout(release, 50);
+        }
+    }
+
+    // A button of gradio's acts on all that a user has set, and the server has none of it yet: the click waits for it. Not
+    // that of a file, which a browser lets a user choose only at once.
+    document.addEventListener(
+        "click",
+        (event) => {
+            const button = event.target.closest?.(HELD);
+            const waits = button?.id && !button.id.startsWith("blocktrain_keep_") && !event.released && !back();
+            if (!waits || button.parentElement.querySelector(":scope > input[type=file]")) {
+                return;
+            }
+            event.stopImmediatePropagation();
+            event.preventDefault();
+            button.classList.add("blocktrain-held");
+            held.set(button, Date.now());
+            release();
+        },
+        true
+    );
+
     // --- the place ----------------------------------------------------------------------------------------------------
 
     let returned = false;

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,27 @@ def test_the_list_of_shortcuts_opens_and_closes(opened):
 
 
 @pytest.mark.both_gradios
+@pytest.mark.both_gradios
+def test_a_click_before_the_values_are_back_acts_on_them(opened):
+    """Such a click drew without the LoRA, with the prompt of a new page."""
+    opened.type("prompt", "kept in mind")
+    opened.page.wait_for_function(f"() => {VALUES}.preview?.prompt === 'kept in mind'")
+    late = re.compile("run/predict|gradio_api|queue/join|/predict")
+    opened.page.route(late, lambda route: (time.sleep(0.3), route.continue_()))  # a slow server
+    opened.page.reload()
+    draw = opened.page.locator(opened.button("draw"))
+    draw.wait_for()
+    asked: list[str] = []
+    opened.page.on("request", lambda request: asked.append(request.post_data or ""))
+    draw.click()
+    opened.page.wait_for_function("document.querySelector('button.blocktrain-held')")
+    opened.page.wait_for_function(f"document.querySelector('{opened.css('cancel')}:not([disabled])')")
+    assert not opened.page.locator("button.blocktrain-held").count()
+    assert [text for text in asked if "kept in mind" in text and "robot" in text]
+    opened.click("cancel")
+    opened.wait("status", "ancelled")
+
+
 def test_a_reload_brings_everything_back(opened):
     opened.drag("OUT05", 0.35)
     opened.tick("style")
