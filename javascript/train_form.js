@@ -1,4 +1,5 @@
-// Train: an error that names an entry of run.json ("optimizer.lr = 'x': expected …") is shown at its field, too.
+// Train: an error that names an entry of run.json ("optimizer.lr = 'x': expected …") is shown at its field, too; what the
+// menu of presets says where the weights are those of none.
 (() => {
     "use strict";
 
@@ -40,6 +41,13 @@
         });
     }
 
-    blocktrain.pageChanged ||= new Set();
-    blocktrain.pageChanged.add(showErrors);
+    function namePlace() {
+        const menu = document.querySelector("#blocktrain_train_preset input");
+        if (menu && !menu.placeholder) {
+            menu.placeholder = blocktrain.localized("none of the presets");
+        }
+    }
+
+    (blocktrain.pageChanged ||= new Set()).add(showErrors);
+    (blocktrain.pageSettled ||= new Set()).add(namePlace);
 })();

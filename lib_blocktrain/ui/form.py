@@ -101,7 +101,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
         _field("samples.sampler", "Sampler"),
         _field("samples.width", "Width", "model's own"),
         _field("samples.height", "Height", "model's own"),
-        _field("samples.file", "File of sample prompts"),
+        _field("samples.file", "Prompts file"),
         _field("samples.first", "Before the first step"),
     ),
     "Convolutions and text encoder": (

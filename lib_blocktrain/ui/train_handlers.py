@@ -21,20 +21,19 @@ from lib_blocktrain.runner import Runner
 from lib_blocktrain.training.config import RunConfig, load
 from lib_blocktrain.training.config_json import ConfigError, read, write
 from lib_blocktrain.training.dataset import Dataset, find
-from lib_blocktrain.training.estimate import estimate, size_of_model
-from lib_blocktrain.training.optimizers import check_learning_rates
-from lib_blocktrain.training.pace import pace_of
-from lib_blocktrain.training.plan import plan_of, read_weights
-from lib_blocktrain.training.preparation import check_model
+from lib_blocktrain.training.estimate import Estimate, estimate, size_of_model
+from lib_blocktrain.training.pace import Pace, pace_of
+from lib_blocktrain.training.plan import read_weights
 from lib_blocktrain.ui import form, html, train_html
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
+from lib_blocktrain.ui.train_checks import BAD, GOOD, Check, Given, before_start, check_settings
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import Changes, Properties, TrainValues
 from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.preset_strings import Parsed, PresetStringError
 
-WEIGHTS, FOLDERS, NAME, TEXT_ENCODER = map(
-    form.field_name, (form.WEIGHTS, form.FOLDERS, "name", "network.text_encoder")
+WEIGHTS, FOLDERS, TOML, NAME, TEXT_ENCODER = map(
+    form.field_name, (form.WEIGHTS, form.FOLDERS, "dataset.toml", "name", "network.text_encoder")
 )
 MAX_FILE_SIZE = 1_000_000  # bytes of a run.json
 SLIDERS = "train_w_"  # prefix of the names of the sliders behind the map
@@ -142,24 +141,50 @@ class TrainHandlers:
         return changes
 
     def estimate(self, values: TrainValues) -> Changes:
-        """Show how the weights are understood, and the cost of the run."""
-        text = str(values["train_form"][WEIGHTS] or "")
+        """Show how the weights are understood, the cost of the run, and what is to be known before its start."""
+        fields = values["train_form"]
+        text = str(fields[WEIGHTS] or "")
+        nothing = {"train_estimate": "", "train_cost": "", "train_checks": "", "train_path": train_html.steps([])}
         try:
             parsed = self.controls.presets.parse(text, self._architecture())
         except PresetStringError as error:
-            said = html.not_understood(text, error)
-            return {"train_understood": said, "train_estimate": "", "train_path": train_html.steps([])}
-        if not values["train_form"][TEXT_ENCODER]:  # BASE is not trained: leave out notices about it
+            return {**nothing, "train_understood": html.not_understood(text, error)}
+        preset = {"train_preset": self._preset(parsed, values["train_preset"])}
+        if not fields[TEXT_ENCODER]:  # BASE is not trained: leave out notices about it
             notices = tuple(notice for notice in parsed.notices if not notice.startswith(BASE))
             parsed = replace(parsed, weights=parsed.weights.replace({BASE: 0.0}), notices=notices)
+        understood = html.understood(parsed)
         try:
-            config = self._canonical(form.config_of(values["train_form"], values["train_rest"], draft=True))
-            understood = html.understood(parsed) + train_html.meaning(config.network.weight_mode)
-            steps = train_html.steps(_steps(config, parsed.weights, values["train_form"]))
-            cost = self._cost(config)
+            config = self._canonical(form.config_of(fields, values["train_rest"], draft=True))
+            cost, pace = self._cost(config)
         except (ValueError, OSError, RuntimeError) as error:
-            cost, understood, steps = html.failure(str(error)), html.understood(parsed), train_html.steps([])
-        return {"train_understood": understood, "train_estimate": cost, "train_path": steps}
+            return {**nothing, **preset, "train_understood": understood, "train_estimate": html.failure(str(error))}
+        given = Given(bool(str(fields[FOLDERS] or "").strip() or fields[TOML]), bool(str(fields[NAME] or "").strip()))
+        time = train_html.run_time(config, cost, pace)
+        return {
+            **preset,
+            "train_understood": understood + train_html.meaning(config.network.weight_mode),
+            "train_estimate": train_html.cost(config, cost, pace),
+            "train_cost": train_html.in_short(cost, time),
+            "train_checks": train_html.checks(self._checks(config, given, cost)),
+            "train_path": train_html.steps(_steps(config, parsed.weights, given, time)),
+        }
+
+    def _preset(self, parsed: Parsed, chosen: str | None) -> Properties:
+        """The menu of presets, on the one whose weights these are: that which was chosen before, if it is one."""
+        presets, architecture = self.controls.presets, parsed.weights.architecture
+        names = presets.names(architecture)
+        same = chosen in names and presets.parse(str(chosen), architecture).weights == parsed.weights
+        return Properties(choices=names, value=chosen if same else presets.exact(parsed.weights))
+
+    def _checks(self, config: RunConfig, given: Given, cost: Estimate) -> list[Check]:
+        waits_for = self.runner.queue() or [self.runner.current]
+        after = next((run.folder.name for run in reversed(waits_for) if run is not None), None)
+        found = list(before_start(config, given, self.host, after))
+        if cost.enough is not None:
+            enough = Check(GOOD, "Memory is enough") if cost.enough else Check(BAD, "Memory is not enough")
+            found.insert(1, enough)
+        return found
 
     def to_map(self, values: TrainValues) -> Changes:
         """Put the weights of the text on the map; what cannot be read leaves the map as it is."""
@@ -214,14 +239,7 @@ class TrainHandlers:
     def start(self, values: TrainValues) -> Changes:
         """Check what can be checked now, and put the run into the queue."""
         config = self._canonical(form.config_of(values["train_form"], values["train_rest"]))
-        for index in range(len(config.samples.prompts) if config.samples.every else 0):
-            sampler, known = config.samples.prompt(index).sampler, ", ".join(self.host.samplers)
-            if sampler not in self.host.samplers:
-                raise ConfigError(f"samples.sampler = {sampler!r}: expected one of {known}")
-        model = self.host.model()
-        check_model(model)
-        plan = plan_of({"unet": model.unet, **model.text_encoders}, model.architecture, config.network)
-        check_learning_rates(config.optimizer, config.network, plan)
+        model = check_settings(config, self.host)
         share_warning = self._share_warning(config, find(config.dataset, model.native_size))
         run = self.runner.add(config)
         return {
@@ -265,7 +283,7 @@ class TrainHandlers:
         text = area_warning(parsed.area_share, dataset.area_share)
         return html.failure(f"These weights were {text}") if text else Markup("")
 
-    def _cost(self, config: RunConfig) -> Markup:
+    def _cost(self, config: RunConfig) -> tuple[Estimate, Pace | None]:
         model = self.host.model()
         size = size_of_model(model)
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -276,22 +294,20 @@ class TrainHandlers:
         if not self.host.reads_prompt_syntax:
             notices = unread_notices(config.samples.texts, name="prompt of the samples")
             cost = replace(cost, notices=(*cost.notices, *notices))
-        pace = pace_of(self.runner.runs(), model.name, size, device)
-        return train_html.cost(cost, None if config.epochs else config.steps, pace)
+        return cost, pace_of(self.runner.runs(), model.name, size, device)
 
 
-def _steps(config: RunConfig, weights: BlockWeights, fields: Mapping[str, object]) -> list[tuple[str, bool]]:
-    """What each step of the path holds, and whether it is done; `fields` are those of the form, by name."""
-    count = sum(bool(line.strip()) for line in str(fields[FOLDERS] or "").splitlines())
-    pictures = "a .toml" if config.dataset.toml else f"{count} folder{'' if count == 1 else 's'}" if count else ""
+def _steps(config: RunConfig, weights: BlockWeights, given: Given, time: str) -> list[tuple[str, bool]]:
+    """What each step of the path holds, and whether it is done; `time` is how long the run takes, if that is known."""
+    count = sum(not folder.regularisation for folder in config.dataset.folders)
+    pictures = f"{count} folder{'' if count == 1 else 's'}" if given.pictures else ""
     trained = sum(bool(value) for value in weights.values.values())
-    named = bool(str(fields[NAME] or "").strip())
-    start = "ready" if pictures and trained and named else "needs a name" if pictures and trained else ""
+    start = (time or "ready") if pictures and trained and given.name else ""
     return [
         (pictures or "none yet", bool(pictures)),
         (f"{trained} of {len(weights.values)}", trained > 0),
         (f"rank {config.network.rank} · {_length(config)}", True),
-        (start, False),
+        ("needs a name" if pictures and trained and not given.name else start, False),
     ]
 
 

@@ -7,9 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.estimate import Estimate
 from lib_blocktrain.training.pace import Pace
 from lib_blocktrain.ui import html
+from lib_blocktrain.ui.icons import icon
+from lib_blocktrain.ui.train_checks import Check
 
 SHOWN_TAGS, LISTED_TAGS = 10, 200  # at once, and when they are unfolded
 SHOWN_BROKEN = 8
@@ -84,27 +87,62 @@ def dataset_table(contents: Mapping[str, Any]) -> Markup:
     return Markup('<dl class="blocktrain-facts">{}</dl>{}').format(body, notes)
 
 
-def cost(estimate: Estimate, steps: int | None, pace: Pace | None) -> Markup:
+def run_time(config: RunConfig, cost: Estimate, pace: Pace | None) -> str:
+    """How long a run takes, such as "about 5 min"; "" where that is not known."""
+    if pace is None or config.epochs:  # the pictures of an epoch are not counted here
+        return ""
+    return f"about {html.duration(60 * pace.minutes(config.steps, cost.gflop))}"
+
+
+def in_short(cost: Estimate, time: str) -> Markup:
+    """Time and memory of a run, for the action bar."""
+    memory = f"{cost.total_mib:,.0f} MiB" + (f" of {cost.free_mib:,.0f}" if cost.free_mib else "")
+    kind = " blocktrain-over" if cost.enough is False else ""
+    line = Markup('<p class="blocktrain-bar-cost{}">{}<span>{}</span></p>')
+    return line.format(kind, Markup("<b>{}</b> · ").format(time) if time else "", memory)
+
+
+def checks(found: Sequence[Check]) -> Markup:
+    """What is to be known before the start, a line each."""
+    line = Markup('<li class="blocktrain-is-{}">{}<span>{}</span></li>')
+    lines = Markup("").join(line.format(one.state, icon(one.state), one.text) for one in found)
+    return Markup('<ul class="blocktrain-checks">{}</ul>').format(lines)
+
+
+def cost(config: RunConfig, found: Estimate, pace: Pace | None) -> Markup:
     """The time of a run, its memory by part beside what is free, a step beside one of all blocks; what would fit.
 
-    `steps` None: of a run of epochs, whose pictures are not counted here; the time is that of 100 steps.
+    Of a run of epochs the time of 100 steps.
     """
     if pace is None:
         time = _TIME.format("", "The time is known once a run has started.")
     else:
-        duration = html.duration(60 * pace.minutes(steps or 100, estimate.gflop))
-        judged = f"{steps or 100:,} steps, judging by {pace.source}"
+        steps = 100 if config.epochs else config.steps
+        duration = html.duration(60 * pace.minutes(steps, found.gflop))
+        judged = f"{steps:,} steps, judging by {pace.source}"
         time = _TIME.format(Markup("<b>about {}</b>").format(duration), judged)
-    stops = f"The backward pass stops at {estimate.first_block}." if estimate.first_block else ""
-    step = _meter("A step, beside all blocks", f"{estimate.relative_time:.2f} ×", [("step", estimate.relative_time)])
-    details = _FOOT.format(f"{estimate.title} · {estimate.parameters:,} trained parameters")
-    meters = _memory(estimate) + step + (_FOOT.format(stops) if stops else "") + details
-    notes = Markup("").join(html.note(notice) for notice in estimate.notices)
-    if estimate.enough is False:
-        choice = f"choose {', or '.join(estimate.fits)}" if estimate.fits else "no choice of blocks or batch fits"
-        needed = f"about {estimate.total_mib:,.0f} MiB, you have {estimate.free_mib:,.0f}"
+    stops = f"The backward pass stops at {found.first_block}." if found.first_block else ""
+    step = _meter("A step, beside all blocks", f"{found.relative_time:.2f} ×", [("step", found.relative_time)])
+    meters = _memory(found) + step + (_FOOT.format(stops) if stops else "") + _sizes(config, found)
+    notes = Markup("").join(html.note(notice) for notice in found.notices)
+    if found.enough is False:
+        choice = f"choose {', or '.join(found.fits)}" if found.fits else "no choice of blocks or batch fits"
+        needed = f"about {found.total_mib:,.0f} MiB, you have {found.free_mib:,.0f}"
         notes = html.failure(f"{needed}: {choice}") + notes
     return Markup('<div class="blocktrain-cost">{}{}</div>{}').format(time, meters, notes)
+
+
+def _sizes(config: RunConfig, found: Estimate) -> Markup:
+    """What is trained, the size of the file, and how many samples are drawn."""
+    itemsize = 4 if config.save_dtype == "fp32" else 2
+    file = f"{found.parameters * itemsize / 2**20:.1f} MiB, {config.save_dtype}"
+    rows = [("Trained", f"{found.parameters:,} numbers"), ("File", file), ("A step", found.title)]
+    prompts, every = len(config.samples.prompts), config.samples.every
+    if prompts and every and not config.epochs:
+        times = -(-config.steps // every) + config.samples.first
+        rows.append(("Samples", f"{prompts} × {times}"))
+    body = Markup("").join(Markup("<dt>{}</dt><dd>{}</dd>").format(*row) for row in rows)
+    return Markup('<dl class="blocktrain-facts">{}</dl>').format(body)
 
 
 def _memory(estimate: Estimate) -> Markup:

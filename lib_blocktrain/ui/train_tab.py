@@ -17,9 +17,10 @@ from lib_blocktrain.ui.values import Changes
 from lib_blocktrain.ui.widgets import Shared, Widgets
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, WEIGHT_MAX, WEIGHT_MIN
 
-# The entries of run.json on which the estimate depends.
+# The entries of run.json on which the estimate and what is said before the start depend.
 COST_PATHS = (
-    form.WEIGHTS, "network.meaning", "network.algorithm", "network.rank", "network.conv_rank", "network.text_encoder",
+    form.WEIGHTS, form.FOLDERS, "dataset.toml", "name", "network.meaning", "network.algorithm", "network.rank",
+    "network.conv_rank", "network.text_encoder",
     "network.text_encoder_steps", "max_tokens",
     "network.elements", "steps", "epochs", "batch", "dataset.size", "dataset.height", "dataset.more_sizes",
     "dataset.random_crop", "dataset.color", "checkpointing", "optimizer.name",
@@ -28,7 +29,7 @@ COST_PATHS = (
 OPEN_CHOICES = ("optimizer.name",)  # the dotted name of a class may be typed instead
 ROW_LENGTH = 3  # widgets
 FORM = ("train_form", "train_rest")
-ESTIMATE = ("train_understood", "train_estimate", "train_path")
+ESTIMATE = ("train_understood", "train_estimate", "train_cost", "train_checks", "train_path", "train_preset")
 
 
 class TrainTab:
@@ -51,30 +52,35 @@ class TrainTab:
                 w.add("train_start", gr.Button, "Start", variant="primary", interactive=trains)
             with messages():
                 w.html("train_message", None if trains else html.failure(self.host.no_training))
-            with aside(), menu("train_from", "Fill the form from another run", "Start from …", right=True):
-                w.add("train_lora", gr.Button, "The chosen LoRA")
-                w.add("train_file", gr.UploadButton, "A run.json", file_types=[".json"])
+            with aside():
+                w.html("train_cost")
+                with menu("train_from", "Fill the form from another run", "Start from …", right=True):
+                    w.add("train_lora", gr.Button, "The chosen LoRA")
+                    w.add("train_file", gr.UploadButton, "A run.json", file_types=[".json"])
         w.html("train_path", train_html.steps([]))
         with panes("train"):
             with pane("canvas"), gr.Row(elem_classes="blocktrain-run-cards"):
                 with gr.Column(elem_classes="blocktrain-cardcol", min_width=0):
                     with card("Pictures", 1):
                         self._pictures(w)
-                    with card("Blocks", 2):
-                        self._weights(w)
-                with gr.Column(elem_classes="blocktrain-cardcol", min_width=0):
                     with card("Settings", 3):
                         for group in ("name", "network", MAIN):
                             self._group(w, group)
-                    with card("Samples on the way"):
-                        self._group(w, "samples")
                     with card("More settings"):
                         for group in GROUPS:
                             if group not in UNFOLDED:
                                 with gr.Accordion(group, open=False):
                                     self._group(w, group)
-            with pane("right"), section("Estimate"):
-                w.html("train_estimate")
+                with gr.Column(elem_classes="blocktrain-cardcol", min_width=0):
+                    with card("Blocks", 2):
+                        self._weights(w)
+                    with card("Samples on the way"):
+                        self._group(w, "samples")
+            with pane("right"):
+                with section("Estimate"):
+                    w.html("train_estimate")
+                with section("Before the start"):
+                    w.html("train_checks")
         w.groups["train_form"] = {name: w[name] for name in NAMES}
         w.groups["train_weights"] = {block_id: w[f"train_w_{block_id}"] for block_id in WEIGHT_IDS}
 
@@ -134,13 +140,14 @@ class TrainTab:
 
     def wire(self, w: Widgets) -> None:
         handlers, form_values, estimate = self.handlers, w.pick(*FORM), w.pick(*ESTIMATE)
+        asked = w.pick(*FORM, "train_preset")
         for path in COST_PATHS:
-            on(w[field_name(path)].input, handlers.estimate, form_values, estimate, latest=True)
+            on(w[field_name(path)].input, handlers.estimate, asked, estimate, latest=True)
         on(w[WEIGHTS].input, handlers.to_map, form_values, w.pick("train_weights"), latest=True)
         drawn = {**form_fields(w, WEIGHTS), **w.pick("train_understood")}
         for slider in w.groups["train_weights"].values():
             moved = on(slider.release, handlers.from_map, w.pick("train_weights"), drawn)
-            on(moved.then, handlers.estimate, form_values, estimate)
+            on(moved.then, handlers.estimate, asked, estimate)
         filled = w.pick(*FORM, "train_dataset", "train_message")
         weights = {**form_fields(w, WEIGHTS), **w.pick("train_understood")}
         for loaded in (
@@ -151,7 +158,7 @@ class TrainTab:
             on(w["train_preset"].input, handlers.use_preset, w.pick("train_preset"), weights),
         ):
             mapped = on(loaded.then, handlers.to_map, form_values, w.pick("train_weights"))
-            on(mapped.then, handlers.estimate, form_values, estimate)
+            on(mapped.then, handlers.estimate, asked, estimate)
         inspected = {**form_fields(w, NAME), **w.pick("train_dataset")}
         on(w["train_look"].click, handlers.inspect_dataset, form_values, inspected, queued=True)
         probe = w.pick("probe_folder", "tabs", "train_message")
@@ -172,7 +179,7 @@ class TrainTab:
 
         restored = self.memory.on_load(loaded.then, w, restore, FORM)
         mapped = on(restored.then, self.handlers.to_map, w.pick(*FORM), w.pick("train_weights"))
-        on(mapped.then, self.handlers.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
+        on(mapped.then, self.handlers.estimate, w.pick(*FORM, "train_preset"), w.pick(*ESTIMATE))
 
 
 def form_fields(w: Widgets, *names: str) -> dict[str, dict[str, gr.components.Component]]:

@@ -31,7 +31,7 @@ class Asked:
     """A runner that is only asked."""
 
     def __init__(self, folder):
-        self.folder, self.configs = folder, []
+        self.folder, self.configs, self.current = folder, [], None
 
     def add(self, config):
         self.configs.append(config)
@@ -140,6 +140,54 @@ def test_the_path_says_what_is_done(handlers, filled):
     assert "none yet" in filled.values["train_path"]
     assert filled.values["train_path"].count("blocktrain-is-done") == 2
     assert "the rate × its weight" in filled.values["train_understood"]
+
+
+def checks(handlers, page):
+    """What is said before the start, by state."""
+    page.take(handlers.estimate(page.values))
+    lines = re.findall(r'blocktrain-is-(\w+)">.*?<span>(.*?)</span></li>', page.values["train_checks"])
+    return {state: [text for other, text in lines if other == state] for state, _ in lines}
+
+
+def test_what_is_known_before_the_start_is_said(host, handlers, filled, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "free_memory", lambda: 10_000.0)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (64, 64)).save(folder / f"{name}.png")
+    (folder / "a.txt").write_text("thing", "utf-8")
+    filled.form.update({"train_dataset_folders": str(folder), "train_name": "other"})
+    assert checks(handlers, filled) == {
+        "good": ["Memory is enough", "The name is free"],
+        "warn": ["1 of 2 pictures without a caption: trained on an empty prompt"],
+    }
+    (folder / "b.txt").write_text("thing", "utf-8")
+    (host.lora_dirs[0] / "taken.safetensors").write_bytes(b"")
+    filled.form["train_name"] = "taken"
+    assert checks(handlers, filled) == {
+        "good": ["2 pictures, each with a caption", "Memory is enough"],
+        "warn": ["There is a LoRA taken already: the new one gets a number"],
+    }
+    filled.form["train_name"] = ""
+    handlers.runner.current = type("Current", (), {"folder": tmp_path / "earlier"})
+    assert checks(handlers, filled)["todo"] == ["The LoRA has no name yet", "It starts after earlier"]
+    filled.form.update({"train_samples_prompts": "a robot", "train_samples_every": 5, "train_samples_sampler": "none"})
+    assert checks(handlers, filled)["bad"] == ["samples.sampler = &#39;none&#39;: expected one of DDIM, Euler"]
+    filled.form["train_dataset_folders"] = str(tmp_path / "gone")
+    assert f"{tmp_path / 'gone'}: no such folder" in checks(handlers, filled)["bad"]
+    filled.form["train_dataset_folders"] = ""
+    assert "There are no pictures yet" in checks(handlers, filled)["todo"]
+    monkeypatch.setattr(module, "free_memory", lambda: 1.0)
+    assert "Memory is not enough" in checks(handlers, filled)["bad"]
+    assert "blocktrain-over" in filled.values["train_cost"]
+
+
+def test_the_menu_names_the_preset_of_the_weights(handlers, filled):
+    """The box was empty, whatever the weights were."""
+    for text, shown in (("ALL", "ALL"), ("OUT=1,IN05=0.5", None), ("INALL", "INALL")):
+        filled.form["train_network_weights"] = text
+        filled.take(handlers.estimate(filled.values))
+        assert filled.values["train_preset"] == shown
 
 
 def test_what_was_found(handlers, filled, tmp_path):

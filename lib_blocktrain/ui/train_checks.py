@@ -1,0 +1,82 @@
+"""What Train says before the start of a run: whether its pictures, name, settings and memory will do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lib_blocktrain.hosts.host import Host
+from lib_blocktrain.model.protocol import Model
+from lib_blocktrain.training.config import DatasetConfig, RunConfig
+from lib_blocktrain.training.config_json import ConfigError
+from lib_blocktrain.training.found_pictures import Search
+from lib_blocktrain.training.optimizers import check_learning_rates
+from lib_blocktrain.training.picture_files import DatasetError
+from lib_blocktrain.training.plan import plan_of
+from lib_blocktrain.training.preparation import check_model
+
+GOOD, TODO, WARN, BAD = "good", "todo", "warn", "bad"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: GOOD, still to be done, to be known, or what the start refuses."""
+
+    state: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Given:
+    """Which of the entries that a draft lacks have been filled in."""
+
+    pictures: bool
+    name: bool
+
+
+def check_settings(config: RunConfig, host: Host) -> Model:
+    """Raise for what a start on the loaded model refuses, pictures aside; return the model."""
+    for index in range(len(config.samples.prompts) if config.samples.every else 0):
+        sampler, known = config.samples.prompt(index).sampler, ", ".join(host.samplers)
+        if sampler not in host.samplers:
+            raise ConfigError(f"samples.sampler = {sampler!r}: expected one of {known}")
+    model = host.model()
+    check_model(model)
+    plan = plan_of({"unet": model.unet, **model.text_encoders}, model.architecture, config.network)
+    check_learning_rates(config.optimizer, config.network, plan)
+    return model
+
+
+def before_start(config: RunConfig, given: Given, host: Host, after: str | None) -> Iterator[Check]:
+    """Yield what is known of a run before its start without opening a picture; `after` is the run it waits for."""
+    yield from _pictures(config.dataset) if given.pictures else [Check(TODO, "There are no pictures yet")]
+    if not given.name:
+        yield Check(TODO, "The LoRA has no name yet")
+    elif any((folder / f"{config.name}.safetensors").exists() for folder in host.lora_dirs[:1]):
+        yield Check(WARN, f"There is a LoRA {config.name} already: the new one gets a number")
+    else:
+        yield Check(GOOD, "The name is free")
+    try:
+        check_settings(config, host)
+    except (ValueError, OSError, RuntimeError) as error:
+        yield Check(BAD, str(error))
+    if after:
+        yield Check(TODO, f"It starts after {after}")
+
+
+def _pictures(dataset: DatasetConfig) -> Iterator[Check]:
+    """Yield what a listing of the folders says."""
+    search = Search(dataset)
+    try:
+        found = [one for folder in dataset.folders if not folder.regularisation for one in search.pictures(folder)]
+    except (DatasetError, OSError) as error:
+        yield Check(BAD, str(error))
+        return
+    uncaptioned = sum(one.caption_file is None and not one.caption_for(None).strip() for one in found)
+    count = f"{len(found):,} picture{'' if len(found) == 1 else 's'}"
+    if not found:
+        yield Check(BAD, f"{', '.join(folder.path for folder in dataset.folders)}: there is no picture")
+    elif uncaptioned:
+        yield Check(WARN, f"{uncaptioned:,} of {count} without a caption: trained on an empty prompt")
+    else:
+        yield Check(GOOD, f"{count}, {'with' if len(found) == 1 else 'each with'} a caption")
