@@ -79,7 +79,12 @@ COMPOSED = (
     "Understood as {name} for {name}: {name}", "{name}, seed {}: weights, settings and pictures back",
     "The time is known once a run has started.", "A step, beside all blocks", "The backward pass stops at {name}.",
     "{name} in {name} by path", "What the map shows", "% of A less % of B",
-    "{} of {} MiB free", "{name} Show its weights", "{name} “{name}”",
+    "{} of {} MiB free", "Memory is enough", "Memory is not enough", "The name is free", "The LoRA has no name yet",
+    "There are no pictures yet", "Pictures: {}, each with a caption",
+    "Without a caption: {} of {} pictures, trained on an empty prompt",
+    "There is a LoRA {name} already: the new one gets a number", "It starts after {name}", "Trained", "File", "A step",
+    "Samples", "{} numbers", "about {name}", "{} MiB of {}", "ready", "needs a name", "none of the presets",
+    "{name} Show its weights", "{name} “{name}”",
 )  # fmt: skip
 TRANSLATIONS = ROOT / "localizations"
 NO_WORDS = re.compile(r"[\W\d_]*|(IN|OUT|M|BASE)\d*|\d+×\d+|[\d.]+")

@@ -73,10 +73,9 @@ def _pictures(dataset: DatasetConfig) -> Iterator[Check]:
         yield Check(BAD, str(error))
         return
     uncaptioned = sum(one.caption_file is None and not one.caption_for(None).strip() for one in found)
-    count = f"{len(found):,} picture{'' if len(found) == 1 else 's'}"
     if not found:
         yield Check(BAD, f"{', '.join(folder.path for folder in dataset.folders)}: there is no picture")
     elif uncaptioned:
-        yield Check(WARN, f"{uncaptioned:,} of {count} without a caption: trained on an empty prompt")
+        yield Check(WARN, f"Without a caption: {uncaptioned:,} of {len(found):,} pictures, trained on an empty prompt")
     else:
-        yield Check(GOOD, f"{count}, {'with' if len(found) == 1 else 'each with'} a caption")
+        yield Check(GOOD, f"Pictures: {len(found):,}, each with a caption")

@@ -159,13 +159,13 @@ def test_what_is_known_before_the_start_is_said(host, handlers, filled, tmp_path
     filled.form.update({"train_dataset_folders": str(folder), "train_name": "other"})
     assert checks(handlers, filled) == {
         "good": ["Memory is enough", "The name is free"],
-        "warn": ["1 of 2 pictures without a caption: trained on an empty prompt"],
+        "warn": ["Without a caption: 1 of 2 pictures, trained on an empty prompt"],
     }
     (folder / "b.txt").write_text("thing", "utf-8")
     (host.lora_dirs[0] / "taken.safetensors").write_bytes(b"")
     filled.form["train_name"] = "taken"
     assert checks(handlers, filled) == {
-        "good": ["2 pictures, each with a caption", "Memory is enough"],
+        "good": ["Pictures: 2, each with a caption", "Memory is enough"],
         "warn": ["There is a LoRA taken already: the new one gets a number"],
     }
     filled.form["train_name"] = ""
