@@ -24,7 +24,7 @@
     function when(seconds) {
         const then = new Date(seconds * 1000);
         const midnight = new Date().setHours(0, 0, 0, 0);
-        const time = then.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+        const time = then.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
         if (then >= midnight) {
             return time;
         }

@@ -22,7 +22,7 @@ from lib_blocktrain.ui.remembered import Memory, add_widgets
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.solve_handlers import KIND_LABELS, SolveHandlers
 from lib_blocktrain.ui.train_handlers import WEIGHTS, TrainHandlers
-from lib_blocktrain.ui.train_tab import ESTIMATE, FORM, form_fields
+from lib_blocktrain.ui.train_tab import COSTED, ESTIMATE, form_fields
 from lib_blocktrain.ui.values import AnalyseValues, Changes, Properties
 from lib_blocktrain.ui.widgets import Shared, Widgets
 
@@ -185,7 +185,7 @@ class AnalyseTab:
         on(w["analyse_save_preset"].click, handlers.to_preset, preset, saved)
         form = {**form_fields(w, WEIGHTS), **w.pick("tabs", "analyse_message")}
         filled = on(w["analyse_train"].click, handlers.to_training, rule, form)
-        on(filled.then, self.train_handlers.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
+        on(filled.then, self.train_handlers.estimate, w.pick(*COSTED), w.pick(*ESTIMATE))
         on(w["analyse_save"].click, handlers.save, w.pick("analyse_found"), w.pick("analyse_message"))
 
     def _wire_collide(self, w: Widgets) -> None:
@@ -213,7 +213,7 @@ class AnalyseTab:
         on(w["solve_save_preset"].click, handlers.to_preset, preset, saved)
         form = {**form_fields(w, WEIGHTS), **w.pick("tabs", "analyse_message")}
         filled = on(w["solve_train"].click, handlers.to_training, place, form)
-        on(filled.then, self.train_handlers.estimate, w.pick(*FORM), w.pick(*ESTIMATE))
+        on(filled.then, self.train_handlers.estimate, w.pick(*COSTED), w.pick(*ESTIMATE))
 
     def _request(self, w: Widgets) -> None:
         prompts = {"label": "Prompts, one per line", "value": self.initial.prompt, "lines": 2, "max_lines": 8}

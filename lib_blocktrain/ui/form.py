@@ -93,7 +93,7 @@ GROUPS: Mapping[str, tuple[Field, ...]] = {
     ),
     "samples": (
         _field("samples.prompts", "Sample prompts"),
-        _field("samples.negative", "Sample negative"),
+        _field("samples.negative", "Negative"),
         _field("samples.every", "Every n steps"),
         _field("samples.seed", "Seed"),
         _field("samples.steps", "Sampling steps"),

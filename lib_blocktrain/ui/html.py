@@ -20,8 +20,9 @@ from lib_blocktrain.workspace.lora_files import LoraFile
 from lib_blocktrain.workspace.lora_listing import rank_text
 
 
-def note(text: str) -> Markup:
-    return Markup('<p class="blocktrain-note" role="status">{}</p>').format(text) if text else Markup("")
+def note(text: str, title: str = "") -> Markup:
+    more = Markup(' title="{}"').format(title) if title else ""
+    return Markup('<p class="blocktrain-note" role="status"{}>{}</p>').format(more, text) if text else Markup("")
 
 
 def done(text: str) -> Markup:

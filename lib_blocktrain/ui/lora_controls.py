@@ -130,9 +130,12 @@ class LoraControls:
             said = _joined({"lora_message": html.failure(f"No model: {error}")}, shown)
             return {**said, "model_line": html.failure("No model"), "lora_model": lora_data.model(None)}
         architecture, side = ARCHITECTURES[model.architecture], model.native_size
-        message = f"{self.host.name}: {model.name} · {architecture.title}, {len(architecture.blocks)} blocks"
+        message = f"{model.name} · {architecture.title}, {len(architecture.blocks)} blocks"
         message += "" if model.prediction == "epsilon" else f" · {model.prediction}-prediction"
-        loaded = {"model_line": html.note(message), "lora_model": lora_data.model(model.architecture)}
+        loaded = {
+            "model_line": html.note(message, f"loaded in {self.host.name}"),
+            "lora_model": lora_data.model(model.architecture),
+        }
         return {**shown, **loaded, "width": side, "height": side}
 
     def show_model_at_start(self, values: PreviewValues) -> Changes:

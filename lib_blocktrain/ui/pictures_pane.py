@@ -37,9 +37,9 @@ def pictures_pane(w: Widgets) -> None:
 
 def _prompts(w: Widgets, initial: InitialState) -> None:
     w.add("prompt", gr.Textbox, label="Prompt", value=initial.prompt, lines=2)
+    gr.HTML(pictures_html.FROM_TXT2IMG, elem_id="blocktrain_from_txt2img")
     with gr.Accordion("Negative prompt", open=False, elem_id="blocktrain_negative_fold"):
         w.add("negative", gr.Textbox, label="Negative prompt", show_label=False, value=initial.negative, lines=2)
-    gr.HTML(pictures_html.FROM_TXT2IMG, elem_id="blocktrain_from_txt2img")
 
 
 def _settings(w: Widgets, host: Host, initial: InitialState) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.model.protocol import Model
-from lib_blocktrain.training.config import DatasetConfig, RunConfig
+from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.found_pictures import Search
 from lib_blocktrain.training.optimizers import check_learning_rates
@@ -48,8 +48,7 @@ def check_settings(config: RunConfig, host: Host) -> Model:
 
 
 def before_start(config: RunConfig, given: Given, host: Host, after: str | None) -> Iterator[Check]:
-    """Yield what is known of a run before its start without opening a picture; `after` is the run it waits for."""
-    yield from _pictures(config.dataset) if given.pictures else [Check(TODO, "There are no pictures yet")]
+    """Yield what is known of a run before its start, pictures aside; `after` is the run it waits for."""
     if not given.name:
         yield Check(TODO, "The LoRA has no name yet")
     elif any((folder / f"{config.name}.safetensors").exists() for folder in host.lora_dirs[:1]):
@@ -64,18 +63,21 @@ def before_start(config: RunConfig, given: Given, host: Host, after: str | None)
         yield Check(TODO, f"It starts after {after}")
 
 
-def _pictures(dataset: DatasetConfig) -> Iterator[Check]:
-    """Yield what a listing of the folders says."""
-    search = Search(dataset)
+def pictures_listed(config: RunConfig, given: Given) -> tuple[int, Check]:
+    """Return how many pictures the folders list, none of them opened, and what is to be known of them."""
+    if not given.pictures:
+        return 0, Check(TODO, "There are no pictures yet")
+    folders, search = config.dataset.folders, Search(config.dataset)
     try:
-        found = [one for folder in dataset.folders if not folder.regularisation for one in search.pictures(folder)]
+        found = [one for folder in folders if not folder.regularisation for one in search.pictures(folder)]
     except (DatasetError, OSError) as error:
-        yield Check(BAD, str(error))
-        return
+        return 0, Check(BAD, str(error))
     uncaptioned = sum(one.caption_file is None and not one.caption_for(None).strip() for one in found)
     if not found:
-        yield Check(BAD, f"{', '.join(folder.path for folder in dataset.folders)}: there is no picture")
+        check = Check(BAD, f"{', '.join(folder.path for folder in folders)}: there is no picture")
     elif uncaptioned:
-        yield Check(WARN, f"Without a caption: {uncaptioned:,} of {len(found):,} pictures, trained on an empty prompt")
+        words = f"Without a caption: {uncaptioned:,} of {len(found):,} pictures, trained on an empty prompt"
+        check = Check(WARN, words)
     else:
-        yield Check(GOOD, f"Pictures: {len(found):,}, each with a caption")
+        check = Check(GOOD, f"Pictures: {len(found):,}, each with a caption")
+    return len(found), check

@@ -26,7 +26,7 @@ from lib_blocktrain.training.pace import Pace, pace_of
 from lib_blocktrain.training.plan import read_weights
 from lib_blocktrain.ui import form, html, train_html
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
-from lib_blocktrain.ui.train_checks import BAD, GOOD, Check, Given, before_start, check_settings
+from lib_blocktrain.ui.train_checks import BAD, GOOD, Check, Given, before_start, check_settings, pictures_listed
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import Changes, Properties, TrainValues
 from lib_blocktrain.weights.block_weights import BlockWeights, number
@@ -161,13 +161,14 @@ class TrainHandlers:
             return {**nothing, **preset, "train_understood": understood, "train_estimate": html.failure(str(error))}
         given = Given(bool(str(fields[FOLDERS] or "").strip() or fields[TOML]), bool(str(fields[NAME] or "").strip()))
         time = train_html.run_time(config, cost, pace)
+        count, pictures = pictures_listed(config, given)
         return {
             **preset,
             "train_understood": understood + train_html.meaning(config.network.weight_mode),
             "train_estimate": train_html.cost(config, cost, pace),
             "train_cost": train_html.in_short(cost, time),
-            "train_checks": train_html.checks(self._checks(config, given, cost)),
-            "train_path": train_html.steps(_steps(config, parsed.weights, given, time)),
+            "train_checks": train_html.checks([pictures, *self._checks(config, given, cost)]),
+            "train_path": train_html.steps(_steps(config, parsed.weights, count, given.name, time)),
         }
 
     def _preset(self, parsed: Parsed, chosen: str | None) -> Properties:
@@ -178,12 +179,12 @@ class TrainHandlers:
         return Properties(choices=names, value=chosen if same else presets.exact(parsed.weights))
 
     def _checks(self, config: RunConfig, given: Given, cost: Estimate) -> list[Check]:
-        waits_for = self.runner.queue() or [self.runner.current]
-        after = next((run.folder.name for run in reversed(waits_for) if run is not None), None)
-        found = list(before_start(config, given, self.host, after))
+        current = self.runner.current
+        before = [*([current] if current else []), *self.runner.queue()]
+        found = list(before_start(config, given, self.host, before[-1].folder.name if before else None))
         if cost.enough is not None:
             enough = Check(GOOD, "Memory is enough") if cost.enough else Check(BAD, "Memory is not enough")
-            found.insert(1, enough)
+            found.insert(0, enough)
         return found
 
     def to_map(self, values: TrainValues) -> Changes:
@@ -297,17 +298,18 @@ class TrainHandlers:
         return cost, pace_of(self.runner.runs(), model.name, size, device)
 
 
-def _steps(config: RunConfig, weights: BlockWeights, given: Given, time: str) -> list[tuple[str, bool]]:
-    """What each step of the path holds, and whether it is done; `time` is how long the run takes, if that is known."""
-    count = sum(not folder.regularisation for folder in config.dataset.folders)
-    pictures = f"{count} folder{'' if count == 1 else 's'}" if given.pictures else ""
+def _steps(config: RunConfig, weights: BlockWeights, count: int, named: bool, time: str) -> list[tuple[str, bool]]:
+    """What each step of the path holds, and whether it is done.
+
+    `count` is that of the pictures, `time` how long the run takes, if that is known.
+    """
     trained = sum(bool(value) for value in weights.values.values())
-    start = (time or "ready") if pictures and trained and given.name else ""
+    start = (time or "ready") if count and trained and named else ""
     return [
-        (pictures or "none yet", bool(pictures)),
+        (f"{count:,}" if count else "none yet", count > 0),
         (f"{trained} of {len(weights.values)}", trained > 0),
         (f"rank {config.network.rank} · {_length(config)}", True),
-        ("needs a name" if pictures and trained and not given.name else start, False),
+        ("needs a name" if count and trained and not named else start, False),
     ]
 
 

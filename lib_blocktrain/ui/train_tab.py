@@ -29,6 +29,7 @@ COST_PATHS = (
 OPEN_CHOICES = ("optimizer.name",)  # the dotted name of a class may be typed instead
 ROW_LENGTH = 3  # widgets
 FORM = ("train_form", "train_rest")
+COSTED = (*FORM, "train_preset")  # of which the estimate is made
 ESTIMATE = ("train_understood", "train_estimate", "train_cost", "train_checks", "train_path", "train_preset")
 
 
@@ -140,7 +141,7 @@ class TrainTab:
 
     def wire(self, w: Widgets) -> None:
         handlers, form_values, estimate = self.handlers, w.pick(*FORM), w.pick(*ESTIMATE)
-        asked = w.pick(*FORM, "train_preset")
+        asked = w.pick(*COSTED)
         for path in COST_PATHS:
             on(w[field_name(path)].input, handlers.estimate, asked, estimate, latest=True)
         on(w[WEIGHTS].input, handlers.to_map, form_values, w.pick("train_weights"), latest=True)
@@ -179,7 +180,7 @@ class TrainTab:
 
         restored = self.memory.on_load(loaded.then, w, restore, FORM)
         mapped = on(restored.then, self.handlers.to_map, w.pick(*FORM), w.pick("train_weights"))
-        on(mapped.then, self.handlers.estimate, w.pick(*FORM, "train_preset"), w.pick(*ESTIMATE))
+        on(mapped.then, self.handlers.estimate, w.pick(*COSTED), w.pick(*ESTIMATE))
 
 
 def form_fields(w: Widgets, *names: str) -> dict[str, dict[str, gr.components.Component]]:
