@@ -83,7 +83,7 @@ COMPOSED = (
     "There are no pictures yet", "Pictures: {}, each with a caption",
     "Without a caption: {} of {} pictures, trained on an empty prompt",
     "There is a LoRA {name} already: the new one gets a number", "It starts after {name}", "Trained", "File", "A step",
-    "Samples", "{} numbers", "about {name}", "{} MiB of {}", "ready", "needs a name", "none of the presets",
+    "Samples", "{} numbers", "about {name}", "{} MiB of {}", "ready", "needs a name", "none of the presets", "smooth",
     "{name} Show its weights", "{name} “{name}”",
 )  # fmt: skip
 TRANSLATIONS = ROOT / "localizations"

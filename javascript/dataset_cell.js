@@ -55,7 +55,7 @@
         const warn = one.problem
             ? [one.bucket ? "caption cannot be read" : "cannot be read", one.problem]
             : one.flags.includes("small")
-              ? [`small ${one.width}×${one.height}`, "Smaller than the training size: it is enlarged"]
+              ? ["small", "Smaller than the training size: it is enlarged"]
               : one.flags.includes("odd aspect")
                 ? [`odd aspect ${ratio(one)}`, "Long and narrow: much of it is cut off, or it has a bucket of its own"]
                 : one.flags.includes("duplicate")

@@ -242,7 +242,7 @@
         range.setAttribute("aria-label", "Smoothing");
         range.title = "How much the loss is smoothed: 0 not at all, 0.98 over about 50 steps";
         const said = made("span");
-        const box = made("label", { className: "blocktrain-smooth-l" }, range, said);
+        const box = made("label", { className: "blocktrain-smooth-l" }, "smooth", range, said);
         range.addEventListener("input", () => runs.set({ smoothing: Number((1 - 10 ** -range.value).toPrecision(3)) }));
         runs.listeners.add(() => {
             const value = -Math.log10(1 - runs.state.smoothing);

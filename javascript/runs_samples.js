@@ -100,7 +100,7 @@
         const same = state.prompt === ALL ? "" : first.sample.prompt;
         const steps = now.map(({ sample, letter }) => `${letter ? `${letter} ` : ""}step ${sample.step}`).join(", ");
         parts.caption.replaceChildren(...(same ? [same, made("br")] : []), made("small", { textContent: state.prompt === ALL ? data.curves.drawn : `${steps} · seed ${seed} · ${data.curves.drawn}` }));
-        parts.latest.disabled = state.step === null;
+        parts.latest.style.visibility = state.step === null ? "hidden" : "";
         drawFilm(own, first);
     }
 

@@ -121,7 +121,11 @@ class Runner:
         return run
 
     def resume(self, run: Run, earlier_state: bool = False) -> None:
-        """Append an unfinished run to the queue, and start the queue; `earlier_state`: the last one is damaged."""
+        """Append an unfinished run to the queue, and start the queue; `earlier_state`: the last one is damaged.
+
+        Raises NoModel where the host cannot train.
+        """
+        self.check_trains()
         with self._lock:
             state = self.status(run).state
             if state not in RESUMABLE_STATES:

@@ -170,6 +170,18 @@ def test_paused_before_the_model_was_free(runner, host, config):
     assert runner.status(run).state == "finished"
 
 
+def test_a_host_that_cannot_train_resumes_nothing(runner, host, config):
+    """It was refused only when the run began, after the page had said that it goes on."""
+    host.at["training tiny", 1] = lambda: runner.stop(run)
+    with host.lock:
+        run = runner.add(replace(config, steps=2))
+    wait(lambda: idle(runner))
+    host.no_training = "fake cannot train here"
+    with pytest.raises(NoModel, match="fake cannot train here"):
+        runner.resume(run)
+    assert not runner.queue()
+
+
 def test_a_resumed_run_replaces_its_own_lora_and_no_other(runner, host, config):
     host.lora_dirs[0].mkdir(parents=True)
     other = host.lora_dirs[0] / "tiny.safetensors"
