@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.trial.arms import ATTENTION, kept, weights
-from benchmarks.trial.comparing import Curve, Interval, interval, matched
+from benchmarks.trial.comparing import ENOUGH, Curve, Interval, interval, matched
 from benchmarks.trial.figure import drawn, line
 from benchmarks.trial.replicate import EXPERIMENTS
 
@@ -148,6 +148,8 @@ def _tables(cells: Cells, biased: bool) -> str:
             parts += [_against({one: cells[one], other: cells[other]}, other, kind) for kind in LEAKAGES]
     if "analysis" in cells or "matched" in cells:
         parts.append(_blocks(cells.get("analysis") or cells["matched"]))
+    if "solved before training" in cells:
+        parts.append(_searched(cells["solved before training"]))
     return "\n".join(parts)
 
 
@@ -174,7 +176,7 @@ def _answer(cells: Mapping[str, Cells]) -> str:
     words = "\n".join(_in_words(cells.get(name, {}), name, kind) for name, kind in ANSWERED)
     said = (
         "The same in numbers: by how much each arm leaks less (-) or more than a LoRA of all blocks, with its 95 %\n"
-        "interval. A verdict stands there only where the areas under the curves agree:\n\n"
+        "interval from five replicates on. A verdict stands there only where the areas under the curves agree:\n\n"
     )
     return f"{words}\n{_dressed_in_words(cells.get('dressed', {}))}\n{said}{table(head, rows)}"
 
@@ -194,8 +196,8 @@ def _in_words(cells: Cells, name: str, leakage: str) -> str:
         told = []
         for other in (other for other in others if arm in cells and other in cells):
             verdict, difference, count = _compared(cells, arm, other, leakage)
-            of_few = f" {counted(count, 'replicate')}," if verdict == "too few" else ""
-            told.append(f"with *{other}*:{of_few} {verdict} ({difference.mean:+.2f})")
+            said = f"no verdict from {counted(count, 'replicate')}" if verdict == "too few" else verdict
+            told.append(f"with *{other}*: {said} ({difference.mean:+.2f})")
         if told:
             parts.append(f"*{arm}* compared {', '.join(told)}.")
     whole = [interval([MEASURES[m](cell) for cell in cells["all"].values()]).mean for m in ("fidelity", _leak(leakage))]
@@ -244,7 +246,8 @@ def _difference(cells: Cells, arm: str, leakage: str) -> str:
     if arm not in cells or "all" not in cells:
         return ""
     verdict, difference, count = _compared(cells, arm, "all", leakage)
-    said = f"**{verdict}** {difference}" if verdict in ("less", "more") else str(difference)
+    shown = str(difference) if count >= ENOUGH else f"{difference.mean:.3f}"
+    said = f"**{verdict}** {shown}" if verdict in ("less", "more") else shown
     return said if count >= FULL else f"{said}; {counted(count, 'replicate')}"
 
 
@@ -387,6 +390,15 @@ def _blocks(cells: Mapping[tuple[str, int], Cell]) -> str:
     counted = Counter(block for cell in cells.values() for block in kept(weights(cell["weights"])))
     rows = [[block, f"{counted[block]}/{len(cells)}"] for block in ATTENTION]
     return "Blocks that the analysis kept: " + ", ".join(f"{block} {count}" for block, count in rows) + ".\n"
+
+
+def _searched(cells: Mapping[tuple[str, int], Cell]) -> str:
+    """The range of the weights that each replicate's early search gave to the blocks in which a LoRA acts."""
+    told = []
+    for (subject, seed), cell in sorted(cells.items()):
+        found = [weights(cell["weights"])[block] for block in ATTENTION]
+        told.append(f"{subject}-{seed} {min(found):g} to {max(found):g}")
+    return f"Least and greatest weight of *solved before training* in these blocks: {', '.join(told)}.\n"
 
 
 def _moved(found: Cells, moved: Cells) -> str:
