@@ -96,10 +96,11 @@ def run_time(config: RunConfig, cost: Estimate, pace: Pace | None) -> str:
 
 def in_short(cost: Estimate, time: str) -> Markup:
     """Time and memory of a run, for the action bar."""
-    memory = f"{cost.total_mib:,.0f} MiB" + (f" of {cost.free_mib:,.0f}" if cost.free_mib else "")
+    free = Markup("<small> of {:,.0f}</small>").format(cost.free_mib) if cost.free_mib else ""
+    memory = Markup("{:,.0f} MiB{}").format(cost.total_mib, free)
     kind = " blocktrain-over" if cost.enough is False else ""
     line = Markup('<p class="blocktrain-bar-cost{}">{}<span>{}</span></p>')
-    return line.format(kind, Markup("<b>{}</b> · ").format(time) if time else "", memory)
+    return line.format(kind, Markup("<b>{}</b><s> · </s> ").format(time) if time else "", memory)
 
 
 def checks(found: Sequence[Check]) -> Markup:
