@@ -191,8 +191,12 @@ class Solved:
 
     def line(self, place: int | None = None, name: str | None = None) -> str:
         """Return the preset line of the solution at this place, with the architecture and the share of the canvas."""
-        weights, share = self.at(place).weights, round(self.area_share, 3)
-        return weights.to_line(name, with_architecture=True, area_share=share or None)
+        return self.at(place).weights.to_line(name, with_architecture=True, area_share=self.rounded_share)
+
+    @property
+    def rounded_share(self) -> float | None:
+        """The share of the canvas as a line has it; None where it is not known."""
+        return round(self.area_share, 3) or None
 
     def to_table(self) -> str:
         """Return the front as a table in plain text, the chosen solution marked."""

@@ -211,7 +211,7 @@ class AnalyseTab:
         preset = w.pick(*PLACE, *SELECTION, "solve_preset", "solve_replace")
         saved = w.pick("analyse_message", "solve_replace", *PRESET_MENUS)
         on(w["solve_save_preset"].click, handlers.to_preset, preset, saved)
-        form = {**form_fields(w, WEIGHTS), **w.pick("tabs", "analyse_message")}
+        form = {**form_fields(w, WEIGHTS), **w.pick("tabs", "analyse_message", "train_message")}
         filled = on(w["solve_train"].click, handlers.to_training, place, form)
         on(filled.then, self.train_handlers.estimate, w.pick(*COSTED), w.pick(*ESTIMATE))
 

@@ -109,9 +109,13 @@ class SolveHandlers:
 
     @error_to("analyse_message")
     def to_training(self, values: AnalyseValues) -> Changes:
-        """Put the weights into the training form."""
+        """Put the weights into the training form, those below 0 as 0."""
         stored, place = self._at(values)
-        return {**in_training(stored.solved.line(place)), "analyse_message": ""}
+        weights = stored.solved.at(place).weights
+        below = {block: 0.0 for block, value in weights.with_base.items() if value < 0}
+        line = weights.replace(below).to_line(with_architecture=True, area_share=stored.solved.rounded_share)
+        said = html.note(f"{', '.join(below)}: below 0 in the search, 0 here, where a block is trained or not")
+        return {**in_training(line), "analyse_message": "", "train_message": said if below else ""}
 
     def _at(self, values: AnalyseValues) -> tuple[StoredSolution, int]:
         """The answer, and the place of its front that the slider is at."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import threading
@@ -22,6 +23,7 @@ from lib_blocktrain.ui.collide_handlers import CollideHandlers
 from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, NOTHING, WHOLE, WORD
 from lib_blocktrain.ui.lora_controls import InitialState
 from lib_blocktrain.ui.solve_handlers import KIND_LABELS, SolveHandlers
+from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.workspace.lora_index import LoraIndex
 from tests.analysis.miniature import MODELS, PROMPT, lora_for
@@ -175,8 +177,18 @@ def test_a_search_for_weights_to_sliders_preset_and_training(handlers, filled, c
     filled.take(search.to_preset(filled.values))
     saved = parse(controls.presets.own.read().presets["KEPT"].text, "sd1")
     assert (saved.weights, saved.area_share) == (weights, pytest.approx(solved.area_share, abs=1e-3))
-    line = search.to_training(filled.values)["train_form"]["train_network_weights"]
-    assert parse(line, "sd1").weights == weights
+    stored = search._results[filled.values["solve_found"]]
+    for value, said in ((0.25, ""), (-0.25, "OUT05: below 0 in the search, 0 here")):  # Start refuses those below 0
+        moved = dataclasses.replace(solved.front[-1], weights=BlockWeights.uniform("sd1", 1.0).replace(OUT05=value))
+        front = (*solved.front[:-1], moved)
+        search._results[filled.values["solve_found"]] = dataclasses.replace(
+            stored, solved=dataclasses.replace(solved, front=front)
+        )
+        answer = search.to_training(filled.values)
+        line = answer["train_form"]["train_network_weights"]
+        assert parse(line, "sd1").weights == moved.weights.replace(OUT05=max(value, 0.0))
+        assert said in answer["train_message"]
+        assert bool(said) == bool(answer["train_message"])
     assert f"expected 1 to {last}" in search.to_sliders({**filled.values, "solve_place": 99})["analyse_message"]
 
 
