@@ -20,7 +20,7 @@ GOOD, TODO, WARN, BAD = "good", "todo", "warn", "bad"
 
 @dataclass(frozen=True)
 class Check:
-    """One line: GOOD, still to be done, to be known, or what the start refuses."""
+    """One line: GOOD, still to be done, to be known, or what would make the run fail."""
 
     state: str
     text: str
