@@ -114,7 +114,7 @@ class SolveHandlers:
         weights = stored.solved.at(place).weights
         below = {block: 0.0 for block, value in weights.with_base.items() if value < 0}
         line = weights.replace(below).to_line(with_architecture=True, area_share=stored.solved.rounded_share)
-        said = html.note(f"{', '.join(below)}: below 0 in the search, 0 here, where a block is trained or not")
+        said = html.note(f"{', '.join(below)}: below 0 in the search, 0 here, as training takes 0 to 2")
         return {**in_training(line), "analyse_message": "", "train_message": said if below else ""}
 
     def _at(self, values: AnalyseValues) -> tuple[StoredSolution, int]:

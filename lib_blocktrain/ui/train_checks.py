@@ -51,7 +51,7 @@ def before_start(config: RunConfig, given: Given, host: Host, after: str | None)
     """Yield what is known of a run before its start, pictures aside; `after` is the run it waits for."""
     if not given.name:
         yield Check(TODO, "The LoRA has no name yet")
-    elif any((folder / f"{config.name}.safetensors").exists() for folder in host.lora_dirs[:1]):
+    elif (host.lora_dirs[0] / f"{config.name}.safetensors").exists():  # where a run is published
         yield Check(WARN, f"There is a LoRA {config.name} already: the new one gets a number")
     else:
         yield Check(GOOD, "The name is free")

@@ -100,7 +100,7 @@ def in_short(cost: Estimate, time: str) -> Markup:
     memory = Markup("{:,.0f} MiB{}").format(cost.total_mib, free)
     kind = " blocktrain-over" if cost.enough is False else ""
     line = Markup('<p class="blocktrain-bar-cost{}">{}<span>{}</span></p>')
-    return line.format(kind, Markup("<b>{}</b><s> · </s> ").format(time) if time else "", memory)
+    return line.format(kind, Markup("<b>{}</b> ").format(time) if time else "", memory)
 
 
 def checks(found: Sequence[Check]) -> Markup:
