@@ -90,13 +90,13 @@ class AnalyseHandlers:
     def _keys(self, values: AnalyseValues) -> tuple[list[str], str | None]:
         """The keys of the readable LoRAs now in the folders, and the one to select."""
         self.lora_index.refresh()
-        keys = [file.key for file in self.lora_index.files() if not file.problem]
+        keys = self.lora_index.usable()
         preferred = (values["analyse_lora"], self.controls.initial.lora, *keys)
         return keys, next((key for key in preferred if key in keys), None)
 
     def is_readable(self, key: object) -> bool:
         """Whether there is a readable LoRA of this key."""
-        return any(file.key == key and not file.problem for file in self.lora_index.files())
+        return key in self.lora_index.usable()
 
     # --- the analysis ---------------------------------------------------------------------------------------------
 

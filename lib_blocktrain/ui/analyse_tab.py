@@ -154,8 +154,9 @@ class AnalyseTab:
         shown = w.pick("analyse_job", "analyse_status", "analyse_cancel", *RESULT)
         analysed = on(w["analyse"].click, handlers.start, w.pick(*REQUEST), shown, queued=True)
         on(w["analyse_cancel"].click, handlers.cancel, w.pick("analyse_job"), {})
-        refreshed = on(w["analyse_refresh"].click, handlers.refresh, w.pick("analyse_lora"), w.pick("analyse_lora"))
-        on(refreshed.then, self.collide_handlers.open, w.pick("collide_with"), w.pick("collide_with"))
+        for refresh in (w["analyse_refresh"], w["refresh"]):  # here, and in Preview
+            refreshed = on(refresh.click, handlers.refresh, w.pick("analyse_lora"), w.pick("analyse_lora"))
+            on(refreshed.then, self.collide_handlers.open, w.pick("collide_with"), w.pick("collide_with"))
         shown = w.pick("probe_job", "probe_status", "probe_cancel", "analyse_rule", *RESULT)
         probed = on(w["probe"].click, probe.start, w.pick(*PROBE), shown, queued=True)
         on(w["probe_cancel"].click, probe.cancel, w.pick("probe_job"), {})

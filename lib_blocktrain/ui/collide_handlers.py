@@ -45,7 +45,7 @@ class CollideHandlers:
 
     def open(self, values: AnalyseValues) -> Changes:
         """Fill the menu of the second LoRA."""
-        keys = [file.key for file in self.lora_index.files() if not file.problem]
+        keys = self.lora_index.usable()
         known = values["collide_with"] if values["collide_with"] in keys else None
         return {"collide_with": Properties(choices=keys, value=known)}
 

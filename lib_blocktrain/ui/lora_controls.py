@@ -179,9 +179,15 @@ class LoraControls:
             for key in selection.entries:
                 if key not in before.entries and (problem := self.lora_index.file(key).problem):
                     raise ValueError(f"{key} cannot be used: {problem}")
-            return {**self._shown(selection, before), "lora_turn": turn}
+            return {**self._shown(selection, before), **self._analysed(selection, before), "lora_turn": turn}
         except (ValueError, OSError) as error:
             return {"loras": before.to_json(), "lora_message": html.failure(str(error)), "lora_turn": turn}
+
+    def _analysed(self, selection: LoraSelection, before: LoraSelection) -> Changes:
+        """Analyse follows when another LoRA becomes the active one; what is chosen there stays otherwise."""
+        if selection.active in (None, before.active):
+            return {}
+        return {"analyse_lora": Properties(choices=self.lora_index.usable(), value=selection.active)}
 
     # --- weights --------------------------------------------------------------------------------------------------
 

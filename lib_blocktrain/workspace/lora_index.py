@@ -91,6 +91,10 @@ class LoraIndex:
         words = sought.casefold().split()
         return [file for file in list(self._files.values()) if file.matches(words)]
 
+    def usable(self) -> list[str]:
+        """The keys of the files in which no fault is known."""
+        return [file.key for file in self.files() if not file.problem]
+
     def changes(self, since: int = 0) -> tuple[int, bool, list[LoraFile]]:
         """What has changed since a revision: the present revision, whether these are all files, and the files."""
         with self._lock:

@@ -97,6 +97,19 @@ def test_each_lora_keeps_its_own(controls, page):
     assert selection.entries["style"].strength == 1.5
 
 
+def test_analyse_follows_the_active_lora(controls, page):
+    """It took the first of the list, which in a WebUI is any; what was chosen there stays until another is active."""
+    choose(controls, page, "robot", "style")
+    assert page.values["analyse_lora"] == "style"
+    assert page.properties["analyse_lora"]["choices"] == ["robot", "style"]
+    page.values["analyse_lora"] = "robot"  # by hand, in Analyse
+    page.use("robot", "style", style=0.5)
+    page.take(controls.choose(page.values))
+    assert page.values["analyse_lora"] == "robot"
+    choose(controls, page)
+    assert page.values["analyse_lora"] == "robot"
+
+
 @pytest.mark.parametrize("handler", ["choose", "show_model_at_start", "refresh"])
 def test_a_slider_moved_while_an_event_is_handled_stays(controls, page, handler):
     """The answer for the LoRA whose weights are shown already moves no slider."""
