@@ -57,6 +57,7 @@
             );
             this.count = made("b");
             const ends = made("p", { className: "blocktrain-keep-ends" });
+            ends.classList.toggle("blocktrain-keep-live", this.live);
             ends.append(made("span", { textContent: "0 blocks" }), this.count, made("span", { textContent: `all ${all}` }));
             this.element.replaceChildren(this.plot, ends, made("div", { className: "blocktrain-keep-figures" }, ...said));
             this.range.addEventListener("input", () => {
@@ -68,7 +69,7 @@
 
         show() {
             const [n, all] = [this.kept.size, this.blocks.length];
-            this.plot.style.setProperty("--blocktrain-at", `${(100 * n) / Math.max(all, 1)}%`);
+            this.element.style.setProperty("--blocktrain-at", `${(100 * n) / Math.max(all, 1)}%`);
             this.count.textContent = this.live ? `${n} of ${all}` : `${n} of ${all}; the slider is for the strongest`;
             this.features.forEach(({ letter, sums }, at) => {
                 const share = this.live ? sums[n] : this.shareOfKept(sums);
