@@ -18,6 +18,9 @@ Results = Mapping[str, Any]
 
 def comparison(results: Results, name: str, methods: Sequence[str]) -> Iterator[str]:
     """Yield a case's rows as Markdown, of the methods whose weights are all counted."""
+    if not {f"{name}|without|0", f"{name}|whole|0"} <= results.keys():
+        yield f"{name}: nothing is counted yet"
+        return
     case, without = CASES[name], read_of(results, f"{name}|without|0")
     whole, nothing = (case.counted(one, without) for one in (read_of(results, f"{name}|whole|0"), without))
     points = {}
@@ -48,10 +51,13 @@ def figures(results: Results, name: str) -> Iterator[str]:
     Each with the interval that a bootstrap over the random weights gives it.
     """
     case, key = CASES[name], f"{name}|figures"
-    of_pairs, rows = results[f"{key}|pairs"], []
+    rows: list[Any] = []
     while f"{key}|{len(rows)}" in results:
         rows.append(results[f"{key}|{len(rows)}"])
-    drawn = np.array([row["weights"] for row in rows])
+    if not rows:
+        yield f"{name}: no random weights are counted yet"
+        return
+    of_pairs, drawn = results[f"{key}|pairs"], np.array([row["weights"] for row in rows])
     without = read_of(results, f"{key}|without")
     counts = np.array([case.counted(unpacked(row["seen"]), without).mean(axis=1) for row in rows])
     counted = counts[:, 0], 1 - counts[:, 1]

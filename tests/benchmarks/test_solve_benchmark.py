@@ -87,3 +87,9 @@ def test_a_hat_that_no_caption_names():
     assert {scene.background for scene in scenes} == set(BACKGROUNDS)
     assert all(HAT in scene.caption and HAT not in experiment.caption(scene) for scene in scenes)
     assert without_hat(scenes[0]).startswith("a photo of a large koala in the center, ")
+
+
+def test_a_case_without_counts_says_so():
+    assert list(solve_tables.comparison({}, "koala, style", ["search"])) == ["koala, style: nothing is counted yet"]
+    (row,) = solve_tables.figures({}, "robot")
+    assert row == "robot: no random weights are counted yet"
