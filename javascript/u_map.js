@@ -21,6 +21,11 @@
 
     const short = (number, digits = 2) => String(Number(number.toFixed(digits)));
     const shown = (number, digits = 2) => short(number, digits).replace("-", "−");
+    // A measured number, with as many digits as all others beside it: two of the largest at least.
+    function figure(number, largest) {
+        const digits = Math.min(Math.max(2, 1 - Math.floor(Math.log10(largest))), 6);
+        return (Number(number.toFixed(digits)) || 0).toFixed(digits).replace("-", "−");
+    }
     const rounded = (number) => Math.round(number * 100) / 100;
 
     // Undo and redo of weights.
@@ -286,7 +291,7 @@
             const can = this.can(id);
             const chosen = this.selection.has(id);
             const valued = value !== undefined;
-            const measured = valued ? shown(value, Math.abs(value) < 0.1 ? 3 : 2) : "";
+            const measured = valued ? figure(value, largest) : "";
             const unvalued = only && !valued && this.element.classList.contains("blocktrain-u-valued");
             const unknown = Boolean(block.dataset.absent) || (weight === null && !valued) || unvalued;
             const text = unknown ? "–" : only && valued ? measured : shown(weight);

@@ -205,7 +205,7 @@ def test_values_colour_the_blocks(map_):
     lightness = [float(colour.split("(")[1].split()[0]) for colour in colours]
     assert lightness == sorted(lightness)
     assert lightness[2] - lightness[0] > 0.15  # told apart without hue
-    assert "Effect 2" in map_.block("OUT05").get_attribute("aria-valuetext")
+    assert "Effect 2.00" in map_.block("OUT05").get_attribute("aria-valuetext")
     legend = map_.page.locator("#blocktrain_u_weights .blocktrain-u-legend").inner_text()
     assert legend.split() == ["0", "2", "Effect"]
 
@@ -217,7 +217,7 @@ def test_values_colour_the_blocks(map_):
     map_.page.wait_for_selector(".blocktrain-u-views [aria-pressed=true]:text-is('A')")
     map_.page.click(".blocktrain-u-views button:text-is('A − B')")
     map_.page.wait_for_selector("#blocktrain_u_weights [data-block=OUT05].blocktrain-u-below")
-    assert "A less B −2" in map_.block("OUT05").get_attribute("aria-valuetext")
+    assert "A less B −2.00" in map_.block("OUT05").get_attribute("aria-valuetext")
     legend = map_.page.locator("#blocktrain_u_weights .blocktrain-u-legend").inner_text()
     assert legend.split() == ["−2", "2", "A", "less", "B"]
 
