@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import gradio3
-from journeys import Opened, serving, write_loras
+from journeys import Opened, new_context, serving, write_loras
 
 
 def pytest_generate_tests(metafunc) -> None:
@@ -46,17 +47,29 @@ def served(python, random_model, tmp_path_factory) -> Iterator[tuple[str, Path]]
         yield address, folder
 
 
+@pytest.fixture(scope="session")
+def contexts() -> list:
+    """Contexts to be used again, since each has compiled gradio's scripts: that is a second of every opening."""
+    return []
+
+
+@contextmanager
+def opening(contexts: list, browser, served: tuple[str, Path]) -> Iterator[Opened]:
+    opened = Opened(None, *served, contexts.pop() if contexts else new_context(browser))
+    yield opened
+    opened.leave()
+    contexts.append(opened.context)
+
+
 @pytest.fixture
-def opened(browser, served) -> Iterator[Opened]:
+def opened(contexts, browser, served) -> Iterator[Opened]:
     """The tab in a browser of its own; at the end nothing was logged as an error, and nothing asked elsewhere."""
-    opened = Opened(browser, *served)
-    yield opened
-    opened.close()
+    with opening(contexts, browser, served) as opened:
+        yield opened
 
 
 @pytest.fixture
-def second(browser, served) -> Iterator[Opened]:
+def second(contexts, browser, served) -> Iterator[Opened]:
     """The same tab in another browser."""
-    opened = Opened(browser, *served)
-    yield opened
-    opened.close()
+    with opening(contexts, browser, served) as opened:
+        yield opened

@@ -87,14 +87,19 @@ def lives(process: int) -> bool:
     return True
 
 
+def new_context(browser):
+    """A browser of its own: nothing in it is shared with another."""
+    permissions = ["clipboard-read", "clipboard-write"]
+    return browser.new_context(viewport={"width": 1280, "height": 900}, permissions=permissions)
+
+
 class Opened:
     """The tab in a browser of its own."""
 
     def __init__(self, browser, address: str, folder: Path, context=None):
         self.address, self.folder = address, folder
         self.problems: list[str] = []
-        permissions = ["clipboard-read", "clipboard-write"]
-        self.context = context or browser.new_context(viewport={"width": 1280, "height": 900}, permissions=permissions)
+        self.context = context or new_context(browser)
         self.page = self.context.new_page()
         self.page.set_default_timeout(LONG)
         self.page.on("console", self._heard)
@@ -110,6 +115,16 @@ class Opened:
 
     def close(self) -> None:
         self.context.close()
+        assert not self.problems
+
+    def leave(self) -> None:
+        """Close the pages, and remove what they have stored: the context is as new, but for what it has compiled."""
+        for page in self.context.pages:
+            page.close()
+        blank = self.context.new_page()
+        stored = {"origin": self.address.rstrip("/"), "storageTypes": "cookies,indexeddb,local_storage"}
+        self.context.new_cdp_session(blank).send("Storage.clearDataForOrigin", stored)
+        blank.close()
         assert not self.problems
 
     def _heard(self, message) -> None:
