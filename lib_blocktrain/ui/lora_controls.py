@@ -179,15 +179,9 @@ class LoraControls:
             for key in selection.entries:
                 if key not in before.entries and (problem := self.lora_index.file(key).problem):
                     raise ValueError(f"{key} cannot be used: {problem}")
-            return {**self._shown(selection, before), **self._analysed(selection, before), "lora_turn": turn}
+            return {**self._shown(selection, before), "lora_turn": turn}
         except (ValueError, OSError) as error:
             return {"loras": before.to_json(), "lora_message": html.failure(str(error)), "lora_turn": turn}
-
-    def _analysed(self, selection: LoraSelection, before: LoraSelection) -> Changes:
-        """Analyse follows when another LoRA becomes the active one; what is chosen there stays otherwise."""
-        if selection.active in (None, before.active):
-            return {}
-        return {"analyse_lora": Properties(choices=self.lora_index.usable(), value=selection.active)}
 
     # --- weights --------------------------------------------------------------------------------------------------
 
@@ -301,6 +295,7 @@ class LoraControls:
         """Everything that depends on the selection: the active LoRA, its facts, the sliders and why some are off.
 
         Sliders that show the weights of the same LoRA as ``before`` are not moved: they may have been in the meantime.
+        Analyse follows when another LoRA becomes the active one; what is chosen there stays otherwise.
         """
         file = self._active_file(selection)
         architecture_id = self.architecture(selection)
@@ -311,9 +306,11 @@ class LoraControls:
             sliders[block_id] = Properties(interactive=reasons.get(block_id) is None)
             if another:
                 sliders[block_id]["value"] = selection.shown.weights[block_id]
+        follows = Properties(choices=self.lora_index.usable(), value=selection.active)
         return {
             "selection": selection,
             **({"weight_changes": selection.shown.changes, "weight_changes_said": ""} if another else {}),
+            **({"analyse_lora": follows} if another and selection.active else {}),
             **self.facts_of(selection),
             "u_map": UMap("weights", architecture_id, weight_name(""), reasons, selection.active or "").html(),
             "bake_name": f"{file.path.stem}-weighted" if file else "",

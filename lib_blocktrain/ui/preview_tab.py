@@ -25,7 +25,7 @@ from lib_blocktrain.workspace.drawing import PreviewRenderer
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraSelection
 
 SELECTION = ("selection", "loras", "weights", "weight_changes")
-SHOWN = (*SELECTION, "weight_changes_said", "u_map", "facts", "bake_name", "lora_data", "lora_message")
+SHOWN = (*SELECTION, "weight_changes_said", "u_map", "facts", "bake_name", "lora_data", "lora_message", "analyse_lora")
 PRESETS = (
     "preset",
     "preset_name",
@@ -94,7 +94,8 @@ class PreviewTab:
             settings, wrong = self.memory.fitting(w, stored)
             selection, missing = stored_selection(self.controls, stored)
             shown = self.controls.show(selection) if selection is not None else {}
-            return {**shown, **settings, "restored": bool(settings)}, wrong + missing
+            kept = {name: change for name, change in shown.items() if name != "analyse_lora"}  # Analyse has its own
+            return {**kept, **settings, "restored": bool(settings)}, wrong + missing
 
         restored = self.memory.on_load(listed.then, w, restore, (*SHOWN, *SETTINGS, "restored"))
         shown = w.pick(*SHOWN, *PRESETS, *MODEL)
@@ -104,7 +105,7 @@ class PreviewTab:
         controls, sharing = self.controls, ShareHandlers(self.controls)
         listed = on(w["refresh"].click, controls.refresh, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS))
         on(listed.then, controls.show_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS, *MODEL))
-        chosen = w.pick(*SHOWN, "lora_turn", "analyse_lora")
+        chosen = w.pick(*SHOWN, "lora_turn")
         on(w["loras"].input, controls.choose, w.pick(*SELECTION), chosen, latest=True)
         asked = w.pick(*SELECTION, "lora_ask")
         on(w["lora_ask"].input, controls.answer, asked, w.pick("lora_data", "lora_card", "lora_message"), latest=True)

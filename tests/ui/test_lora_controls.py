@@ -10,7 +10,7 @@ import pytest
 
 from lib_blocktrain.blocks import BLOCK_IDS
 from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
-from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS
+from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraEntry
 from lib_blocktrain.workspace.preset_store import PresetStore
 from tests.fakes import SDXL_LAYERS, FakeModel, write_lora
 
@@ -108,6 +108,8 @@ def test_analyse_follows_the_active_lora(controls, page):
     assert page.values["analyse_lora"] == "robot"
     choose(controls, page)
     assert page.values["analyse_lora"] == "robot"
+    page.take(controls.use_exactly({"style": LoraEntry()}))  # a run's result, a picture of the history, a prompt's tag
+    assert page.values["analyse_lora"] == "style"
 
 
 @pytest.mark.parametrize("handler", ["choose", "show_model_at_start", "refresh"])
