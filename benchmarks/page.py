@@ -121,8 +121,9 @@ def main() -> None:
                 page = browser.new_page()
                 ratios.append(first_paint(page, address) / first_paint(page, other))
                 page.close()
-            print(f"first paint, ours / an empty page: {statistics.median(ratios):.2f} (of {sorted(ratios)})")
-        empty.close()
+            of = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
+            print(f"first paint, ours / an empty page: {statistics.median(ratios):.2f} (of {of})")
+        empty.close(verbose=False)
         browser.close()
 
 
