@@ -266,8 +266,7 @@ def test(arguments: argparse.Namespace) -> int:
 
     words, environment = arguments.pytest, dict(os.environ)
     if not words:
-        workers = min((os.cpu_count() or 1) + 1, MAX_TEST_WORKERS)  # one more than cores: some wait for a page
-        words = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+        words = ["-n", str(min(os.cpu_count() or 1, MAX_TEST_WORKERS)), "--dist", "loadfile", "--no-loadscope-reorder"]
         environment.setdefault("OMP_NUM_THREADS", "1")  # otherwise each worker would use all cores
     return subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, env=environment, check=False).returncode
 
