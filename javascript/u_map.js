@@ -23,7 +23,7 @@
     const shown = (number, digits = 2) => short(number, digits).replace("-", "−");
     // A measured number, with as many digits as all others beside it: two of the largest at least.
     function figure(number, largest) {
-        const digits = Math.min(Math.max(2, 1 - Math.floor(Math.log10(largest))), 6);
+        const digits = largest < 1e-6 ? 2 : Math.max(2, 1 - Math.floor(Math.log10(largest)));
         return (Number(number.toFixed(digits)) || 0).toFixed(digits).replace("-", "−");
     }
     const rounded = (number) => Math.round(number * 100) / 100;

@@ -105,8 +105,7 @@ class PreviewTab:
         controls, sharing = self.controls, ShareHandlers(self.controls)
         listed = on(w["refresh"].click, controls.refresh, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS))
         on(listed.then, controls.show_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS, *MODEL))
-        chosen = w.pick(*SHOWN, "lora_turn")
-        on(w["loras"].input, controls.choose, w.pick(*SELECTION), chosen, latest=True)
+        on(w["loras"].input, controls.choose, w.pick(*SELECTION), w.pick(*SHOWN, "lora_turn"), latest=True)
         asked = w.pick(*SELECTION, "lora_ask")
         on(w["lora_ask"].input, controls.answer, asked, w.pick("lora_data", "lora_card", "lora_message"), latest=True)
 
