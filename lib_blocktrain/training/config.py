@@ -356,7 +356,7 @@ def load(path: str | Path) -> RunConfig:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: line {error.lineno}: {error.msg}") from error
+        raise ConfigError(f"{path}: line {error.lineno}: {error.msg}: expected a run.json") from error
     except (RecursionError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from error
     try:
