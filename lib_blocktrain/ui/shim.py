@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
+from gradio.context import Context
 from markupsafe import escape
 
 from lib_blocktrain.ui.values import Changes, Properties
@@ -22,6 +23,18 @@ GRADIO_4 = int(gr.__version__.split(".")[0]) >= 4
 V = TypeVar("V", bound=Mapping[str, object])
 Handler = Callable[[V], Changes] | Callable[[V], Iterator[Changes]]
 Named = Mapping[str, gr.components.Component | Mapping[str, gr.components.Component]]
+
+# Runs in the page before each call of an event that follows itself, with the values of its inputs and outputs. The
+# first call is a person's; every later one comes with an answer, and goes on only where the inputs have changed since
+# what was answered. A promise that is never kept ends it there: gradio 3 then asks the server nothing.
+LATEST = """(...values) => {
+    const asked = (document.blocktrainAsked ||= new Map());
+    const inputs = values.slice(0, %(count)d);
+    const now = JSON.stringify(inputs);
+    const answered = asked.get(%(call)d) === now;
+    asked.set(%(call)d, answered ? null : now);
+    return answered ? new Promise(() => {}) : inputs;
+}"""
 
 
 def on(
@@ -37,7 +50,8 @@ def on(
     """Connect a handler to an event. ``queued`` is for slow handlers: other events are handled at the same time.
 
     gradio drops an event that is fired while the previous one is being handled, so that only the first letter of a
-    typed word would count. With ``latest`` the handler is called once more, with the latest values.
+    typed word would count. With ``latest``, which has no ``js`` of its own, the handler is called again, after its
+    answer, until the values that it answered are the latest.
     """
     call: Callable[..., object] | None
     if handler is None:
@@ -46,6 +60,9 @@ def on(
         call = _stream(handler, inputs, outputs)
     else:
         call = _single(handler, inputs, outputs)
+    follows = latest and not GRADIO_4  # gradio 4 has a trigger mode for it
+    if follows:
+        js = LATEST % {"count": len(list(_flat(inputs))), "call": id(call)}
     options: dict[str, object] = {("js" if GRADIO_4 else "_js"): js} if js else {}
     if GRADIO_4 and queued:
         options |= {"concurrency_limit": None, "trigger_mode": "multiple"}  # the host's own lock serialises them
@@ -54,8 +71,9 @@ def on(
     options |= {"inputs": list(_flat(inputs)), "outputs": list(_flat(outputs)), "queue": queued}
     options |= {"show_progress": "hidden", "api_name": False}  # internal to the page, not part of gradio's API
     dependency = event(fn=call, **options)
-    if latest and not GRADIO_4:
-        dependency.then(fn=call, **options)  # with the values of that moment
+    if follows:
+        number = len(Context.root_block.dependencies) - 1
+        Context.root_block.dependencies[number]["trigger_after"] = number
     return dependency
 
 
