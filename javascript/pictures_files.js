@@ -87,7 +87,8 @@
             prompt: field("prompt").value, negative: field("neg_prompt")?.value, sampler: sampler(), steps: numeric("steps"),
             cfg: numeric("cfg_scale"), width: numeric("width"), height: numeric("height"), seed: numeric("seed"),
         };
-        blocktrain.pictures.ask({ do: "take", values: JSON.parse(JSON.stringify(values)) }); // without what is not there
+        const weights = app().querySelector("#blocktrain_txt2img_text textarea")?.value; // of the accordion
+        blocktrain.pictures.ask({ do: "take", values, weights }); // as JSON, which leaves out what is not there
     }
 
     function put(target, text) {

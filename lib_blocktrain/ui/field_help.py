@@ -41,7 +41,7 @@ _PREVIEW = {
     "draw": "Draws without the LoRA, with all blocks at 1, and under the block weights; reuses unchanged pictures.",
     "cancel": "Stops after the current step; finished pictures are kept.",
     "save_pictures": "Saves the pictures to the output folder, with their generation parameters.",
-    "png_file": "Loads prompt, settings, LoRAs and weights from a picture that was saved here.",
+    "png_file": "Loads prompt, settings, LoRAs and weights from a picture of this page or of the WebUI.",
     "grid_presets": "One picture is drawn for each, with the active LoRA.",
     "draw_grid": "Draws once without the LoRA, then once for each preset, weight, strength or seed.",
     "grid_over": "What differs from picture to picture.",

@@ -20,6 +20,7 @@ from lib_blocktrain.ui import html, pictures_html
 from lib_blocktrain.ui.lora_controls import error_to, selection_of
 from lib_blocktrain.ui.picture_sheets import Names
 from lib_blocktrain.ui.preview_handlers import PreviewHandlers
+from lib_blocktrain.ui.prompt_loras import loras_of_prompt
 from lib_blocktrain.ui.remembered import stored_selection
 from lib_blocktrain.ui.values import Changes, PreviewValues
 from lib_blocktrain.workspace.drawing import WEIGHTED, Variant
@@ -54,8 +55,7 @@ class PictureRequests:
             changes, _, problems = self._values(_mapping(asked, "values"))
             return {**changes, "status": html.note("; ".join(["These weights are on the sliders", *problems]))}
         if do == "take":
-            settings, problems = self.fitting(_mapping(asked, "values"))
-            return {**settings, "status": html.note("; ".join(["Taken from txt2img", *_unusable(problems)]))}
+            return self._take(_mapping(asked, "values"), str(asked.get("weights") or ""))
         if do == "lora":
             return self._choose(selection_of(values), str(asked.get("name")))
         if do == "pin":
@@ -94,6 +94,20 @@ class PictureRequests:
         shown = pictures_html.comparison(variants, drawn, size, names={WEIGHTED: names.shown}, data=data)
         note = html.note("; ".join(["Weights and pictures are back", *problems]))
         return {**changes, "pictures": shown, "job": key, "status": note}
+
+    def _take(self, values: Mapping[str, Any], text: str) -> Changes:
+        """Take over the settings of txt2img, and the LoRAs of its prompt with their weights; `text` is its accordion's.
+
+        Without a LoRA in the prompt those in use stay.
+        """
+        settings, problems = self.fitting(values)
+        seed = max(0, int(settings.get("seed") or 0))
+        found = loras_of_prompt(self.controls, settings.get("prompt") or "", text, seed)
+        loras = self.controls.use_exactly(found.entries) if found.entries else {}
+        loras_said = [f"LoRAs: {', '.join(found.entries)}"] if found.entries else []
+        words = ["Taken from txt2img", *loras_said, *_unusable(problems), *found.words]
+        prompt = {"prompt": found.prompt} if "prompt" in settings else {}
+        return {**settings, **prompt, **loras, "status": html.note("; ".join(words))}
 
     def _choose(self, selection: LoraSelection, name: str) -> Changes:
         """Use the LoRA of this name, or the only one whose last part it is."""

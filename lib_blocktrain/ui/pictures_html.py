@@ -59,8 +59,8 @@ TAG_LINE = Markup(
     "data-to-txt2img hidden>Send to txt2img</button></div>"
 ).format(icon(_COPY))
 FROM_TXT2IMG = Markup(
-    '<button type="button" class="blocktrain-btn" data-from-txt2img hidden '
-    'title="Prompt, negative prompt, size, sampler, steps, CFG and seed of txt2img">Take from txt2img</button>'
+    '<button type="button" class="blocktrain-btn" data-from-txt2img hidden title="Prompt, its LoRAs, negative prompt,'
+    ' size, sampler, steps, CFG and seed of txt2img">Take from txt2img</button>'
 )
 CHANGED = Markup('<p class="blocktrain-msg blocktrain-is-warn blocktrain-changed" role="status" hidden></p>')
 HISTORY = Markup(

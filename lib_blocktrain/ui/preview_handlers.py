@@ -29,8 +29,10 @@ from lib_blocktrain.ui.picture_sheets import (
     Names,
     Sheet,
 )
+from lib_blocktrain.ui.prompt_loras import loras_of_prompt
 from lib_blocktrain.ui.remembered import selection_json
 from lib_blocktrain.ui.values import Changes, PreviewValues, Properties
+from lib_blocktrain.weights.tagged_prompts import INFOTEXT, pasted
 from lib_blocktrain.workspace.drawing import (
     WEIGHTED,
     Cell,
@@ -204,19 +206,24 @@ class PreviewHandlers:
             return {}
         found = read_png(path)
         changes, messages = _settings_of(found, self.host.samplers)
-        entries, missing = self._entries_of(found)
-        if entries or found.loras:
-            changes = {**changes, **self.controls.use_exactly(entries)}
-        if missing:
-            messages.append(f"not in the folders: {', '.join(missing)}")
-        return {**changes, "status": html.note("; ".join(["Parameters loaded", *messages]))}
+        prompt = pasted(found.prompt, found.values.get(INFOTEXT, ""), self.controls.presets.all())
+        tagged = loras_of_prompt(self.controls, prompt, seed=int(found.values.get("Seed", 0)))
+        recorded, missing = self._entries_of(found)
+        if tagged.entries or found.loras:
+            changes |= self.controls.use_exactly({**tagged.entries, **recorded})
+        tagged.missing += missing
+        words = ["Parameters loaded", *messages, *tagged.words]
+        return {**changes, "prompt": tagged.prompt, "status": html.note("; ".join(words))}
 
     def _entries_of(self, found: Parameters) -> tuple[dict[str, LoraEntry], list[str]]:
         """The LoRAs of a picture that are in the folders, and the names of those that are not."""
-        files = {file.path.stem: file.key for file in self.controls.lora_index.files()}
-        there = [lora for lora in found.loras if lora.name in files]
-        entries = {files[lora.name]: self.controls.entry(lora.weights, lora.multiplier) for lora in there}
-        return entries, [lora.name for lora in found.loras if lora.name not in files]
+        files = {lora.name: self.controls.lora_index.named(lora.name) for lora in found.loras}
+        entries = {
+            file.key: self.controls.entry(lora.weights, lora.multiplier)
+            for lora in found.loras
+            if (file := files[lora.name]) is not None
+        }
+        return entries, [name for name, file in files.items() if file is None]
 
     # --- baking ---------------------------------------------------------------------------------------------------
 

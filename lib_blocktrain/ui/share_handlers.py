@@ -7,18 +7,17 @@ from collections.abc import Callable
 
 from markupsafe import Markup
 
-from lib_blocktrain.networks.cards import recommend, recommended_text
+from lib_blocktrain.networks.cards import recommend
 from lib_blocktrain.ui import html
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
 from lib_blocktrain.ui.preset_cards import TAG, card_map, shared_text
+from lib_blocktrain.ui.prompt_loras import loras_of_prompt
 from lib_blocktrain.ui.values import Changes, PreviewValues, Properties
 from lib_blocktrain.weights.block_weights import BlockWeights, number
 from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.preset_files import read_line
 from lib_blocktrain.weights.preset_strings import PresetStringError
 from lib_blocktrain.weights.presets import from_link
-from lib_blocktrain.weights.prompt_tags import Multipliers, PageWeights, Tag, resolve
-from lib_blocktrain.weights.tagged_prompts import tags_of, without
 from lib_blocktrain.workspace.lora_selection import LoraEntry, LoraSelection
 
 
@@ -110,56 +109,16 @@ class ShareHandlers:
             return {}
         sent = json.loads(values["edited"])
         prompt, negative, text = (str(sent.get(name) or "") for name in ("prompt", "negative", "weights"))
-        tags = tags_of(prompt)
-        names = {tag.name for tag in tags}
-        files = {file.path.stem: file.key for file in self.controls.lora_index.files() if not file.problem}
-        notes: list[str] = []
-        entries = {
-            files[tag.name]: self._entry(tag, PageWeights(text), names, notes) for tag in tags if tag.name in files
-        }
+        found = loras_of_prompt(self.controls, prompt, text)
+        if found.problems:
+            raise ValueError(found.problems[0])
         changes: Changes = {}
-        if entries:
-            changes = self.controls.use_exactly(entries)
+        if found.entries:
+            changes = self.controls.use_exactly(found.entries)
         elif text.strip():  # for the LoRA that is here
             changes = self.controls.use_text(values, text.strip().split("\n")[0])[0]
-        missing = sorted(names - files.keys())
-        words = [f"From the WebUI: {', '.join(entries) or 'the prompt'}"]
-        words += [f"not in the folders: {', '.join(missing)}"] if missing else []
-        words += [f"{key}: {one.changes} under “Kinds of layers, steps”" for key, one in entries.items() if one.changes]
-        words += notes
-        shown = {"prompt": without(prompt, names)[0].strip(), "negative": negative}
-        return {**changes, **shown, "status": html.note("; ".join(words))}
-
-    def _entry(self, tag: Tag, page: PageWeights, loras: set[str], notes: list[str]) -> LoraEntry:
-        """A LoRA of a prompt as an entry of the list; raises ValueError for what the sliders cannot show.
-
-        Another strength of the text encoder becomes its weight; what has no place here is named in the notes.
-        """
-        architecture_id = self.controls.architecture(LoraSelection())
-        resolved = resolve(
-            tag,
-            architecture_id,
-            page=page,
-            loras=loras,
-            seed=0,
-            presets=self.controls.presets.all(),
-            recommended=self._recommended,
-        )
-        te, unet, others = Multipliers.of(tag)
-        ignored = " ".join(resolved.notices)
-        left = [f"{item} is not taken over" for item in others if item not in ignored]
-        notes += [f"{tag.name}: {notice}" for notice in (*resolved.notices, *left)]
-        strength = unet or te
-        weights = LayerWeights.of(resolved.weights or BlockWeights.uniform(architecture_id, 1.0))
-        if te != unet:
-            weights = weights.times(te / strength, 1.0 if unet else 0.0)
-        weights = weights.with_gates(*tag.gates).with_gates_in_one()
-        entry = LoraEntry.checked(strength, LoraEntry().weights)
-        return entry.with_weights(weights)
-
-    def _recommended(self, name: str) -> str:
-        file = next(file for file in self.controls.lora_index.files() if file.path.stem == name)
-        return recommended_text(file.path)
+        words = [f"From the WebUI: {', '.join(found.entries) or 'the prompt'}", *found.words]
+        return {**changes, "prompt": found.prompt, "negative": negative, "status": html.note("; ".join(words))}
 
     def _is_another(self, name: str, weights: BlockWeights | LayerWeights) -> bool:
         """Whether there is a preset of this name with other weights."""

@@ -130,11 +130,10 @@ def lora_names(prompt: str) -> list[str]:
     return list(dict.fromkeys(found[2].split(":")[0] for found in TAG.finditer(prompt, 0, _end_of_tags(prompt))))
 
 
-def tags_of(prompt: str) -> list[Tag]:
-    """Return the tags of a prompt's LoRAs, in order, the last one of each; raises TagError for one that is wrong."""
-    found = TAG.finditer(prompt, 0, _end_of_tags(prompt))
-    tags = [read_tag(match[2].split(":")) for match in found]
-    return list({tag.name: tag for tag in tags}.values())
+def tag_items(prompt: str) -> dict[str, list[str]]:
+    """Return the items of the tags of a prompt's LoRAs by name, in order, the last tag of each."""
+    found = (match[2].split(":") for match in TAG.finditer(prompt, 0, _end_of_tags(prompt)))
+    return {items[0]: items for items in found}
 
 
 class FoundTag(NamedTuple):

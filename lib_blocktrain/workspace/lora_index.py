@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 KEPT_NETWORKS = 8
 READ_AFTER = 0.3  # seconds, so that the names, which a page waits for, are sent before the processor is busy
+NAMED = 2.0  # seconds to wait for headers, where no file has a name that is looked for
 SAVE_EVERY = 10.0  # seconds, while many headers are read for the first time
 
 
@@ -132,6 +133,22 @@ class LoraIndex:
         """
         file = self._listed_file(key)
         return file if file.known else self._read(file)
+
+    def named(self, name: str) -> LoraFile | None:
+        """The file that a WebUI finds by a name in a prompt: a file's own, or else the one in its metadata.
+
+        None where there is none, and where several have the name in their metadata. Waits for headers if it must.
+        """
+        for _ in range(2):
+            by_file = [file.key for file in self.files() if file.path.stem == name]
+            if not by_file:
+                self.wait(NAMED)
+                by_file = [file.key for file in self.files() if file.facts and file.facts.output_name == name]
+                by_file = by_file if len(by_file) == 1 else []
+            if by_file:
+                return self.file(by_file[-1])  # of several files the WebUI has the last
+            self.refresh()  # it may be new
+        return None
 
     def _listed_file(self, key: str) -> LoraFile:
         if key not in self._files:

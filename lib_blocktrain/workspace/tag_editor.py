@@ -175,13 +175,8 @@ class TagEditor:
 
     def _file(self, name: str) -> LoraFile | None:
         """The LoRA that the WebUI finds by this name: its file's, or the one that its metadata give it."""
-        for _ in range(2):
-            for file in self._loras.files():
-                if file.path.stem == name or (file.facts is not None and file.facts.output_name == name):
-                    file = self._loras.file(file.key)
-                    return None if file.problem else file
-            self._loras.refresh()
-        return None
+        file = self._loras.named(name)
+        return None if file is None or file.problem else file
 
 
 def _appended(text: str, before: BlockWeights, after: BlockWeights) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 import threading
 
 import pytest
 from markupsafe import escape
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from lib_blocktrain.hosts.host import OutOfMemory
 from lib_blocktrain.networks.files import read_network
+from lib_blocktrain.ui.picture_requests import PictureRequests
 from lib_blocktrain.ui.preview_handlers import PreviewHandlers
 from lib_blocktrain.workspace import jobs as jobs_module
 from lib_blocktrain.workspace.drawing import PreviewRenderer
@@ -409,3 +412,55 @@ def test_waiting_says_who_has_the_model(host, controls, lora_index, jobs, page):
     page.run(changes)
     assert "Waiting for the model: &lt;b&gt;robot is being trained" in said[1]
     assert "3 of 3 pictures drawn" in page.values["status"]
+
+
+RANDOM = ",".join(["R", *["1"] * 16])
+WEBUI_PICTURE = f"""\
+a fox <lora:robot-in-prompts:0.7:bw=OUTD>, red <lora:style:1:bw={RANDOM}> <lora:gone:1>
+Negative prompt: blur
+Steps: 20, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 64x64, \
+Block weights: "style: ALL,IN04=0.5; robot-in-prompts: OUT=0.25\""""
+
+
+def test_a_webuis_picture_brings_the_loras_of_its_prompt(host, controls, preview, page, tmp_path):
+    """With the weights that it was made with, by the name that the WebUI writes: that of the file's metadata."""
+    write_lora(host.lora_dirs[0] / "robot_v2.safetensors", ss_output_name="robot-in-prompts")
+    controls.lora_index.refresh()
+    path, info = tmp_path / "00001-5.png", PngInfo()
+    info.add_text("parameters", WEBUI_PICTURE)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    page.take(preview.load({**page.values, "png_file": path}))
+    selection = page.values["selection"]
+    assert list(selection.entries) == ["robot_v2", "style"]
+    robot, style = selection.entries.values()
+    assert (robot.strength, robot.weights["OUT03"], robot.weights["IN04"]) == (0.7, 0.25, 0)
+    assert (style.weights["IN01"], style.weights["IN04"]) == (1, 0.5)
+    assert page.values["prompt"].split() == ["a", "fox", ",", "red"]
+    assert page.values["seed"] == 5
+    assert "not in the folders: gone" in page.values["status"]
+
+
+def test_a_picture_whose_tag_cannot_be_taken_over_is_loaded_and_keeps_the_tag(preview, page, tmp_path):
+    path, info = tmp_path / "00001-5.png", PngInfo()
+    info.add_text("parameters", "a fox <lora:robot:1:bw=NOSUCH> <lora:style:0.5>\nSteps: 20, Seed: 5, Size: 64x64")
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    page.take(preview.load({**page.values, "png_file": path}))
+    assert list(page.values["selection"].entries) == ["style"]
+    assert page.values["prompt"] == "a fox <lora:robot:1:bw=NOSUCH>"
+    assert "robot: unknown preset" in page.values["status"]
+
+
+def test_what_is_taken_from_txt2img_brings_its_loras(preview, page):
+    def take(text="", **values):
+        requests = PictureRequests(preview, lambda stored: (dict(stored), []))
+        page.values["pictures_ask"] = json.dumps({"do": "take", "values": values, "weights": text})
+        page.take(requests.answer(page.values))
+
+    take("OUT=0.5", prompt="a fox <lora:style:0.8>", negative="blur", seed=-1, steps=12)
+    entry = page.values["selection"].entries["style"]
+    assert (page.keys, entry.strength, entry.weights["OUT09"]) == (["style"], 0.8, 0.5)
+    assert (page.values["prompt"], page.values["steps"]) == ("a fox", 12)
+    assert "LoRAs: style" in page.values["status"]
+    take(prompt="a cat")
+    assert page.keys == ["style"]  # without one in the prompt they stay
+    assert page.values["prompt"] == "a cat"

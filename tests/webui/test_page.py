@@ -137,16 +137,14 @@ def test_xyz_plot_of_three_presets_and_two_blocks(page, weighed):
 
 
 def test_taken_from_txt2img_and_sent_back(page, weighed):
-    """A tag edited in the tab, drawn there with txt2img's settings, and sent back, is the same picture in txt2img.
-
-    The picture without the LoRA is without its tag, which comes with txt2img's prompt.
-    """
+    """A prompt's LoRA taken into the tab, drawn there with txt2img's settings, and sent back, is the same picture."""
     page.prompt(TAG.replace(":1>", ":0.8:bw=OUTD>"))
-    page.accordion()
-    page.click("txt2img_edit")
-    page.page.wait_for_function("() => document.querySelector('#blocktrain_w_OUT04 input[type=range]').value === '1'")
+    page.ours()
     page.page.click("#blocktrain [data-from-txt2img]")
-    page.wait("status", "Taken from txt2img")
+    page.wait("status", f"Taken from txt2img; LoRAs: {LORA}")
+    page.page.wait_for_function("() => document.querySelector('#blocktrain_w_OUT04 input[type=range]').value === '1'")
+    assert page.box("prompt") == PROMPT
+    page.page.fill("#blocktrain_prompt textarea", TAG)  # the pictures leave the tag out, that without the LoRA too
     assert [page.box(name) for name in ("steps", "width", "seed")] == ["4", "64", "1"]
     drawn = page.preview()
     plain = weighed.pixels(PROMPT)
