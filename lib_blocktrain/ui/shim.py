@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import gradio as gr
 from gradio.context import Context
@@ -25,15 +25,14 @@ Handler = Callable[[V], Changes] | Callable[[V], Iterator[Changes]]
 Named = Mapping[str, gr.components.Component | Mapping[str, gr.components.Component]]
 
 # Runs in the page before each call of an event that follows itself, with the values of its inputs and outputs. The
-# first call is a person's; every later one comes with an answer, and goes on only where the inputs have changed since
-# what was answered. A promise that is never kept ends it there: gradio 3 then asks the server nothing.
+# first call is a person's; every later one comes with an answer, and goes on only where the widget's value has changed
+# since what was answered. A promise that is never kept ends it there: gradio 3 then asks the server nothing.
 LATEST = """(...values) => {
     const asked = (document.blocktrainAsked ||= new Map());
-    const inputs = values.slice(0, %(count)d);
-    const now = JSON.stringify(inputs);
+    const now = JSON.stringify(values[%(widget)d]);
     const answered = asked.get(%(call)d) === now;
     asked.set(%(call)d, answered ? null : now);
-    return answered ? new Promise(() => {}) : inputs;
+    return answered ? new Promise(() => {}) : values.slice(0, %(count)d);
 }"""
 
 
@@ -50,8 +49,8 @@ def on(
     """Connect a handler to an event. ``queued`` is for slow handlers: other events are handled at the same time.
 
     gradio drops an event that is fired while the previous one is being handled, so that only the first letter of a
-    typed word would count. With ``latest``, which has no ``js`` of its own, the handler is called again, after its
-    answer, until the values that it answered are the latest.
+    typed word would count. With ``latest``, where the widget is one of the inputs and there is no ``js``, the handler
+    is called again after its answer, until that is for the widget's latest value.
     """
     call: Callable[..., object] | None
     if handler is None:
@@ -62,7 +61,8 @@ def on(
         call = _single(handler, inputs, outputs)
     follows = latest and not GRADIO_4  # gradio 4 has a trigger mode for it
     if follows:
-        js = LATEST % {"count": len(list(_flat(inputs))), "call": id(call)}
+        ids, listener = [widget._id for widget in _flat(inputs)], cast(Any, event)
+        js = LATEST % {"widget": ids.index(listener.trigger._id), "count": len(ids), "call": id(call)}
     options: dict[str, object] = {("js" if GRADIO_4 else "_js"): js} if js else {}
     if GRADIO_4 and queued:
         options |= {"concurrency_limit": None, "trigger_mode": "multiple"}  # the host's own lock serialises them

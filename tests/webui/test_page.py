@@ -172,7 +172,7 @@ def test_typed_without_a_pause_and_cancelled_in_the_tab(page):
     page.click("draw")
     page.wait("status", "step")
     page.click("cancel")
-    page.wait("status", "Cancelled: 0 of ")
+    page.wait("status", "Cancelled: ")  # where it is quick, some may have been drawn before
     page.type("steps", 20)
 
 
