@@ -19,7 +19,9 @@ from journeys import LONG, Opened
 from tests.webui.running import WebUI
 
 # Page errors of gradio 3.41.2 and of the WebUI itself, without any extension.
-THEIRS = re.compile("reading 'props'|Too many arguments provided|Failed to load resource|fonts\\.|ResizeObserver|Wake Lock")
+THEIRS = re.compile(
+    "reading 'props'|Too many arguments provided|Failed to load resource|fonts\\.|ResizeObserver|Wake Lock"
+)
 
 
 class Page(Opened):
