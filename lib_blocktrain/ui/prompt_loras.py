@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -36,7 +37,8 @@ class PromptLoras:
         words = [f"not in the folders: {', '.join(self.missing)}"] if self.missing else []
         changed = {key: one.changes for key, one in self.entries.items() if one.changes}
         words += [f"{key}: {changes} under “Kinds of layers, steps”" for key, changes in changed.items()]
-        return [*words, *self.problems, *self.notes]
+        words += [f"{problem}, so its tag stays in the prompt" for problem in self.problems]
+        return [*words, *self.notes]
 
 
 def loras_of_prompt(controls: LoraControls, prompt: str, text: str = "", seed: int = 0) -> PromptLoras:
@@ -54,7 +56,8 @@ def loras_of_prompt(controls: LoraControls, prompt: str, text: str = "", seed: i
         except (ValueError, OSError) as error:
             found.problems.append(f"{name}: {error}")
             stay.add(name)
-    found.prompt = without(prompt, tags.keys() - stay)[0].strip()
+    rest, dropped = without(prompt, tags.keys() - stay)
+    found.prompt = re.sub(" {2,}", " ", rest).strip() if dropped else prompt
     return found
 
 
