@@ -96,16 +96,11 @@
         target.dispatchEvent(new Event("input", { bubbles: true }));
     }
 
-    // The prompt of the pictures with the tag at its end; tags of the same LoRAs are replaced.
+    // The prompt of the pictures with their LoRAs' tags at its end.
     function toTxt2img() {
         const shown = document.querySelector("#blocktrain_pictures .blocktrain-pictures");
         const values = JSON.parse(shown.dataset.values);
-        const tag = shown.dataset.tag;
-        let prompt = values.prompt || "";
-        for (const [, name] of tag.matchAll(/<lora:([^:>]*)/g)) {
-            prompt = prompt.replace(new RegExp(`\\s*<lora:${name.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")}:[^>]*>`, "g"), "");
-        }
-        put(field("prompt"), [prompt.trim(), tag].filter(Boolean).join(" "));
+        put(field("prompt"), shown.dataset.prompt);
         if (field("neg_prompt")) {
             put(field("neg_prompt"), values.negative || "");
         }

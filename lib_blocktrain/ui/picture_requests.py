@@ -88,7 +88,9 @@ class PictureRequests:
         key = str(entry.get("id"))
         self.preview.results[key] = drawn
         names = self.preview.names(selection) if selection is not None else Names(LoraSelection(), {}, {})
-        data = {"values": dict(entry["values"]), "tag": names.tags(), "seed": str(entry.get("seed")), "restored": key}
+        values = dict(entry["values"])
+        tags = names.data(str(values.get("prompt") or ""))
+        data = {"values": values, **tags, "seed": str(entry.get("seed")), "restored": key}
         with Image.open(io.BytesIO(next(iter(drawn.values())).png), formats=["PNG"]) as image:
             size = image.size
         shown = pictures_html.comparison(variants, drawn, size, names={WEIGHTED: names.shown}, data=data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from markupsafe import Markup
@@ -14,6 +14,7 @@ from lib_blocktrain.runner import describe_error
 from lib_blocktrain.ui import pictures_html
 from lib_blocktrain.ui.remembered import selection_json
 from lib_blocktrain.weights.block_weights import number
+from lib_blocktrain.weights.tagged_prompts import without
 from lib_blocktrain.workspace.drawing import WEIGHTED, Cell, Settings, Variant
 from lib_blocktrain.workspace.drawn_pictures import DrawnPicture
 from lib_blocktrain.workspace.lora_selection import LoraSelection
@@ -51,12 +52,14 @@ class Sheet(ABC):
 class Names:
     """LoRAs in use, and for each the name of the preset that has its weights, None where there is none.
 
-    ``texts`` are their weights as preset strings, for the prompt's tags.
+    ``texts`` are their weights as preset strings, for the prompt's tags, and ``aliases`` the names that their metadata
+    give them, by which a prompt may have them.
     """
 
     selection: LoraSelection
     presets: Mapping[str, str | None]
     texts: Mapping[str, str]
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def shown(self) -> str:
@@ -71,6 +74,12 @@ class Names:
             weights = f":bw={self.texts[key]}" if weighted else ""
             tags.append(_TAG.format(PurePosixPath(key).name, number(entry.strength), weights))
         return " ".join(tags)
+
+    def data(self, prompt: str) -> dict[str, object]:
+        """What the page's scripts are told: the tags, and the prompt for a WebUI, with them in place of its own."""
+        names = {*(PurePosixPath(key).name for key in self.selection.entries), *self.aliases.values()}
+        tags = self.tags()
+        return {"tag": tags, "prompt": " ".join(filter(None, [without(prompt, names)[0], tags]))}
 
 
 @dataclass(frozen=True)
@@ -96,7 +105,7 @@ class Comparison(Sheet):
         failed = None
         if error is not None and not isinstance(error, Cancelled):
             failed = pictures_html.failure(describe_error(error), self.size, isinstance(error, OutOfMemory))
-        data: dict[str, object] = {"values": self.stored, "tag": self.names.tags(), "seed": str(self.settings.seed)}
+        data = {"values": self.stored, "seed": str(self.settings.seed), **self.names.data(self.settings.prompt)}
         if entry is not None:
             arms = [
                 {"name": variant.name, "title": variant.title, "file": file}

@@ -130,10 +130,11 @@ class PreviewHandlers:
     def names(self, selection: LoraSelection) -> Names:
         """How the weights are called: each LoRA's preset, if there is one with exactly these weights."""
         presets, names, texts = self.controls.presets, dict[str, str | None](), dict[str, str]()
+        files = {key: self.controls.lora_index.file(key) for key in selection.entries}
         for key, entry in selection.entries.items():
-            weights = entry.acting(self.controls.lora_index.file(key).architecture)
+            weights = entry.acting(files[key].architecture)
             names[key], texts[key] = presets.exact(weights), presets.shortest(weights)
-        return Names(selection, names, texts)
+        return Names(selection, names, texts, {key: file.output_name for key, file in files.items()})
 
     def _draw(self, values: PreviewValues, begin: Callable[[PreviewValues, Settings], Sheet]) -> Iterator[Changes]:
         try:

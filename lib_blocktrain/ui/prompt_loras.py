@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -56,8 +55,7 @@ def loras_of_prompt(controls: LoraControls, prompt: str, text: str = "", seed: i
         except (ValueError, OSError) as error:
             found.problems.append(f"{name}: {error}")
             stay.add(name)
-    rest, dropped = without(prompt, tags.keys() - stay)
-    found.prompt = re.sub(" {2,}", " ", rest).strip() if dropped else prompt
+    found.prompt = without(prompt, tags.keys() - stay)[0]
     return found
 
 

@@ -161,7 +161,8 @@ def renamed(prompt: str, old: Collection[str], new: str) -> str:
 def without(prompt: str, names: Collection[str]) -> tuple[str, list[str]]:
     """Return the prompt without the tags of these LoRAs, and the names of those that it had."""
     dropped = [name for name in lora_names(prompt) if name in names]
-    return _with_tags(prompt, lambda items: [] if items[0] in dropped else None), dropped
+    rest = _with_tags(prompt, lambda items: [] if items[0] in dropped else None)
+    return re.sub(" {2,}", " ", rest).strip() if dropped else prompt, dropped
 
 
 def _with_tags(prompt: str, change: Callable[[list[str]], list[str] | None]) -> str:

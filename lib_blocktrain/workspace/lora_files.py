@@ -113,6 +113,11 @@ class LoraFile:
         return self._facts.blocks
 
     @property
+    def output_name(self) -> str:
+        """The name that its metadata give it, by which a prompt may have it."""
+        return self._facts.output_name
+
+    @property
     def problem(self) -> str:
         return self._facts.problem
 

@@ -143,7 +143,7 @@ class LoraIndex:
             by_file = [file.key for file in self.files() if file.path.stem == name]
             if not by_file:
                 self.wait(NAMED)
-                by_file = [file.key for file in self.files() if file.facts and file.facts.output_name == name]
+                by_file = [file.key for file in self.files() if file.output_name == name]
                 by_file = by_file if len(by_file) == 1 else []
             if by_file:
                 return self.file(by_file[-1])  # of several files the WebUI has the last

@@ -229,7 +229,7 @@ def test_their_previews_are_drawn_by_tags(patched, monkeypatch, tmp_path):
         assert host.sample(compared) == "picture"
     names = [f"blocktrain-preview-{number}" for number in range(2)]
     tags = " ".join(f"<lora:{name}:0.7:bw={weights.to_line()}>" for name in names)
-    assert drawn[0] == (f"a fox  {tags}", dict(zip(names, map(str, (listed, other)))))
+    assert drawn[0] == (f"a fox {tags}", dict(zip(names, map(str, (listed, other)))))
     assert drawn[1] == ("a fox", {})
     assert drawn[2] == ("a fox <lora:x:1>", {})
     assert said == ["Tags of other in the prompt are ignored: this preview has its own weights"]

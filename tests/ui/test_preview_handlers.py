@@ -7,6 +7,7 @@ import io
 import json
 import re
 import threading
+from html import unescape
 
 import pytest
 from markupsafe import escape
@@ -464,3 +465,18 @@ def test_what_is_taken_from_txt2img_brings_its_loras(preview, page):
     take(prompt="a cat")
     assert page.keys == ["style"]  # without one in the prompt they stay
     assert page.values["prompt"] == "a cat"
+
+
+def test_the_prompt_for_txt2img_has_each_lora_once(host, controls, preview, page):
+    """By whichever of its names the prompt has it; one that is muted here has no tag there."""
+    write_lora(host.lora_dirs[0] / "robot_v2.safetensors", ss_output_name="robot-in-prompts")
+    controls.lora_index.refresh()
+    page.use("robot_v2", "style", robot_v2=0.5)
+    rows = json.loads(page.values["loras"])
+    rows["loras"][1]["muted"] = True
+    page.values["loras"] = json.dumps(rows)
+    page.take(controls.choose(page.values))
+    page.values["prompt"] = "a fox <lora:robot-in-prompts:1:bw=OUTD> in snow <lora:style:1> <lora:other:1>"
+    compare(preview, page)
+    sent = re.search(' data-prompt="([^"]*)"', page.values["pictures"])[1]
+    assert unescape(sent) == "a fox in snow <lora:other:1> <lora:robot_v2:0.5>"
