@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 from lib_blocktrain.networks.cards import recommended_text
 from lib_blocktrain.ui.lora_controls import LoraControls
@@ -49,8 +49,19 @@ def loras_of_prompt(controls: LoraControls, prompt: str, text: str = "", seed: i
         if file is None:
             found.missing.append(name)
             continue
+        if file.problem:
+            found.notes.append(f"{name} cannot be used: {file.problem}")
+            continue
         try:
-            resolved = _resolved(controls, file, items, PageWeights(text), tags, seed)
+            resolved = resolve(
+                read_tag(items),
+                controls.architecture(LoraSelection()),
+                page=PageWeights(text),
+                loras=tags,
+                seed=seed,
+                presets=controls.presets.all(),
+                recommended=partial(_recommended, file),
+            )
             found.entries[file.key] = _entry(controls, resolved, found.notes)
         except (ValueError, OSError) as error:
             found.problems.append(f"{name}: {error}")
@@ -59,21 +70,8 @@ def loras_of_prompt(controls: LoraControls, prompt: str, text: str = "", seed: i
     return found
 
 
-def _resolved(
-    controls: LoraControls, file: LoraFile, items: list[str], page: PageWeights, loras: Collection[str], seed: int
-) -> Resolved:
-    """Return a tag with its weights for the model that is loaded; raises ValueError."""
-    if file.problem:
-        raise ValueError(f"cannot be used: {file.problem}")
-    return resolve(
-        read_tag(items),
-        controls.architecture(LoraSelection()),
-        page=page,
-        loras=loras,
-        seed=seed,
-        presets=controls.presets.all(),
-        recommended=lambda _: recommended_text(file.path),
-    )
+def _recommended(file: LoraFile, _: str) -> str:
+    return recommended_text(file.path)
 
 
 def _entry(controls: LoraControls, resolved: Resolved, notes: list[str]) -> LoraEntry:

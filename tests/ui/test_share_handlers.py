@@ -211,7 +211,7 @@ def test_a_bad_link_is_shown_as_it_was_read(sharing, page):
     assert from_link("NAME:1,2 # no link") == "NAME:1,2 # no link"
 
 
-def test_edit_in_the_tab_brings_the_loras_their_weights_and_the_prompt(sharing, page):
+def test_edit_in_the_tab_brings_the_loras_their_weights_and_the_prompt(sharing, page, host):
     def sent(**request):
         page.values["edited"] = json.dumps(request)
         return page.take(sharing.edit(page.values))
@@ -225,6 +225,11 @@ def test_edit_in_the_tab_brings_the_loras_their_weights_and_the_prompt(sharing, 
     assert page.values["prompt"].split() == ["a", "fox", ",", "red"]
     assert page.values["negative"] == "blur"
     assert "not in the folders: gone" in page.values["status"]
+    (host.lora_dirs[0] / "spoilt.safetensors").write_bytes(b"no header")
+    sharing.controls.lora_index.refresh()
+    sent(prompt="a fox <lora:spoilt:1> <lora:robot:1>", negative="", weights="")
+    assert list(page.values["selection"].entries) == ["robot"]
+    assert "spoilt cannot be used: " in page.values["status"]
     sent(prompt="a cat", negative="", weights="OUT=0.25")
     assert page.values["weights"]["OUT03"] == 0.25
     assert page.values["prompt"] == "a cat"
