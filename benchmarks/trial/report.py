@@ -53,10 +53,7 @@ refuses.
 
 """
 FIGURE = "evidence.svg"
-FIGURE_ARMS = (
-    "all", "lower rank", "out", "analysis", "masked", "solved before training", "solved", "t-lora", "prior",
-    "preservation", "dropout",
-)  # fmt: skip
+FIGURE_ARMS = ("all", "lower rank", "out", "masked", "t-lora", "prior", "preservation", "out, preservation")  # legible
 ARMS = {
     "all": "ALL blocks",
     "all again": "ALL blocks, trained again by the version of the program that trained the rivals",
@@ -200,9 +197,18 @@ def _in_words(cells: Cells, name: str, leakage: str) -> str:
             told.append(f"with *{other}*: {said} ({difference.mean:+.2f})")
         if told:
             parts.append(f"*{arm}* compared {', '.join(told)}.")
+    if with_out := [_beside_rival(cells, arm, leakage) for arm in cells if arm.startswith("out, ")]:
+        parts.append(f"A remedy with *out*, compared with the remedy alone: {', '.join(with_out)}.")
     whole = [interval([MEASURES[m](cell) for cell in cells["all"].values()]).mean for m in ("fidelity", _leak(leakage))]
     first = f"A LoRA of all blocks has fidelity {whole[0]:.2f} and leakage {whole[1]:.2f}."
     return f"- **{TITLES[name]}** ({LEAKAGES[leakage]}). {first} {' '.join(parts)}"
+
+
+def _beside_rival(cells: Cells, arm: str, leakage: str) -> str:
+    """What training the OUT blocks alone adds to another remedy."""
+    rival = arm.removeprefix("out, ")
+    verdict, difference, _ = _compared(cells, arm, rival, leakage)
+    return f"*{rival}* {verdict} ({difference.mean:+.2f})"
 
 
 def _leak(leakage: str) -> str:
