@@ -53,7 +53,8 @@ refuses.
 
 """
 FIGURE = "evidence.svg"
-FIGURE_ARMS = ("all", "lower rank", "out", "masked", "t-lora", "prior", "preservation", "out, preservation")  # legible
+# No more than can be told apart in one figure.
+FIGURE_ARMS = ("all", "lower rank", "out", "masked", "t-lora", "prior", "preservation", "out, preservation")
 ARMS = {
     "all": "ALL blocks",
     "all again": "ALL blocks, trained again by the version of the program that trained the rivals",
