@@ -89,6 +89,7 @@ class Result:
     day: str
     seconds: float
     output: str
+    others: float | None = None  # cores that other processes kept busy meanwhile; None where the system does not tell
 
 
 def package_digest() -> str:
@@ -103,7 +104,7 @@ def package_digest() -> str:
 
 def measured(benchmark: Benchmark, work: Path, threads: int) -> Result:
     """Run a benchmark; raises RuntimeError with the end of what it said if it fails."""
-    began = time.perf_counter()
+    began, others = time.perf_counter(), _others_seconds()
     folders = {WORK: work / package_digest(), MODELS: work}
     folders[WORK].mkdir(exist_ok=True)
     command = [sys.executable, *(_with(folders, word) for word in benchmark.words)]
@@ -111,8 +112,22 @@ def measured(benchmark: Benchmark, work: Path, threads: int) -> Result:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"exit code {done.returncode}: {done.stderr.strip()[-800:]}")
-    seconds = time.perf_counter() - began
-    return Result(benchmark.command, package_digest(), date.today().isoformat(), seconds, done.stdout)
+    seconds, after = time.perf_counter() - began, _others_seconds()
+    busy = None if others is None or after is None else max(0.0, after - others) / seconds
+    return Result(benchmark.command, package_digest(), date.today().isoformat(), seconds, done.stdout, busy)
+
+
+def _others_seconds() -> float | None:
+    """Seconds of CPU since the start of the machine, without this process and the children that it has waited for.
+
+    Linux only (``proc(5)``: user, nice and system time of all cores, in ticks).
+    """
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text("ascii").split(maxsplit=4)[1:4]]
+    except OSError:
+        return None
+    own = os.times()
+    return sum(ticks) / os.sysconf("SC_CLK_TCK") - (own.user + own.system + own.children_user + own.children_system)
 
 
 def _with(folders: Mapping[str, Path | str], text: str) -> str:
@@ -139,7 +154,8 @@ def markdown(result: Result) -> str:
     """A result as a part of the document: tables as they are, aligned text as text, the rest as sentences."""
     seconds = round(result.seconds)
     took = f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"
-    parts = [f"`{shown(result.command)}`, {result.day}, version {__version__}, in {took}:"]
+    beside = "" if result.others is None else f", while other processes kept {result.others:.2f} cores busy"
+    parts = [f"`{shown(result.command)}`, {result.day}, version {__version__}, in {took}{beside}:"]
     for block in re.split(r"\n\s*\n", result.output.strip("\n")):
         lines = [line.rstrip() for line in block.splitlines()]
         for is_table, group in _grouped(lines):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import dataclasses
 import re
 from pathlib import Path
 
@@ -38,6 +39,30 @@ def test_output_becomes_tables_text_and_sentences():
         "```text\nx   1\ny   2\n```",
     ]
     assert "in 1 min 15 s:" in every.markdown(result)
+    quiet = dataclasses.replace(result, others=0.031)
+    assert "in 1 min 15 s, while other processes kept 0.03 cores busy:" in every.markdown(quiet)
+
+
+@pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="only Linux tells")
+def test_what_other_processes_use_is_told(tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (tmp_path / "busy.py").write_text(
+        "import time\nend = time.process_time() + 2.0\nwhile time.process_time() < end: pass\n"
+    )
+    (tmp_path / "idle.py").write_text(
+        "import os, subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, {str(tmp_path / 'busy.py')!r}])\n"
+        "if len(sys.argv) > 1: child.wait()\nelse: time.sleep(3), os._exit(0)\n"
+    )
+    # A child that was waited for is the benchmark's own; one that was not counts as another's.
+    one, other = (
+        every.measured(every.Benchmark("x", f"{tmp_path / 'idle.py'} {word}"), work, 1) for word in ("wait", "")
+    )
+    assert one.others is not None
+    assert other.others is not None
+    assert one.others >= 0.0
+    assert other.others * other.seconds > 1.5
 
 
 def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
