@@ -268,7 +268,7 @@ def test_configurations_and_tags_are_read(page, tmp_path):
                 raise AssertionError(f"{page.name}: `{span}`: {error}") from error
 
 
-@pytest.mark.parametrize("name", ["preview", "analysis", "training", "sharing", "README"])
+@pytest.mark.parametrize("name", ["preview", "analysis", "training", "sharing", "choosing", "README"])
 def test_labels_are_the_tabs(name):
     """What is set in italics with a capital is what stands on a button, a field or a tab."""
     page = next(page for page in GUIDES if page.stem == name).read_text("utf-8")
