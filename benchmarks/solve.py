@@ -67,7 +67,7 @@ class Bench:
     def keep(self, key: str, value: object) -> None:
         self.data[key] = value
         self.write()
-        print(f"{time.strftime('%H:%M:%S')} {key}", flush=True)
+        print(f"{time.strftime('%H:%M:%S')} {key}", file=sys.stderr, flush=True)
         if time.monotonic() > self._until:
             raise SystemExit("time is over; run again to go on")
 
