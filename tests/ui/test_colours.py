@@ -64,7 +64,8 @@ def test_each_token_is_defined_once_a_theme_and_used():
     defined = set(re.findall(r"^\s*(--blocktrain-[\w-]+):", CSS, re.M))
     read = set(re.findall(r"var\(\s*(--blocktrain-[\w-]+)", CSS))
     assert read <= defined | elsewhere
-    assert defined <= read | elsewhere
+    composed = tuple(name for name in elsewhere if name.endswith("-"))  # `--blocktrain-heat-${level}`
+    assert {name for name in defined - read - elsewhere if not name.startswith(composed)} == set()
     for block in re.findall(r"^(?:\.dark )?:where\(#blocktrain[^{]*\{(.*?)^\}", CSS, re.M | re.S):
         names = re.findall(r"^    (--blocktrain-[\w-]+):", block, re.M)
         assert len(set(names)) == len(names)
