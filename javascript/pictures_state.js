@@ -111,6 +111,7 @@
 
     function look() {
         negative();
+        blocktrain.lookAtSeed();
         live();
         const shown = pictures();
         const busy = Boolean(button("cancel") && !button("cancel").disabled);
@@ -125,7 +126,8 @@
             say("", "");
             return;
         }
-        const found = changes(drawn, now);
+        const was = String(now.seed) === shown.dataset.seed ? { ...drawn, seed: now.seed } : drawn; // the one for -1, kept
+        const found = changes(was, now);
         const settings = found.settings.length ? `${found.settings.join(", ")} changed` : "";
         const loras = found.loras.length ? "LoRAs changed" : "";
         const count = found.weights.length;

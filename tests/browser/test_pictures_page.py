@@ -79,6 +79,31 @@ def test_pictures_large_stale_and_brought_back(opened):
     assert box["y"] + box["height"] <= 900
 
 
+@pytest.mark.both_gradios
+def test_the_die_at_the_seed(opened):
+    """Pressed, each drawing has a new seed; released, the seed is that of the pictures, which are not out of date."""
+    page, die = opened.page, opened.page.get_by_role("button", name="Random seed")
+    badge = page.locator("#blocktrain_pictures .blocktrain-stale-badge")
+    opened.small()
+    opened.drag("OUT05", 0.5)
+    first = opened.preview()
+    assert die.get_attribute("aria-pressed") == "false"
+    die.click()
+    assert (opened.box("seed"), die.get_attribute("aria-pressed")) == ("-1", "true")
+    second = opened.preview("3 of 3 pictures drawn")
+    assert second[0] != first[0]
+    drawn = page.locator("#blocktrain_pictures .blocktrain-pictures").get_attribute("data-seed")
+    assert f"seed {drawn}" in opened.text("status")
+    die.click()
+    assert (opened.box("seed"), die.get_attribute("aria-pressed")) == (drawn, "false")
+    page.wait_for_timeout(1500)
+    assert badge.count() == 0
+    assert opened.preview("nothing has changed") == second
+    opened.type("seed", 7)
+    badge.first.wait_for()
+    assert badge.first.inner_text() == "seed changed"
+
+
 def test_a_grid_over_a_block(opened):
     page = opened.page
     opened.small()
