@@ -111,7 +111,7 @@
 
     function look() {
         negative();
-        blocktrain.lookAtSeed();
+        blocktrain.lookAtSeed?.();
         live();
         const shown = pictures();
         const busy = Boolean(button("cancel") && !button("cancel").disabled);
