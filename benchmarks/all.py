@@ -5,14 +5,15 @@
 
 Run it on a quiet machine: it takes hours. Each benchmark is a process of its own. What it prints is kept in DIR, and
 put into the document at once, so that the command may be stopped and started again: what was measured with the same
-package and the same command is not measured twice, unless `--again` says so. A benchmark that fails leaves its part of
-the document as it is; the others go on, and the command ends with 1. What only a GPU can tell is in
+package, benchmark and command is not measured twice, unless `--again` says so. A benchmark that fails leaves its part
+of the document as it is; the others go on, and the command ends with 1. What only a GPU can tell is in
 `benchmarks/on_gpu.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import os
@@ -85,27 +86,43 @@ class Result:
     """What a benchmark printed, when, and with what."""
 
     command: str
-    package: str  # the package's digest
+    package: str  # the digest of what was measured
     day: str
     seconds: float
     output: str
     others: float | None = None  # cores that other processes kept busy meanwhile; None where the system does not tell
 
 
-def package_digest() -> str:
-    """A digest of the sources that are measured: the package, its scripts and the benchmarks."""
+def digest_of(benchmark: Benchmark) -> str:
+    """A digest of what is measured and of what measures it: the package, its scripts, the benchmark and its modules."""
+    paths = {path for folder in ("lib_blocktrain", "scripts", "javascript") for path in (ROOT / folder).rglob("*")}
+    found = {path for path in paths if path.suffix in (".py", ".js", ".json")}
+    _add_imported(ROOT / benchmark.words[0], found)
     digest = hashlib.sha256()
-    for folder in ("lib_blocktrain", "scripts", "javascript", "benchmarks"):
-        for path in sorted((ROOT / folder).rglob("*")):
-            if path.suffix in (".py", ".js", ".json") and path != Path(__file__).resolve():
-                digest.update(path.read_bytes())
+    for path in sorted(found):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _add_imported(script: Path, found: set[Path]) -> None:
+    """Add a script and the modules of this repository that it imports, and they import."""
+    if script in found or not script.is_file():
+        return
+    found.add(script)
+    for node in ast.walk(ast.parse(script.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+        else:
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            _add_imported(ROOT / f"{name.replace('.', '/')}.py", found)
 
 
 def measured(benchmark: Benchmark, work: Path, threads: int) -> Result:
     """Run a benchmark; raises RuntimeError with the end of what it said if it fails."""
     began, others = time.perf_counter(), _others_seconds()
-    folders = {WORK: work / package_digest(), MODELS: work}
+    digest = digest_of(benchmark)
+    folders = {WORK: work / digest, MODELS: work}
     folders[WORK].mkdir(exist_ok=True)
     command = [sys.executable, *(_with(folders, word) for word in benchmark.words)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
@@ -114,7 +131,7 @@ def measured(benchmark: Benchmark, work: Path, threads: int) -> Result:
         raise RuntimeError(f"exit code {done.returncode}: {done.stderr.strip()[-800:]}")
     seconds, after = time.perf_counter() - began, _others_seconds()
     busy = None if others is None or after is None else max(0.0, after - others) / seconds
-    return Result(benchmark.command, package_digest(), date.today().isoformat(), seconds, done.stdout, busy)
+    return Result(benchmark.command, digest, date.today().isoformat(), seconds, done.stdout, busy)
 
 
 def _others_seconds() -> float | None:
@@ -142,12 +159,12 @@ def shown(command: str) -> str:
 
 
 def kept(benchmark: Benchmark, work: Path) -> Result | None:
-    """Return what is kept of the same command and package."""
+    """Return what is kept of the same command, package and benchmark."""
     path = work / f"{benchmark.name}.json"
     if not path.is_file():
         return None
     result = Result(**json.loads(path.read_text("utf-8")))
-    return result if (result.command, result.package) == (benchmark.command, package_digest()) else None
+    return result if (result.command, result.package) == (benchmark.command, digest_of(benchmark)) else None
 
 
 def markdown(result: Result) -> str:

@@ -65,6 +65,29 @@ def test_what_other_processes_use_is_told(tmp_path):
     assert other.others * other.seconds > 1.5
 
 
+def test_a_change_is_measured_again_where_it_is_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(every, "ROOT", tmp_path)
+    for name, text in {
+        "lib_blocktrain/a.py": "",
+        "benchmarks/setting.py": "",
+        "benchmarks/one.py": "from benchmarks import setting",
+        "benchmarks/two.py": "import benchmarks.one",
+        "benchmarks/three.py": "import torch",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    made = [every.Benchmark(name, f"benchmarks/{name}.py") for name in ("one", "two", "three")]
+
+    def changed(name: str) -> list[str]:
+        before = [every.digest_of(one) for one in made]
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
+        return [one.name for one, digest in zip(made, before, strict=True) if every.digest_of(one) != digest]
+
+    assert changed("lib_blocktrain/a.py") == ["one", "two", "three"]
+    assert changed("benchmarks/setting.py") == ["one", "two"]
+    assert changed("benchmarks/two.py") == ["two"]
+
+
 def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
     page, work = tmp_path / "page.md", tmp_path / "work"
     names = ("first", "broken", "second", "elsewhere")
