@@ -15,7 +15,15 @@ import numpy as np
 
 from lib_blocktrain import blocks
 from lib_blocktrain.analysis.pairs import Pair, notable
-from lib_blocktrain.analysis.statistics import Figure, Observation, by_draw, figures, rank_stability, spearman
+from lib_blocktrain.analysis.statistics import (
+    Figure,
+    Observation,
+    by_draw,
+    figures,
+    rank_stability,
+    rounded,
+    spearman,
+)
 from lib_blocktrain.files import atomic_write
 
 FORMAT = "blocktrain-analysis-1"
@@ -135,7 +143,8 @@ class Analysis:
             noise = "-" if figure.noise is None else f"{figure.noise:.3f}"
             bar = "#" * round(30 * abs(figure.mean) / widest)
             said = "  within the noise" if figure.within_noise else ""
-            lines.append(f"{figure.block:<6} {figure.mean:>8.3f} {noise:>7} {figure.share:>6.1%} {bar}{said}")
+            mean, share = rounded(figure.mean, 3), rounded(figure.share, 3)
+            lines.append(f"{figure.block:<6} {mean:>8.3f} {noise:>7} {share:>6.1%} {bar}{said}")
         said_of_pairs = [pair.says for pair in notable(self.pairs)] or ["no pair of blocks is beyond the noise"]
         return "\n".join([*lines, *(said_of_pairs if self.pairs else [])])
 
@@ -177,7 +186,8 @@ class Comparison:
         lines = [f"A: {self.titles[0]}", f"B: {self.titles[1]}", f"{'block':<6} {'A':>6} {'B':>6} {'A - B':>7}"]
         for row in sorted(self.rows, key=lambda row: -row.difference):
             said = "" if not row.within_noise else "  within the noise"
-            lines.append(f"{row.block:<6} {row.first:>6.1%} {row.second:>6.1%} {100 * row.difference:>+7.1f}{said}")
+            first, second, points = rounded(row.first, 3), rounded(row.second, 3), rounded(100 * row.difference, 1)
+            lines.append(f"{row.block:<6} {first:>6.1%} {second:>6.1%} {points:>+7.1f}{said}")
         return "\n".join([*lines, f"rank correlation {self.correlation:.2f}"])
 
 

@@ -12,6 +12,7 @@ from lib_blocktrain.analysis import sampling_grid as limits
 from lib_blocktrain.analysis.regions import Feature
 from lib_blocktrain.analysis.request import Options, read_seeds
 from lib_blocktrain.analysis.sampling_grid import GUIDANCE, SamplingGrid
+from lib_blocktrain.analysis.statistics import rounded
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_files import named_preset
@@ -154,7 +155,8 @@ class Solved:
         Raises ValueError for a name that cannot be one, and for a place that the front lacks.
         """
         solution = self.at(place)
-        said = f"keeps {solution.kept:.0%} of {self.keep}, drops {solution.dropped:.0%} of {self.drop}, {self.name}"
+        kept, dropped = rounded(solution.kept, 2), rounded(solution.dropped, 2)
+        said = f"keeps {kept:.0%} of {self.keep}, drops {dropped:.0%} of {self.drop}, {self.name}"
         return named_preset(self.line(place, name), name, said)
 
     def at(self, place: int | None) -> Solution:
@@ -204,7 +206,8 @@ class Solved:
         for place, solution in enumerate(self.front):
             mark = "*" if place == self.chosen else ""
             line = solution.weights.to_line()
-            lines.append(f"{place + 1:>2}{mark:<1} {solution.kept:>7.0%} {solution.dropped:>10.0%}  {line}")
+            kept, dropped = rounded(solution.kept, 2), rounded(solution.dropped, 2)
+            lines.append(f"{place + 1:>2}{mark:<1} {kept:>7.0%} {dropped:>10.0%}  {line}")
         spent = f"{self.evaluations:.0f} of {self.budget} U-Net evaluations in {self.seconds:.1f} s"
         return "\n".join([*lines, f"{spent}, on {self.pictures} pictures{'' if self.finished else '; ended early'}"])
 

@@ -92,3 +92,8 @@ def ranks(values: Sequence[float]) -> np.ndarray:
 def student(count: int) -> float:
     """Return the 97.5 % point of Student's t for the mean of so many draws."""
     return _STUDENT[count - 2] if count - 2 < len(_STUDENT) else _MANY
+
+
+def rounded(value: float, digits: int) -> float:
+    """Round for a text, without a minus before zero (formats can say so from Python 3.11 on)."""
+    return round(value, digits) + 0.0

@@ -14,6 +14,7 @@ from PIL import Image
 from lib_blocktrain.analysis.pairs import broken, notable
 from lib_blocktrain.analysis.results import MEANINGS, Analysis, Comparison
 from lib_blocktrain.analysis.similar import Ranking
+from lib_blocktrain.analysis.statistics import rounded
 from lib_blocktrain.analysis.weight_rules import fewest, ranked
 from lib_blocktrain.blocks import ARCHITECTURES
 from lib_blocktrain.ui import html
@@ -130,7 +131,8 @@ def comparison(compared: Comparison) -> Markup:
     rows = []
     for row in compared.rows:
         advice = "about alike" if row.within_noise else "favours A" if row.difference > 0 else "favours B"
-        rows.append((row.block, f"{row.first:.1%}", f"{row.second:.1%}", f"{100 * row.difference:+.1f}", advice))
+        shares = (f"{rounded(share, 3):.1%}" for share in (row.first, row.second))
+        rows.append((row.block, *shares, f"{rounded(100 * row.difference, 1):+.1f}", advice))
     lines = [f"{letter}: {title}" for letter, title in zip("AB", compared.titles)]
     lines.append(f"rank correlation {compared.correlation:.2f}")
     head = Markup('<ul class="blocktrain-problems">{}</ul>').format(html.items(lines))
@@ -165,7 +167,8 @@ def table(analysis: Analysis) -> Markup:
     for figure in sorted(analysis.figures, key=lambda figure: figure.rank):
         noise, spread = ("–" if value is None else f"{value:.4f}" for value in (figure.noise, figure.spread))
         within = "yes" if figure.within_noise else ""
-        rows.append((figure.block, f"{figure.mean:.4f}", noise, spread, f"{figure.share:.1%}", within))
+        mean, share = rounded(figure.mean, 4), rounded(figure.share, 3)
+        rows.append((figure.block, f"{mean:.4f}", noise, spread, f"{share:.1%}", within))
     return _table(("block", "figure", "±", "spread", "share", "within the noise"), rows)
 
 

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from lib_blocktrain.analysis.results import Analysis, Observation, compare, read_analysis, write_analysis
+from lib_blocktrain.analysis.solve_result import Solution, Solved
 from lib_blocktrain.analysis.statistics import figures, rank_stability, ranks, spearman
 from lib_blocktrain.analysis.weight_rules import down_to, lowering, preset_of, proportional, strongest, weights_by_rule
+from lib_blocktrain.ui import analyse_html
+from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_files import PresetFile
 from lib_blocktrain.weights.preset_strings import parse
 
@@ -139,3 +142,19 @@ def test_a_wrong_analysis_is_refused():
 def _on(weights) -> dict[str, float]:
     assert weights.base == 1
     return {block: value for block, value in weights.values.items() if value}
+
+
+def test_no_text_has_a_minus_before_zero():
+    draws = ((0.5, -1e-6, 0.1, 0.4), (0.5, -1e-6, 0.1, 0.4))
+    found = analysis(*draws)
+    assert "-0.0" not in found.to_table()
+    assert "0.0%" in found.to_table()
+    compared = compare(found, analysis(*(((0.5, 3e-6, 0.1, 0.4),) * 2)))
+    assert {row.block: row.difference < 0 for row in compared.rows}["M00"]
+    assert "-0.0" not in compared.to_table()
+    for html in (analyse_html.comparison(compared), analyse_html.table(found)):
+        assert "-0.0" not in html
+    whole = Solution(BlockWeights.uniform("sd1", 1.0), 1.0, 1.003)
+    solved = Solved("sd1", "robot", "demo", "A", "B", "free", (whole,), 0, 0.2, 10, 10, 1.0, 4)
+    assert " 0%" in solved.to_table()
+    assert "drops 0% of B" in solved.preset("ROBOT").purpose
