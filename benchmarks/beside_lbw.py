@@ -168,7 +168,7 @@ def main() -> None:
         webui = WebUI(url, data, data / "log.txt")
         webui.answers_within = ANSWERS_WITHIN
         if "changes" in arguments.only:
-            print(changes(webui, arguments.rounds, time.monotonic() + 60 * arguments.minutes), flush=True)
+            print(changes(webui, arguments.rounds, time.monotonic() + 60 * arguments.minutes), end="\n\n", flush=True)
         if "analyses" in arguments.only:
             print(analyses(webui, arguments.methods, arguments.steps), flush=True)
 
