@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.trial import cells, report
 from benchmarks.trial.cells import Bench
 from benchmarks.trial.measures import Reader
-from benchmarks.trial.replicate import EXPERIMENTS, STEPS, Replicate
+from benchmarks.trial.replicate import EXPERIMENTS, STEPS, Replicate, path_of
 from demo.evaluate import load_classifier
 from lib_blocktrain.hosts import demo_model
 from lib_blocktrain.hosts.standalone import load_demo
@@ -56,7 +56,7 @@ class Task:
     moved: bool = False
 
     def path(self, work: Path) -> Path:
-        return cells.path_of(work, self.moved, vars(self))
+        return path_of(work, self.moved, vars(self))
 
 
 def tasks(only: list[str], arms: list[str], subjects: list[str], seeds: int, second: bool) -> Iterator[Task]:

@@ -56,6 +56,8 @@ class Replicate(Protocol):
 
     def plan(self, arm: str) -> Plan: ...
 
+    def rank_of(self, arm: str) -> int: ...
+
     def network(self, plan: Plan) -> Network: ...
 
     def analysed(self) -> BlockWeights: ...
@@ -149,7 +151,7 @@ def with_rival(name: str, text: str, rival: str) -> Maker:
 
 def lower_rank_out(replicate: Replicate) -> Plan:
     """Train the OUT blocks with the rank of *lower rank*."""
-    return Plan("out, lower rank", weights("OUT=1"), rank=lower_rank(replicate).rank)
+    return Plan("out, lower rank", weights("OUT=1"), rank=replicate.rank_of("lower rank"))
 
 
 ALL = {"all": fixed("all", "ALL")}

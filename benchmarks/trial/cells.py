@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from PIL import Image
 
 from benchmarks.trial.drawing import acting
 from benchmarks.trial.measures import Read, Reader, loss_on, norm_of, parameters_of
-from benchmarks.trial.replicate import Experiment, Replicate
+from benchmarks.trial.replicate import Experiment, Replicate, path_of
 from benchmarks.trial.scenes import HELD_OUT, SEEDS
 from lib_blocktrain.files import atomic_write
 
@@ -134,12 +133,6 @@ def write(path: Path, cell: dict[str, Any]) -> None:
 def read_all(folder: Path) -> list[dict[str, Any]]:
     """Return all cells under a folder, in the order of their paths."""
     return [json.loads(path.read_text("utf-8")) for path in sorted(folder.rglob("*.json"))]
-
-
-def path_of(work: Path, moved: bool, cell: Mapping[str, Any]) -> Path:
-    """Return the file of a cell; `moved`: of a LoRA on the second model."""
-    place = work / ("moved" if moved else "cells") / cell["experiment"] / f"{cell['subject']}-{cell['seed']}"
-    return place / f"{cell['arm'].replace(' ', '-')}.json"
 
 
 def pack(work: Path, packed: Path) -> None:

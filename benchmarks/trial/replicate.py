@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from benchmarks.trial import arms as arms_of
 from benchmarks.trial import scenes
@@ -110,6 +111,11 @@ class Replicate:
     def plan(self, arm: str) -> Plan:
         return self.experiment.arms[arm](self)
 
+    def rank_of(self, arm: str) -> int:
+        """Return the rank of an arm: that of its cell, so that nothing is trained to find it, or else of its plan."""
+        cell = path_of(self.work, False, {**vars(self), "experiment": self.experiment.name, "arm": arm})
+        return int(json.loads(cell.read_text("utf-8"))["rank"]) if cell.exists() else self.plan(arm).rank
+
     def at_other_share(self) -> Replicate:
         return replace(self, experiment=EXPERIMENTS[OTHER_SHARE[self.experiment.name]])
 
@@ -206,3 +212,9 @@ class Replicate:
             with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(solve(self.model, asked).best.weights.to_json()), "utf-8")
         return BlockWeights.from_json(json.loads(path.read_text("utf-8")))
+
+
+def path_of(work: Path, moved: bool, cell: Mapping[str, Any]) -> Path:
+    """Return the file of a cell; `moved`: of a LoRA on the second model."""
+    place = work / ("moved" if moved else "cells") / cell["experiment"] / f"{cell['subject']}-{cell['seed']}"
+    return place / f"{cell['arm'].replace(' ', '-')}.json"

@@ -84,6 +84,15 @@ def test_random_blocks_are_as_many_and_others():
     assert len(drawn) > 10
 
 
+def test_a_rank_is_read_from_the_cell_that_has_it(tmp_path):
+    """*out, lower rank* takes the rank of *lower rank*: where that arm is measured, no LoRA is trained to find it."""
+    found = replicate.Replicate(replicate.EXPERIMENTS["size"], "robot", 1, tmp_path, model=None)
+    place = {"experiment": "size", "subject": "robot", "seed": 1, "arm": "lower rank", "rank": 3}
+    cells.write(replicate.path_of(tmp_path, False, place), place)
+    assert found.plan("out, lower rank").rank == 3
+    assert found.rank_of("masked") == arms.RANK  # no cell: that of its plan
+
+
 def test_only_the_arms_that_are_asked_for():
     found = list(evidence.tasks(["background", "dressed"], ["out, lower rank", "masked"], ["robot"], 2, second=False))
     assert [(task.experiment, task.seed, task.arm) for task in found] == [
