@@ -142,7 +142,11 @@
     const PATIENCE = 15000; // milliseconds after which a click goes on without them
     const held = new Map(); // button -> when it was clicked
 
-    const back = () => ready.size >= document.querySelectorAll("#blocktrain [id^=blocktrain_kept_]").length;
+    // gradio 3 gives an id to two elements: each place is asked for by its name.
+    const back = () =>
+        [...document.querySelectorAll("#blocktrain [id^=blocktrain_kept_]")].every(({ id }) =>
+            ready.has(id.replace("blocktrain_kept_", ""))
+        );
 
     function release() {
         for (const [button, since] of held) {

@@ -124,6 +124,16 @@ def test_a_click_before_the_values_are_back_acts_on_them(opened):
 
 
 @pytest.mark.both_gradios
+def test_a_click_after_the_values_are_back_goes_on_at_once(opened):
+    """gradio 3 gives an id twice: places were counted by it, and each click waited 15 seconds for what was there."""
+    opened.page.wait_for_function("['preview', 'analyse', 'train'].every(blocktrain.restored)")
+    opened.small()
+    opened.click("draw")
+    assert not opened.page.locator("button.blocktrain-held").count()
+    opened.wait("status", "pictures drawn")
+
+
+@pytest.mark.both_gradios
 def test_a_reload_brings_everything_back(opened):
     opened.drag("OUT05", 0.35)
     opened.tick("style")
