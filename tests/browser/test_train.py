@@ -69,6 +69,7 @@ def test_from_a_folder_to_preview(opened, second):
     opened.page.wait_for_selector(".blocktrain-sample .blocktrain-film img")
     opened.page.wait_for_selector(".blocktrain-loss polyline", state="attached")
     second.go("Runs")
+    second.page.locator(f'#blocktrain_runs_list tr[data-run*="{name}"]').click()  # it may show an earlier run
     second.page.wait_for_function(f"() => {STATE} === 'training'")
     assert name in second.text("runs_head")
 
