@@ -158,9 +158,19 @@ class RunsHandlers:
 
     # --- what a person says of the runs, and their order ------------------------------------------------------------
 
-    @error_to("runs_message")
     def act(self, values: RunsValues) -> Changes:
-        """Carry out the command in `runs_ask`: `{"what": "title" | "notes" | "move" | "delete", "run": name, ...}`."""
+        """Carry out the command in `runs_ask`: `{"what": "title" | "notes" | "move" | "delete", "run": name, ...}`.
+
+        The answer to one that is refused is a poll's, too: until it is there, the page asks for nothing else.
+        """
+        try:
+            values, message = self._carry_out(values), Markup("")
+        except (ValueError, OSError, RuntimeError) as error:
+            message = html.failure(str(error))
+        return {**self.poll(values), "runs_message": message}
+
+    def _carry_out(self, values: RunsValues) -> RunsValues:
+        """Carry out a command; return the values, without the selected run where that was deleted."""
         command = asked(values).get("do")
         if not isinstance(command, dict):
             raise ValueError("no command was given")
@@ -176,10 +186,10 @@ class RunsHandlers:
         elif what == "delete":
             self.runner.delete(run)
             if values["runs_chosen"] == run.folder.name:
-                return {**self._changes({**values, "runs_chosen": ""}, values["runs_shown"]), "runs_message": ""}
+                return {**values, "runs_chosen": ""}
         else:
             raise ValueError(f"{what!r}: expected title, notes, move or delete")
-        return {**self.poll(values), "runs_message": ""}
+        return values
 
     # --- controlling ----------------------------------------------------------------------------------------------
 

@@ -172,7 +172,7 @@ def test_requests_that_no_script_writes(run, handlers, opened, text):
     opened.take(handlers.poll(opened.values))
     before = dict(opened.values)
     answer = handlers.act(opened.values)
-    assert set(answer) == {"runs_message"}
+    assert set(answer) == {"runs_message", "runs_shown", "runs_beat"}  # an answer, so that the page goes on asking
     assert "blocktrain-failure" in answer["runs_message"]
     assert before == opened.values
 
@@ -190,6 +190,16 @@ def test_title_notes_and_deletion(run, handlers, opened):
     assert sent(opened, "table")["runs"] == []
     assert not run.folder.exists()
     assert "No run yet" in opened.values["runs_state"]
+
+
+def test_a_refused_command_is_an_answer_like_any_other(run, handlers, opened):
+    """The page asks for nothing until the beat is another one: it stood still for a minute."""
+    beat = opened.values["runs_beat"]
+    opened.take(handlers.act(ask(opened, do={"run": "gone-1", "what": "delete"})))
+    assert "blocktrain-failure" in opened.values["runs_message"]
+    assert "gone-1" in opened.values["runs_message"]
+    assert opened.values["runs_beat"] != beat
+    assert [row["name"] for row in sent(opened, "table")["runs"]] == ["robot-1"]
 
 
 def test_the_queue_is_put_in_another_order(run, handlers, opened, host):
