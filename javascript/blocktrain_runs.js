@@ -82,6 +82,7 @@
     }
 
     setInterval(poll, 200);
+    document.addEventListener("blocktrain:back", () => (lastBeat = null)); // what was asked was lost with the server
 
     // --- what was sent ----------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@
     }
 
     setInterval(ask, 500);
+    document.addEventListener("blocktrain:back", () => (lastBeat = null)); // what was asked was lost with the server
 
     // --- the chip -----------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 // Shows a banner when the server does not respond: what to do, and when it is back. gradio's own message, "Connection
-// errored out", says neither. Polling starts with gradio's first message, and ends when the server responds.
+// errored out", says neither. Polling starts with gradio's first message, and ends when the server responds: then the event
+// `blocktrain:back` tells those whose question was lost.
 (() => {
     "use strict";
 
@@ -46,6 +47,7 @@
         }
         polling = false;
         const shown = banner("The server is back.", false);
+        document.dispatchEvent(new CustomEvent("blocktrain:back"));
         setTimeout(() => polling || shown.remove(), BACK_SHOWN);
     }
 
