@@ -8,6 +8,7 @@
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const PAUSE = 200; // milliseconds between two looks
     const REST = 1000; // milliseconds without a change after which Auto draws
+    const ASK_AGAIN = 1500; // milliseconds
     const WORDS = { prompt: "prompt", negative: "negative prompt", sampler: "sampler", steps: "steps", cfg: "CFG", width: "width", height: "height", seed: "seed" };
     const byId = (name) => document.getElementById(`blocktrain_${name}`);
     const pictures = () => document.querySelector("#blocktrain_pictures .blocktrain-pictures");
@@ -240,13 +241,42 @@
         }
     });
 
-    // Asks the server (ui/picture_requests.py).
+    // Asks the server (ui/picture_requests.py), one request after another. gradio drops an event while another one is
+    // handled, so that a request is sent until it is answered. Of several that bring pictures back, the last counts.
+    const BACK = ["restore", "pictures"];
+    const requests = []; // the first one is on its way
+    let count = 0;
+    let again = null;
+
     function ask(request) {
+        if (BACK.includes(request.do)) {
+            requests.splice(1, requests.length, ...requests.slice(1).filter((other) => !BACK.includes(other.do)));
+        }
+        requests.push({ ...request, number: ++count });
+        if (requests.length === 1) {
+            send();
+        }
+    }
+
+    function send() {
+        clearTimeout(again);
+        if (!requests.length) {
+            return;
+        }
         const field = document.querySelector("#blocktrain_pictures_ask textarea, #blocktrain_pictures_ask input");
-        field.value = JSON.stringify(request);
+        field.value = JSON.stringify(requests[0]);
         field.dispatchEvent(new Event("input", { bubbles: true }));
         setTimeout(() => button("pictures_answer").click(), 30); // gradio takes the value over first
+        again = setTimeout(send, ASK_AGAIN);
     }
+
+    (blocktrain.components ||= new Map()).set("blocktrain-pictures-answered", (element) => {
+        if (Number(element.dataset.number) === requests[0]?.number) {
+            requests.shift();
+            clearTimeout(again);
+            again = setTimeout(send); // when gradio has done with this one
+        }
+    });
 
     setInterval(look, PAUSE);
     blocktrain.pictures = Object.assign(blocktrain.pictures || {}, { ask, changes });

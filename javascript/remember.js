@@ -99,13 +99,14 @@
     const ready = new Set(); // places whose stored values are back
     const kept = new Map(); // place -> what its fields were when they were last kept
     const seen = new Map(); // place -> what its fields were at the last look
-    const asked = new Map(); // place -> what its fields were when the server was asked, and when that was
+    const asked = new Map(); // place -> what its fields were when the server was asked, and when; until it has answered
 
     blocktrain.components ||= new Map();
     blocktrain.components.set("blocktrain-kept", (element) => {
         const place = element.closest("[id^=blocktrain_kept_]").id.replace("blocktrain_kept_", "");
         if (element.dataset.kept) {
             kept.set(place, asked.get(place)?.fields);
+            asked.delete(place);
             remember(place, JSON.parse(element.dataset.kept));
         } else {
             if (element.dataset.problems) {
@@ -127,8 +128,7 @@
             const now = fields(place);
             const still = seen.get(place) === now;
             seen.set(place, now);
-            const last = asked.get(place);
-            const waits = last?.fields === now && Date.now() - last.time < TIMEOUT;
+            const waits = Date.now() - asked.get(place)?.time < TIMEOUT; // one at a time: an answer is for what was asked
             if (still && kept.get(place) !== now && !waits) {
                 asked.set(place, { fields: now, time: Date.now() });
                 document.querySelector(`button#blocktrain_keep_${place}`)?.click();
@@ -139,18 +139,18 @@
     // --- clicks before the values are back ----------------------------------------------------------------------------
 
     const HELD = "#blocktrain :is(#blocktrain_place_preview, #blocktrain_place_analyse, #blocktrain_place_train) button";
-    const PATIENCE = 15000; // milliseconds after which a click goes on without them
+    const PATIENCE = 60000; // milliseconds after which a click goes on without them
     const held = new Map(); // button -> when it was clicked
 
-    // gradio 3 gives an id to two elements: each place is asked for by its name.
-    const back = () =>
-        [...document.querySelectorAll("#blocktrain [id^=blocktrain_kept_]")].every(({ id }) =>
-            ready.has(id.replace("blocktrain_kept_", ""))
-        );
+    // A button acts on the values of its place, and on the LoRAs in use, which are Preview's.
+    function back(button) {
+        const place = button.closest("[id^=blocktrain_place_]").id.replace("blocktrain_place_", "");
+        return [place, "preview"].every((name) => ready.has(name) || !document.getElementById(`blocktrain_kept_${name}`));
+    }
 
     function release() {
         for (const [button, since] of held) {
-            if (back() || Date.now() - since > PATIENCE) {
+            if (back(button) || Date.now() - since > PATIENCE) {
                 held.delete(button);
                 button.classList.remove("blocktrain-held");
                 button.dispatchEvent(Object.assign(new MouseEvent("click", { bubbles: true }), { released: true }));
@@ -167,7 +167,7 @@
         "click",
         (event) => {
             const button = event.target.closest?.(HELD);
-            const waits = button?.id && !button.id.startsWith("blocktrain_keep_") && !event.released && !back();
+            const waits = button?.id && !button.id.startsWith("blocktrain_keep_") && !event.released && !back(button);
             if (!waits || button.parentElement.querySelector(":scope > input[type=file]")) {
                 return;
             }

@@ -253,7 +253,7 @@ class StandaloneHost:
     def _load(self) -> StandaloneModel:
         try:
             model = load_demo() if self.checkpoint is None else load_checkpoint(self.checkpoint)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: out of memory
             raise NoModel(error_text(error)) from error
         for notice in model.notices:
             log.warning("%s: %s", model.name, notice)

@@ -91,8 +91,11 @@ class LoraControls:
         try:
             return self.host.model().architecture
         except NoModel:
-            file = self._active_file(selection)
-            return file.architecture if file and not file.problem else "sd1"
+            return self._file_architecture(selection)
+
+    def _file_architecture(self, selection: LoraSelection) -> str:
+        file = self._active_file(selection)
+        return file.architecture if file and not file.problem else "sd1"
 
     # --- opening, the list ----------------------------------------------------------------------------------------
 
@@ -167,7 +170,11 @@ class LoraControls:
         if isinstance(since, int):
             changes["lora_data"] = self.data(since)
         if isinstance(key, str):
-            changes["lora_card"] = self._card(self.lora_index.file(key), selection_of(values))
+            try:
+                card = self._card(self.lora_index.file(key), self.architecture(selection_of(values)))
+            except ValueError as error:  # an answer, too: without one the page asks for this card again and again
+                card = lora_data.no_card(key, str(error))
+            changes["lora_card"] = lora_data.answered(card)
         return changes
 
     def choose(self, values: PreviewValues) -> Changes:
@@ -235,9 +242,11 @@ class LoraControls:
         """Replace the LoRAs in use by these."""
         return self.show(LoraSelection(dict(entries), next(iter(entries), None)))
 
-    def show(self, selection: LoraSelection) -> Changes:
-        """Replace the selection by this one."""
-        return {**self._shown(selection), "loras": selection.to_json(), "lora_data": self.data()}
+    def show(self, selection: LoraSelection, *, before_model: bool = False) -> Changes:
+        """Replace the selection by this one; ``before_model``: as its file says, without loading the model for it."""
+        architecture_id = self._file_architecture(selection) if before_model else None
+        shown = self._shown(selection, architecture_id=architecture_id)
+        return {**shown, "loras": selection.to_json(), "lora_data": self.data()}
 
     def entry(self, text: str, strength: float) -> LoraEntry:
         """The entry for a preset string and a strength; raises ValueError for values outside the sliders' range."""
@@ -276,29 +285,33 @@ class LoraControls:
         """What is known of the files and has changed since a revision, as data in the page."""
         return lora_data.data(self.lora_index, self.host.lora_dirs, since)
 
-    def _card(self, file: LoraFile, selection: LoraSelection) -> Markup:
+    def _card(self, file: LoraFile, architecture_id: str) -> Markup:
         recommended = file.recommended
         if recommended is None:
             return lora_data.card(file)
         try:
-            weights = self.parse(recommended.text, selection).weights
+            weights = self.presets.parse(recommended.text, architecture_id, layers=True).weights
         except PresetStringError as error:
             return lora_data.card(file, problem=str(error))
         return lora_data.card(file, json.dumps(dict(weights.with_base)))
 
     def facts_of(self, selection: LoraSelection) -> Changes:
         """The card of the active LoRA."""
-        file = self._active_file(selection)
-        return {"facts": self._card(file, selection) if file else html.facts(None)}
+        return self._facts(self._active_file(selection), self.architecture(selection))
 
-    def _shown(self, selection: LoraSelection, before: LoraSelection | None = None) -> Changes:
+    def _facts(self, file: LoraFile | None, architecture_id: str) -> Changes:
+        return {"facts": self._card(file, architecture_id) if file else html.facts(None)}
+
+    def _shown(
+        self, selection: LoraSelection, before: LoraSelection | None = None, architecture_id: str | None = None
+    ) -> Changes:
         """Everything that depends on the selection: the active LoRA, its facts, the sliders and why some are off.
 
         Sliders that show the weights of the same LoRA as ``before`` are not moved: they may have been in the meantime.
         Analyse follows when another LoRA becomes the active one; what is chosen there stays otherwise.
         """
         file = self._active_file(selection)
-        architecture_id = self.architecture(selection)
+        architecture_id = architecture_id or self.architecture(selection)
         reasons = unavailable(architecture_id, self.lacks(file, architecture_id))
         another = before is None or before.active != selection.active
         sliders = {}
@@ -311,7 +324,7 @@ class LoraControls:
             "selection": selection,
             **({"weight_changes": selection.shown.changes, "weight_changes_said": ""} if another else {}),
             **({"analyse_lora": follows} if another and selection.active else {}),
-            **self.facts_of(selection),
+            **self._facts(file, architecture_id),
             "u_map": UMap("weights", architecture_id, weight_name(""), reasons, selection.active or "").html(),
             "bake_name": f"{file.path.stem}-weighted" if file else "",
             "lora_message": self._warning(file, architecture_id),

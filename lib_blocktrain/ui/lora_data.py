@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,6 +66,16 @@ def card(file: LoraFile, weights: str = "", problem: str = "") -> Markup:
     own = Markup('<dl class="blocktrain-facts">{}</dl>').format(Markup("").join(parts)) if parts else Markup("")
     template = Markup('<div class="blocktrain-lora-card" data-key="{}">{}{}</div>')
     return template.format(file.key, own, html.facts(file))
+
+
+def no_card(key: str, problem: str) -> Markup:
+    """In place of the card of a file that is not there any more: why there is none."""
+    return Markup('<div class="blocktrain-lora-card" data-key="{}">{}</div>').format(key, html.failure(problem))
+
+
+def answered(card: Markup) -> Markup:
+    """A card that was asked for. The number makes it a new one: the page does not notice the same text again."""
+    return Markup('<div data-number="{}">{}</div>').format(time.monotonic_ns(), card)
 
 
 def _text(name: str, text: str, use: str, label: str) -> Markup:

@@ -4,6 +4,7 @@
 those alone; ``use``, set weights and settings to ``values``; ``pin``, let ``files`` stay if ``on``; ``take``, set the
 settings to ``values`` from txt2img; ``lora``, choose the file of this ``name``, which was dropped; ``refuse``, say that
 a file of this ``name`` cannot be used. A browser may send anything: each is checked, and what does not fit is named.
+The answer names the request's ``number``: gradio drops an event while another one is handled, and the page asks again.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from markupsafe import Markup
 from PIL import Image
 
 from lib_blocktrain.ui import html, pictures_html
-from lib_blocktrain.ui.lora_controls import error_to, selection_of
+from lib_blocktrain.ui.lora_controls import selection_of
 from lib_blocktrain.ui.picture_sheets import Names
 from lib_blocktrain.ui.preview_handlers import PreviewHandlers
 from lib_blocktrain.ui.prompt_loras import loras_of_prompt
@@ -28,6 +30,7 @@ from lib_blocktrain.workspace.drawn_pictures import DrawnPicture
 from lib_blocktrain.workspace.lora_selection import LoraSelection
 
 MAX_LENGTH = 200_000  # characters
+_ANSWERED = Markup('<div class="blocktrain-pictures-answered" data-number="{}"></div>')
 Fitting = Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[str]]]
 """The settings that their widgets take, and what is wrong with the others."""
 
@@ -38,10 +41,19 @@ class PictureRequests:
     def __init__(self, preview: PreviewHandlers, fitting: Fitting) -> None:
         self.preview, self.controls, self.fitting = preview, preview.controls, fitting
 
-    @error_to("status")
     def answer(self, values: PreviewValues) -> Changes:
+        """Do what is asked for; an error is said in ``status``."""
+        number: object = None
+        try:
+            asked = _read(values["pictures_ask"] or "")
+            number = asked.get("number")
+            changes = self._carry_out(asked, values)
+        except (ValueError, OSError, RuntimeError) as error:
+            changes = {"status": html.failure(str(error))}
+        return {**changes, "pictures_answered": _ANSWERED.format(number if isinstance(number, int) else "")}
+
+    def _carry_out(self, asked: Mapping[str, Any], values: PreviewValues) -> Changes:
         """Do what is asked for; raises ValueError for anything that is not known."""
-        asked = _read(values["pictures_ask"] or "")
         do = asked.get("do")
         if do == "restore":
             return self._restore(_mapping(asked, "entry"))

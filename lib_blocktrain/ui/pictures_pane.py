@@ -33,6 +33,7 @@ def pictures_pane(w: Widgets) -> None:
         # what the page's scripts ask for, as JSON
         w.add("pictures_ask", gr.Textbox, label="Asked", elem_classes="blocktrain-unseen")
         w.add("pictures_answer", gr.Button, "Answer", elem_classes="blocktrain-unseen")
+        w.html("pictures_answered")
 
 
 def _prompts(w: Widgets, initial: InitialState) -> None:

@@ -91,6 +91,10 @@ class PreviewHandlers:
         """Draw a grid: one picture for each preset, weight of a block, strength, seed or LoRA."""
         yield from self._draw(values, self._grid)
 
+    def idle(self, values: PreviewValues) -> Changes:
+        """Free Draw after a drawing, in an event of its own: gradio 3 does not hear a button whose event goes on."""
+        return {**_IDLE}
+
     def cancel(self, values: PreviewValues) -> Changes:
         """Cancel the drawing that this page has started; finished pictures are kept."""
         self.jobs.cancel(values["job"] or "")
@@ -176,7 +180,7 @@ class PreviewHandlers:
         entry = {"id": job.id, "time": started, "seconds": time.time() - started, "files": files} if files else None
         shown = sheet.html(drawn, error=error, entry=entry)
         ending = html.ended(job.id, _ending(error, sheet, rendered) + html.note(problem))
-        yield {sheet.widget: shown, "live": "", "status": ending, **_IDLE}
+        yield {sheet.widget: shown, "live": "", "status": ending}
 
     def _waiting(self) -> str:
         name = self._trained()

@@ -36,7 +36,7 @@ PRESETS = (
     "preset_replace",
 )
 DRAWING = ("job", "status", "live", "draw", "cancel")
-ANSWER = ("pictures", "job", "status")  # besides the selection and the settings
+ANSWER = ("pictures", "job", "status", "pictures_answered")  # besides the selection and the settings
 MODEL = ("model_line", "lora_model", "width", "height")
 COPY = "(line) => {{ window.blocktrain && window.blocktrain.share(line, '{}'); }}"
 PASTED = "() => { window.blocktrain && window.blocktrain.pasted(); }"
@@ -93,7 +93,7 @@ class PreviewTab:
         def restore(stored: dict[str, Any]) -> tuple[Changes, list[str]]:
             settings, wrong = self.memory.fitting(w, stored)
             selection, missing = stored_selection(self.controls, stored)
-            shown = self.controls.show(selection) if selection is not None else {}
+            shown = self.controls.show(selection, before_model=True) if selection is not None else {}
             kept = {name: change for name, change in shown.items() if name != "analyse_lora"}  # Analyse has its own
             return {**kept, **settings, "restored": bool(settings)}, wrong + missing
 
@@ -141,9 +141,12 @@ class PreviewTab:
         preview = self.preview
         inputs = w.pick(*SELECTION, *SETTINGS)
         drawn = w.pick(*DRAWING, "pictures")
-        on(w["draw"].click, preview.compare, {**inputs, "job": w["job"]}, drawn, queued=True)
+        compared = on(w["draw"].click, preview.compare, {**inputs, "job": w["job"]}, drawn, queued=True)
         inputs = w.pick(*SELECTION, *SETTINGS, "grid_over", "grid_presets", "grid_block", "grid_values")
-        on(w["draw_grid"].click, preview.compare_cells, inputs, w.pick(*DRAWING, "grid_pictures"), queued=True)
+        grid = w.pick(*DRAWING, "grid_pictures")
+        gridded = on(w["draw_grid"].click, preview.compare_cells, inputs, grid, queued=True)
+        for ended in (compared, gridded):
+            on(ended.then, preview.idle, {}, w.pick("draw", "cancel"))
         requests = PictureRequests(preview, lambda stored: self.memory.fitting(w, stored))
         answers = w.pick(*SHOWN, *SETTINGS, *ANSWER)
         on(w["pictures_answer"].click, requests.answer, w.pick("pictures_ask", *SELECTION), answers)

@@ -9,6 +9,7 @@ Stored values may be outdated or anything else: what does not fit is left out, a
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,12 +18,14 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
+from lib_blocktrain.files import error_text
 from lib_blocktrain.ui.lora_controls import LoraControls, selection_of
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.values import Changes, SelectionValues
 from lib_blocktrain.ui.widgets import Widgets
 from lib_blocktrain.workspace.lora_selection import LoraEntry, LoraSelection
 
+log = logging.getLogger(__name__)
 VERSION = 1  # of the stored values; others are ignored
 MAX_TEXT = 20_000  # characters of one value
 _READ = "() => {{ try {{ const key = {key}; return sessionStorage.getItem(key) || localStorage.getItem(key) || ''; }} "
@@ -68,7 +71,11 @@ class Memory:
             stored, problems = read(str(values[self._remembered] or ""), self.place)
             changes: Changes = {}
             if stored is not None:
-                changes, more = restore(stored)
+                try:
+                    changes, more = restore(stored)
+                except Exception as error:  # the page must know that it is open: its buttons wait for that
+                    log.exception("what the page had kept of %s is not brought back", self.place)
+                    changes, more = {}, [error_text(error)]
                 problems += more
             return {**changes, self._kept: _ready(problems)}
 

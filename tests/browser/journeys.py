@@ -21,7 +21,6 @@ from safetensors.torch import save_file
 
 SECOND = 1000  # Playwright counts milliseconds
 LONG = int(os.environ.get("BLOCKTRAIN_PATIENCE", "60")) * SECOND  # on a busy machine of two cores
-PAUSE = 1.5 * SECOND  # gradio 3 does not hear a button whose last work is not quite over, though all of it is shown
 NOISE = re.compile("Too many arguments provided")  # gradio 4's own
 
 
@@ -260,8 +259,7 @@ class Opened:
         """Press a button that draws, and wait for the end of what it began."""
         last = "document.querySelector('#blocktrain_status [data-ended]')?.dataset.ended"
         before = self.page.evaluate(last)
-        if before:
-            self.page.wait_for_timeout(PAUSE)
+        self.page.wait_for_selector(f"{self.button('draw')}:not([disabled])")  # what is free hears a click
         self.click(name)
         self.page.wait_for_function(f"before => ({last} ?? before) !== before", arg=before)
 

@@ -114,3 +114,29 @@ def test_a_grid_over_a_block(opened):
     assert len(opened.pixels("grid_pictures")) == 3
     page.locator("#blocktrain_grid_pictures figure", has_text="OUT05 1.5").get_by_text("Use").click()
     page.wait_for_function("() => document.querySelector('#blocktrain_w_OUT05 input[type=range]').value === '1.5'")
+
+
+@pytest.mark.both_gradios
+def test_no_request_is_lost_while_another_is_answered(opened):
+    """An entry is brought back and pinned before the pictures are there: gradio drops the event of the second."""
+    page = opened.page
+    opened.small()
+    for seed in (911, 912):
+        opened.type("seed", seed)
+        opened.preview()
+    page.wait_for_function("() => document.querySelectorAll('#blocktrain_history .blocktrain-hist').length === 2")
+    before = set(opened.folder.rglob("*.pinned"))
+    page.evaluate(
+        """() => {
+            const [, older] = document.querySelectorAll("#blocktrain_history .blocktrain-hist");
+            older.querySelector("button").click();
+            document.querySelectorAll("#blocktrain_history .blocktrain-pin")[1].click();
+        }"""
+    )
+    page.wait_for_selector("#blocktrain_pictures .blocktrain-pictures[data-seed='911']")
+    page.wait_for_selector("#blocktrain_history .blocktrain-pin[aria-pressed=true]")
+    for _ in range(100):
+        if len(set(opened.folder.rglob("*.pinned")) - before) == 3:
+            break
+        page.wait_for_timeout(100)
+    assert len(set(opened.folder.rglob("*.pinned")) - before) == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from journeys import PAUSE, SECOND
+from journeys import SECOND
 from PIL import Image
 
 MAP = "#blocktrain_u_weights"
@@ -113,7 +113,7 @@ def test_a_finger_scrolls_the_page_and_moves_what_it_has_selected(browser, serve
                 ("touchEnd", []),
             ):
                 touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-            page.wait_for_timeout(PAUSE)
+            page.wait_for_timeout(1.5 * SECOND)  # until a value would have moved
             return float(block.get_attribute("aria-valuenow"))
 
         def swipe_down() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from journeys import PAUSE, SECOND, Opened, serving, write_loras
+from journeys import SECOND, Opened, serving, write_loras
 
 LATE = 1.5 * SECOND
 ANSWERED = "document.querySelector('#blocktrain_runs_beat [data-beat]')?.dataset.beat"
@@ -80,7 +80,6 @@ def test_a_server_that_begins_anew(browser, python, random_model, tmp_path):
     log = (tmp_path / "log.txt").read_text("utf-8")
     assert "Traceback" not in log
     assert opened.problems == [] or all("net::ERR" in problem for problem in opened.problems)
-    opened.page.wait_for_timeout(PAUSE)
     opened.click("draw")
     opened.page.get_by_text("Connection errored out").first.wait_for()
     opened.problems.clear()

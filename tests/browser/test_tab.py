@@ -7,7 +7,6 @@ import urllib.error
 import urllib.request
 
 import pytest
-from journeys import PAUSE
 
 
 @pytest.mark.both_gradios
@@ -49,6 +48,41 @@ def test_what_a_lora_contains(opened):
     opened.open("contents")
     opened.wait("facts", "<b>bold</b>")  # markup in metadata is text
     assert "OUT11 8" in " ".join(opened.text("facts").split())
+
+
+def test_recommended_weights_go_to_the_sliders(opened):
+    """Beside a file may stand weights that its author recommends; `Use` in its card sets them."""
+    beside = opened.folder / "loras" / "style.json"
+    beside.write_text('{"block weights": "OUT=1,IN=0.25"}', "utf-8")
+    try:
+        opened.page.locator("button#blocktrain_refresh, #blocktrain_refresh button").dispatch_event("click")
+        opened.wait("lora_message", "LoRA files")
+        opened.tick("style")
+        opened.active("style")
+        opened.open("contents")
+        opened.page.click("#blocktrain_facts [data-use=weights]")
+        opened.page.wait_for_function(
+            "() => document.querySelector('#blocktrain_w_IN04 input[type=range]').value === '0.25'"
+        )
+        assert (opened.weight("OUT11"), opened.weight("M00")) == (1, 0)
+    finally:
+        beside.unlink()
+
+
+@pytest.mark.both_gradios
+def test_a_card_is_asked_for_once(opened):
+    """Also where it is as before, since the page notices no text that it has already, and where its file is gone."""
+    page = opened.page
+    page.locator(".blocktrain-picker [type=search]").click()
+    for _ in range(2):
+        page.click(".blocktrain-lib-list .blocktrain-lora[data-key=style] .blocktrain-lora-t")
+        page.locator(".blocktrain-lib-card-b dl").first.wait_for()
+        page.get_by_role("button", name="Close").click()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.post_data or ""))
+    page.evaluate("blocktrain.loras.ask({ card: 'gone' })")
+    page.wait_for_timeout(4000)
+    assert len([text for text in asked if '\\"card\\":\\"gone\\"' in text]) == 1
 
 
 def test_values_survive_a_change_of_lora(opened):
@@ -184,7 +218,6 @@ def test_a_second_click_is_no_error(opened):
     opened.wait("status", "of 3 pictures drawn, seed 31")
     assert len(set(opened.pixels())) == 2  # every weight is 1: the third is the second
     opened.type("seed", 32)
-    opened.page.wait_for_timeout(PAUSE)
     opened.click("draw")
     opened.wait("status", "of 3 pictures drawn, seed 32")
 
@@ -228,7 +261,6 @@ def test_bake(opened):
     opened.type("bake_name", f"baked-{time.time_ns()}")
     opened.click("bake")
     opened.wait("bake_status", "at strength 1 it does what robot does")
-    opened.page.wait_for_timeout(PAUSE)
     opened.click("bake")
     opened.wait("bake_status", "already: choose another name")
 

@@ -258,8 +258,19 @@ def test_a_card_has_the_users_words_as_text(host, controls, page):
 
 
 def test_a_card_of_nothing_is_an_error(controls, page):
-    for question in ({"card": "../robot"}, {"card": "/etc/passwd"}):
-        assert "there is no LoRA" in ask(controls, page, **question)["lora_message"]
+    """It is the answer to its key: the page asks for a card until there is one."""
+    for key in ("../robot", "/etc/passwd"):
+        card = ask(controls, page, card=key)["lora_card"]
+        assert f'data-key="{key}"' in card
+        assert "there is no LoRA" in card
+
+
+def test_a_card_that_is_asked_for_again_is_a_new_one(controls, page):
+    """The page notices no text that it has already."""
+    assert ask(controls, page, card="style")["lora_card"] != ask(controls, page, card="style")["lora_card"]
+
+
+def test_what_a_card_is_not_asked_for_with(controls, page):
     page.values["lora_ask"] = "[1]"
     assert "expected a question" in controls.answer(page.values)["lora_message"]
 

@@ -22,6 +22,7 @@ class ForgeHost(WebUIHost):
         super().__init__(name, self._current_model)
         self._model: ForgeModel | None = None
         self._queue = threading.local()  # `held` is set in the thread that holds Forge's queue
+        self._loading = threading.Lock()
 
     def _current_model(self) -> ForgeModel:
         sd_model = self._loaded()
@@ -39,14 +40,18 @@ class ForgeHost(WebUIHost):
                 self._queue.held = False
 
     def _loaded(self) -> Any:
-        """Return the checkpoint chosen in the page, loaded if need be; while others hold the queue, the loaded one."""
+        """Return the checkpoint chosen in the page, loaded if need be; while others hold the queue, the loaded one.
+
+        A page that opens asks several times at once: the first loads, and the others wait for it.
+        """
         if getattr(self._queue, "held", False):
             return load()
-        if not is_current() and call_queue.queue_lock.acquire(blocking=False):
-            try:
-                return load()
-            finally:
-                call_queue.queue_lock.release()
+        with self._loading:  # nobody waits for the queue inside
+            if not is_current() and call_queue.queue_lock.acquire(blocking=False):
+                try:
+                    return load()
+                finally:
+                    call_queue.queue_lock.release()
         return sd_models.model_data.sd_model
 
 
