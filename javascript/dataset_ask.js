@@ -41,10 +41,11 @@
         }
     }
 
-    function send() {
+    // A long question is asked again more and more seldom: the server keeps each asking until its answer is there.
+    function send(pause = ASK_AGAIN) {
         clearTimeout(timer);
         find(waiting[0].button, "button")?.click();
-        timer = setTimeout(send, ASK_AGAIN);
+        timer = setTimeout(send, pause, 2 * pause);
     }
 
     // gradio's upload takes the files as if they had been chosen in its own field; their names come with the question.
@@ -66,7 +67,7 @@
     // gradio has the files.
     function uploaded() {
         if (waiting[0]?.files) {
-            setTimeout(send);
+            setTimeout(() => send());
         }
     }
 
