@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+import pytest
 from journeys import SECOND, Opened, serving, write_loras
 
 LATE = 1.5 * SECOND
@@ -65,6 +66,20 @@ def test_on_a_slow_server_the_page_waits_and_the_hand_does_not(opened):
     assert len(asked) <= 4  # one after the other, never before the last answer
 
 
+@pytest.mark.both_gradios
+def test_on_a_slow_server_the_last_change_is_kept(opened):
+    """A change while the page waits for the answer to an earlier one: that answer was taken for the newest state."""
+    network = opened.context.new_cdp_session(opened.page)
+    network.send("Network.enable")
+    slow = {"offline": False, "latency": LATE, "downloadThroughput": -1, "uploadThroughput": -1}
+    opened.page.wait_for_function("['preview', 'analyse', 'train'].every(blocktrain.restored)")
+    network.send("Network.emulateNetworkConditions", slow)
+    opened.type("prompt", "one")
+    opened.page.wait_for_timeout(900)  # after two looks at the fields the server is asked, and answers after this
+    opened.type("prompt", "two")
+    opened.page.wait_for_function("blocktrain.recall('preview')?.prompt === 'two'", timeout=30 * SECOND)
+
+
 def test_a_server_that_begins_anew(browser, python, random_model, tmp_path):
     """The page says that the server does not respond, keeps its settings, and reconnects."""
     write_loras(random_model, tmp_path / "loras")
@@ -85,9 +100,13 @@ def test_a_server_that_begins_anew(browser, python, random_model, tmp_path):
     opened.problems.clear()
     gone = opened.page.locator("#blocktrain_server_gone")
     gone.get_by_text("Start it again: this page will reconnect").wait_for()
+    beat = "document.querySelector('#blocktrain_job_beat [data-beat]').dataset.beat"
+    last = opened.page.evaluate(beat)
     with serving(*arguments):
         gone.get_by_text("The server is back").wait_for()
         gone.wait_for(state="detached")
+        # at once, not a minute after the question that was lost
+        opened.page.wait_for_function(f"last => {beat} !== last", arg=last, timeout=20 * SECOND)
         opened.problems.clear()  # of asking while nobody answered
         assert opened.weight("OUT05") == 0.35
         assert opened.preview() == before

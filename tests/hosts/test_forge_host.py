@@ -85,6 +85,29 @@ def test_reads_what_is_chosen_once(forge):
     assert forge.reads == ["first", "second"]
 
 
+def test_two_requests_of_a_page_that_opens_get_the_same_model(forge, monkeypatch):
+    """The second came while the first read the checkpoint, got none, and the page stayed at “No model”."""
+    reading, may_end, found = threading.Event(), threading.Event(), []
+    read = sys.modules["modules.sd_models"].forge_model_reload
+
+    def slowly():
+        reading.set()
+        assert may_end.wait(20)
+        return read()
+
+    monkeypatch.setattr(sys.modules["modules.sd_models"], "forge_model_reload", slowly)
+    threads = [threading.Thread(target=lambda: found.append(forge.host.model())) for _ in range(2)]
+    threads[0].start()
+    assert reading.wait(20)
+    threads[1].start()
+    threads[1].join(0.2)  # it waits; before, it ended here without a model
+    may_end.set()
+    for thread in threads:
+        thread.join(20)
+    assert len(found) == 2
+    assert found[0] is found[1]
+
+
 def test_others_at_work_are_not_waited_for(forge):
     with forge.lock, pytest.raises(NoModel, match="no checkpoint is loaded"):
         forge.host.model()

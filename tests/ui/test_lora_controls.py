@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from html import unescape
+from types import SimpleNamespace
 
 import pytest
 
 from lib_blocktrain.blocks import BLOCK_IDS
+from lib_blocktrain.ui import remembered
 from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
-from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraEntry
+from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraEntry, LoraSelection
 from lib_blocktrain.workspace.preset_store import PresetStore
 from tests.fakes import SDXL_LAYERS, FakeModel, write_lora
 
@@ -41,6 +43,38 @@ def test_opening_begins_with_the_first_weights_before_the_model_is_read(host, lo
     assert page.values["selection"].active == "style"
     assert {block: value for block, value in page.weights().items() if value} == {"BASE": 1.0, "OUT03": 0.5}
     assert data_of(page)["folders"] == [str(host.lora_dirs[0])]
+
+
+def test_what_was_kept_is_brought_back_before_the_model_is_read(host, controls, page, monkeypatch):
+    """The page's buttons wait for it, and a model may take a minute."""
+
+    def model():
+        raise AssertionError("asked for the model")
+
+    monkeypatch.setattr(host, "model", model)
+    (host.lora_dirs[0] / "style.json").write_text('{"block weights": "OUT=1,IN=0"}')
+    controls.lora_index.refresh()
+    shown = controls.show(LoraSelection().choose(["style"]), before_model=True)
+    assert "OUT=1,IN=0" in shown["facts"]
+    assert 'data-block="IN04"' in shown["u_map"]
+
+
+def test_the_page_is_open_even_where_bringing_back_fails(monkeypatch, caplog):
+    handlers = []
+    monkeypatch.setattr(remembered, "on", lambda event, handler, *others, **options: handlers.append(handler))
+    w = {"kept_train": object(), "remembered_train": object()}
+    widgets = SimpleNamespace(pick=lambda *names: {name: w[name] for name in names})
+
+    def restore(stored):
+        raise KeyError("steps")
+
+    remembered.Memory("train", "here", []).on_load(None, widgets, restore, [])
+    (handler,) = handlers
+    changes = handler({"remembered_train": json.dumps({"version": 1, "values": {"train": {}}})})
+    assert changes.keys() == {"kept_train"}
+    assert "steps" in changes["kept_train"]
+    assert "data-kept" not in changes["kept_train"]  # what marks the place as open
+    assert "is not brought back" in caplog.text
 
 
 def test_what_the_lora_lacks_is_greyed_with_the_reason(page):
