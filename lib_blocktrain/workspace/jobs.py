@@ -198,11 +198,17 @@ class Jobs:
             job.cancel()
 
     def close(self) -> None:
-        """Cancel all jobs, wait for them, and end the thread. A later job starts a new thread."""
+        """Cancel all jobs, and wait for the one that has the model; a later job starts a new thread.
+
+        The thread itself may stand in the host's queue behind a run in training, which can take hours.
+        """
         ending, self._thread = self._thread, _one_thread()
-        for job in list(self._jobs.values()):
+        jobs = list(self._jobs.values())
+        for job in jobs:
             job.cancel()
-        ending.shutdown()
+        for job in jobs:
+            job.error()  # at once for those that were cancelled before they had the model
+        ending.shutdown(wait=False)
 
 
 def _one_thread() -> ThreadPoolExecutor:

@@ -160,5 +160,23 @@ def test_close_ends_all_and_the_queue_can_be_used_again(host, jobs):
         waiting.start()
         assert isinstance(job.error(), Cancelled)
     waiting.join(PATIENCE)
-    assert set(threading.enumerate()) <= before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE)  # it has the model now, and nothing to do
+        assert not thread.is_alive()
     assert jobs.start(steps).result() == 3
+
+
+def test_close_waits_for_no_run_in_training(host, jobs):
+    """It holds the model for hours, and the job that waits for that is cancelled already."""
+    ran = []
+    with host.queued():
+        job = jobs.start(ran.append)
+        closing = threading.Thread(target=jobs.close)
+        closing.start()
+        closing.join(PATIENCE)
+        over = not closing.is_alive()
+    closing.join(PATIENCE)
+    assert over
+    assert isinstance(job.error(), Cancelled)
+    assert jobs.start(steps).result() == 3
+    assert not ran
