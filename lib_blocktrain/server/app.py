@@ -12,7 +12,7 @@ import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported: it would send usage data
@@ -136,13 +136,20 @@ def _serve(
     threading.Thread(target=page.lora_index.refresh, daemon=True).start()  # headers are read before a browser asks
     if on_start is not None:
         threading.Thread(target=_call_when_started, args=(server, address, on_start), daemon=True).start()
-    try:
+    with _closing(page):
         server.run(sockets=[listener])
-    finally:
-        page.close()
-        page.lora_index.close()
-        page.picture_sets.close()
-        page.runner.close()
+
+
+@contextmanager
+def _closing(page: Page) -> Iterator[None]:
+    """Close at the end all that belongs to a page: each even where one before raises, as a second Ctrl+C does."""
+    with ExitStack() as closing:  # the last one is called first
+        closing.callback(page.runner.close)
+        closing.callback(page.picture_sets.close)
+        closing.callback(page.lora_index.close)
+        closing.callback(page.close)
+        closing.callback(page.runner.pause)  # the run saves itself meanwhile, and frees the model for what waits
+        yield
 
 
 class _Server(uvicorn.Server):
