@@ -69,6 +69,8 @@ def serving(python: Path, model: Path, folder: Path, *arguments: str) -> Iterato
         while lives(server):
             assert time.monotonic() < ended, f"the server does not end: {log.read_text('utf-8')}"
             time.sleep(0.05)
+        said = log.read_text("utf-8")
+        assert "closed" in said.splitlines(), f"the server did not close what it had opened: {said}"
 
 
 @cache

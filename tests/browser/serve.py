@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 import diffusers
 import transformers
 
+from lib_blocktrain.cli.signals import Ended, ended_by_signals
 from lib_blocktrain.hosts.demo_model import DEMO
 from lib_blocktrain.hosts.standalone import StandaloneHost, load_demo
 from lib_blocktrain.server.app import serve
@@ -62,7 +63,10 @@ def fork(address: str, log: str, words: list[str]) -> int:
     for own, standard in ((nothing, 0), (written, 1), (written, 2)):
         os.dup2(own, standard)
     try:
-        run(words, lambda text: Path(address).write_text(text + "\n", "utf-8") and None)
+        with ended_by_signals():
+            run(words, lambda text: Path(address).write_text(text + "\n", "utf-8") and None)
+    except Ended:
+        say("closed")  # journeys.py looks for it: the server ended as the product does
     except BaseException:  # noqa: BLE001 - nothing may reach the loop of the process that was forked
         traceback.print_exc()
     finally:
