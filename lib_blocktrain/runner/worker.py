@@ -228,7 +228,8 @@ class Runner:
             draw = sampler(self.host, run.config.samples, lambda: control.stopping, say)
             trainer = Trainer(model, run, control=control, draw=draw, report=partial(self._on_report, active))
             outcome = trainer.run_loop()
-            if outcome.result is not None and active.pausing is None:
+            # A run that a pause came too late for is over: there is nothing that would resume it.
+            if outcome.result is not None and (active.pausing is None or outcome.ended == "finished"):
                 self._record_published(run, publish_result(trainer, self.host))
             return outcome
 

@@ -119,6 +119,17 @@ def test_a_pause_changes_nothing(runner, host, config, tmp_path):
     assert all(torch.equal(resumed[name], expected[name]) for name in expected)
 
 
+def test_a_pause_in_the_last_step_comes_too_late(runner, host, config):
+    """The run is finished, and its LoRA is among the others; the queue is held, as it was asked to be."""
+    host.at["training tiny", 2] = runner.pause
+    with host.lock:
+        run = runner.add(replace(config, steps=2))
+    wait(lambda: idle(runner))
+    assert (runner.status(run).state, runner.status(run).published) == ("finished", "tiny.safetensors")
+    assert (host.lora_dirs[0] / "tiny.safetensors").exists()
+    assert (runner.held, runner.queue(), host.refreshed) == (True, [], 1)
+
+
 def test_the_hosts_interrupt_pauses(runner, host, config):
     asked = SampleConfig(prompts=("interrupt this",), every=1)
     run = runner.add(replace(config, steps=4, samples=asked))
