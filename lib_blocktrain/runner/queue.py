@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
-from lib_blocktrain.files import atomic_write
+from lib_blocktrain.files import atomic_write, error_text
 from lib_blocktrain.training.runs import Run, open_run
+
+log = logging.getLogger(__name__)
 
 
 class Queue:
@@ -14,6 +17,7 @@ class Queue:
 
     def __init__(self, root: Path):
         self._root, self._path = root, root / "queue.json"
+        self.left: dict[str, str] = {}  # by name, why a run that has ended is still in the file
 
     def runs(self) -> list[Run]:
         """Return the runs in the queue, without those whose folder is missing or cannot be read."""
@@ -31,11 +35,20 @@ class Queue:
             raise ValueError(f"{run.folder}: expected a run in {self._root}")
         names = self.names()
         if run.folder.name not in names:
-            self._write([*names, run.folder.name])
+            self._write([*names, run.folder.name])  # behind the others, also if it had ended
 
     def remove(self, run: Run) -> None:
         """Remove a run from the queue."""
         self._write([name for name in self.names() if name != run.folder.name])
+
+    def end(self, run: Run) -> None:
+        """Remove a run that has ended; it is not trained again, even where the file cannot be written: see `left`."""
+        try:
+            self.remove(run)
+        except OSError as error:
+            text = f"it is still in the queue's file, and waits there again after a restart: {error_text(error)}"
+            log.warning("%s: %s", run.folder.name, text)
+            self.left[run.folder.name] = text
 
     def move(self, run: Run, place: int) -> None:
         """Put a run of the queue at this place, from 0; behind the last one if there are fewer."""
@@ -51,7 +64,7 @@ class Queue:
         for run in self.runs():
             if run.status != "finished":
                 return run
-            self.remove(run)
+            self.end(run)
         return None
 
     def names(self) -> list[str]:
@@ -62,10 +75,13 @@ class Queue:
             return []
         names = names if isinstance(names, list) else []
         # Names, not paths: the file may have been edited.
-        return [
-            name for name in names if isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
-        ]
+        return [name for name in names if _is_name(name) and name not in self.left]
 
     def _write(self, names: list[str]) -> None:
         with atomic_write(self._path) as temporary:
             temporary.write_text(json.dumps(names, indent=2) + "\n", "utf-8")
+        self.left.clear()
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name

@@ -41,10 +41,12 @@ class Runner:
         self._lock = threading.RLock()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blocktrain-runs")
         self._active: ActiveRun | None = None
+        self._queues: dict[Path, Queue] = {}  # by folder, which the host's settings may change
         self._held = bool(self._queue.runs())  # runs queued by an earlier process wait for `begin()`
-        self._reasons: dict[str, str] = {}
-        self._statuses: dict[str, tuple[tuple[int, ...], Status]] = {}  # by the run's name, with their stamp
-        self._metrics: dict[str, LatestMetrics] = {}  # by the run's name
+        self._reasons: dict[str, str] = {}  # by the run's name, as all that follow: why it waits or failed
+        self._unwritten: dict[str, tuple[int, int]] = {}  # the stamp of metrics that lack the run's failure
+        self._statuses: dict[str, tuple[tuple[int, ...], Status]] = {}  # with their stamp
+        self._metrics: dict[str, LatestMetrics] = {}
         self._runs: dict[Path, tuple[tuple[int, ...], Run]] = {}  # by folder, with the stamp of run.json
 
     @property
@@ -98,8 +100,11 @@ class Runner:
             state = active.state if active else self._inactive_state(run)
             reason = (active.pausing or "") if active else self._reasons.get(run.folder.name, "")
             place = self._place_of(run) if active is None else None
+            left = self._queue.left.get(run.folder.name)
         latest = self._metrics.setdefault(run.folder.name, LatestMetrics(run)).values()
         status = status_of(run, latest, state, active, reason, place)
+        if left is not None:
+            status = replace(status, notices=(*status.notices, left))
         if active is None and state != "running elsewhere":  # that run may end without a change of its metrics
             self._statuses[run.folder.name] = stamp, status
         return status
@@ -133,7 +138,7 @@ class Runner:
             if earlier_state:
                 with run.locked():
                     run.use_earlier_state()
-            self._reasons.pop(run.folder.name, None)
+            self._forget_end(run)
             self._queue.add(run)
         self.begin()
 
@@ -196,7 +201,7 @@ class Runner:
             delete(run)
             self._statuses.pop(run.folder.name, None)
             self._metrics.pop(run.folder.name, None)
-            self._reasons.pop(run.folder.name, None)
+            self._forget_end(run)
             self._runs.pop(run.folder, None)
             self.version += 1
 
@@ -251,28 +256,35 @@ class Runner:
         error = future.exception()
         outcome = None if error is not None else future.result()
         finished = outcome is not None and outcome.ended == "finished"
-        if error is not None:
-            self._record_failure(active.run, error)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        with self._lock:
-            if active.pausing is not None and not finished and error is None:
-                self._reasons[active.run.folder.name] = active.pausing
-            else:
-                self._queue.remove(active.run)
-            self._active = None
-            self.version += 1
-            if not self._held:
-                self.begin()
+        try:
+            if error is not None:
+                self._record_failure(active.run, error)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        finally:  # whatever is raised, as by a GPU that does not recover, the next run can begin
+            with self._lock:
+                self._active = None
+                self.version += 1
+                if active.pausing is not None and not finished and error is None:
+                    self._reasons[active.run.folder.name] = active.pausing
+                else:
+                    self._queue.end(active.run)
+                if not self._held:
+                    self.begin()
+
+    def _forget_end(self, run: Run) -> None:
+        self._reasons.pop(run.folder.name, None)
+        self._unwritten.pop(run.folder.name, None)
 
     def _record_failure(self, run: Run, error: BaseException) -> None:
         reason = describe_error(error)
         traceback.clear_frames(error.__traceback__)  # they hold the run's tensors
         if isinstance(error, RunInUse):  # another process writes its metrics
             self._reasons[run.folder.name] = reason
-        elif not isinstance(error, Diverged):  # the trainer has recorded it
-            self._record(run, {"event": "failed", "reason": reason})
+        elif not isinstance(error, Diverged) and not self._record(run, {"event": "failed", "reason": reason}):
+            self._reasons[run.folder.name] = reason  # else it would be told as interrupted by the program's end
+            self._unwritten[run.folder.name] = _stamp(run.metrics_path)
 
     def _check_model_name(self, run: Run, name: str) -> None:
         """Record the model that a run starts on; raise ConfigError if it names, or was started on, another one."""
@@ -287,11 +299,14 @@ class Runner:
         elif before != name:
             raise ConfigError(f"this run was started on {before!r}, and {name!r} is loaded: load {before!r}")
 
-    def _record(self, run: Run, row: Mapping[str, Any]) -> None:
+    def _record(self, run: Run, row: Mapping[str, Any]) -> bool:
+        """Write a row into the run's metrics; return whether that was possible."""
         try:
             run.add_metrics(timed({"step": run.latest("step") or 0, **row}))
         except OSError as error:
             log.warning("%s: %s", run.metrics_path, error_text(error))
+            return False
+        return True
 
     def _record_published(self, run: Run, path: Path) -> None:
         self._record(run, {"published": path.name})
@@ -301,7 +316,7 @@ class Runner:
 
     @property
     def _queue(self) -> Queue:
-        return Queue(self.root)
+        return self._queues.setdefault(self.root, Queue(self.root))
 
     def _run_of(self, folder: Path) -> Run:
         """Return the run of a folder; `run.json` is read again only if it has changed."""
@@ -328,6 +343,8 @@ class Runner:
         waits = run.folder.name in self._queue.names()
         if state == "running":
             return "running elsewhere"
+        if self._unwritten.get(run.folder.name) == _stamp(run.metrics_path):  # nobody has gone on with it since
+            return "failed"
         if waits and state == "stopped":
             return "paused"
         if waits and state in ("failed", "diverged", "broken off"):

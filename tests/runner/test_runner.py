@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 from lib_blocktrain.hosts.host import Cancelled, Host, NoModel
 from lib_blocktrain.runner import Runner
+from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.training.config import SampleConfig
+from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.trainer import Trainer
 from lib_blocktrain.weights.block_weights import BlockWeights
 from tests.fakes import FakeHost
@@ -275,6 +277,71 @@ def test_failures_are_said_with_the_run(runner, host, config, monkeypatch):
     assert runner.status(full_run).state == "finished"
     with pytest.raises(ValueError, match="finished: expected a run that was stopped"):
         runner.resume(full_run)
+
+
+def full_disk(*_):
+    raise OSError(28, "No space left on device", "/runs/queue.json")
+
+
+def test_a_queue_that_cannot_be_written_blocks_nothing(runner, host, config, monkeypatch):
+    """The run that has ended says so, is not trained again, and the next one begins; later it is taken out."""
+    with host.lock:
+        run = runner.add(replace(config, steps=1))
+        second = runner.add(replace(config, name="second", steps=1))
+        monkeypatch.setattr(Queue, "_write", full_disk)
+    wait(lambda: idle(runner) and not runner.queue())
+    assert [runner.status(each).state for each in (run, second)] == ["finished", "finished"]
+    assert "still in the queue's file" in runner.status(run).notices[-1]
+    assert "No space left on device" in runner.status(run).notices[-1]
+    with pytest.raises(OSError, match="No space left"):
+        runner.add(replace(config, name="third"))
+    monkeypatch.undo()
+    third = runner.add(replace(config, name="third", steps=1))
+    wait(lambda: idle(runner))
+    assert runner.status(third).state == "finished"
+    assert all("queue" not in notice for notice in runner.status(run).notices)
+    assert Runner(host).queue() == []
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_failed_run_is_not_trained_again_where_the_queue_cannot_be_written(
+    runner, host, config, monkeypatch, written
+):
+    """Nor is it told as interrupted where its failure cannot be written either; it can be resumed."""
+
+    def full(*_):
+        raise OSError(28, "No space left on device", "/runs/tiny")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_step", full)
+        with host.lock:
+            run = runner.add(replace(config, steps=1))
+            patch.setattr(Queue, "_write", full_disk)
+            if not written:
+                add = Run.add_metrics
+                patch.setattr(Run, "add_metrics", lambda of, row: (full if "reason" in row else add)(of, row))
+        wait(lambda: idle(runner))
+        status = runner.status(run)
+        assert (status.state, status.reason) == ("failed", "/runs/tiny: No space left on device")
+        assert (status.place, runner.queue()) == (None, [])
+    runner.resume(run)
+    wait(lambda: idle(runner))
+    assert (runner.status(run).state, runner.status(run).reason) == ("finished", "")
+
+
+def test_a_gpu_that_does_not_recover_blocks_no_run(runner, host, config, monkeypatch):
+    def lost():
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "empty_cache", lost)
+        run = runner.add(replace(config, checkpoint="/models/other.safetensors"))
+        wait(lambda: idle(runner))
+    assert runner.status(run).state == "failed"
+    second = runner.add(replace(config, steps=1))
+    wait(lambda: idle(runner))
+    assert runner.status(second).state == "finished"
 
 
 def test_a_run_for_another_checkpoint_is_refused(runner, config):
