@@ -35,7 +35,7 @@ def pace_of(runs: Iterable[Run], model: str, unet: UNetSize, device: str) -> Pac
                 continue
             gflop = estimate(run.config, unet, None, device).gflop
         except (OSError, ValueError):
-            continue  # the list of runs reports it
+            continue  # its metrics cannot be read, or its weights do not fit this model: it tells no pace
         if gflop > 0 and seconds > 0:
             return Pace(run.folder.name, gflop, seconds)
     return None
