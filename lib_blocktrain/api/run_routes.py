@@ -250,6 +250,7 @@ def _list(service: Service) -> dict[str, Any]:
         "runs": [_state(service.runner.status(run)) for run in service.runner.runs()],
         "queue": [run.folder.name for run in service.runner.queue()],
         "held": service.runner.held,
+        "damaged": service.runner.damaged(),
     }
 
 

@@ -105,6 +105,7 @@ class RunList(BaseModel):
     runs: list[RunState]
     queue: list[str] = Field(description="names of those that wait, in order")
     held: bool = Field(description="whether the queue waits until a run is resumed")
+    damaged: dict[str, str] = Field(description="why runs cannot be read, by name; they are in neither list")
 
 
 class RunStatus(BaseModel):

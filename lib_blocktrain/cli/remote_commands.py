@@ -158,8 +158,10 @@ def train(arguments: argparse.Namespace, remote: Remote) -> Answer | int:
 def runs(arguments: argparse.Namespace, remote: Remote) -> Answer:
     """List the runs of a server."""
     _refuse_options(arguments, "folder")
-    data = remote.get("/runs")["runs"]
-    return data, runs_text(data)
+    listed = remote.get("/runs")
+    for name, why in listed["damaged"].items():
+        terminal.say(f"note: {name}: {why}")
+    return listed["runs"], runs_text(listed["runs"])
 
 
 def _follow(remote: Remote, name: str) -> dict[str, Any]:

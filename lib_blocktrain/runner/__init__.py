@@ -13,6 +13,7 @@ The page and the HTTP API share one runner. Closing the page does not end a run.
     runner.move(run, place)         put a waiting run at another place of the queue
     runner.set_about(run, title=t, notes=n), runner.delete(run)
     runner.find(name), runner.runs(), runner.queue()
+    runner.damaged()                why runs cannot be read, by name
 
 The queue is a file. After a restart it waits for `begin()`, so that training never starts unasked.
 Impossible requests raise ValueError with the reason. All methods may be called from any thread.

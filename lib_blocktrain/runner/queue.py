@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from lib_blocktrain.files import atomic_write, error_text
@@ -15,8 +16,8 @@ log = logging.getLogger(__name__)
 class Queue:
     """The runs of a folder that are still to be trained, in order. A run is removed when it has ended."""
 
-    def __init__(self, root: Path):
-        self._root, self._path = root, root / "queue.json"
+    def __init__(self, root: Path, read: Callable[[Path], Run] = open_run):
+        self._root, self._path, self._read = root, root / "queue.json", read
         self.left: dict[str, str] = {}  # by name, why a run that has ended is still in the file
 
     def runs(self) -> list[Run]:
@@ -24,7 +25,7 @@ class Queue:
         found = []
         for name in self.names():
             try:
-                found.append(open_run(self._root / name))
+                found.append(self._read(self._root / name))
             except (OSError, ValueError):
                 continue
         return found

@@ -18,6 +18,7 @@ import torch
 from lib_blocktrain.files import error_text
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.runner.about import read_about, write_about
+from lib_blocktrain.runner.catalog import Catalog, stamp_of
 from lib_blocktrain.runner.on_host import publish_result, sampler
 from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.runner.status import ActiveRun, LatestMetrics, describe_error, status_of
@@ -25,7 +26,7 @@ from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.control import Diverged, Outcome
 from lib_blocktrain.training.records import timed
-from lib_blocktrain.training.runs import Run, RunInUse, create, delete, new_folder, open_run
+from lib_blocktrain.training.runs import Run, RunInUse, create, delete, new_folder
 from lib_blocktrain.training.status import RESUMABLE_STATES, Status
 from lib_blocktrain.training.trainer import Trainer
 from lib_blocktrain.weights.block_weights import BlockWeights
@@ -41,13 +42,13 @@ class Runner:
         self._lock = threading.RLock()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blocktrain-runs")
         self._active: ActiveRun | None = None
+        self._catalog = Catalog(lambda: self.root)
         self._queues: dict[Path, Queue] = {}  # by folder, which the host's settings may change
         self._held = bool(self._queue.runs())  # runs queued by an earlier process wait for `begin()`
         self._reasons: dict[str, str] = {}  # by the run's name, as all that follow: why it waits or failed
         self._unwritten: dict[str, tuple[int, int]] = {}  # the stamp of metrics that lack the run's failure
         self._statuses: dict[str, tuple[tuple[int, ...], Status]] = {}  # with their stamp
         self._metrics: dict[str, LatestMetrics] = {}
-        self._runs: dict[Path, tuple[tuple[int, ...], Run]] = {}  # by folder, with the stamp of run.json
 
     @property
     def root(self) -> Path:
@@ -69,13 +70,11 @@ class Runner:
 
     def runs(self) -> list[Run]:
         """All runs of the host, newest first."""
-        found = []
-        for path in self.root.glob("*/run.json"):
-            try:
-                found.append((path.stat().st_mtime_ns, self._run_of(path.parent)))
-            except (OSError, ValueError):
-                continue  # not a run's folder, or it is being deleted
-        return [run for _, run in sorted(found, key=lambda pair: pair[0], reverse=True)]
+        return self._catalog.runs()
+
+    def damaged(self) -> dict[str, str]:
+        """Why runs cannot be read, by name: those that `runs` leaves out."""
+        return self._catalog.damaged()
 
     def queue(self) -> list[Run]:
         """The queued runs, in order; the first may be in training, or paused."""
@@ -84,14 +83,11 @@ class Runner:
 
     def find(self, name: str) -> Run:
         """The run in the folder of this name; raises ValueError for anything else, including paths."""
-        plain = isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
-        if not plain or not (self.root / name / "run.json").is_file():
-            raise ValueError(f"there is no run {name!r} in {self.root}")
-        return self._run_of(self.root / name)
+        return self._catalog.find(name)
 
     def status(self, run: Run) -> Status:
         """The status of a run; for an inactive run it is cached until its metrics or any run's state change."""
-        stamp = (self.version, *_stamp(run.metrics_path))
+        stamp = (self.version, *stamp_of(run.metrics_path))
         known = self._statuses.get(run.folder.name)
         if known is not None and known[0] == stamp and self._active_run(run) is None:
             return known[1]
@@ -202,7 +198,7 @@ class Runner:
             self._statuses.pop(run.folder.name, None)
             self._metrics.pop(run.folder.name, None)
             self._forget_end(run)
-            self._runs.pop(run.folder, None)
+            self._catalog.forget(run.folder)
             self.version += 1
 
     def set_weights(self, run: Run, weights: BlockWeights) -> None:
@@ -284,7 +280,7 @@ class Runner:
             self._reasons[run.folder.name] = reason
         elif not isinstance(error, Diverged) and not self._record(run, {"event": "failed", "reason": reason}):
             self._reasons[run.folder.name] = reason  # else it would be told as interrupted by the program's end
-            self._unwritten[run.folder.name] = _stamp(run.metrics_path)
+            self._unwritten[run.folder.name] = stamp_of(run.metrics_path)
 
     def _check_model_name(self, run: Run, name: str) -> None:
         """Record the model that a run starts on; raise ConfigError if it names, or was started on, another one."""
@@ -316,15 +312,7 @@ class Runner:
 
     @property
     def _queue(self) -> Queue:
-        return self._queues.setdefault(self.root, Queue(self.root))
-
-    def _run_of(self, folder: Path) -> Run:
-        """Return the run of a folder; `run.json` is read again only if it has changed."""
-        stamp = _stamp(folder / "run.json")
-        known = self._runs.get(folder)
-        if known is None or known[0] != stamp:
-            known = self._runs[folder] = stamp, open_run(folder)
-        return known[1]
+        return self._queues.setdefault(self.root, Queue(self.root, self._catalog.read))
 
     def _active_run(self, run: Run) -> ActiveRun | None:
         """Return the active run if it is this one."""
@@ -343,19 +331,10 @@ class Runner:
         waits = run.folder.name in self._queue.names()
         if state == "running":
             return "running elsewhere"
-        if self._unwritten.get(run.folder.name) == _stamp(run.metrics_path):  # nobody has gone on with it since
+        if self._unwritten.get(run.folder.name) == stamp_of(run.metrics_path):  # nobody has gone on with it since
             return "failed"
         if waits and state == "stopped":
             return "paused"
         if waits and state in ("failed", "diverged", "broken off"):
             return "waiting"
         return "stopped" if state == "waiting" and not waits else state
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Return the time of a file's last change, in ns, and its size; zeros if it does not exist."""
-    try:
-        info = path.stat()
-    except FileNotFoundError:
-        return 0, 0
-    return info.st_mtime_ns, info.st_size

@@ -72,6 +72,13 @@ def row(run: Run, status: Status, weights: Weighed | None) -> dict[str, object]:
     }
 
 
+def damaged_row(name: str, why: str) -> dict[str, object]:
+    """A row of the table for a run that cannot be read."""
+    said: dict[str, object] = {"name": name, "title": name, "state": "damaged", "words": "cannot be read", "notes": why}
+    drawn = {"kind": "bad", "step": 0, "steps": 0, "loss": None, "when": None, "place": None}
+    return {**said, **drawn, "blocks": "", "on": "", "weights": []}
+
+
 def curves(run: Run, status: Status, history: History) -> dict[str, object]:
     """Curves, samples and saved files of a run. Curves are `[steps, values]`; `last` is the last step with a row."""
     samples = run.config.samples

@@ -84,16 +84,21 @@ class RunsHandlers:
         if name != chosen:
             changes["runs_chosen"] = name
         if chosen and name != chosen:
-            changes["runs_message"] = html.failure(f"There is no run {chosen!r} any more")
+            changes["runs_message"] = html.failure(self._why_not(chosen))
         wait = POLL_IDLE if self.runner.current is None else POLL_TRAINING
         beat = Markup('<span data-beat="{}" data-next="{}"></span>').format(time.monotonic_ns(), wait)
         return {**changes, "runs_shown": {**digests, **current}, "runs_beat": beat}
+
+    def _why_not(self, chosen: str) -> str:
+        """Why the selected run is not shown."""
+        why = self.runner.damaged().get(chosen)
+        return f"There is no run {chosen!r} any more" if why is None else f"The run {chosen!r} cannot be read: {why}"
 
     def _shown_run(self, chosen: str | None) -> Run | None:
         """The selected run, else the one in training, else the newest."""
         try:
             return self.runner.find(chosen or "")
-        except ValueError:
+        except (ValueError, OSError):
             return self.runner.current or next(iter(self.runner.runs()), None)
 
     def _contents(self, run: Run | None, ask: Mapping[str, object]) -> dict[str, object]:
@@ -106,11 +111,14 @@ class RunsHandlers:
         startable = held and bool(self.runner.queue()) and state != "paused"  # of a paused run the button is Resume
         shown = sorted(((other, self.runner.status(other)) for other in runs), key=lambda pair: _order(pair[1]))
         rows = [runs_data.row(other, status, self._weighed(other, loaded)) for other, status in shown]
+        listed = {other.folder.name for other in runs}
+        damaged = {name: why for name, why in self.runner.damaged().items() if name not in listed}
+        rows += [runs_data.damaged_row(name, why) for name, why in damaged.items()]
         return {
             "runs_table": runs_data.data({"chosen": run.folder.name if run else "", "held": held, "runs": rows}),
             "runs_begin": Properties(visible=startable, variant="primary" if state == "waiting" else "secondary"),
             "runs_other": self._other_contents(run, ask, loaded),
-            **(self._run_contents(run, ask, loaded) if run else _no_run_contents()),
+            **(self._run_contents(run, ask, loaded) if run else _no_run_contents(bool(damaged))),
         }
 
     def _run_contents(self, run: Run, ask: Mapping[str, object], loaded: str | None) -> dict[str, object]:
@@ -311,8 +319,8 @@ def _asked_file(values: RunsValues) -> str:
     return str(asked(values).get("file") or RESULT)
 
 
-def _no_run_contents() -> dict[str, object]:
-    parts = {**dict.fromkeys(RUN_PARTS, Markup("")), "runs_state": runs_words.nothing()}
+def _no_run_contents(damaged: bool) -> dict[str, object]:
+    parts = {**dict.fromkeys(RUN_PARTS, Markup("")), "runs_state": runs_words.nothing(damaged)}
     return {**parts, **_buttons(None, held=False)}
 
 

@@ -106,8 +106,10 @@ def line(status: Status, held: bool) -> Line:
     return Line("info", f"{name} was stopped at {at}.", kept)
 
 
-def nothing() -> Markup:
-    """The line while there is no run."""
+def nothing(damaged: bool) -> Markup:
+    """The line while no run can be shown; `damaged`: there are some that cannot be read."""
+    if damaged:
+        return Line("bad", "", "No run can be read: choose one in the list to see why.").html()
     return Line("info", "", "No run yet.").html()
 
 

@@ -66,6 +66,15 @@ def test_status_and_metrics_since_a_step(client, run, refused):
     first = client.get("/runs/old-1?most=2").json()
     assert ([row["step"] for row in first["metrics"]], first["more"]) == ([0, 1, 1], True)  # a step is never cut
     refused(client.get("/runs/nobody"), 404, "nobody")
+    assert listed["damaged"] == {}
+
+
+def test_a_run_that_cannot_be_read_is_named(client, run, refused):
+    (run.folder / "run.json").write_text("{")
+    listed = client.get("/runs").json()
+    assert (listed["runs"], list(listed["damaged"])) == ([], ["old-1"])
+    assert "run.json: line 1: " in listed["damaged"]["old-1"]
+    refused(client.get("/runs/old-1"), 400, "run.json: line 1: ")
 
 
 def test_files(client, run):

@@ -164,6 +164,9 @@ def test_train(serve, listening, said, host, tmp_path, name, status):
     assert said("train", file, "--dry-run", "--url", url)[0] == 2
     status, _, complaint = said("train", "--resume", run.folder, "--url", url)
     assert (status, "finished" in complaint) == (2, True)
+    (run.folder / "run.json").write_text("{")
+    status, _, complaint = said("runs", "--url", url)
+    assert (status, complaint.startswith(f"note: {run.folder.name}: "), "line 1: " in complaint) == (0, True, True)
 
 
 def test_analyse(url, said, tmp_path):

@@ -14,7 +14,7 @@ from lib_blocktrain.hosts.host import Cancelled, Host, NoModel
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.training.config import SampleConfig
-from lib_blocktrain.training.runs import Run
+from lib_blocktrain.training.runs import Run, create
 from lib_blocktrain.training.trainer import Trainer
 from lib_blocktrain.weights.block_weights import BlockWeights
 from tests.fakes import FakeHost
@@ -366,6 +366,47 @@ def test_weights_change_while_it_runs(runner, host, config):
 def test_names_become_no_paths(runner, name):
     with pytest.raises(ValueError, match="there is no run"):
         runner.find(name)
+
+
+def test_a_run_that_cannot_be_read_is_told(runner, host, config, caplog):
+    """Once for each state of its file, though the page asks again and again; other runs are not kept up."""
+    runner.pause()
+    with host.lock:
+        run = runner.add(replace(config, steps=1))
+        runner.stop(run)
+    wait(lambda: idle(runner))
+    path, whole = run.folder / "run.json", (run.folder / "run.json").read_text("utf-8")
+    for text, said in (("{", "line 1: "), (whole.replace('"steps": 1', '"steps": "many"'), "steps = 'many'")):
+        path.write_text(text, "utf-8")
+        caplog.clear()
+        for _ in range(3):
+            assert (runner.runs(), runner.queue()) == ([], [])
+            with pytest.raises(ValueError, match=said):
+                runner.find(run.folder.name)
+        assert said in runner.damaged()[run.folder.name]
+        (record,) = caplog.records
+        assert f"the run {run.folder.name} cannot be read" in record.getMessage()
+        assert said in record.getMessage()
+    path.write_text(whole, "utf-8")
+    assert [each.folder for each in runner.runs()] == [run.folder]
+    assert runner.damaged() == {}
+    path.write_text("{", "utf-8")
+    assert runner.runs() == []
+    path.unlink()
+    assert runner.damaged() == {}
+
+
+def test_a_damaged_run_that_waits_is_told(host, config, caplog):
+    """It waits until it can be read."""
+    run = create(config, host.output_dir / "runs" / "tiny-1")
+    (run.folder.parent / "queue.json").write_text('["tiny-1", "gone"]')
+    (run.folder / "run.json").write_text("{")
+    runner = Runner(host)
+    runner.begin()
+    assert idle(runner)
+    assert [record.getMessage()[:32] for record in caplog.records] == ["the run tiny-1 cannot be read, a"]
+    assert list(runner.damaged()) == ["tiny-1"]
+    runner.close()
 
 
 def test_the_queue_is_put_in_another_order(runner, host, config):

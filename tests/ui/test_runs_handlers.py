@@ -145,6 +145,25 @@ def test_states_in_words():
     assert runs_words.resume_label(Status("robot-1", "failed", 3, 9, saved_step=2)) == "Resume from step 2"
 
 
+def test_a_run_that_cannot_be_read_is_listed_and_says_why(run, handlers, opened, host):
+    other = create(run.config, host.output_dir / "runs" / "robot-2")
+    (run.folder / "run.json").write_text("{ <b>")
+    opened.take(handlers.poll(opened.values))
+    assert opened.values["runs_chosen"] == "robot-2"
+    for _ in range(2):  # when it has become damaged, and when it is chosen in the list
+        assert "The run &#39;robot-1&#39; cannot be read: " in opened.values["runs_message"]
+        assert "run.json: line 1: " in opened.values["runs_message"]
+        opened.take(handlers.poll({**opened.values, "runs_chosen": "robot-1"}))
+    good, bad = sent(opened, "table")["runs"]
+    assert (good["name"], bad["name"], bad["words"], bad["kind"]) == ("robot-2", "robot-1", "cannot be read", "bad")
+    assert good.keys() == bad.keys()
+    assert "line 1: " in bad["notes"]
+    (other.folder / "run.json").unlink()
+    opened.take(handlers.poll(opened.values))
+    assert "There is no run &#39;robot-2&#39; any more" in opened.values["runs_message"]
+    assert "No run can be read: " in opened.values["runs_state"]
+
+
 def test_two_runs_are_compared(run, handlers, opened, host):
     other = create(run.config, host.output_dir / "runs" / "robot-2")
     other.add_metrics({"step": 1, "loss": 0.25})
