@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class Queue:
 
     def __init__(self, root: Path, read: Callable[[Path], Run] = open_run):
         self._root, self._path, self._read = root, root / "queue.json", read
+        self._said = ""  # the last warning of a damaged file
         self.left: dict[str, str] = {}  # by name, why a run that has ended is still in the file
 
     def runs(self) -> list[Run]:
@@ -72,11 +74,28 @@ class Queue:
         """Return the names of the folders in the queue, in order, whether or not a run is there."""
         try:
             names = json.loads(self._path.read_text("utf-8"))
-        except (FileNotFoundError, ValueError, RecursionError):
+            if not isinstance(names, list):
+                raise ValueError("expected a list of names")
+        except FileNotFoundError:
             return []
-        names = names if isinstance(names, list) else []
+        except (ValueError, RecursionError) as error:
+            self._put_aside(str(error))
+            return []
         # Names, not paths: the file may have been edited.
         return [name for name in names if _is_name(name) and name not in self.left]
+
+    def _put_aside(self, why: str) -> None:
+        """Keep a file that cannot be read under another name, since the next change of the queue writes a new one."""
+        kept = self._path.with_name(f"{self._path.name}.damaged")
+        try:
+            os.replace(self._path, kept)
+        except OSError as error:  # nor can it be overwritten then
+            why = f"{why}; {error_text(error)}"
+        else:
+            why = f"{why}; it is kept as {kept.name}"
+        if why != self._said:
+            log.warning("%s cannot be read, and the queue is empty: %s", self._path, why)
+        self._said = why
 
     def _write(self, names: list[str]) -> None:
         with atomic_write(self._path) as temporary:

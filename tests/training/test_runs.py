@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -102,6 +103,34 @@ def test_names_in_a_queue_are_no_paths(config, tmp_path):
     assert Queue(tmp_path / "runs").runs() == []
     (tmp_path / "runs" / "queue.json").write_text("{", "utf-8")
     assert Queue(tmp_path / "runs").next() is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"{}", b'["a", "\xff"]', b"[" * 100_000], ids=["cut", "other", "bytes", "deep"]
+)
+def test_a_damaged_queue_is_kept_aside(config, tmp_path, caplog, content):
+    """It was taken for an empty one, and overwritten by the next change."""
+    run = runs.create(config, tmp_path / "a")
+    (tmp_path / "queue.json").write_bytes(content)
+    queue = Queue(tmp_path)
+    assert [queue.runs(), queue.names()] == [[], []]
+    queue.add(run)
+    assert queue.names() == ["a"]
+    assert (tmp_path / "queue.json.damaged").read_bytes() == content
+    (record,) = caplog.records
+    assert f"{tmp_path / 'queue.json'} cannot be read, and the queue is empty: " in record.getMessage()
+    assert "it is kept as queue.json.damaged" in record.getMessage()
+
+
+def test_a_damaged_queue_that_cannot_be_kept_is_told_once(tmp_path, caplog, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    (tmp_path / "queue.json").write_text("{", "utf-8")
+    monkeypatch.setattr(os, "replace", refused)
+    queue = Queue(tmp_path)
+    assert [queue.names(), queue.names()] == [[], []]
+    assert ["Permission denied" in record.getMessage() for record in caplog.records] == [True]
 
 
 def test_two_runs_in_one_second(tmp_path):
