@@ -6,8 +6,10 @@ events and widgets in more than one way, and all of them are with ``BLOCKTRAIN_B
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,8 +59,21 @@ def contexts() -> list:
 def opening(contexts: list, browser, served: tuple[str, Path]) -> Iterator[Opened]:
     opened = Opened(None, *served, contexts.pop() if contexts else new_context(browser))
     yield opened
+    stop_runs(served[0])
     opened.leave()
     contexts.append(opened.context)
+
+
+def stop_runs(address: str) -> None:
+    """End the runs that a test has left: the next one on this server would wait for the model."""
+    place = f"{address.rstrip('/')}/blocktrain/v1/runs"
+    with urllib.request.urlopen(place, timeout=20) as answer:
+        runs = json.load(answer)["runs"]
+    for run in runs:
+        if run["state"] in ("preparing", "training"):
+            asked = urllib.request.Request(f"{place}/{run['name']}/stop", b'{"save": false}', method="POST")
+            asked.add_header("Content-Type", "application/json")
+            urllib.request.urlopen(asked, timeout=20).close()
 
 
 @pytest.fixture

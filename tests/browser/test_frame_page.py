@@ -111,8 +111,6 @@ def test_a_click_before_the_values_are_back_acts_on_them(opened):
     late = re.compile("predict|queue/join")
     opened.page.route(late, lambda route: route.continue_() if answered else questions.append(route))  # no answer yet
     opened.page.reload()
-    asked: list[str] = []
-    opened.page.on("request", lambda request: asked.append(request.post_data or ""))
     opened.click("draw")
     opened.page.wait_for_selector("button.blocktrain-held")
     answered.append(True)
@@ -120,7 +118,9 @@ def test_a_click_before_the_values_are_back_acts_on_them(opened):
         route.continue_()
     opened.page.wait_for_selector(f"{opened.css('status')} [data-ended]", state="attached")
     assert not opened.page.locator("button.blocktrain-held").count()
-    assert [text for text in asked if "kept in mind" in text and "robot" in text]
+    shown = opened.page.locator("#blocktrain_pictures .blocktrain-pictures")
+    drawn = json.loads(shown.get_attribute("data-values"))
+    assert (drawn["prompt"], [one["lora"] for one in drawn["loras"]]) == ("kept in mind", ["robot"])
 
 
 @pytest.mark.both_gradios
