@@ -294,6 +294,23 @@ def test_title_notes_and_deletion(opened, folder):
     write_rows(open_run(folder / "out" / "runs" / "old-34-1"), STEPS, samples=False)
 
 
+def test_a_run_that_cannot_be_read_says_why(opened, folder):
+    """It is in the list; chosen there, it leaves the run that is shown as it is, and says what is wrong."""
+    file = folder / "out" / "runs" / "old-32-1" / "run.json"
+    whole, times = file.read_text("utf-8"), (file.stat().st_atime, file.stat().st_mtime)
+    choose(opened, "old-33")
+    file.write_text("{", "utf-8")
+    row = opened.page.locator('tr[data-run="old-32-1"]')
+    row.get_by_text("cannot be read").wait_for()
+    row.click()
+    opened.wait("runs_message", "The run 'old-32-1' cannot be read: ")
+    assert "run.json: line 1: " in opened.text("runs_message")
+    assert opened.page.locator("#blocktrain_runs_head [data-run]").count() == 1
+    file.write_text(whole, "utf-8")
+    os.utime(file, times)
+    row.get_by_text("cannot be read").wait_for(state="detached")
+
+
 def test_words_at_the_buttons(opened):
     """Each button says what it does; what a state does not allow is not there."""
     choose(opened, "half")
