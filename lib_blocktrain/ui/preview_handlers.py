@@ -92,8 +92,11 @@ class PreviewHandlers:
         yield from self._draw(values, self._grid)
 
     def idle(self, values: PreviewValues) -> Changes:
-        """Free Draw after a drawing, in an event of its own: gradio 3 does not hear a button whose event goes on."""
-        return {**_IDLE}
+        """Free Draw after a drawing, in an event of its own: gradio 3 does not hear a button whose event goes on.
+
+        Not while the drawing that was asked for last goes on: an earlier one has ended.
+        """
+        return {} if self.jobs.goes_on(values["job"] or "") else {**_IDLE}
 
     def cancel(self, values: PreviewValues) -> Changes:
         """Cancel the drawing that this page has started; finished pictures are kept."""

@@ -146,7 +146,7 @@ class PreviewTab:
         grid = w.pick(*DRAWING, "grid_pictures")
         gridded = on(w["draw_grid"].click, preview.compare_cells, inputs, grid, queued=True)
         for ended in (compared, gridded):
-            on(ended.then, preview.idle, {}, w.pick("draw", "cancel"))
+            on(ended.then, preview.idle, w.pick("job"), w.pick("draw", "cancel"))
         requests = PictureRequests(preview, lambda stored: self.memory.fitting(w, stored))
         answers = w.pick(*SHOWN, *SETTINGS, *ANSWER)
         on(w["pictures_answer"].click, requests.answer, w.pick("pictures_ask", *SELECTION), answers)

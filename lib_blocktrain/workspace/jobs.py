@@ -191,6 +191,11 @@ class Jobs:
         finally:
             self._places.release()
 
+    def goes_on(self, job_id: str) -> bool:
+        """Whether a job waits or is at work."""
+        job = self._jobs.get(job_id)
+        return job is not None and not job.future.done()
+
     def cancel(self, job_id: str) -> None:
         """Cancel a job; does nothing if it has ended."""
         job = self._jobs.get(job_id)

@@ -228,6 +228,18 @@ def test_cancel_ends_it_before_the_next_step(host, preview, page):
     assert preview.cancel(page.values) == {}
 
 
+def test_draw_is_not_free_while_a_later_drawing_goes_on(host, preview, page):
+    """Two clicks are two drawings under gradio 4: the end of the first left the second without Cancel."""
+    page.run(preview.compare(page.values))
+    host.gate.clear()
+    generator = preview.compare(page.values)
+    page.take(next(generator))
+    assert preview.idle(page.values) == {}
+    host.gate.set()
+    page.run(generator)
+    assert preview.idle(page.values)["draw"]["interactive"] is True
+
+
 def test_cancel_ends_it_at_once_while_another_has_the_model(host, preview, page):
     with host.queued():
         generator = preview.compare(page.values)
