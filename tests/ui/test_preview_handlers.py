@@ -412,8 +412,11 @@ def test_a_page_that_waits_hears_that_the_work_goes_on(host, preview, page, monk
 def test_threads_end(preview, page):
     before = set(threading.enumerate())
     compare(preview, page)
-    assert {thread.name.split("_")[0] for thread in set(threading.enumerate()) - before} >= {"blocktrain"}
+    begun = set(threading.enumerate()) - before
+    assert {thread.name.split("_")[0] for thread in begun} >= {"blocktrain"}
     preview.jobs.close()
+    for thread in begun:
+        thread.join(20)
     assert set(threading.enumerate()) <= before
 
 
