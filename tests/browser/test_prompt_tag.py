@@ -167,6 +167,7 @@ def test_a_tag_is_edited_where_it_stands(browser, address, tmp_path):
     page.mouse.click(900, 700)
     page.evaluate("document.querySelector('textarea').addEventListener('contextmenu', (e) => e.preventDefault())")
     prompt.area.click(button="right", position={"x": 60, "y": 12})
+    page.wait_for_timeout(1000)  # the editor opens with the server's answer
     assert prompt.box.count() == 0
     # a phone, in the dark: the whole editor is on the page, and nothing scrolls sideways
     page.set_viewport_size({"width": 390, "height": 844})

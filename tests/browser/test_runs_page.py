@@ -20,6 +20,7 @@ READY = Path(__file__).resolve().parent.parent.parent / "demo" / "runs" / "2-rob
 STEPS = 60
 EVERY = 10  # steps between two samples
 LONG = "a name as long as people give them, which no table has the room for, and then some more of it"
+BEAT = "document.querySelector('#blocktrain_runs_beat [data-beat]').dataset.beat"
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white")  # of the samples, by their number
 
 
@@ -283,7 +284,9 @@ def test_title_notes_and_deletion(opened, folder):
     opened.page.get_by_role("button", name="Save").click()
     opened.wait("runs_head", "too soft")
     menu(opened, "delete")
+    beat = opened.page.evaluate(BEAT)
     opened.page.get_by_role("button", name="Cancel").click()
+    opened.page.wait_for_function(f"beat => {BEAT} !== beat", arg=beat)  # a command would have been carried out
     assert (folder / "out" / "runs" / "old-34-1" / "run.json").exists()
     menu(opened, "delete")
     opened.page.locator("dialog").get_by_role("button", name="Delete").click()

@@ -5,6 +5,8 @@ makes the CPU wait for the GPU as seldom as is known. `pytest -s tests/gpu` prin
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -24,6 +26,8 @@ def environment(tmp_path_factory) -> dict[str, str]:
     try:
         return preloaded(build_guard(tmp_path_factory.mktemp("guard")))
     except RuntimeError as error:
+        if os.environ.get("BLOCKTRAIN_CI") and shutil.which("g++"):
+            raise  # a guard that no longer compiles would hide all of these tests
         pytest.skip(str(error))
 
 
