@@ -258,7 +258,7 @@
         }
     }
 
-    function send() {
+    function send(pause = ASK_AGAIN) {
         clearTimeout(again);
         if (!requests.length) {
             return;
@@ -267,7 +267,7 @@
         field.value = JSON.stringify(requests[0]);
         field.dispatchEvent(new Event("input", { bubbles: true }));
         setTimeout(() => button("pictures_answer").click(), 30); // gradio takes the value over first
-        again = setTimeout(send, ASK_AGAIN);
+        again = setTimeout(send, pause, 2 * pause);
     }
 
     (blocktrain.components ||= new Map()).set("blocktrain-pictures-answered", (element) => {

@@ -36,8 +36,7 @@ class Catalog:
 
     def find(self, name: str) -> Run:
         """Return the run in the folder of this name; raise ValueError for anything else, including paths."""
-        plain = isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
-        if not plain or not (self._root() / name / "run.json").is_file():
+        if not is_folder_name(name) or not (self._root() / name / "run.json").is_file():
             raise ValueError(f"there is no run {name!r} in {self._root()}")
         return self.read(self._root() / name)
 
@@ -77,6 +76,11 @@ class Catalog:
             self._damaged[folder] = stamp, why
         if not said:
             log.warning("the run %s cannot be read, and is left out: %s", folder.name, why)
+
+
+def is_folder_name(name: object) -> bool:
+    """Whether this is a plain name, and no path."""
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 
 def stamp_of(path: Path) -> Stamp:

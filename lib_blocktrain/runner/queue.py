@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lib_blocktrain.files import atomic_write, error_text
+from lib_blocktrain.runner.catalog import is_folder_name
 from lib_blocktrain.training.runs import Run, open_run
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Queue:
             self._put_aside(str(error))
             return []
         # Names, not paths: the file may have been edited.
-        return [name for name in names if _is_name(name) and name not in self.left]
+        return [name for name in names if is_folder_name(name) and name not in self.left]
 
     def _put_aside(self, why: str) -> None:
         """Keep a file that cannot be read under another name, since the next change of the queue writes a new one."""
@@ -101,7 +102,3 @@ class Queue:
         with atomic_write(self._path) as temporary:
             temporary.write_text(json.dumps(names, indent=2) + "\n", "utf-8")
         self.left.clear()
-
-
-def _is_name(name: object) -> bool:
-    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name

@@ -172,7 +172,10 @@ class LoraControls:
         if isinstance(key, str):
             try:
                 card = self._card(self.lora_index.file(key), self.architecture(selection_of(values)))
-            except ValueError as error:  # an answer, too: without one the page asks for this card again and again
+            except (
+                ValueError,
+                OSError,
+            ) as error:  # an answer, too: without one the page asks for this card again and again
                 card = lora_data.no_card(key, str(error))
             changes["lora_card"] = lora_data.answered(card)
         return changes

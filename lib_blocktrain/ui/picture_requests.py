@@ -18,6 +18,7 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
+from lib_blocktrain.runner import describe_error
 from lib_blocktrain.ui import html, pictures_html
 from lib_blocktrain.ui.lora_controls import selection_of
 from lib_blocktrain.ui.picture_sheets import Names
@@ -48,8 +49,8 @@ class PictureRequests:
             asked = _read(values["pictures_ask"] or "")
             number = asked.get("number")
             changes = self._carry_out(asked, values)
-        except (ValueError, OSError, RuntimeError) as error:
-            changes = {"status": html.failure(str(error))}
+        except Exception as error:  # noqa: BLE001 - without an answer the page would ask for nothing else
+            changes = {"status": html.failure(describe_error(error))}
         return {**changes, "pictures_answered": _ANSWERED.format(number if isinstance(number, int) else "")}
 
     def _carry_out(self, asked: Mapping[str, Any], values: PreviewValues) -> Changes:

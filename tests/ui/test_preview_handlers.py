@@ -467,6 +467,22 @@ def test_a_picture_whose_tag_cannot_be_taken_over_is_loaded_and_keeps_the_tag(pr
     assert re.search("robot: .*unknown preset.*, so its tag stays in the prompt", page.values["status"])
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        '{"do": "restore", "entry": {"values": {}, "pictures": [{"no": 1}]}, "number": 3}',
+        '{"do": "zebra", "number": 3}',
+    ],
+)
+def test_each_request_is_answered_by_its_number(preview, page, asked):
+    """Whatever is wrong with it: the page asks until it is answered, and for nothing else."""
+    requests = PictureRequests(preview, lambda stored: (dict(stored), []))
+    page.values["pictures_ask"] = asked
+    page.take(requests.answer(page.values))
+    assert 'data-number="3"' in page.values["pictures_answered"]
+    assert "blocktrain-failure" in page.values["status"]
+
+
 def test_what_is_taken_from_txt2img_brings_its_loras(preview, page):
     def take(text="", **values):
         requests = PictureRequests(preview, lambda stored: (dict(stored), []))
