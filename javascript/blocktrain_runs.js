@@ -21,7 +21,7 @@
     const made = (...given) => blocktrain.made(...given);
 
     const box = (name) => find(`#blocktrain_${name} textarea, #blocktrain_${name} input`);
-    const chosen = () => box("runs_chosen")?.value || data.curves?.name || "";
+    const chosen = () => box("runs_chosen")?.value || data.table?.chosen || "";
 
     function put(name, text) {
         const field = box(name);
@@ -138,8 +138,8 @@
 
     // Another run begins with its newest step; after a reload the run and the step that were chosen come back.
     function changedRun() {
-        const name = data.curves?.name || "";
-        if (!name || name === shown || !data.table) {
+        const name = data.table?.chosen || "";
+        if (!name || name === shown) {
             return;
         }
         if (kept === null) {

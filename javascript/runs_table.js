@@ -38,6 +38,8 @@
     const text = (run) => `${run.title} ${run.name} ${run.state} ${run.words} ${run.on} ${run.notes}`.toLowerCase();
     const fits = (run) => words.every((word) => text(run).includes(word));
 
+    const readable = (run) => Boolean(run) && run.state !== "damaged";
+
     function row(run) {
         const { made, state } = runs;
         const chosen = run.name === runs.chosen();
@@ -45,7 +47,7 @@
         const small = made("small", { textContent: run.when ? `${run.words} · ${when(run.when)}` : run.words });
         const title = made("b", { textContent: run.title, title: run.notes ? `${run.name}\n${run.notes}` : run.name });
         const name = made("td", { className: "blocktrain-c-n" }, made("div", {}, icon(run.kind), made("span", {}, title, small)));
-        const steps = made("td", { className: "blocktrain-c-s", textContent: `${run.step}/${run.steps}` });
+        const steps = made("td", { className: "blocktrain-c-s", textContent: readable(run) ? `${run.step}/${run.steps}` : "–" });
         if (run.kind === "run") {
             const done = made("i");
             done.style.width = `${(100 * run.step) / Math.max(1, run.steps)}%`;
@@ -57,8 +59,8 @@
             map.append(made("span", { title: run.blocks || "no block" }, blocktrain.tinyU(run.weights)));
         }
         const letter = chosen ? "A" : other ? "B" : "+";
-        const about = chosen ? "This run is shown" : other ? "End the comparison" : `Compare with ${run.title}`;
-        const compare = made("button", { type: "button", textContent: letter, title: about, disabled: chosen });
+        const about = chosen ? "This run is shown" : other ? "End the comparison" : readable(run) ? `Compare with ${run.title}` : run.notes;
+        const compare = made("button", { type: "button", textContent: letter, title: about, disabled: chosen || !(other || readable(run)) });
         compare.className = `blocktrain-ab${chosen ? " blocktrain-is-a" : other ? " blocktrain-is-b" : ""}`;
         compare.setAttribute("aria-label", about);
         const line = made("tr", { tabIndex: 0 }, name, steps, loss, map, made("td", { className: "blocktrain-c-c" }, compare));
@@ -111,6 +113,7 @@
         drawCompared();
         const place = runs.find("#blocktrain_place_runs");
         place?.classList.toggle("blocktrain-in-training", current()?.state === "training");
+        place?.classList.toggle("blocktrain-unread", Boolean(current()) && !readable(current()));
         place?.classList.toggle("blocktrain-no-runs", runs.data.table !== null && !all.length);
     }
 
@@ -178,10 +181,10 @@
             up: queued && run.place > 1,
             down: queued && run.place < waiting(),
             preview: runs.data.saved?.files.length,
-            delete: run && run.kind !== "run",
-            title: run,
-            notes: run,
-            json: run,
+            delete: readable(run) && run.kind !== "run",
+            title: readable(run),
+            notes: readable(run),
+            json: readable(run),
         };
         for (const item of menu?.querySelectorAll("[data-do]") || []) {
             item.hidden = !shown[item.dataset.do];

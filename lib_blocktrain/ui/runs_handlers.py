@@ -71,11 +71,10 @@ class RunsHandlers:
     def _changes(self, values: RunsValues, digests: Mapping[str, str]) -> dict[str, object]:
         """The widgets whose digests differ, and the digests of all."""
         chosen = values["runs_chosen"]
-        run = self._shown_run(chosen)
-        contents = self._contents(run, asked(values))
+        name, run = self._shown(chosen)
+        contents = self._contents(name, run, asked(values))
         current = {name: hashlib.sha256(repr(content).encode()).hexdigest()[:16] for name, content in contents.items()}
         changes = {name: content for name, content in contents.items() if digests.get(name) != current[name]}
-        name = run.folder.name if run else ""
         current["run"], current["state"] = name, self.runner.status(run).state if run else ""
         if any(digests.get(part) != current[part] for part in ("run", "state")):
             changes["runs_message"] = ""  # it was said of another run, or of a state that has passed
@@ -84,25 +83,23 @@ class RunsHandlers:
         if name != chosen:
             changes["runs_chosen"] = name
         if chosen and name != chosen:
-            changes["runs_message"] = html.failure(self._why_not(chosen))
+            changes["runs_message"] = html.failure(f"There is no run {chosen!r} any more")
         wait = POLL_IDLE if self.runner.current is None else POLL_TRAINING
         beat = Markup('<span data-beat="{}" data-next="{}"></span>').format(time.monotonic_ns(), wait)
         return {**changes, "runs_shown": {**digests, **current}, "runs_beat": beat}
 
-    def _why_not(self, chosen: str) -> str:
-        """Why the selected run is not shown."""
-        why = self.runner.damaged().get(chosen)
-        return f"There is no run {chosen!r} any more" if why is None else f"The run {chosen!r} cannot be read: {why}"
-
-    def _shown_run(self, chosen: str | None) -> Run | None:
-        """The selected run, else the one in training, else the newest."""
+    def _shown(self, chosen: str | None) -> tuple[str, Run | None]:
+        """The name and the run to show: the selected one, None if it cannot be read; in training; or the newest."""
         try:
-            return self.runner.find(chosen or "")
+            run: Run | None = self.runner.find(chosen or "")
         except (ValueError, OSError):
-            return self.runner.current or next(iter(self.runner.runs()), None)
+            if chosen in self.runner.damaged():
+                return chosen, None
+            run = self.runner.current or next(iter(self.runner.runs()), None)
+        return (run.folder.name if run else ""), run
 
-    def _contents(self, run: Run | None, ask: Mapping[str, object]) -> dict[str, object]:
-        """The contents of all widgets, showing this run."""
+    def _contents(self, name: str, run: Run | None, ask: Mapping[str, object]) -> dict[str, object]:
+        """The contents of all widgets, showing this run; without one, why the run of this name cannot be read."""
         runs, held = self.runner.runs()[:SHOWN_RUNS], self.runner.held
         if run is not None and run.folder not in [other.folder for other in runs]:
             runs.append(run)
@@ -114,11 +111,12 @@ class RunsHandlers:
         listed = {other.folder.name for other in runs}
         damaged = {name: why for name, why in self.runner.damaged().items() if name not in listed}
         rows += [runs_data.damaged_row(name, why) for name, why in damaged.items()]
+        line = runs_words.unreadable(name, damaged[name]) if name in damaged else runs_words.nothing(bool(damaged))
         return {
-            "runs_table": runs_data.data({"chosen": run.folder.name if run else "", "held": held, "runs": rows}),
+            "runs_table": runs_data.data({"chosen": name, "held": held, "runs": rows}),
             "runs_begin": Properties(visible=startable, variant="primary" if state == "waiting" else "secondary"),
             "runs_other": self._other_contents(run, ask, loaded),
-            **(self._run_contents(run, ask, loaded) if run else _no_run_contents(bool(damaged))),
+            **(self._run_contents(run, ask, loaded) if run else _no_run_contents(line)),
         }
 
     def _run_contents(self, run: Run, ask: Mapping[str, object], loaded: str | None) -> dict[str, object]:
@@ -319,8 +317,8 @@ def _asked_file(values: RunsValues) -> str:
     return str(asked(values).get("file") or RESULT)
 
 
-def _no_run_contents(damaged: bool) -> dict[str, object]:
-    parts = {**dict.fromkeys(RUN_PARTS, Markup("")), "runs_state": runs_words.nothing(damaged)}
+def _no_run_contents(line: runs_words.Line) -> dict[str, object]:
+    parts = {**dict.fromkeys(RUN_PARTS, Markup("")), "runs_state": line.html()}
     return {**parts, **_buttons(None, held=False)}
 
 

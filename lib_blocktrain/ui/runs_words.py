@@ -106,11 +106,16 @@ def line(status: Status, held: bool) -> Line:
     return Line("info", f"{name} was stopped at {at}.", kept)
 
 
-def nothing(damaged: bool) -> Markup:
+def nothing(damaged: bool) -> Line:
     """The line while no run can be shown; `damaged`: there are some that cannot be read."""
     if damaged:
-        return Line("bad", "", "No run can be read: choose one in the list to see why.").html()
-    return Line("info", "", "No run yet.").html()
+        return Line("bad", "", "No run can be read: choose one in the list to see why.")
+    return Line("info", "", "No run yet.")
+
+
+def unreadable(name: str, why: str) -> Line:
+    """The line of a run that cannot be read."""
+    return Line("bad", f"{name} cannot be read:", why)
 
 
 def _kept(status: Status) -> str:

@@ -298,7 +298,7 @@ def test_title_notes_and_deletion(opened, folder):
 
 
 def test_a_run_that_cannot_be_read_says_why(opened, folder):
-    """It is in the list; chosen there, it leaves the run that is shown as it is, and says what is wrong."""
+    """Chosen in the list it is the one that the bar, the menu and the right half of the page are about."""
     file = folder / "out" / "runs" / "old-32-1" / "run.json"
     whole, times = file.read_text("utf-8"), (file.stat().st_atime, file.stat().st_mtime)
     choose(opened, "old-33")
@@ -306,12 +306,18 @@ def test_a_run_that_cannot_be_read_says_why(opened, folder):
     row = opened.page.locator('tr[data-run="old-32-1"]')
     row.get_by_text("cannot be read").wait_for()
     row.click()
-    opened.wait("runs_message", "The run 'old-32-1' cannot be read: ")
-    assert "run.json: line 1: " in opened.text("runs_message")
-    assert opened.page.locator("#blocktrain_runs_head [data-run]").count() == 1
+    opened.wait("runs_state", "old-32-1 cannot be read: ")
+    assert "run.json: line 1: " in opened.text("runs_state")
+    assert row.get_attribute("aria-current") == "true"
+    assert opened.page.locator("#blocktrain_runs_head [data-run]").count() == 0
+    assert not opened.page.locator("#blocktrain_runs_view .blocktrain-loss").is_visible()
+    assert not opened.page.locator(opened.button("runs_resume")).first.is_visible()
+    opened.page.click("#blocktrain_menu_runs [data-menu]")
+    assert opened.page.locator("#blocktrain_runs_menu [data-do]:visible").count() == 0
     file.write_text(whole, "utf-8")
     os.utime(file, times)
     row.get_by_text("cannot be read").wait_for(state="detached")
+    opened.page.locator('#blocktrain_runs_head [data-run="old-32-1"]').wait_for()
 
 
 def test_words_at_the_buttons(opened):

@@ -59,6 +59,11 @@ def sent(page, part):
     return json.loads(html.unescape(re.search('data-json="([^"]*)"', text)[1])) if text else None
 
 
+def choose(page, handlers, name):
+    page.values["runs_chosen"] = name
+    page.take(handlers.poll(page.values))
+
+
 def ask(page, **wanted):
     page.values["runs_ask"] = json.dumps(wanted)
     return page.values
@@ -149,11 +154,17 @@ def test_a_run_that_cannot_be_read_is_listed_and_says_why(run, handlers, opened,
     other = create(run.config, host.output_dir / "runs" / "robot-2")
     (run.folder / "run.json").write_text("{ <b>")
     opened.take(handlers.poll(opened.values))
-    assert opened.values["runs_chosen"] == "robot-2"
     for _ in range(2):  # when it has become damaged, and when it is chosen in the list
-        assert "The run &#39;robot-1&#39; cannot be read: " in opened.values["runs_message"]
-        assert "run.json: line 1: " in opened.values["runs_message"]
-        opened.take(handlers.poll({**opened.values, "runs_chosen": "robot-1"}))
+        assert (opened.values["runs_chosen"], sent(opened, "table")["chosen"]) == ("robot-1", "robot-1")
+        assert "robot-1 cannot be read:" in opened.values["runs_state"]
+        assert "run.json: line 1: " in opened.values["runs_state"]
+        assert (opened.values["runs_message"], sent(opened, "curves"), opened.values["runs_head"]) == ("", None, "")
+        assert not any(opened.properties[f"runs_{button}"]["visible"] for button in ("pause", "stop", "resume"))
+        assert not any(opened.properties[f"runs_{button}"]["interactive"] for button in ("again", "preview", "weigh"))
+        choose(opened, handlers, "robot-2")
+        assert sent(opened, "curves")["name"] == "robot-2"
+        choose(opened, handlers, "robot-1")
+    choose(opened, handlers, "robot-2")
     good, bad = sent(opened, "table")["runs"]
     assert (good["name"], bad["name"], bad["words"], bad["kind"]) == ("robot-2", "robot-1", "cannot be read", "bad")
     assert good.keys() == bad.keys()
