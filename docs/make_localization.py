@@ -84,7 +84,8 @@ COMPOSED = (
     "Without a caption: {} of {} pictures, trained on an empty prompt",
     "There is a LoRA {name} already: the new one gets a number", "It starts after {name}", "Trained", "File", "A step",
     "Samples", "{} numbers", "about {name}", "{} MiB of {}", "ready", "needs a name", "none of the presets", "smooth",
-    "{name} Show its weights", "{name} “{name}”",
+    "{name} Show its weights", "{name} “{name}”", "The connection broke off before this was done. Start it again.",
+    "The files did not arrive: the server or a proxy refused them (HTTP {}).",
 )  # fmt: skip
 TRANSLATIONS = ROOT / "localizations"
 NO_WORDS = re.compile(r"[\W\d_]*|(IN|OUT|M|BASE)\d*|\d+×\d+|[\d.]+")

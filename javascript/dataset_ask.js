@@ -11,10 +11,12 @@
     const ASK_AGAIN = 1500; // milliseconds
     const PATIENCE = 180000; // milliseconds for an upload
     const LARGEST = 60 << 20; // bytes of one file
+    const UNANSWERED = "The files did not arrive: is the server there? Add them again.";
     const PAGE = Math.random().toString(36).slice(2); // no two pages share a number
     const waiting = []; // {number, text, button, files, resolve, reject}
     let count = 0;
     let timer = null;
+    let uploading = false;
 
     const find = (name, what) => document.querySelector(`${what}#blocktrain_${name}, #blocktrain_${name} ${what}`);
 
@@ -54,19 +56,33 @@
         files.forEach((file, index) => given.items.add(new File([file], `${index}.bin`)));
         const input = find("dataset_files", "input[type=file]")
             || document.getElementById("blocktrain_dataset_files").parentElement.querySelector("input[type=file]");
+        uploading = true;
         input.files = given.files;
         input.dispatchEvent(new Event("change", { bubbles: true }));
-        timer = setTimeout(() => fail("The files did not arrive: is the server there? Add them again."), PATIENCE);
+        timer = setTimeout(() => fail(UNANSWERED), PATIENCE);
     }
 
-    function fail(words) {
-        waiting.shift()?.reject(new Error(words));
-        begin();
+    function fail(why) {
+        if (uploading) {
+            uploading = false;
+            waiting.shift().reject(new Error(why));
+            begin();
+        }
     }
+
+    // gradio 3 says nothing of an upload that was refused. Status 0: nobody answered.
+    new PerformanceObserver((list) => {
+        const refused = (one) => /\/upload(\?|$)/.test(one.name) && (one.responseStatus === 0 || one.responseStatus >= 400);
+        const status = list.getEntries().find(refused)?.responseStatus;
+        if (status !== undefined) {
+            fail(status ? `The files did not arrive: the server or a proxy refused them (HTTP ${status}).` : UNANSWERED);
+        }
+    }).observe({ type: "resource" });
 
     // gradio has the files.
     function uploaded() {
-        if (waiting[0]?.files) {
+        if (uploading) {
+            uploading = false;
             setTimeout(() => send());
         }
     }
@@ -87,39 +103,51 @@
         }
     }
 
-    // Adds files to a set, in parts that a server takes; tells of the progress, and returns {added, refused}.
     const paths = new WeakMap(); // of files in a dropped folder: where they are in it
     const PART_BYTES = 24 << 20;
     const PART_FILES = 32;
 
-    async function add(set, files, progress) {
-        const found = { added: [], refused: [], notices: [] };
-        let part = [];
+    // Parts that a server takes.
+    function parts(files) {
+        const found = [];
         let bytes = 0;
-        const flush = async () => {
-            if (part.length) {
-                const names = part.map((file) => dataset.paths.get(file) || file.webkitRelativePath || file.name);
-                const answer = await ask("add", { set, names }, { button: "dataset_add_now", files: part });
-                found.added.push(...answer.added);
-                found.refused.push(...answer.refused);
-                found.notices = [...new Set([...found.notices, ...answer.notices])];
-                part = [];
-                bytes = 0;
-            }
-        };
-        for (const [index, file] of files.entries()) {
-            if (file.size > LARGEST) {
-                found.refused.push([file.name, `${(file.size / 2 ** 20).toFixed(0)} MB: expected up to ${LARGEST >> 20} MB`]);
-                continue;
-            }
-            if (part.length === PART_FILES || (part.length && bytes + file.size > PART_BYTES)) {
-                await flush();
-                progress(index);
-            }
-            part.push(file);
+        for (const file of files) {
             bytes += file.size;
+            if (!found.length || found.at(-1).length === PART_FILES || bytes > PART_BYTES) {
+                found.push([]);
+                bytes = file.size;
+            }
+            found.at(-1).push(file);
         }
-        await flush();
+        return found;
+    }
+
+    // Adds files to a set; tells of the progress, and returns {added, refused, notices}. After a part that did not arrive
+    // the others are not sent.
+    async function add(set, files, progress) {
+        const size = (file) => `${(file.size / 2 ** 20).toFixed(0)} MB: expected up to ${LARGEST >> 20} MB`;
+        const found = { added: [], refused: [], notices: [] };
+        found.refused.push(...files.filter((file) => file.size > LARGEST).map((file) => [file.name, size(file)]));
+        let done = found.refused.length;
+        let why = "";
+        for (const part of parts(files.filter((file) => file.size <= LARGEST))) {
+            const names = part.map((file) => paths.get(file) || file.webkitRelativePath || file.name);
+            try {
+                if (!why) {
+                    const answer = await ask("add", { set, names }, { button: "dataset_add_now", files: part });
+                    found.added.push(...answer.added);
+                    found.refused.push(...answer.refused);
+                    found.notices = [...new Set([...found.notices, ...answer.notices])];
+                }
+            } catch (error) {
+                why = error.message;
+            }
+            if (why) {
+                found.refused.push(...part.map((file) => [file.name, why]));
+            }
+            done += part.length;
+            progress(done);
+        }
         return found;
     }
 

@@ -135,8 +135,13 @@
     }
 
     const refusal = (refused) => {
-        const named_ = refused.slice(0, SHOWN).map(([name, why]) => (why.startsWith(name) ? why : `${name}: ${why}`)).join("; ");
-        return `${dataset.many(refused.length, "file")} not taken: ${named_}${refused.length > SHOWN ? "; …" : ""}`;
+        const reasons = new Map();
+        for (const [name, why] of refused) {
+            reasons.set(why, [...(reasons.get(why) || []), name]);
+        }
+        const list = (all, between) => `${all.slice(0, SHOWN).join(between)}${all.length > SHOWN ? `${between}…` : ""}`;
+        const lines = [...reasons].map(([why, names]) => (why.startsWith(names[0]) ? why : `${list(names, ", ")}: ${why}`));
+        return `${dataset.many(refused.length, "file")} not taken: ${list(lines, "; ")}`;
     };
 
     async function add(set, files, other) {

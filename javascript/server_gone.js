@@ -1,6 +1,6 @@
 // Shows a banner when the server does not respond: what to do, and when it is back. gradio's own message, "Connection
 // errored out", says neither. Polling starts with gradio's first message, and ends when the server responds: then the event
-// `blocktrain:back` tells those whose question was lost.
+// `blocktrain:back` tells those whose question or answer was lost. That may be at once, where only the connection broke.
 (() => {
     "use strict";
 
@@ -36,8 +36,14 @@
         return shown;
     }
 
+    const back = () => document.dispatchEvent(new CustomEvent("blocktrain:back"));
+
     async function check() {
-        if (polling || (await responds())) {
+        if (polling) {
+            return;
+        }
+        if (await responds()) {
+            back();
             return;
         }
         polling = true;
@@ -47,7 +53,7 @@
         }
         polling = false;
         const shown = banner("The server is back.", false);
-        document.dispatchEvent(new CustomEvent("blocktrain:back"));
+        back();
         setTimeout(() => polling || shown.remove(), BACK_SHOWN);
     }
 

@@ -12,6 +12,7 @@ from lib_blocktrain.ui.analyse_tab import AnalyseTab
 from lib_blocktrain.ui.dataset_tab import DatasetTab
 from lib_blocktrain.ui.job_chip import JobChip
 from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
+from lib_blocktrain.ui.lost_jobs import LostJobs
 from lib_blocktrain.ui.preview_tab import PreviewTab
 from lib_blocktrain.ui.runs_tab import RunsTab
 from lib_blocktrain.ui.train_tab import TrainTab
@@ -47,12 +48,13 @@ class Page:
         self.jobs = jobs or Jobs(host)
         self.picture_sets = picture_sets or PictureSets(host)
         shared = Shared(host, controls.initial, lora_index, controls, self.jobs, self.runner, self.picture_sets)
-        self.job_chip = JobChip(self.runner)
+        self.job_chip, self.lost_jobs = JobChip(self.runner), LostJobs(self.jobs)
         self.widgets = Widgets()
         self.tabs: tuple[Tab, ...] = tuple(kind(shared) for kind in TABS)
         with gr.Column(elem_id="blocktrain"):
             with frame.header(self.widgets, [tab.title for tab in self.tabs], READING, host.name):
                 self.job_chip.build(self.widgets)
+                self.lost_jobs.build(self.widgets)
             with gr.Tabs(elem_id="blocktrain_places") as self.widgets["tabs"]:
                 for tab in self.tabs:
                     with gr.Tab(tab.title, id=tab.title, elem_id=f"blocktrain_place_{frame.place_name(tab.title)}"):
@@ -61,6 +63,7 @@ class Page:
         self.job_chip.wire(self.widgets)
         for tab in self.tabs:
             tab.wire(self.widgets)
+        self.lost_jobs.wire(self.widgets)
 
     def on_load(self, blocks: gr.Blocks) -> None:
         """Fill the tabs whenever the page is loaded in a browser."""

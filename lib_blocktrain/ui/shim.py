@@ -77,6 +77,17 @@ def on(
     return dependency
 
 
+def forget_stream(event: Callable[..., gr.events.Dependency]) -> None:
+    """Have an event end what all queued events wait for in the page.
+
+    gradio 4 has one stream of answers for them. When the connection breaks, its page takes that stream for open, and
+    what is asked then is never answered. Only cancelling an event closes it. gradio 3 has a connection for each event.
+    """
+    if GRADIO_4:
+        functions = Context.root_block.fns.values()
+        event(fn=None, cancels=[function.get_config() for function in functions if function.queue])
+
+
 class OwnPage(gr.Blocks):
     """A page of events without an API name, for which gradio 4's client would complain at each event.
 

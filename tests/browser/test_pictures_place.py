@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 
+import pytest
 from PIL import Image
 from test_access_page import LOW_CONTRAST, NAMELESS
 from test_train import STATE, STEP
@@ -149,3 +150,54 @@ def test_from_24_dropped_pictures_to_a_run(opened):
     opened.click("train_start")
     page.wait_for_function(f"() => {STATE} === 'finished' && {STEP} === 40")
     assert opened.text("runs_head").startswith("bots")
+
+
+REFUSED = {"status": 413, "content_type": "text/html", "body": "<h1>413 Request Entity Too Large</h1>"}
+
+
+def make_set(opened, name: str) -> None:
+    """Make a new set: another test may have left one open."""
+    opened.go("Pictures")
+    opened.page.get_by_role("button", name="New set").click()
+    opened.page.get_by_role("textbox", name="Name of the new set").fill(name)
+    opened.page.get_by_role("button", name="Make", exact=True).click()
+    opened.page.wait_for_function("name => blocktrain.pictureSets.openSet()?.name === name", arg=name)
+
+
+def drop(opened, *names: str) -> None:
+    files = [[name, picture(number % COUNT)] for number, name in enumerate(names)]
+    opened.page.evaluate(DROP, ["#blocktrain_place_pictures", files])
+
+
+@pytest.mark.both_gradios
+def test_files_that_do_not_arrive(opened):
+    """A proxy in between refuses them: the page says so at once, and the next time they come."""
+    make_set(opened, "late")
+    opened.page.route(lambda url: "/upload" in url, lambda route: route.fulfill(**REFUSED))
+    drop(opened, "a.png", "b.png")
+    opened.wait("dataset_message", "0 files added. 2 files not taken: a.png, b.png: The files did not arrive: ")
+    assert "refused them (HTTP 413)." in opened.text("dataset_message")
+    opened.page.unroute_all()
+    opened.problems.clear()  # the browser tells of the answer
+    drop(opened, "a.png", "b.png")
+    opened.wait("dataset_message", "2 files added.")
+    assert len(list((opened.folder / "out/datasets/late").rglob("*.png"))) == 2
+
+
+def test_what_arrived_before_a_part_that_did_not_is_there(opened):
+    make_set(opened, "half")
+    uploads = []
+
+    def second_is_refused(route):
+        uploads.append(route)
+        route.fulfill(**REFUSED) if len(uploads) == 2 else route.continue_()
+
+    opened.page.route(lambda url: "/upload" in url, second_is_refused)
+    drop(opened, *(f"{number:03}.png" for number in range(70)))  # in parts of 32
+    opened.wait(
+        "dataset_message",
+        "32 files added. 38 files not taken: 032.png, 033.png, 034.png, …: The files did not arrive: ",
+    )
+    opened.problems.clear()
+    opened.page.wait_for_function("() => blocktrain.pictureSets.pictures().length === 32")
+    assert len(uploads) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+from breakable import breakable
 from journeys import SECOND, Opened, serving, write_loras
 
 LATE = 1.5 * SECOND
@@ -78,6 +79,27 @@ def test_on_a_slow_server_the_last_change_is_kept(opened):
     opened.page.wait_for_timeout(900)  # after two looks at the fields the server is asked, and answers after this
     opened.type("prompt", "two")
     opened.page.wait_for_function("blocktrain.recall('preview')?.prompt === 'two'", timeout=30 * SECOND)
+
+
+@pytest.mark.both_gradios
+def test_a_connection_that_breaks_off_in_a_drawing(browser, served):
+    """The drawing is lost, which the page says; the next one is drawn. It hung, and so did all after it in gradio 4."""
+    with breakable(served[0]) as (connection, through):
+        opened = Opened(browser, through, served[1])
+        opened.small()
+        before = opened.preview()
+        opened.type("steps", 150)
+        opened.type("seed", 5)
+        opened.click("draw")
+        opened.page.wait_for_selector("#blocktrain_status [data-drawing]")
+        connection.cut()
+        opened.wait("status", "The connection broke off before this was done. Start it again.")
+        assert opened.page.locator(opened.button("cancel")).first.is_disabled()
+        opened.small()
+        opened.type("seed", 1)
+        assert opened.preview() == before
+        opened.problems.clear()  # of the connection
+        opened.close()
 
 
 def test_a_server_that_begins_anew(browser, python, random_model, tmp_path):
