@@ -85,7 +85,7 @@ def forget_stream(event: Callable[..., gr.events.Dependency]) -> None:
     """
     if GRADIO_4:
         functions = Context.root_block.fns.values()
-        event(fn=None, cancels=[function.get_config() for function in functions if function.queue])
+        event(fn=None, api_name=False, cancels=[function.get_config() for function in functions if function.queue])
 
 
 class OwnPage(gr.Blocks):

@@ -179,6 +179,23 @@ def test_typed_without_a_pause_and_cancelled_in_the_tab(page):
 STATE = "document.querySelector('#blocktrain_runs_head [data-state]')?.dataset.state"
 
 
+QUEUED = """() => {
+    const { components, dependencies } = gradio_config;
+    const named = new Map(components.map((one) => [one.id, one.props.elem_id || ""]));
+    const targets = (one) => one.targets.map(([id]) => named.get(id));
+    const closing = dependencies.find((one) => targets(one).includes("blocktrain_lost_stream") && one.cancels.length);
+    return dependencies.filter((one) => closing?.cancels.includes(one.id)).map((one) => [targets(one)[0], one.queue]);
+}"""
+
+
+@pytest.mark.kinds(*TRAINS)
+def test_only_our_own_jobs_end_with_a_dead_stream(page):
+    """gradio gives each event another number in the WebUI's page: see ui/shim.py, `forget_stream`."""
+    found = page.page.evaluate(QUEUED)
+    assert ["blocktrain_draw", True] in found
+    assert all(name.startswith("blocktrain_") and queued for name, queued in found), found
+
+
 @pytest.mark.kinds("a1111", *TRAINS)
 def test_trained_by_clicks_and_used_at_once(page, second, weighed, tmp_path_factory):
     """A run is followed in another browser tab, too, in which nothing was clicked."""
