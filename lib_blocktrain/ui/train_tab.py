@@ -147,7 +147,7 @@ class TrainTab:
         on(w[WEIGHTS].input, handlers.to_map, form_values, w.pick("train_weights"), latest=True)
         drawn = {**form_fields(w, WEIGHTS), **w.pick("train_understood")}
         for slider in w.groups["train_weights"].values():
-            moved = on(slider.release, handlers.from_map, w.pick("train_weights"), drawn)
+            moved = on(slider.release, handlers.from_map, w.pick("train_weights"), drawn, latest=True)
             on(moved.then, handlers.estimate, asked, estimate)
         filled = w.pick(*FORM, "train_dataset", "train_message")
         weights = {**form_fields(w, WEIGHTS), **w.pick("train_understood")}

@@ -9,6 +9,10 @@ from breakable import breakable
 from journeys import SECOND, Opened, serving, write_loras
 
 LATE = 1.5 * SECOND
+MOVE = """(slider, value) => {
+    slider.value = value;
+    for (const name of ["input", "pointerup"]) slider.dispatchEvent(new Event(name, { bubbles: true }));
+}"""
 ANSWERED = "document.querySelector('#blocktrain_runs_beat [data-beat]')?.dataset.beat"
 
 
@@ -79,6 +83,24 @@ def test_on_a_slow_server_the_last_change_is_kept(opened):
     opened.page.wait_for_timeout(900)  # after two looks at the fields the server is asked, and answers after this
     opened.type("prompt", "two")
     opened.page.wait_for_function("blocktrain.recall('preview')?.prompt === 'two'", timeout=30 * SECOND)
+
+
+@pytest.mark.both_gradios
+def test_on_a_slow_server_the_last_move_of_a_slider_of_train_counts(opened):
+    """The text followed the first of two moves, and the map said something else."""
+    opened.go("Train")
+    slider = opened.page.locator("#blocktrain_train_w_OUT05 input[type=range]")
+    slider.wait_for(state="attached")
+    opened.page.wait_for_function("blocktrain.restored('train')")
+    network = opened.context.new_cdp_session(opened.page)
+    network.send("Network.enable")
+    slow = {"offline": False, "latency": LATE, "downloadThroughput": -1, "uploadThroughput": -1}
+    network.send("Network.emulateNetworkConditions", slow)
+    for value in (0.25, 0.75):
+        slider.evaluate(MOVE, value)
+        opened.page.wait_for_timeout(300)
+    weights = "document.querySelector('#blocktrain_train_network_weights textarea, #blocktrain_train_network_weights input')"
+    opened.page.wait_for_function(f"{weights}.value.includes('OUT05=0.75')")
 
 
 @pytest.mark.both_gradios
