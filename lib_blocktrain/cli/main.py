@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(answer, int):
         return answer
     data, text = answer
-    terminal.answer(json.dumps(data, indent=2, ensure_ascii=False) if arguments.json else text)
+    terminal.answer(json.dumps(data, indent=2, ensure_ascii=not terminal.is_unicode()) if arguments.json else text)
     return 0
 
 

@@ -202,7 +202,8 @@ def _server_name(path: Path) -> str:
 
     A path to a file on this machine gives that file's name; anything else is used as the server's name.
     """
-    return path.stem if path.is_file() or path.is_absolute() else path.with_suffix("").as_posix()
+    name = path.name if path.is_file() or path.is_absolute() else path.as_posix()
+    return name.removesuffix(".safetensors")  # what else follows a dot is a part of the name
 
 
 def _refuse_options(arguments: argparse.Namespace, *names: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO
 
 from lib_blocktrain.files import visible
 
@@ -16,14 +17,25 @@ def one_line(text: str) -> str:
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def is_unicode() -> bool:
+    """Whether stdout can have any character: redirected, on Windows, it cannot."""
+    return (sys.stdout.encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32")
+
+
 def say(text: str) -> None:
     """Write a line for people, on stderr."""
-    sys.stderr.write(f"{visible(text)}\n")
+    _write(sys.stderr, f"{visible(text)}\n")
 
 
 def answer(text: str) -> None:
     """Write what the command was asked for, on stdout."""
-    sys.stdout.write(f"{visible(text).rstrip()}\n")
+    _write(sys.stdout, f"{visible(text).rstrip()}\n")
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write a text; of characters that the stream cannot have their numbers."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 class VisibleFormatter(logging.Formatter):

@@ -79,7 +79,8 @@ def train_command(arguments: argparse.Namespace) -> Answer | int:
         "result": None if outcome.result is None else str(outcome.result),
         "loss": trainer.monitor.smoothed,
     }
-    if outcome.ended == "finished" and arguments.out is None and arguments.resume is None:
+    is_ours = arguments.resume is None or arguments.resume.resolve().parent == (host.output_dir / "runs").resolve()
+    if outcome.ended == "finished" and arguments.out is None and is_ours:
         data["published"] = str(publish_result(trainer, host))
     end = f"{outcome.ended} at step {outcome.step}, loss {trainer.monitor.smoothed:.4f}"
     again = "" if outcome.ended == "finished" else f"\ngo on: python -m lib_blocktrain train --resume {run.folder}"
@@ -143,6 +144,8 @@ def check_file_or_resume(arguments: argparse.Namespace) -> None:
     if (arguments.file is None) == (arguments.resume is None):
         what = "nothing to train" if arguments.file is None else "RUN.json and --resume together"
         raise ValueError(f"{what}: expected RUN.json or --resume DIR")
+    if arguments.resume is not None and getattr(arguments, "out", None) is not None:
+        raise ValueError(f"--out {arguments.out} together with --resume: a run goes on in its own folder")
     if arguments.earlier_state and arguments.resume is None:
         raise ValueError("--earlier-state without --resume: expected the run to go on with, --resume DIR")
 
@@ -171,9 +174,11 @@ def _run(arguments: argparse.Namespace, config: RunConfig, root: Path, processes
 
     if arguments.resume is not None:
         run = Run(arguments.resume, config)
-        if arguments.earlier_state and processes.is_first:
+        if processes.is_first:
             with run.locked():
-                run.use_earlier_state()
+                if arguments.earlier_state:
+                    run.use_earlier_state()
+                run.keep_config()
         processes.wait()
         return run
     if arguments.out is None and processes.count > 1:

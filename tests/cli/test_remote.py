@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.server
 import json
 import threading
+from pathlib import Path
 
 import pytest
 
 from lib_blocktrain.__main__ import main
 from lib_blocktrain.api.access import Access
+from lib_blocktrain.cli import remote_commands
 from lib_blocktrain.runner import Runner
 from lib_blocktrain.workspace.images import read_png
 
@@ -182,3 +184,13 @@ def test_analyse(url, said, tmp_path):
     status, _, complaint = said("analyse", "--lora", "robot", "--out", tmp_path / "no", "--url", url)
     assert status == 2
     assert "prompt" in complaint
+
+
+def test_what_follows_a_dot_is_a_part_of_a_name(tmp_path):
+    """`style_v1.0` was sent as `style_v1`, which may be another LoRA."""
+    file = tmp_path / "add_detail v1.5.safetensors"
+    file.write_bytes(b"")
+    names = [Path(name) for name in ("style_v1.0", "style_v1.0.safetensors", "sub/style_v1.0")]
+    assert [remote_commands._server_name(path) for path in (*names, file)] == [
+        "style_v1.0", "style_v1.0", "sub/style_v1.0", "add_detail v1.5",
+    ]  # fmt: skip

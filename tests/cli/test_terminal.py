@@ -84,3 +84,18 @@ def test_other_text_stays():
     text = "ein Röboter, ロボット, 🤖\n\tname: 1"
     assert terminal.visible(text) == text
     assert terminal.visible("\ud800").encode() == b"\\ud800"
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["inspect", "--json"]])
+def test_a_stream_without_unicode_gets_every_character(tmp_path, monkeypatch, command):
+    """Redirected on Windows, stdout is cp1252: the command's answer was lost in a traceback."""
+    path = tmp_path / "robot.safetensors"
+    write_lora(path, note="顔 \U0001f916")
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "cp1252"))
+    assert main([*command, str(path)]) == 0
+    sys.stdout.flush()
+    said = raw.getvalue().decode("cp1252")
+    assert "\\u9854" in said
+    if "--json" in command:
+        assert "顔 \U0001f916" in str(json.loads(said))

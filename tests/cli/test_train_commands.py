@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -189,3 +190,20 @@ def test_estimate(blocktrain, run_json, config):
     _, trained, _ = blocktrain("train", run_json, "--steps", 1)
     numbers = sum(tensor.numel() for tensor in load_file(trained["result"]).values() if tensor.ndim)
     assert answer["parameters"] == numbers
+
+
+def test_what_is_changed_at_a_resume_stays(blocktrain, run_json, tmp_path):
+    """The next session had the old number of steps, and ended at once."""
+    folder = tmp_path / "out"
+    assert blocktrain("train", run_json, "--out", folder, "--steps", 1)[0] == 0
+    assert blocktrain("train", "--resume", folder, "--steps", 2, "--save-every", 1)[0] == 0
+    assert (load(folder / "run.json").steps, load(folder / "run.json").save_every) == (2, 1)
+    status, _, err = blocktrain("train", "--resume", folder, "--out", tmp_path / "other")
+    assert (status, f"--out {tmp_path / 'other'} together with --resume" in err) == (2, True), err
+
+
+def test_a_resumed_run_is_published_when_it_has_finished(blocktrain, run_json, tmp_path):
+    status, answer, _ = blocktrain("train", run_json, "--steps", 1)
+    status, answer, _ = blocktrain("train", "--resume", answer["run"], "--steps", 2)
+    assert status == 0
+    assert read_header(Path(answer["published"])).metadata["ss_steps"] == "2"
