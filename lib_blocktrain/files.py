@@ -22,6 +22,17 @@ _tidied: set[str] = set()  # the folders that this process has looked into
 # The escapes of ASCII and of Latin-1, marks that turn the direction of a line, and halves of pairs (no UTF-8 has them).
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³]|conin\$|conout\$) *(\.|$)", re.IGNORECASE)
+TRIES, BETWEEN_TRIES = 10, 0.1  # seconds
+LINE_END = re.compile("\r\n|[\r\n]")
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text as a file read by Python has them, as in sd-scripts: they end with LF, CRLF or CR.
+
+    `str.splitlines` ends a line at U+2028, U+0085 or a vertical tab, too, which captions from other tools contain.
+    """
+    lines = LINE_END.split(text)
+    return lines if lines[-1] else lines[:-1]
 
 
 @contextmanager
@@ -39,10 +50,20 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            _replace(temporary, path)
     finally:
         with suppress(OSError):  # it is mostly gone; and an error on its way says more than this one would
             temporary.unlink()
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Rename a file over another. On Windows that fails while another program, such as a virus scanner, reads one."""
+    for _ in range(TRIES if os.name == "nt" else 0):
+        with suppress(PermissionError):
+            os.replace(temporary, path)
+            return
+        time.sleep(BETWEEN_TRIES)
+    os.replace(temporary, path)
 
 
 def _temporary_name(name: str) -> str:

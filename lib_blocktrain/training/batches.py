@@ -121,6 +121,7 @@ class BatchLoader:
     def __init__(self, latents: LatentCache, conditioning: ConditioningCache | None, loss: LossConfig, seed: int):
         self._latents, self._conditioning = latents, conditioning
         self._loss, self._seed = loss, seed
+        self._mask = lru_cache(maxsize=4096)(_shrunk_mask)  # of this run: it may be painted anew before the next
 
     @property
     def has_conditioning(self) -> bool:
@@ -174,7 +175,7 @@ class BatchLoader:
         passing = [caption not in ("", image.plain_caption) for image, caption in zip(images, captions)]
         conditioning = {} if cache is None else joined([cache.of(*c) for c in zip(captions, passing)])
         masks = [
-            (_shrunk_mask if image.options.random_crop else _mask)(image, flip, latents.shape[-2:])
+            (_shrunk_mask if image.options.random_crop else self._mask)(image, flip, latents.shape[-2:])
             for image, flip in zip(images, flips)
         ]
         mask = None
@@ -228,13 +229,8 @@ def _sizes(image: DatasetImage) -> list[float]:
     return [float(side) for side in (height, width, fit.top, fit.left, to_height, to_width)]
 
 
-@lru_cache(maxsize=4096)
-def _mask(image: DatasetImage, flip: bool, size: torch.Size) -> Tensor | None:
-    """Return the mask at the latents' size `(1, h, w)`, each value the mean of its 8x8 pixels."""
-    return _shrunk_mask(image, flip, size)
-
-
 def _shrunk_mask(image: DatasetImage, flip: bool, size: torch.Size) -> Tensor | None:
+    """Return the mask at the latents' size `(1, h, w)`, each value the mean of its 8x8 pixels."""
     mask = image.open_mask()
     if mask is None:
         return None

@@ -6,6 +6,7 @@ Every field but name and dataset has a default. Sizes are in pixels, rates are f
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -388,7 +389,7 @@ def dumps(config: RunConfig) -> str:
 
 def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     def absolute(path: str) -> str:
-        return str((folder / path).resolve())
+        return os.path.abspath(folder / path)  # links stay: the name of a folder has its repeats
 
     def at(path: str | None) -> str | None:
         return None if path is None else absolute(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lib_blocktrain.files import error_text
+from lib_blocktrain.files import error_text, lines_of
 from lib_blocktrain.training.buckets import Fit, Size, fitting
 from lib_blocktrain.training.caption_length import cut_off
 from lib_blocktrain.training.captions import plain_caption
@@ -227,7 +227,7 @@ def caption_text(file: Path, all_lines: bool = False) -> str:
     try:
         with open(file, "rb") as stream:
             content = stream.read(4 * MAX_CAPTION + 1)
-        lines = content.decode("utf-8-sig").strip().splitlines()
+        lines = lines_of(content.decode("utf-8-sig").strip())
     except UnicodeDecodeError as error:
         raise DatasetError(f"{file}: not UTF-8 at byte {error.start}: save the caption as UTF-8") from error
     except OSError as error:

@@ -7,21 +7,22 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from lib_blocktrain.networks.adapters import NetworkModule
+from lib_blocktrain.networks.adapters import LoKr, NetworkModule
 from lib_blocktrain.networks.adapters.base import RankedModule
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.training.config import NetworkConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.norms import linear_factor
-from lib_blocktrain.training.plan import Plan
+from lib_blocktrain.training.plan import ModulePlan, Plan
 
 
 @dataclass(frozen=True)
 class WeightChange:
-    """What new block weights change in the mode `scale`: scales and alphas by key."""
+    """What new block weights change: the modules of both plans by key, in the mode `scale`."""
 
-    scales: Mapping[str, float]
-    alphas: Mapping[str, float]
+    before: Mapping[str, ModulePlan]
+    after: Mapping[str, ModulePlan]
+    is_scale: bool
 
     @torch.no_grad()
     def network(self, network: Network) -> Network:
@@ -31,20 +32,31 @@ class WeightChange:
         """
         modules: dict[str, NetworkModule] = {}
         for key, module in network.modules.items():
-            if self.scales[key] != 1:
-                linear_factor(module).div_(self.scales[key])
+            if self._growth(module) != 1:
+                linear_factor(module).div_(self._growth(module))
                 assert isinstance(module, RankedModule)  # else `linear_factor` has raised
-                module = replace(module, alpha=self.alphas[key])
+                module = replace(module, alpha=self.after[key].alpha)
             modules[key] = module
         return replace(network, modules=modules)
 
     def divided(self, network: Network) -> dict[int, float]:
         """Return what `network` divides each tensor by, by the tensor's id: copies of it have to follow."""
         return {
-            id(linear_factor(module)): self.scales[key]
-            for key, module in network.modules.items()
-            if self.scales[key] != 1
+            id(linear_factor(module)): self._growth(module)
+            for module in network.modules.values()
+            if self._growth(module) != 1
         }
+
+    def _growth(self, module: NetworkModule) -> float:
+        """By what the module's scale grows: with alpha, which may be the block's own and stay, or with the weight.
+
+        The weight is a factor of its own where readers ignore alpha: see `init.training_network`.
+        """
+        old, new = self.before[module.key], self.after[module.key]
+        if not self.is_scale:
+            return 1.0
+        whole = isinstance(module, LoKr) and module.is_whole
+        return new.weight / old.weight if whole else new.alpha / old.alpha
 
 
 def weight_change(before: Plan, after: Plan, config: NetworkConfig) -> WeightChange:
@@ -55,6 +67,4 @@ def weight_change(before: Plan, after: Plan, config: NetworkConfig) -> WeightCha
     if old.keys() != new.keys():
         blocks = sorted({(old.get(key) or new[key]).block for key in old.keys() ^ new.keys()})
         raise ConfigError(f"{', '.join(blocks)}: a weight cannot change to 0 or from 0 during a run")
-    ratios = {key: new[key].weight / old[key].weight for key in old}
-    scales = ratios if config.weight_mode == "scale" else dict.fromkeys(ratios, 1.0)
-    return WeightChange(scales, {key: module.alpha for key, module in new.items()})
+    return WeightChange(old, new, config.weight_mode == "scale")

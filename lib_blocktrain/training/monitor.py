@@ -41,6 +41,10 @@ class TrainingMonitor:
         self.overflows = 0  # steps in a row without a finite gradient
         self.gradient: float | None = None
         self.gradients: dict[str, float] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        """Measure the speed from now on."""
         self._started, self._counted = time.monotonic(), 0
 
     def add(self, loss: float) -> None:

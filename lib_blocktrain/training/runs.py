@@ -72,7 +72,7 @@ class Run:
         return self.folder / "checkpoints" / f"{self.config.name}-{step:06}.safetensors"
 
     def checkpoints(self) -> list[Path]:
-        """Return the network files saved during the run, the oldest first."""
+        """Return the network files saved during the run, by their steps."""
         return sorted((self.folder / "checkpoints").glob("*.safetensors"))
 
     def sample(self, step: int, number: int) -> Path:
@@ -107,6 +107,12 @@ class Run:
                 f" {damaged.name} and resume; {self.saved_network}"
             )
         return f"{self.saved_network}; without its state the run begins at step 0"
+
+    def keep_config(self) -> None:
+        """Write a configuration that was changed for going on, so that the next session has it; the caller holds it."""
+        if configs.load(self.folder / "run.json") != self.config:
+            with atomic_write(self.folder / "run.json") as temporary:
+                temporary.write_text(configs.dumps(self.config), "utf-8")
 
     def use_earlier_state(self) -> None:
         """Go back to the earlier state, where the last one is damaged or gone; raise ValueError where that cannot be.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lib_blocktrain.files import lines_of
 from lib_blocktrain.training.config_json import ConfigError, check, read_text
 from lib_blocktrain.training.kohya_toml import toml_reader
 
@@ -85,7 +86,7 @@ def prompts_in(path: Path) -> tuple[str, ...]:
     """Return the lines of sd-scripts' file of prompts (`--sample_prompts`), .txt, .json or .toml; or ConfigError."""
     text = read_text(path)
     if path.suffix.lower() == ".txt":
-        return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+        return tuple(line.strip() for line in lines_of(text) if line.strip() and not line.startswith("#"))
     if path.suffix.lower() == ".json":
         try:
             items = json.loads(text)

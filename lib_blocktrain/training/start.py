@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lib_blocktrain.networks.adapters import DoRA, LoKr, LoRA, NetworkModule
+from lib_blocktrain.networks.adapters import IA3, OFT, DoRA, GLoRA, LoKr, LoRA, NetworkModule, TLoRA
 from lib_blocktrain.networks.adapters.base import RankedModule
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.layers import weight_of
@@ -17,6 +17,7 @@ from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.norms import linear_factor
 from lib_blocktrain.training.plan import ModulePlan, Plan
 
+_OF_WEIGHTS = (DoRA, GLoRA, IA3, OFT, TLoRA)  # their delta is made from the layer's own weight
 _NOTICEABLE = 0.001  # the share of the norm from which a loss by a lower rank is said
 
 
@@ -46,10 +47,10 @@ def start_from(file: Network, network: Network, plan: Plan, config: NetworkConfi
 def _take_over(ours: NetworkModule, theirs: NetworkModule, planned: ModulePlan, config: NetworkConfig) -> float:
     """Give our tensors the values with which our delta is theirs; return the share of its norm that our rank loses."""
     weight = weight_of(planned.layer).detach()
-    if isinstance(theirs, DoRA) and not any(weight.stride()):
+    if isinstance(theirs, _OF_WEIGHTS) and not any(weight.stride()):
         raise ConfigError(
-            f"network.start: {ours.key} is a DoRA there, which takes the model's own weights: expected fp8 and offload"
-            " false, or another file"
+            f"network.start: {ours.key} is {_form(theirs)} there, which takes the model's own weights: expected fp8 and"
+            " offload false, or another file"
         )
     if isinstance(ours, DoRA):
         by_input = isinstance(theirs, DoRA) and theirs.magnitude.shape[0] == 1

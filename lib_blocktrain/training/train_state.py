@@ -152,8 +152,10 @@ class TrainState:
         return True
 
     def back_to_good(self) -> None:
-        """Put back what the last `remember_good` kept."""
+        """Put back what the last `remember_good` kept; a schedule-free optimizer begins its average with it anew."""
         self._good.restore(self._all_weights())
+        for parameter, own in self._of_optimizer():
+            own.copy_(parameter.detach())
 
     @torch.no_grad()
     def change_weights(self, after: Plan) -> None:
@@ -165,6 +167,8 @@ class TrainState:
         for copies in (self.average, good, good[len(self.parameters) :]):
             for copy, parameter in zip(copies, self.parameters):
                 copy.div_(divided.get(id(parameter), 1.0))
+        for parameter, own in self._of_optimizer():
+            own.div_(divided.get(id(parameter), 1.0))
         rates = {
             id(tensor): group["base_lr"]
             for group in parameter_groups(self.network, self.plan, self.config.optimizer)
@@ -224,6 +228,14 @@ class TrainState:
 
         `run.json` may have another rate by now, and another version of torch may lack the implementation.
         """
+        now, before = (
+            [len(group["params"]) for group in of["param_groups"]] for of in (self.optimizer.state_dict(), saved)
+        )
+        if now != before:
+            raise ValueError(
+                f"the saved state has {len(before)} groups of parameters, and run.json gives {len(now)}: expected as"
+                " many learning rates in optimizer.text_encoder_lr and the same optimizer.lora_plus as before"
+            )
         groups = []
         for ours, theirs in zip(self.optimizer.param_groups, saved["param_groups"], strict=True):
             group = {k: tuple(v) if isinstance(ours.get(k), tuple) else v for k, v in theirs.items()}
@@ -243,6 +255,11 @@ class TrainState:
     def _all_weights(self) -> list[Tensor]:
         """Return the weights, then their averages, if there are any."""
         return [*(parameter.detach() for parameter in self.parameters), *self.average]
+
+    def _of_optimizer(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the weights that a schedule-free optimizer keeps beside each parameter: z in 2405.15682."""
+        states = [(parameter, self.optimizer.state.get(parameter, {})) for parameter in self.parameters]
+        return [(parameter, state["z"]) for parameter, state in states if isinstance(state.get("z"), Tensor)]
 
     def _names(self) -> list[str]:
         """Return the names that the parameters have in a network file, in order."""

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 
 from lib_blocktrain.blocks import BASE
-from lib_blocktrain.files import atomic_write
+from lib_blocktrain.files import atomic_write, error_text
 from lib_blocktrain.model.protocol import Model
 from lib_blocktrain.model.set_aside import SetAside
 from lib_blocktrain.model.weight_storage import WeightStorage
@@ -166,6 +166,7 @@ class Trainer:
         self.comparison = Comparison(self.compared_loss())
         self.apply()
         self.aside.put(self.data.idle(self.model))
+        self.monitor.begin()  # now come steps
 
     def run_step(self) -> None:
         """Make one step of the optimizer, unless in fp16 the gradients overflowed."""
@@ -366,12 +367,19 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def save_checkpoint(self) -> Path:
-        """Save the network file of this step, and delete the oldest ones beyond `keep`."""
+        """Save the network file of this step, and delete beyond `keep` those that were saved first.
+
+        That need not be those of the lowest steps: a run that diverged goes on from an earlier one.
+        """
         path = self.save(self.run.checkpoint(self.step))
         self.note({"checkpoint": path.name})
         if self.config.keep and self.processes.is_first:
-            for old in self.run.checkpoints()[: -self.config.keep]:
-                old.unlink()
+            others = sorted(set(self.run.checkpoints()) - {path}, key=lambda other: (other.stat().st_mtime_ns, other))
+            for old in others[: len(others) + 1 - self.config.keep]:
+                try:
+                    old.unlink()
+                except OSError as error:  # open in another program, which Windows does not allow
+                    self.notice(f"a checkpoint beyond keep = {self.config.keep} stays: {error_text(error)}")
         return path
 
     def save(self, path: Path) -> Path:

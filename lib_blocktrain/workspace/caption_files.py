@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from lib_blocktrain.files import LINE_END, lines_of
 from lib_blocktrain.training.dataset import MAX_CAPTION
 
 MAX_BYTES = 4 * MAX_CAPTION
-_LINE_END = re.compile("\r\n|[\r\n]")
 _NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
 
 
@@ -54,7 +54,7 @@ class Caption:
     @property
     def text(self) -> str:
         """All lines, ended by newlines, without those at the end; raises ValueError as `raw` does."""
-        return _LINE_END.sub("\n", self.raw).rstrip("\n")
+        return LINE_END.sub("\n", self.raw).rstrip("\n")
 
     @property
     def first_line(self) -> str:
@@ -68,8 +68,8 @@ class Caption:
             raw = self.raw
         except ValueError:
             raw = ""  # of another encoding: it is replaced whole, as UTF-8
-        ends = _LINE_END.findall(raw)
-        lines = _LINE_END.sub("\n", text).rstrip("\n").split("\n")
+        ends = LINE_END.findall(raw)
+        lines = LINE_END.sub("\n", text).rstrip("\n").split("\n")
         new = (ends[0] if ends else "\n").join(lines) + (ends[-1] if ends and raw.endswith(ends[-1]) else "")
         return self._encoded(new)
 
@@ -80,7 +80,7 @@ class Caption:
 
     def _first_line(self) -> tuple[int, int]:
         stripped = self.raw.strip()
-        line = stripped.splitlines()[0].strip() if stripped else ""
+        line = lines_of(stripped)[0].strip() if stripped else ""
         start = len(self.raw) - len(self.raw.lstrip()) if stripped else 0
         return start, start + len(line)
 
@@ -89,7 +89,7 @@ class Caption:
             raise ValueError(f"a caption with the character {refused[0]!r}: expected text")
         mark = codecs.BOM_UTF8 if (self.content or b"").startswith(codecs.BOM_UTF8) else b""
         content = mark + text.encode("utf-8")
-        lines = text.strip().splitlines()
+        lines = lines_of(text.strip())
         if len(content) > MAX_BYTES or (lines and len(lines[0]) > MAX_CAPTION):
             raise ValueError(f"a caption of {len(text)} characters: expected up to {MAX_CAPTION}")
         return content

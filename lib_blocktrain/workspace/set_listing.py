@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib_blocktrain.files import error_text
+from lib_blocktrain.files import error_text, lines_of
 from lib_blocktrain.model.clip_tokens import TokenCounter
 from lib_blocktrain.training.buckets import Fit, Size
 from lib_blocktrain.training.dataset import DatasetImage, mask_share
@@ -72,7 +72,7 @@ class Listed:
         mask = found.mask or (found.path if self.has_mask else None)
         text = self.line
         if text is not None and found.options.wildcards:
-            text = "\n".join(filter(None, map(str.strip, self.caption.text.splitlines())))
+            text = "\n".join(filter(None, map(str.strip, lines_of(self.caption.text))))
         caption = found.caption_for(text)
         return DatasetImage(found.path, caption, self.fit, found.repeats, found.regularisation, mask, found.options)
 

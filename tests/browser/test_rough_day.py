@@ -99,7 +99,9 @@ def test_on_a_slow_server_the_last_move_of_a_slider_of_train_counts(opened):
     for value in (0.25, 0.75):
         slider.evaluate(MOVE, value)
         opened.page.wait_for_timeout(300)
-    weights = "document.querySelector('#blocktrain_train_network_weights textarea, #blocktrain_train_network_weights input')"
+    weights = (
+        "document.querySelector('#blocktrain_train_network_weights textarea, #blocktrain_train_network_weights input')"
+    )
     opened.page.wait_for_function(f"{weights}.value.includes('OUT05=0.75')")
 
 

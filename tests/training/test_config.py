@@ -194,3 +194,12 @@ def test_both_spellings_are_read_and_the_old_one_written(section, old, new, valu
     assert new not in written
     with pytest.raises(ConfigError, match=f"{section}.{old} and {section}.{new} are one entry"):
         read(RunConfig, {**SMALL, section: {old: value, new: value}})
+
+
+def test_the_name_of_a_linked_folder_counts(tmp_path):
+    """`10_robot`, a link to pictures elsewhere, has ten repeats and the class caption."""
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "10_robot").symlink_to(tmp_path / "pictures", target_is_directory=True)
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"name": "a", "dataset": {"folders": [{"path": "10_robot"}]}}), "utf-8")
+    assert load(path).dataset.folders[0].path == str(tmp_path / "10_robot")

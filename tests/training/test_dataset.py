@@ -21,7 +21,7 @@ from lib_blocktrain.training.caption_length import cut_off
 from lib_blocktrain.training.captions import RunStep, augmented_caption
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig, resolved
 from lib_blocktrain.training.config_json import ConfigError, read
-from lib_blocktrain.training.dataset import DatasetError, find
+from lib_blocktrain.training.dataset import DatasetError, caption_text, find
 from lib_blocktrain.training.dataset_config import ImageOptions
 from lib_blocktrain.ui.history import read_history
 
@@ -390,3 +390,12 @@ def test_of_many_captions_the_worst_are_named():
         "max_tokens = 75 cuts captions off: 19.png loses 14 tokens, 18.png loses 13 tokens, 17.png loses 12 tokens,"
         " 16.png loses 11 tokens, 15.png loses 10 tokens, and 9 more pictures",
     )
+
+
+def test_a_line_of_a_caption_ends_where_it_does_in_sd_scripts(tmp_path):
+    """Captions from other tools contain U+2028 and the like, at which `str.splitlines` cuts."""
+    file = tmp_path / "a.txt"
+    for between in "\u2028\u2029\x85\v\f\x1c":
+        file.write_bytes(f"a red robot{between}on a field\r\nsecond".encode())
+        assert caption_text(file) == f"a red robot{between}on a field"
+        assert caption_text(file, all_lines=True) == f"a red robot{between}on a field\nsecond"

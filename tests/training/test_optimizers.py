@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lib_blocktrain.networks.layers import weight_of
 from lib_blocktrain.training.config import NetworkConfig, OptimizerConfig, RunConfig, ScheduleConfig, dumps
 from lib_blocktrain.training.config_json import ConfigError, read
 from lib_blocktrain.training.init import init_network
@@ -16,6 +17,7 @@ from lib_blocktrain.training.optimizers import check_learning_rates, learning_ra
 from lib_blocktrain.training.plan import plan_of
 from lib_blocktrain.training.train_state import TrainState
 from tests.tiny_models import diffusers_sdxl_unet, diffusers_unet
+from tests.training.test_layouts import TwoEncoders
 
 NETWORK = NetworkConfig(weights="OUT09=1,OUT10=0.5", rank=2)
 RUN = {"name": "a", "dataset": {"folders": [{"path": "."}]}}
@@ -129,3 +131,54 @@ def test_each_text_encoder_has_its_rate():
     ):
         with pytest.raises(ConfigError, match=f"text_encoder_lr = .*expected {said}"):
             read(RunConfig, {**RUN, "optimizer": {"text_encoder_lr": wrong}})
+
+
+def test_a_block_with_an_alpha_of_its_own_keeps_its_delta_when_its_weight_changes():
+    """The alpha stays there, and what was learnt was divided all the same."""
+    config = RunConfig("a", read(RunConfig, RUN).dataset, replace(NETWORK, block_alphas={"OUT09": 4.0}))
+    state = TrainState(plan_of(diffusers_unet(), "sd1", config.network), config, torch.float32)
+    for parameter in state.parameters:
+        parameter.detach().fill_(0.1)
+    after = plan_of(diffusers_unet(), "sd1", replace(config.network, weights="OUT09=0.25,OUT10=1"))
+    layers = {planned.key: weight_of(planned.layer).detach() for planned in after.modules}
+
+    def deltas():
+        return {key: module.delta_weight(layers[key]) for key, module in state.network.modules.items()}
+
+    before = deltas()
+    state.change_weights(after)
+    now = deltas()
+    assert all(torch.allclose(now[key], before[key]) for key in before)
+
+
+def test_the_second_weights_of_a_schedule_free_optimizer_follow(monkeypatch):
+    """z of AdamWScheduleFree: left as it was, the next average mixed it with divided weights."""
+    config = read(RunConfig, {**RUN, "network": {"weights": NETWORK.weights, "rank": 2}})
+    state = TrainState(plan_of(diffusers_unet(), "sd1", config.network), config, torch.float32)
+    for parameter in state.parameters:
+        parameter.detach().fill_(0.1)
+        state.optimizer.state[parameter]["z"] = parameter.detach().clone()
+    state.remember_good(at_once=True)
+    state.change_weights(plan_of(diffusers_unet(), "sd1", replace(config.network, weights="OUT09=0.25,OUT10=1")))
+    values = {float(parameter.detach().flatten()[0]) for parameter in state.parameters}
+    assert len(values) > 1
+    for parameter in state.parameters:
+        assert torch.equal(state.optimizer.state[parameter]["z"], parameter)
+        state.optimizer.state[parameter]["z"].fill_(torch.nan)
+        parameter.detach().fill_(torch.nan)
+    state.back_to_good()
+    for parameter in state.parameters:
+        assert parameter.isfinite().all()
+        assert torch.equal(state.optimizer.state[parameter]["z"], parameter)
+
+
+def test_a_state_with_other_rates_is_refused_by_name():
+    """Two rates of the text encoders where the state has one: it was "zip() argument 2 is shorter"."""
+    network = NetworkConfig(weights="BASE=1,OUT00=1", rank=2, text_encoder=True)
+    base = RunConfig("a", read(RunConfig, RUN).dataset, network)
+    one, two = (replace(base, optimizer=OptimizerConfig(text_encoder_lr=rates)) for rates in ((5e-5,), (5e-5, 1e-5)))
+    model = TwoEncoders()
+    plan = plan_of({"unet": model.unet, **model.text_encoders}, "sdxl", network)
+    state = TrainState(plan, one, torch.float32).state()
+    with pytest.raises(ValueError, match=r"has 2 groups.*gives 3: expected as many.*optimizer\.text_encoder_lr"):
+        TrainState(plan, two, torch.float32).load_state(state)

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lib_blocktrain.networks.adapters import LoRA
+from lib_blocktrain.networks.adapters import BOFT, IA3, OFT, DoRA, GLoRA, LoRA, TLoRA
 from lib_blocktrain.networks.files import Network, read_network
 from lib_blocktrain.networks.layers import weight_of, weight_shape
 from lib_blocktrain.networks.low_rank import factors_of
+from lib_blocktrain.training import start
 from lib_blocktrain.training.config import NetworkConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.init import init_network, training_network
@@ -130,3 +131,18 @@ def test_a_run_goes_on_from_a_finished_one(train, config, tmp_path):
     assert train(replace(on, steps=2), "still").outcome.step == 2
     with pytest.raises(FileNotFoundError, match=r"given\.safetensors"):
         train(on, "gone")
+
+
+@pytest.mark.parametrize("kind", [GLoRA, IA3, OFT, BOFT, TLoRA, DoRA])
+def test_a_file_that_takes_the_models_weights_is_refused_where_they_are_not_there(kind, monkeypatch):
+    """With fp8 or offload a layer's weight is one number then, stretched: the start was made of that."""
+    monkeypatch.setattr(start, "_form", lambda module: f"a {type(module).__name__}")
+    theirs, plan = object.__new__(kind), planned(OUT)
+    ours = init_network(plan, OUT, "ours", 0)
+    aside = replace(plan.modules[0], layer=torch.nn.Linear(4, 4))
+    aside.layer.weight = torch.nn.Parameter(torch.empty(()).expand(4, 4), requires_grad=False)
+    with pytest.raises(
+        ConfigError,
+        match=rf"is a {kind.__name__} there, which takes the model's own weights: expected fp8 and offload false",
+    ):
+        start._take_over(ours.modules[plan.modules[0].key], theirs, aside, OUT)

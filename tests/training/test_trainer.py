@@ -615,3 +615,41 @@ def ends_alike(whole: Trainer, two: runs.Run) -> None:
     assert len(gains[0]) == (3 if whole.config.block_patience else 0)
     for one_row, two_row in zip(*gains, strict=True):
         assert two_row == pytest.approx(one_row, rel=1e-3, abs=1e-9)
+
+
+def test_a_mask_painted_anew_holds_for_the_next_run(train, config, tmp_path):
+    """In one process: a run must not have the masks of the run before."""
+    picture = min(Path(config.dataset.folders[0].path).rglob("*.png"))
+    mask = picture.with_name(f"{picture.stem}.mask.png")
+    results = []
+    for shade in (255, 40):
+        Image.new("L", Image.open(picture).size, shade).save(mask)
+        results.append(train(config, f"shade-{shade}").outcome.result)
+    mask.unlink()
+    assert not same(*results)
+
+
+def test_keep_deletes_what_was_saved_first(train, config, tmp_path):
+    """A run that went back has checkpoints of later steps, which are older: the one just saved stays."""
+    config = replace(config, steps=3, save_every=1, keep=2)
+    run = runs.create(config, tmp_path / "kept")
+    for step in (8, 9):
+        run.checkpoint(step).parent.mkdir(exist_ok=True)
+        run.checkpoint(step).write_bytes(b"of a timeline that was given up")
+        os.utime(run.checkpoint(step), (step, step))
+    trainer = train(config, "kept")
+    assert [path.stem[-6:] for path in trainer.run.checkpoints()] == ["000001", "000002"]
+
+
+def test_the_speed_is_that_of_steps(train, config, monkeypatch):
+    """Not of the pictures' encoding before the first, which takes minutes for a large set."""
+    prepare = Trainer.prepare
+
+    def slow(self):
+        time.sleep(0.05)
+        self.monitor._started -= 1000  # as if it had taken as long
+        prepare(self)
+
+    monkeypatch.setattr(Trainer, "prepare", slow)
+    rows = train(config).run.metrics()
+    assert all(row["seconds_a_step"] < 100 for row in rows if "seconds_a_step" in row)
