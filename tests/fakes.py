@@ -69,6 +69,7 @@ class FakeHost:
         self.loaded = model or FakeModel()
         self.interrupted = False
         self.refreshed = 0
+        self.state: tuple[object, ...] = ()
         self.cards: list[Path] = []
         self.requests: list = []
         self.fails: Exception | None = None
@@ -94,6 +95,9 @@ class FakeHost:
 
     def refresh_loras(self) -> None:
         self.refreshed += 1
+
+    def drawing_state(self) -> tuple[object, ...]:
+        return self.state
 
     def card_changed(self, network_file: Path) -> None:
         self.cards.append(network_file)

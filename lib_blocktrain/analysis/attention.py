@@ -41,8 +41,8 @@ def tokens_of(model: Model, prompt: str, word: str) -> Tokens:
     No tokenizer is needed: CLIP's text encoders are causal, so that two texts that begin alike have the same context
     up to the token at which they differ. Raises WordNotFoundError.
     """
-    found = [match.span() for match in re.finditer(rf"(?<!\w){re.escape(word.strip())}(?!\w)", prompt, re.IGNORECASE)]
-    if not word.strip() or not found:
+    found = places_of(prompt, word)
+    if not found:
         raise WordNotFoundError(f"word {word!r}: expected one that stands in the prompt {prompt!r}")
     whole = model.encode_prompt(prompt)["context"][0].float()
     end_of_text = _first_difference(model, prompt, f"{prompt} a")
@@ -54,7 +54,16 @@ def tokens_of(model: Model, prompt: str, word: str) -> Tokens:
         if after > len(whole) or not _same(encoded[first:after], whole[first:after]).all():
             raise WordNotFoundError(f"word {word!r}: its place in so long a prompt is not known; use a shorter prompt")
         positions += range(first, after)
-    return Tokens(tuple(positions), tuple(range(1, end_of_text)))
+    text = range(1, end_of_text)
+    if set(positions) == set(text):  # its share of the attention is 1 at every position
+        raise WordNotFoundError(f"word {word!r}: it is all of the prompt: expected other words beside it, or use a box")
+    return Tokens(tuple(positions), tuple(text))
+
+
+def places_of(prompt: str, word: str) -> list[tuple[int, int]]:
+    """Return where a prompt has a word, as whole words, in any case."""
+    pattern = rf"(?<!\w){re.escape(word.strip())}(?!\w)"
+    return [match.span() for match in re.finditer(pattern, prompt, re.IGNORECASE)] if word.strip() else []
 
 
 def _first_difference(model: Model, a: str, b: str) -> int:

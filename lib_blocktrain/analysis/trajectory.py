@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib_blocktrain.analysis.attention import HeatMap, Tokens, recording_attention, tokens_of
+from lib_blocktrain.analysis.attention import HeatMap, Tokens, places_of, recording_attention, tokens_of
 from lib_blocktrain.analysis.instrumented_model import InstrumentedModel
 from lib_blocktrain.analysis.sampling_grid import SamplingGrid
 from lib_blocktrain.model.protocol import Progress
@@ -81,7 +81,7 @@ def walk(instrumented: InstrumentedModel, words: Sequence[str] = (), progress: P
 def _tokens(instrumented: InstrumentedModel, word: str) -> dict[str, Tokens]:
     """Return a word's tokens by prompt; prompts that lack the word are left out, unless all do."""
     prompts = instrumented.grid.prompts
-    having = [prompt for prompt in prompts if word.casefold() in prompt.casefold()]
+    having = [prompt for prompt in prompts if places_of(prompt, word)]
     return {prompt: tokens_of(instrumented.model, prompt, word) for prompt in having or prompts}
 
 

@@ -104,6 +104,9 @@ class Host(Protocol):
     def refresh_loras(self) -> None:
         """Update the host's own list of LoRAs, after a network file was written to ``lora_dirs``."""
 
+    def drawing_state(self) -> tuple[object, ...]:
+        """What a picture depends on besides the model and the request: it is drawn again where this has changed."""
+
     def card_changed(self, network_file: Path) -> None:
         """Let the host read the card beside a network file again, after it was changed."""
 

@@ -275,6 +275,10 @@ class StandaloneHost:
     def refresh_loras(self) -> None:
         """Do nothing: only the tab lists LoRAs here."""
 
+    def drawing_state(self) -> tuple[object, ...]:
+        """Nothing: the model, its VAE and its settings stay."""
+        return ()
+
     def card_changed(self, network_file: Path) -> None:
         """Do nothing: only the tab shows cards here."""
 

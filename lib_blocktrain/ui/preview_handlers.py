@@ -258,6 +258,7 @@ class PreviewHandlers:
         def work(job: Job[None]) -> None:
             base = self._base_of(network.architecture)
             bake(network, weights, path, base=base, overwrite=replace, progress=job.progress("Baking"))
+            self.host.refresh_loras()  # under the lock, as a file that the WebUI has read may be another now
 
         def finished(_: Job[None]) -> Changes:
             self.controls.lora_index.refresh()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 from lib_blocktrain.hosts.host import Host, SampleRequest
+from lib_blocktrain.networks.cards import card_path
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.layer_weights import LayerWeights
@@ -195,6 +196,11 @@ def _weighted(selection: LoraSelection, architecture: str) -> dict[str, tuple[Bl
     return {key: (entry.acting(architecture), entry.strength) for key, entry in selection.unmuted.items()}
 
 
+def _changed(path: Path) -> int:
+    """When a file was changed, in ns; 0 where there is none."""
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
 class PreviewRenderer:
     """Draws variants on a host, and keeps the latest images to reuse."""
 
@@ -218,7 +224,8 @@ class PreviewRenderer:
         if variant.seed is not None:
             settings = replace(settings, seed=variant.seed)
         ignored = self._tags(variants, settings.prompt)
-        key = (id(model.unet), model.name, settings, ignored, self._identity(variant))
+        state = self.host.drawing_state(), self._tagged(self._written(settings.prompt) - ignored)
+        key = (id(model.unet), model.name, state, settings, ignored, self._identity(variant))
         notices: list[str] = []
         placements = self._placements(model.architecture, variant)
         request = settings.request(placements, notices.append, lambda image: job.report(Live(number, image)), ignored)
@@ -238,9 +245,20 @@ class PreviewRenderer:
 
     def _tags(self, variants: Sequence[Variant], prompt: str) -> frozenset[str]:
         """The tags in a prompt of LoRAs that the variants set: one "without LoRA" is without its tag, too."""
-        written = set(lora_names(prompt)) if self.host.reads_prompt_syntax else set()
+        written = self._written(prompt)
         keys = {key for variant in variants for key in (*variant.weights, *variant.muted)} if written else set()
         return frozenset(name for key in keys for name in self._names(key) if name in written)
+
+    def _tagged(self, names: set[str]) -> tuple[object, ...]:
+        """The files and cards of LoRAs that the prompt names, and the user's presets, as a part of a cache key."""
+        if not names:
+            return ()
+        paths = [file.path for file in self.lora_index.files() if names & {file.path.stem, file.output_name}]
+        return (*(_changed(one) for path in paths for one in (path, card_path(path))), _changed(self.host.presets_path))
+
+    def _written(self, prompt: str) -> set[str]:
+        """The LoRAs that the host reads in a prompt."""
+        return set(lora_names(prompt)) if self.host.reads_prompt_syntax else set()
 
     def _names(self, key: str) -> tuple[str, ...]:
         """The names that a prompt may have for a LoRA; none for one that cannot be read, and so does not act."""

@@ -172,8 +172,8 @@ def _forge(monkeypatch) -> SimpleNamespace:
 
     memory = module("backend.memory_management", current_loaded_models=loaded, load_models_gpu=load_models_gpu)
     attention = module("backend.attention", attention_pytorch=attention_function)
-    options = SimpleNamespace(CLIP_stop_at_last_layers=1, sdxl_crop_top=0, sdxl_crop_left=0)
-    shared = module("modules.shared", opts=options, sd_model=None)
+    options = SimpleNamespace(CLIP_stop_at_last_layers=1, sdxl_crop_top=0, sdxl_crop_left=0, data={})
+    shared = module("modules.shared", opts=options, sd_model=None, cmd_opts=SimpleNamespace())
     sd_models = module("modules.sd_models", model_data=SimpleNamespace(forge_hash="", sd_model=None))
     patches = Patches()
     modules = {

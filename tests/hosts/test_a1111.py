@@ -40,12 +40,15 @@ def webui(monkeypatch):
     for net in networks.networks_in_memory.values():
         net.modules = {name: network.NetworkModule(net, name, torch.ones(2, 2)) for name in LAYERS}
     activation = fake.extra_networks_lora(networks)
-    contents = {"modules": fake.module("modules", patches=patches), "modules.patches": patches, "networks": networks}
+    shared = fake.module("modules.shared", opts=SimpleNamespace(sd_lora="None", extra_networks_default_multiplier=1))
+    modules = fake.module("modules", patches=patches, shared=shared)
+    contents = {"modules": modules, "modules.shared": shared, "modules.patches": patches, "networks": networks}
     for name, content in {**contents, "network": network, "extra_networks_lora": activation}.items():
         monkeypatch.setitem(sys.modules, name, content)
     from lib_blocktrain.hosts.a1111 import lora
 
-    monkeypatch.setattr(lora.activation, "patches", patches)  # it may have been imported for another test
+    for name, content in (("patches", patches), ("shared", shared)):  # it may have been imported for another test
+        monkeypatch.setattr(lora.activation, name, content)
     asked = {}
     lora.patch(lambda: tag_context(**asked), lambda names: None)
     sd_model = SimpleNamespace(network_layer_mapping={name: fake.layer(name) for name in LAYERS})
@@ -56,6 +59,7 @@ def webui(monkeypatch):
         activation=activation,
         sd_model=sd_model,
         asked=asked.update,
+        options=shared.opts,
         after_activation=lambda networks, params: None,
     )
     lora.unpatch()
@@ -385,3 +389,18 @@ def test_the_weights_of_a_card_are_used_and_recorded_as_numbers(webui, monkeypat
     cards["face"] = "OUT=1,BASE=1 | arch=sdxl"
     assert draw(webui, "face:1:bw=card")[OUT03] == 1.0  # left out
     assert "the card's block weights" in webui.p.extra_generation_params["Block weights problem"]
+
+
+def test_the_lora_of_the_setting_has_the_accordions_weights_in_the_first_batch_too(webui, monkeypatch):
+    """ "Add network to prompt": the WebUI adds it inside its own activation, after the tags were read."""
+    monkeypatch.setitem(
+        sys.modules, "modules.extra_networks", fake.module("e", ExtraNetworkParams=fake.ExtraNetworkParams)
+    )
+    webui.options.sd_lora = "hair"
+    p = fake.Processing(all_prompts=["a cat", "a dog"])
+    set_page_weights(p, text="OUT03=0.5,BASE=0,REST=0")
+    found = draw(webui, p=p)
+    assert (found[OUT03], found[IN04], found[TEXT]) == (1.5, 1.0, 1.0)
+    assert p.all_prompts == ["a cat<lora:hair:1>", "a dog<lora:hair:1>"]
+    draw(webui, "hair:0.25", p=p)
+    assert p.all_prompts == ["a cat<lora:hair:1>", "a dog<lora:hair:1>"]  # it was in the prompt

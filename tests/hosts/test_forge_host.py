@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
+import weakref
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lib_blocktrain.hosts.host import NoModel, OutOfMemory, SampleRequest
+from lib_blocktrain.hosts.host import Cancelled, NoModel, OutOfMemory, SampleRequest
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
@@ -83,6 +85,48 @@ def test_reads_what_is_chosen_once(forge):
     forge.data.forge_loading_parameters = {"checkpoint": "second"}
     assert forge.host.model() is not first
     assert forge.reads == ["first", "second"]
+
+
+def test_the_checkpoint_that_draws_stays(forge):
+    """A refiner's, and hires fix's own, is another than the chosen one, which `load` put back in mid-picture."""
+    from lib_blocktrain.hosts.forge import INTEGRATION
+    from lib_blocktrain.hosts.neo import INTEGRATION as NEO
+
+    forge.host.model()
+    forge.data.forge_loading_parameters = {"checkpoint": "refiner"}
+    forge.host.model()
+    drawing = forge.data.sd_model
+    forge.data.forge_loading_parameters = {"checkpoint": "first"}
+    INTEGRATION.has_block_weight_script = NEO.has_block_weight_script = lambda: False
+    try:
+        for integration in (INTEGRATION, NEO):
+            assert integration.drawing_context().architecture == "sd1"
+            assert forge.data.sd_model is drawing
+        assert INTEGRATION.tag_context().architecture == "sd1"  # before a picture: the chosen one
+        assert forge.data.sd_model is not drawing
+    finally:
+        del INTEGRATION.has_block_weight_script, NEO.has_block_weight_script
+    assert forge.reads == ["first", "refiner", "first"]
+
+
+def test_a_checkpoint_that_forge_frees_is_not_kept(forge):
+    """With the model kept on the host, two of them were in memory while Forge read the second."""
+    gone = weakref.ref(forge.host.model())
+    forge.data.sd_model, forge.data.forge_hash = None, ""
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_replaced_lora_is_read_again(forge, monkeypatch):
+    """Forge knows a LoRA by its name and strength, and its file by its path."""
+    cleared = []
+    networks = module("networks", list_available_networks=list, load_lora_state_dict=lambda path: None)
+    networks.load_lora_state_dict.cache_clear = lambda: cleared.append(True)
+    monkeypatch.setitem(sys.modules, "networks", networks)
+    forge.host.model()
+    forge.data.sd_model.current_lora_hash = "[('robot', 1.0)]"
+    forge.host.refresh_loras()
+    assert (forge.data.sd_model.current_lora_hash, cleared) == ("", [True])
 
 
 def test_two_requests_of_a_page_that_opens_get_the_same_model(forge, monkeypatch):
@@ -169,6 +213,29 @@ def test_another_error_of_the_sampler_is_not_called_a_lack_of_memory(forge, monk
     forge.host.model().sd_model.sd_checkpoint_info.title = "first"
     with forge.host.queued(), pytest.raises(RuntimeError, match="mat1"):
         forge.host.sample(SampleRequest("a fox"))
+
+
+@pytest.mark.parametrize("pressed", ["interrupted", "skipped", "stopping_generation"])
+def test_what_was_drawn_so_far_is_no_picture(forge, monkeypatch, pressed):
+    """And a picture leaves params.txt as it was, from which the WebUI brings back the user's last settings."""
+    from lib_blocktrain.hosts.webui import host as webui
+
+    seen = []
+
+    def process_images(p):
+        seen.append(forge.shared.cmd_opts.no_prompt_history)
+        setattr(forge.shared.state, pressed, len(seen) == 1)
+        return SimpleNamespace(images=["picture"])
+
+    monkeypatch.setattr(webui, "StableDiffusionProcessingTxt2Img", lambda **p: SimpleNamespace(**p, close=list))
+    monkeypatch.setattr(webui, "process_images", process_images)
+    forge.shared.cmd_opts.no_prompt_history = False
+    forge.host.model().sd_model.sd_checkpoint_info.title = "first"
+    with forge.host.queued(), pytest.raises(Cancelled, match="Interrupt or Skip was pressed"):
+        forge.host.sample(SampleRequest("a fox"))
+    with forge.host.queued():
+        assert forge.host.sample(SampleRequest("a fox")) == "picture"
+    assert (seen, forge.shared.cmd_opts.no_prompt_history) == ([True, True], False)
 
 
 def test_a_checkpoint_that_cannot_be_read(forge):

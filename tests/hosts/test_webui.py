@@ -26,7 +26,7 @@ def webui(monkeypatch, tmp_path):
     paths = module("modules.paths", data_path=str(tmp_path))
     contents = {"modules": module("modules", shared=shared, paths=paths), "modules.shared": shared}
     networks = module("networks", available_networks={}, available_network_aliases={"known": None})
-    network = module("network", NetworkOnDisk=lambda name, path: (name, path))
+    network = module("network", NetworkOnDisk=lambda name, path: SimpleNamespace(name=name, filename=path))
     for name, content in {**contents, "modules.paths": paths, "networks": networks, "network": network}.items():
         monkeypatch.setitem(sys.modules, name, content)
     for name in ("steps", "folders"):
@@ -102,8 +102,28 @@ def test_the_newest_checkpoint_of_a_name_is_registered(webui):
             os.utime(path, (1000 - age, 1000 - age))
     webui.folders.register_checkpoints({"face-000100", "known", "missing"})
     newest = webui.root / "runs" / "new" / "checkpoints" / "face-000100.safetensors"
-    assert webui.networks.available_networks == {"face-000100": ("face-000100", str(newest))}
+    assert {name: entry.filename for name, entry in webui.networks.available_networks.items()} == {
+        "face-000100": str(newest)
+    }
     assert set(webui.networks.available_network_aliases) == {"known", "face-000100"}
+
+
+def test_a_checkpoint_of_a_newer_run_or_none_replaces_the_one_found_first(webui):
+    """The name is known then, and went on naming the first file, even after that was deleted."""
+    paths = [webui.root / "runs" / run / "checkpoints" / "face-000100.safetensors" for run in ("first", "second")]
+    for age, path in enumerate(paths):
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (1000 + age, 1000 + age))
+        webui.folders.register_checkpoints({"face-000100"})
+        entry = webui.networks.available_networks["face-000100"]
+        assert entry.filename == str(path)
+    webui.folders.register_checkpoints({"face-000100"})
+    assert webui.networks.available_networks["face-000100"] is entry
+    for path in paths:
+        path.unlink()
+    webui.folders.register_checkpoints({"face-000100"})
+    assert (webui.networks.available_networks, set(webui.networks.available_network_aliases)) == ({}, {"known"})
 
 
 @pytest.mark.parametrize(

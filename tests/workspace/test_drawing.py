@@ -63,3 +63,13 @@ def test_a_muted_lora_does_not_act_by_its_tag(drawn, host):
     (host.lora_dirs[0] / "style.safetensors").write_bytes(b"broken")
     requests = drawn(comparison(selection("robot", "style", "gone", muted="style"), "sd1")[:1])
     assert [request.ignored for request in requests] == [{"robot"}]
+
+
+def test_what_the_host_draws_with_is_drawn_again_when_it_changes(drawn, host):
+    """Another VAE or clip skip in the same model: the earlier pictures came back as "nothing has changed"."""
+    assert len(drawn(comparison(selection("robot"), "sd1"))) == 3
+    host.state = ("another VAE",)
+    assert len(drawn(comparison(selection("robot"), "sd1"))) == 3
+    host.presets_path.write_text("MINE:1", "utf-8")  # a tag in the prompt may name it
+    assert len(drawn(comparison(selection("robot"), "sd1"))) == 3
+    assert len(drawn(comparison(selection("robot"), "sd1"))) == 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from lib_blocktrain.hosts.webui.integration import Integration
 
@@ -22,24 +23,32 @@ class Forge(Integration):
         return ForgeHost()
 
     def tag_context(self) -> TagContext:
+        from lib_blocktrain.hosts.forge.host import load
+
+        return self._context(load)
+
+    def drawing_context(self) -> TagContext:
+        from lib_blocktrain.hosts.forge.host import drawing
+
+        return self._context(drawing)
+
+    def _context(self, checkpoint: Callable[[], Any]) -> TagContext:
         from lib_blocktrain.hosts.host import NoModel
         from lib_blocktrain.hosts.webui.prompt import TagContext
 
         reads_lbw = not self.has_block_weight_script()
         try:
-            return TagContext(self._architecture(), self.presets, reads_lbw, recommended=self.recommended)
+            return TagContext(self._architecture(checkpoint()), self.presets, reads_lbw, recommended=self.recommended)
         except NoModel as error:
             return TagContext(None, self.presets, reads_lbw, str(error), recommended=self.recommended)
 
     def host_features(self) -> dict[str, bool]:
         return {"Forge's backend": True, "LoRAs merged by key": self.lora.extension() is not None}
 
-    def _architecture(self) -> str:
-        """Return that of the checkpoint chosen in the page: the prompt's tags are read before Forge loads it."""
-        from lib_blocktrain.hosts.forge.host import load
+    def _architecture(self, sd_model: Any) -> str:
         from lib_blocktrain.hosts.forge.model import hookable_model
 
-        return hookable_model(load()).architecture
+        return hookable_model(sd_model).architecture
 
 
 INTEGRATION = Forge()

@@ -14,21 +14,25 @@ from lib_blocktrain.hosts.forge.model import ForgeModel, hookable_model
 from lib_blocktrain.hosts.host import NoModel
 from lib_blocktrain.hosts.webui.host import WebUIHost
 
+_MODEL = "blocktrain_model"  # attribute of a checkpoint
+
 
 class ForgeHost(WebUIHost):
     """The protocol `Host` in a running Forge, or in a fork of it with Forge 2's `backend`."""
 
     def __init__(self, name: str = "Forge") -> None:
         super().__init__(name, self._current_model)
-        self._model: ForgeModel | None = None
         self._queue = threading.local()  # `held` is set in the thread that holds Forge's queue
         self._loading = threading.Lock()
 
     def _current_model(self) -> ForgeModel:
+        """Return the model of the checkpoint, which keeps it: here it would hold a checkpoint that Forge frees."""
         sd_model = self._loaded()
-        if self._model is None or self._model.sd_model is not sd_model:
-            self._model = hookable_model(sd_model)
-        return self._model
+        model: ForgeModel | None = getattr(sd_model, _MODEL, None)
+        if model is None:
+            model = hookable_model(sd_model)
+            setattr(sd_model, _MODEL, model)
+        return model
 
     @contextmanager
     def queued(self) -> Iterator[None]:
@@ -59,6 +63,16 @@ def is_current() -> bool:
     """Whether the loaded checkpoint is the one chosen in the page."""
     data = sd_models.model_data
     return data.forge_hash == str(data.forge_loading_parameters)
+
+
+def drawing() -> Any:
+    """Return the checkpoint that draws the picture that is being made; raise NoModel.
+
+    That is the loaded one. A refiner's, and hires fix's own, is another than the one chosen in the page: `load` would
+    put that back in the middle of the picture.
+    """
+    sd_model = sd_models.model_data.sd_model
+    return sd_model if hasattr(sd_model, "forge_objects_original") else load()
 
 
 def load() -> Any:

@@ -5,7 +5,7 @@ Everything else is Forge's: its host, and the loaded checkpoint.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lib_blocktrain.hosts.forge import Forge
 
@@ -30,13 +30,11 @@ class Neo(Forge):
     def enter_step(self, step: SamplingStep, latents: tuple[int, ...]) -> None:
         self.lora.enter_step(step, latents)
 
-    def _architecture(self) -> str:
+    def _architecture(self, sd_model: Any) -> str:
         """Return the architecture of the checkpoint; weights that cannot be hooked can be merged all the same."""
-        from lib_blocktrain.hosts.forge.host import load
         from lib_blocktrain.hosts.forge.model import architecture_by_blocks
         from lib_blocktrain.hosts.host import NoModel
 
-        sd_model = load()
         known = architecture_by_blocks(sd_model)
         if hasattr(sd_model.forge_objects_original.unet.model.diffusion_model, "loras"):
             raise NoModel(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from modules import patches
+from modules import patches, shared
 
 from lib_blocktrain.hosts.webui.prompt import TagContext, resolve_tags
 from lib_blocktrain.weights.prompt_tags import Resolved
@@ -29,6 +29,7 @@ def patch(
     activate = extra_network.activate
 
     def weighted_activate(self: Any, p: Any, params_list: list[Any]) -> None:
+        _add_chosen(p, params_list)
         before_lookup({str(params.items[0]) for params in params_list})
         context = tag_context()
         found = resolve_tags(p, params_list, context)
@@ -43,6 +44,21 @@ def patch(
             weigh([resolved for _, resolved in pairs], context.architecture)
 
     patches.patch(key, extra_network, "activate", weighted_activate)
+
+
+def _add_chosen(p: Any, params_list: list[Any]) -> None:
+    """Add the LoRA of the setting "Add network to prompt", as the WebUI does: after this it finds it there.
+
+    (Its `extra_networks_lora.activate`.) Added later, it would act at full strength in the first batch alone.
+    """
+    name, strength = (
+        getattr(shared.opts, "sd_lora", "None"),
+        getattr(shared.opts, "extra_networks_default_multiplier", 1),
+    )
+    known = name != "None" and name in sys.modules["networks"].available_networks
+    if known and not any(params.items[0] == name for params in params_list):
+        p.all_prompts = [f"{prompt}<lora:{name}:{strength}>" for prompt in p.all_prompts]
+        params_list.append(sys.modules["modules.extra_networks"].ExtraNetworkParams(items=[name, str(strength)]))
 
 
 def unpatch(key: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from modules import paths, shared
 
@@ -58,13 +59,24 @@ def run_checkpoints() -> dict[str, Path]:
     return {path.stem: path for path in sorted(files, key=lambda path: path.stat().st_mtime)}
 
 
+def _file_of(entry: Any) -> Path:
+    """The file of the WebUI's entry of a LoRA; an extension may have put one there that has none."""
+    return Path(getattr(entry, "filename", ""))
+
+
 def register_checkpoints(names: Collection[str]) -> None:
     """Make the WebUI find those of these LoRA names that are checkpoints in the folders of runs."""
     networks = sys.modules["networks"]  # the Lora extension's
-    unknown = {name for name in names if name not in networks.available_network_aliases}
-    if not unknown:
+    known, runs = networks.available_network_aliases, output_dir() / "runs"
+    registered = {name for name in names if name in known and runs in _file_of(known[name]).parents}
+    wanted = {name for name in names if name not in known} | registered
+    if not wanted:
         return
-    for name, path in run_checkpoints().items():
-        if name in unknown:
-            entry = sys.modules["network"].NetworkOnDisk(name, str(path))
+    found = run_checkpoints()  # since the last picture another run may have one of the name, or none has it any more
+    for name in wanted & found.keys():
+        if name not in registered or _file_of(known[name]) != found[name]:
+            entry = sys.modules["network"].NetworkOnDisk(name, str(found[name]))
             networks.available_networks[name] = networks.available_network_aliases[name] = entry
+    for name in registered - found.keys():
+        networks.available_networks.pop(name, None)
+        networks.available_network_aliases.pop(name, None)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from modules import call_queue, sd_samplers, shared
+from modules import call_queue, sd_models, sd_samplers, shared
 from modules.processing import StableDiffusionProcessingTxt2Img, process_images
 from PIL import Image
 
@@ -75,6 +75,21 @@ class WebUIHost:
         networks = sys.modules.get("networks")  # the Lora extension's, unless that is disabled
         if networks is not None and hasattr(networks, "list_available_networks"):
             networks.list_available_networks()
+        # Forge and its forks know a LoRA by its name and strength alone: a file that was replaced is read again
+        sd_model = sd_models.model_data.sd_model
+        if hasattr(sd_model, "current_lora_hash"):
+            sd_model.current_lora_hash = ""
+        forget = getattr(getattr(networks, "load_lora_state_dict", None), "cache_clear", None)
+        if forget is not None:
+            forget()
+
+    def drawing_state(self) -> tuple[object, ...]:
+        """Return the checkpoint's file, and all settings: VAE, clip skip, fp8, emphasis, the source of noise ..."""
+        info = getattr(self.model().sd_model, "sd_checkpoint_info", None)
+        path = Path(getattr(info, "filename", ""))
+        changed = path.stat().st_mtime_ns if path.is_file() else 0
+        chosen = getattr(sd_models.model_data, "forge_loading_parameters", None)
+        return str(path), changed, repr(chosen), repr(sorted(shared.opts.data.items(), key=lambda item: item[0]))
 
     def card_changed(self, network_file: Path) -> None:
         extra_networks.card_changed(network_file)
@@ -115,6 +130,18 @@ def _names(placements: Sequence[Placement]) -> set[str]:
     return {name for network in networks for name in (network.name, network.metadata.get("ss_output_name")) if name}
 
 
+@contextmanager
+def _no_trace() -> Iterator[None]:
+    """Keep params.txt, from which the WebUI brings back the settings of the user's last picture."""
+    options = shared.cmd_opts
+    before = getattr(options, "no_prompt_history", None)
+    options.no_prompt_history = True
+    try:
+        yield
+    finally:
+        options.no_prompt_history = before
+
+
 def _draw(
     model: WebUIModel, request: SampleRequest, prompt: str, progress: Progress | None, networks: Applied | None
 ) -> Image.Image:
@@ -137,15 +164,17 @@ def _draw(
     p.cached_c, p.cached_uc = [None, None], [None, None]
     listener, before = listen(p, progress, request.live, networks), shared.state.interrupted
     try:
-        processed = process_images(p)
+        with _no_trace():
+            processed = process_images(p)
     finally:
         p.close()
         if listener.error is not None:
             shared.state.interrupted = before
     if listener.error is not None:
         raise listener.error
-    if shared.state.interrupted or shared.state.stopping_generation:
-        raise Cancelled("the WebUI's Interrupt was pressed")
+    for name in ("interrupted", "stopping_generation", "skipped"):  # what was drawn so far is no picture
+        if getattr(shared.state, name, False):
+            raise Cancelled("the WebUI's Interrupt or Skip was pressed")
     if progress is not None:
         progress(request.steps, request.steps)
     return processed.images[0]

@@ -83,6 +83,10 @@ class Integration:
         """Return the context for reading prompt tags. May load the checkpoint: the caller holds the WebUI's queue."""
         raise NotImplementedError
 
+    def drawing_context(self) -> TagContext:
+        """Return the same while a picture is made, which another checkpoint may draw than the one that is chosen."""
+        return self.tag_context()
+
     def host_features(self) -> dict[str, bool]:
         """Return whether each feature specific to this host was found; the keys are shown in the tab's footer."""
         raise NotImplementedError
@@ -96,7 +100,7 @@ class Integration:
         """Apply block weights to the WebUI's own LoRAs from now on."""
         from lib_blocktrain.hosts.webui import extra_networks, folders
 
-        self.lora.patch(self.tag_context, folders.register_checkpoints)
+        self.lora.patch(self.drawing_context, folders.register_checkpoints)
         extra_networks.patch()
 
     def unpatch(self) -> None:
