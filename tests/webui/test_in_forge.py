@@ -130,6 +130,30 @@ def assert_weighted(forge, lora: str, blocks: list[str], strength: float) -> Non
         assert np.abs(theirs - base).max() > 4
 
 
+@trains
+def test_hires_fix_with_a_checkpoint_of_its_own(forge, exported):
+    """It draws with that one: the checkpoint chosen in the page was loaded back in the middle of the picture."""
+    other = exported.with_name("sd1-hires.safetensors")
+    if not other.exists():
+        tensors = load_file(exported)
+        save_file({name: -t if name.endswith("out.2.weight") else t for name, t in tensors.items()}, other)
+    forge.call("/sdapi/v1/refresh-checkpoints", {})
+    forge.draw("a cat")  # so that the first checkpoint is loaded
+
+    def draw(tag: str) -> np.ndarray:
+        options = {**forge.hires, "hr_checkpoint_name": other.name}
+        return np.asarray(forge.draw(f"a cat {tag}", **options)[0]).astype(int)
+
+    def loaded() -> int:
+        return forge.log.read_text(errors="replace").count("Loading Model: ")
+
+    before, plain = loaded(), draw("")
+    assert loaded() == before + 1
+    assert np.array_equal(draw("<lora:sd1:1:bw=NONE>"), plain)
+    assert not np.array_equal(draw("<lora:sd1:1:bw=OUT=1>"), plain)
+    assert loaded() == before + 5  # the first one again, and the other, for each picture
+
+
 def test_weights_are_those_of_a_file_with_weighted_factors(forge):
     assert_weighted(forge, "sd1", BLOCKS, strength=1)
 
