@@ -389,6 +389,8 @@ def dumps(config: RunConfig) -> str:
 
 def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     def absolute(path: str) -> str:
+        if "\0" in path:
+            raise ConfigError(f"{path!r}: a path has no null character")
         return os.path.abspath(folder / path)  # links stay: the name of a folder has its repeats
 
     def at(path: str | None) -> str | None:
