@@ -1,20 +1,23 @@
 // What looks as if it went on, though its end was lost with the connection. When the server responds again it is asked what
-// has become of it, until nothing looks so any more (ui/lost_jobs.py). A job goes on while its Cancel can be pressed.
+// has become of it, until nothing looks so any more (ui/lost_jobs.py). A job goes on while its Cancel can be pressed, or its
+// line has a bar.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
-    const PAUSE = 2000; // milliseconds between two questions
+    const PAUSE = 2000; // milliseconds between two looks
+    const LOOKS = 5; // at least: gradio may yet show what had arrived before the connection broke
     const CANCELS = ["cancel", "bake_cancel", "analyse_cancel", "probe_cancel", "solve_cancel", "collide_cancel"];
     let asking = false;
 
     const find = (name, what) => document.querySelector(`${what}#blocktrain_${name}, #blocktrain_${name} ${what}`);
     const wait = (milliseconds) => new Promise((wake) => setTimeout(wake, milliseconds));
-    const status = (cancel) => document.getElementById(`blocktrain_${cancel.replace(/cancel$/, "status")}`)?.innerHTML;
+    const status = (cancel) => document.getElementById(`blocktrain_${cancel.replace(/cancel$/, "status")}`);
 
-    // What goes on, each with what is said of it now.
+    // What looks as if it went on, each with what is said of it now.
     function going() {
-        return new Map(CANCELS.filter((name) => find(name, "button")?.disabled === false).map((name) => [name, status(name)]));
+        const goes = (name) => find(name, "button")?.disabled === false || status(name)?.querySelector("progress");
+        return new Map(CANCELS.filter(goes).map((name) => [name, status(name)?.innerHTML]));
     }
 
     // gradio 4 takes its stream for open after the connection broke, and would wait there for all that is started next.
@@ -24,13 +27,12 @@
         if (asking) {
             return;
         }
+        asking = true;
         let now = going();
         if (!now.size) {
             closeStream();
-            return;
         }
-        asking = true;
-        while (now.size) {
+        for (let look = 0; look < LOOKS || now.size; look++) {
             const before = now;
             await wait(PAUSE);
             now = going();
