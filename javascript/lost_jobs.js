@@ -20,7 +20,8 @@
         return new Map(CANCELS.filter(goes).map((name) => [name, status(name)?.innerHTML]));
     }
 
-    // gradio 4 takes its stream for open after the connection broke, and would wait there for all that is started next.
+    // gradio 4 takes its stream for open after the connection broke, and would wait there for all that is started next. Only
+    // where a job of ours was lost with it: the WebUI's own pictures come by the same stream.
     const closeStream = () => find("lost_stream", "button")?.click();
 
     async function ask() {
@@ -29,9 +30,6 @@
         }
         asking = true;
         let now = going();
-        if (!now.size) {
-            closeStream();
-        }
         for (let look = 0; look < LOOKS || now.size; look++) {
             const before = now;
             await wait(PAUSE);

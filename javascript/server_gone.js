@@ -10,6 +10,7 @@
     const GONE =
         "The server does not respond. Start it again: this page will reconnect and keep its settings. " +
         "A run in training can be resumed from its last save.";
+    const BROKEN = /connection errored out/i; // of both gradios; others are a handler's own error
     const ERRORS = ".toast-body.error, .toast-wrap .error";
     const handled = new WeakSet(); // gradio's messages that were handled
     let polling = false;
@@ -38,12 +39,12 @@
 
     const back = () => document.dispatchEvent(new CustomEvent("blocktrain:back"));
 
-    async function check() {
+    async function check(broken) {
         if (polling) {
             return;
         }
         if (await responds()) {
-            back();
+            broken && back();
             return;
         }
         polling = true;
@@ -61,7 +62,7 @@
         for (const message of document.querySelectorAll(ERRORS)) {
             if (!handled.has(message) && document.getElementById("blocktrain")) {
                 handled.add(message);
-                check();
+                check(BROKEN.test(message.textContent));
             }
         }
     });

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import gradio as gr
 from markupsafe import Markup
 
+from lib_blocktrain.ui.preview_handlers import IDLE
 from lib_blocktrain.ui.shim import forget_stream, on
 from lib_blocktrain.ui.values import Changes, Properties
 from lib_blocktrain.ui.widgets import Widgets
@@ -64,7 +65,6 @@ class LostJobs:
         changes: dict[str, object] = {}
         for place in PLACES:
             if place.cancel in named and not self.jobs.goes_on(values[place.job] or ""):
-                changes |= {place.status: _LOST, place.cancel: Properties(interactive=False)}
-                if place.cancel == "cancel":
-                    changes["draw"] = Properties(value="Draw", interactive=True)
+                idle = IDLE if place.cancel == "cancel" else {place.cancel: Properties(interactive=False)}
+                changes |= {place.status: _LOST, **idle}
         return changes

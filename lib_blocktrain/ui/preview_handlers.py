@@ -59,7 +59,7 @@ KEPT_RESULTS = 8
 MAX_CELLS = 24  # in a grid
 SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", "seed")
 _DRAWING = {"draw": Properties(value="Drawing …", interactive=False), "cancel": Properties(interactive=True)}
-_IDLE = {"draw": Properties(value="Draw", interactive=True), "cancel": Properties(interactive=False)}
+IDLE = {"draw": Properties(value="Draw", interactive=True), "cancel": Properties(interactive=False)}
 
 
 class PreviewHandlers:
@@ -96,7 +96,7 @@ class PreviewHandlers:
 
         Not while the drawing that was asked for last goes on: an earlier one has ended.
         """
-        return {} if self.jobs.goes_on(values["job"] or "") else {**_IDLE}
+        return {} if self.jobs.goes_on(values["job"] or "") else {**IDLE}
 
     def cancel(self, values: PreviewValues) -> Changes:
         """Cancel the drawing that this page has started; finished pictures are kept."""
