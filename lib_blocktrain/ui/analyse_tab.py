@@ -22,7 +22,7 @@ from lib_blocktrain.ui.remembered import Memory, add_widgets
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.solve_handlers import KIND_LABELS, SolveHandlers
 from lib_blocktrain.ui.train_handlers import WEIGHTS, TrainHandlers
-from lib_blocktrain.ui.train_tab import COSTED, ESTIMATE, form_fields
+from lib_blocktrain.ui.train_tab import follow, form_fields
 from lib_blocktrain.ui.values import AnalyseValues, Changes, Properties
 from lib_blocktrain.ui.widgets import Shared, Widgets
 
@@ -152,13 +152,14 @@ class AnalyseTab:
         handlers, probe, rule = self.handlers, self.probe_handlers, w.pick(*RULE)
         weights = w.pick("analyse_map", "analyse_weights", "analyse_keep")
         shown = w.pick("analyse_job", "analyse_status", "analyse_cancel", *RESULT)
-        analysed = on(w["analyse"].click, handlers.start, w.pick(*REQUEST), shown, queued=True)
+        asked = w.pick(*REQUEST, "analyse_job")
+        analysed = on(w["analyse"].click, handlers.start, asked, shown, queued=True)
         on(w["analyse_cancel"].click, handlers.cancel, w.pick("analyse_job"), {})
         for refresh in (w["analyse_refresh"], w["refresh"]):  # here, and in Preview
             refreshed = on(refresh.click, handlers.refresh, w.pick("analyse_lora"), w.pick("analyse_lora"))
             on(refreshed.then, self.collide_handlers.open, w.pick("collide_with"), w.pick("collide_with"))
         shown = w.pick("probe_job", "probe_status", "probe_cancel", "analyse_rule", *RESULT)
-        probed = on(w["probe"].click, probe.start, w.pick(*PROBE), shown, queued=True)
+        probed = on(w["probe"].click, probe.start, w.pick(*PROBE, "probe_job"), shown, queued=True)
         on(w["probe_cancel"].click, probe.cancel, w.pick("probe_job"), {})
         for event in (analysed.then, probed.then):
             on(event, handlers.show_weights, rule, weights)
@@ -169,7 +170,8 @@ class AnalyseTab:
 
     def _wire_feature(self, w: Widgets) -> None:
         drawn = w.pick("analyse_job", "analyse_status", "analyse_cancel", "analyse_drawing", "analyse_kind")
-        drawing = on(w["analyse_draw"].click, self.handlers.draw, w.pick(*REQUEST), drawn, queued=True)
+        asked = w.pick(*REQUEST, "analyse_job")
+        drawing = on(w["analyse_draw"].click, self.handlers.draw, asked, drawn, queued=True)
         kind, widgets = w.pick("analyse_kind"), w.pick(*KIND_WIDGETS.values())
         on(drawing.then, _show_kind, kind, widgets)
         on(w["analyse_kind"].input, _show_kind, kind, widgets, latest=True)
@@ -186,12 +188,12 @@ class AnalyseTab:
         on(w["analyse_save_preset"].click, handlers.to_preset, preset, saved)
         form = {**form_fields(w, WEIGHTS), **w.pick("tabs", "analyse_message")}
         filled = on(w["analyse_train"].click, handlers.to_training, rule, form)
-        on(filled.then, self.train_handlers.estimate, w.pick(*COSTED), w.pick(*ESTIMATE))
+        follow(filled.then, self.train_handlers, w)
         on(w["analyse_save"].click, handlers.save, w.pick("analyse_found"), w.pick("analyse_message"))
 
     def _wire_collide(self, w: Widgets) -> None:
         collide = self.collide_handlers
-        asked = w.pick(*REQUEST, "collide_with", "collide_effects")
+        asked = w.pick(*REQUEST, "collide_with", "collide_effects", "collide_job")
         shown = w.pick(
             "collide_job", "collide_status", "collide_cancel", "collide_found", "collide_table", "collide_use"
         )
@@ -203,7 +205,7 @@ class AnalyseTab:
     def _wire_search(self, w: Widgets) -> None:
         handlers, place = self.solve_handlers, w.pick(*PLACE)
         shown = w.pick("solve_job", "solve_status", "solve_cancel", *SOLVED)
-        on(w["solve"].click, handlers.start, w.pick(*REQUEST, *ASKED), shown, queued=True)
+        on(w["solve"].click, handlers.start, w.pick(*REQUEST, *ASKED, "solve_job"), shown, queued=True)
         on(w["solve_cancel"].click, handlers.cancel, w.pick("solve_job"), {})
         on(w["solve_place"].input, handlers.show, place, w.pick("solve_weights", "analyse_map"), latest=True)
         sliders = w.pick(*SHOWN, "tabs", "status", "analyse_message")
@@ -214,7 +216,7 @@ class AnalyseTab:
         on(w["solve_save_preset"].click, handlers.to_preset, preset, saved)
         form = {**form_fields(w, WEIGHTS), **w.pick("tabs", "analyse_message", "train_message")}
         filled = on(w["solve_train"].click, handlers.to_training, place, form)
-        on(filled.then, self.train_handlers.estimate, w.pick(*COSTED), w.pick(*ESTIMATE))
+        follow(filled.then, self.train_handlers, w)
 
     def _request(self, w: Widgets) -> None:
         prompts = {"label": "Prompts, one per line", "value": self.initial.prompt, "lines": 2, "max_lines": 8}
@@ -222,7 +224,7 @@ class AnalyseTab:
         w.add("analyse_negative", gr.Textbox, label="Negative prompt", value=self.initial.negative, lines=1)
         with gr.Row(elem_classes="blocktrain-fields blocktrain-fields-3"):
             w.add("analyse_seeds", gr.Textbox, label="Seeds", value="0, 1, 2", max_lines=1, min_width=0)
-            w.add("analyse_cfg", gr.Number, value=5.0, label="CFG", minimum=0, maximum=30, step=0.5, min_width=0)
+            w.add("analyse_cfg", gr.Number, value=5.0, label="CFG", step=0.5, min_width=0)
             methods = [name for name in METHODS if not self.no_training or name not in NOISE_METHODS]
             w.add("analyse_method", gr.Dropdown, choices=methods, value=methods[0], label="Method", min_width=0)
         w.add("analyse_pairs", gr.Checkbox, value=False, label="Pairs of blocks, too")
@@ -287,8 +289,8 @@ def _using(w: Widgets) -> None:
 def _solve(w: Widgets) -> None:
     gr.HTML(SEARCH, elem_classes="blocktrain-foot")
     with gr.Row(elem_classes="blocktrain-fields blocktrain-fields-3"):
-        w.add("solve_pictures", gr.Number, value=SEEDS, label="Pictures", precision=0, minimum=1, min_width=0)
-        w.add("solve_budget", gr.Number, value=BUDGET, label="U-Net evaluations", precision=0, minimum=1, min_width=0)
+        w.add("solve_pictures", gr.Number, value=SEEDS, label="Pictures", precision=0, min_width=0)
+        w.add("solve_budget", gr.Number, value=BUDGET, label="U-Net evaluations", precision=0, min_width=0)
         kinds = {"choices": list(KIND_LABELS.values()), "value": KIND_LABELS["free"]}
         w.add("solve_kind", gr.Dropdown, **kinds, label="Weights", min_width=0)
     with gr.Row(elem_classes="blocktrain-line-up"):

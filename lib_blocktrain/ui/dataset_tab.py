@@ -14,7 +14,7 @@ from lib_blocktrain.ui.dataset_jobs import DatasetJobs
 from lib_blocktrain.ui.frame import actions, aside, bar, messages, pane, panes, segments
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.train_handlers import TrainHandlers
-from lib_blocktrain.ui.train_tab import COSTED, ESTIMATE, form_fields
+from lib_blocktrain.ui.train_tab import follow, form_fields
 from lib_blocktrain.ui.widgets import Shared, Widgets
 
 ASKED = "() => window.blocktrain.pictureSets.question()"
@@ -78,7 +78,7 @@ class DatasetTab:
         filled = {**answer, **form_fields(w, FOLDERS, TOML, NAME), **w.pick("train_dataset", "train_message", "tabs")}
         used = on(w["dataset_use_now"].click, self.handlers.use, asked, filled, js=USED)
         for event in (used, weighed):
-            on(event.then, self.training.estimate, w.pick(*COSTED), w.pick(*ESTIMATE))
+            follow(event.then, self.training, w)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
         """The scripts ask when the place is shown."""

@@ -10,7 +10,7 @@ from lib_blocktrain.ui.preview_tab import SELECTION, SHOWN
 from lib_blocktrain.ui.runs_handlers import BUTTONS, RUN_PARTS, RunsHandlers
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.train_handlers import TrainHandlers
-from lib_blocktrain.ui.train_tab import COSTED, ESTIMATE, FORM
+from lib_blocktrain.ui.train_tab import FORM, follow
 from lib_blocktrain.ui.widgets import Shared, Widgets
 
 STATE = ("runs_chosen", "runs_ask", "runs_shown")
@@ -103,7 +103,7 @@ class RunsTab:
         on(w["runs_weigh"].click, handlers.set_weights, weights, w.pick("runs_weigh_message"))
         form = w.pick(*FORM, "train_dataset", "train_message", "tabs", "runs_message")
         filled = on(w["runs_again"].click, handlers.to_training, w.pick("runs_chosen"), form)
-        on(filled.then, self.train_handlers.estimate, w.pick(*COSTED), w.pick(*ESTIMATE))
+        follow(filled.then, self.train_handlers, w)
         shown = w.pick(*SHOWN, "tabs", "status", "runs_message")
         on(w["runs_preview"].click, handlers.to_preview, w.pick("runs_chosen", "runs_ask"), shown)
 

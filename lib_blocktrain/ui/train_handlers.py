@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, cast
 
 import torch
 from markupsafe import Markup
@@ -37,11 +39,21 @@ WEIGHTS, FOLDERS, TOML, NAME, TEXT_ENCODER = map(
 )
 MAX_FILE_SIZE = 1_000_000  # bytes of a run.json
 SLIDERS = "train_w_"  # prefix of the names of the sliders behind the map
+SECOND_CLICK = 2.0  # seconds after a start in which the same run is not started again
 
 
 def train_map(architecture: str) -> UMap:
     """The map on which the blocks to train are chosen."""
     return UMap("train", architecture, SLIDERS)
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that was put into the queue, what was answered, and when (`time.monotonic`)."""
+
+    config: RunConfig
+    answer: Changes
+    time: float
 
 
 class TrainHandlers:
@@ -52,6 +64,8 @@ class TrainHandlers:
 
     def __init__(self, host: Host, controls: LoraControls, runner: Runner, ready_runs: Path | None = None):
         self.host, self.controls, self.runner, self._ready_folder = host, controls, runner, ready_runs
+        self._starting = Lock()  # Start waits here while an earlier click still reads the dataset
+        self._last_start: Started | None = None
 
     # --- loading --------------------------------------------------------------------------------------------------
 
@@ -75,7 +89,7 @@ class TrainHandlers:
         if name not in runs:
             raise ValueError(f"there is no ready run {name!r}: expected one of {', '.join(runs)}")
         config = load(runs[name])
-        return self.filled(config, config.description)
+        return self._followed(values, self.filled(config, config.description))
 
     def _ready_runs(self) -> dict[str, Path]:
         files = sorted(self._ready_folder.glob("*.json")) if self._ready_folder is not None else []
@@ -99,7 +113,7 @@ class TrainHandlers:
         relative = [folder.path for folder in config.dataset.folders if not Path(folder.path).is_absolute()]
         if relative:
             message += f"; {', '.join(relative)} is relative: enter the full path"
-        return self.filled(config, message)
+        return self._followed(values, self.filled(config, message))
 
     @error_to("train_message")
     def load_lora(self, values: TrainValues) -> Changes:
@@ -110,7 +124,7 @@ class TrainHandlers:
         config = _recorded(self.controls.lora_index.metadata(selection.active), selection.active)
         names = ", ".join(folder.path for folder in config.dataset.folders)
         message = f"The run of {selection.active}; its pictures were in a folder “{names}”: enter its path"
-        return self.filled(config, message, {FOLDERS: ""})
+        return self._followed(values, self.filled(config, message, {FOLDERS: ""}))
 
     def filled(self, config: RunConfig, message: str, instead: Mapping[str, object] | None = None) -> Changes:
         """Fill the form with a run; `instead` replaces the values of some fields."""
@@ -187,6 +201,19 @@ class TrainHandlers:
             found.insert(0, enough)
         return found
 
+    def follow(self, values: TrainValues) -> Changes:
+        """Show what depends on a form that another tab has filled: the map, and all that `estimate` shows."""
+        return {**self.to_map(values), **self.estimate(values)}
+
+    def _followed(self, values: TrainValues, changes: Changes) -> Changes:
+        """Changes of the form, with what depends on it then."""
+        return {**self.follow(_after(values, changes)), **changes}
+
+    @error_to("train_message")
+    def follow_model(self, values: TrainValues) -> Changes:
+        """Show the map of the model that is loaded now, and what depends on it."""
+        return {"train_map": train_map(self._architecture()).html(), **self.follow(values)}
+
     def to_map(self, values: TrainValues) -> Changes:
         """Put the weights of the text on the map; what cannot be read leaves the map as it is."""
         try:
@@ -199,11 +226,12 @@ class TrainHandlers:
 
     @error_to("train_understood")
     def from_map(self, values: TrainValues) -> Changes:
-        """Write the weights of the map as text."""
+        """Write the weights of the map as text, and estimate the run under them."""
         architecture = self._architecture()
         known, moved = ARCHITECTURES[architecture].block_ids, values["train_weights"]
         weights = BlockWeights(architecture, {block: moved[block] for block in known}, moved[BASE])
-        return {"train_form": {WEIGHTS: self._short(weights)}}
+        changes: Changes = {"train_form": {WEIGHTS: self._short(weights)}}
+        return {**self.estimate(_after(values, changes)), **changes}
 
     def _short(self, weights: BlockWeights) -> str:
         """The weights by ranges (`OUT03-OUT11=1, M00=0.5`), or the whole line where that would not say the same."""
@@ -220,7 +248,7 @@ class TrainHandlers:
     def from_sliders(self, values: TrainValues) -> Changes:
         """Fill in the weights on the sliders of Preview."""
         weights = selection_of(values).shown.blocks_alone(self._architecture())
-        return {"train_form": {WEIGHTS: weights.to_line(with_architecture=True)}}
+        return self._followed(values, {"train_form": {WEIGHTS: weights.to_line(with_architecture=True)}})
 
     def parse(self, text: str) -> Parsed:
         """Read block weights for the loaded model, for SD1 without one."""
@@ -232,14 +260,21 @@ class TrainHandlers:
             return {}
         parsed = self.parse(values["train_preset"])
         line = parsed.weights.to_line(parsed.name, with_architecture=True, area_share=parsed.area_share)
-        return {"train_form": {WEIGHTS: line}}
+        return self._followed(values, {"train_form": {WEIGHTS: line}})
 
     # --- the start ------------------------------------------------------------------------------------------------
 
     @error_to("train_message")
     def start(self, values: TrainValues) -> Changes:
-        """Check what can be checked now, and put the run into the queue."""
+        """Check what can be checked now, and put the run into the queue; a second click finds the same run there."""
         config = self._canonical(form.config_of(values["train_form"], values["train_rest"]))
+        with self._starting:
+            last = self._last_start
+            if last is None or config != last.config or time.monotonic() - last.time > SECOND_CLICK:
+                last = self._last_start = Started(config, self._add(config), time.monotonic())
+            return last.answer
+
+    def _add(self, config: RunConfig) -> Changes:
         model = check_settings(config, self.host)
         share_warning = self._share_warning(config, find(config.dataset, model.native_size))
         run = self.runner.add(config)
@@ -296,6 +331,18 @@ class TrainHandlers:
             notices = unread_notices(config.samples.texts, name="prompt of the samples")
             cost = replace(cost, notices=(*cost.notices, *notices))
         return cost, pace_of(self.runner.runs(), model.name, size, device)
+
+
+def _after(values: TrainValues, changes: Changes) -> TrainValues:
+    """The values of the form as they are after changes of it."""
+    filled = changes.get("train_form")
+    after: Any = {
+        **values,
+        "train_form": {**values.get("train_form", {}), **(filled if isinstance(filled, Mapping) else {})},
+    }
+    if "train_rest" in changes:
+        after["train_rest"] = changes["train_rest"]
+    return cast(TrainValues, after)
 
 
 def _steps(config: RunConfig, weights: BlockWeights, count: int, named: bool, time: str) -> list[tuple[str, bool]]:

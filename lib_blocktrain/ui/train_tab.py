@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
 from lib_blocktrain.ui import form, html, train_html
-from lib_blocktrain.ui.form import CHOICE, GROUPS, LINES, MAIN, NAMES, PAIRS, SWITCH, TEXT, UNFOLDED, Field, field_name
+from lib_blocktrain.ui.form import CHOICE, GROUPS, LINES, MAIN, NAMES, PAIRS, SWITCH, TEXT, UNFOLDED, Field
 from lib_blocktrain.ui.frame import actions, aside, bar, card, menu, messages, pane, panes, section
 from lib_blocktrain.ui.preview_tab import SELECTION
 from lib_blocktrain.ui.remembered import Memory, add_widgets
@@ -17,19 +18,11 @@ from lib_blocktrain.ui.values import Changes
 from lib_blocktrain.ui.widgets import Shared, Widgets
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, WEIGHT_MAX, WEIGHT_MIN
 
-# The entries of run.json on which the estimate and what is said before the start depend.
-COST_PATHS = (
-    form.WEIGHTS, form.FOLDERS, "dataset.toml", "name", "network.meaning", "network.algorithm", "network.rank",
-    "network.conv_rank", "network.text_encoder",
-    "network.text_encoder_steps", "max_tokens",
-    "network.elements", "steps", "epochs", "batch", "dataset.size", "dataset.height", "dataset.more_sizes",
-    "dataset.random_crop", "dataset.color", "checkpointing", "optimizer.name",
-    "optimizer.ema", "pool.draws", "fp8", "offload",
-)  # fmt: skip
 OPEN_CHOICES = ("optimizer.name",)  # the dotted name of a class may be typed instead
 ROW_LENGTH = 3  # widgets
 FORM = ("train_form", "train_rest")
 COSTED = (*FORM, "train_preset")  # of which the estimate is made
+# What depends on the form: the estimate, how the weights are understood, and what is said before the start.
 ESTIMATE = ("train_understood", "train_estimate", "train_cost", "train_checks", "train_path", "train_preset")
 
 
@@ -142,24 +135,22 @@ class TrainTab:
     def wire(self, w: Widgets) -> None:
         handlers, form_values, estimate = self.handlers, w.pick(*FORM), w.pick(*ESTIMATE)
         asked = w.pick(*COSTED)
-        for path in COST_PATHS:
-            on(w[field_name(path)].input, handlers.estimate, asked, estimate, latest=True)
+        for name in NAMES:
+            on(w[name].input, handlers.estimate, asked, estimate, latest=True)
         on(w[WEIGHTS].input, handlers.to_map, form_values, w.pick("train_weights"), latest=True)
-        drawn = {**form_fields(w, WEIGHTS), **w.pick("train_understood")}
+        # gradio drops the second of two events that follow each other: the estimate comes with the weights
+        weights = {**form_fields(w, WEIGHTS), **estimate}
         for slider in w.groups["train_weights"].values():
-            moved = on(slider.release, handlers.from_map, w.pick("train_weights"), drawn, latest=True)
-            on(moved.then, handlers.estimate, asked, estimate)
-        filled = w.pick(*FORM, "train_dataset", "train_message")
-        weights = {**form_fields(w, WEIGHTS), **w.pick("train_understood")}
-        for loaded in (
-            on(w["train_ready"].input, handlers.load_ready, w.pick("train_ready"), filled),
-            on(w["train_file"].upload, handlers.load_file, w.pick("train_file"), filled),
-            on(w["train_lora"].click, handlers.load_lora, w.pick(*SELECTION), filled),
-            on(w["train_sliders"].click, handlers.from_sliders, w.pick(*SELECTION), weights),
-            on(w["train_preset"].input, handlers.use_preset, w.pick("train_preset"), weights),
-        ):
-            mapped = on(loaded.then, handlers.to_map, form_values, w.pick("train_weights"))
-            on(mapped.then, handlers.estimate, asked, estimate)
+            on(slider.release, handlers.from_map, {**w.pick("train_weights"), **asked}, weights, latest=True)
+        mapped = {**weights, **w.pick("train_weights")}
+        on(w["train_preset"].input, handlers.use_preset, asked, mapped, latest=True)
+        on(w["train_sliders"].click, handlers.from_sliders, {**w.pick(*SELECTION), **asked}, mapped)
+        filled = {**w.pick(*FORM, "train_dataset", "train_message", "train_weights"), **estimate}
+        chosen = w.pick("train_preset")
+        on(w["train_ready"].input, handlers.load_ready, {**w.pick("train_ready"), **chosen}, filled, latest=True)
+        on(w["train_file"].upload, handlers.load_file, {**w.pick("train_file"), **chosen}, filled)
+        on(w["train_lora"].click, handlers.load_lora, {**w.pick(*SELECTION), **chosen}, filled)
+        on(w["refresh"].click, handlers.follow_model, asked, {**w.pick("train_map", "train_weights"), **estimate})
         inspected = {**form_fields(w, NAME), **w.pick("train_dataset")}
         on(w["train_look"].click, handlers.inspect_dataset, form_values, inspected, queued=True)
         probe = w.pick("probe_folder", "tabs", "train_message")
@@ -179,8 +170,12 @@ class TrainTab:
             return {**changes, "train_rest": rest if isinstance(rest, dict) else {}}, wrong
 
         restored = self.memory.on_load(loaded.then, w, restore, FORM)
-        mapped = on(restored.then, self.handlers.to_map, w.pick(*FORM), w.pick("train_weights"))
-        on(mapped.then, self.handlers.estimate, w.pick(*COSTED), w.pick(*ESTIMATE))
+        follow(restored.then, self.handlers, w)
+
+
+def follow(event: Callable[..., gr.events.Dependency], handlers: TrainHandlers, w: Widgets) -> None:
+    """Show on the map, and in the estimate, what an event has put into the form."""
+    on(event, handlers.follow, w.pick(*COSTED), w.pick("train_weights", *ESTIMATE))
 
 
 def form_fields(w: Widgets, *names: str) -> dict[str, dict[str, gr.components.Component]]:

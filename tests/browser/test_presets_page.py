@@ -7,6 +7,8 @@ import time
 from journeys import SECOND
 from PIL import Image
 
+from lib_blocktrain.blocks import BLOCK_IDS
+
 MAP = "#blocktrain_u_weights"
 SLIDER = "() => document.querySelector('#blocktrain_w_{} input[type=range]').value == '{}'"
 
@@ -152,3 +154,10 @@ def test_from_pictures_by_a_probe_to_the_training(opened, tmp_path):
     opened.wait("train_understood", "Understood as 26 values")
     weights = opened.box("train_network_weights").split("|")[0].split(",")
     assert "1" in weights
+    # The map shows them: it showed the ones before, and wrote those as soon as a block was moved on it.
+    moved = {"probed": [weight.strip() for weight in weights[1:]], "blocks": list(BLOCK_IDS)}
+    opened.page.wait_for_function(
+        """({ probed, blocks }) => blocks.every((block, place) =>
+            document.querySelector(`#blocktrain_train_w_${block} input[type=range]`).value === probed[place])""",
+        arg=moved,
+    )

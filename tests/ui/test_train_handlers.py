@@ -127,6 +127,24 @@ def test_the_map_and_the_text_say_the_same(handlers, filled):
     }  # fmt: skip
 
 
+def test_what_fills_in_weights_moves_the_map_and_the_estimate_with_them(handlers, filled):
+    """In one answer: of two quick moves the second had the first one's estimate, as gradio drops what follows it."""
+    for change in (
+        handlers.use_preset({**filled.values, "train_preset": "OUTALL"}),
+        handlers.load_ready({**filled.values, "train_ready": "2-robot-out"}),
+        handlers.from_sliders(filled.values),
+    ):
+        line = change["train_form"]["train_network_weights"]
+        assert change["train_weights"] == parse(line, "sd1").weights.with_base
+        assert change["train_understood"]
+        assert "blocktrain" in change["train_estimate"]
+    moved = {**change["train_weights"], "OUT05": 0.75}
+    assert "0.75" in handlers.from_map({**filled.values, "train_weights": moved})["train_understood"]
+    shown = handlers.follow_model({**filled.values, "train_form": {**filled.form, "train_network_weights": "OUT=1"}})
+    assert shown["train_weights"]["OUT05"] == 1
+    assert 'data-architecture="sd1"' in shown["train_map"]
+
+
 def test_the_path_says_what_is_done(handlers, filled):
     filled.form["train_network_weights"] = "OUT09-OUT11=1"
     filled.take(handlers.estimate(filled.values))
@@ -302,6 +320,18 @@ def test_start(handlers, filled):
     assert handlers.runner.configs[0].network.weights == "mine:1,0,0,0,0,0,0,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1,1,1,1"
 
 
+def test_a_second_click_on_start_starts_nothing_more(handlers, filled, monkeypatch):
+    """A click while the dataset was still read made a second run of the same."""
+    first = filled.take(handlers.start(filled.values))
+    assert filled.take(handlers.start(filled.values)) == first
+    assert len(handlers.runner.configs) == 1
+    monkeypatch.setattr(module, "SECOND_CLICK", -1.0)  # long after
+    handlers.start(filled.values)
+    filled.form["train_steps"] = 7
+    handlers.start(filled.values)
+    assert len(handlers.runner.configs) == 3
+
+
 def test_a_form_without_a_rate_has_the_optimizers_own(handlers, filled):
     assert form.defaults()["train_optimizer_lr"] == ""
     filled.form.update({"train_optimizer_name": "Prodigy", "train_optimizer_lr": ""})
@@ -341,12 +371,12 @@ def test_without_a_model(handlers, filled):
 def test_load_file(handlers, filled, tmp_path):
     path = tmp_path / "run.json"
     path.write_text((READY / "2-robot-out.json").read_text("utf-8"), "utf-8")
-    filled.take(handlers.load_file({"train_file": path}))
+    filled.take(handlers.load_file({**filled.values, "train_file": path}))
     assert filled.form["train_network_weights"] == "OUT06-OUT11=1"
     assert "../datasets/robot is relative: enter the full path" in filled.values["train_message"]
     for content, said in ((b"{", "expected a run.json"), (b"\xff", "is not text"), (b'{"nmae": 1}', "did you mean")):
         path.write_bytes(content)
-        filled.take(handlers.load_file({"train_file": path}))
+        filled.take(handlers.load_file({**filled.values, "train_file": path}))
         assert said in filled.values["train_message"]
 
 
