@@ -86,6 +86,7 @@
         const values = {
             prompt: field("prompt").value, negative: field("neg_prompt")?.value, sampler: sampler(), steps: numeric("steps"),
             cfg: numeric("cfg_scale"), width: numeric("width"), height: numeric("height"), seed: numeric("seed"),
+            scheduler: field("scheduler")?.value, // only to say that it is not taken over
         };
         const weights = app().querySelector("#blocktrain_txt2img_text textarea")?.value; // of the accordion
         blocktrain.pictures.ask({ do: "take", values, weights }); // as JSON, which leaves out what is not there

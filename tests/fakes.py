@@ -130,6 +130,10 @@ class Page:
             "loras": "",
             "lora_ask": "",
             "job": "",
+            "drawing": "",
+            "bake_job": "",
+            "restored": False,
+            "shown_side": 0,
         }
         self.values |= {"preset": None, "preset_name": "", "preset_replace": False, "paste": ""}
         self.values |= {"grid_over": "presets", "grid_presets": [], "grid_block": "OUT03", "grid_values": "0, 1"}

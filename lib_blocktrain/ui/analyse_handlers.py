@@ -22,7 +22,7 @@ from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.ui import analyse_html, html
 from lib_blocktrain.ui.feature_form import DRAWN, first_feature, second_feature
 from lib_blocktrain.ui.found_weights import as_preset, in_training, on_sliders
-from lib_blocktrain.ui.job_stream import stream_job
+from lib_blocktrain.ui.job_stream import Panel, stream_job
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to
 from lib_blocktrain.ui.u_map import UMap, View
 from lib_blocktrain.ui.values import AnalyseValues, Changes, Properties
@@ -30,6 +30,7 @@ from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.workspace.analyses import AnalysisResult, rank_similar, run_analysis, sample_request
 from lib_blocktrain.workspace.jobs import Job, Jobs
 from lib_blocktrain.workspace.lora_index import LoraIndex
+from lib_blocktrain.workspace.lora_selection import in_range
 from lib_blocktrain.workspace.recent import Recent
 
 MAX_RESULTS = 8  # kept in memory for the buttons
@@ -114,7 +115,7 @@ class AnalyseHandlers:
         def finished(job: Job[AnalysisResult]) -> Changes:
             return self.store(job.id, StoredResult(key, job.result()))
 
-        yield from stream_job(self.jobs, "analyse", work, finished, "analysis")
+        yield from stream_job(self.jobs, Panel("analyse", values, "analysis"), work, finished)
 
     def draw(self, values: AnalyseValues) -> Iterator[Changes]:
         """Draw the picture over which the user then paints the feature."""
@@ -133,7 +134,7 @@ class AnalyseHandlers:
             image = analyse_html.paintable(job.result())
             return {"analyse_drawing": image, "analyse_kind": DRAWN, "analyse_status": note}
 
-        yield from stream_job(self.jobs, "analyse", work, finished, "preview")
+        yield from stream_job(self.jobs, Panel("analyse", values, "preview"), work, finished)
 
     def cancel(self, values: AnalyseValues) -> Changes:
         """Cancel the analysis or drawing that this page has started."""
@@ -254,11 +255,11 @@ class AnalyseHandlers:
             prompts=prompts_of(values),
             negative=values["analyse_negative"] or "",
             seeds=values["analyse_seeds"] or "",
-            guidance=float(values["analyse_cfg"]),
+            guidance=in_range("CFG", values["analyse_cfg"], 0, 30),
             width=side(values["width"]),
             height=side(values["height"]),
             features=features,
-            multiplier=float(values["analyse_strength"]),
+            multiplier=in_range("strength", values["analyse_strength"], -2, 2),
             pairs=values["analyse_pairs"],
         )
         return key, request

@@ -10,7 +10,7 @@ from lib_blocktrain.analysis.collision import BlockOverlap, Collision
 from lib_blocktrain.analysis.request import AnalysisRequest
 from lib_blocktrain.ui import html
 from lib_blocktrain.ui.analyse_handlers import AnalyseHandlers
-from lib_blocktrain.ui.job_stream import stream_job
+from lib_blocktrain.ui.job_stream import Panel, stream_job
 from lib_blocktrain.ui.lora_controls import error_to
 from lib_blocktrain.ui.values import AnalyseValues, Changes, Properties
 from lib_blocktrain.workspace.analyses import run_collide
@@ -67,7 +67,7 @@ class CollideHandlers:
             ready = Properties(interactive=True)
             return {"collide_found": job.id, "collide_table": _html(job.result()), "collide_use": ready}
 
-        yield from stream_job(self.jobs, "collide", work, finished, "analysis")
+        yield from stream_job(self.jobs, Panel("collide", values, "analysis"), work, finished)
 
     def cancel(self, values: AnalyseValues) -> Changes:
         """Cancel the comparison that this page has started."""

@@ -35,9 +35,7 @@ def as_preset(
 ) -> tuple[Mapping[str, Any], str]:
     """Save a preset; return the changes of all menus of presets, and what to say. Raises ValueError."""
     controls.presets.put(preset, replace=replace)
-    names = controls.presets.names(architecture)
-    changes = {**controls.preset_menus(selection_of(values)), "train_preset": Properties(choices=names)}
-    return changes, html.note(f"Saved {preset.name}: {preset.text}")
+    return controls.preset_menus(selection_of(values)), html.note(f"Saved {preset.name}: {preset.text}")
 
 
 def in_training(line: str) -> Changes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 from markupsafe import Markup
@@ -26,18 +27,39 @@ def status_update(report: object, status: str, progress: Callable[[Step], Markup
     return {status: html.note("Cancelling …")} if isinstance(report, Cancelling) else {}
 
 
-def stream_job(
-    jobs: Jobs, name: str, work: Callable[[Job[T]], T], finished: Callable[[Job[T]], Changes], what: str | None = None
-) -> Iterator[Changes]:
-    """Run ``work`` as a job, and stream its progress to the widgets NAME_job, NAME_status and NAME_cancel.
+@dataclass(frozen=True)
+class Panel:
+    """Where the page shows one kind of job: the widgets NAME_job, NAME_status and NAME_cancel.
 
-    ``finished`` returns the changes after success; it is not called if the job failed or was cancelled. ``what`` is the
-    kind of job shown to others that wait for the model, if it is not NAME.
+    ``values`` are those of the event that starts one, NAME_job among them. ``what`` is the kind of job shown to others
+    that wait for the model, if it is not NAME.
     """
-    status, cancel = f"{name}_status", f"{name}_cancel"
-    job = jobs.start(work, what or name)
+
+    name: str
+    values: Mapping[str, object]
+    what: str = ""
+
+    @property
+    def job(self) -> str:
+        """The id of the last job that was started here."""
+        return str(self.values[f"{self.name}_job"] or "")
+
+
+def stream_job(
+    jobs: Jobs, panel: Panel, work: Callable[[Job[T]], T], finished: Callable[[Job[T]], Changes]
+) -> Iterator[Changes]:
+    """Run ``work`` as a job, and stream its progress to its panel.
+
+    There is one job at a time in a panel, since that has one Cancel. ``finished`` returns the changes after success; it
+    is not called if the job failed or was cancelled.
+    """
+    status, cancel = f"{panel.name}_status", f"{panel.name}_cancel"
+    if jobs.goes_on(panel.job):
+        yield {status: html.failure("The last one is not done: cancel it, or wait")}
+        return
+    job = jobs.start(work, panel.what or panel.name)
     try:
-        yield {f"{name}_job": job.id, status: html.note("Starting …"), cancel: Properties(interactive=True)}
+        yield {f"{panel.name}_job": job.id, status: html.note("Starting …"), cancel: Properties(interactive=True)}
         for report in job.reports():
             yield status_update(report, status, analyse_html.progress)
         idle = {cancel: Properties(interactive=False)}

@@ -122,41 +122,48 @@ class LoraControls:
 
     @error_to("lora_message")
     def show_model(self, values: PreviewValues) -> Changes:
-        """Show which model is loaded, and everything that depends on it. The model may be loaded here."""
-        selection = selection_of(values)
-        shown = {**self._shown(selection, selection), **self.preset_menus(selection)}
-        if not shown["lora_message"]:
-            del shown["lora_message"]  # keep the message about the files
+        """Show which model is loaded. It may be loaded here, which takes long: what is chosen may change meanwhile.
+
+        The size becomes the model's where that differs from the last one's, or from what the browser remembers.
+        """
         try:
             model = self.host.model()
         except NoModel as error:
-            said = _joined({"lora_message": html.failure(f"No model: {error}")}, shown)
-            return {**said, "model_line": html.failure("No model"), "lora_model": lora_data.model(None)}
+            said = html.failure(f"No model: {error}")
+            return {"lora_message": said, "model_line": html.failure("No model"), "lora_model": lora_data.model(None)}
         architecture, side = ARCHITECTURES[model.architecture], model.native_size
         message = f"{model.name} · {architecture.title}, {len(architecture.blocks)} blocks"
         message += "" if model.prediction == "epsilon" else f" · {model.prediction}-prediction"
-        loaded = {
+        before = values["shown_side"] or (side if values["restored"] else 0)
+        return {
             "model_line": html.note(message, f"loaded in {self.host.name}"),
             "lora_model": lora_data.model(model.architecture),
+            "shown_side": side,
+            **({} if before == side else {"width": side, "height": side}),
         }
-        return {**shown, **loaded, "width": side, "height": side}
 
-    def show_model_at_start(self, values: PreviewValues) -> Changes:
-        """Show the model; the size becomes the model's, unless the browser remembers another."""
-        kept = ("width", "height") if values["restored"] else ()
-        return {name: change for name, change in self.show_model(values).items() if name not in kept}
+    @error_to("lora_message")
+    def follow_model(self, values: PreviewValues) -> Changes:
+        """Show what depends on the model and on the folders, for what is chosen now."""
+        before = selection_of(values)
+        keys = {file.key for file in self.lora_index.files()}
+        selection = before.choose([key for key in before.entries if key in keys])
+        shown = {**self._shown(selection, before), **self.preset_menus(selection)}
+        if not shown["lora_message"]:
+            del shown["lora_message"]  # keep the messages about the files and the model
+        if selection != before:
+            return {**shown, "loras": selection.to_json()}
+        del shown["selection"]  # another may have been chosen while this is under way
+        return shown
 
     @error_to("lora_message")
     def refresh(self, values: PreviewValues) -> Changes:
-        """Read the LoRA folders again, and check which model is loaded."""
+        """Read the LoRA folders again, and name what is chosen and no longer there; `follow_model` takes it out."""
         self.lora_index.refresh()
-        selection = selection_of(values)
         keys = {file.key for file in self.lora_index.files()}
-        gone = [key for key in selection.entries if key not in keys]
+        gone = [key for key in selection_of(values).entries if key not in keys]
         message = f"{len(keys)} LoRA files" + (f"; {', '.join(gone)} no longer in the folders" if gone else "")
-        before, selection = selection, selection.choose([key for key in selection.entries if key in keys])
-        changes = {**self.preset_menus(selection), "lora_data": self.data(), "loras": selection.to_json()}
-        return _joined({"lora_message": html.note(message)}, self._shown(selection, before), changes)
+        return {"lora_message": html.note(message), "lora_data": self.data()}
 
     @error_to("lora_message")
     def answer(self, values: PreviewValues) -> Changes:
@@ -349,12 +356,13 @@ class LoraControls:
         return html.failure(f"{file.key} is for {theirs}, and the loaded model is {ours}: it has no effect here")
 
     def preset_menus(self, selection: LoraSelection, chosen: str | None = None) -> Changes:
-        """The menus and cards of Preview after the presets have changed; ``chosen`` is the one to show as chosen."""
+        """The menus and cards after the presets have changed; ``chosen`` is the one to show as chosen."""
         architecture_id = self.architecture(selection)
         names = self.presets.names(architecture_id)
         return {
             **({} if chosen is None else {"preset": chosen}),
             "grid_presets": Properties(choices=names),
+            "train_preset": Properties(choices=names),
             "preset_problems": html.problems(self.presets.problems()),
             "preset_cards": preset_cards.html(self.presets, architecture_id, "weights"),
         }
@@ -369,10 +377,3 @@ class LoraControls:
         message = html.note(text) + html.problems(problems)
         emptied = {"preset_name": "", "preset_replace": False}
         return {**self.preset_menus(selection, chosen), "preset_message": message, **emptied}
-
-
-def _joined(*changes: Changes) -> Changes:
-    """All changes in one mapping; their messages about the LoRAs are concatenated."""
-    messages = [change.get("lora_message") for change in changes]
-    message = Markup("").join(message for message in messages if isinstance(message, Markup))
-    return {name: change for part in changes for name, change in part.items()} | {"lora_message": message}

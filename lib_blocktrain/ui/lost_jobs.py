@@ -24,7 +24,7 @@ _LOST = Markup('<p class="blocktrain-failure blocktrain-lost" role="alert">{}</p
 
 @dataclass(frozen=True)
 class Place:
-    """The widgets of one kind of job: its id, its line, and its Cancel, which can be pressed while it goes on."""
+    """The widgets of one kind of job: its ids, its line, and its Cancel, which can be pressed while it goes on."""
 
     job: str
     status: str
@@ -32,7 +32,7 @@ class Place:
 
 
 PLACES = (
-    Place("job", "status", "cancel"),
+    Place("drawing", "status", "cancel"),
     *(
         Place(f"{name}_job", f"{name}_status", f"{name}_cancel")
         for name in ("bake", "analyse", "probe", "solve", "collide")
@@ -55,7 +55,7 @@ class LostJobs:
     def wire(self, w: Widgets) -> None:
         """Connect them; after all others, whose events `lost_stream` cancels."""
         given = w.pick("lost_ask", *(place.job for place in PLACES))
-        changed = w.pick("draw", *(name for place in PLACES for name in (place.status, place.cancel)))
+        changed = w.pick("draw", "draw_grid", *(name for place in PLACES for name in (place.status, place.cancel)))
         on(w["lost_tick"].click, self.answer, given, changed)
         forget_stream(w["lost_stream"].click)
 
@@ -64,7 +64,7 @@ class LostJobs:
         named = (values["lost_ask"] or "").split()
         changes: dict[str, object] = {}
         for place in PLACES:
-            if place.cancel in named and not self.jobs.goes_on(values[place.job] or ""):
+            if place.cancel in named and not any(map(self.jobs.goes_on, (values[place.job] or "").split())):
                 idle = IDLE if place.cancel == "cancel" else {place.cancel: Properties(interactive=False)}
                 changes |= {place.status: _LOST, **idle}
         return changes

@@ -22,7 +22,7 @@ from lib_blocktrain.runner import describe_error
 from lib_blocktrain.ui import html, pictures_html
 from lib_blocktrain.ui.lora_controls import selection_of
 from lib_blocktrain.ui.picture_sheets import Names
-from lib_blocktrain.ui.preview_handlers import PreviewHandlers
+from lib_blocktrain.ui.preview_handlers import AUTOMATIC, PreviewHandlers
 from lib_blocktrain.ui.prompt_loras import loras_of_prompt
 from lib_blocktrain.ui.remembered import stored_selection
 from lib_blocktrain.ui.values import Changes, PreviewValues
@@ -121,17 +121,21 @@ class PictureRequests:
         loras = self.controls.use_exactly(found.entries) if found.entries else {}
         loras_said = [f"LoRAs: {', '.join(found.entries)}"] if found.entries else []
         words = ["Taken from txt2img", *loras_said, *_unusable(problems), *found.words]
+        schedule = str(values.get("scheduler") or AUTOMATIC)[:40]
+        words += [] if schedule == AUTOMATIC else [f"not taken over: Schedule type {schedule}"]
         prompt = {"prompt": found.prompt} if "prompt" in settings else {}
         return {**settings, **prompt, **loras, "status": html.note("; ".join(words))}
 
     def _choose(self, selection: LoraSelection, name: str) -> Changes:
-        """Use the LoRA of this name, or the only one whose last part it is."""
+        """Use the LoRA of this name, the only one whose last part it is."""
         self.controls.lora_index.refresh()
         sought = name.removesuffix(".safetensors")
         keys = [file.key for file in self.controls.lora_index.files() if PurePath(file.key).name == sought]
         if not keys:
             folders = ", ".join(str(folder) for folder in self.preview.host.lora_dirs)
             raise ValueError(f"{name[:80]} is not in the LoRA folders: put it into one of {folders}, and drop it again")
+        if len(keys) > 1:
+            raise ValueError(f"{name[:80]} is in several folders: choose one of {', '.join(keys)} in the list")
         problem = self.controls.lora_index.file(keys[0]).problem
         if problem:
             raise ValueError(f"{keys[0]} cannot be used: {problem}")

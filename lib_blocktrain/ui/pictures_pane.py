@@ -10,7 +10,7 @@ from lib_blocktrain.ui.frame import section
 from lib_blocktrain.ui.lora_controls import InitialState
 from lib_blocktrain.ui.picture_sheets import GRIDS
 from lib_blocktrain.ui.widgets import Widgets
-from lib_blocktrain.workspace.drawing import SEED_MAX, SIDE_MAX, SIDE_MIN, SIDE_STEP
+from lib_blocktrain.workspace.drawing import SIDE_STEP
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS
 
 
@@ -44,16 +44,16 @@ def _prompts(w: Widgets, initial: InitialState) -> None:
 
 
 def _settings(w: Widgets, host: Host, initial: InitialState) -> None:
+    # without limits: gradio would answer each event with a value outside them by itself, naming no field
     with gr.Row(elem_classes="blocktrain-fields blocktrain-fields-6"):
         samplers = list(host.samplers)
         w.add("sampler", gr.Dropdown, choices=samplers, value=samplers[0], label="Sampler", min_width=0)
-        w.add("steps", gr.Number, value=20, label="Steps", precision=0, minimum=1, maximum=150, min_width=0)
-        w.add("cfg", gr.Number, value=6.0, label="CFG", minimum=0, maximum=30, step=0.5, min_width=0)
-        sides = {"precision": 0, "minimum": SIDE_MIN, "maximum": SIDE_MAX, "step": SIDE_STEP, "min_width": 0}
+        w.add("steps", gr.Number, value=20, label="Steps", precision=0, min_width=0)
+        w.add("cfg", gr.Number, value=6.0, label="CFG", step=0.5, min_width=0)
+        sides = {"precision": 0, "step": SIDE_STEP, "min_width": 0}
         w.add("width", gr.Number, value=512, label="Width", **sides)
         w.add("height", gr.Number, value=512, label="Height", **sides)
-        limits = {"precision": 0, "minimum": -1, "maximum": SEED_MAX, "min_width": 0}
-        w.add("seed", gr.Number, value=initial.seed, label="Seed", **limits)
+        w.add("seed", gr.Number, value=initial.seed, label="Seed", precision=0, min_width=0)
 
 
 def _grid(w: Widgets) -> None:

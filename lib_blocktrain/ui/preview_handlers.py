@@ -15,7 +15,7 @@ from lib_blocktrain.hosts.host import Cancelled, Host, NoModel
 from lib_blocktrain.networks.bake import bake
 from lib_blocktrain.runner import describe_error
 from lib_blocktrain.ui import html, pictures_html
-from lib_blocktrain.ui.job_stream import WAITING, status_update, stream_job
+from lib_blocktrain.ui.job_stream import WAITING, Panel, status_update, stream_job
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
 from lib_blocktrain.ui.picture_sheets import (
     GRIDS,
@@ -32,7 +32,7 @@ from lib_blocktrain.ui.picture_sheets import (
 from lib_blocktrain.ui.prompt_loras import loras_of_prompt
 from lib_blocktrain.ui.remembered import selection_json
 from lib_blocktrain.ui.values import Changes, PreviewValues, Properties
-from lib_blocktrain.weights.tagged_prompts import INFOTEXT, pasted
+from lib_blocktrain.weights.tagged_prompts import INFOTEXT, INFOTEXT_PROBLEM, pasted
 from lib_blocktrain.workspace.drawing import (
     WEIGHTED,
     Cell,
@@ -58,8 +58,23 @@ from lib_blocktrain.workspace.recent import Recent
 KEPT_RESULTS = 8
 MAX_CELLS = 24  # in a grid
 SETTINGS = ("prompt", "negative", "sampler", "steps", "cfg", "width", "height", "seed")
-_DRAWING = {"draw": Properties(value="Drawing …", interactive=False), "cancel": Properties(interactive=True)}
-IDLE = {"draw": Properties(value="Draw", interactive=True), "cancel": Properties(interactive=False)}
+AUTOMATIC = "Automatic"  # the WebUI's schedule type that is the sampler's own, as here
+MAX_LEFT = 8  # parameters of a picture that are named where they are not taken over
+# What is taken from a picture's parameters, is this extension's, or changes nothing that is drawn.
+_TAKEN = re.compile(
+    "(Steps|CFG scale|Seed|Size|Sampler|Model|Model hash|VAE hash|Hashes|Lora hashes|TI hashes|Version|User"
+    rf"|{INFOTEXT}|{INFOTEXT_PROBLEM}|(LoRA|Block weights|Multiplier) \d+)$"
+)
+_DRAWING = {
+    "draw": Properties(value="Drawing …", interactive=False),
+    "draw_grid": Properties(interactive=False),
+    "cancel": Properties(interactive=True),
+}
+IDLE = {
+    "draw": Properties(value="Draw", interactive=True),
+    "draw_grid": Properties(interactive=True),
+    "cancel": Properties(interactive=False),
+}
 
 
 class PreviewHandlers:
@@ -94,13 +109,14 @@ class PreviewHandlers:
     def idle(self, values: PreviewValues) -> Changes:
         """Free Draw after a drawing, in an event of its own: gradio 3 does not hear a button whose event goes on.
 
-        Not while the drawing that was asked for last goes on: an earlier one has ended.
+        Not while another drawing of this page goes on.
         """
-        return {} if self.jobs.goes_on(values["job"] or "") else {**IDLE}
+        return {} if any(map(self.jobs.goes_on, _ids(values["drawing"]))) else {**IDLE}
 
     def cancel(self, values: PreviewValues) -> Changes:
-        """Cancel the drawing that this page has started; finished pictures are kept."""
-        self.jobs.cancel(values["job"] or "")
+        """Cancel the drawings that this page has started; finished pictures are kept."""
+        for job_id in _ids(values["drawing"]):
+            self.jobs.cancel(job_id)
         return {}
 
     def _comparison(self, values: PreviewValues, settings: Settings) -> Comparison:
@@ -151,24 +167,25 @@ class PreviewHandlers:
             yield {"status": html.failure(str(error))}
             return
         job = self.jobs.start(self.renderer.work(sheet.variants, settings), "preview")
+        earlier = [job_id for job_id in _ids(values["drawing"]) if self.jobs.goes_on(job_id)]
         try:
-            yield from self._stream(job, sheet)
+            yield from self._stream(job, sheet, [*earlier, job.id])
         finally:
             job.cancel()  # if the page was closed before the end
 
-    def _stream(self, job: Job[None], sheet: Sheet) -> Iterator[Changes]:
-        """Stream the pictures and the progress of a job to the page."""
+    def _stream(self, job: Job[None], sheet: Sheet, going: Sequence[str]) -> Iterator[Changes]:
+        """Stream the pictures and the progress of a job to the page; ``going`` are the ids of all jobs there."""
         started, rendered = time.time(), list[Rendered]()
         drawn: dict[int, DrawnPicture] = {}
         # Save writes a grid's pictures, too, and the next comparison begins with the last one's
         self.results[job.id] = drawn
-        named = {"job": job.id, "live": ""}
+        named = {"job": job.id, "drawing": " ".join(going), "live": ""}
         yield {**named, sheet.widget: sheet.html(drawn, busy=True), "status": html.note("Starting …"), **_DRAWING}
         for report in job.reports():
             if isinstance(report, Rendered):
                 rendered.append(report)
                 drawn[report.number] = DrawnPicture.of(report)
-                yield {sheet.widget: sheet.html(drawn, busy=True)}
+                yield {sheet.widget: sheet.html(drawn, busy=True), "job": job.id}  # others may have been shown since
             elif isinstance(report, Live):
                 yield {"live": pictures_html.live(sheet.widget, report.number, report.image)}
             else:
@@ -183,7 +200,7 @@ class PreviewHandlers:
         entry = {"id": job.id, "time": started, "seconds": time.time() - started, "files": files} if files else None
         shown = sheet.html(drawn, error=error, entry=entry)
         ending = html.ended(job.id, _ending(error, sheet, rendered) + html.note(problem))
-        yield {sheet.widget: shown, "live": "", "status": ending}
+        yield {sheet.widget: shown, "job": job.id, "live": "", "status": ending}
 
     def _waiting(self) -> str:
         name = self._trained()
@@ -265,7 +282,7 @@ class PreviewHandlers:
             note = html.note(f"Wrote {path}: at strength 1 it does what {selection.active} does under these weights")
             return {"lora_data": self.controls.data(), "bake_status": note, "bake_replace": False}
 
-        yield from stream_job(self.jobs, "bake", work, finished)
+        yield from stream_job(self.jobs, Panel("bake", values), work, finished)
 
     def _base_of(self, architecture: str) -> dict[str, nn.Module] | None:
         """Return the loaded models that a network for `architecture` is for, None where there are none to read."""
@@ -279,6 +296,11 @@ class PreviewHandlers:
         """Cancel baking; no file is written."""
         self.jobs.cancel(values["bake_job"] or "")
         return {}
+
+
+def _ids(text: str | None) -> list[str]:
+    """The ids of the drawings that a page has started, from the text in which it keeps them."""
+    return (text or "").split()
 
 
 def _ending(error: BaseException | None, sheet: Sheet, rendered: Sequence[Rendered]) -> Markup:
@@ -326,6 +348,10 @@ def _settings_of(found: Parameters, samplers: Sequence[str]) -> tuple[dict[str, 
         changes["sampler"] = sampler
     elif sampler:
         messages.append(f"the sampler {sampler} is not available here")
+    left = [f"{name} {value[:40]}" for name, value in values.items() if not _TAKEN.match(name) and value != AUTOMATIC]
+    if left:
+        more = f" and {len(left) - MAX_LEFT} more" if len(left) > MAX_LEFT else ""
+        messages.append(f"not taken over: {', '.join(left[:MAX_LEFT])}{more}")
     return changes, messages
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -14,7 +15,7 @@ from lib_blocktrain.ui.picture_requests import PictureRequests
 from lib_blocktrain.ui.pictures_html import CHANGED
 from lib_blocktrain.ui.pictures_pane import pictures_pane, prompt_fields
 from lib_blocktrain.ui.preset_cards import FORMS
-from lib_blocktrain.ui.preview_handlers import SETTINGS, PreviewHandlers
+from lib_blocktrain.ui.preview_handlers import IDLE, SETTINGS, PreviewHandlers
 from lib_blocktrain.ui.remembered import Memory, add_widgets, selection_values, stored_selection
 from lib_blocktrain.ui.share_handlers import ShareHandlers
 from lib_blocktrain.ui.shim import on
@@ -30,14 +31,15 @@ PRESETS = (
     "preset",
     "preset_name",
     "grid_presets",
+    "train_preset",
     "preset_cards",
     "preset_problems",
     "preset_message",
     "preset_replace",
 )
-DRAWING = ("job", "status", "live", "draw", "cancel")
+DRAWING = ("job", "drawing", "status", "live", "draw", "draw_grid", "cancel")
 ANSWER = ("pictures", "job", "status", "pictures_answered")  # besides the selection and the settings
-MODEL = ("model_line", "lora_model", "width", "height")
+MODEL = ("lora_message", "model_line", "lora_model", "shown_side", "width", "height")
 COPY = "(line) => {{ window.blocktrain && window.blocktrain.share(line, '{}'); }}"
 PASTED = "() => { window.blocktrain && window.blocktrain.pasted(); }"
 DOWNLOAD = "(text) => { text && window.blocktrain && window.blocktrain.download(text, 'blocktrain-presets.txt'); }"
@@ -58,7 +60,9 @@ class PreviewTab:
 
     def build(self, w: Widgets) -> None:
         w["selection"] = gr.State(LoraSelection())
-        w["job"], w["bake_job"], w["restored"] = gr.State(""), gr.State(""), gr.State(False)
+        w["job"] = gr.State("")  # whose pictures are shown
+        w["drawing"] = gr.State("")  # the jobs that Cancel ends
+        w["bake_job"], w["restored"], w["shown_side"] = gr.State(""), gr.State(False), gr.State(0)
         segments("preview", {"loras": "LoRAs", "weights": "Weights", "prompt": "Prompt", "pictures": "Pictures"})
         with bar("preview"):
             with actions():
@@ -98,13 +102,17 @@ class PreviewTab:
             return {**kept, **settings, "restored": bool(settings)}, wrong + missing
 
         restored = self.memory.on_load(listed.then, w, restore, (*SHOWN, *SETTINGS, "restored"))
-        shown = w.pick(*SHOWN, *PRESETS, *MODEL)
-        on(restored.then, self.controls.show_model_at_start, w.pick(*SELECTION, "restored"), shown)
+        self._show_model(restored.then, w)
+
+    def _show_model(self, event: Callable[..., gr.events.Dependency], w: Widgets) -> None:
+        """In two events, so that the second begins with what is chosen while the model is loaded."""
+        shown = on(event, self.controls.show_model, w.pick("restored", "shown_side"), w.pick(*MODEL))
+        on(shown.then, self.controls.follow_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS))
 
     def _wire_controls(self, w: Widgets) -> None:
         controls, sharing = self.controls, ShareHandlers(self.controls)
-        listed = on(w["refresh"].click, controls.refresh, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS))
-        on(listed.then, controls.show_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS, *MODEL))
+        listed = on(w["refresh"].click, controls.refresh, w.pick(*SELECTION), w.pick("lora_message", "lora_data"))
+        self._show_model(listed.then, w)
         on(w["loras"].input, controls.choose, w.pick(*SELECTION), w.pick(*SHOWN, "lora_turn"), latest=True)
         asked = w.pick(*SELECTION, "lora_ask")
         on(w["lora_ask"].input, controls.answer, asked, w.pick("lora_data", "lora_card", "lora_message"), latest=True)
@@ -141,21 +149,23 @@ class PreviewTab:
         preview = self.preview
         inputs = w.pick(*SELECTION, *SETTINGS)
         drawn = w.pick(*DRAWING, "pictures")
-        compared = on(w["draw"].click, preview.compare, {**inputs, "job": w["job"]}, drawn, queued=True)
-        inputs = w.pick(*SELECTION, *SETTINGS, "grid_over", "grid_presets", "grid_block", "grid_values")
+        compared = on(w["draw"].click, preview.compare, {**inputs, **w.pick("job", "drawing")}, drawn, queued=True)
+        asked = ("grid_over", "grid_presets", "grid_block", "grid_values", "drawing")
+        inputs = w.pick(*SELECTION, *SETTINGS, *asked)
         grid = w.pick(*DRAWING, "grid_pictures")
         gridded = on(w["draw_grid"].click, preview.compare_cells, inputs, grid, queued=True)
         for ended in (compared, gridded):
-            on(ended.then, preview.idle, w.pick("job"), w.pick("draw", "cancel"))
+            on(ended.then, preview.idle, w.pick("drawing"), w.pick(*IDLE))
         requests = PictureRequests(preview, lambda stored: self.memory.fitting(w, stored))
         answers = w.pick(*SHOWN, *SETTINGS, *ANSWER)
         on(w["pictures_answer"].click, requests.answer, w.pick("pictures_ask", *SELECTION), answers)
-        on(w["cancel"].click, preview.cancel, w.pick("job"), {})
+        on(w["cancel"].click, preview.cancel, w.pick("drawing"), {})
         on(w["save_pictures"].click, preview.save, w.pick("job"), w.pick("status"))
         loaded = w.pick(*SHOWN, *SETTINGS, "status")
         on(w["png_file"].upload, preview.load, w.pick("png_file"), loaded)
         baked = w.pick("lora_data", "bake_status", "bake_replace", "bake_job", "bake_cancel")
-        on(w["bake"].click, preview.bake, w.pick(*SELECTION, "bake_name", "bake_replace"), baked, queued=True)
+        baking = w.pick(*SELECTION, "bake_name", "bake_replace", "bake_job")
+        on(w["bake"].click, preview.bake, baking, baked, queued=True)
         on(w["bake_cancel"].click, preview.cancel_bake, w.pick("bake_job"), {})
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from lib_blocktrain.analysis.probe import ProbeRequest, build_probe_request, probe_dataset
 from lib_blocktrain.ui import analyse_html, html
 from lib_blocktrain.ui.analyse_handlers import RULE_LABELS, SUGGESTED, AnalyseHandlers, StoredResult
-from lib_blocktrain.ui.job_stream import stream_job
+from lib_blocktrain.ui.job_stream import Panel, stream_job
 from lib_blocktrain.ui.values import AnalyseValues, Changes
 from lib_blocktrain.workspace.analyses import AnalysisResult
 from lib_blocktrain.workspace.jobs import Job
@@ -39,7 +39,7 @@ class ProbeHandlers:
             first, *others = result.analyses
             return StoredResult("", AnalysisResult((first,), latent=result.latent), suggested, tuple(others))
 
-        yield from stream_job(self.jobs, "probe", work, self._finished)
+        yield from stream_job(self.jobs, Panel("probe", values), work, self._finished)
 
     def cancel(self, values: AnalyseValues) -> Changes:
         """Cancel the probe that this page has started."""

@@ -9,6 +9,7 @@ samples are to come as data, since the browser may not fetch them; `do`, a comma
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import json
 import time
@@ -296,10 +297,13 @@ class RunsHandlers:
         if path is None:
             known = ", ".join(_files(run, self.runner.status(run)))
             raise ValueError(f"{run.folder.name} has no {title[:40]!r} any more: expected one of {known}")
-        published = self.host.lora_dirs[0] / path.name
-        if not published.exists() or published.read_bytes() != path.read_bytes():
-            published = publish(path, self.host.lora_dirs[0])
-            self.host.refresh_loras()
+        folder, contents = self.host.lora_dirs[0], path.read_bytes()
+        there = [folder / path.name, *sorted(folder.glob(f"{glob.escape(path.stem)}-*{path.suffix}"))]
+        for other in there:  # one of a run of the same name has the name itself, and this one a number after it
+            if other.is_file() and other.stat().st_size == len(contents) and other.read_bytes() == contents:
+                return other.name
+        published = publish(path, folder)
+        self.host.refresh_loras()
         return published.name
 
 

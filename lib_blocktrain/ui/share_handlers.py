@@ -126,10 +126,12 @@ class ShareHandlers:
         texts = {preset.name: preset.text for preset in presets.fitting(architecture_id)}
         return name in texts and presets.parse(texts[name], architecture_id, layers=True).acting != weights
 
-    @error_to("preset_message")
     def export(self, values: PreviewValues) -> Changes:
-        """Send the user's own presets to the page, which offers them as a download."""
-        text, count = self.controls.presets.exported()
+        """Send the user's own presets to the page, which offers them as a download; "" is none."""
+        try:
+            text, count = self.controls.presets.exported()
+        except (ValueError, OSError) as error:
+            return {"export": "", "preset_message": html.failure(str(error))}
         message = f"{count} preset{'s' if count > 1 else ''} of your own in your downloads, as blocktrain-presets.txt"
         return {"export": text, "preset_message": html.note(message)}
 

@@ -11,12 +11,13 @@ from lib_blocktrain.ui import html, solve_html
 from lib_blocktrain.ui.analyse_handlers import MAX_RESULTS, AnalyseHandlers, chosen_lora, prompts_of, side
 from lib_blocktrain.ui.feature_form import first_feature, second_feature
 from lib_blocktrain.ui.found_weights import as_preset, in_training, on_sliders
-from lib_blocktrain.ui.job_stream import stream_job
+from lib_blocktrain.ui.job_stream import Panel, stream_job
 from lib_blocktrain.ui.lora_controls import error_to
 from lib_blocktrain.ui.u_map import UMap
 from lib_blocktrain.ui.values import AnalyseValues, Changes, Properties
 from lib_blocktrain.workspace.analyses import run_solve
 from lib_blocktrain.workspace.jobs import Job
+from lib_blocktrain.workspace.lora_selection import in_range
 from lib_blocktrain.workspace.recent import Recent
 
 KIND_LABELS = {"free": "-0.5 to 1.5", "sparse": "few blocks", "on-off": "0 or 1"}
@@ -54,7 +55,7 @@ class SolveHandlers:
         def finished(job: Job[Solved]) -> Changes:
             return self.store(job.id, StoredSolution(key, job.result()))
 
-        yield from stream_job(self.jobs, "solve", work, finished, "search for weights")
+        yield from stream_job(self.jobs, Panel("solve", values, "search for weights"), work, finished)
 
     def cancel(self, values: AnalyseValues) -> Changes:
         """End the search that this page has started."""
@@ -137,11 +138,11 @@ class SolveHandlers:
             drop=drop if drop.given else None,
             negative=values["analyse_negative"] or "",
             seeds=tuple(range(first[0] if first else 0, (first[0] if first else 0) + count)),
-            guidance=float(values["analyse_cfg"]),
+            guidance=in_range("CFG", values["analyse_cfg"], 0, 30),
             width=side(values["width"]),
             height=side(values["height"]),
             kind=KIND_OF.get(label, label),
             budget=int(values["solve_budget"] or 0),
-            multiplier=float(values["analyse_strength"]),
+            multiplier=in_range("strength", values["analyse_strength"], -2, 2),
         )
         return key, request

@@ -56,11 +56,16 @@ class PreviewValues(SelectionValues):
     pictures_ask: str | None
     """What the page's scripts ask for, as JSON: see `picture_requests`."""
     job: str | None
+    """Whose pictures are shown."""
+    drawing: str | None
+    """The drawings that this page has started, in the order of their start, with spaces between their ids."""
     png_file: Path | None
     bake_name: str | None
     bake_replace: bool
     bake_job: str | None
     restored: bool
+    shown_side: int
+    """The native size of the model that the page shows, 0 before the first."""
 
 
 class AnalyseValues(SelectionValues):
@@ -70,8 +75,8 @@ class AnalyseValues(SelectionValues):
     analyse_prompts: str | None
     analyse_negative: str | None
     analyse_seeds: str | None
-    analyse_cfg: float
-    analyse_strength: float
+    analyse_cfg: Number
+    analyse_strength: Number
     analyse_method: str | None
     analyse_pairs: bool
     analyse_kind: str | None

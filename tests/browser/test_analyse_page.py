@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 AS_PROMISED = """promised => Object.entries(promised).every(
     ([block, weight]) => Number(document.querySelector(`#blocktrain_w_${block} input[type=range]`).value) === weight)"""
 ENDED = "document.querySelector('#blocktrain_analyse_status [data-ended]') !== null"
@@ -120,3 +122,18 @@ def test_what_is_wrong_is_said(opened):
     opened.type("analyse_seeds", "one")
     opened.click("analyse")
     opened.wait("analyse_status", "expected whole numbers with commas")
+    opened.type("analyse_cfg", "")
+    opened.click("analyse")
+    opened.wait("analyse_status", "CFG None: expected a number from 0 to 30")
+
+
+@pytest.mark.both_gradios
+def test_a_number_on_its_way_to_another_is_no_error(opened):
+    """gradio said "Value 7 is less than minimum value 64" every five seconds, and the page remembered nothing."""
+    opened.type("width", "7")
+    opened.page.wait_for_timeout(7000)  # in which it is remembered, and would be asked for again
+    assert opened.page.locator(".toast-body").count() == 0
+    kept = "document.querySelector('#blocktrain_kept_preview [data-kept]')?.dataset.kept"
+    assert json.loads(opened.page.evaluate(kept))["width"] == 7
+    opened.click("draw")
+    opened.wait("status", "width 7: expected")

@@ -171,6 +171,7 @@ def reload(bench: Bench) -> None:
             page = Page()
             page.take(controls.open(page.values))
             page.take(controls.show_model(page.values))
+            page.take(controls.follow_model(page.values))
         drawing = PreviewHandlers(host, controls, PreviewRenderer(host, lora_index), jobs).compare(
             {**page.values, "width": 64, "height": 64}
         )

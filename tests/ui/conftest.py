@@ -55,4 +55,5 @@ def page(controls) -> Page:
     page = Page()
     page.take(controls.open(page.values))
     page.take({**controls.show_model(page.values), "width": 64, "height": 64})  # less than the model's: quick
+    page.take(controls.follow_model(page.values))
     return page

@@ -265,6 +265,10 @@ def test_cancelling_ends_it(handlers, filled):
         ({"analyse_kind": FILE}, "no mask file is chosen"),
         ({"analyse_kind": WORD, "analyse_word": "<hat>"}, "&lt;hat&gt;"),
         ({"analyse_method": "guess"}, "expected one of exact"),
+        ({"analyse_cfg": None}, "CFG None: expected a number from 0 to 30"),
+        ({"analyse_cfg": 31}, "CFG 31: expected"),
+        ({"analyse_strength": "1"}, "expected a number from -2 to 2"),
+        ({"width": 7}, "width 7"),
     ],
 )
 def test_bad_input_is_said(handlers, filled, change, said):
@@ -272,6 +276,22 @@ def test_bad_input_is_said(handlers, filled, change, said):
     filled.run(handlers.start(filled.values))
     assert "blocktrain-failure" in filled.values["analyse_status"]
     assert said in filled.values["analyse_status"]
+
+
+def test_one_analysis_at_a_time(handlers, filled, host):
+    """They share one Cancel: the first could not be reached, and its end took the second's away."""
+    with host.queued():
+        first = handlers.start(filled.values)
+        filled.take(next(first))
+        for again in (handlers.start, handlers.draw):
+            changes = list(again(filled.values))
+            assert [*changes[0]] == ["analyse_status"]
+            assert "is not done: cancel it, or wait" in changes[0]["analyse_status"]
+            assert len(changes) == 1
+    filled.run(first)
+    assert "done in" in filled.values["analyse_status"]
+    filled.run(handlers.start(filled.values))
+    assert "done in" in filled.values["analyse_status"]
 
 
 def test_a_mask_file_and_one_that_is_none(handlers, filled, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 
 from lib_blocktrain.blocks import BLOCK_IDS
 from lib_blocktrain.ui import remembered
-from lib_blocktrain.ui.lora_controls import InitialState, LoraControls
+from lib_blocktrain.ui.lora_controls import InitialState, LoraControls, selection_of
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraEntry, LoraSelection
 from lib_blocktrain.workspace.preset_store import PresetStore
 from tests.fakes import SDXL_LAYERS, FakeModel, write_lora
@@ -146,7 +146,7 @@ def test_analyse_follows_the_active_lora(controls, page):
     assert page.values["analyse_lora"] == "style"
 
 
-@pytest.mark.parametrize("handler", ["choose", "show_model_at_start", "refresh"])
+@pytest.mark.parametrize("handler", ["choose", "follow_model"])
 def test_a_slider_moved_while_an_event_is_handled_stays(controls, page, handler):
     """The answer for the LoRA whose weights are shown already moves no slider."""
     page.values |= {"loras": page.values["loras"].replace('"muted": false', '"muted": true'), "restored": False}
@@ -154,8 +154,21 @@ def test_a_slider_moved_while_an_event_is_handled_stays(controls, page, handler)
     page.values["weights"] = {**page.values["weights"], "OUT03": 0.3}  # before the answer has come
     page.take(answer)
     assert page.values["weights"]["OUT03"] == 0.3
-    assert page.values["selection"].entries["robot"].muted
+    assert selection_of(page.values).entries["robot"].muted
     assert page.properties["weights"]["IN05"]["interactive"] is False
+
+
+@pytest.mark.parametrize("handler", ["show_model", "refresh", "follow_model"])
+def test_a_lora_chosen_while_the_model_is_loaded_stays(controls, page, handler):
+    """The late answer made the first LoRA the active one again, and the second's weights were taken for its own."""
+    page.values["weights"]["OUT03"] = 0.5
+    answer = getattr(controls, handler)(page.values)
+    choose(controls, page, "robot", "style")
+    page.values["weights"]["OUT03"] = -1.0
+    page.take(answer)
+    selection = selection_of(page.values)
+    assert (selection.active, page.keys) == ("style", ["robot", "style"])
+    assert {key: entry.weights["OUT03"] for key, entry in selection.entries.items()} == {"robot": 0.5, "style": -1.0}
 
 
 def test_saving_over_a_preset_replaces_ones_own_only(controls, page):
@@ -225,16 +238,22 @@ def test_without_a_model_weights_still_work(host, controls, page):
 
 
 def test_the_models_size_is_taken(controls, page):
-    changes = controls.show_model(page.values)
+    """Once: Refresh threw away what was set by hand."""
+    changes = page.take(controls.show_model({**page.values, "shown_side": 0}))
     assert (changes["width"], changes["height"]) == (128, 128)
     assert "fake · SD1, 25 blocks" in changes["model_line"]
+    assert "width" not in controls.show_model(page.values)
+    assert "width" not in controls.show_model({**page.values, "shown_side": 0, "restored": True})
+    assert controls.show_model({**page.values, "shown_side": 512, "restored": True})["width"] == 128
 
 
 def test_files_that_are_gone_are_said(host, controls, page):
     (host.lora_dirs[0] / "robot.safetensors").unlink()
     page.take(controls.refresh(page.values))
+    page.take(controls.follow_model(page.values))
     assert "robot no longer in the folders" in page.values["lora_message"]
     assert page.keys == []
+    assert page.values["selection"].entries == {}
 
 
 @pytest.mark.parametrize("value", [None, 3, "1", float("nan"), True])

@@ -22,7 +22,12 @@ def test_only_a_job_that_goes_on_no_more_is_ended_on_the_page(jobs):
     job = jobs.start(lambda job: may_end.wait(60), "preview")
     lost = LostJobs(jobs)
     ids = {place.job: "" for place in PLACES}
-    asked = {**ids, "job": job.id, "analyse_job": "of a server that ended", "lost_ask": "cancel analyse_cancel"}
+    asked = {
+        **ids,
+        "drawing": f"{job.id} of-a-server-that-ended",
+        "analyse_job": "of a server that ended",
+        "lost_ask": "cancel analyse_cancel",
+    }
     changes = lost.answer(asked)
     assert changes.keys() == {"analyse_status", "analyse_cancel"}
     assert changes["analyse_cancel"] == {"interactive": False}
@@ -30,7 +35,7 @@ def test_only_a_job_that_goes_on_no_more_is_ended_on_the_page(jobs):
     may_end.set()
     job.result()
     changes = lost.answer(asked)
-    assert changes.keys() == {"status", "cancel", "draw", "analyse_status", "analyse_cancel"}
+    assert changes.keys() == {"status", "cancel", "draw", "draw_grid", "analyse_status", "analyse_cancel"}
     assert changes["draw"] == {"value": "Draw", "interactive": True}
 
 

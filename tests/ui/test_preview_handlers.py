@@ -240,6 +240,35 @@ def test_draw_is_not_free_while_a_later_drawing_goes_on(host, preview, page):
     assert preview.idle(page.values)["draw"]["interactive"] is True
 
 
+def test_the_pictures_shown_and_what_cancel_ends_are_two_things(host, preview, page):
+    """A picture of the history shown during a drawing took its Cancel, and Save wrote the wrong pictures."""
+    host.gate.clear()
+    generator = preview.compare(page.values)
+    while not host.requests:
+        page.take(next(generator))
+    job = page.values["job"]
+    page.values["job"] = "of-the-history"  # what `PictureRequests` answers
+    assert preview.idle(page.values) == {}
+    host.gate.set()
+    page.run(generator)
+    assert page.values["job"] == job
+    assert preview.idle(page.values)["draw_grid"]["interactive"] is True
+
+
+def test_cancel_ends_all_drawings_of_the_page(host, preview, page):
+    host.gate.clear()
+    first = preview.compare(page.values)
+    page.take(next(first))
+    second = preview.compare_cells({**page.values, "grid_presets": ["ALL"]})
+    page.take(next(second))
+    assert len(page.values["drawing"].split()) == 2
+    preview.cancel(page.values)
+    host.gate.set()
+    for drawing in (first, second):
+        page.run(drawing)
+        assert "Cancelled" in page.values["status"]
+
+
 def test_cancel_ends_it_at_once_while_another_has_the_model(host, preview, page):
     with host.queued():
         generator = preview.compare(page.values)
@@ -345,6 +374,7 @@ def test_loading_says_what_is_missing(host, preview, page):
     preview.controls.lora_index.refresh()
     page.take(preview.load({**page.values, "png_file": path}))
     assert "not in the folders: robot" in page.values["status"]
+    assert "not taken over" not in page.values["status"]
 
 
 def test_loading_another_file_is_refused(preview, page, tmp_path):
@@ -494,9 +524,35 @@ def test_what_is_taken_from_txt2img_brings_its_loras(preview, page):
     assert (page.keys, entry.strength, entry.weights["OUT09"]) == (["style"], 0.8, 0.5)
     assert (page.values["prompt"], page.values["steps"]) == ("a fox", 12)
     assert "LoRAs: style" in page.values["status"]
-    take(prompt="a cat")
+    take(prompt="a cat", scheduler="Automatic")
     assert page.keys == ["style"]  # without one in the prompt they stay
     assert page.values["prompt"] == "a cat"
+    assert "not taken over" not in page.values["status"]
+    take(scheduler="Exponential")
+    assert "not taken over: Schedule type Exponential" in page.values["status"]
+
+
+def test_what_is_not_taken_from_a_picture_is_said(preview, page, tmp_path):
+    """A schedule type was left out without a word, and the picture became another."""
+    text = "a fox\nSteps: 5, Sampler: DDIM, Schedule type: Exponential, CFG scale: 5, Seed: 9, Size: 64x64, "
+    text += "Model hash: 123, Model: x, Clip skip: 2, Version: v1.10.1"
+    path, info = tmp_path / "picture.png", PngInfo()
+    info.add_text("parameters", text)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    page.take(preview.load({**page.values, "png_file": path}))
+    assert "not taken over: Schedule type Exponential, Clip skip 2" in page.values["status"]
+    assert "Model" not in page.values["status"]
+
+
+def test_a_dropped_file_of_two_folders_is_not_guessed(host, controls, preview, page):
+    for folder in ("a", "b"):
+        (host.lora_dirs[0] / folder).mkdir()
+        write_lora(host.lora_dirs[0] / folder / "twice.safetensors")
+    requests = PictureRequests(preview, lambda stored: (dict(stored), []))
+    page.values["pictures_ask"] = json.dumps({"do": "lora", "name": "twice.safetensors"})
+    page.take(requests.answer(page.values))
+    assert "is in several folders: choose one of a/twice, b/twice" in page.values["status"]
+    assert page.keys == ["robot"]
 
 
 def test_the_prompt_for_txt2img_has_each_lora_once(host, controls, preview, page):

@@ -282,6 +282,11 @@ def test_preview_what_was_saved_on_the_way(run, handlers, opened, host):
         assert opened.keys == [run.checkpoint(250).stem]
     assert (host.lora_dirs[0] / run.checkpoint(250).name).read_bytes() == run.checkpoint(250).read_bytes()
     assert len(list(host.lora_dirs[0].glob(f"{run.config.name}*.safetensors"))) == 1
+    write_lora(host.lora_dirs[0] / run.checkpoint(250).name, ss_output_name="of another run of this name")
+    for _ in range(2):  # it was copied anew each time
+        opened.take(handlers.to_preview(opened.values))
+        assert opened.keys == [f"{run.checkpoint(250).stem}-2"]
+    assert len(list(host.lora_dirs[0].glob(f"{run.config.name}*.safetensors"))) == 2
     ask(opened, file="result")
     assert "has no LoRA yet" in handlers.to_preview(opened.values)["runs_message"]
     ask(opened, file="step 1")

@@ -175,8 +175,10 @@ def test_the_share_of_the_canvas_goes_along_while_the_weights_are_its(controls, 
 
 
 def test_an_exported_file_is_taken_over_whole(controls, sharing, page, tmp_path):
-    said = sharing.export(page.values)
+    page.values["export"] = "of an earlier click"
+    said = page.take(sharing.export(page.values))
     assert "no presets of your own yet" in said["preset_message"]
+    assert page.values["export"] == ""  # it was downloaded again
     controls.presets.own.path.write_text(
         "# mine\nface:OUT03=1|arch=sd1 canvas=0.12  # the face, from a crop\nxl:*=0.5|arch=sdxl\nboth:OUT=1\n", "utf-8"
     )
