@@ -209,6 +209,24 @@ def test_the_report_names_what_is_missing_and_what_was_not_learnt():
     assert "No arm learnt" not in report._dressed_in_words({**dressed, "all": learnt})
 
 
+def test_the_report_begins_with_the_answer():
+    """On the cells in the repository: block weights first, each line with its verdict; arms of few replicates not."""
+    found = [row for row in cells.read_packed(evidence.ROOT / "docs" / "evidence.jsonl") if not row["moved"]]
+    by_experiment = {name: report.by_arm(row for row in found if row["experiment"] == name) for name in report.TITLES}
+    background, size, pencil, dressed = report._in_short(by_experiment).strip().split("\n")
+    assert background.startswith(
+        "- **Subject always on one background**, nothing asked. Less leakage: the OUT blocks only (-0."
+    )
+    assert "not told apart: a lower rank, exact masks." in size
+    assert pencil.endswith("Not told apart: the OUT blocks only, a lower rank.")
+    assert "all blocks 0.7" in dressed
+    few = {name: of_arm for name, of_arm in by_experiment["dressed"].items() if name != "face only"}
+    few["face only"] = dict(list(by_experiment["dressed"]["face only"].items())[:4])
+    assert "OUT03-OUT05 only" not in report._in_short({"dressed": few})
+    assert "(4 replicates)" in report._dressed_in_words(few)
+    assert report._in_short({}) == ""
+
+
 def test_rivals_are_trained_as_they_say(drawn, bench, tmp_path):
     """Each remedy is in its run's configuration, with its pictures, and every arm has a title for the report."""
     from PIL import Image
