@@ -135,15 +135,20 @@ def instrument(
     The model is borrowed as for a training: the host's own networks are off, and the weights are where they can be
     computed with. Raises ValueError for a model that cannot be analysed, or a network that does nothing on it.
     """
+    check_channels(model)
+    weights = weights or BlockWeights.uniform(network.architecture, 1.0)
+    targets = {"unet": model.unet, **model.text_encoders}
+    with model.trainable(), applied(targets, network, weights, multiplier) as hooks:
+        yield InstrumentedModel(model, hooks, network, weights, grid)
+
+
+def check_channels(model: Model) -> None:
+    """Raise ValueError for an inpainting or editing model, which takes more than an image's latents."""
     if model.in_channels != 4:
         raise ValueError(
             f"the model's U-Net takes {model.in_channels} channels, that of an inpainting or editing model: expected a"
             " text-to-image model (4 channels)"
         )
-    weights = weights or BlockWeights.uniform(network.architecture, 1.0)
-    targets = {"unet": model.unet, **model.text_encoders}
-    with model.trainable(), applied(targets, network, weights, multiplier) as hooks:
-        yield InstrumentedModel(model, hooks, network, weights, grid)
 
 
 def active_blocks(network: Network, weights: BlockWeights) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from lib_blocktrain.analysis.attribution import (
     one_only,
     without,
 )
-from lib_blocktrain.analysis.instrumented_model import InstrumentedModel, instrument
+from lib_blocktrain.analysis.instrumented_model import InstrumentedModel, check_channels, instrument
 from lib_blocktrain.analysis.interactions import interactions, leave_two_out
 from lib_blocktrain.analysis.pairs import Names, pairs_from, pairs_of
 from lib_blocktrain.analysis.regions import WHOLE_IMAGE, Feature, fixed_region, strong
@@ -81,11 +81,17 @@ def analyse(
 def region_masks(
     model: Model, network: Network, grid: SamplingGrid, feature: Feature, options: Options | None = None
 ) -> dict[tuple[str, int], Image.Image] | None:
-    """Return the feature's region in every image as a mask at the latents' size, None for the whole image."""
-    options = options or Options()
-    with instrument(model, network, grid, options.weights, options.multiplier) as instrumented:
-        walked = walk(instrumented, [feature.word]) if feature.word is not None else Trajectory((), {})
-        regions = _regions(feature, instrumented, walked)
+    """Return the feature's region in every image as a mask at the latents' size, None for the whole image.
+
+    Only for a word does the model predict anything, for its attention.
+    """
+    if feature.word is None:
+        check_channels(model)
+        regions = _fixed_regions(feature, grid, model)
+    else:
+        options = options or Options()
+        with instrument(model, network, grid, options.weights, options.multiplier) as instrumented:
+            regions = _regions(feature, instrumented, walk(instrumented, [feature.word]))
     if regions is None:
         return None
     return {key: Image.fromarray((region[0] * 255).byte().cpu().numpy()) for key, region in regions.items()}
@@ -206,11 +212,15 @@ class _Counter:
 
 def _regions(feature: Feature, instrumented: InstrumentedModel, trajectory: Trajectory) -> Regions | None:
     """Return the feature's region in every image that has it, None for the whole image."""
-    grid = instrumented.grid
     if feature.word is not None:
         maps = trajectory.heat_maps.items()
         return {(prompt, seed): strong(heat_map) for (word, prompt, seed), heat_map in maps if word == feature.word}
-    fixed = fixed_region(feature, grid.latent_size(instrumented.model))
+    return _fixed_regions(feature, instrumented.grid, instrumented.model)
+
+
+def _fixed_regions(feature: Feature, grid: SamplingGrid, model: Model) -> Regions | None:
+    """Return the region of a box or mask for every image, None for the whole image."""
+    fixed = fixed_region(feature, grid.latent_size(model))
     if fixed is None:
         return None
     return {(prompt, seed): fixed for prompt in grid.prompts for seed in grid.seeds}

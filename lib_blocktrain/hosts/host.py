@@ -118,6 +118,12 @@ class Host(Protocol):
         """
 
 
+def check_noise(host: Host, without: str) -> None:
+    """Raise NoModel where the host's checkpoints can be drawn with only; `without` says what to do there."""
+    if host.no_training:
+        raise NoModel(f"{without}. {host.no_training}")
+
+
 def native_size(host: Host) -> tuple[int, bool]:
     """The side that the host's model is trained for, in pixels, and whether it is known: without a model it is 512."""
     try:

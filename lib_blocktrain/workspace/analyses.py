@@ -23,7 +23,7 @@ from lib_blocktrain.analysis.similar import Profile, Profiles, Ranking, rank
 from lib_blocktrain.analysis.solve import solve
 from lib_blocktrain.analysis.solve_result import Solved, SolveRequest
 from lib_blocktrain.blocks import ARCHITECTURES
-from lib_blocktrain.hosts.host import Cancelled, Host, SampleRequest
+from lib_blocktrain.hosts.host import Cancelled, Host, SampleRequest, check_noise
 from lib_blocktrain.hosts.prompt_syntax import unread_notices
 from lib_blocktrain.model.protocol import Model, Progress
 from lib_blocktrain.networks.files import Network
@@ -69,6 +69,8 @@ def run_analysis(host: Host, request: AnalysisRequest, progress: Progress | None
         analyses = analyse(model, *asked, options=options, progress=progress)
         said: Iterable[str] = unread_notices(request.grid.prompts, request.grid.negative)  # also in a WebUI
     else:
+        if any(feature.word is not None for feature in request.features):
+            check_noise(host, "the region of a word cannot be found: give a box, a mask or the whole picture instead")
         said = dict[str, None]()  # as a set that keeps the order: every image says it again
         rendered = [
             _rendered(host, request, number, progress, say=lambda notice: said.update({notice: None}))
@@ -88,6 +90,7 @@ def run_solve(
     `stop` and an end that `progress` raises (`Cancelled`) both return the best until then.
     """
     model, ended = host.model(), False
+    check_noise(host, "Search cannot run: use the analysis method rendered instead, whose result gives weights too")
     _check_architecture(model, request.network)
 
     def report(done: int, of: int) -> None:
@@ -110,6 +113,7 @@ def run_collide(
     if grid is None:
         return collide(first, second)
     model = host.model()
+    check_noise(host, "the effects of two LoRAs cannot be measured: compare their files alone instead")
     for network in (first, second):
         _check_architecture(model, network)
     found = collide(first, second, model, grid, progress=progress)

@@ -12,7 +12,7 @@ from lib_blocktrain.analysis.probe import ProbeRequest, probe_dataset
 from lib_blocktrain.analysis.regions import area_warning
 from lib_blocktrain.analysis.results import Analysis
 from lib_blocktrain.analysis.word_mask import word_mask
-from lib_blocktrain.hosts.host import Host
+from lib_blocktrain.hosts.host import Host, check_noise
 from lib_blocktrain.model.protocol import Progress
 from lib_blocktrain.training.picture_files import eight_bits, rgb, upright
 from lib_blocktrain.weights.block_weights import BlockWeights
@@ -34,6 +34,7 @@ def find_mask(
     host: Host, sets: PictureSets, key: str, picture: str, word: str, progress: Progress | None = None
 ) -> FoundMask:
     """Return where a word is in a picture of a set; raises as `analysis.word_mask` does, and DatasetError."""
+    check_noise(host, "a word cannot be looked for in a picture: paint the mask instead")
     listed = sets.listed(key, picture)
     image = rgb(eight_bits(upright(listed.entry.path)))
     found = word_mask(host.model(), image, word, progress)

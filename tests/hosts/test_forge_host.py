@@ -10,14 +10,22 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
+from lib_blocktrain.analysis.regions import Feature
+from lib_blocktrain.analysis.request import AnalysisRequest
+from lib_blocktrain.analysis.sampling_grid import SamplingGrid
+from lib_blocktrain.analysis.solve_result import SolveRequest
 from lib_blocktrain.hosts.host import Cancelled, NoModel, OutOfMemory, SampleRequest
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.placement import Placement
 from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.workspace.analyses import run_analysis, run_collide, run_solve
+from lib_blocktrain.workspace.set_jobs import find_mask
 from tests import lacking
 from tests.hosts import forge_backend
 from tests.hosts.fake_webui import module
+from tests.tiny_models import network_for
 
 
 class Lock:
@@ -284,6 +292,48 @@ def test_forks_that_can_be_drawn_with_only(patched):
         assert str(said.value).startswith(f"{patched.name} cannot train here")
     patched.sd_model.is_sd1, patched.sd_model.is_sd3 = False, True
     assert "is a checkpoint of Stable Diffusion 3" in integration.tag_context().unsupported
+
+
+REGIONS = {"whole": Feature(), "box": Feature(box=(0, 0, 0.5, 1)), "mask": Feature(mask=Image.new("L", (8, 8), 255))}
+
+
+@pytest.mark.parametrize("kind", REGIONS)
+def test_rendered_is_analysed_by_their_pictures_alone(patched, monkeypatch, kind):
+    """The model is asked for nothing that it refuses; a box halves what counts."""
+    host, asked = patched.integration.make_host(), []
+
+    def sample(request, progress=None):
+        asked.append(request)
+        lost = sum(1 - value for value in request.placements[0].weights.values.values())
+        return Image.new("RGB", (64, 64), (int(100 * lost), 0, 0))
+
+    monkeypatch.setattr(host, "sample", sample)
+    monkeypatch.setattr(type(host), "samplers", ("Euler",))
+    grid = SamplingGrid(("a fox",), seeds=(4,), width=64, height=64)
+    (analysis,) = run_analysis(host, AnalysisRequest(_network(patched), grid, "rendered", (REGIONS[kind],))).analyses
+    assert len(asked) == len(analysis.blocks) + 1
+    assert analysis.area_share == {"whole": None, "box": 0.5, "mask": 1.0}[kind]
+    assert all(value > 0 for row in analysis.values for value in row)
+
+
+def test_what_their_models_cannot_be_asked_for_says_what_can(patched):
+    """For a word, a search, effects and a mask from a word: what to use in this WebUI, and which others to use."""
+    host, network = patched.integration.make_host(), _network(patched)
+    grid, word = SamplingGrid(("a fox",), seeds=(4,), width=64, height=64), Feature(word="fox")
+    rendered = AnalysisRequest(network, grid, "rendered", (word,))
+    for refused, instead in (
+        (lambda: run_analysis(host, rendered), "give a box, a mask or the whole picture instead"),
+        (lambda: run_solve(host, SolveRequest(network, grid, word)), "the analysis method rendered instead"),
+        (lambda: run_collide(host, network, network, grid), "compare their files alone instead"),
+        (lambda: find_mask(host, None, "set", "1.png", "fox"), "paint the mask instead"),
+    ):
+        with pytest.raises(NoModel, match=instead) as said:
+            refused()
+        assert str(said.value).endswith(host.no_training)
+
+
+def _network(patched) -> Network:
+    return network_for(patched.sd_model.forge_objects_original.unet.model.diffusion_model, layers=("attn2_to_q",))
 
 
 def test_their_previews_are_drawn_by_tags(patched, monkeypatch, tmp_path):

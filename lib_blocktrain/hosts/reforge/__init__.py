@@ -1,7 +1,7 @@
 """reForge and Forge Classic: models in `ldm_patched`, whose ModelPatcher keeps the patches of LoRAs by parameter.
 
-Block weights act on the LoRAs of prompts, and previews are drawn by the same tags. Training, and analyses of noise, are
-refused: they need the U-Net as a `Model`.
+Block weights act on the LoRAs of prompts, and previews are drawn by the same tags, also those of an analysis by whole
+pictures. Training, and what needs predicted noise or attention, is refused: it needs the U-Net as a `Model`.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ class ReForgeHost(WebUIHost):
 
     def __init__(self, name: str) -> None:
         self.no_training = (
-            f"{name} cannot train here, nor analyse by noise: this extension does not run its U-Net by itself. Drawing,"
-            " bw= in prompts and analyses by pictures work; for the rest use AUTOMATIC1111's WebUI, Forge 2, Forge Neo,"
-            " or the standalone page"
+            f"{name} cannot train here, nor analyse by noise: this extension does not run its U-Net by itself. What"
+            " works is drawing, bw= in prompts, and the analysis methods norms and, unless it is for a word, rendered."
+            " For the rest use AUTOMATIC1111's WebUI, Forge 2, Forge Neo, or the standalone page"
         )
         super().__init__(name, lambda: drawable_model(shared.sd_model, self.no_training))
 
