@@ -38,8 +38,8 @@ TORCHRUN = "torchrun"
 UNCHECKED = {"git", "cd", "apt-get"}  # of the shell; these are never run here
 OTHERS_OPTIONS = {  # of WebUIs, pip and uv, and of a sample prompt in sd-scripts' notation
     "--w", "--h", "--d", "--s", "--l", "--n", "--ss",
-    "--api", "--api-auth", "--gradio-auth", "--listen", "--share", "--ngrok", "--server-name", "--lowvram", "--medvram",
-    "--medvram-sdxl", "--cors-allow-origins", "--universal", "--python-version", "--generate-hashes", "-r",
+    "--api", "--api-auth", "--gradio-auth", "--listen", "--share", "--ngrok", "--nowebui", "--server-name", "--lowvram",
+    "--medvram", "--medvram-sdxl", "--cors-allow-origins", "--universal", "--python-version", "--generate-hashes", "-r",
 }  # fmt: skip
 
 _MARK = re.compile(r"<!-- in the tests: (?P<why>.+?)(?:; with (?P<words>.+?))? -->")
