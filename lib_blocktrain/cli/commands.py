@@ -261,7 +261,7 @@ def demo_export(arguments: argparse.Namespace) -> Answer:
 
 
 def test(arguments: argparse.Namespace) -> int:
-    """Run pytest: all tests on all cores, or those asked for on one core; return its exit status."""
+    """Run pytest: all tests on up to MAX_TEST_WORKERS cores, or those asked for on one core; return its exit status."""
     from lib_blocktrain.files import ROOT
 
     words, environment = arguments.pytest, dict(os.environ)
