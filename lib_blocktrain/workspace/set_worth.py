@@ -1,7 +1,7 @@
 """What a set is worth to a training: its buckets, the steps of an epoch, and plain warnings.
 
-A warning says what blocks it argues for only where a source says so, with its grade: A for a paper with code, C for
-what the community reports, "-" where nothing of blocks is claimed.
+A warning says what blocks it argues for only where a source says so, with its grade: A for a paper with code, B for
+what was measured on the demo model, C for what the community reports, "-" where nothing of blocks is claimed.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def _of_tags(listed: Sequence[Listed]) -> list[Warned]:
                 f" in {max(shares[tag] for tag in rare):.0%} or less: the first is long learnt when the others begin."
                 " More repeats for the pictures of the rare ones even that out",
                 "a face that fills 1/8 to 1/3 of the picture: the blocks but OUT03-OUT05, as the tutorial has it (users"
-                " of LoRA Block Weight say the contrary). On the demo model rare things were learnt as well with"
-                " OUT03-OUT05 as without",
+                " of LoRA Block Weight say the contrary). On the demo model the character was learnt as well without"
+                " OUT03-OUT05; the rare accessories were learnt in neither case",
                 "C",
                 "FACE-NOT-OUT03-05",
             )
@@ -150,7 +150,7 @@ def _background(tag: str, count: int, of: int) -> Warned:
         f"“{tag}” is in {count} of {of} captions: a LoRA of all blocks draws it where a prompt names no background",
         "the OUT blocks alone. On the demo model they showed the training background 0.28 less often (0.20 to 0.36),"
         " and a lower rank in all blocks as much less (docs/evidence.md)",
-        "C",
+        "B",
         "OUTALL",
     )
 
