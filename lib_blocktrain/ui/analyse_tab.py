@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -96,14 +97,15 @@ class AnalyseTab:
                 with section("LoRA"):
                     _lora(w)
                 with section("What to look for"):
-                    _feature(w)
-                    _second_feature(w)
+                    words = not self.no_training  # a word's region is made of the model's attention
+                    _feature(w, tuple(kind for kind in KINDS if words or kind != WORD))
+                    _second_feature(w, tuple(kind for kind in SECOND_KINDS if words or kind != WORD))
                 with section("On which pictures"):
                     self._request(w)
                 with section(""):
                     _probe(w, not self.no_training)
                     _similar(w)
-                    _collide(w)
+                    _collide(w, not self.no_training)
             with pane("canvas", "map"):
                 with section(""):
                     w.html("analyse_head", BEFORE)
@@ -111,7 +113,7 @@ class AnalyseTab:
                 with section("Keep these blocks", visible=False) as w["analyse_using"]:
                     _using(w)
                 with section("Search: keep A, drop B"):
-                    _solve(w)
+                    _solve(w, not self.no_training)
                 with section(""), gr.Accordion("Table and sheets", open=False, elem_id="blocktrain_analyse_details"):
                     w.html("analyse_table")
             with pane("right", "blocks"), section("Blocks"):
@@ -240,10 +242,10 @@ def _lora(w: Widgets) -> None:
     w.add("analyse_strength", gr.Slider, -2.0, 2.0, 1.0, step=0.05, label="Strength")
 
 
-def _feature(w: Widgets) -> None:
+def _feature(w: Widgets, kinds: Sequence[str]) -> None:
     with gr.Column(elem_classes="blocktrain-feature", min_width=0):
-        kinds = {"choices": list(KINDS), "value": WHOLE, "elem_classes": "blocktrain-choice"}
-        w.add("analyse_kind", gr.Radio, **kinds, label="A, to keep")
+        choice = {"choices": list(kinds), "value": WHOLE, "elem_classes": "blocktrain-choice"}
+        w.add("analyse_kind", gr.Radio, **choice, label="A, to keep")
         w.add("analyse_word", gr.Textbox, label="Word of the prompt", max_lines=1, visible=False)
         w.add("analyse_box", gr.Textbox, label="Left, top, right, bottom, each 0 to 1", max_lines=1, visible=False)
         w.add("analyse_mask", gr.File, label="Mask: white where the feature is", file_types=["image"], visible=False)
@@ -254,10 +256,10 @@ def _feature(w: Widgets) -> None:
             w.add("analyse_painted", gr.Textbox, label="Strokes", elem_classes="blocktrain-unseen")
 
 
-def _second_feature(w: Widgets) -> None:
+def _second_feature(w: Widgets, kinds: Sequence[str]) -> None:
     with gr.Column(elem_classes="blocktrain-feature blocktrain-feature-b", min_width=0):
-        kinds = {"choices": list(SECOND_KINDS), "value": NOTHING, "elem_classes": "blocktrain-choice"}
-        w.add("analyse_against", gr.Radio, **kinds, label="B, to drop")
+        choice = {"choices": list(kinds), "value": NOTHING, "elem_classes": "blocktrain-choice"}
+        w.add("analyse_against", gr.Radio, **choice, label="B, to drop")
         w.add("analyse_against_word", gr.Textbox, label="Word of the prompt", max_lines=1, visible=False)
         w.add("analyse_against_box", gr.Textbox, label="Left, top, right, bottom", max_lines=1, visible=False)
         w.add("analyse_against_mask", gr.File, label="Mask of B", file_types=["image"], visible=False)
@@ -286,7 +288,7 @@ def _using(w: Widgets) -> None:
     _uses(w, "analyse")
 
 
-def _solve(w: Widgets) -> None:
+def _solve(w: Widgets, enabled: bool) -> None:
     gr.HTML(SEARCH, elem_classes="blocktrain-foot")
     with gr.Row(elem_classes="blocktrain-fields blocktrain-fields-3"):
         w.add("solve_pictures", gr.Number, value=SEEDS, label="Pictures", precision=0, min_width=0)
@@ -294,7 +296,7 @@ def _solve(w: Widgets) -> None:
         kinds = {"choices": list(KIND_LABELS.values()), "value": KIND_LABELS["free"]}
         w.add("solve_kind", gr.Dropdown, **kinds, label="Weights", min_width=0)
     with gr.Row(elem_classes="blocktrain-line-up"):
-        w.add("solve", gr.Button, "Search", scale=2, min_width=120)
+        w.add("solve", gr.Button, "Search", scale=2, min_width=120, interactive=enabled)
         w.add("solve_cancel", gr.Button, "End", variant="stop", scale=0, min_width=90, interactive=False)
     w.html("solve_status")
     # the slider on the front sets this number (javascript/analyse_front.js)
@@ -322,10 +324,10 @@ def _similar(w: Widgets) -> None:
         w.html("analyse_similar")
 
 
-def _collide(w: Widgets) -> None:
+def _collide(w: Widgets, enabled: bool) -> None:
     with gr.Accordion("Two LoRAs: which blocks do both want?", open=False, elem_id="blocktrain_colliding"):
         w.add("collide_with", gr.Dropdown, choices=[], label="With")
-        w.add("collide_effects", gr.Checkbox, label="effects on the model, too")
+        w.add("collide_effects", gr.Checkbox, label="effects on the model, too", interactive=enabled)
         with gr.Row():
             w.add("collide", gr.Button, "Compare", scale=3)
             w.add("collide_cancel", gr.Button, "Cancel", variant="stop", min_width=90, interactive=False)

@@ -34,7 +34,10 @@ def given(host, monkeypatch) -> dict[type, set[str]]:
 
 
 def test_what_a_host_cannot_do_is_off(host):
-    """Where no model can be trained on: Start, Probe and the methods that compare noise; the reason is beside them."""
+    """Where no model can be trained on: Start, Probe, Search, words, and the methods that compare noise.
+
+    The reason is beside them.
+    """
     host.no_training = "fake cannot train here"
     blocks, page = build(host)
     try:
@@ -42,11 +45,14 @@ def test_what_a_host_cannot_do_is_off(host):
     finally:
         page.close()
     assert not found["blocktrain_train_start"].interactive
-    assert not found["blocktrain_probe"].interactive
-    choices = [
-        choice if isinstance(choice, str) else choice[0] for choice in found["blocktrain_analyse_method"].choices
-    ]
-    assert choices == ["norms", "rendered"]
+    assert not any(found[f"blocktrain_{name}"].interactive for name in ("probe", "solve", "collide_effects"))
+
+    def choices(name):
+        return [choice if isinstance(choice, str) else choice[0] for choice in found[f"blocktrain_{name}"].choices]
+
+    assert choices("analyse_method") == ["norms", "rendered"]
+    assert choices("analyse_kind") == ["Whole", "Box", "Paint", "Mask"]
+    assert choices("analyse_against") == ["None", "Box", "Mask"]
     for message in ("train_message", "analyse_message"):
         assert host.no_training in found[f"blocktrain_{message}"].value
 
