@@ -157,13 +157,21 @@
 
     // --- keyboard ---------------------------------------------------------------------------------------------------
 
+    // The button that Ctrl+Enter presses: of a dialog, if one is open, else of the place's bar. gradio keeps hidden buttons.
+    function inFront() {
+        const dialog = document.querySelector("dialog[open]");
+        const all = dialog ? ".blocktrain-is-primary" : `#blocktrain_bar_${place()} button.primary`;
+        return [...(dialog || document).querySelectorAll(all)].find((button) => button.offsetParent !== null && !button.disabled);
+    }
+
+    // Whether or not its default was prevented: some hosts prevent it in all of their tabs.
     document.addEventListener("keydown", (event) => {
         const root = document.getElementById("blocktrain");
-        if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || !root || root.offsetParent === null) {
+        if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || event.repeat || !root || root.offsetParent === null) {
             return;
         }
-        const button = document.querySelector(`#blocktrain_bar_${place()} button.primary:not([disabled])`);
-        if (button && button.offsetParent !== null) {
+        const button = inFront();
+        if (button) {
             event.preventDefault();
             document.activeElement?.blur?.(); // so that a number that was just typed counts
             setTimeout(() => button.click(), 50);

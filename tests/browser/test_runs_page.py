@@ -297,6 +297,46 @@ def test_title_notes_and_deletion(opened, folder):
     write_rows(open_run(folder / "out" / "runs" / "old-34-1"), STEPS, samples=False)
 
 
+@pytest.mark.both_gradios
+def test_ctrl_enter_presses_the_button_in_front(opened, folder):
+    """The dialog's own one, not the bar's behind it; in the bar the one that is seen, whatever is hidden before it."""
+    old = open_run(folder / "out" / "runs" / "old-31-1")
+    times = (old.metrics_path.stat().st_atime, old.metrics_path.stat().st_mtime)
+    old.add_metrics({"published": "robot.safetensors"})
+    os.utime(old.metrics_path, times)
+    opened.page.evaluate(
+        """() => {
+            window.pressed = [];
+            document.addEventListener("click", (event) => {
+                const button = event.target.closest("#blocktrain_bar_runs button");
+                if (button?.classList.contains("primary")) {
+                    window.pressed.push(button.textContent.trim());
+                    event.stopImmediatePropagation();
+                }
+            }, true);
+        }"""
+    )
+    choose(opened, "half")
+    opened.page.locator(opened.button("runs_resume")).first.wait_for()
+    menu(opened, "notes")
+    opened.page.locator("dialog textarea").fill("by the keyboard")
+    opened.page.keyboard.press("Control+Enter")
+    opened.wait("runs_head", "by the keyboard")
+    menu(opened, "delete")
+    opened.page.locator("dialog h2").press("Control+Enter")  # no key deletes a run
+    opened.page.wait_for_timeout(300)
+    opened.page.keyboard.press("Escape")
+    assert opened.page.evaluate("pressed") == []
+    choose(opened, "old-31")
+    opened.page.wait_for_selector("#blocktrain_bar_runs button.primary:visible:text-is('Preview it')")
+    opened.page.keyboard.down("Control")
+    opened.page.keyboard.down("Enter")
+    opened.page.keyboard.down("Enter")  # held
+    opened.page.wait_for_function("() => pressed.length")
+    opened.page.wait_for_timeout(300)
+    assert opened.page.evaluate("pressed") == ["Preview it"]
+
+
 def test_a_run_that_cannot_be_read_says_why(opened, folder):
     """Chosen in the list it is the one that the bar, the menu and the right half of the page are about."""
     file = folder / "out" / "runs" / "old-32-1" / "run.json"
