@@ -118,6 +118,13 @@
         return dataset.dialog("Not all captions are saved", { about, go: "Save and go on", run: saveAll });
     }
 
+    // True if no mask is painted but not saved, or training is to go without.
+    function withoutMasks() {
+        const count = dataset.pictures().filter(dataset.isPainted).length;
+        const about = `${many(count, "mask is", "masks are")} painted but not saved: training would not see them.`;
+        return !count || dataset.dialog("Not all masks are saved", { about, go: "Go on without them", run: () => true });
+    }
+
     // --- the line ---------------------------------------------------------------------------------------------------
 
     function facts() {
@@ -184,7 +191,7 @@
     // --- Train ------------------------------------------------------------------------------------------------------
 
     async function use() {
-        if (await savedFirst("training would not see them.")) {
+        if ((await savedFirst("training would not see them.")) && (await withoutMasks())) {
             const asked = () => dataset.ask("use", { set: dataset.state.set }, { button: "dataset_use_now" });
             await attempt(asked, "Filling in Train …");
         }

@@ -7,7 +7,7 @@
     const MODES = { plain: ["eye", "The whole picture"], crop: ["crop", "What training sees of it"], mask: ["mask", "Paint its mask"] };
     const SIDE = 1024; // pixels
     let root, head, stage, field, said, chips, chunks, facts, none, body;
-    let shown = ""; // the picture that the stage shows, and how
+    let shown = ["", ""]; // the picture that the stage shows, and how; and the state of its files
 
     const made = (...given) => blocktrain.made(...given);
     const percent = (share) => `${Math.round(100 * share)} %`;
@@ -56,11 +56,13 @@
 
     function drawStage(one) {
         const { state } = dataset;
-        const key = JSON.stringify([state.set, one.picture, one.version, state.mode, one.crop, one.focus, one.mask, one.share, one.problem]);
-        if (key === shown) {
+        const key = JSON.stringify([state.set, one.picture, state.mode, one.crop, one.focus, one.mask, one.problem]);
+        const files = JSON.stringify([one.version, one.share]);
+        const painting = state.mode === "mask" && dataset.isPainted(one); // the brush stays in the hand
+        if (key === shown[0] && (files === shown[1] || painting)) {
             return;
         }
-        shown = key;
+        shown = [key, files];
         stage.replaceChildren();
         stage.className = `blocktrain-crop blocktrain-in-${state.mode}`;
         stage.onclick = null;
@@ -259,7 +261,7 @@
             drawCaption(one);
             drawFacts(one);
         } else {
-            shown = "";
+            shown = ["", ""];
         }
     }
 

@@ -1,52 +1,87 @@
-// Painting a picture's mask in Pictures: over the large picture, on what it has already; saved as one change.
+// Painting a picture's mask in Pictures: over the large picture, on what it has already; saved as one change. What is not saved
+// stays as long as the page is open, whatever else is shown meanwhile.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const dataset = (blocktrain.pictureSets ||= {});
 
-    // The painter over the picture in `frame`, and what stands below it.
+    const painted = new Map(); // by set and picture: {strokes, found}, what is not saved; `found` is a mask from a word, or null
+
+    const keyOf = (one) => JSON.stringify([dataset.state.set, one.picture]);
+    const holds = (kept) => Boolean(kept && (kept.strokes.length || kept.found));
+    // Whether a picture has a mask that is painted, or found, and not saved.
+    const isPainted = (one) => holds(painted.get(keyOf(one)));
+
+    // The painter over the picture in `frame`, and what stands below it. What is not saved is there again.
     function maskPainter(frame, one) {
         const { made } = blocktrain;
-        const { state } = dataset;
-        const image = frame.querySelector("img");
-        const save = made("button", { type: "button", className: "blocktrain-btn blocktrain-is-strong", textContent: "Save the mask", disabled: true });
+        const { set } = dataset.state;
+        const kept = painted.get(keyOf(one)) || { strokes: [], found: null };
+        painted.set(keyOf(one), kept);
+        const button = (label, run) => {
+            const made_ = made("button", { type: "button", className: "blocktrain-btn", textContent: label });
+            made_.addEventListener("click", run);
+            return made_;
+        };
+        const save = button("Save the mask", () => saveMask(set, one, painter, kept));
+        save.classList.add("blocktrain-is-strong");
+        const discard = button("Discard", () => {
+            kept.found = null;
+            painter.replace([]);
+            begin();
+        });
+        discard.title = "The mask as it is saved";
+        const changed = () => (save.disabled = discard.hidden = !holds(kept));
         const element = made("div", { className: "blocktrain-painter-own" });
         const painter = new blocktrain.MaskPainter(element, {
-            image,
+            image: frame.querySelector("img"),
             size: fitted(one.width, one.height, 768),
             erases: true,
-            changed: (strokes) => (save.disabled = !strokes.length),
+            strokes: kept.strokes,
+            changed: (strokes) => {
+                kept.strokes = strokes;
+                changed();
+            },
         });
-        if (one.mask && one.mask !== "alpha") {
+        const begin = () =>
             dataset.attempt(async () => {
-                const { mask } = await dataset.ask("mask", { set: state.set, picture: one.picture });
-                mask && (await painter.begins(mask));
+                const own = one.mask && one.mask !== "alpha";
+                await painter.begins(kept.found || (own ? (await dataset.ask("mask", { set, picture: one.picture })).mask : null));
             });
-        }
-        save.addEventListener("click", () =>
-            dataset.attempt(async () => {
-                const asked = { set: state.set, picture: one.picture, png: painter.png() };
-                const { change } = await dataset.ask("paint", asked);
-                await dataset.reload();
-                dataset.did(change, `Mask of ${one.name} saved.`);
-            }, "Saving the mask …")
-        );
-        const remove = made("button", { type: "button", className: "blocktrain-btn", textContent: "Remove the mask", hidden: !one.mask || one.mask === "alpha" });
-        remove.addEventListener("click", () =>
-            dataset.attempt(async () => {
-                const { change } = await dataset.ask("unmask", { set: state.set, picture: one.picture });
-                await dataset.reload();
-                dataset.did(change, `Mask of ${one.name} removed.`);
-            }, "Removing the mask …")
-        );
+        begin();
+        const remove = button("Remove the mask", () => removeMask(set, one, kept));
+        remove.hidden = !one.mask || one.mask === "alpha";
         const found = made("div", {});
         const from = wordForm(one, found, async (mask) => {
+            kept.found = mask;
+            changed();
             await painter.begins(mask);
-            save.disabled = false;
         });
         const foot = made("p", { className: "blocktrain-foot", textContent: "Paint where the loss counts: what is not painted does not." });
-        return [element, made("div", { className: "blocktrain-dataset-mask" }, save, remove), from, found, foot];
+        return [element, made("div", { className: "blocktrain-dataset-mask" }, save, discard, remove), from, found, foot];
+    }
+
+    // What is painted meanwhile stays, and is not saved.
+    function saveMask(set, one, painter, kept) {
+        return dataset.attempt(async () => {
+            const [png, saved] = [painter.png(), [...painter.strokes]];
+            const { change } = await dataset.ask("paint", { set, picture: one.picture, png });
+            kept.found = null;
+            await painter.begins(png);
+            painter.replace(painter.strokes.filter((stroke) => !saved.includes(stroke)));
+            await dataset.reload();
+            dataset.did(change, `Mask of ${one.name} saved.`);
+        }, "Saving the mask …");
+    }
+
+    function removeMask(set, one, kept) {
+        return dataset.attempt(async () => {
+            const { change } = await dataset.ask("unmask", { set, picture: one.picture });
+            Object.assign(kept, { strokes: [], found: null });
+            await dataset.reload();
+            dataset.did(change, `Mask of ${one.name} removed.`);
+        }, "Removing the mask …");
     }
 
     // "Mask from a word": where the model sees it is shown in the painter, to be painted on and saved.
@@ -85,5 +120,5 @@
         return [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
     }
 
-    Object.assign(dataset, { maskPainter });
+    Object.assign(dataset, { isPainted, maskPainter });
 })();

@@ -11,11 +11,12 @@
 
     class MaskPainter {
         // Paints over the picture in `element`, or over `image`, which is moved there; `size` is the canvas's. The strokes
-        // go to `changed`, without one into the box that `data-target` names. With `erases` there is an eraser.
-        constructor(element, { image = null, size = [SIDE, SIDE], changed = null, erases = false } = {}) {
+        // go to `changed`, without one into the box that `data-target` names. With `erases` there is an eraser. `strokes` are
+        // those to go on from.
+        constructor(element, { image = null, size = [SIDE, SIDE], changed = null, erases = false, strokes = [] } = {}) {
             this.box = changed ? null : document.querySelector(`#${element.dataset.target} :is(textarea, input)`);
             this.changed = changed;
-            this.strokes = []; // [radius, x, y, x, y, …]; a negative radius erases
+            this.strokes = strokes; // [radius, x, y, x, y, …]; a negative radius erases
             this.radius = SIZES.broad;
             this.erasing = false;
             this.first = null; // the mask that was there before, as an image
@@ -26,6 +27,7 @@
             this.canvas.addEventListener("pointermove", (event) => this.extend(event));
             this.canvas.addEventListener("pointerup", () => this.end());
             this.canvas.addEventListener("pointercancel", () => this.end());
+            this.draw();
             this.send();
         }
 
@@ -49,8 +51,13 @@
             return made("div", { className: "blocktrain-painter-tools" }, sizes, erases ? erase : null, undo, clear);
         }
 
-        // Begin with a mask that is there, white on black.
+        // Begin with a mask that is there, white on black; null is none.
         async begins(url) {
+            if (!url) {
+                this.first = null;
+                this.draw();
+                return;
+            }
             const image = new Image();
             image.src = url;
             await image.decode();
@@ -84,6 +91,7 @@
             this.stroke = [this.erasing ? -this.radius : this.radius];
             this.strokes.push(this.stroke);
             this.extend(event);
+            this.changed?.(this.strokes); // while it is drawn, too
         }
 
         extend(event) {

@@ -152,6 +152,64 @@ def test_from_24_dropped_pictures_to_a_run(opened):
     assert opened.text("runs_head").startswith("bots")
 
 
+MASK_SEEN = """() => {
+    const canvas = document.querySelector('.blocktrain-painter-stage canvas');
+    const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+    return pixels.some((value, at) => at % 4 === 3 && value);
+}"""
+
+
+def stroke(page) -> None:
+    at = page.locator(".blocktrain-painter-stage canvas").bounding_box()
+    page.mouse.move(at["x"] + at["width"] / 4, at["y"] + at["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+    page.mouse.up()
+
+
+def test_a_mask_that_is_not_saved_stays(opened):
+    """Over another picture, another look at this one, and what changes on the disk, until it is saved or discarded."""
+    page = opened.page
+    make_set(opened, "painted")
+    drop(opened, "a.png", "b.png")
+    opened.wait("dataset_message", "2 files added.")
+    cells = page.locator(".blocktrain-pic-b")
+    save = page.get_by_role("button", name="Save the mask")
+    cells.nth(0).click()
+    page.click("[data-mode=mask]")
+    page.locator(".blocktrain-painter-stage img").evaluate("image => image.decode()")
+    stroke(page)
+    page.select_option(".blocktrain-painter-tools select", label="fine brush")
+    page.evaluate("blocktrain.pictureSets.picture().version = 'another'")
+    page.evaluate("blocktrain.pictureSets.set({})")
+    assert page.locator(".blocktrain-painter-tools select").input_value() == "0.02"  # the painter is the same
+    assert page.evaluate(MASK_SEEN)
+    cells.nth(1).click()
+    page.locator(".blocktrain-dataset-mask").wait_for()
+    assert not page.evaluate(MASK_SEEN)
+    assert save.is_disabled()
+    page.click("[data-mode=plain]")
+    cells.nth(0).click()
+    page.click("[data-mode=mask]")
+    assert page.evaluate(MASK_SEEN)
+    assert save.is_enabled()
+
+    # training would not see it
+    opened.click("dataset_use")
+    page.get_by_role("dialog").get_by_text("1 mask is painted but not saved").wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Discard").click()
+    assert not page.evaluate(MASK_SEEN)
+    assert save.is_disabled()
+    stroke(page)
+    save.click()
+    opened.wait("dataset_message", "Mask of a.png saved")
+    assert list((opened.folder / "out/datasets/painted").rglob("a.mask.png"))
+    assert save.is_disabled()
+    page.locator("#blocktrain_dataset_chosen .blocktrain-facts", has_text="of the picture counts").wait_for()
+    page.wait_for_function(MASK_SEEN)
+
+
 REFUSED = {"status": 413, "content_type": "text/html", "body": "<h1>413 Request Entity Too Large</h1>"}
 
 
