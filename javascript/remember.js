@@ -1,6 +1,7 @@
 // What the page remembers over a reload: `remember(name, value)` and `recall(name)`, for any JSON value. It is kept by the
 // host's name and the page's path, for this page in sessionStorage and, as the start of the next new page, in localStorage:
-// two open pages do not overwrite each other. What cannot be read is ignored, with a line in the console.
+// there a page writes only what it has changed itself, so that two open pages do not overwrite each other. What cannot be
+// read is ignored, with a line in the console.
 //
 // The fields of a place are kept by the server's help (`ui/remembered.py`): after a change its hidden button is clicked, and
 // the answer, with the weights of all LoRAs in use, is stored.
@@ -28,30 +29,30 @@
         return host === undefined ? null : `blocktrain ${host} ${location.pathname}`;
     }
 
-    function load(storage) {
-        const text = storage.getItem(key());
-        if (!text) {
+    // What a storage of this name holds, or null.
+    function load(name) {
+        try {
+            const text = window[name].getItem(key());
+            if (!text) {
+                return null;
+            }
+            const stored = JSON.parse(text);
+            if (stored?.version !== VERSION || typeof stored.values !== "object" || !stored.values) {
+                throw new Error(`it is not of version ${VERSION}`);
+            }
+            return stored.values;
+        } catch (error) {
+            tell(`what ${name} holds is ignored: ${error.message}`);
             return null;
         }
-        const stored = JSON.parse(text);
-        if (stored?.version !== VERSION || typeof stored.values !== "object" || !stored.values) {
-            throw new Error(`it is not of version ${VERSION}`);
-        }
-        return stored.values;
     }
 
     let values = null;
+    const changed = new Set(); // names of values that this page has changed
 
     function all() {
         if (values === null && key() !== null) {
-            for (const name of ["sessionStorage", "localStorage"]) {
-                try {
-                    values ??= load(window[name]);
-                } catch (error) {
-                    tell(`what ${name} holds is ignored: ${error.message}`);
-                }
-            }
-            values = { ...values };
+            values = { ...(load("sessionStorage") ?? load("localStorage")) };
         }
         return values || {};
     }
@@ -64,17 +65,21 @@
         if (values === null) {
             return;
         }
-        const text = JSON.stringify({ version: VERSION, values });
+        store("sessionStorage", values);
+        const ours = Object.fromEntries([...changed].map((name) => [name, values[name]]));
+        store("localStorage", { ...load("localStorage"), ...ours });
+    }
+
+    function store(name, kept) {
+        const text = JSON.stringify({ version: VERSION, values: kept });
         if (text.length > MAX_LENGTH) {
-            tell(`the page is not remembered: ${text.length} characters are too many`);
+            tell(`the page is not remembered in ${name}: ${text.length} characters are too many`);
             return;
         }
-        for (const name of ["sessionStorage", "localStorage"]) {
-            try {
-                window[name].setItem(key(), text);
-            } catch (error) {
-                tell(`the page is not remembered in ${name}: ${error.message}`);
-            }
+        try {
+            window[name].setItem(key(), text);
+        } catch (error) {
+            tell(`the page is not remembered in ${name}: ${error.message}`);
         }
     }
 
@@ -84,6 +89,7 @@
             return;
         }
         values[name] = value;
+        changed.add(name);
         waiting ??= setTimeout(write, 200);
     }
 

@@ -176,6 +176,23 @@ def test_two_pages_do_not_overwrite_each_other(opened):
     assert not [*other.problems, *third.problems]
 
 
+def test_two_pages_keep_what_each_has_changed(opened):
+    """For the next new page: the page that wrote last put all that it knew in the place of what the other had kept."""
+    stored = "() => JSON.parse(Object.entries(localStorage).find(([key]) => key.startsWith('blocktrain '))[1]).values"
+    other = opened.another()
+    for page, name in ((opened, "ours"), (other, "theirs")):
+        page.page.evaluate("name => blocktrain.remember(name, [name])", name)
+        page.page.wait_for_function(f"name => ({stored})()[name]", arg=name)
+    third = opened.another()
+    assert third.page.evaluate("['ours', 'theirs'].map(blocktrain.recall)") == [["ours"], ["theirs"]]
+    third.page.evaluate("blocktrain.remember('ours', undefined)")
+    third.page.wait_for_function(f"() => !(({stored})().ours)")
+    other.page.evaluate("blocktrain.remember('theirs', 2)")
+    other.page.wait_for_function(f"() => ({stored})().theirs === 2")
+    assert "ours" not in other.page.evaluate(f"({stored})()")
+    assert not [*other.problems, *third.problems]
+
+
 @pytest.mark.parametrize(
     "stored",
     [
