@@ -18,7 +18,7 @@
     const number = (value) => String(Number(value.toFixed(2))).replace("-", "−");
     const same = (a, b) => (typeof a === "number" && typeof b === "number" ? Math.abs(a - b) < 1e-6 : (a ?? "") === (b ?? ""));
 
-    // What has changed since: { weights: ["IN08 −0.4"], loras: ["strength of robot"], settings: ["prompt"] }.
+    // What has changed since: { weights: ["IN08 −0.4", "OUT03.attn2=0"], loras: ["strength 0.8"], settings: ["prompt"] }.
     function changes(drawn, now) {
         const found = { weights: [], loras: [], settings: [] };
         found.settings = Object.keys(WORDS).filter((name) => !same(drawn[name], now[name])).map((name) => WORDS[name]);
@@ -39,6 +39,9 @@
                 if (!same(old.weights[block], weight)) {
                     found.weights.push(`${of}${block} ${number(weight)}`);
                 }
+            }
+            if (!same(old.changes, lora.changes)) { // by kind of layer and over the steps
+                found.weights.push(of + (lora.changes || `without ${old.changes}`));
             }
         }
         found.loras.push(...[...before.keys()].map((name) => `without ${name}`));

@@ -104,6 +104,32 @@ def test_the_die_at_the_seed(opened):
     assert badge.first.inner_text() == "seed changed"
 
 
+def test_weights_by_kind_of_layer_make_the_picture_stale(opened):
+    """Auto draws it again, and says nothing any more."""
+    page = opened.page
+    opened.small()
+    first = opened.preview()
+    page.click("summary:has-text('Kinds of layers, steps'), .label-wrap:has-text('Kinds of layers, steps')")
+    badge = page.locator("#blocktrain_pictures .blocktrain-stale-badge")
+    opened.type("weight_changes", "OUT05.attn2=0")
+    badge.wait_for()
+    assert (badge.count(), badge.inner_text()) == (1, "1 weight changed")
+    opened.wait("changed", "OUT05.attn2=0")
+    opened.type("weight_changes", "")
+    badge.wait_for(state="detached")
+    opened.type("weight_changes", "OUT05.attn2=0")
+    badge.wait_for()
+    ended = "document.querySelector('#blocktrain_status [data-ended]')?.dataset.ended"
+    before = page.evaluate(ended)
+    page.locator("#blocktrain_auto input").check()
+    page.wait_for_function(f"before => ({ended} ?? before) !== before", arg=before)
+    badge.wait_for(state="detached")
+    assert opened.pixels()[2] != first[2]
+    page.locator("#blocktrain_auto input").uncheck()
+    opened.type("weight_changes", "")
+    opened.wait("changed", "without OUT05.attn2=0")
+
+
 def test_a_grid_over_a_block(opened):
     page = opened.page
     opened.small()
