@@ -1,4 +1,4 @@
-// Shared by the scripts of the tab: clipboard, downloads, and setting up elements when they appear. The WebUI loads the
+// Shared by the scripts of the tab: clipboard, downloads, questions, and setting up elements when they appear. The WebUI loads the
 // files of this folder automatically, in any order; the standalone server inserts them into the page. Each file adds to
 // `window.blocktrain`, and looks up what it needs from another file when it uses it, not when it is loaded. Where the page
 // was there before the scripts, `window.blocktrain` is at first the element of this id, though no property of its own.
@@ -11,6 +11,7 @@
     blocktrain.pageSettled ||= new Set();
     blocktrain.initialised ||= new WeakSet(); // elements already set up, even if these files are loaded twice
     const SETTLING = 100; // ms
+    const ASK_AGAIN = 1500; // ms
     let settling = 0; // the timer of what is called then
 
     // Copies text to the clipboard; returns whether that worked. Without a secure context (such as a WebUI reached by
@@ -88,6 +89,24 @@
         setTimeout(() => URL.revokeObjectURL(link.href), 1000);
     }
 
+    // Sends a question until the function that is returned is called: gradio drops an event while another one is handled.
+    // More and more seldom, since an answer may take long; at once when the server is back, which has lost the question.
+    function untilAnswered(send) {
+        let timer = null;
+        const again = (pause) => {
+            clearTimeout(timer);
+            send();
+            timer = setTimeout(again, pause, 2 * pause);
+        };
+        const back = () => again(ASK_AGAIN);
+        document.addEventListener("blocktrain:back", back);
+        back();
+        return () => {
+            clearTimeout(timer);
+            document.removeEventListener("blocktrain:back", back);
+        };
+    }
+
     // `components` maps a class to the function that sets up its elements, called once for each element that appears in
     // the page. The functions in `pageChanged` are called after every change of the page; those in `pageSettled`, which go
     // through the whole of it, at most every 100 ms, since gradio changes it hundreds of times while it builds it.
@@ -107,7 +126,7 @@
         }
     }
 
-    Object.assign(blocktrain, { copy, download, drawn, made, openDialog, tinyU });
+    Object.assign(blocktrain, { copy, download, drawn, made, openDialog, tinyU, untilAnswered });
 
     // What is set up uses all files: not before they have been read, which a WebUI does one after the other.
     function begin() {

@@ -1,21 +1,20 @@
 // Questions of the place Pictures to the server, in order and one at a time, and the files that are sent to it.
 //
-// A question is JSON, which gradio's event takes from `question()`; the answer comes as JSON in an attribute. gradio drops
-// an event while another one is handled, so that a question is asked again until its answer is there: the server carries
-// out each number once (ui/dataset_handlers.py).
+// A question is JSON, which gradio's event takes from `question()`; the answer comes as JSON in an attribute. It is asked
+// again until its answer is there: the server carries out each number once, and keeps each asking until then
+// (ui/dataset_handlers.py).
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const dataset = (blocktrain.pictureSets ||= {});
-    const ASK_AGAIN = 1500; // milliseconds
     const PATIENCE = 180000; // milliseconds for an upload
     const LARGEST = 60 << 20; // bytes of one file
     const UNANSWERED = "The files did not arrive: is the server there? Add them again.";
     const PAGE = Math.random().toString(36).slice(2); // no two pages share a number
     const waiting = []; // {number, text, button, files, resolve, reject}
     let count = 0;
-    let timer = null;
+    let stop = () => {}; // ends the asking, or the wait for an upload
     let uploading = false;
 
     const find = (name, what) => document.querySelector(`${what}#blocktrain_${name}, #blocktrain_${name} ${what}`);
@@ -34,7 +33,7 @@
     }
 
     function begin() {
-        clearTimeout(timer);
+        stop();
         const first = waiting[0];
         if (first?.files) {
             upload(first.files);
@@ -43,11 +42,9 @@
         }
     }
 
-    // A long question is asked again more and more seldom: the server keeps each asking until its answer is there.
-    function send(pause = ASK_AGAIN) {
-        clearTimeout(timer);
-        find(waiting[0].button, "button")?.click();
-        timer = setTimeout(send, pause, 2 * pause);
+    function send() {
+        stop();
+        stop = blocktrain.untilAnswered(() => find(waiting[0].button, "button")?.click());
     }
 
     // gradio's upload takes the files as if they had been chosen in its own field; their names come with the question.
@@ -59,7 +56,8 @@
         uploading = true;
         input.files = given.files;
         input.dispatchEvent(new Event("change", { bubbles: true }));
-        timer = setTimeout(() => fail(UNANSWERED), PATIENCE);
+        const timer = setTimeout(() => fail(UNANSWERED), PATIENCE);
+        stop = () => clearTimeout(timer);
     }
 
     function fail(why) {
@@ -94,7 +92,7 @@
             return; // to an earlier asking
         }
         const { resolve, reject } = waiting.shift();
-        clearTimeout(timer);
+        stop();
         setTimeout(begin); // when gradio has done with this one
         if (answer.error) {
             reject(new Error(answer.error));

@@ -8,7 +8,6 @@
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const PAUSE = 200; // milliseconds between two looks
     const REST = 1000; // milliseconds without a change after which Auto draws
-    const ASK_AGAIN = 1500; // milliseconds
     const WORDS = { prompt: "prompt", negative: "negative prompt", sampler: "sampler", steps: "steps", cfg: "CFG", width: "width", height: "height", seed: "seed" };
     const byId = (name) => document.getElementById(`blocktrain_${name}`);
     const pictures = () => document.querySelector("#blocktrain_pictures .blocktrain-pictures");
@@ -244,12 +243,12 @@
         }
     });
 
-    // Asks the server (ui/picture_requests.py), one request after another. gradio drops an event while another one is
-    // handled, so that a request is sent until it is answered. Of several that bring pictures back, the last counts.
+    // Asks the server (ui/picture_requests.py), one request after another. Of several that bring pictures back, the last
+    // counts.
     const BACK = ["restore", "pictures"];
     const requests = []; // the first one is on its way
     let count = 0;
-    let again = null;
+    let stop = () => {}; // ends the asking
 
     function ask(request) {
         if (BACK.includes(request.do)) {
@@ -261,23 +260,25 @@
         }
     }
 
-    function send(pause = ASK_AGAIN) {
-        clearTimeout(again);
-        if (!requests.length) {
-            return;
+    function send() {
+        stop();
+        if (requests.length) {
+            stop = blocktrain.untilAnswered(put);
         }
+    }
+
+    function put() {
         const field = document.querySelector("#blocktrain_pictures_ask textarea, #blocktrain_pictures_ask input");
         field.value = JSON.stringify(requests[0]);
         field.dispatchEvent(new Event("input", { bubbles: true }));
         setTimeout(() => button("pictures_answer").click(), 30); // gradio takes the value over first
-        again = setTimeout(send, pause, 2 * pause);
     }
 
     (blocktrain.components ||= new Map()).set("blocktrain-pictures-answered", (element) => {
         if (Number(element.dataset.number) === requests[0]?.number) {
             requests.shift();
-            clearTimeout(again);
-            again = setTimeout(send); // when gradio has done with this one
+            stop();
+            setTimeout(send); // when gradio has done with this one
         }
     });
 

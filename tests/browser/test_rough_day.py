@@ -105,6 +105,42 @@ def test_on_a_slow_server_the_last_move_of_a_slider_of_train_counts(opened):
     opened.page.wait_for_function(f"{weights}.value.includes('OUT05=0.75')")
 
 
+@pytest.mark.parametrize(
+    ("question", "button"),
+    [
+        ("blocktrain.pictureSets.ask('sets')", "dataset_answer_now"),
+        ("blocktrain.pictures.ask({ do: 'refuse', name: 'notes.doc' })", "pictures_answer"),
+    ],
+    ids=["Pictures", "Preview"],
+)
+def test_a_question_that_was_lost_is_asked_again_when_the_server_is_back(opened, question, button):
+    """At once, and from then on as often as a new one. It waited as long again as the server had been away."""
+    opened.page.evaluate(
+        """button => {
+            window.asked = 0;
+            window.lost = true;
+            document.addEventListener("click", (event) => {
+                if (event.target.closest(button)) {
+                    window.asked += 1;
+                    window.lost && event.stopImmediatePropagation();
+                }
+            }, true);
+        }""",
+        opened.button(button),
+    )
+    opened.page.evaluate(f"() => {{ {question}; }}")
+    opened.page.wait_for_function("() => asked === 3")  # the next one is due in six seconds
+    opened.page.evaluate("document.dispatchEvent(new CustomEvent('blocktrain:back'))")
+    opened.page.wait_for_function("() => asked === 4", timeout=0.5 * SECOND)
+    opened.page.wait_for_function("() => asked === 5", timeout=2.5 * SECOND)
+    opened.page.evaluate("lost = false")
+    opened.page.wait_for_function("() => asked === 6")
+    opened.page.wait_for_timeout(LATE)
+    opened.page.evaluate("document.dispatchEvent(new CustomEvent('blocktrain:back'))")  # nothing waits any more
+    opened.page.wait_for_timeout(LATE)
+    assert opened.page.evaluate("asked") == 6
+
+
 @pytest.mark.both_gradios
 def test_a_connection_that_breaks_off_in_a_drawing(browser, served):
     """The drawing is lost, which the page says; the next one is drawn. It hung, and so did all after it in gradio 4."""
