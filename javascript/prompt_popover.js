@@ -233,8 +233,11 @@
         }
     }
 
+    let asked = 0; // how often the editor was asked for: the last time counts, whichever answer comes last
+
     blocktrain.openTag = async (area, at = null) => {
         shut(false);
+        const mine = ++asked;
         const [sent, position] = [area.value, area.selectionStart];
         let found = null, problem = "";
         try {
@@ -242,7 +245,7 @@
         } catch (error) {
             problem = error.message;
         }
-        if (area.value !== sent || (!found && !problem)) {
+        if (mine !== asked || area.value !== sent || (!found && !problem)) {
             return;
         }
         const editor = (open = Object.assign(build(area), { at }));

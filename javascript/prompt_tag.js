@@ -88,7 +88,7 @@
         if (area && isKey(event, setting("blocktrain_tag_key", KEY))) {
             event.preventDefault();
             event.stopPropagation();
-            blocktrain.openTag(area);
+            event.repeat || blocktrain.openTag(area);
         }
     }, true);
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,8 @@ def address(tmp_path) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
+    while not server.started:
+        time.sleep(0.02)
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = True
     thread.join(20)
@@ -85,6 +88,36 @@ class Prompt:
 
     def slider(self, name: str):
         return self.box.get_by_role("slider", name=name, exact=True)
+
+
+def test_on_a_slow_server_one_editor_opens(browser, address):
+    """The key held or pressed again, and right clicks: two opened, and the first could not be closed."""
+    page = browser.new_page()
+    page.set_default_timeout(LONG)
+    page.goto(address)
+    questions, prompt = [], Prompt(page)
+    page.route("**/prompt/tag", lambda route: questions.append(route))
+    prompt.put("a fox <lora:robot:1>", "<lora:rob")
+    for _ in range(3):  # without a release the key is held
+        page.keyboard.down("Alt")
+        page.keyboard.down("b")
+    page.wait_for_timeout(200)
+    assert len(questions) == 1
+    page.keyboard.up("b")
+    page.keyboard.press("b")
+    page.keyboard.up("Alt")
+    for _ in range(2):
+        prompt.area.click(button="right", position={"x": 90, "y": 12})
+    page.wait_for_timeout(200)
+    assert len(questions) == 4
+    for route in reversed(questions):
+        route.continue_()
+    prompt.box.first.wait_for()
+    page.wait_for_timeout(500)
+    assert prompt.box.count() == 1
+    page.keyboard.press("Escape")
+    assert prompt.box.count() == 0
+    page.close()
 
 
 def test_a_tag_is_edited_where_it_stands(browser, address, tmp_path):
