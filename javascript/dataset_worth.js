@@ -6,7 +6,7 @@
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const dataset = (blocktrain.pictureSets ||= {});
     const probes = new Map(); // results by set
-    let probing = ""; // the set whose probe runs
+    let probing = null; // {set, name, place} of the probe that runs, one at a time
     let parts = null; // {facts, list, probe, bars}
 
     const made = (...given) => blocktrain.made(...given);
@@ -54,33 +54,38 @@
         const lines = worth.warnings.map(warned);
         if (retest) {
             const again = made("li", {}, dataset.icon("warn"), made("span", { textContent: `${retest}. ` }));
-            again.lastChild.append(link("Test these pictures", "Which blocks training on this set would change", probe));
+            again.lastChild.append(probing ? "" : link("Test these pictures", "Which blocks training on this set would change", probe));
             lines.unshift(again);
         }
         parts.list.replaceChildren(...lines);
-        if (probing !== set) {
-            parts.probe.replaceChildren(link(probes.has(set) ? "Probe again" : "Where would training move?", "Which blocks the gradients of up to 16 of these pictures reach", probe));
-        }
+        drawProbe(set);
         drawBars(probes.get(set));
     }
 
     // --- the probe --------------------------------------------------------------------------------------------------
 
+    // How far the probe is, at its set only; or the way to it.
+    function drawProbe(set) {
+        if (probing?.set === set) {
+            parts.probe.replaceChildren(probing.place);
+        } else if (probing) {
+            parts.probe.replaceChildren(made("p", { className: "blocktrain-foot", textContent: `${probing.name} is being probed.` }));
+        } else {
+            parts.probe.replaceChildren(link(probes.has(set) ? "Probe again" : "Where would training move?", "Which blocks the gradients of up to 16 of these pictures reach", probe));
+        }
+    }
+
     async function probe() {
-        const { set } = dataset.state;
-        if (probing) {
-            return;
+        const { set, name } = dataset.openSet();
+        const place = made("div", {});
+        probing = { set, name, place };
+        draw();
+        const found = await dataset.attempt(() => dataset.job(place, "Probing the pictures", "probe set", { set }));
+        if (found) {
+            probes.set(set, found);
         }
-        probing = set;
-        try {
-            const found = await dataset.attempt(() => dataset.job(parts.probe, "Probing the pictures", "probe set", { set }));
-            if (found) {
-                probes.set(set, found);
-            }
-        } finally {
-            probing = "";
-            draw();
-        }
+        probing = null;
+        draw();
     }
 
     function drawBars(found) {

@@ -210,6 +210,37 @@ def test_a_mask_that_is_not_saved_stays(opened):
     page.wait_for_function(MASK_SEEN)
 
 
+def test_the_probe_of_a_set_is_seen_at_that_set(opened):
+    """Another set says which one is probed; back at the first one it can be cancelled. Its row was gone."""
+    page = opened.page
+    for name in ("probed", "beside"):
+        make_set(opened, name)
+        drop(opened, f"{name}.png")
+        opened.wait("dataset_message", "1 file added.")
+    opened.go("Preview")
+    opened.type("steps", 150)
+    opened.click("draw")  # the probe waits for the model
+    opened.wait("status", "step")
+    opened.go("Pictures")
+    sets = page.locator("#blocktrain_dataset_sets .blocktrain-set")
+    probe = page.get_by_role("button", name="Where would training move?")
+    sets.filter(has_text="probed").click()
+    page.wait_for_function("() => blocktrain.pictureSets.openSet()?.name === 'probed'")
+    probe.click()
+    row = page.locator(".blocktrain-dataset-job", has_text="Probing the pictures")
+    row.wait_for()
+    sets.filter(has_text="beside").click()
+    opened.wait("dataset_sets", "probed is being probed.")
+    assert row.count() == probe.count() == 0
+    sets.filter(has_text="probed").click()
+    row.get_by_role("button", name="Cancel").click()
+    probe.wait_for()
+    assert row.count() == 0
+    opened.go("Preview")
+    opened.click("cancel")
+    opened.wait("status", "Cancelled")
+
+
 REFUSED = {"status": 413, "content_type": "text/html", "body": "<h1>413 Request Entity Too Large</h1>"}
 
 
