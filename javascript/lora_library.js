@@ -400,9 +400,15 @@
 
     // --- buttons of a card: into the prompt, strength, weights --------------------------------------------------------
 
+    const SAID = 1500; // milliseconds for which a button says what it did
+    const labels = new WeakMap(); // of buttons that say it: their own
+
+    // What stands between the commas of a prompt, without emphasis: "(cat:1.2)" is "cat".
+    const partsOf = (prompt) => prompt.split(/[,\n]/).map((part) => part.replace(/^[\s([]+|(:[\d.]+)?[\s)\]]+$/g, "")).filter(Boolean);
+
     function type(id, text) {
         const box = document.querySelector(`#${id} textarea, #${id} input`);
-        if (!box || box.value.includes(text)) {
+        if (!box || partsOf(text).every((part) => partsOf(box.value).includes(part))) {
             return false;
         }
         box.value = box.value.trim() ? `${box.value.trim().replace(/,$/, "")}, ${text}` : text;
@@ -427,9 +433,9 @@
         } else {
             done = "make it active first";
         }
-        const before = button.textContent;
+        labels.has(button) || labels.set(button, button.textContent);
         button.textContent = done;
-        setTimeout(() => (button.textContent = before), 1500);
+        setTimeout(() => (button.textContent = labels.get(button)), SAID);
     }
 
     blocktrain.components ||= new Map();

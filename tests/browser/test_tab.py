@@ -69,6 +69,30 @@ def test_recommended_weights_go_to_the_sliders(opened):
         beside.unlink()
 
 
+def test_an_activation_text_goes_into_the_prompt_once(opened):
+    """A longer word that begins with it is another one. The button says what it did, and then what it does."""
+    beside = opened.folder / "loras" / "style.json"
+    beside.write_text('{"activation text": "cat"}', "utf-8")
+    try:
+        opened.page.locator("button#blocktrain_refresh, #blocktrain_refresh button").dispatch_event("click")
+        opened.wait("lora_message", "LoRA files")
+        opened.tick("style")
+        opened.active("style")
+        opened.open("contents")
+        button = opened.page.locator("#blocktrain_facts [data-use=prompt]")
+        for before, after in (("a category, cats", "a category, cats, cat"), ("a dog, (cat:1.2)", "a dog, (cat:1.2)")):
+            opened.type("prompt", before)
+            button.click()
+            assert opened.box("prompt") == after
+            button.click()
+            assert opened.box("prompt") == after
+            assert button.inner_text() == "there already"
+        opened.page.wait_for_timeout(2000)
+        assert button.inner_text() == "Into the prompt"
+    finally:
+        beside.unlink()
+
+
 @pytest.mark.both_gradios
 def test_a_card_is_asked_for_once(opened):
     """Also where it is as before, since the page notices no text that it has already, and where its file is gone."""
