@@ -11,7 +11,7 @@
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const VERSION = 1; // of what is stored, as in ui/remembered.py
     const PAUSE = 400; // milliseconds between two looks at the fields
-    const TIMEOUT = 5000; // milliseconds after which the server is asked again: gradio drops events while one is handled
+    const TIMEOUT = 5000; // milliseconds after which the server is asked again, once: gradio drops events while one is handled
     const MAX_LENGTH = 1000000; // characters of all that is stored
 
     const told = new Set();
@@ -105,7 +105,8 @@
     const ready = new Set(); // places whose stored values are back
     const kept = new Map(); // place -> what its fields were when they were last kept
     const seen = new Map(); // place -> what its fields were at the last look
-    const asked = new Map(); // place -> what its fields were when the server was asked, and when; until it has answered
+    // place -> what its fields were when the server was asked, when, and whether for the second time; until it has answered
+    const asked = new Map();
 
     blocktrain.components ||= new Map();
     blocktrain.components.set("blocktrain-kept", (element) => {
@@ -134,13 +135,17 @@
             const now = fields(place);
             const still = seen.get(place) === now;
             seen.set(place, now);
-            const waits = Date.now() - asked.get(place)?.time < TIMEOUT; // one at a time: an answer is for what was asked
+            const last = asked.get(place);
+            const again = last?.fields === now;
+            // One at a time: an answer is for what was asked. Nor for ever: gradio shows an error each time it refuses a field.
+            const waits = Date.now() - last?.time < TIMEOUT || (again && last.again);
             if (still && kept.get(place) !== now && !waits) {
-                asked.set(place, { fields: now, time: Date.now() });
+                asked.set(place, { fields: now, time: Date.now(), again });
                 document.querySelector(`button#blocktrain_keep_${place}`)?.click();
             }
         }
     }, PAUSE);
+    document.addEventListener("blocktrain:back", () => asked.clear()); // what was asked was lost with the server
 
     // --- clicks before the values are back ----------------------------------------------------------------------------
 

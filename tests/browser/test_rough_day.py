@@ -105,6 +105,34 @@ def test_on_a_slow_server_the_last_move_of_a_slider_of_train_counts(opened):
     opened.page.wait_for_function(f"{weights}.value.includes('OUT05=0.75')")
 
 
+LOSE = """button => {
+    window.asked = 0;
+    window.lost = true;
+    document.addEventListener("click", (event) => {
+        if (event.target.closest(button)) {
+            window.asked += 1;
+            window.lost && event.stopImmediatePropagation();
+        }
+    }, true);
+}"""
+
+
+def test_what_is_not_kept_is_asked_for_twice_and_again_when_the_server_is_back(opened):
+    """gradio shows an error each time it refuses a field: every five seconds."""
+    opened.page.wait_for_function("blocktrain.recall('preview') && blocktrain.restored('preview')")
+    opened.page.wait_for_timeout(SECOND)
+    opened.page.evaluate(LOSE, opened.button("keep_preview"))
+    opened.type("prompt", "not answered")
+    opened.page.wait_for_function("() => asked === 2", timeout=20 * SECOND)
+    opened.page.wait_for_timeout(7 * SECOND)
+    assert opened.page.evaluate("asked") == 2
+    opened.type("prompt", "another")
+    opened.page.wait_for_function("() => asked === 3")
+    opened.page.evaluate("lost = false")
+    opened.page.evaluate("document.dispatchEvent(new CustomEvent('blocktrain:back'))")
+    opened.page.wait_for_function("blocktrain.recall('preview').prompt === 'another'", timeout=4 * SECOND)
+
+
 @pytest.mark.parametrize(
     ("question", "button"),
     [
@@ -115,19 +143,7 @@ def test_on_a_slow_server_the_last_move_of_a_slider_of_train_counts(opened):
 )
 def test_a_question_that_was_lost_is_asked_again_when_the_server_is_back(opened, question, button):
     """At once, and from then on as often as a new one. It waited as long again as the server had been away."""
-    opened.page.evaluate(
-        """button => {
-            window.asked = 0;
-            window.lost = true;
-            document.addEventListener("click", (event) => {
-                if (event.target.closest(button)) {
-                    window.asked += 1;
-                    window.lost && event.stopImmediatePropagation();
-                }
-            }, true);
-        }""",
-        opened.button(button),
-    )
+    opened.page.evaluate(LOSE, opened.button(button))
     opened.page.evaluate(f"() => {{ {question}; }}")
     opened.page.wait_for_function("() => asked === 3")  # the next one is due in six seconds
     opened.page.evaluate("document.dispatchEvent(new CustomEvent('blocktrain:back'))")
