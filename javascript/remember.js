@@ -105,14 +105,16 @@
     const ready = new Set(); // places whose stored values are back
     const kept = new Map(); // place -> what its fields were when they were last kept
     const seen = new Map(); // place -> what its fields were at the last look
-    // place -> what its fields were when the server was asked, when, and whether for the second time; until it has answered
+    // place -> until the server has answered: what its fields were when it was asked, when, whether for the second time, and
+    // whether other fields were asked for before, to which the answer may be
     const asked = new Map();
 
     blocktrain.components ||= new Map();
     blocktrain.components.set("blocktrain-kept", (element) => {
         const place = element.closest("[id^=blocktrain_kept_]").id.replace("blocktrain_kept_", "");
         if (element.dataset.kept) {
-            kept.set(place, asked.get(place)?.fields);
+            const last = asked.get(place);
+            kept.set(place, last?.other ? null : last?.fields);
             asked.delete(place);
             remember(place, JSON.parse(element.dataset.kept));
         } else {
@@ -140,7 +142,7 @@
             // One at a time: an answer is for what was asked. Nor for ever: gradio shows an error each time it refuses a field.
             const waits = Date.now() - last?.time < TIMEOUT || (again && last.again);
             if (still && kept.get(place) !== now && !waits) {
-                asked.set(place, { fields: now, time: Date.now(), again });
+                asked.set(place, { fields: now, time: Date.now(), again, other: Boolean(last && (!again || last.other)) });
                 document.querySelector(`button#blocktrain_keep_${place}`)?.click();
             }
         }

@@ -133,6 +133,27 @@ def test_what_is_not_kept_is_asked_for_twice_and_again_when_the_server_is_back(o
     opened.page.wait_for_function("blocktrain.recall('preview').prompt === 'another'", timeout=4 * SECOND)
 
 
+def test_an_answer_later_than_the_next_question_is_not_taken_for_its_answer(opened):
+    """After five seconds the page asks again: an answer to the first question left what was asked then unkept."""
+    opened.page.wait_for_function("blocktrain.recall('preview') && blocktrain.restored('preview')")
+    opened.page.wait_for_timeout(SECOND)
+    opened.page.evaluate(LOSE, opened.button("keep_preview"))
+    for count, prompt in enumerate(("one", "two"), 1):
+        opened.type("prompt", prompt)
+        opened.page.wait_for_function("count => asked === count", arg=count, timeout=20 * SECOND)
+    opened.page.evaluate(
+        """() => {
+            window.lost = false;
+            const answer = document.createElement("div");
+            answer.className = "blocktrain-kept";
+            answer.dataset.kept = JSON.stringify({ ...blocktrain.recall("preview"), prompt: "one" });
+            document.getElementById("blocktrain_kept_preview").append(answer);
+        }"""
+    )
+    opened.page.wait_for_function("blocktrain.recall('preview').prompt === 'one'")
+    opened.page.wait_for_function("blocktrain.recall('preview').prompt === 'two'", timeout=4 * SECOND)
+
+
 @pytest.mark.parametrize(
     ("question", "button"),
     [
