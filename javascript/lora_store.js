@@ -21,7 +21,7 @@
         received: false,
         architecture: "", // of the loaded model; "" without one
         model: "", // its title
-        loras: [], // {key, strength, muted}
+        loras: [], // {key, strength, muted}, and weights and changes where they are known
         active: null,
     };
     let revision = 0;
@@ -188,10 +188,19 @@
         read(target.value);
     }
 
-    // Changes the list in the page, and tells the server.
+    // The weights on the sliders, and those by kind of layer and over the steps.
+    function weighed() {
+        const sliders = document.querySelectorAll("#blocktrain [id^=blocktrain_w_] input[type=range]");
+        const name = (slider) => slider.closest("[id^=blocktrain_w_]").id.replace("blocktrain_w_", "");
+        const changes = document.querySelector("#blocktrain_weight_changes :is(textarea, input)")?.value || "";
+        return { weights: Object.fromEntries(Array.from(sliders, (slider) => [name(slider), Number(slider.value)])), changes };
+    }
+
+    // Changes the list in the page, and tells the server. The weights of the LoRA that is or was active go along: the server
+    // keeps them, but forgets all when it begins anew, or where the page has slept for an hour.
     function change(loras, active) {
         const before = store.active;
-        store.loras = loras;
+        store.loras = loras.map((one) => (one.key === before && !awaited ? { ...one, ...weighed() } : one));
         store.active = loras.some((one) => one.key === active) ? active : loras.length ? loras.at(-1).key : null;
         turn += 1;
         if (store.active !== before) {

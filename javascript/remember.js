@@ -151,14 +151,19 @@
 
     // --- clicks before the values are back ----------------------------------------------------------------------------
 
-    const HELD = "#blocktrain :is(#blocktrain_place_preview, #blocktrain_place_analyse, #blocktrain_place_train) button";
+    const PLACES = ["preview", "analyse", "train"]; // that have something to bring back
+    const FILLING = ["dataset_use_now", "dataset_weigh_now", "dataset_probe_now", "runs_again", "runs_preview"]; // those places
+    const HELD = [...PLACES.map((name) => `#blocktrain_place_${name} button`), ...FILLING.map((name) => `#blocktrain_${name}`)]
+        .map((selector) => `#blocktrain ${selector}`).join(", ");
     const PATIENCE = 60000; // milliseconds after which a click goes on without them
     const held = new Map(); // button -> when it was clicked
 
-    // A button acts on the values of its place, and on the LoRAs in use, which are Preview's.
+    // A button acts on the values of its place, and on the LoRAs in use, which are Preview's. One that fills another place
+    // would be undone by what is brought back there.
     function back(button) {
         const place = button.closest("[id^=blocktrain_place_]").id.replace("blocktrain_place_", "");
-        return [place, "preview"].every((name) => ready.has(name) || !document.getElementById(`blocktrain_kept_${name}`));
+        const needed = PLACES.includes(place) ? [place, "preview"] : PLACES;
+        return needed.every((name) => ready.has(name) || !document.getElementById(`blocktrain_kept_${name}`));
     }
 
     function release() {
@@ -181,7 +186,7 @@
         (event) => {
             const button = event.target.closest?.(HELD);
             const waits = button?.id && !button.id.startsWith("blocktrain_keep_") && !event.released && !back(button);
-            if (!waits || button.parentElement.querySelector(":scope > input[type=file]")) {
+            if (!waits || button.previousElementSibling?.matches("input[type=file]")) {
                 return;
             }
             event.stopImmediatePropagation();

@@ -43,6 +43,7 @@ RESULT = (
     *("analyse_using", "analyse_save"),
 )
 RULE = ("analyse_found", "analyse_rule", "analyse_amount")
+WEIGHED = ("analyse_map", "analyse_weights", "analyse_keep")
 # What the browser remembers, beside the LoRA and the result.
 KEPT = (
     *("analyse_prompts", "analyse_negative", "analyse_seeds", "analyse_cfg", "analyse_strength", "analyse_method"),
@@ -120,13 +121,14 @@ class AnalyseTab:
                 w.html("analyse_bars", NO_BARS)
 
     def wire(self, w: Widgets) -> None:
-        self._wire_request(w)
+        found = self._wire_request(w)
         self._wire_feature(w)
         self._wire_result(w)
         self._wire_collide(w)
-        self._wire_search(w)
-        kept = (*KEPT, "analyse_lora", "analyse_found", "solve_found")
-        self.memory.wire(w, lambda values: {name: values[name] for name in kept}, kept)
+        found.append(self._wire_search(w))
+        kept = (*KEPT, "analyse_lora", "analyse_found", "solve_found", "solve_place")
+        # what is found is no field, whose change the page would see
+        self.memory.wire(w, lambda values: {name: values[name] for name in kept}, kept, after=found)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
         handlers = self.handlers
@@ -139,8 +141,11 @@ class AnalyseTab:
                 changes["analyse_lora"] = lora
             elif lora:
                 wrong.append(f"{str(lora)[:80]!r} is not in the LoRA folders")
-            changes |= self.solve_handlers.show_again(stored.get("solve_found"))
-            return {**changes, **handlers.show_again(stored.get("analyse_found"))}, wrong
+            found = {
+                **self.solve_handlers.show_again(stored.get("solve_found"), stored.get("solve_place")),
+                **handlers.show_again(stored.get("analyse_found")),
+            }
+            return {**found, **changes}, wrong  # the amount that was chosen, not the one to begin with
 
         on(opened.then, self.collide_handlers.open, w.pick("collide_with"), w.pick("collide_with"))
         outputs = tuple(dict.fromkeys((*KEPT, "analyse_lora", "analyse_status", "solve_status", *SOLVED, *RESULT)))
@@ -148,11 +153,12 @@ class AnalyseTab:
         kinds = on(restored.then, _show_kind, w.pick("analyse_kind"), w.pick(*KIND_WIDGETS.values()))
         against = w.pick(*SECOND_KIND_WIDGETS.values())
         second = on(kinds.then, _show_second_kind, w.pick("analyse_against"), against)
-        on(second.then, handlers.show_weights, w.pick(*RULE), w.pick("analyse_map", "analyse_weights"))
+        on(second.then, handlers.show_weights, w.pick(*RULE), w.pick(*WEIGHED))
 
-    def _wire_request(self, w: Widgets) -> None:
+    def _wire_request(self, w: Widgets) -> list[gr.events.Dependency]:
+        """Return the events that find something."""
         handlers, probe, rule = self.handlers, self.probe_handlers, w.pick(*RULE)
-        weights = w.pick("analyse_map", "analyse_weights", "analyse_keep")
+        weights = w.pick(*WEIGHED)
         shown = w.pick("analyse_job", "analyse_status", "analyse_cancel", *RESULT)
         asked = w.pick(*REQUEST, "analyse_job")
         analysed = on(w["analyse"].click, handlers.start, asked, shown, queued=True)
@@ -169,6 +175,7 @@ class AnalyseTab:
             on(event, handlers.show_weights, rule, weights, latest=True)
         similar = w.pick("analyse_similar", "analyse_message")
         on(w["analyse_find"].click, handlers.find_similar, w.pick("analyse_lora"), similar, queued=True)
+        return [analysed, probed]
 
     def _wire_feature(self, w: Widgets) -> None:
         drawn = w.pick("analyse_job", "analyse_status", "analyse_cancel", "analyse_drawing", "analyse_kind")
@@ -204,10 +211,11 @@ class AnalyseTab:
         used = w.pick(*SHOWN, "tabs", "status", "collide_status")
         on(w["collide_use"].click, collide.to_preview, w.pick("collide_found", *SELECTION), used)
 
-    def _wire_search(self, w: Widgets) -> None:
+    def _wire_search(self, w: Widgets) -> gr.events.Dependency:
+        """Return the event that finds something."""
         handlers, place = self.solve_handlers, w.pick(*PLACE)
         shown = w.pick("solve_job", "solve_status", "solve_cancel", *SOLVED)
-        on(w["solve"].click, handlers.start, w.pick(*REQUEST, *ASKED, "solve_job"), shown, queued=True)
+        searched = on(w["solve"].click, handlers.start, w.pick(*REQUEST, *ASKED, "solve_job"), shown, queued=True)
         on(w["solve_cancel"].click, handlers.cancel, w.pick("solve_job"), {})
         on(w["solve_place"].input, handlers.show, place, w.pick("solve_weights", "analyse_map"), latest=True)
         sliders = w.pick(*SHOWN, "tabs", "status", "analyse_message")
@@ -219,6 +227,7 @@ class AnalyseTab:
         form = {**form_fields(w, WEIGHTS), **w.pick("tabs", "analyse_message", "train_message")}
         filled = on(w["solve_train"].click, handlers.to_training, place, form)
         follow(filled.then, self.train_handlers, w)
+        return searched
 
     def _request(self, w: Widgets) -> None:
         prompts = {"label": "Prompts, one per line", "value": self.initial.prompt, "lines": 2, "max_lines": 8}

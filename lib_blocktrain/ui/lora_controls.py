@@ -15,7 +15,7 @@ from lib_blocktrain.blocks import ARCHITECTURES, BASE, BLOCK_IDS, spans
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.ui import html, lora_data, preset_cards
 from lib_blocktrain.ui.u_map import UMap
-from lib_blocktrain.ui.values import Changes, PreviewValues, Properties, SelectionValues
+from lib_blocktrain.ui.values import Changes, NamedValues, PreviewValues, Properties, SelectionValues
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.preset_files import LineProblem
@@ -192,7 +192,7 @@ class LoraControls:
         before, turn = values["selection"], lora_data.turn(values["loras"])
         try:
             before = _before_list(values)
-            selection = before.with_list(values["loras"])
+            selection = before.with_list(values["loras"], changed=True)
             for key in selection.entries:
                 if key not in before.entries and (problem := self.lora_index.file(key).problem):
                     raise ValueError(f"{key} cannot be used: {problem}")
@@ -277,7 +277,7 @@ class LoraControls:
         shown = selection.shown
         return {"selection": selection, "weights": shown.weights, "weight_changes": shown.changes}, parsed
 
-    def origin_of(self, values: PreviewValues, weights: BlockWeights | LayerWeights) -> Parsed | None:
+    def origin_of(self, values: NamedValues, weights: BlockWeights | LayerWeights) -> Parsed | None:
         """The pasted text or selected preset that has exactly these weights, for its name and area share."""
         for text in (values["paste"], values["preset"]):
             try:
@@ -362,7 +362,7 @@ class LoraControls:
         return {
             **({} if chosen is None else {"preset": chosen}),
             "grid_presets": Properties(choices=names),
-            "train_preset": Properties(choices=names),
+            "train_preset": Properties(choices=self.presets.names_in_training(architecture_id)),
             "preset_problems": html.problems(self.presets.problems()),
             "preset_cards": preset_cards.html(self.presets, architecture_id, "weights"),
         }

@@ -54,13 +54,20 @@ class Memory:
         self.place, self.fields, self._script = place, tuple(fields), read_script(host_name)
         self._kept, self._remembered = f"kept_{place}", f"remembered_{place}"
 
-    def wire(self, w: Widgets, keep: Callable[..., Mapping[str, object]], names: Sequence[str]) -> None:
-        """``keep`` returns the values to store, from the widgets of these names."""
+    def wire(
+        self,
+        w: Widgets,
+        keep: Callable[..., Mapping[str, object]],
+        names: Sequence[str],
+        after: Sequence[gr.events.Dependency] = (),
+    ) -> None:
+        """``keep`` returns what to store of the widgets of these names; ``after`` are events that change some of them."""
 
         def kept(values: Mapping[str, object]) -> Changes:
             return {self._kept: _kept(keep(values))}
 
-        on(w[f"keep_{self.place}"].click, kept, w.pick(*names), w.pick(self._kept))
+        for event in (w[f"keep_{self.place}"].click, *(one.then for one in after)):
+            on(event, kept, w.pick(*names), w.pick(self._kept))
 
     def on_load(
         self, event: Callable[..., gr.events.Dependency], w: Widgets, restore: Restore, names: Sequence[str]

@@ -62,23 +62,30 @@ class SolveHandlers:
         self.jobs.cancel(values["solve_job"] or "")
         return {}
 
-    def store(self, job_id: str, stored: StoredSolution) -> dict[str, object]:
-        """Store an answer for the buttons that use it, and show it."""
+    def store(self, job_id: str, stored: StoredSolution, place: int | None = None) -> dict[str, object]:
+        """Store an answer for the buttons that use it, and show it: at the place chosen in it, or another from 0 on."""
         self._results[job_id] = stored
         solved = stored.solved
+        at = solved.chosen if place is None else place
         return {
             "solve_found": job_id,
-            "solve_place": solved.chosen + 1,
+            "solve_place": at + 1,
             "solve_front": solve_html.front(solved),
             "solve_status": solve_html.summary(solved),
-            **self._shown(solved, solved.chosen),
+            **self._shown(solved, at),
             "solve_using": Properties(visible=True),
         }
 
-    def show_again(self, job_id: object) -> Changes:
-        """Show an answer that is still in memory, after a reload of the page; no changes if it is not."""
+    def show_again(self, job_id: object, place: object = None) -> Changes:
+        """Show an answer that is still in memory, after a reload of the page; no changes if it is not.
+
+        ``place`` is the number on the slider, from 1 on; any other is the one chosen by the search.
+        """
         stored = self._results.get(job_id) if isinstance(job_id, str) else None
-        return {} if stored is None else self.store(str(job_id), stored)
+        if stored is None:
+            return {}
+        known = isinstance(place, int) and 1 <= place <= len(stored.solved.front)
+        return self.store(str(job_id), stored, int(str(place)) - 1 if known else None)
 
     def show(self, values: AnalyseValues) -> Changes:
         """Show the weights at the place of the slider, in words and on the map."""

@@ -76,8 +76,8 @@ class TrainHandlers:
         return {
             "train_form": form.defaults(architecture),
             "train_ready": Properties(choices=names, value=None, visible=bool(names)),
-            "train_preset": Properties(choices=self.controls.presets.names(architecture), value=None),
-            "train_map": train_map(architecture).html(),
+            "train_preset": Properties(choices=self.controls.presets.names_in_training(architecture), value=None),
+            **self._map_of(architecture),
         }
 
     @error_to("train_message")
@@ -135,7 +135,7 @@ class TrainHandlers:
             )
         return {
             "train_form": {**form.values_of(config), **(instead or {})},
-            "train_rest": write(replace(config, checkpoint=None)),
+            "train_rest": json.dumps(write(replace(config, checkpoint=None))),
             "train_dataset": "",
             "train_message": notes,
         }
@@ -146,7 +146,7 @@ class TrainHandlers:
     def inspect_dataset(self, values: TrainValues) -> Changes:
         """Show what is in the dataset's folders, and suggest a name for the LoRA."""
         fields = values["train_form"]
-        config = form.config_of({**fields, NAME: fields[NAME] or "draft"}, values["train_rest"])
+        config = form.config_of({**fields, NAME: fields[NAME] or "draft"}, _rest(values))
         dataset = find(config.dataset, native_size(self.host)[0], config.max_tokens)
         table = train_html.dataset_table(dataset.describe())
         changes: dict[str, object] = {"train_dataset": table + self._share_warning(config, dataset)}
@@ -169,7 +169,7 @@ class TrainHandlers:
             parsed = replace(parsed, weights=parsed.weights.replace({BASE: 0.0}), notices=notices)
         understood = html.understood(parsed)
         try:
-            config = self._canonical(form.config_of(fields, values["train_rest"], draft=True))
+            config = self._canonical(form.config_of(fields, _rest(values), draft=True))
             cost, pace = self._cost(config)
         except (ValueError, OSError, RuntimeError) as error:
             return {**nothing, **preset, "train_understood": understood, "train_estimate": html.failure(str(error))}
@@ -188,7 +188,7 @@ class TrainHandlers:
     def _preset(self, parsed: Parsed, chosen: str | None) -> Properties:
         """The menu of presets, on the one whose weights these are: that which was chosen before, if it is one."""
         presets, architecture = self.controls.presets, parsed.weights.architecture
-        names = presets.names(architecture)
+        names = presets.names_in_training(architecture)
         same = chosen in names and presets.parse(str(chosen), architecture).weights == parsed.weights
         return Properties(choices=names, value=chosen if same else presets.exact(parsed.weights))
 
@@ -202,17 +202,21 @@ class TrainHandlers:
         return found
 
     def follow(self, values: TrainValues) -> Changes:
-        """Show what depends on a form that another tab has filled: the map, and all that `estimate` shows."""
-        return {**self.to_map(values), **self.estimate(values)}
+        """Show what depends on a form that another tab has filled: the map, and all that `estimate` shows.
+
+        The map is that of the model that is loaded now; it is sent where the page shows another one.
+        """
+        architecture = self._architecture()
+        map_ = {} if values["train_shown"] == architecture else self._map_of(architecture)
+        return {**map_, **self.to_map(values), **self.estimate(values)}
+
+    @staticmethod
+    def _map_of(architecture: str) -> Changes:
+        return {"train_map": train_map(architecture).html(), "train_shown": architecture}
 
     def _followed(self, values: TrainValues, changes: Changes) -> Changes:
         """Changes of the form, with what depends on it then."""
         return {**self.follow(_after(values, changes)), **changes}
-
-    @error_to("train_message")
-    def follow_model(self, values: TrainValues) -> Changes:
-        """Show the map of the model that is loaded now, and what depends on it."""
-        return {"train_map": train_map(self._architecture()).html(), **self.follow(values)}
 
     def to_map(self, values: TrainValues) -> Changes:
         """Put the weights of the text on the map; what cannot be read leaves the map as it is."""
@@ -230,10 +234,17 @@ class TrainHandlers:
         architecture = self._architecture()
         known, moved = ARCHITECTURES[architecture].block_ids, values["train_weights"]
         weights = BlockWeights(architecture, {block: moved[block] for block in known}, moved[BASE])
-        changes: Changes = {"train_form": {WEIGHTS: self._short(weights)}}
+        changes: Changes = {"train_form": {WEIGHTS: self._short(weights, self._share_of(values))}}
         return {**self.estimate(_after(values, changes)), **changes}
 
-    def _short(self, weights: BlockWeights) -> str:
+    def _share_of(self, values: TrainValues) -> float | None:
+        """The share of the picture that the feature of the form's weights fills, where their line says it."""
+        try:
+            return self.parse(str(values["train_form"][WEIGHTS] or "")).area_share
+        except PresetStringError:
+            return None
+
+    def _short(self, weights: BlockWeights, share: float | None) -> str:
         """The weights by ranges (`OUT03-OUT11=1, M00=0.5`), or the whole line where that would not say the same."""
         groups = html.by_value(weights.with_base, ARCHITECTURES[weights.architecture])
         ranges = [f"{ids}={number(value)}" for value, spans in groups.items() if value for ids in spans.split(", ")]
@@ -242,13 +253,16 @@ class TrainHandlers:
             same = self.controls.presets.parse(text, weights.architecture).weights == weights
         except PresetStringError:
             same = False
-        return text if same else weights.to_line(with_architecture=True)
+        return text if same and share is None else weights.to_line(with_architecture=True, area_share=share)
 
     @error_to("train_understood")
     def from_sliders(self, values: TrainValues) -> Changes:
         """Fill in the weights on the sliders of Preview."""
         weights = selection_of(values).shown.blocks_alone(self._architecture())
-        return self._followed(values, {"train_form": {WEIGHTS: weights.to_line(with_architecture=True)}})
+        origin = self.controls.origin_of(values, weights)
+        share = None if origin is None else origin.area_share
+        line = weights.to_line(with_architecture=True, area_share=share)
+        return self._followed(values, {"train_form": {WEIGHTS: line}})
 
     def parse(self, text: str) -> Parsed:
         """Read block weights for the loaded model, for SD1 without one."""
@@ -267,7 +281,7 @@ class TrainHandlers:
     @error_to("train_message")
     def start(self, values: TrainValues) -> Changes:
         """Check what can be checked now, and put the run into the queue; a second click finds the same run there."""
-        config = self._canonical(form.config_of(values["train_form"], values["train_rest"]))
+        config = self._canonical(form.config_of(values["train_form"], _rest(values)))
         with self._starting:
             last = self._last_start
             if last is None or config != last.config or time.monotonic() - last.time > SECOND_CLICK:
@@ -331,6 +345,18 @@ class TrainHandlers:
             notices = unread_notices(config.samples.texts, name="prompt of the samples")
             cost = replace(cost, notices=(*cost.notices, *notices))
         return cost, pace_of(self.runner.runs(), model.name, size, device)
+
+
+def _rest(values: TrainValues) -> dict[str, Any]:
+    """The run that was loaded into the form."""
+    text = values["train_rest"] or "{}"
+    try:
+        rest = json.loads(text)
+    except (ValueError, RecursionError):
+        rest = None
+    if not isinstance(rest, dict):
+        raise ConfigError(f"the run that was loaded, {text[:40]!r}: expected a run.json; load it again")
+    return rest
 
 
 def _after(values: TrainValues, changes: Changes) -> TrainValues:

@@ -24,6 +24,8 @@ FORM = ("train_form", "train_rest")
 COSTED = (*FORM, "train_preset")  # of which the estimate is made
 # What depends on the form: the estimate, how the weights are understood, and what is said before the start.
 ESTIMATE = ("train_understood", "train_estimate", "train_cost", "train_checks", "train_path", "train_preset")
+FOLLOWED = (*COSTED, "train_shown")  # of which the map is made, too
+SHOWN_OF_FORM = ("train_map", "train_shown", "train_weights", *ESTIMATE)
 
 
 class TrainTab:
@@ -37,7 +39,9 @@ class TrainTab:
         self.handlers = TrainHandlers(shared.host, shared.controls, shared.runner, shared.initial.runs)
 
     def build(self, w: Widgets) -> None:
-        w["train_rest"] = gr.State({})
+        # in the page, as a State is lost with the server
+        w.add("train_rest", gr.Textbox, label="The run that was loaded", elem_classes="blocktrain-unseen")
+        w["train_shown"] = gr.State("")
         add_widgets(w, "train")
         self.values = form.defaults()
         with bar("train"):
@@ -139,18 +143,19 @@ class TrainTab:
             on(w[name].input, handlers.estimate, asked, estimate, latest=True)
         on(w[WEIGHTS].input, handlers.to_map, form_values, w.pick("train_weights"), latest=True)
         # gradio drops the second of two events that follow each other: the estimate comes with the weights
-        weights = {**form_fields(w, WEIGHTS), **estimate}
+        weights = form_fields(w, WEIGHTS)
         for slider in w.groups["train_weights"].values():
-            on(slider.release, handlers.from_map, {**w.pick("train_weights"), **asked}, weights, latest=True)
-        mapped = {**weights, **w.pick("train_weights")}
-        on(w["train_preset"].input, handlers.use_preset, asked, mapped, latest=True)
-        on(w["train_sliders"].click, handlers.from_sliders, {**w.pick(*SELECTION), **asked}, mapped)
-        filled = {**w.pick(*FORM, "train_dataset", "train_message", "train_weights"), **estimate}
-        chosen = w.pick("train_preset")
-        on(w["train_ready"].input, handlers.load_ready, {**w.pick("train_ready"), **chosen}, filled, latest=True)
-        on(w["train_file"].upload, handlers.load_file, {**w.pick("train_file"), **chosen}, filled)
-        on(w["train_lora"].click, handlers.load_lora, {**w.pick(*SELECTION), **chosen}, filled)
-        on(w["refresh"].click, handlers.follow_model, asked, {**w.pick("train_map", "train_weights"), **estimate})
+            moved = {**w.pick("train_weights"), **asked}
+            on(slider.release, handlers.from_map, moved, {**weights, **estimate}, latest=True)
+        asked, shown = w.pick(*FOLLOWED), w.pick(*SHOWN_OF_FORM)
+        on(w["train_preset"].input, handlers.use_preset, asked, {**weights, **shown}, latest=True)
+        sliders = w.pick(*SELECTION, "paste", "preset")
+        on(w["train_sliders"].click, handlers.from_sliders, {**sliders, **asked}, {**weights, **shown})
+        filled = {**w.pick(*FORM, "train_dataset", "train_message"), **shown}
+        on(w["train_ready"].input, handlers.load_ready, {**w.pick("train_ready"), **asked}, filled, latest=True)
+        on(w["train_file"].upload, handlers.load_file, {**w.pick("train_file"), **asked}, filled)
+        on(w["train_lora"].click, handlers.load_lora, {**w.pick(*SELECTION), **asked}, filled)
+        on(w["refresh"].click, handlers.follow, asked, shown)
         inspected = {**form_fields(w, NAME), **w.pick("train_dataset")}
         on(w["train_look"].click, handlers.inspect_dataset, form_values, inspected, queued=True)
         probe = w.pick("probe_folder", "tabs", "train_message")
@@ -161,13 +166,13 @@ class TrainTab:
         self.memory.wire(w, lambda values: {name: values[name] for name in FORM}, FORM)
 
     def on_load(self, blocks: gr.Blocks, w: Widgets) -> None:
-        menus = w.pick("train_form", "train_ready", "train_preset", "train_map", "train_message")
+        menus = w.pick("train_form", "train_ready", "train_preset", "train_map", "train_shown", "train_message")
         loaded = on(blocks.load, self.handlers.open, {}, menus)
 
         def restore(stored: dict[str, Any]) -> tuple[Changes, list[str]]:
             changes, wrong = self.memory.fitting(w, stored)
             rest = stored.get("train_rest")
-            return {**changes, "train_rest": rest if isinstance(rest, dict) else {}}, wrong
+            return {**changes, "train_rest": rest if isinstance(rest, str) else ""}, wrong
 
         restored = self.memory.on_load(loaded.then, w, restore, FORM)
         follow(restored.then, self.handlers, w)
@@ -175,7 +180,7 @@ class TrainTab:
 
 def follow(event: Callable[..., gr.events.Dependency], handlers: TrainHandlers, w: Widgets) -> None:
     """Show on the map, and in the estimate, what an event has put into the form."""
-    on(event, handlers.follow, w.pick(*COSTED), w.pick("train_weights", *ESTIMATE))
+    on(event, handlers.follow, w.pick(*FOLLOWED), w.pick(*SHOWN_OF_FORM))
 
 
 def form_fields(w: Widgets, *names: str) -> dict[str, dict[str, gr.components.Component]]:

@@ -33,13 +33,18 @@ class SelectionValues(TypedDict):
     weight_changes: str | None
 
 
-class PreviewValues(SelectionValues):
-    lora_ask: str | None
+class NamedValues(SelectionValues):
+    """Besides, where the weights may have come from."""
+
     preset: str | None
+    paste: str | None
+
+
+class PreviewValues(NamedValues):
+    lora_ask: str | None
     preset_name: str | None
     preset_replace: bool
     preset_file: Path | None
-    paste: str | None
     edited: str | None
     prompt: str | None
     negative: str | None
@@ -113,11 +118,13 @@ class AnalyseValues(SelectionValues):
     collide_found: str | None
 
 
-class TrainValues(SelectionValues):
+class TrainValues(NamedValues):
     train_form: dict[str, object]
     """The values of the fields in `form.FIELDS`, by their names."""
-    train_rest: dict[str, object]
-    """The run that was loaded, as in run.json."""
+    train_rest: str | None
+    """The run that was loaded, as the JSON of a run.json."""
+    train_shown: str
+    """The architecture of the map in the page."""
     train_weights: dict[str, float]
     """The sliders behind the map, by block."""
     train_ready: str | None

@@ -101,21 +101,37 @@ class LoraSelection:
         return LoraSelection(entries, active, self.shown if active is None else self.spare)
 
     def to_json(self) -> str:
-        """The list as the page's script keeps it: keys, strengths, which are muted, and the active one."""
-        rows = [{"key": key, "strength": one.strength, "muted": one.muted} for key, one in self.entries.items()]
+        """The list as the page's script keeps it: keys, strengths, which are muted, weights, and the active one."""
+        rows = [
+            {
+                "key": key,
+                "strength": one.strength,
+                "muted": one.muted,
+                "weights": dict(one.weights),
+                "changes": one.changes,
+            }
+            for key, one in self.entries.items()
+        ]
         return json.dumps({"loras": rows, "active": self.active})
 
-    def with_list(self, text: str | None) -> LoraSelection:
+    def with_list(self, text: str | None, *, changed: bool = False) -> LoraSelection:
         """Return the selection with the page's list, as `to_json` writes it; "" is a page without one yet.
 
-        Weights are kept; see `choose` for those of a new LoRA. Raises ValueError for anything else that a browser may
-        send.
+        Weights are kept; see `choose` for those of a new LoRA. The list's own count only for a LoRA that is not known
+        here: a gradio State is lost with the server, or in a page that slept for an hour. Those of the active one are on
+        the sliders; only where the list has just changed, they are still those of the one before. Raises ValueError for
+        anything else that a browser may send.
         """
         if not text:
             return self
         rows, active = _list_of(text)
-        chosen = self.choose([key for key, *_ in rows])
-        entries = {key: replace(chosen.entries[key], strength=strength, muted=muted) for key, strength, muted in rows}
+        chosen = self.choose(list(rows))
+        entries = {
+            key: listed
+            if key not in self.entries and listed.weights and (changed or key != active)
+            else replace(chosen.entries[key], strength=listed.strength, muted=listed.muted)
+            for key, listed in rows.items()
+        }
         return replace(chosen, entries=entries, active=active if active in entries else chosen.active)
 
     def activate(self, key: str | None) -> LoraSelection:
@@ -132,21 +148,30 @@ def in_range(name: str, value: object, low: float, high: float) -> float:
     return float(value)
 
 
-def _list_of(text: str) -> tuple[list[tuple[str, float, bool]], object]:
+def _list_of(text: str) -> tuple[dict[str, LoraEntry], object]:
+    """The LoRAs of a page's list, those without weights with none, and the active one."""
     try:
         data = json.loads(text)
-        rows = [(row["key"], row["strength"], row["muted"]) for row in data["loras"]]
+        rows = [
+            (row["key"], row["strength"], row["muted"], row.get("weights"), row.get("changes")) for row in data["loras"]
+        ]
         active = data["active"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"the list of LoRAs {text[:80]!r}: expected JSON of this page ({error})") from error
     if len(rows) > MAX_LORAS:
         raise ValueError(f"{len(rows)} LoRAs: expected up to {MAX_LORAS}")
-    for key, _, muted in rows:
+    entries: dict[str, LoraEntry] = {}
+    for key, strength, muted, weights, changes in rows:
         if not isinstance(key, str) or not isinstance(muted, bool):
             raise ValueError(f"{key!r}, muted = {muted!r}: expected the name of a LoRA, and true or false")
-    if len({key for key, *_ in rows}) < len(rows):
-        raise ValueError("a LoRA is twice in the list: expected each once")
-    return [(key, in_range(f"strength of {key} =", s, STRENGTH_MIN, STRENGTH_MAX), m) for key, s, m in rows], active
+        if key in entries:
+            raise ValueError("a LoRA is twice in the list: expected each once")
+        strength = in_range(f"strength of {key} =", strength, STRENGTH_MIN, STRENGTH_MAX)
+        if weights is not None and (not isinstance(weights, dict) or not set(WEIGHT_IDS) <= weights.keys()):
+            raise ValueError(f"weights of {key}: {str(weights)[:80]}: expected a number for each slider")
+        known = {} if weights is None else LoraEntry.checked(strength, weights).weights
+        entries[key] = LoraEntry(strength, known, muted, str(changes or ""))
+    return entries, active
 
 
 def fits(lora_architecture: str, model_architecture: str) -> bool:

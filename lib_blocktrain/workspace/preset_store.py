@@ -56,6 +56,17 @@ class PresetStore:
     def names(self, architecture_id: str) -> list[str]:
         return [preset.name for preset in self.fitting(architecture_id)]
 
+    def names_in_training(self, architecture_id: str) -> list[str]:
+        """The presets with one number for each block, without kinds of layers, curves and gaps, as training takes."""
+        names = []
+        for name in self.names(architecture_id):
+            try:
+                self.parse(name, architecture_id)
+            except PresetStringError:
+                continue
+            names.append(name)
+        return names
+
     def parse(
         self,
         text: str,

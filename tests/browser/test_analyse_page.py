@@ -46,6 +46,12 @@ def test_from_a_box_to_the_sliders(opened):
     assert sum(value for block, value in promised.items() if block != "BASE") == 3
     assert opened.page.locator("#blocktrain_analyse_keep input[type=range]").input_value() == "3"
 
+    opened.page.wait_for_function("() => blocktrain.recall('analyse')?.analyse_amount === 3")
+    opened.page.reload()  # the result was there, without its slider, and with the number of blocks to begin with
+    opened.page.locator("#blocktrain_analyse_keep input[type=range]").wait_for()
+    assert opened.page.locator("#blocktrain_analyse_keep input[type=range]").input_value() == "3"
+    assert json.loads(opened.page.evaluate(shown)) == promised
+
     first = opened.page.locator("#blocktrain_analyse_bars ul.blocktrain-bars li").first
     strongest = first.get_attribute("data-block")
     opened.page.click("#blocktrain_analyse_bars [data-order=place]")

@@ -113,6 +113,9 @@ def test_a_click_before_the_values_are_back_acts_on_them(opened):
     opened.page.reload()
     opened.click("draw")
     opened.page.wait_for_selector("button.blocktrain-held")
+    # what fills a place waits too: what was brought back there took the place of it
+    opened.page.evaluate("document.querySelector('button#blocktrain_dataset_use_now').click()")
+    opened.page.wait_for_selector("button#blocktrain_dataset_use_now.blocktrain-held", state="attached")
     answered.append(True)
     for route in questions:
         route.continue_()

@@ -200,7 +200,7 @@ def test_a_connection_that_breaks_off_in_a_drawing(browser, served):
 
 
 def test_a_server_that_begins_anew(browser, python, random_model, tmp_path):
-    """The page says that the server does not respond, keeps its settings, and reconnects."""
+    """The page says that the server does not respond, keeps its settings, and reconnects. Each LoRA keeps its weights."""
     write_loras(random_model, tmp_path / "loras")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -210,6 +210,9 @@ def test_a_server_that_begins_anew(browser, python, random_model, tmp_path):
         opened = Opened(browser, address, tmp_path)
         opened.small()
         opened.drag("OUT05", 0.35)
+        opened.page.evaluate("blocktrain.loras.add('style')")
+        opened.page.wait_for_function("!document.getElementById('blocktrain_section_weights').inert")
+        opened.drag("OUT05", 0.8)
         before = opened.preview()
     log = (tmp_path / "log.txt").read_text("utf-8")
     assert "Traceback" not in log
@@ -227,6 +230,9 @@ def test_a_server_that_begins_anew(browser, python, random_model, tmp_path):
         # at once, not a minute after the question that was lost
         opened.page.wait_for_function(f"last => {beat} !== last", arg=last, timeout=20 * SECOND)
         opened.problems.clear()  # of asking while nobody answered
-        assert opened.weight("OUT05") == 0.35
+        assert opened.weight("OUT05") == 0.8
         assert opened.preview() == before
+        opened.page.evaluate("blocktrain.loras.activate('robot')")
+        opened.page.wait_for_function("!document.getElementById('blocktrain_section_weights').inert")
+        assert opened.weight("OUT05") == 0.35
         opened.close()

@@ -164,7 +164,10 @@ def test_a_search_for_weights_to_sliders_preset_and_training(handlers, filled, c
     shown = json.loads(unescape(re.search('data-front="([^"]*)"', filled.values["solve_front"])[1]))
     assert [place["picture"][:10] for place in shown["places"]] == ["data:image"] * len(solved.front)
     assert filled.values["solve_place"] == shown["chosen"] + 1
-    last = len(solved.front)
+    last, chosen = len(solved.front), shown["chosen"] + 1
+    for place, there in ((1, 1), (last, last), (None, chosen), (0, chosen), (last + 1, chosen), ("1", chosen)):
+        assert search.show_again(filled.values["solve_found"], place)["solve_place"] == there  # after a reload
+    assert search.show_again("unknown", 1) == {}
     filled.take(search.show({**filled.values, "solve_place": last}))
     weights = solved.front[-1].weights
     assert (

@@ -171,6 +171,32 @@ def test_a_lora_chosen_while_the_model_is_loaded_stays(controls, page, handler):
     assert {key: entry.weights["OUT03"] for key, entry in selection.entries.items()} == {"robot": 0.5, "style": -1.0}
 
 
+def test_each_lora_keeps_its_weights_though_the_server_has_forgotten_them(controls, page):
+    """A State is lost with the server, or after an hour's sleep: all LoRAs got the weights on the sliders."""
+    page.take(controls.use_exactly({"robot": LoraEntry(0.8, changes="start=5"), "style": LoraEntry(muted=True)}))
+    page.values["weights"]["OUT03"] = 0.5
+    listed = json.loads(page.values["loras"])
+    listed["loras"][1]["weights"] |= {"OUT03": -1.0}  # as the page's script writes them when another becomes active
+    page.values |= {"loras": json.dumps(listed), "weight_changes": "start=5", "selection": LoraSelection()}
+    found = selection_of(page.values)
+    assert [*found.entries] == ["robot", "style"]
+    robot, style = found.entries.values()
+    assert (found.active, robot.strength, robot.weights["OUT03"], robot.changes) == ("robot", 0.8, 0.5, "start=5")
+    assert (style.weights["OUT03"], style.muted, style.changes) == (-1.0, True, "")
+    listed["active"] = "style"  # now the sliders show the ones of the LoRA before until this is answered
+    page.take(controls.choose({**page.values, "loras": json.dumps(listed)}))
+    assert page.values["weights"]["OUT03"] == -1.0
+    assert page.values["selection"].entries["robot"].weights["OUT03"] == 1.0
+
+
+@pytest.mark.parametrize("weights", [3, [], {"OUT03": 1}, dict.fromkeys(WEIGHT_IDS, "1"), dict.fromkeys(WEIGHT_IDS, 9)])
+def test_weights_of_a_list_are_checked(controls, page, weights):
+    listed = {"loras": [{"key": "robot", "strength": 1, "muted": False, "weights": weights}], "active": "robot"}
+    page.values["loras"] = json.dumps(listed)
+    with pytest.raises(ValueError, match="expected a number"):
+        selection_of(page.values)
+
+
 def test_saving_over_a_preset_replaces_ones_own_only(controls, page):
     page.values |= {"preset_name": "mine"}
     page.values["weights"] |= {"IN04": 0.3}

@@ -249,7 +249,7 @@ def test_the_queue_is_put_in_another_order(run, handlers, opened, host):
 def test_run_again_fills_the_form(run, handlers, opened):
     answer = opened.take(handlers.to_training(opened.values))
     assert answer["tabs"] == {"selected": "Train"}
-    assert form.config_of(opened.form, opened.values["train_rest"]) == run.config
+    assert form.config_of(opened.form, json.loads(opened.values["train_rest"])) == run.config
 
 
 def test_preview_it(run, handlers, opened, host, lora_index):

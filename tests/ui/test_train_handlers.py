@@ -21,6 +21,7 @@ from lib_blocktrain.ui import form
 from lib_blocktrain.ui import train_handlers as module
 from lib_blocktrain.ui.train_handlers import TrainHandlers
 from lib_blocktrain.weights.preset_strings import parse
+from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS
 from tests.fakes import Page
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -61,7 +62,13 @@ def handlers(host, controls, model, tmp_path):
 def filled(handlers):
     """The form with the first ready run in it."""
     page = Page()
-    page.values |= {"train_form": form.defaults(), "train_rest": {}, "train_preset": None, "train_ready": "1-robot"}
+    page.values |= {
+        "train_form": form.defaults(),
+        "train_rest": "",
+        "train_preset": None,
+        "train_shown": "sd1",
+        "train_ready": "1-robot",
+    }
     page.take(handlers.load_ready(page.values))
     return page
 
@@ -138,11 +145,40 @@ def test_what_fills_in_weights_moves_the_map_and_the_estimate_with_them(handlers
         assert change["train_weights"] == parse(line, "sd1").weights.with_base
         assert change["train_understood"]
         assert "blocktrain" in change["train_estimate"]
+        assert "train_map" not in change  # it is that of the model already; its undo is kept
     moved = {**change["train_weights"], "OUT05": 0.75}
     assert "0.75" in handlers.from_map({**filled.values, "train_weights": moved})["train_understood"]
-    shown = handlers.follow_model({**filled.values, "train_form": {**filled.form, "train_network_weights": "OUT=1"}})
+    shown = handlers.follow({**filled.values, "train_form": {**filled.form, "train_network_weights": "OUT=1"}})
     assert shown["train_weights"]["OUT05"] == 1
+    shown = filled.take(handlers.follow({**filled.values, "train_shown": "sdxl"}))  # another model has been loaded
     assert 'data-architecture="sd1"' in shown["train_map"]
+    assert "train_map" not in handlers.follow(filled.values)
+
+
+def test_a_preset_that_training_cannot_take_is_not_in_its_menu_and_stops_nothing(handlers, filled, host):
+    """With it chosen, a block moved on the map left the text as it was, and the old weights were trained."""
+    host.presets_path.write_text("CURVED:ALL,OUT=1@0-0.4\nPLAIN:OUT=0.5\n", "utf-8")
+    choices = handlers.open(filled.values)["train_preset"]["choices"]
+    assert "PLAIN" in choices
+    assert "CURVED" not in choices
+    filled.values |= {"train_preset": "CURVED", "train_weights": {**dict.fromkeys(WEIGHT_IDS, 1.0), "OUT05": 0.25}}
+    assert "OUT05=0.25" in handlers.from_map(filled.values)["train_form"]["train_network_weights"]
+
+
+def test_the_share_of_the_canvas_goes_along(handlers, filled):
+    filled.form["train_network_weights"] = "OUT=1|canvas=0.25"
+    filled.values |= {"train_weights": {**dict.fromkeys(WEIGHT_IDS, 1.0), "OUT05": 0.25}}
+    assert "canvas=0.25" in handlers.from_map(filled.values)["train_form"]["train_network_weights"]
+    filled.values |= {"paste": "OUT=1|canvas=0.5", "preset": None, "loras": "", "weight_changes": ""}
+    filled.values["weights"] = dict(parse("OUT=1", "sd1").weights.with_base)
+    assert "canvas=0.5" in handlers.from_sliders(filled.values)["train_form"]["train_network_weights"]
+
+
+@pytest.mark.parametrize("rest", ["[]", "{", "3"])
+def test_a_run_that_was_loaded_is_read_from_the_page(handlers, filled, rest):
+    assert json.loads(filled.values["train_rest"])["name"] == "robot"
+    filled.values["train_rest"] = rest
+    assert "expected a run.json; load it again" in handlers.start(filled.values)["train_message"]
 
 
 def test_the_path_says_what_is_done(handlers, filled):

@@ -57,6 +57,22 @@ def test_what_a_host_cannot_do_is_off(host):
         assert host.no_training in found[f"blocktrain_{message}"].value
 
 
+def test_a_handler_has_the_same_outputs_in_each_event(host, monkeypatch):
+    """After a reload of Analyse one event had less, and ended in a KeyError that no page shows."""
+    found, tie = defaultdict(set), preview_tab.on
+
+    def record(event, handler, inputs, outputs, **options):
+        if handler is not None and "<locals>" not in handler.__qualname__:
+            found[handler.__qualname__].add(tuple(outputs))
+        return tie(event, handler, inputs, outputs, **options)
+
+    for module in TABS:
+        monkeypatch.setattr(module, "on", record)
+    build(host)[1].close()
+    assert "AnalyseHandlers.show_weights" in found
+    assert {name: outputs for name, outputs in found.items() if len(outputs) > 1} == {}
+
+
 @pytest.mark.parametrize("kind", [PreviewValues, AnalyseValues, DatasetValues, TrainValues, RunsValues])
 def test_each_key_is_an_input_and_each_input_a_key(given, kind):
     assert given[kind] == kind.__required_keys__ | kind.__optional_keys__
