@@ -61,7 +61,7 @@ class Memory:
         names: Sequence[str],
         after: Sequence[gr.events.Dependency] = (),
     ) -> None:
-        """``keep`` returns what to store of the widgets of these names; ``after`` are events that change some of them."""
+        """``keep`` returns what to store of the widgets of these names; ``after`` are events that change some."""
 
         def kept(values: Mapping[str, object]) -> Changes:
             return {self._kept: _kept(keep(values))}

@@ -118,8 +118,8 @@ class LoraSelection:
         """Return the selection with the page's list, as `to_json` writes it; "" is a page without one yet.
 
         Weights are kept; see `choose` for those of a new LoRA. The list's own count only for a LoRA that is not known
-        here: a gradio State is lost with the server, or in a page that slept for an hour. Those of the active one are on
-        the sliders; only where the list has just changed, they are still those of the one before. Raises ValueError for
+        here: a gradio State is lost with the server, or in a page that slept for an hour. The active one's are those on
+        the sliders; where the list has just changed, these are still those of the one before. Raises ValueError for
         anything else that a browser may send.
         """
         if not text:

@@ -200,7 +200,7 @@ def test_a_connection_that_breaks_off_in_a_drawing(browser, served):
 
 
 def test_a_server_that_begins_anew(browser, python, random_model, tmp_path):
-    """The page says that the server does not respond, keeps its settings, and reconnects. Each LoRA keeps its weights."""
+    """The page says that the server does not respond, keeps its settings and each LoRA's weights, and reconnects."""
     write_loras(random_model, tmp_path / "loras")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
