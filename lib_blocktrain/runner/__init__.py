@@ -19,9 +19,18 @@ The queue is a file. After a restart it waits for `begin()`, so that training ne
 Impossible requests raise ValueError with the reason. All methods may be called from any thread.
 """
 
-from lib_blocktrain.runner.on_host import publish_result, sampler
+from lib_blocktrain.runner.on_host import publish_result, published_copy, sampler
 from lib_blocktrain.runner.status import describe_error
 from lib_blocktrain.runner.worker import Runner
 from lib_blocktrain.training.status import ACTIVE_STATES, RESUMABLE_STATES, Status
 
-__all__ = ["ACTIVE_STATES", "RESUMABLE_STATES", "Runner", "Status", "describe_error", "publish_result", "sampler"]
+__all__ = [
+    "ACTIVE_STATES",
+    "RESUMABLE_STATES",
+    "Runner",
+    "Status",
+    "describe_error",
+    "publish_result",
+    "published_copy",
+    "sampler",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from lib_blocktrain.hosts.host import Cancelled, Host, OutOfMemory, SampleReques
 from lib_blocktrain.training.config import SampleConfig
 from lib_blocktrain.training.evaluation import Draw
 from lib_blocktrain.training.result import publish
+from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.sample_prompts import SamplePrompt
 from lib_blocktrain.training.trainer import Trainer
 
@@ -70,11 +72,32 @@ def publish_result(trainer: Trainer, host: Host) -> Path:
     run, folder = trainer.run, host.lora_dirs[0]
     samples = sorted((run.folder / "samples").glob("*.png"))
     tags = trainer.data.dataset.common_tags()
-    before = run.latest("published")
+    before = published_copy(run, folder)
     return publish(
         run.result,
         folder,
         text=", ".join(tags),
         preview=samples[-1] if samples else None,
-        replaces=before if isinstance(before, str) and Path(before).name == before else None,
+        replaces=before.name if before is not None else None,
     )
+
+
+def published_row(path: Path) -> dict[str, str]:
+    """Return what a run's metrics say of the copy of its result, by which `published_copy` knows it again."""
+    return {"published": path.name, "published_sha256": _digest(path)}
+
+
+def published_copy(run: Run, folder: Path) -> Path | None:
+    """Return the copy of a run's result in a LoRA folder; None if it is gone, or another file has its name now.
+
+    Runs of earlier versions recorded no digest: theirs is the file of the name.
+    """
+    name, digest = run.latest("published"), run.latest("published_sha256")
+    if not isinstance(name, str) or Path(name).name != name:
+        return None
+    path = folder / name
+    return path if path.is_file() and digest in (None, _digest(path)) else None
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -19,7 +19,7 @@ from lib_blocktrain.files import error_text
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.runner.about import read_about, write_about
 from lib_blocktrain.runner.catalog import Catalog, stamp_of
-from lib_blocktrain.runner.on_host import publish_result, sampler
+from lib_blocktrain.runner.on_host import publish_result, published_row, sampler
 from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.runner.status import ActiveRun, LatestMetrics, describe_error, status_of
 from lib_blocktrain.training.config import RunConfig
@@ -305,7 +305,7 @@ class Runner:
         return True
 
     def _record_published(self, run: Run, path: Path) -> None:
-        self._record(run, {"published": path.name})
+        self._record(run, published_row(path))
         self.host.refresh_loras()
 
     # --- helpers ----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from lib_blocktrain.hosts.host import Host, NoModel
-from lib_blocktrain.runner import RESUMABLE_STATES, Runner, Status
+from lib_blocktrain.runner import RESUMABLE_STATES, Runner, Status, published_copy
 from lib_blocktrain.training.config import dumps
 from lib_blocktrain.training.result import publish
 from lib_blocktrain.training.runs import Run
@@ -273,10 +273,10 @@ class RunsHandlers:
     def to_preview(self, values: RunsValues) -> Changes:
         """Select only the run's LoRA in Preview, at weight 1 everywhere: the run's block weights are inside the file.
 
-        A checkpoint is first copied into the LoRA folder, where the result of a finished run already is.
+        It is first copied into the LoRA folder, unless it is there: so is the result of a finished run.
         """
         run, title, folder = self._chosen_run(values), _asked_file(values), self.host.lora_dirs[0].resolve()
-        name = self._result_name(run) if title == RESULT else self._publish_checkpoint(run, title)
+        name = self._result_name(run) if title == RESULT else self._copy(self._checkpoint(run, title))
         self.controls.lora_index.refresh()
         files = (file for file in self.controls.lora_index.files() if file.path.name == name)
         file = next((file for file in files if file.path.parent.resolve() == folder), None)
@@ -286,17 +286,27 @@ class RunsHandlers:
         return {**changes, "tabs": Properties(selected="Preview"), "status": html.changed_elsewhere(file.key)}
 
     def _result_name(self, run: Run) -> str:
-        status = self.runner.status(run)
+        """The name of the run's result in the LoRA folder; where that is gone or replaced it is copied anew."""
+        status, folder = self.runner.status(run), self.host.lora_dirs[0]
         if status.published is None:
             raise ValueError(f"{status.name} has no LoRA yet: wait until it has finished, or press “Stop and save”")
-        return status.published
+        copy = published_copy(run, folder)
+        if copy is not None:
+            return copy.name
+        if run.result.is_file():
+            return self._copy(run.result)
+        instead = ": the file of that name is another one" if (folder / status.published).exists() else ""
+        raise ValueError(f"the LoRA of {status.name}, {status.published}, is no longer in {folder}{instead}")
 
-    def _publish_checkpoint(self, run: Run, title: str) -> str:
-        """Copy a checkpoint into the LoRA folder, unless the same file is there already; return its name."""
+    def _checkpoint(self, run: Run, title: str) -> Path:
         path = next((path for path in run.checkpoints() if _title(path) == title), None)
         if path is None:
             known = ", ".join(_files(run, self.runner.status(run)))
             raise ValueError(f"{run.folder.name} has no {title[:40]!r} any more: expected one of {known}")
+        return path
+
+    def _copy(self, path: Path) -> str:
+        """Copy a run's file into the LoRA folder, unless the same file is there already; return its name."""
         folder, contents = self.host.lora_dirs[0], path.read_bytes()
         there = [folder / path.name, *sorted(folder.glob(f"{glob.escape(path.stem)}-*{path.suffix}"))]
         for other in there:  # one of a run of the same name has the name itself, and this one a number after it

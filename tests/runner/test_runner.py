@@ -214,6 +214,24 @@ def test_a_resumed_run_replaces_its_own_lora_and_no_other(runner, host, config):
     assert (host.lora_dirs[0] / "tiny-2.safetensors").read_bytes() != stopped
 
 
+def test_a_resumed_run_leaves_a_file_that_took_the_name_of_its_lora(runner, host, config):
+    host.at["training tiny", 1] = lambda: runner.stop(run)
+    with host.lock:
+        run = runner.add(replace(config, steps=2))
+    wait(lambda: idle(runner))
+    published = host.lora_dirs[0] / "tiny.safetensors"
+    published.unlink()
+    other = runner.add(replace(config, steps=1, seed=7))
+    wait(lambda: idle(runner))
+    assert runner.status(other).published == published.name
+    of_other = published.read_bytes()
+    runner.resume(run)
+    wait(lambda: idle(runner))
+    assert published.read_bytes() == of_other
+    assert runner.status(run).published == "tiny-2.safetensors"
+    assert (host.lora_dirs[0] / "tiny-2.safetensors").read_bytes() == run.result.read_bytes()
+
+
 def test_a_run_with_a_damaged_state_goes_on_from_the_earlier_one(runner, host, config):
     host.at["training tiny", 2] = lambda: runner.stop(run)
     with host.lock:

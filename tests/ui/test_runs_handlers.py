@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
@@ -265,7 +266,31 @@ def test_preview_it(run, handlers, opened, host, lora_index):
     assert set(opened.weights().values()) == {1.0}
     (host.lora_dirs[0] / "robot-out.safetensors").unlink()
     opened.take(handlers.to_preview(opened.values))
-    assert "robot-out.safetensors is no longer in" in opened.values["runs_message"]
+    assert "robot-out.safetensors, is no longer in" in opened.values["runs_message"]
+
+
+def test_preview_of_a_result_whose_name_is_another_runs_now(run, handlers, opened, host):
+    """The run's own is copied again, once; without it, the file of the name is not taken for it."""
+    opened.take(handlers.controls.open(opened.values))
+    there = host.lora_dirs[0] / "robot-out.safetensors"
+    for path in (run.result, there):
+        write_lora(path, ss_output_name="of this run")
+    digest = hashlib.sha256(there.read_bytes()).hexdigest()
+    run.add_metrics({"step": 2, "published": there.name, "published_sha256": digest})
+    opened.take(handlers.to_preview(opened.values))
+    assert opened.keys == ["robot-out"]
+    write_lora(there, ss_output_name="of another run")
+    others = there.read_bytes()
+    for _ in range(2):
+        opened.take(handlers.to_preview(opened.values))
+        assert opened.keys == ["robot-out-2"]
+    assert there.read_bytes() == others
+    names = sorted(path.name for path in there.parent.glob("robot-out*.safetensors"))
+    assert names == ["robot-out-2.safetensors", "robot-out.safetensors"]
+    run.result.unlink()
+    opened.take(handlers.to_preview(opened.values))
+    assert "robot-out.safetensors, is no longer in" in opened.values["runs_message"]
+    assert "the file of that name is another one" in opened.values["runs_message"]
 
 
 def test_preview_what_was_saved_on_the_way(run, handlers, opened, host):
