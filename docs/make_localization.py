@@ -65,6 +65,7 @@ COMPOSED = (
     "{name} and its weights are on the sliders: press Draw to see what they do", "Loss over {} steps",
     "None of {} runs has “{name}” in its name, state, blocks or notes.",
     "The run {name}: change what you like, then press Start", "{name} has no effect here",
+    "Its block weights are those that were set during training", "These weights were set during training",
     "From the WebUI: {name}", "By effect", "By place",
     "ADetailer draws without these weights: add blocktrain to its setting “Script names to apply to "
     "ADetailer”, or write them into the prompt.",

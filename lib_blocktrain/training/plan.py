@@ -94,6 +94,24 @@ def read_weights(config: NetworkConfig, architecture: str) -> tuple[BlockWeights
     return weights, notices
 
 
+def changed_weights(config: NetworkConfig, recorded: object) -> str | None:
+    """Return the block weights that were recorded of a run as a preset line, if it was started with others.
+
+    None, too, for what cannot be read.
+    """
+    try:
+        weights = BlockWeights.from_json(recorded) if isinstance(recorded, Mapping) else None
+    except (ValueError, TypeError):
+        return None
+    if weights is None:
+        return None
+    try:
+        same = read_weights(config, weights.architecture)[0] == weights
+    except ValueError:  # it was started with a preset that is not known here
+        same = False
+    return None if same else weights.to_line(with_architecture=True)
+
+
 def _read_weights(given: str | Mapping[str, Any], architecture: str) -> tuple[BlockWeights, tuple[str, ...]]:
     try:
         if isinstance(given, str):

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.runner import RESUMABLE_STATES, Runner, Status, published_copy
 from lib_blocktrain.training.config import dumps
+from lib_blocktrain.training.plan import changed_weights
 from lib_blocktrain.training.result import publish
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.ui import html, runs_data, runs_words
@@ -80,7 +81,7 @@ class RunsHandlers:
         if any(digests.get(part) != current[part] for part in ("run", "state")):
             changes["runs_message"] = ""  # it was said of another run, or of a state that has passed
         if digests.get("run") != name:
-            changes |= {"runs_weights": _weights_text(run), "runs_weigh_message": ""}
+            changes |= _weights_of(run)
         if name != chosen:
             changes["runs_chosen"] = name
         if chosen and name != chosen:
@@ -262,12 +263,11 @@ class RunsHandlers:
 
     @error_to("runs_message")
     def to_training(self, values: RunsValues) -> Changes:
-        """Fill the training form with the settings of the selected run."""
+        """Fill the training form with the settings of the selected run, and the weights that it has now."""
         run = self._chosen_run(values)
-        return {
-            **self.training.filled(run.config, f"The run {run.folder.name}: change what you like, then press Start"),
-            "tabs": Properties(selected="Train"),
-        }
+        message = f"The run {run.folder.name}: change what you like, then press Start"
+        changes = self.training.filled_as_trained(run.config, run.latest("weights"), message)
+        return {**changes, "tabs": Properties(selected="Train")}
 
     @error_to("runs_message")
     def to_preview(self, values: RunsValues) -> Changes:
@@ -322,9 +322,12 @@ def _order(status: Status) -> tuple[int, int]:
     return (0, 0) if status.is_active else (1, status.place) if status.place is not None else (2, 0)
 
 
-def _weights_text(run: Run | None) -> str:
-    """The block weights of a run's configuration, where they are text."""
-    return run.config.network.weights if run and isinstance(run.config.network.weights, str) else ""
+def _weights_of(run: Run | None) -> dict[str, object]:
+    """The block weights that a run has now: those of its configuration, where they are text, or set since."""
+    given = run.config.network.weights if run else ""
+    changed = changed_weights(run.config.network, run.latest("weights")) if run else None
+    message = html.note("These weights were set during training") if changed else ""
+    return {"runs_weights": changed or (given if isinstance(given, str) else ""), "runs_weigh_message": message}
 
 
 def _asked_file(values: RunsValues) -> str:

@@ -25,7 +25,7 @@ from lib_blocktrain.training.config_json import ConfigError, read, write
 from lib_blocktrain.training.dataset import Dataset, find
 from lib_blocktrain.training.estimate import Estimate, estimate, size_of_model
 from lib_blocktrain.training.pace import Pace, pace_of
-from lib_blocktrain.training.plan import read_weights
+from lib_blocktrain.training.plan import changed_weights, read_weights
 from lib_blocktrain.ui import form, html, train_html
 from lib_blocktrain.ui.lora_controls import LoraControls, error_to, selection_of
 from lib_blocktrain.ui.train_checks import BAD, GOOD, Check, Given, before_start, check_settings, pictures_listed
@@ -121,10 +121,21 @@ class TrainHandlers:
         selection = selection_of(values)
         if selection.active is None:
             raise ValueError("no LoRA is chosen in Preview: add one there that was trained here")
-        config = _recorded(self.controls.lora_index.metadata(selection.active), selection.active)
+        config, weights = _recorded(self.controls.lora_index.metadata(selection.active), selection.active)
         names = ", ".join(folder.path for folder in config.dataset.folders)
         message = f"The run of {selection.active}; its pictures were in a folder “{names}”: enter its path"
-        return self._followed(values, self.filled(config, message, {FOLDERS: ""}))
+        return self._followed(values, self.filled_as_trained(config, weights, message, {FOLDERS: ""}))
+
+    def filled_as_trained(
+        self, config: RunConfig, weights: object, message: str, instead: Mapping[str, object] | None = None
+    ) -> Changes:
+        """Fill the form with a run; `weights`: those recorded of it, which may have been changed since its start."""
+        changed = changed_weights(config.network, weights)
+        if changed is None:
+            return self.filled(config, message, instead)
+        changes = self.filled(replace(config, network=replace(config.network, weights=changed)), message, instead)
+        note = html.note("Its block weights are those that were set during training")
+        return {**changes, "train_message": Markup("{}{}").format(changes["train_message"], note)}
 
     def filled(self, config: RunConfig, message: str, instead: Mapping[str, object] | None = None) -> Changes:
         """Fill the form with a run; `instead` replaces the values of some fields."""
@@ -390,15 +401,19 @@ def _length(config: RunConfig) -> str:
     return f"{config.epochs:,} epoch{'' if config.epochs == 1 else 's'}" if config.epochs else f"{config.steps:,} steps"
 
 
-def _recorded(metadata: Mapping[str, str], name: str) -> RunConfig:
-    """The run in the metadata of a network file; raises ValueError if it was not trained by this extension."""
+def _recorded(metadata: Mapping[str, str], name: str) -> tuple[RunConfig, object]:
+    """The run in the metadata of a network file, and the weights that it was trained with in the end, if it has them.
+
+    Raises ValueError if it was not trained by this extension.
+    """
     try:
         record: Any = json.loads(metadata.get(RECORD, "null"))
     except ValueError:
         record = None
     if not isinstance(record, dict) or "run" not in record:
         raise ValueError(f"{name} was not trained with this extension: its metadata hold no run")
-    return read(RunConfig, record["run"])
+    trained = record.get("trained")
+    return read(RunConfig, record["run"]), trained.get("weights") if isinstance(trained, dict) else None
 
 
 def _name_of(folder: Path) -> str:

@@ -21,6 +21,7 @@ from lib_blocktrain.training.runs import create
 from lib_blocktrain.ui import form, runs_words
 from lib_blocktrain.ui.runs_handlers import RunsHandlers
 from lib_blocktrain.ui.train_handlers import TrainHandlers
+from lib_blocktrain.weights.preset_strings import parse
 from tests.fakes import Page, write_lora
 from tests.ui.test_history import ROWS
 
@@ -251,6 +252,24 @@ def test_run_again_fills_the_form(run, handlers, opened):
     answer = opened.take(handlers.to_training(opened.values))
     assert answer["tabs"] == {"selected": "Train"}
     assert form.config_of(opened.form, json.loads(opened.values["train_rest"])) == run.config
+
+
+def test_weights_that_were_set_during_training_are_those_of_the_run(run, handlers, opened, host):
+    """The box, and Run again, showed those of its start: the next change put the others back without a word."""
+    create(run.config, host.output_dir / "runs" / "robot-2")
+    assert opened.values["runs_weights"] == run.config.network.weights
+    weights = parse("OUT06-OUT11=1,OUT09=0.5", "sd1").weights
+    run.add_metrics({"step": 2, "event": "weights", "weights": weights.to_json()})
+    choose(opened, handlers, "robot-2")
+    assert (opened.values["runs_weights"], opened.values["runs_weigh_message"]) == (run.config.network.weights, "")
+    choose(opened, handlers, "robot-1")
+    assert parse(opened.values["runs_weights"], "sd1").weights == weights
+    assert "These weights were set during training" in opened.values["runs_weigh_message"]
+    opened.take(handlers.to_training(opened.values))
+    assert parse(opened.form["train_network_weights"], "sd1").weights == weights
+    said = opened.values["train_message"]
+    assert "then press Start" in said
+    assert "Its block weights are those that were set during training" in said
 
 
 def test_preview_it(run, handlers, opened, host, lora_index):

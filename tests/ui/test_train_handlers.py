@@ -429,6 +429,15 @@ def test_from_a_lora_that_was_trained_here(handlers, filled, lora_index, host):
     assert filled.form["train_steps"] == 77
     assert filled.form["train_dataset_folders"] == ""
     assert "a folder “robot”" in filled.values["train_message"]
+    assert filled.form["train_network_weights"] == "OUT06-OUT11=1"
+    for text, changed in (("OUT06-OUT11=1", False), ("OUT06-OUT11=1,OUT09=0.5", True)):
+        weights = parse(text, "sd1").weights
+        record = json.dumps({"version": "0", "run": run, "trained": {"weights": weights.to_json()}})
+        write_lora(host.lora_dirs[0] / "robot.safetensors", ss_blocktrain=record)
+        lora_index.refresh()
+        filled.take(handlers.load_lora(filled.values))
+        assert parse(filled.form["train_network_weights"], "sd1").weights == weights
+        assert ("that were set during training" in filled.values["train_message"]) == changed
     write_lora(host.lora_dirs[0] / "robot.safetensors", ss_blocktrain="{")
     lora_index.refresh()
     filled.take(handlers.load_lora(filled.values))
