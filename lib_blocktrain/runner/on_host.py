@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
+from lib_blocktrain.files import error_text
 from lib_blocktrain.hosts.host import Cancelled, Host, OutOfMemory, SampleRequest
 from lib_blocktrain.training.config import SampleConfig
 from lib_blocktrain.training.evaluation import Draw
+from lib_blocktrain.training.records import timed
 from lib_blocktrain.training.result import publish
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.training.sample_prompts import SamplePrompt
@@ -67,24 +70,22 @@ def sampler(
 def publish_result(trainer: Trainer, host: Host) -> Path:
     """Copy a run's result into the host's LoRA folder, with its last sample as preview; return the copy's path.
 
-    An earlier copy of this run is replaced; if another file has the name, the copy gets a number.
+    An earlier copy of this run is replaced; if another file has the name, the copy gets a number. The run's metrics
+    record the copy, by which `published_copy` knows it again.
     """
     run, folder = trainer.run, host.lora_dirs[0]
     samples = sorted((run.folder / "samples").glob("*.png"))
     tags = trainer.data.dataset.common_tags()
     before = published_copy(run, folder)
-    return publish(
+    copy = publish(
         run.result,
         folder,
         text=", ".join(tags),
         preview=samples[-1] if samples else None,
         replaces=before.name if before is not None else None,
     )
-
-
-def published_row(path: Path) -> dict[str, str]:
-    """Return what a run's metrics say of the copy of its result, by which `published_copy` knows it again."""
-    return {"published": path.name, "published_sha256": _digest(path)}
+    record(run, {"published": copy.name, "published_sha256": _digest(copy)})
+    return copy
 
 
 def published_copy(run: Run, folder: Path) -> Path | None:
@@ -97,6 +98,16 @@ def published_copy(run: Run, folder: Path) -> Path | None:
         return None
     path = folder / name
     return path if path.is_file() and digest in (None, _digest(path)) else None
+
+
+def record(run: Run, row: Mapping[str, Any]) -> bool:
+    """Write a row into the metrics of a run that no trainer holds; return whether that was possible."""
+    try:
+        run.add_metrics(timed({"step": run.latest("step") or 0, **row}))
+    except OSError as error:
+        log.warning("%s: %s", run.metrics_path, error_text(error))
+        return False
+    return True
 
 
 def _digest(path: Path) -> str:

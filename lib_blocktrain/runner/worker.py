@@ -15,17 +15,15 @@ from typing import Any
 
 import torch
 
-from lib_blocktrain.files import error_text
 from lib_blocktrain.hosts.host import Host, NoModel
 from lib_blocktrain.runner.about import read_about, write_about
 from lib_blocktrain.runner.catalog import Catalog, stamp_of
-from lib_blocktrain.runner.on_host import publish_result, published_row, sampler
+from lib_blocktrain.runner.on_host import publish_result, record, sampler
 from lib_blocktrain.runner.queue import Queue
 from lib_blocktrain.runner.status import ActiveRun, LatestMetrics, describe_error, status_of
 from lib_blocktrain.training.config import RunConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.control import Diverged, Outcome
-from lib_blocktrain.training.records import timed
 from lib_blocktrain.training.runs import Run, RunInUse, create, delete, new_folder
 from lib_blocktrain.training.status import RESUMABLE_STATES, Status
 from lib_blocktrain.training.trainer import Trainer
@@ -221,7 +219,7 @@ class Runner:
         with self.host.queued():  # not re-entrant: samples are drawn under it without acquiring it again
             if control.stopping:
                 if not run.is_held():  # another process may write its metrics
-                    self._record(run, {"event": "stopped", "saved": False})
+                    record(run, {"event": "stopped", "saved": False})
                 return None
             model = self.host.model()
             self._check_model_name(run, model.name)
@@ -231,7 +229,8 @@ class Runner:
             outcome = trainer.run_loop()
             # A run that a pause came too late for is over: there is nothing that would resume it.
             if outcome.result is not None and (active.pausing is None or outcome.ended == "finished"):
-                self._record_published(run, publish_result(trainer, self.host))
+                publish_result(trainer, self.host)
+                self.host.refresh_loras()
             return outcome
 
     def _on_report(self, active: ActiveRun, row: Mapping[str, Any]) -> None:
@@ -278,7 +277,7 @@ class Runner:
         traceback.clear_frames(error.__traceback__)  # they hold the run's tensors
         if isinstance(error, RunInUse):  # another process writes its metrics
             self._reasons[run.folder.name] = reason
-        elif not isinstance(error, Diverged) and not self._record(run, {"event": "failed", "reason": reason}):
+        elif not isinstance(error, Diverged) and not record(run, {"event": "failed", "reason": reason}):
             self._reasons[run.folder.name] = reason  # else it would be told as interrupted by the program's end
             self._unwritten[run.folder.name] = stamp_of(run.metrics_path)
 
@@ -291,22 +290,9 @@ class Runner:
             )
         before = run.first("model")
         if before is None:
-            self._record(run, {"model": name})
+            record(run, {"model": name})
         elif before != name:
             raise ConfigError(f"this run was started on {before!r}, and {name!r} is loaded: load {before!r}")
-
-    def _record(self, run: Run, row: Mapping[str, Any]) -> bool:
-        """Write a row into the run's metrics; return whether that was possible."""
-        try:
-            run.add_metrics(timed({"step": run.latest("step") or 0, **row}))
-        except OSError as error:
-            log.warning("%s: %s", run.metrics_path, error_text(error))
-            return False
-        return True
-
-    def _record_published(self, run: Run, path: Path) -> None:
-        self._record(run, published_row(path))
-        self.host.refresh_loras()
 
     # --- helpers ----------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,9 @@ from lib_blocktrain.cli import main
 from lib_blocktrain.cli.runs import runs_text
 from lib_blocktrain.networks.cards import recommended_of
 from lib_blocktrain.networks.header import read_header
+from lib_blocktrain.runner import published_copy
 from lib_blocktrain.training.config import dumps, load
+from lib_blocktrain.training.runs import open_run
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import parse
 
@@ -203,7 +205,13 @@ def test_what_is_changed_at_a_resume_stays(blocktrain, run_json, tmp_path):
 
 
 def test_a_resumed_run_is_published_when_it_has_finished(blocktrain, run_json, tmp_path):
-    status, answer, _ = blocktrain("train", run_json, "--steps", 1)
-    status, answer, _ = blocktrain("train", "--resume", answer["run"], "--steps", 2)
+    """The page knows its LoRA then, and the next time it replaces its own."""
+    _, first, _ = blocktrain("train", run_json, "--steps", 1)
+    run = open_run(Path(first["run"]))
+    copy = Path(first["published"])
+    assert published_copy(run, copy.parent) == copy
+    status, answer, _ = blocktrain("train", "--resume", first["run"], "--steps", 2)
     assert status == 0
-    assert read_header(Path(answer["published"])).metadata["ss_steps"] == "2"
+    assert answer["published"] == first["published"]
+    assert read_header(copy).metadata["ss_steps"] == "2"
+    assert published_copy(run, copy.parent) == copy
