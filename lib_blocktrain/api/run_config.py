@@ -9,10 +9,12 @@ from typing import Any
 
 from lib_blocktrain.api.service import Service
 from lib_blocktrain.files import checked_name
-from lib_blocktrain.training.config import RunConfig, resolved
+from lib_blocktrain.training.config import NetworkConfig, RunConfig, resolved
 from lib_blocktrain.training.config_json import ConfigError, check, read
 from lib_blocktrain.training.dataset_config import DatasetConfig, FolderConfig
 from lib_blocktrain.training.optimizer_table import TABLE
+from lib_blocktrain.training.plan import read_weights
+from lib_blocktrain.weights.preset_strings import weights_in_errors
 from lib_blocktrain.workspace.dataset_roots import allowed, with_own_sets
 
 
@@ -26,7 +28,7 @@ def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
     if config.checkpoint is not None and Path(config.checkpoint) != getattr(service.host, "checkpoint", None):
         raise ConfigError(f"checkpoint = {config.checkpoint!r}: expected none: a run takes the model that is loaded")
     _check_vae(config.vae, service)
-    network = config.network
+    network = _with_numbers(config.network, service)
     if network.start is not None:
         network = replace(network, start=str(service.lora(network.start).path))
     roots = with_own_sets(service.access.dataset_dirs(), service.host)
@@ -39,6 +41,16 @@ def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
     if dataset.cache is not None and not Path(dataset.cache).resolve().is_relative_to(cache):
         raise ConfigError(f"dataset.cache = {dataset.cache!r}: expected none, or a folder in {cache}")
     return replace(config, dataset=dataset, network=network)
+
+
+def _with_numbers(network: NetworkConfig, service: Service) -> NetworkConfig:
+    """The network with its weights as numbers: training knows no presets of the user's own."""
+    architecture = service.host.model().architecture
+    if isinstance(network.weights, str):
+        with weights_in_errors(network.weights):
+            network = replace(network, weights=service.presets.as_numbers(network.weights, architecture))
+    read_weights(network, architecture)  # raises for those out of range
+    return network
 
 
 def _check_vae(vae: str | None, service: Service) -> None:

@@ -87,6 +87,11 @@ class PresetStore:
         x = own_x if x is None else x
         return read(weights, architecture_id, seed=seed, x=x, presets=self.all(), layers=layers)
 
+    def as_numbers(self, text: str, architecture_id: str) -> str:
+        """A preset string as the line that a run keeps, with numbers for names, which may mean something else later."""
+        parsed = self.parse(text, architecture_id)
+        return parsed.weights.to_line(parsed.name, area_share=parsed.area_share)
+
     def exact(self, weights: BlockWeights | LayerWeights) -> str | None:
         """The name of the first preset with exactly these weights, None if there is none."""
         return next((name for name, base in self._weights(weights.architecture).items() if base == weights), None)

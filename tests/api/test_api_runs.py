@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from lib_blocktrain.api.access import Access
-from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig
+from lib_blocktrain.training.config import DatasetConfig, FolderConfig, RunConfig, load
+from lib_blocktrain.training.plan import read_weights
 from lib_blocktrain.training.runs import create
+from lib_blocktrain.weights.preset_strings import parse
 
 SECRET = b"nobody's business"
 
@@ -215,6 +217,24 @@ def test_what_no_run_may_be(serve, host, body, pictures, refused, changes, statu
     client = serve(Access(dataset_dirs=lambda: [pictures]))
     refused(client.post("/runs", json={"config": {**body, **changes}}), status, *words)
     assert not list((host.output_dir / "runs").glob("*/run.json"))
+
+
+def test_a_run_has_the_weights_of_the_users_own_presets(client, host, body, refused):
+    """As the page and the other routes have them: training knows those that come with the program alone."""
+    host.presets_path.write_text("MINE:OUT09=0.5\nOUTD:OUT11=1\n", "utf-8")
+    with host.queued():  # they wait
+        for text in ("MINE", "OUTD"):
+            config = {**body, "network": {"weights": text}}
+            assert client.post("/runs", json={"config": config}).status_code == 202
+        made = [load(path / "run.json").network for path in sorted((host.output_dir / "runs").glob("tiny-*"))]
+        assert [read_weights(network, "sd1")[0] for network in made] == [
+            parse(text, "sd1").weights for text in ("OUT09=0.5", "OUT11=1")
+        ]
+        for text, said in (("NOSUCH", "unknown preset"), ("OUT=3", "expected 0 to 2 in training")):
+            config = {**body, "network": {"weights": text}}
+            refused(client.post("/runs", json={"config": config}), 400, said)
+        for run in client.get("/runs").json()["queue"]:
+            client.post(f"/runs/{run}/stop")
 
 
 def test_what_cannot_be_done_now(client, run, refused):
