@@ -84,6 +84,8 @@ COMPOSED = (
     "{} of {} MiB free", "Memory is enough", "Memory is not enough", "The name is free", "The LoRA has no name yet",
     "There are no pictures yet", "Pictures: {}, each with a caption",
     "Without a caption: {} of {} pictures, trained on an empty prompt",
+    "The loaded run has its own numbers in place of the weights ({name}): to have none, start from a run.json without "
+    "them",
     "There is a LoRA {name} already: the new one gets a number", "It starts after {name}", "Trained", "File", "A step",
     "Samples", "{} numbers", "about {name}", "{} MiB of {}", "ready", "needs a name", "none of the presets", "smooth",
     "{name} Show its weights", "{name} “{name}”", "The connection broke off before this was done. Start it again.",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lib_blocktrain.blocks import BASE, BLOCK_IDS, spans
 from lib_blocktrain.hosts.host import Host
 from lib_blocktrain.model.protocol import Model
-from lib_blocktrain.training.config import RunConfig
+from lib_blocktrain.training.config import NetworkConfig, RunConfig
 from lib_blocktrain.training.config_json import ConfigError
 from lib_blocktrain.training.found_pictures import Search
 from lib_blocktrain.training.optimizers import check_learning_rates
@@ -55,12 +56,28 @@ def before_start(config: RunConfig, given: Given, host: Host, after: str | None)
         yield Check(WARN, f"There is a LoRA {config.name} already: the new one gets a number")
     else:
         yield Check(GOOD, "The name is free")
+    own = _own_numbers(config.network)
+    if own:
+        yield Check(
+            WARN,
+            f"The loaded run has its own numbers in place of the weights ({own}): "
+            "to have none, start from a run.json without them",
+        )
     try:
         check_settings(config, host)
     except (ValueError, OSError, RuntimeError) as error:
         yield Check(BAD, str(error))
     if after:
         yield Check(TODO, f"It starts after {after}")
+
+
+def _own_numbers(network: NetworkConfig) -> str:
+    """The entries of a loaded run that give blocks their own numbers, which no field of the form shows."""
+    entries = {"block_ranks": network.block_ranks, "block_alphas": network.block_alphas}
+    if network.conv_rank:
+        entries |= {"conv_block_ranks": network.conv_block_ranks, "conv_block_alphas": network.conv_block_alphas}
+    named = {entry: [block for block in (BASE, *BLOCK_IDS) if block in numbers] for entry, numbers in entries.items()}
+    return "; ".join(f"{entry}: {spans(block_ids)}" for entry, block_ids in named.items() if block_ids)
 
 
 def pictures_listed(config: RunConfig, given: Given) -> tuple[int, Check]:

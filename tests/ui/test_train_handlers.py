@@ -236,6 +236,23 @@ def test_what_is_known_before_the_start_is_said(host, handlers, filled, tmp_path
     assert "blocktrain-over" in filled.values["train_cost"]
 
 
+def test_numbers_of_blocks_that_no_field_shows_are_said(handlers, filled):
+    """They stay over every change of the weights."""
+    assert "in place of the weights" not in str(checks(handlers, filled))
+    own = {"block_ranks": {"OUT09": 2}, "block_alphas": {"OUT07": 1, "BASE": 4, "OUT05": 1, "OUT06": 1}}
+    config = load(READY / "1-robot.json")
+    config = replace(config, network=replace(config.network, **own, conv_block_ranks={"OUT05": 3}))
+    filled.take(handlers.filled(config, ""))
+    filled.form.update({"train_network_weights": "OUT=0.5", "train_name": "other"})
+    said = "block_ranks: OUT09; block_alphas: BASE, OUT05-OUT07"
+    assert checks(handlers, filled)["warn"] == [
+        f"The loaded run has its own numbers in place of the weights ({said}): "
+        "to have none, start from a run.json without them"
+    ]
+    filled.form["train_network_conv_rank"] = 4
+    assert f"({said}; conv_block_ranks: OUT05)" in str(checks(handlers, filled))
+
+
 def test_the_menu_names_the_preset_of_the_weights(handlers, filled):
     """The box was empty, whatever the weights were."""
     for text, shown in (("ALL", "ALL"), ("OUT=1,IN05=0.5", None), ("INALL", "INALL")):
