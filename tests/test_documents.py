@@ -20,6 +20,7 @@ import pytest
 
 from lib_blocktrain.cli.main import build_parser
 from lib_blocktrain.cli.main import main as blocktrain
+from lib_blocktrain.hosts import standalone_folders
 from lib_blocktrain.training import kohya_toml
 from lib_blocktrain.training.config import DatasetConfig, FolderConfig, NetworkConfig, RunConfig, ScheduleConfig
 from lib_blocktrain.training.config_json import key_of, read
@@ -169,9 +170,9 @@ def check_words(words: tuple[str, ...], where: str) -> None:
 @pytest.fixture
 def workplace(tmp_path, monkeypatch) -> Path:
     """A folder as a checkout is to a command: the demo in it, and `outputs` of its own."""
-    standalone = pytest.importorskip("lib_blocktrain.hosts.standalone")
+    pytest.importorskip("lib_blocktrain.hosts.standalone")
     (tmp_path / "demo").symlink_to(ROOT / "demo", target_is_directory=True)
-    monkeypatch.setattr(standalone, "ROOT", tmp_path)
+    monkeypatch.setattr(standalone_folders, "ROOT", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -28,7 +28,7 @@ def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
     if config.checkpoint is not None and Path(config.checkpoint) != getattr(service.host, "checkpoint", None):
         raise ConfigError(f"checkpoint = {config.checkpoint!r}: expected none: a run takes the model that is loaded")
     _check_vae(config.vae, service)
-    network = _with_numbers(config.network, service)
+    network = _readable(config.network, service)
     if network.start is not None:
         network = replace(network, start=str(service.lora(network.start).path))
     roots = with_own_sets(service.access.dataset_dirs(), service.host)
@@ -43,12 +43,12 @@ def checked_config(data: Mapping[str, Any], service: Service) -> RunConfig:
     return replace(config, dataset=dataset, network=network)
 
 
-def _with_numbers(network: NetworkConfig, service: Service) -> NetworkConfig:
-    """The network with its weights as numbers: training knows no presets of the user's own."""
+def _readable(network: NetworkConfig, service: Service) -> NetworkConfig:
+    """The network with weights that training reads as the service does: it knows no presets of the user's own."""
     architecture = service.host.model().architecture
     if isinstance(network.weights, str):
         with weights_in_errors(network.weights):
-            network = replace(network, weights=service.presets.as_numbers(network.weights, architecture))
+            network = replace(network, weights=service.presets.for_training(network.weights, architecture))
     read_weights(network, architecture)  # raises for those out of range
     return network
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,9 +134,8 @@ def write_found(
 
 def _request(arguments: argparse.Namespace) -> AnalysisRequest:
     from lib_blocktrain.analysis.request import build_request
-    from lib_blocktrain.networks.cards import recommended_text
+    from lib_blocktrain.cli.own_presets import weights_for
     from lib_blocktrain.networks.files import read_network
-    from lib_blocktrain.weights.card_preset import parse_with_card
 
     network = read_network(arguments.lora)
     feature, against = _feature(arguments, ""), _feature(arguments, "against_")
@@ -151,7 +149,7 @@ def _request(arguments: argparse.Namespace) -> AnalysisRequest:
         width=arguments.width,
         height=arguments.height,
         features=(feature, against) if against.given else (feature,),
-        weights=parse_with_card(arguments.weights, network.architecture, partial(recommended_text, arguments.lora)),
+        weights=weights_for(arguments.weights, network.architecture, arguments.lora),
         multiplier=arguments.multiplier,
         value=arguments.value,
         pairs=arguments.pairs,

@@ -12,7 +12,6 @@ import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,10 +34,10 @@ MAX_TEST_WORKERS = 4  # each needs up to 3 GB
 
 
 def presets_list(arguments: argparse.Namespace) -> Answer:
-    """List the shipped presets, optionally of one architecture only."""
-    from lib_blocktrain.weights.presets import shipped_presets
+    """List the presets, the user's own first, optionally of one architecture only."""
+    from lib_blocktrain.cli.own_presets import own_presets
 
-    each = [preset for named in shipped_presets() for preset in named.each]
+    each = [preset for named in own_presets().all().values() for preset in named.each]
     presets = [p for p in each if arguments.architecture in (None, *p.architectures)]
     data = [
         {"name": p.name, "architectures": list(p.architectures), "grade": p.grade, "purpose": p.purpose, "text": p.text}
@@ -56,10 +55,11 @@ def presets_text(presets: Sequence[Mapping[str, Any]]) -> str:
 
 def presets_parse(arguments: argparse.Namespace) -> Answer:
     """Print how a preset string is understood."""
-    from lib_blocktrain.weights.preset_strings import parse, weights_in_errors
+    from lib_blocktrain.cli.own_presets import own_presets
+    from lib_blocktrain.weights.preset_strings import weights_in_errors
 
     with weights_in_errors(arguments.string):
-        parsed = parse(arguments.string, arguments.architecture, seed=arguments.seed, x=arguments.x, layers=True)
+        parsed = own_presets().parse(arguments.string, arguments.architecture, arguments.seed, arguments.x, layers=True)
     weights = parsed.weights
     data = {
         "architecture": weights.architecture,
@@ -141,14 +141,13 @@ def open_tab(arguments: argparse.Namespace) -> int:
 
 
 def _placements(host: Host, lora: Path | None, weights: str, multiplier: float) -> tuple[list[Placement], list[str]]:
-    from lib_blocktrain.networks.cards import recommended_text
+    from lib_blocktrain.cli.own_presets import weights_for
     from lib_blocktrain.networks.files import read_network
     from lib_blocktrain.networks.hooks import Placement
-    from lib_blocktrain.weights.card_preset import parse_with_card
 
     if lora is None:
         return [], []
-    parsed = parse_with_card(weights, host.model().architecture, partial(recommended_text, lora), layers=True)
+    parsed = weights_for(weights, host.model().architecture, lora, layers=True)
     return [Placement(read_network(lora), parsed.acting, multiplier)], list(parsed.notices)
 
 
@@ -210,15 +209,14 @@ def tour(arguments: argparse.Namespace) -> Answer:
 
 def bake(arguments: argparse.Namespace) -> Answer:
     """Write a network file with the block weights baked in."""
+    from lib_blocktrain.cli.own_presets import weights_for
     from lib_blocktrain.networks.bake import bake as bake_file
-    from lib_blocktrain.networks.cards import recommended_text
     from lib_blocktrain.networks.files import read_network
     from lib_blocktrain.networks.reduce import reduced
-    from lib_blocktrain.weights.card_preset import parse_with_card
 
-    network, card = read_network(arguments.lora), partial(recommended_text, arguments.lora)
-    parsed = parse_with_card(arguments.weights, network.architecture, card, layers=True)
-    advised = arguments.recommend and parse_with_card(arguments.recommend, network.architecture, card).weights
+    network, lora = read_network(arguments.lora), arguments.lora
+    parsed = weights_for(arguments.weights, network.architecture, lora, layers=True)
+    advised = arguments.recommend and weights_for(arguments.recommend, network.architecture, lora).weights
     reports: list[Reduction] = []
 
     def reduce(found: Network) -> Network:

@@ -117,7 +117,9 @@ def _add_tab(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_presets(presets: Commands) -> None:
-    listing = presets.add("list", commands.presets_list, "the presets that come with the extension", needs=None)
+    listing = presets.add(
+        "list", commands.presets_list, "your own presets, and those that come with the extension", needs=None
+    )
     listing.add_argument("--architecture", choices=ARCHITECTURES, help="only those that fit")
     parse = presets.add("parse", commands.presets_parse, "what a string is understood as", needs=None)
     parse.formatter_class = argparse.RawDescriptionHelpFormatter

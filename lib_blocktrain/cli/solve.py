@@ -6,7 +6,6 @@ import argparse
 import json
 import signal
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +29,8 @@ NOT_TOGETHER = {
 def solve_command(arguments: argparse.Namespace, feature: Feature, against: Feature) -> Answer:
     """Search for weights; the first Ctrl+C ends the search with the best until then."""
     from lib_blocktrain.analysis.solve_result import build_solve_request
-    from lib_blocktrain.networks.cards import recommended_text
+    from lib_blocktrain.cli.own_presets import weights_for
     from lib_blocktrain.networks.files import read_network
-    from lib_blocktrain.weights.card_preset import parse_with_card
     from lib_blocktrain.workspace.analyses import run_solve
     from lib_blocktrain.workspace.images import png_of
 
@@ -50,7 +48,7 @@ def solve_command(arguments: argparse.Namespace, feature: Feature, against: Feat
         height=arguments.height,
         kind=arguments.kind,
         budget=arguments.budget,
-        weights=parse_with_card(arguments.weights, network.architecture, partial(recommended_text, arguments.lora)),
+        weights=weights_for(arguments.weights, network.architecture, arguments.lora),
         multiplier=arguments.multiplier,
         **seeds,
     )

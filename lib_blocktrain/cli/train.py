@@ -49,6 +49,7 @@ def add_commands(commands: Commands) -> None:
 
 def train_command(arguments: argparse.Namespace) -> Answer | int:
     """Train a run, new or resumed; Ctrl-C saves and stops."""
+    from lib_blocktrain.cli.own_presets import for_training
     from lib_blocktrain.runner import publish_result, sampler
     from lib_blocktrain.training.control import TrainerControl, TrainingError
     from lib_blocktrain.training.distributed import joined
@@ -58,6 +59,8 @@ def train_command(arguments: argparse.Namespace) -> Answer | int:
     with joined() as processes:
         config = asked_config(arguments)
         host, control = _host(config), TrainerControl()
+        if arguments.resume is None:
+            config = for_training(config, host.model().architecture)
         if arguments.dry_run:
             return _planned(arguments, config, host, processes)
         run = _run(arguments, config, host.output_dir / "runs", processes)
@@ -104,12 +107,14 @@ def estimate_command(arguments: argparse.Namespace) -> Answer:
     """Estimate the cost of a run without loading the model: by its header, or the demo model's configuration."""
     from dataclasses import replace
 
+    from lib_blocktrain.cli.own_presets import for_training
     from lib_blocktrain.hosts.prompt_syntax import unread_notices
     from lib_blocktrain.training.config import load
     from lib_blocktrain.training.estimate import estimate_run
 
     config = load(arguments.file)
-    found = estimate_run(config, _unet_size(config.checkpoint))
+    size = _unet_size(config.checkpoint)
+    found = estimate_run(for_training(config, size.architecture), size)
     unread = unread_notices(config.samples.texts, name="prompt of the samples")
     found = replace(found, notices=(*found.notices, *unread))
     return found.to_json(), found.text

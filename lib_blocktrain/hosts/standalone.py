@@ -21,7 +21,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from lib_blocktrain.files import INSTALLED, ROOT, atomic_write, error_text
+from lib_blocktrain.files import atomic_write, error_text
+from lib_blocktrain.hosts import standalone_folders
 from lib_blocktrain.hosts.checkpoint import CheckpointInfo, read_checkpoint_info
 from lib_blocktrain.hosts.demo_model import LORAS, MODEL, check_present, clip_vocabulary, full_token_table
 from lib_blocktrain.hosts.external_vae import external_vae
@@ -231,8 +232,8 @@ class StandaloneHost:
         lora_dirs: Sequence[Path] = (),
     ):
         self.checkpoint = checkpoint
-        self.output_dir = output_dir or (Path.cwd() if INSTALLED else ROOT) / "outputs"
-        self.presets_path = self.output_dir / "presets.txt"
+        self.output_dir = output_dir or standalone_folders.output_dir()
+        self.presets_path = standalone_folders.presets_path(self.output_dir)
         self.samplers: Sequence[str] = tuple(SAMPLERS)
         # the first receives baked files: in outputs, not among the checkout's own files
         beside = LORAS if checkpoint is None else checkpoint.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -87,9 +88,12 @@ class PresetStore:
         x = own_x if x is None else x
         return read(weights, architecture_id, seed=seed, x=x, presets=self.all(), layers=layers)
 
-    def as_numbers(self, text: str, architecture_id: str) -> str:
-        """A preset string as the line that a run keeps, with numbers for names, which may mean something else later."""
+    def for_training(self, text: str, architecture_id: str) -> str:
+        """A preset string as a run can keep it: as numbers where training, which knows no own presets, differs."""
         parsed = self.parse(text, architecture_id)
+        with suppress(PresetStringError):
+            if parse(text, architecture_id).weights == parsed.weights:
+                return text  # with what there is to say of it when the run starts
         return parsed.weights.to_line(parsed.name, area_share=parsed.area_share)
 
     def exact(self, weights: BlockWeights | LayerWeights) -> str | None:

@@ -13,9 +13,11 @@ pytest.importorskip("diffusers")
 
 from safetensors.torch import load_file
 
+from lib_blocktrain.blocks import BLOCK_IDS
 from lib_blocktrain.cli import main
 from lib_blocktrain.cli.runs import runs_text
 from lib_blocktrain.networks.cards import recommended_of
+from lib_blocktrain.networks.files import read_network
 from lib_blocktrain.networks.header import read_header
 from lib_blocktrain.runner import published_copy
 from lib_blocktrain.training.config import dumps, load
@@ -27,11 +29,11 @@ from lib_blocktrain.weights.preset_strings import parse
 @pytest.fixture
 def blocktrain(embedded, monkeypatch, capsys, model, tmp_path):
     """Run a command on the random model; return its exit status, its JSON and what it wrote to stderr."""
-    from lib_blocktrain.hosts import standalone
+    from lib_blocktrain.hosts import standalone, standalone_folders
 
     monkeypatch.setattr(main, "ensure", lambda *arguments: None)
     monkeypatch.setattr(standalone, "load_demo", lambda: model)
-    monkeypatch.setattr(standalone, "ROOT", tmp_path)
+    monkeypatch.setattr(standalone_folders, "ROOT", tmp_path)
 
     def run(*arguments):
         status = main.main([*map(str, arguments), "--json"])
@@ -202,6 +204,29 @@ def test_what_is_changed_at_a_resume_stays(blocktrain, run_json, tmp_path):
     assert (load(folder / "run.json").steps, load(folder / "run.json").save_every) == (2, 1)
     status, _, err = blocktrain("train", "--resume", folder, "--out", tmp_path / "other")
     assert (status, f"--out {tmp_path / 'other'} together with --resume" in err) == (2, True), err
+
+
+def test_presets_of_ones_own_mean_what_they_mean_on_the_page(blocktrain, run_json, tmp_path):
+    """OUTD was the shipped one, and MINE unknown."""
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "presets.txt").write_text("MINE:OUT09=0.5\nOUTD:OUT11=1\n", "utf-8")
+    _, listed, _ = blocktrain("presets", "list")
+    assert [preset["name"] for preset in listed][:2] == ["MINE", "OUTD"]
+    for name, block in (("MINE", "OUT09"), ("OUTD", "OUT11")):
+        _, parsed, _ = blocktrain("presets", "parse", name)
+        assert [b for b, weight in parsed["weights"].items() if weight and b in BLOCK_IDS] == [block]
+        written = json.loads(run_json.read_text("utf-8"))
+        written["network"]["weights"] = name
+        run_json.write_text(json.dumps(written), "utf-8")
+        status, planned, err = blocktrain("train", run_json, "--steps", 1, "--dry-run")
+        assert (status, list(planned["modules"])) == (0, [block]), err
+        status, answer, err = blocktrain("train", run_json, "--steps", 1)
+        assert status == 0, err
+        network = read_network(answer["published"])
+        assert {b for b, count in network.blocks.items() if count} == {block}
+        baked = tmp_path / f"baked-{name}.safetensors"
+        status, _, err = blocktrain("bake", "--lora", answer["published"], "--weights", "MINE", "--out", baked)
+        assert status == (0 if name == "MINE" else 2), err  # of the other one nothing would be left
 
 
 def test_a_resumed_run_is_published_when_it_has_finished(blocktrain, run_json, tmp_path):
