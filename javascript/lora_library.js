@@ -428,7 +428,7 @@
             set(key, { strength: Math.min(Math.max(Number(value), -2), 2) });
             done = "set";
         } else if (key === store.active) {
-            blocktrain.loras.whenShown(() => blocktrain.uMap.apply("blocktrain_u_weights", JSON.parse(value)));
+            blocktrain.loras.whenShown(() => blocktrain.uMap.apply("blocktrain_u_weights", { name: "", ...JSON.parse(value) }));
             done = "set";
         } else {
             done = "make it active first";

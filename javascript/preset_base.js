@@ -1,15 +1,16 @@
 // What the weights on a map's sliders are compared with: the preset that they came from, or else the weights as they
 // were loaded; one for each LoRA. The presets are read from the cards. The field "preset", which is not shown, tells the
-// server the name; the server changes it when it has saved, renamed or read a preset.
+// server the name; the server changes it when it has saved, renamed or read a preset. Preview's map has the weights for
+// kinds of layers and over the steps beside its sliders, as text in a field: `changes`.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
-    const bases = new Map(); // by map and LoRA -> {name, weights}
+    const bases = new Map(); // by map and LoRA -> {name, weights, changes}
     const subjects = new Map(); // by map -> the LoRA whose weights it showed last
     const seen = new Set(); // maps and LoRAs that were there when presets came
-    const remembered = new WeakMap(); // weights in a map's history -> their base
-    const SAME = 0.0049; // two weights that differ by less look the same
+    const remembered = new WeakMap(); // weights in a map's history -> {base, changes}
+    const SAME = 0.0051; // a slider shows a weight that differs from it by less: its step is 0.01
     const KEPT = "presets of the weights";
     const PREVIEW = "blocktrain_u_weights"; // the map whose preset the field names; a page may have others
     let written = ""; // what this script last wrote into the field
@@ -28,10 +29,14 @@
             picture: card.querySelector("svg"),
             words: card.dataset.words,
             weights: (card.weights ||= JSON.parse(card.dataset.weights)),
+            changes: card.dataset.changes,
         }));
     }
 
+    const baseOf = ({ name, weights, changes }) => ({ name, weights, changes });
     const field = () => document.querySelector("#blocktrain_preset :is(textarea, input)");
+    const changesField = () => document.querySelector("#blocktrain_weight_changes :is(textarea, input)");
+    const changesOf = (map) => (map.element.id === PREVIEW && changesField()?.value.trim()) || "";
 
     function write(name) {
         const box = field();
@@ -42,6 +47,15 @@
         }
     }
 
+    function writeChanges(text) {
+        const box = changesField();
+        if (box && box.value !== text) {
+            box.value = text;
+            box.dispatchEvent(new Event("input", { bubbles: true }));
+            setTimeout(() => box.dispatchEvent(new Event("blur"))); // the server says how they are understood
+        }
+    }
+
     const fits = (map, weights) => present(map).every((id) => !differ(map.weight(id), weights[id]));
 
     // The preset that has these weights exactly; else the one that the server has just named; else none.
@@ -49,8 +63,10 @@
         const known = presets();
         const named = map.element.id === PREVIEW && known.find((preset) => preset.name === field()?.value);
         const fitting = known.filter((preset) => fits(map, preset.weights));
-        const found = fitting.includes(named) ? named : fitting[0] || (named?.name !== written && named);
-        return found ? { name: found.name, weights: found.weights } : { name: "", weights: map.weights() };
+        const whole = fitting.filter((preset) => preset.changes === changesOf(map));
+        const best = whole.length ? whole : fitting;
+        const found = best.includes(named) ? named : best[0] || (named?.name !== written && named);
+        return found ? baseOf(found) : { name: "", weights: map.weights(), changes: changesOf(map) };
     }
 
     function set(map, base) {
@@ -65,7 +81,7 @@
     function kept(map) {
         const name = blocktrain.recall?.(KEPT)?.[key(map)];
         const found = name && presets().find((preset) => preset.name === name);
-        return found && { name, weights: found.weights };
+        return found && baseOf(found);
     }
 
     // The base of the weights that a map shows; null while the sliders are not all there.
@@ -89,6 +105,9 @@
         const base = of(map);
         return base ? present(map).filter((id) => differ(map.weight(id), base.weights[id])) : [];
     }
+
+    // The number of these blocks, and one more where the weights beside the sliders differ.
+    const count = (map) => changes(map).length + (of(map) && of(map).changes !== changesOf(map) ? 1 : 0);
 
     // Blocks as text, with those in a row as a span: IN04, OUT06–OUT11.
     function spans(map, ids) {
@@ -142,12 +161,12 @@
             seen.add(key(map));
             const renamed = mapId === PREVIEW && named && named.name !== base.name && (!known.has(base.name) || fits(map, named.weights));
             if (before || renamed) {
-                set(map, before || named);
+                set(map, before || baseOf(named));
             } else if (known.has(base.name)) {
-                set(map, known.get(base.name));
+                set(map, baseOf(known.get(base.name)));
             } else {
                 const found = identify(map);
-                set(map, found.name ? found : { name: "", weights: base.weights });
+                set(map, found.name ? found : { ...base, name: "" });
             }
             map.draw();
         }
@@ -155,18 +174,34 @@
 
     blocktrain.presetBase = {
         presets,
-        set,
         of,
         loaded,
         changes,
+        count,
         spans,
         words,
         presetsChanged,
-        remember: (map, weights) => remembered.set(weights, of(map)),
+        // Called when a preset's weights have been written to the sliders.
+        use(map, preset) {
+            set(map, baseOf(preset));
+            writeChanges(preset.changes);
+        },
+        remember: (map, weights) => remembered.set(weights, { base: of(map), changes: changesOf(map) }),
+        // Called when a step of the map's history is on the sliders, as they show it.
         restore(map, weights) {
-            const base = remembered.get(weights);
-            if (base) {
-                set(map, base);
+            const step = remembered.get(weights);
+            if (!step?.base) {
+                return;
+            }
+            const another = step.base !== of(map); // else what is typed beside the sliders stays
+            set(map, step.base);
+            for (const [id, weight] of Object.entries(step.base.weights)) {
+                if (!differ(map.weight(id), weight)) {
+                    map.sliders.write(id, weight);
+                }
+            }
+            if (another) {
+                writeChanges(step.changes);
             }
         },
     };

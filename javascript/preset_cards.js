@@ -34,8 +34,8 @@
             const copied = await blocktrain.copy(button.dataset.copy);
             say(button, copied === false ? "no clipboard" : "copied");
         } else if ("use" in button.dataset) {
-            const { weights, name } = button.closest("li").dataset;
-            blocktrain.uMap.apply(element.dataset.uMap, JSON.parse(weights), name);
+            const { weights, changes, name } = button.closest("li").dataset;
+            blocktrain.uMap.apply(element.dataset.uMap, { name, weights: JSON.parse(weights), changes });
             say(button, "in use");
         }
     }

@@ -18,7 +18,7 @@
         if (!base) {
             return;
         }
-        const count = blocktrain.presetBase.changes(drawn).length;
+        const count = blocktrain.presetBase.count(drawn);
         const own = blocktrain.presetBase.presets().some((preset) => preset.own && preset.name === base.name);
         blocktrain.setText(holder.querySelector(".blocktrain-preset-name"), base.name || NONE);
         blocktrain.setText(holder.querySelector(".blocktrain-preset-changed"), count ? `${count} changed` : "");
@@ -80,14 +80,13 @@
 
     function use(name) {
         const preset = blocktrain.presetBase.presets().find((known) => known.name === name);
-        blocktrain.uMap.apply(MAP, preset.weights, preset.name);
+        blocktrain.uMap.apply(MAP, preset);
         blocktrain.openMenu(menu(), false);
         menu().querySelector("[data-menu]").focus();
     }
 
     function back() {
-        const base = blocktrain.presetBase.of(map());
-        blocktrain.uMap.apply(MAP, base.weights, base.name);
+        blocktrain.uMap.apply(MAP, blocktrain.presetBase.of(map()));
         blocktrain.openMenu(menu(), false);
     }
 

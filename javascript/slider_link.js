@@ -87,11 +87,16 @@
             return input ? [Number(input.min), Number(input.max)] : [-1, 2];
         }
 
+        // A value finer than the slider's step becomes the component's as it is; the range input shows the nearest.
         write(name, value) {
             const input = this.input(name);
             if (input && Number(input.value) !== value) {
+                const { step } = input;
+                input.step = "any"; // else the input would round it
                 native.set.call(input, value);
                 input.dispatchEvent(new Event("input", { bubbles: true }));
+                input.step = step;
+                native.set.call(input, native.get.call(input));
             }
         }
 

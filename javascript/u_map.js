@@ -495,16 +495,16 @@
             element.dataset.valuesTitle = title;
             element.dataset.values = values ? JSON.stringify(values) : "";
         },
-        // Sets weights that come from a preset of this name, "" for none.
-        apply(id, weights, name = "") {
+        // Sets the weights of a preset, {name, weights, changes}; `changes` are those for kinds of layers and steps.
+        apply(id, preset) {
             const map = maps.get(id);
             map.settle();
             map.selection.clear();
-            for (const [block, weight] of Object.entries(weights)) {
+            for (const [block, weight] of Object.entries(preset.weights)) {
                 map.moved.add(block);
                 map.sliders.write(block, weight); // also where this LoRA has no layers: another may
             }
-            blocktrain.presetBase.set(map, { name, weights: map.weights() });
+            blocktrain.presetBase.use(map, preset);
             map.settle();
             map.draw();
         },

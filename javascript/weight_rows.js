@@ -107,7 +107,8 @@
 
     blocktrain.WeightRows = WeightRows;
 
-    // Weights by kind of layer or over the steps, from a tag or a preset: their fold opens, since the sliders do not show them.
+    // Weights by kind of layer or over the steps, from a tag or a preset: their fold opens, since the sliders do not show
+    // them. They count as a change from the preset.
     let changes = "";
     (blocktrain.pageChanged ||= new Set()).add(() => {
         const fold = document.querySelector("#blocktrain_changing");
@@ -115,6 +116,11 @@
         if (text && !changes && document.activeElement !== fold.querySelector("textarea")) {
             fold.querySelector(".label-wrap:not(.open)")?.click();
         }
-        changes = text;
+        if (text !== changes) {
+            changes = text;
+            const map = blocktrain.uMap.find("blocktrain_u_weights");
+            map?.settle();
+            map?.draw();
+        }
     });
 })();

@@ -300,10 +300,10 @@ class LoraControls:
         if recommended is None:
             return lora_data.card(file)
         try:
-            weights = self.presets.parse(recommended.text, architecture_id, layers=True).weights
+            layers = self.presets.parse(recommended.text, architecture_id, layers=True).layers
         except PresetStringError as error:
             return lora_data.card(file, problem=str(error))
-        return lora_data.card(file, json.dumps(dict(weights.with_base)))
+        return lora_data.card(file, json.dumps({"weights": layers.blocks.with_base, "changes": layers.changes}))
 
     def facts_of(self, selection: LoraSelection) -> Changes:
         """The card of the active LoRA."""

@@ -44,7 +44,7 @@ def turn(text: str | None) -> Markup:
 def card(file: LoraFile, weights: str = "", problem: str = "") -> Markup:
     """What a LoRA is for and contains: the user's own words from its sidecar first, then its header.
 
-    ``weights`` are the recommended ones as JSON, ``problem`` says why they cannot be read.
+    ``weights`` are the recommended ones as JSON, with ``changes`` as text, ``problem`` says why they cannot be read.
     """
     beside, parts = file.sidecar or Sidecar(), []
     activation = beside.activation or (file.facts.trigger if file.facts else "")

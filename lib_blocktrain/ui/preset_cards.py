@@ -77,7 +77,7 @@ def _card(preset: Preset, presets: PresetStore, architecture_id: str, own: bool)
     acting = [block_id for block_id, weight in weights.items() if weight]
     return Markup(
         '<li class="blocktrain-card" data-name="{name}" data-words="{words}" data-grade="{grade}"{own}'
-        ' data-weights="{weights}">'
+        ' data-weights="{weights}" data-changes="{changes}">'
         '{map}<b{title}>{name}</b><div class="blocktrain-card-marks">{marks}</div><p>{purpose}</p>'
         '<div class="blocktrain-card-tools">{use}{copies}</div></li>'
     ).format(
@@ -85,6 +85,7 @@ def _card(preset: Preset, presets: PresetStore, architecture_id: str, own: bool)
         grade=preset.grade,
         own=Markup(" data-own") if own else "",
         weights=json.dumps(weights),
+        changes=parsed.layers.changes,
         map=card_map(parsed.weights, preset.name),
         title=_title("; ".join([*filter(None, [preset.source]), *parsed.notices])),
         name=preset.name,

@@ -69,6 +69,21 @@ def test_recommended_weights_go_to_the_sliders(opened):
         beside.unlink()
 
 
+def test_recommended_weights_over_the_steps_go_to_the_sliders_whole(opened):
+    beside = opened.folder / "loras" / "style.json"
+    beside.write_text('{"block weights": "*=0.5@0,1@1"}', "utf-8")
+    try:
+        opened.page.locator("button#blocktrain_refresh, #blocktrain_refresh button").dispatch_event("click")
+        opened.wait("lora_message", "LoRA files")
+        opened.tick("style")
+        opened.active("style")
+        opened.open("contents")
+        opened.page.click("#blocktrain_facts [data-use=weights]")
+        opened.wait("weight_changes_said", "in place of the sliders: *=0.5@0,1@1")
+    finally:
+        beside.unlink()
+
+
 def test_an_activation_text_goes_into_the_prompt_once(opened):
     """A longer word that begins with it is another one. The button says what it did, and then what it does."""
     beside = opened.folder / "loras" / "style.json"

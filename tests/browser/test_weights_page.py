@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
+
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.layer_weights import LayerWeights
+from lib_blocktrain.weights.preset_strings import parse
+from lib_blocktrain.workspace.lora_selection import LoraEntry
 
 MAP = "#blocktrain_u_weights"
 BLOCK = MAP + " [data-block={}]"
@@ -159,6 +165,88 @@ def test_a_preset_is_saved_over_renamed_and_deleted(opened, page):
     opened.wait("preset_message", "Deleted")
     shown.get_by_text("Own weights").wait_for()
     assert opened.weight("OUT05") == 0.25
+
+
+CHANGES = "#blocktrain_weight_changes textarea"
+
+
+def drawn(opened) -> BlockWeights | LayerWeights:
+    """Press Draw; return the weights under which the LoRA that is shown was drawn."""
+    opened.preview()
+    stored = json.loads(opened.page.get_attribute("#blocktrain_pictures .blocktrain-pictures", "data-values"))
+    one = next(lora for lora in stored["loras"] if lora["lora"] == stored["active"])
+    return LoraEntry(1.0, one["weights"], changes=one.get("changes", "")).acting("sd1")
+
+
+def changes_are(page, text: str) -> None:
+    page.wait_for_function(f"text => document.querySelector('{CHANGES}').value === text", arg=text)
+
+
+@pytest.mark.both_gradios
+@pytest.mark.parametrize("way", ["menu", "card"])
+@pytest.mark.parametrize("text", ["OUTD,OUT03.attn2=0.5", "OUT=0.125,BASE=0.375,IN02.ff=0.333,start=2"])
+def test_a_preset_is_used_whole(opened, page, text, way):
+    """With its weights for kinds of layers and steps, in place of those that were there, and as fine as it is."""
+    opened.small()
+    name = f"own-{time.time_ns()}"
+    opened.paste(text)
+    opened.wait("understood", "Understood as")
+    opened.click("apply")
+    opened.save_preset(name)
+    page.wait_for_selector(f"[data-preset='{name}']")
+
+    def use(preset: str) -> None:
+        if way == "menu":
+            opened.preset(preset)
+        else:
+            page.evaluate(f"document.querySelector(\".blocktrain-card[data-name='{preset}'] [data-use]\").click()")
+
+    use("OUTALL")
+    changes_are(page, "")
+    page.locator("#blocktrain_weight_changes_said .blocktrain-note").wait_for(state="detached")
+    assert drawn(opened) == parse("OUTALL", "sd1").weights
+    use(name)
+    changes_are(page, parse(text, "sd1", layers=True).layers.changes)
+    opened.wait("weight_changes_said", "in place of the sliders")
+    assert drawn(opened) == parse(text, "sd1", layers=True).acting
+    assert page.locator(".blocktrain-preset-name").inner_text() == name
+    assert page.locator(".blocktrain-preset-changed").inner_text() == ""
+    assert parse(opened.copy("line"), "sd1", layers=True).acting == parse(text, "sd1", layers=True).acting
+
+
+def test_what_a_preset_has_beside_the_sliders_is_its_too(opened, page):
+    """A change there counts, is saved over, and is taken back with the preset and with the steps of the map."""
+    name, changed = f"own-{time.time_ns()}", page.locator(".blocktrain-preset-changed")
+    opened.paste("OUTD,OUT03.attn2=0.5")
+    opened.wait("understood", "Understood as")
+    opened.click("apply")
+    opened.save_preset(name)
+    opened.preset(name)
+    opened.type("weight_changes", "start=5")
+    changed.get_by_text("1 changed").wait_for()
+    opened.menu("presets")
+    page.get_by_role("button", name=f"Back to {name}").click()
+    changes_are(page, "OUT03.attn2=0.5")
+    assert changed.inner_text() == ""
+    opened.preset("OUTALL")
+    changes_are(page, "")
+    page.click(f"{MAP} [data-tool=undo]")
+    changes_are(page, "OUT03.attn2=0.5")
+    page.click(f"{MAP} [data-tool=redo]")
+    changes_are(page, "")
+    opened.type("weight_changes", "start=5")
+    opened.drag("OUT05", 0.5)
+    page.click(f"{MAP} [data-tool=undo]")
+    assert page.locator(CHANGES).input_value() == "start=5"  # no step of the map
+    opened.preset(name)
+    opened.type("weight_changes", "stop=9")
+    changed.get_by_text("1 changed").wait_for()
+    opened.menu("presets")
+    page.get_by_role("button", name=f"Save over {name}").click()
+    opened.wait("preset_message", f"Saved {name}")
+    opened.preset("OUTALL")
+    opened.preset(name)
+    changes_are(page, "stop=9")
 
 
 def test_pasting_a_block_alone(opened, page):

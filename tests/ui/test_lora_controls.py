@@ -316,7 +316,7 @@ def test_a_card_has_the_users_words_as_text(host, controls, page):
         "preferred weight": 0.8,
         "notes": "two\nlines",
         "negative text": "blur",
-        "block weights": "OUT=1,IN=0",
+        "block weights": "OUT=1,IN=0,start=5",
     }
     (host.lora_dirs[0] / "style.json").write_text(json.dumps(text))
     controls.lora_index.refresh()
@@ -324,8 +324,8 @@ def test_a_card_has_the_users_words_as_text(host, controls, page):
     assert 'data-use="prompt" data-value="&lt;b&gt;x&lt;/b&gt;, robot"' in card
     assert 'data-use="negative" data-value="blur"' in card
     assert 'data-use="strength" data-value="0.8"' in card
-    weights = json.loads(unescape(re.search('data-use="weights" data-value="([^"]*)"', card)[1]))
-    assert (weights["OUT11"], weights["IN04"]) == (1, 0)
+    use = json.loads(unescape(re.search('data-use="weights" data-value="([^"]*)"', card)[1]))
+    assert (use["weights"]["OUT11"], use["weights"]["IN04"], use["changes"]) == (1, 0, "start=5")
     assert "two\nlines" in card
     assert "<b>x" not in card
     text["block weights"] = "no such preset"
