@@ -87,8 +87,9 @@ def add_lora_routes(reading: APIRouter, writing: APIRouter, service: Service) ->
         from lib_blocktrain.networks.cards import recommend
 
         file = service.lora(body.name)
-        weights = None if body.weights is None else service.parse(body.weights, file.architecture, lora=file).weights
-        path = recommend(file.path, weights, body.source, body.canvas)
+        parsed = None if body.weights is None else service.parse(body.weights, file.architecture, lora=file)
+        weights, share = (None, None) if parsed is None else (parsed.weights, parsed.area_share)
+        path = recommend(file.path, weights, body.source, share if body.canvas is None else body.canvas)
         service.host.card_changed(file.path)
         service.lora_index.refresh()
         said = "recommends no weights" if weights is None else f"recommends {weights.to_line()}"

@@ -45,10 +45,10 @@ def add_preset_routes(reading: APIRouter, writing: APIRouter, service: Service) 
     def save_preset(body: PresetBody) -> dict[str, str]:
         from lib_blocktrain.workspace.preset_store import PresetExists
 
-        weights = service.parse(body.weights, body.architecture, layers=True).acting
+        parsed = service.parse(body.weights, body.architecture, layers=True)
         with service.presets_lock:
             try:
-                service.presets.save(body.name, weights, replace=body.replace)
+                service.presets.save(body.name, parsed.acting, area_share=parsed.area_share, replace=body.replace)
             except PresetExists as error:
                 raise ApiError(409, "conflict", f"{error} (send replace)") from error
         return {"done": f"saved {body.name.strip()}"}

@@ -205,7 +205,9 @@ class RecommendBody(Body):
     name: str = Field(description="as GET /loras has it", max_length=1000)
     weights: str | None = Field(description=f"{WEIGHTS}; null removes those of the card", max_length=100_000)
     source: str = Field("", description="where they come from", max_length=1000)
-    canvas: float | None = Field(None, gt=0, le=1, description="the feature's share of the canvas")
+    canvas: float | None = Field(
+        None, gt=0, le=1, description="the feature's share of the canvas; null: that of the weights"
+    )
 
 
 class LoraContents(BaseModel):

@@ -16,18 +16,25 @@ from lib_blocktrain.workspace.lora_selection import LoraEntry
 PRESET_MENUS = ("grid_presets", "preset_cards", "preset_problems", "train_preset")  # of all tabs
 
 
-def on_sliders(controls: LoraControls, values: AnalyseValues, lora: str, weights: BlockWeights) -> Changes:
-    """Set the sliders of Preview to the weights: for this LoRA or, where there is none (""), for the active one."""
+def on_sliders(
+    controls: LoraControls, values: AnalyseValues, lora: str, weights: BlockWeights, area_share: float | None
+) -> Changes:
+    """Set the sliders of Preview to the weights: for this LoRA or, where there is none (""), for the active one.
+
+    The line is in the field for pasted weights, too: what is saved or copied from the sliders has its area share.
+    """
     selection = selection_of(values)
-    line = weights.to_line(with_architecture=True)
+    line = weights.to_line(with_architecture=True, area_share=area_share)
     if lora:
         others = {key: entry for key, entry in selection.entries.items() if key != lora}
         strength = selection.entries.get(lora, LoraEntry()).strength
         changes = controls.use_exactly({lora: controls.entry(line, strength), **others})
     else:
         changes = controls.show(selection.with_shown(controls.entry(line, selection.shown.strength)))
+    pasted = {"paste": line, "understood": html.understood(controls.parse(line, selection))}
     note = html.changed_elsewhere(lora or selection.active)
-    return {**changes, "tabs": Properties(selected="Preview"), "status": note}
+    shown = {"apply": Properties(interactive=True), "tabs": Properties(selected="Preview"), "status": note}
+    return {**changes, **pasted, **shown}
 
 
 def as_preset(

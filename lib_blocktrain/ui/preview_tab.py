@@ -26,7 +26,10 @@ from lib_blocktrain.workspace.drawing import PreviewRenderer
 from lib_blocktrain.workspace.lora_selection import WEIGHT_IDS, LoraSelection
 
 SELECTION = ("selection", "loras", "weights", "weight_changes")
-SHOWN = (*SELECTION, "weight_changes_said", "u_map", "facts", "bake_name", "lora_data", "lora_message", "analyse_lora")
+SHOWN = (
+    *(*SELECTION, "weight_changes_said", "u_map", "facts", "bake_name", "lora_data", "lora_message", "analyse_lora"),
+    *("paste", "understood", "apply"),
+)
 PRESETS = (
     "preset",
     "preset_name",

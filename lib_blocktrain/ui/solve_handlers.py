@@ -103,8 +103,9 @@ class SolveHandlers:
     def to_sliders(self, values: AnalyseValues) -> Changes:
         """Set the sliders of Preview to the weights."""
         stored, place = self._at(values)
-        weights = stored.solved.at(place).weights
-        return {**on_sliders(self.controls, values, stored.lora, weights), "analyse_message": ""}
+        solved, weights = stored.solved, stored.solved.at(place).weights
+        shown = on_sliders(self.controls, values, stored.lora, weights, solved.rounded_share)
+        return {**shown, "analyse_message": ""}
 
     @error_to("analyse_message")
     def to_preset(self, values: AnalyseValues) -> Changes:

@@ -23,6 +23,10 @@ def test_save_list_delete(client, host, refused):
     assert not listed["ALL"]["own"]
     assert parse(listed["MINE"]["text"], "sd1").weights == parse("OUT=0.5,BASE=1", "sd1").weights
     assert client.post("/presets", json={**body, "weights": "ALL", "replace": True}).status_code == 200
+    share = {**body, "weights": "OUT=0.5 | canvas=0.2", "replace": True}
+    assert client.post("/presets", json=share).status_code == 200
+    (mine,) = (preset for preset in client.get("/presets").json()["presets"] if preset["name"] == "MINE")
+    assert parse(mine["text"], "sd1").area_share == 0.2
     assert client.delete("/presets/MINE").status_code == 200
     refused(client.delete("/presets/MINE"), 404, "'MINE'")
     refused(client.delete("/presets/ALL"), 409, "comes with the extension")

@@ -333,5 +333,9 @@ def test_recommended_weights_are_written_read_and_used(client, host, refused):
     assert drawn.size == (64, 64)
     assert host.requests[-1].placements[0].weights == weights
     refused(client.post("/loras/recommend", json={**body, "weights": "17"}), 400, "17")
+    for canvas, share in ((None, 0.3), (0.2, 0.2)):  # what is given beside the weights counts
+        sent = {**body, "weights": "OUT=1|canvas=0.3", "canvas": canvas}
+        assert client.post("/loras/recommend", json=sent).status_code == 200
+        assert f"canvas={share}" in client.get("/loras/card", params=card).json()["recommended"]["text"]
     client.post("/loras/recommend", json={"name": "robot", "weights": None})
     assert set(json.loads(path.read_text("utf-8"))) == {"activation text", "sd version", "more"}

@@ -22,6 +22,7 @@ from lib_blocktrain.ui.analyse_handlers import AnalyseHandlers
 from lib_blocktrain.ui.collide_handlers import CollideHandlers
 from lib_blocktrain.ui.feature_form import BOX, DRAWN, FILE, NOTHING, WHOLE, WORD
 from lib_blocktrain.ui.lora_controls import InitialState
+from lib_blocktrain.ui.share_handlers import ShareHandlers
 from lib_blocktrain.ui.solve_handlers import KIND_LABELS, SolveHandlers
 from lib_blocktrain.weights.block_weights import BlockWeights
 from lib_blocktrain.weights.preset_strings import parse
@@ -123,6 +124,9 @@ def test_to_sliders_preset_training_and_files(handlers, filled, host, controls):
     assert "thing and its weights are on the sliders: press Draw" in filled.values["status"]
     assert filled.values["selection"].active == "thing"
     assert {block for block, value in filled.weights().items() if value} == {"BASE", *two}
+    assert "found for a feature that fills 25% of the canvas" in filled.values["understood"]
+    copied = ShareHandlers(controls).copier("line")({**filled.values, "preset": "", "preset_name": ""})["line"]
+    assert parse(copied, "sd1").area_share == 0.25
 
     filled.take(handlers.to_preset(filled.values))
     assert "Saved THING" in filled.values["analyse_message"]
