@@ -200,7 +200,8 @@ class AnalyseHandlers:
     def to_sliders(self, values: AnalyseValues) -> Changes:
         """Set the sliders of Preview to the weights: for the LoRA analysed or, after a probe, for the active one."""
         stored, weights = self._weights(values)
-        shown = on_sliders(self.controls, values, stored.lora, weights, stored.first.area_share)
+        first, strength = stored.first, stored.first.settings.get("multiplier")
+        shown = on_sliders(self.controls, values, stored.lora, weights, first.area_share, strength)
         return {**shown, "analyse_message": ""}
 
     @error_to("analyse_message")

@@ -10,8 +10,9 @@ from lib_blocktrain.analysis.collision import BlockOverlap, Collision
 from lib_blocktrain.analysis.request import AnalysisRequest
 from lib_blocktrain.ui import html
 from lib_blocktrain.ui.analyse_handlers import AnalyseHandlers
+from lib_blocktrain.ui.found_weights import in_use
 from lib_blocktrain.ui.job_stream import Panel, stream_job
-from lib_blocktrain.ui.lora_controls import error_to
+from lib_blocktrain.ui.lora_controls import error_to, selection_of
 from lib_blocktrain.ui.values import AnalyseValues, Changes, Properties
 from lib_blocktrain.workspace.analyses import run_collide
 from lib_blocktrain.workspace.jobs import Job
@@ -81,9 +82,9 @@ class CollideHandlers:
         if found is None:
             raise ValueError("there is no comparison: press Compare")
         keys, result = found
-        lines = [weights.to_line(with_architecture=True) for weights in result.weights]
-        changes = self.controls.use_exactly({key: self.controls.entry(line, 1.0) for key, line in zip(keys, lines)})
-        return {**changes, "tabs": Properties(selected="Preview"), "status": html.changed_elsewhere(keys[0])}
+        lines = {key: weights.to_line(with_architecture=True) for key, weights in zip(keys, result.weights)}
+        changes = in_use(self.controls, selection_of(values), lines, 1.0)
+        return {**changes, "tabs": Properties(selected="Preview"), "status": html.changed_elsewhere(*keys)}
 
     def _request(self, values: AnalyseValues) -> tuple[tuple[str, str], AnalysisRequest | None]:
         first, second = values["analyse_lora"], values["collide_with"]

@@ -38,8 +38,10 @@ def items(lines: Iterable[str]) -> Markup:
     return Markup("").join(Markup("<li>{}</li>").format(line) for line in lines)
 
 
-def changed_elsewhere(lora: str | None) -> Markup:
+def changed_elsewhere(lora: str | None, other: str | None = None) -> Markup:
     """The note in Preview when another tab has set its weights: the pictures shown were drawn before that."""
+    if other:
+        return note(f"{lora} and {other} and their weights are on the sliders: press Draw to see what they do")
     return note(f"{lora} and its weights are on the sliders: press Draw to see what they do" if lora else "")
 
 

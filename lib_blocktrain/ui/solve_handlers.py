@@ -104,7 +104,8 @@ class SolveHandlers:
         """Set the sliders of Preview to the weights."""
         stored, place = self._at(values)
         solved, weights = stored.solved, stored.solved.at(place).weights
-        shown = on_sliders(self.controls, values, stored.lora, weights, solved.rounded_share)
+        strength = solved.settings["multiplier"]
+        shown = on_sliders(self.controls, values, stored.lora, weights, solved.rounded_share, strength)
         return {**shown, "analyse_message": ""}
 
     @error_to("analyse_message")

@@ -199,6 +199,20 @@ def test_a_search_for_weights_to_sliders_preset_and_training(handlers, filled, c
     assert f"expected 1 to {last}" in search.to_sliders({**filled.values, "solve_place": 99})["analyse_message"]
 
 
+def test_weights_are_used_at_the_strength_they_were_found_at(handlers, filled):
+    """A LoRA that is in use keeps its own, and the difference is said."""
+    filled.values["analyse_strength"] = 0.5
+    filled.run(handlers.start(filled.values))
+    filled.take(handlers.to_sliders(filled.values))
+    entries = filled.values["selection"].entries
+    assert (list(entries), entries["thing"].strength) == (["thing", "robot"], 0.5)
+    assert "strength" not in filled.values["status"]
+    filled.values["loras"] = filled.values["loras"].replace("0.5", "0.8")
+    filled.take(handlers.to_sliders(filled.values))
+    assert filled.values["selection"].entries["thing"].strength == 0.8
+    assert "thing is at strength 0.8 here; the weights were found at 0.5" in filled.values["status"]
+
+
 def test_ending_a_search_keeps_what_was_found(handlers, filled):
     search = SolveHandlers(handlers)
     filled.values |= {"analyse_kind": WORD, "analyse_word": "robot", "solve_pictures": 1, "solve_budget": 100_000}
@@ -363,11 +377,14 @@ def test_two_loras_are_compared_and_used_together(handlers, filled, host, contro
     filled.run(collide.start(filled.values))
     assert "Weights for both" in filled.values["collide_table"]
     assert filled.properties["collide_use"]["interactive"]
+    rows = [{"key": key, "strength": strength, "muted": False} for key, strength in (("robot", 0.7), ("other", 0.4))]
+    filled.values["loras"] = json.dumps({"loras": rows, "active": "robot"})
     filled.take(collide.to_preview(filled.values))
     entries = filled.values["selection"].entries
-    assert list(entries) == ["thing", "other"]
+    assert {key: entry.strength for key, entry in entries.items()} == {"thing": 1.0, "other": 0.4, "robot": 0.7}
+    assert "thing and other and their weights are on the sliders" in filled.values["status"]
     shown = collide._results[filled.values["collide_found"]][1].weights
-    for entry, weights in zip(entries.values(), shown, strict=True):
+    for entry, weights in zip((entries["thing"], entries["other"]), shown, strict=True):
         assert entry.block_weights("sd1") == weights
     filled.values |= {"collide_effects": True, "analyse_seeds": "0"}
     filled.run(collide.start(filled.values))
