@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 
 from markupsafe import Markup
 
@@ -52,13 +51,14 @@ class Sheet(ABC):
 class Names:
     """LoRAs in use, and for each the name of the preset that has its weights, None where there is none.
 
-    ``texts`` are their weights as preset strings, for the prompt's tags, and ``aliases`` the names that their metadata
-    give them, by which a prompt may have them.
+    ``texts`` are their weights as preset strings, for the prompt's tags, ``stems`` the names of their files, by which a
+    WebUI knows them, and ``aliases`` those that their metadata give them, by which a prompt may have them, too.
     """
 
     selection: LoraSelection
     presets: Mapping[str, str | None]
     texts: Mapping[str, str]
+    stems: Mapping[str, str] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -72,12 +72,12 @@ class Names:
         for key, entry in self.selection.unmuted.items():
             weighted = bool(entry.changes) or any(weight != 1 for weight in entry.weights.values())
             weights = f":bw={self.texts[key]}" if weighted else ""
-            tags.append(_TAG.format(PurePosixPath(key).name, number(entry.strength), weights))
+            tags.append(_TAG.format(self.stems[key], number(entry.strength), weights))
         return " ".join(tags)
 
     def data(self, prompt: str) -> dict[str, object]:
         """What the page's scripts are told: the tags, and the prompt for a WebUI, with them in place of its own."""
-        names = {*(PurePosixPath(key).name for key in self.selection.entries), *self.aliases.values()}
+        names = {*self.stems.values(), *self.aliases.values()}
         tags = self.tags()
         return {"tag": tags, "prompt": " ".join(filter(None, [without(prompt, names)[0], tags]))}
 

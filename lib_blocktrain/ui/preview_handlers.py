@@ -157,7 +157,8 @@ class PreviewHandlers:
         for key, entry in selection.entries.items():
             weights = entry.acting(files[key].architecture)
             names[key], texts[key] = presets.exact(weights), presets.shortest(weights)
-        return Names(selection, names, texts, {key: file.output_name for key, file in files.items()})
+        stems = {key: file.path.stem for key, file in files.items()}
+        return Names(selection, names, texts, stems, {key: file.output_name for key, file in files.items()})
 
     def _draw(self, values: PreviewValues, begin: Callable[[PreviewValues, Settings], Sheet]) -> Iterator[Changes]:
         try:
@@ -233,22 +234,27 @@ class PreviewHandlers:
         changes, messages = _settings_of(found, self.host.samplers)
         prompt = pasted(found.prompt, found.values.get(INFOTEXT, ""), self.controls.presets.all())
         tagged = loras_of_prompt(self.controls, prompt, seed=int(found.values.get("Seed", 0)))
-        recorded, missing = self._entries_of(found)
+        recorded, missing, unclear = self._entries_of(found)
         if tagged.entries or found.loras:
             changes |= self.controls.use_exactly({**tagged.entries, **recorded})
         tagged.missing += missing
-        words = ["Parameters loaded", *messages, *tagged.words]
+        words = ["Parameters loaded", *messages, *tagged.words, *unclear]
         return {**changes, "prompt": tagged.prompt, "status": html.note("; ".join(words))}
 
-    def _entries_of(self, found: Parameters) -> tuple[dict[str, LoraEntry], list[str]]:
-        """The LoRAs of a picture that are in the folders, and the names of those that are not."""
+    def _entries_of(self, found: Parameters) -> tuple[dict[str, LoraEntry], list[str], list[str]]:
+        """The LoRAs of a picture that are in the folders, the names of those that are not, and what is unclear.
+
+        A picture has the names of files without their folders.
+        """
         files = {lora.name: self.controls.lora_index.named(lora.name) for lora in found.loras}
         entries = {
             file.key: self.controls.entry(lora.weights, lora.multiplier)
             for lora in found.loras
             if (file := files[lora.name]) is not None
         }
-        return entries, [name for name, file in files.items() if file is None]
+        called = {name: self.controls.lora_index.called(name) for name in files}
+        unclear = [f"{name} may be {' or '.join(keys)}: the last is used" for name, keys in called.items() if keys[1:]]
+        return entries, [name for name, file in files.items() if file is None], unclear
 
     # --- baking ---------------------------------------------------------------------------------------------------
 

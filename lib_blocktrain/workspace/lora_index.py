@@ -134,13 +134,17 @@ class LoraIndex:
         file = self._listed_file(key)
         return file if file.known else self._read(file)
 
+    def called(self, name: str) -> list[str]:
+        """The keys of the files of this name, in whichever folder."""
+        return [file.key for file in self.files() if file.path.stem == name]
+
     def named(self, name: str) -> LoraFile | None:
         """The file that a WebUI finds by a name in a prompt: a file's own, or else the one in its metadata.
 
         None where there is none, and where several have the name in their metadata. Waits for headers if it must.
         """
         for _ in range(2):
-            by_file = [file.key for file in self.files() if file.path.stem == name]
+            by_file = self.called(name)
             if not by_file:
                 self.wait(NAMED)
                 by_file = [file.key for file in self.files() if file.output_name == name]

@@ -377,6 +377,22 @@ def test_loading_says_what_is_missing(host, preview, page):
     assert "not taken over" not in page.values["status"]
 
 
+def test_loading_says_where_a_name_is_that_of_several_files(host, controls, preview, page):
+    """A picture has the file's name without its folder."""
+    for folder in ("a", "b"):
+        (host.lora_dirs[0] / folder).mkdir()
+        write_lora(host.lora_dirs[0] / folder / "twice.safetensors")
+    controls.lora_index.refresh()
+    page.use("a/twice")
+    page.take(controls.choose(page.values))
+    compare(preview, page)
+    page.take(preview.save(page.values))
+    path = next((host.output_dir / "blocktrain").glob("*weights.png"))
+    page.take(preview.load({**page.values, "png_file": path}))
+    assert page.keys == ["b/twice"]
+    assert "twice may be a/twice or b/twice: the last is used" in page.values["status"]
+
+
 def test_loading_another_file_is_refused(preview, page, tmp_path):
     path = tmp_path / "x.png"
     path.write_bytes(b"no picture")
@@ -568,3 +584,19 @@ def test_the_prompt_for_txt2img_has_each_lora_once(host, controls, preview, page
     compare(preview, page)
     sent = re.search(' data-prompt="([^"]*)"', page.values["pictures"])[1]
     assert unescape(sent) == "a fox in snow <lora:other:1> <lora:robot_v2:0.5>"
+
+
+def test_the_prompt_for_txt2img_has_the_name_of_the_file(host, controls, preview, page, tmp_path):
+    """Not the one in the list, which tells apart two folders and is not known to a WebUI."""
+    more = tmp_path / "more"
+    more.mkdir()
+    host.lora_dirs = (*host.lora_dirs, more)
+    write_lora(more / "robot.safetensors")
+    controls.lora_index.refresh()
+    page.use("robot (more)")
+    page.take(controls.choose(page.values))
+    page.values["prompt"] = "a fox <lora:robot:1>"
+    compare(preview, page)
+    sent = unescape(re.search(' data-prompt="([^"]*)"', page.values["pictures"])[1])
+    assert sent.startswith("a fox <lora:robot:1")
+    assert sent.count("<lora") == 1

@@ -275,7 +275,7 @@ def test_edit_in_the_tab_loses_nothing_in_silence(sharing, page, controls):
     # a LoRA with steps alone has them in the tag of its pictures, too
     sent("<lora:robot:1:stop=5>")
     assert page.values["selection"].entries["robot"].changes == "stop=5"
-    names = Names(page.values["selection"], {}, {"robot": "ALL,stop=5"})
+    names = Names(page.values["selection"], {}, {"robot": "ALL,stop=5"}, {"robot": "robot"})
     assert names.tags() == "<lora:robot:1:bw=ALL,stop=5>"
     card = sharing.recommend(page.values)["share_message"]
     assert "stop=5: here every block has one number" in card
