@@ -21,7 +21,7 @@ from lib_blocktrain.workspace.lora_selection import LoraSelection
 OVER_PRESETS, OVER_BLOCK, OVER_STRENGTH, OVER_SEED, OVER_LORA = GRIDS = (
     "presets", "one block", "strength", "seed", "LoRA",
 )  # fmt: skip
-_TAG = "<lora:{}:{}{}>"  # plain text, as in a prompt
+_TAG = "<lora:{}:{}:bw={}>"  # plain text, as in a prompt
 
 
 class Sheet(ABC):
@@ -67,13 +67,14 @@ class Names:
         return self.presets.get(self.selection.active or "") or "your weights"
 
     def tags(self) -> str:
-        """The LoRAs of the picture as tags of a WebUI's prompt."""
-        tags = []
-        for key, entry in self.selection.unmuted.items():
-            weighted = bool(entry.changes) or any(weight != 1 for weight in entry.weights.values())
-            weights = f":bw={self.texts[key]}" if weighted else ""
-            tags.append(_TAG.format(self.stems[key], number(entry.strength), weights))
-        return " ".join(tags)
+        """The LoRAs of the picture as tags of a WebUI's prompt.
+
+        Each with its weights, those of 1 too: the weights of the accordion are for tags without any.
+        """
+        return " ".join(
+            _TAG.format(self.stems[key], number(entry.strength), self.texts[key])
+            for key, entry in self.selection.unmuted.items()
+        )
 
     def data(self, prompt: str) -> dict[str, object]:
         """What the page's scripts are told: the tags, and the prompt for a WebUI, with them in place of its own."""

@@ -18,6 +18,9 @@ from lib_blocktrain.hosts.host import OutOfMemory
 from lib_blocktrain.networks.files import read_network
 from lib_blocktrain.ui.picture_requests import PictureRequests
 from lib_blocktrain.ui.preview_handlers import PreviewHandlers
+from lib_blocktrain.weights.block_weights import BlockWeights
+from lib_blocktrain.weights.prompt_tags import PageWeights, read_tag, resolve
+from lib_blocktrain.weights.tagged_prompts import tag_items
 from lib_blocktrain.workspace import jobs as jobs_module
 from lib_blocktrain.workspace.drawing import PreviewRenderer
 from lib_blocktrain.workspace.images import read_png
@@ -583,7 +586,10 @@ def test_the_prompt_for_txt2img_has_each_lora_once(host, controls, preview, page
     page.values["prompt"] = "a fox <lora:robot-in-prompts:1:bw=OUTD> in snow <lora:style:1> <lora:other:1>"
     compare(preview, page)
     sent = re.search(' data-prompt="([^"]*)"', page.values["pictures"])[1]
-    assert unescape(sent) == "a fox in snow <lora:other:1> <lora:robot_v2:0.5>"
+    assert unescape(sent) == "a fox in snow <lora:other:1> <lora:robot_v2:0.5:bw=ALL>"
+    (*_, items) = tag_items(unescape(sent)).values()
+    accordion = PageWeights("OUTD")  # is for tags without weights
+    assert resolve(read_tag(items), "sd1", page=accordion).weights == BlockWeights.uniform("sd1", 1.0)
 
 
 def test_the_prompt_for_txt2img_has_the_name_of_the_file(host, controls, preview, page, tmp_path):
