@@ -230,8 +230,9 @@ class LoraControls:
         weights = selection.shown.acting(self.architecture(selection))
         origin = self.origin_of(values, weights)
         area_share = origin.area_share if origin else None
-        self.presets.save(name, weights, area_share=area_share, replace=replace)
-        return self.changed_presets(selection, name, f"Saved {name} in {self.presets.own.path}")
+        lost = self.presets.save(name, weights, area_share=area_share, replace=replace)
+        gone = f"; no longer for {', '.join(ARCHITECTURES[each].title for each in lost)}" if lost else ""
+        return self.changed_presets(selection, name, f"Saved {name} in {self.presets.own.path}{gone}")
 
     @error_to("preset_message")
     def rename(self, values: PreviewValues) -> Changes:

@@ -137,10 +137,18 @@ class PresetStore:
         *,
         area_share: float | None = None,
         replace: bool = False,
-    ) -> None:
-        """Save weights in the user's file; `area_share` is the share of the picture that their feature fills."""
-        line = weights.to_line(with_architecture=True, area_share=area_share)
-        self.put(Preset(name.strip(), (weights.architecture,), line), replace=replace)
+    ) -> list[str]:
+        """Save weights in the user's file; `area_share` is the share of the picture that their feature fills.
+
+        A preset of the user's that is replaced keeps its purpose. Return the architectures for which it is no longer.
+        """
+        name, line = name.strip(), weights.to_line(with_architecture=True, area_share=area_share)
+        before = self.own.read().presets.get(name)
+        self.put(Preset(name, (weights.architecture,), line, before.purpose if before else ""), replace=replace)
+        if before is None:
+            return []
+        now = self.own.read().presets[name].architectures
+        return [architecture_id for architecture_id in before.architectures if architecture_id not in now]
 
     def put(self, preset: Preset, *, replace: bool = False) -> None:
         """Save a preset in the user's file; raises ValueError for an invalid name or one in use, unless `replace`."""

@@ -211,6 +211,22 @@ def test_saving_over_a_preset_replaces_ones_own_only(controls, page):
     assert "comes with the extension" in page.values["preset_message"]
 
 
+def test_saving_over_a_preset_keeps_its_purpose_and_says_for_what_it_is_no_more(controls, page):
+    path = controls.presets.own.path
+    path.write_text("mine:OUT=1,IN=0 # long hair\nsdone:OUT=1 | arch=sd1 # small\n", "utf-8")
+    assert "sdxl" in controls.presets.own.read().presets["mine"].architectures
+    page.values["preset"] = "mine"
+    page.take(controls.save_over(page.values))
+    mine = controls.presets.own.read().presets["mine"]
+    assert (mine.purpose, "sdxl" in mine.architectures) == ("long hair", False)
+    assert "Saved mine" in page.values["preset_message"]
+    assert "no longer for SDXL" in page.values["preset_message"]
+    page.values["preset"] = "sdone"
+    page.take(controls.save_over(page.values))
+    assert controls.presets.own.read().presets["sdone"].purpose == "small"
+    assert "no longer" not in page.values["preset_message"]
+
+
 def test_a_saved_preset_is_not_replaced_unasked(controls, page):
     page.values |= {"preset_name": "mine"}
     page.values["weights"] |= {"IN04": 0.3}
