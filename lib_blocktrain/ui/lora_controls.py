@@ -149,6 +149,8 @@ class LoraControls:
         keys = {file.key for file in self.lora_index.files()}
         selection = before.choose([key for key in before.entries if key in keys])
         shown = {**self._shown(selection, before), **self.preset_menus(selection)}
+        if not values["bake_name"]:  # as on a page that was just loaded
+            shown |= self._bake_name(self._active_file(selection))
         if not shown["lora_message"]:
             del shown["lora_message"]  # keep the messages about the files and the model
         if selection != before:
@@ -319,7 +321,8 @@ class LoraControls:
         """Everything that depends on the selection: the active LoRA, its facts, the sliders and why some are off.
 
         Sliders that show the weights of the same LoRA as ``before`` are not moved: they may have been in the meantime.
-        Analyse follows when another LoRA becomes the active one; what is chosen there stays otherwise.
+        Analyse and the name of a baked file follow when another LoRA becomes the active one; what is chosen and typed
+        there stays otherwise.
         """
         file = self._active_file(selection)
         architecture_id = architecture_id or self.architecture(selection)
@@ -334,13 +337,17 @@ class LoraControls:
         return {
             "selection": selection,
             **({"weight_changes": selection.shown.changes, "weight_changes_said": ""} if another else {}),
+            **(self._bake_name(file) if another else {}),
             **({"analyse_lora": follows} if another and selection.active else {}),
             **self._facts(file, architecture_id),
             "u_map": UMap("weights", architecture_id, weight_name(""), reasons, selection.active or "").html(),
-            "bake_name": f"{file.path.stem}-weighted" if file else "",
             "lora_message": self._warning(file, architecture_id),
             "weights": sliders,
         }
+
+    @staticmethod
+    def _bake_name(file: LoraFile | None) -> Changes:
+        return {"bake_name": f"{file.path.stem}-weighted" if file else ""}
 
     @staticmethod
     def lacks(file: LoraFile | None, architecture_id: str) -> dict[str, str]:

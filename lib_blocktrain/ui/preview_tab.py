@@ -110,7 +110,7 @@ class PreviewTab:
     def _show_model(self, event: Callable[..., gr.events.Dependency], w: Widgets) -> None:
         """In two events, so that the second begins with what is chosen while the model is loaded."""
         shown = on(event, self.controls.show_model, w.pick("restored", "shown_side"), w.pick(*MODEL))
-        on(shown.then, self.controls.follow_model, w.pick(*SELECTION), w.pick(*SHOWN, *PRESETS))
+        on(shown.then, self.controls.follow_model, w.pick(*SELECTION, "bake_name"), w.pick(*SHOWN, *PRESETS))
 
     def _wire_controls(self, w: Widgets) -> None:
         controls, sharing = self.controls, ShareHandlers(self.controls)

@@ -116,6 +116,19 @@ def test_values_survive_a_change_of_lora(controls, page):
     assert page.values["weights"]["IN04"] == 0.25
 
 
+def test_the_name_of_a_bake_stays_until_another_lora_is_active(controls, page):
+    assert page.values["bake_name"] == "robot-weighted"
+    page.values["bake_name"] = "my name"
+    page.use("robot", robot=0.5)
+    page.take(controls.choose(page.values))
+    assert page.values["bake_name"] == "my name"
+    page.take(controls.follow_model(page.values))  # after Refresh
+    assert page.values["bake_name"] == "my name"
+    page.use("robot", "style")
+    page.take(controls.choose(page.values))
+    assert page.values["bake_name"] == "style-weighted"
+
+
 def test_each_lora_keeps_its_own(controls, page):
     page.values["weights"] |= {"OUT03": 0.5}
     page.use("robot", "style", robot=0.8)
