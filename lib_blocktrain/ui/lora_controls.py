@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from markupsafe import Markup
 
@@ -48,6 +48,13 @@ def error_to(name: str) -> Callable[[Callable[[H, V], Changes]], Callable[[H, V]
         return call
 
     return decorate
+
+
+class Origin(NamedTuple):
+    """Where the weights on the sliders come from: the name that stands for them, and their area share."""
+
+    name: str | None
+    area_share: float | None
 
 
 @dataclass(frozen=True)
@@ -230,8 +237,7 @@ class LoraControls:
     def _save(self, values: PreviewValues, name: str, *, replace: bool) -> Changes:
         selection = selection_of(values)
         weights = selection.shown.acting(self.architecture(selection))
-        origin = self.origin_of(values, weights)
-        area_share = origin.area_share if origin else None
+        area_share = self.origin_of(values, weights).area_share
         lost = self.presets.save(name, weights, area_share=area_share, replace=replace)
         gone = f"; no longer for {', '.join(ARCHITECTURES[each].title for each in lost)}" if lost else ""
         return self.changed_presets(selection, name, f"Saved {name} in {self.presets.own.path}{gone}")
@@ -280,16 +286,29 @@ class LoraControls:
         shown = selection.shown
         return {"selection": selection, "weights": shown.weights, "weight_changes": shown.changes}, parsed
 
-    def origin_of(self, values: NamedValues, weights: BlockWeights | LayerWeights) -> Parsed | None:
-        """The pasted text or selected preset that has exactly these weights, for its name and area share."""
-        for text in (values["paste"], values["preset"]):
-            try:
-                parsed = self.presets.parse(text, weights.architecture, layers=True) if text else None
-            except PresetStringError:
-                continue
-            if parsed is not None and parsed.acting == weights:
-                return parsed
-        return None
+    def origin_of(self, values: NamedValues, weights: BlockWeights | LayerWeights) -> Origin:
+        """The name and area share of the pasted text and the selected preset, where they have exactly these weights."""
+        read = [self._read(text, weights.architecture) for text in (values["paste"], values["preset"])]
+        found = [parsed for parsed in read if parsed is not None and parsed.acting == weights]
+        names = [parsed.name for parsed in found if parsed.name and not self.is_another(parsed.name, weights)]
+        shares = [parsed.area_share for parsed in found if parsed.area_share is not None]
+        return Origin(next(iter(names), None), next(iter(shares), None))
+
+    def is_another(self, name: str, weights: BlockWeights | LayerWeights) -> bool:
+        """Whether there is a preset of this name with other weights."""
+        texts = {preset.name: preset.text for preset in self.presets.fitting(weights.architecture)}
+        return name in texts and self.presets.parse(texts[name], weights.architecture, layers=True).acting != weights
+
+    def is_pasted(self, name: str, values: NamedValues, weights: BlockWeights | LayerWeights) -> bool:
+        """Whether the name is that of the pasted text, which has other weights."""
+        parsed = self._read(values["paste"], weights.architecture)
+        return parsed is not None and parsed.name == name and parsed.acting != weights
+
+    def _read(self, text: str | None, architecture_id: str) -> Parsed | None:
+        try:
+            return self.presets.parse(text, architecture_id, layers=True) if text else None
+        except PresetStringError:
+            return None
 
     def _active_file(self, selection: LoraSelection) -> LoraFile | None:
         return self.lora_index.file(selection.active) if selection.active is not None else None

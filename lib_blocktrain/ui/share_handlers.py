@@ -69,12 +69,13 @@ class ShareHandlers:
         if form == TAG:
             return {"line": self._tag(values, selection, weights), "share_message": ""}
         name, message = (values["preset_name"] or "").strip(), ""
-        if name and self._is_another(name, weights):
-            name, message = "", f"without a name, since the preset {name} has other weights"
+        if name and self.controls.is_another(name, weights):
+            name, message = "", f"without the name {name}: the preset {name} has other weights"
+        elif name and self.controls.is_pasted(name, values, weights):
+            name, message = "", f"without the name {name}: what was pasted has other weights"
         if name and read_line(weights.to_line(name)).name != name:
             raise ValueError(f"{name!r} is not a valid name for a preset: choose another")
-        known, area_share = (origin.name, origin.area_share) if origin else (None, None)
-        line = shared_text(weights, name or known, form, area_share)
+        line = shared_text(weights, name or origin.name, form, origin.area_share)
         return {"line": line, "share_message": html.note(message)}
 
     @error_to("share_message")
@@ -86,8 +87,8 @@ class ShareHandlers:
         file = controls.lora_index.file(selection.active)
         weights = selection.shown.blocks_alone(file.architecture)
         origin, before = controls.origin_of(values, weights), file.recommended
-        source = f"preset {origin.name}" if origin and origin.name else "set by hand in Block weights"
-        path = recommend(file.path, weights, source, origin.area_share if origin else None)
+        source = f"preset {origin.name}" if origin.name else "set by hand in Block weights"
+        path = recommend(file.path, weights, source, origin.area_share)
         controls.host.card_changed(file.path)
         controls.lora_index.refresh()
         words = f"{path.name} recommends these weights: bw=card in a prompt uses them"
@@ -119,12 +120,6 @@ class ShareHandlers:
             changes = self.controls.use_text(values, text.strip().split("\n")[0])[0]
         words = [f"From the WebUI: {', '.join(found.entries) or 'the prompt'}", *found.words]
         return {**changes, "prompt": found.prompt, "negative": negative, "status": html.note("; ".join(words))}
-
-    def _is_another(self, name: str, weights: BlockWeights | LayerWeights) -> bool:
-        """Whether there is a preset of this name with other weights."""
-        presets, architecture_id = self.controls.presets, weights.architecture
-        texts = {preset.name: preset.text for preset in presets.fitting(architecture_id)}
-        return name in texts and presets.parse(texts[name], architecture_id, layers=True).acting != weights
 
     def export(self, values: PreviewValues) -> Changes:
         """Send the user's own presets to the page, which offers them as a download; "" is none."""

@@ -270,8 +270,7 @@ class TrainHandlers:
     def from_sliders(self, values: TrainValues) -> Changes:
         """Fill in the weights on the sliders of Preview."""
         weights = selection_of(values).shown.blocks_alone(self._architecture())
-        origin = self.controls.origin_of(values, weights)
-        share = None if origin is None else origin.area_share
+        share = self.controls.origin_of(values, weights).area_share
         line = weights.to_line(with_architecture=True, area_share=share)
         return self._followed(values, {"train_form": {WEIGHTS: line}})
 

@@ -82,6 +82,37 @@ def test_save_copy_paste(controls, sharing, page):
     assert (page.values["weights"]["IN04"], page.values["weights"]["OUT03"]) == (0.3, -0.5)
 
 
+def test_a_pasted_name_is_for_the_pasted_weights_alone(controls, sharing, page):
+    copy = sharing.copier("line")
+    page.values["paste"] = "FACE:OUT03=1,IN04=0.5"
+    page.take(sharing.apply(page.values))
+    assert page.values["preset_name"] == "FACE"
+    assert copy(page.values)["line"].startswith("FACE:")
+    page.take(controls.use_text(page.values, "OUTD")[0])
+    page.values["preset"] = "OUTD"  # as the page's script does
+    page.take(copy(page.values))
+    assert page.values["line"].startswith("OUTD:")
+    assert "without the name FACE: what was pasted has other weights" in page.values["share_message"]
+    page.take(copy({**page.values, "preset_name": "mine"}))  # a name that was typed
+    assert page.values["line"].startswith("mine:")
+
+
+def test_a_changed_preset_does_not_give_its_name(controls, sharing, page):
+    """That would be read with the preset's own weights elsewhere. The preset that has them all does."""
+    page.values["paste"] = "OUTD,OUT03=0.5 | canvas=0.2"
+    page.take(sharing.apply(page.values))
+    copy = sharing.copier("line")
+    page.values["preset_name"] = ""
+    line = copy(page.values)["line"]
+    assert not line.startswith("OUTD")
+    assert parse(line, "sd1").area_share == 0.2
+    page.values["preset_name"] = "mine"
+    page.take(controls.save(page.values))
+    line = copy(page.values)["line"]
+    assert line.startswith("mine:")
+    assert parse(line, "sd1").area_share == 0.2
+
+
 @pytest.mark.parametrize("name", ["a:b", "a#b", "a | b"])
 def test_a_line_to_share_reads_back(sharing, page, name):
     page.values["preset_name"] = name
