@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -172,7 +173,8 @@ class TrainTab:
         def restore(stored: dict[str, Any]) -> tuple[Changes, list[str]]:
             changes, wrong = self.memory.fitting(w, stored)
             rest = stored.get("train_rest")
-            return {**changes, "train_rest": rest if isinstance(rest, str) else ""}, wrong
+            text = json.dumps(rest) if isinstance(rest, dict) else rest  # an object in pages of earlier versions
+            return {**changes, "train_rest": text if isinstance(text, str) else ""}, wrong
 
         restored = self.memory.on_load(loaded.then, w, restore, FORM)
         follow(restored.then, self.handlers, w)

@@ -137,9 +137,7 @@ def test_what_is_wrong_is_said(opened):
 def test_a_number_on_its_way_to_another_is_no_error(opened):
     """gradio said "Value 7 is less than minimum value 64" every five seconds, and the page remembered nothing."""
     opened.type("width", "7")
-    opened.page.wait_for_timeout(7000)  # in which it is remembered, and would be asked for again
-    assert opened.page.locator(".toast-body").count() == 0
-    kept = "document.querySelector('#blocktrain_kept_preview [data-kept]')?.dataset.kept"
-    assert json.loads(opened.page.evaluate(kept))["width"] == 7
+    opened.page.wait_for_function("() => blocktrain.recall('preview')?.width === 7")
     opened.click("draw")
     opened.wait("status", "width 7: expected")
+    assert opened.page.locator(".toast-body").count() == 0

@@ -108,6 +108,8 @@ def test_weights_by_kind_of_layer_make_the_picture_stale(opened):
     """Auto draws it again, and says nothing any more."""
     page = opened.page
     opened.small()
+    width = int(opened.box("width"))
+    page.wait_for_function("width => blocktrain.recall('preview')?.width === width", arg=width)  # the settings are kept
     first = opened.preview()
     page.click("summary:has-text('Kinds of layers, steps'), .label-wrap:has-text('Kinds of layers, steps')")
     badge = page.locator("#blocktrain_pictures .blocktrain-stale-badge")
