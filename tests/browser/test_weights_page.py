@@ -183,8 +183,11 @@ def changes_are(page, text: str) -> None:
 
 
 @pytest.mark.both_gradios
-@pytest.mark.parametrize("way", ["menu", "card"])
-@pytest.mark.parametrize("text", ["OUTD,OUT03.attn2=0.5", "OUT=0.125,BASE=0.375,IN02.ff=0.333,start=2"])
+@pytest.mark.parametrize(
+    ("way", "text"),
+    [("menu", "OUTD,OUT03.attn2=0.5"), ("card", "OUT=0.125,BASE=0.375,IN02.ff=0.333,start=2")],
+    ids=["menu", "card"],
+)
 def test_a_preset_is_used_whole(opened, page, text, way):
     """With its weights for kinds of layers and steps, in place of those that were there, and as fine as it is."""
     opened.small()
