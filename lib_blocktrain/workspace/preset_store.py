@@ -59,13 +59,13 @@ class PresetStore:
 
     def names_in_training(self, architecture_id: str) -> list[str]:
         """The presets with one number for each block, without kinds of layers, curves and gaps, as training takes."""
-        names = []
-        for name in self.names(architecture_id):
+        names, presets = [], self.all()
+        for preset in self.fitting(architecture_id):
             try:
-                self.parse(name, architecture_id)
+                parse(preset.text, architecture_id, seed=RANDOM_SEED, presets=presets)
             except PresetStringError:
                 continue
-            names.append(name)
+            names.append(preset.name)
         return names
 
     def parse(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -50,50 +52,41 @@ def test_what_a_lora_contains(opened):
     assert "OUT11 8" in " ".join(opened.text("facts").split())
 
 
-def test_recommended_weights_go_to_the_sliders(opened):
-    """Beside a file may stand weights that its author recommends; `Use` in its card sets them."""
+@contextmanager
+def beside_style(opened, text: str) -> Iterator[None]:
+    """A file beside the LoRA "style" that says this of it; the LoRA is chosen, and its card open."""
     beside = opened.folder / "loras" / "style.json"
-    beside.write_text('{"block weights": "OUT=1,IN=0.25"}', "utf-8")
+    beside.write_text(text, "utf-8")
     try:
         opened.page.locator("button#blocktrain_refresh, #blocktrain_refresh button").dispatch_event("click")
         opened.wait("lora_message", "LoRA files")
         opened.tick("style")
         opened.active("style")
         opened.open("contents")
+        yield
+    finally:
+        beside.unlink()
+
+
+def test_recommended_weights_go_to_the_sliders(opened):
+    """Beside a file may stand weights that its author recommends; `Use` in its card sets them."""
+    with beside_style(opened, '{"block weights": "OUT=1,IN=0.25"}'):
         opened.page.click("#blocktrain_facts [data-use=weights]")
         opened.page.wait_for_function(
             "() => document.querySelector('#blocktrain_w_IN04 input[type=range]').value === '0.25'"
         )
         assert (opened.weight("OUT11"), opened.weight("M00")) == (1, 0)
-    finally:
-        beside.unlink()
 
 
 def test_recommended_weights_over_the_steps_go_to_the_sliders_whole(opened):
-    beside = opened.folder / "loras" / "style.json"
-    beside.write_text('{"block weights": "*=0.5@0,1@1"}', "utf-8")
-    try:
-        opened.page.locator("button#blocktrain_refresh, #blocktrain_refresh button").dispatch_event("click")
-        opened.wait("lora_message", "LoRA files")
-        opened.tick("style")
-        opened.active("style")
-        opened.open("contents")
+    with beside_style(opened, '{"block weights": "*=0.5@0,1@1"}'):
         opened.page.click("#blocktrain_facts [data-use=weights]")
         opened.wait("weight_changes_said", "in place of the sliders: *=0.5@0,1@1")
-    finally:
-        beside.unlink()
 
 
 def test_an_activation_text_goes_into_the_prompt_once(opened):
     """A longer word that begins with it is another one. The button says what it did, and then what it does."""
-    beside = opened.folder / "loras" / "style.json"
-    beside.write_text('{"activation text": "cat"}', "utf-8")
-    try:
-        opened.page.locator("button#blocktrain_refresh, #blocktrain_refresh button").dispatch_event("click")
-        opened.wait("lora_message", "LoRA files")
-        opened.tick("style")
-        opened.active("style")
-        opened.open("contents")
+    with beside_style(opened, '{"activation text": "cat"}'):
         button = opened.page.locator("#blocktrain_facts [data-use=prompt]")
         for before, after in (("a category, cats", "a category, cats, cat"), ("a dog, (cat:1.2)", "a dog, (cat:1.2)")):
             opened.type("prompt", before)
@@ -104,8 +97,6 @@ def test_an_activation_text_goes_into_the_prompt_once(opened):
             assert button.inner_text() == "there already"
         opened.page.wait_for_timeout(2000)
         assert button.inner_text() == "Into the prompt"
-    finally:
-        beside.unlink()
 
 
 @pytest.mark.both_gradios

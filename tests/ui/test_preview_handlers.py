@@ -8,6 +8,7 @@ import json
 import re
 import threading
 from html import unescape
+from pathlib import Path
 
 import pytest
 from markupsafe import escape
@@ -30,6 +31,14 @@ from tests.fakes import SDXL_LAYERS, write_lora
 
 def sources(page, name="pictures") -> list[str]:
     return re.findall(r'<img [^>]*src="([^"]+)"', page.values[name])
+
+
+def webui_picture(folder: Path, parameters: str) -> Path:
+    """A picture as a WebUI saves it."""
+    path, info = folder / "00001-5.png", PngInfo()
+    info.add_text("parameters", parameters)
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    return path
 
 
 def compare(preview, page):
@@ -492,10 +501,7 @@ def test_a_webuis_picture_brings_the_loras_of_its_prompt(host, controls, preview
     """With the weights that it was made with, by the name that the WebUI writes: that of the file's metadata."""
     write_lora(host.lora_dirs[0] / "robot_v2.safetensors", ss_output_name="robot-in-prompts")
     controls.lora_index.refresh()
-    path, info = tmp_path / "00001-5.png", PngInfo()
-    info.add_text("parameters", WEBUI_PICTURE)
-    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
-    page.take(preview.load({**page.values, "png_file": path}))
+    page.take(preview.load({**page.values, "png_file": webui_picture(tmp_path, WEBUI_PICTURE)}))
     selection = page.values["selection"]
     assert list(selection.entries) == ["robot_v2", "style"]
     robot, style = selection.entries.values()
@@ -507,10 +513,16 @@ def test_a_webuis_picture_brings_the_loras_of_its_prompt(host, controls, preview
 
 
 def test_a_picture_whose_tag_cannot_be_taken_over_is_loaded_and_keeps_the_tag(preview, page, tmp_path):
-    path, info = tmp_path / "00001-5.png", PngInfo()
-    info.add_text("parameters", "a fox <lora:robot:1:bw=NOSUCH> <lora:style:0.5>\nSteps: 20, Seed: 5, Size: 64x64")
-    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
-    page.take(preview.load({**page.values, "png_file": path}))
+    page.take(
+        preview.load(
+            {
+                **page.values,
+                "png_file": webui_picture(
+                    tmp_path, "a fox <lora:robot:1:bw=NOSUCH> <lora:style:0.5>\nSteps: 20, Seed: 5, Size: 64x64"
+                ),
+            }
+        )
+    )
     assert list(page.values["selection"].entries) == ["style"]
     assert page.values["prompt"] == "a fox <lora:robot:1:bw=NOSUCH>"
     assert re.search("robot: .*unknown preset.*, so its tag stays in the prompt", page.values["status"])
@@ -555,10 +567,7 @@ def test_what_is_not_taken_from_a_picture_is_said(preview, page, tmp_path):
     """A schedule type was left out without a word, and the picture became another."""
     text = "a fox\nSteps: 5, Sampler: DDIM, Schedule type: Exponential, CFG scale: 5, Seed: 9, Size: 64x64, "
     text += "Model hash: 123, Model: x, Clip skip: 2, Version: v1.10.1"
-    path, info = tmp_path / "picture.png", PngInfo()
-    info.add_text("parameters", text)
-    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
-    page.take(preview.load({**page.values, "png_file": path}))
+    page.take(preview.load({**page.values, "png_file": webui_picture(tmp_path, text)}))
     assert "not taken over: Schedule type Exponential, Clip skip 2" in page.values["status"]
     assert "Model" not in page.values["status"]
 
