@@ -210,7 +210,7 @@ class AnalyseHandlers:
         stored, weights = self._weights(values)
         name = (values["analyse_preset"] or "").strip()
         preset = preset_of(stored.first, weights, name)
-        changes, said = as_preset(self.controls, values, stored.first.architecture, preset, values["analyse_replace"])
+        changes, said = as_preset(self.controls, values, preset, values["analyse_replace"])
         return {**changes, "analyse_message": said, "analyse_replace": False}
 
     @error_to("analyse_message")

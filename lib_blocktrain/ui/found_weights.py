@@ -54,7 +54,7 @@ def in_use(controls: LoraControls, selection: LoraSelection, lines: Mapping[str,
 
 
 def as_preset(
-    controls: LoraControls, values: AnalyseValues, architecture: str, preset: Preset, replace: bool
+    controls: LoraControls, values: AnalyseValues, preset: Preset, replace: bool
 ) -> tuple[Mapping[str, Any], str]:
     """Save a preset; return the changes of all menus of presets, and what to say. Raises ValueError."""
     controls.presets.put(preset, replace=replace)

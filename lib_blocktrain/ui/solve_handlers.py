@@ -114,7 +114,7 @@ class SolveHandlers:
         stored, place = self._at(values)
         solved = stored.solved
         preset = solved.preset((values["solve_preset"] or "").strip(), place)
-        changes, said = as_preset(self.controls, values, solved.architecture, preset, values["solve_replace"])
+        changes, said = as_preset(self.controls, values, preset, values["solve_replace"])
         return {**changes, "analyse_message": said, "solve_replace": False}
 
     @error_to("analyse_message")
