@@ -30,6 +30,7 @@ from benchmarks.solve_methods import SEARCHES, Measure, paired_coalitions
 from benchmarks.solve_tables import comparison, figures, packed
 from demo.classifier import read
 from demo.evaluate import load_classifier
+from demo.loop import half
 from demo.pictures import as_tensor
 from lib_blocktrain.analysis.attribution import weight_norms
 from lib_blocktrain.analysis.instrumented_model import instrument
@@ -80,10 +81,10 @@ class Bench:
 
     @torch.no_grad()
     def seen(self, name: str, line: str, seeds: Sequence[int], steps: int) -> dict[str, str]:
-        """Return what the classifier reads in the pictures of these seeds under these weights, in bf16."""
+        """Return what the classifier reads in the pictures of these seeds under these weights."""
         case, network, found = CASES[name], self.network(name), {}
         grid, weights = SamplingGrid((case.prompt,), seeds=tuple(seeds), steps=steps), parse(line, "sd1").weights
-        with instrument(self.model, network, grid) as on, torch.autocast("cpu", torch.bfloat16):
+        with instrument(self.model, network, grid) as on, half(torch.device("cpu")):
             for start in range(0, len(seeds), AT_ONCE):
                 latents = latents_under(on, case.prompt, grid.seeds[start : start + AT_ONCE], weights)
                 pictures = [p for n in range(0, len(latents), 4) for p in self.model.decode(latents[n : n + 4].float())]

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lib_blocktrain.training.precision import emulated
+
 log = logging.getLogger("demo")
 
 
@@ -34,9 +36,14 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def half(enabled: bool = True) -> torch.autocast:
-    """bfloat16 autocast, on a CPU, too; weights and optimizer stay in float32."""
-    return torch.autocast(device().type, torch.bfloat16, enabled=enabled)
+def half(on: torch.device | None = None) -> torch.autocast:
+    """bfloat16 autocast where it is fast: weights and optimizer stay in float32.
+
+    A CPU without its instructions emulates it: measured on one with AVX2 alone, the U-Net took 19 times as long as in
+    float32, the autoencoder 140 times.
+    """
+    on = on or device()
+    return torch.autocast(on.type, torch.bfloat16, enabled=not emulated(on, torch.bfloat16))
 
 
 def save_atomically(path: Path, state: object) -> None:

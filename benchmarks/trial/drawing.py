@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from demo.loop import half
 from lib_blocktrain.hosts.standalone import StandaloneModel
 from lib_blocktrain.networks.files import Network
 from lib_blocktrain.networks.merge import merged
@@ -20,14 +21,10 @@ BATCH = 24  # latents at once; guidance doubles them
 
 @dataclass(frozen=True)
 class Sampler:
-    """DDIM (2010.02502, eta = 0) under classifier-free guidance, in bfloat16."""
+    """DDIM (2010.02502, eta = 0) under classifier-free guidance; in bfloat16 where that is fast."""
 
     steps: int = 8
     guidance: float = 5.0
-
-
-def half(model: StandaloneModel) -> AbstractContextManager:
-    return torch.autocast(model.unet.device.type, torch.bfloat16)
 
 
 @contextmanager
@@ -66,7 +63,7 @@ def _denoised(model: StandaloneModel, latents: Tensor, conditioning: dict[str, T
         alpha = alphas[timestep]
         after = alphas.new_ones(()) if following is None else alphas[following]
         doubled = torch.cat([latents, latents])
-        with half(model):
+        with half(model.unet.device):
             times = torch.full((len(doubled),), timestep, device=latents.device)
             empty, full = model.predict(doubled, times, conditioning).float().chunk(2)
         noise = empty + sampler.guidance * (full - empty)
@@ -79,6 +76,6 @@ def _denoised(model: StandaloneModel, latents: Tensor, conditioning: dict[str, T
 def decode(model: StandaloneModel, latents: Tensor) -> Tensor:
     """Return pictures `(pictures, 3, h, w)` in -1..1; one at a time, which is faster on a CPU."""
     vae = model.pipeline.vae
-    with half(model):
+    with half(model.unet.device):
         decoded = [vae.decode(one[None] / vae.config.scaling_factor).sample.float() for one in latents]
     return torch.cat(decoded).clamp(-1, 1)

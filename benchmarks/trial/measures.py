@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from benchmarks.trial.drawing import Sampler, decode, draw, half
+from benchmarks.trial.drawing import Sampler, decode, draw
 from demo.classifier import FACTORS, Classifier
 from demo.composites import Scene
+from demo.loop import half
 from lib_blocktrain.hosts.standalone import StandaloneModel
 from lib_blocktrain.networks.adapters import LoRA
 from lib_blocktrain.networks.adapters.base import matrix
@@ -82,7 +83,7 @@ def loss_on(model: StandaloneModel, latents: Tensor, captions: Sequence[str]) ->
     for timestep in TIMESTEPS:
         noise = torch.randn(latents.shape, generator=generator_of("loss", timestep, len(latents))).to(latents)
         noised = alphas[timestep].sqrt() * latents + (1 - alphas[timestep]).sqrt() * noise
-        with half(model):
+        with half(model.unet.device):
             times = torch.full((len(latents),), timestep, device=latents.device)
             predicted = model.predict(noised, times, conditioning)
         total += float((predicted.float() - noise).square().mean())

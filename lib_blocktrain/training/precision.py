@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ANSWERS = {
+    torch.bfloat16: "_is_mkldnn_bf16_supported",
+    torch.float16: "_is_mkldnn_fp16_supported",
+}  # oneDNN's, of a CPU
+AMPERE = (8, 0)  # the first compute capability with bf16
 
 
 def dtype_of(precision: str, model: torch.dtype) -> torch.dtype:
@@ -20,6 +25,35 @@ def dtype_of(precision: str, model: torch.dtype) -> torch.dtype:
 def autocast(device: torch.device, dtype: torch.dtype, model: torch.dtype) -> AbstractContextManager[object]:
     """Compute in `dtype` where the model's weights have another one."""
     return nullcontext() if dtype in (model, torch.float32) else torch.autocast(device.type, dtype)
+
+
+def emulated(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether torch emulates this dtype on this device, many times slower than it computes in fp32.
+
+    Known of bf16 and fp16 on CPUs, which oneDNN tells, and of bf16 on NVIDIA GPUs before Ampere.
+    """
+    if device.type == "cuda":
+        old = torch.version.hip is None and torch.cuda.get_device_capability(device) < AMPERE
+        return dtype == torch.bfloat16 and old
+    if device.type != "cpu" or dtype not in ANSWERS or not torch.backends.mkldnn.is_available():
+        return False
+    supported = getattr(torch.ops.mkldnn, ANSWERS[dtype], None)  # that of fp16 is younger than torch 2.1
+    return supported is not None and not supported()
+
+
+def precision_notices(precision: str, device: torch.device, model: torch.dtype) -> Iterator[str]:
+    """Yield what is to be known of a precision: that it is not the one computed in, that the device emulates it."""
+    dtype = dtype_of(precision, model)
+    if DTYPES.get(precision, dtype) != dtype:
+        yield f"precision {precision}: the model's weights are {dtype}, and so is the computation"
+    if emulated(device, dtype):
+        where = "CPU" if device.type == "cpu" else "GPU"
+        taken = [name for name, other in DTYPES.items() if dtype_of(name, model) == other]
+        better = [name for name in taken if not emulated(device, DTYPES[name])]
+        yield (
+            f"precision {precision}: this {where} has no instructions for {dtype} and emulates it, which can take many"
+            f" times as long as fp32{': expected ' + ' or '.join(better) if better else ''}"
+        )
 
 
 @dataclass

@@ -20,7 +20,7 @@ from lib_blocktrain.training.length import Epochs
 from lib_blocktrain.training.metadata import trained_blocks
 from lib_blocktrain.training.optimizers import learning_rate_notices
 from lib_blocktrain.training.plan import Plan, plan_of
-from lib_blocktrain.training.precision import dtype_of
+from lib_blocktrain.training.precision import dtype_of, precision_notices
 from lib_blocktrain.training.preparation import check_dataset, check_model
 from lib_blocktrain.training.step import Objective
 from lib_blocktrain.training.train_state import TrainState
@@ -98,6 +98,7 @@ def plan_run(config: RunConfig, model: Model, processes: int = 1) -> RunPlan:
         Objective(config.loss, model.alphas_cumprod, model.prediction, torch.device("cpu"), model.zero_terminal_snr)
         notices += [*plan.notices, *state.notices, *dataset.notices]
         notices += learning_rate_notices(config.optimizer, config.schedule)
+        notices += precision_notices(config.precision, weight.device, weight.dtype)
     steps = config.steps
     if config.epochs:
         steps = Epochs(sampler.batches_per_epoch, config.optimizer.accumulate).steps(config.epochs)

@@ -35,7 +35,7 @@ from lib_blocktrain.training.norms import block_norms, gradient_norms, shares
 from lib_blocktrain.training.optimizers import learning_rate_notices, lr_factor
 from lib_blocktrain.training.origin import check_config, origin_of, weights_of
 from lib_blocktrain.training.plan import Plan, plan_of
-from lib_blocktrain.training.precision import DTYPES, dtype_of
+from lib_blocktrain.training.precision import DTYPES, dtype_of, precision_notices
 from lib_blocktrain.training.preparation import check_model, prepare
 from lib_blocktrain.training.result import reason_not_to_save
 from lib_blocktrain.training.run_report import Report, RunReport, about
@@ -134,10 +134,8 @@ class Trainer:
         self.config = replace(self.config, steps=self.data.steps)  # of its epochs
         weight = next(self.model.unet.parameters())
         self.device, dtype = weight.device, dtype_of(self.config.precision, weight.dtype)
-        if DTYPES.get(self.config.precision, dtype) != dtype:
-            self.notice(
-                f"precision {self.config.precision}: the model's weights are {dtype}, and so is the computation"
-            )
+        for notice in precision_notices(self.config.precision, weight.device, weight.dtype):
+            self.notice(notice)
         self.objective = Objective(
             self.config.loss,
             self.model.alphas_cumprod,

@@ -14,6 +14,7 @@ from lib_blocktrain.training.found_pictures import Search
 from lib_blocktrain.training.optimizers import check_learning_rates
 from lib_blocktrain.training.picture_files import DatasetError
 from lib_blocktrain.training.plan import plan_of
+from lib_blocktrain.training.precision import precision_notices
 from lib_blocktrain.training.preparation import check_model
 
 GOOD, TODO, WARN, BAD = "good", "todo", "warn", "bad"
@@ -64,7 +65,8 @@ def before_start(config: RunConfig, given: Given, host: Host, after: str | None)
             "to have none, start from a run.json without them",
         )
     try:
-        check_settings(config, host)
+        weight = next(check_settings(config, host).unet.parameters())
+        yield from (Check(WARN, text) for text in precision_notices(config.precision, weight.device, weight.dtype))
     except (ValueError, OSError, RuntimeError) as error:
         yield Check(BAD, str(error))
     if after:

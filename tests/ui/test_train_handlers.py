@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("diffusers")
 
@@ -231,6 +232,10 @@ def test_what_is_known_before_the_start_is_said(host, handlers, filled, tmp_path
     assert f"{tmp_path / 'gone'}: no such folder" in checks(handlers, filled)["bad"]
     filled.form["train_dataset_folders"] = ""
     assert "There are no pictures yet" in checks(handlers, filled)["todo"]
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False, raising=False)
+    filled.form.update({"train_samples_every": 0, "train_precision": "bf16"})
+    assert "precision bf16: this CPU has no instructions" in str(checks(handlers, filled)["warn"])
     monkeypatch.setattr(module, "free_memory", lambda: 1.0)
     assert "Memory is not enough" in checks(handlers, filled)["bad"]
     assert "blocktrain-over" in filled.values["train_cost"]
