@@ -1,5 +1,5 @@
-// The action bar of Pictures: what the set holds and what was done last, with Undo; captions that are not saved; and the way
-// to Train. Every error of the place is shown here.
+// The action bar of Pictures: what the set holds and what was done last, with Undo; captions and masks that are not saved; and
+// the way to Train. Every error of the place is shown here.
 (() => {
     "use strict";
 
@@ -164,6 +164,11 @@
             const words = made("span", { className: "blocktrain-mod", textContent: `${many(typed, "caption")} not saved` });
             parts.push(words, link(typed === 1 ? "Save" : "Save all", saveAll));
         }
+        const masks = dataset.pictures().filter(dataset.isPainted).map((one) => one.picture);
+        if (masks.length) {
+            const words = made("span", { className: "blocktrain-mod", textContent: `${many(masks.length, "mask")} not saved` });
+            parts.push(words, link("Show", () => showMask(masks[(masks.indexOf(dataset.state.current) + 1) % masks.length])));
+        }
         line.replaceChildren(...parts.filter(Boolean));
         const use = document.querySelector("button#blocktrain_dataset_use, #blocktrain_dataset_use button");
         if (use) {
@@ -178,6 +183,12 @@
             button.addEventListener("click", () => say(""));
             return button;
         }
+    }
+
+    function showMask(key) {
+        dataset.choose(key);
+        dataset.set({ mode: "mask" });
+        dataset.reveal(key);
     }
 
     function drawCount() {

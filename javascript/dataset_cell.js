@@ -66,10 +66,12 @@
         if (warn) {
             found.push(badge("warn", "warn", ...warn));
         }
-        if (one.mask) {
+        if (dataset.isPainted(one)) {
+            found.push(badge("warn blocktrain-is-mask", "mask", "not saved", "Its mask is painted but not saved"));
+        } else if (one.mask) {
             found.push(badge("mask", "mask", "", "It has a mask"));
         }
-        return found;
+        return made("span", { className: "blocktrain-pic-badges" }, ...found);
     }
 
     // Bring a cell up to date; what is as it was is left alone, so that scrolling costs little.
@@ -81,7 +83,7 @@
         const { state } = dataset;
         const [chosen, current, typed] = [state.chosen.has(one.picture), one.picture === state.current, dataset.isDraft(one)];
         const text = dataset.caption(one);
-        const key = JSON.stringify([chosen, current, typed, text, one.version, one.flags, one.mask, one.problem, editing === one.picture]);
+        const key = JSON.stringify([chosen, current, typed, text, one.version, one.flags, one.mask, dataset.isPainted(one), one.problem, editing === one.picture]);
         if (whole.dataset.drawn === key) {
             return;
         }
@@ -95,7 +97,7 @@
         picture.setAttribute("aria-pressed", String(chosen));
         const odd = one.flags.includes("small") || one.flags.includes("odd aspect");
         const size = made("span", { className: `blocktrain-pic-s${odd ? " blocktrain-is-odd" : ""}`, textContent: `${one.width}×${one.height}` });
-        picture.replaceChildren(picture.querySelector("img"), size, ...badges(one));
+        picture.replaceChildren(picture.querySelector("img"), size, badges(one));
         if (one.bucket) {
             dataset.show(picture.querySelector("img"), state.set, one, 256);
         }

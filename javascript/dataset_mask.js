@@ -1,24 +1,48 @@
 // Painting a picture's mask in Pictures: over the large picture, on what it has already; saved as one change. What is not saved
-// stays as long as the page is open, whatever else is shown meanwhile.
+// stays, whatever else is shown meanwhile, and over a reload.
 (() => {
     "use strict";
 
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const dataset = (blocktrain.pictureSets ||= {});
 
-    const painted = new Map(); // by set and picture: {strokes, found}, what is not saved; `found` is a mask from a word, or null
+    const MOST = 400000; // characters of all masks that are kept over a reload
+    let masks = null; // by set and picture: {strokes, found}, what is not saved; `found` is a mask from a word, or null
 
     const keyOf = (one) => JSON.stringify([dataset.state.set, one.picture]);
     const holds = (kept) => Boolean(kept && (kept.strokes.length || kept.found));
     // Whether a picture has a mask that is painted, or found, and not saved.
-    const isPainted = (one) => holds(painted.get(keyOf(one)));
+    const isPainted = (one) => holds(painted().get(keyOf(one)));
+
+    function painted() {
+        if (masks === null) {
+            const stored = blocktrain.recall?.("dataset-masks");
+            masks = new Map(Object.entries(stored && typeof stored === "object" ? stored : {}).filter(([, kept]) => isMask(kept)));
+        }
+        return masks;
+    }
+
+    // What an older page or anything else has stored there is left out.
+    function isMask(kept) {
+        const isStroke = (stroke) => Array.isArray(stroke) && stroke.every(Number.isFinite);
+        const isFound = kept?.found === null || /^data:image\/png;base64,/.test(kept?.found);
+        return isFound && Array.isArray(kept.strokes) && kept.strokes.every(isStroke);
+    }
+
+    // The last ones of what can be kept.
+    function remember() {
+        let left = MOST;
+        const last = [...painted()].reverse().filter(([, kept]) => holds(kept) && (left -= JSON.stringify(kept).length) > 0);
+        blocktrain.remember?.("dataset-masks", last.length ? Object.fromEntries(last.reverse()) : undefined);
+    }
 
     // The painter over the picture in `frame`, and what stands below it. What is not saved is there again.
     function maskPainter(frame, one) {
         const { made } = blocktrain;
         const { set } = dataset.state;
-        const kept = painted.get(keyOf(one)) || { strokes: [], found: null };
-        painted.set(keyOf(one), kept);
+        const kept = painted().get(keyOf(one)) || { strokes: [], found: null };
+        painted().set(keyOf(one), kept);
+        let held = holds(kept);
         const button = (label, run) => {
             const made_ = made("button", { type: "button", className: "blocktrain-btn", textContent: label });
             made_.addEventListener("click", run);
@@ -32,7 +56,14 @@
             begin();
         });
         discard.title = "The mask as it is saved";
-        const changed = () => (save.disabled = discard.hidden = !holds(kept));
+        const changed = () => {
+            save.disabled = discard.hidden = !holds(kept);
+            remember();
+            if (held !== holds(kept)) {
+                held = !held;
+                dataset.set({}); // the grid says which masks are not saved
+            }
+        };
         const element = made("div", { className: "blocktrain-painter-own" });
         const painter = new blocktrain.MaskPainter(element, {
             image: frame.querySelector("img"),
@@ -79,6 +110,7 @@
         return dataset.attempt(async () => {
             const { change } = await dataset.ask("unmask", { set, picture: one.picture });
             Object.assign(kept, { strokes: [], found: null });
+            remember();
             await dataset.reload();
             dataset.did(change, `Mask of ${one.name} removed.`);
         }, "Removing the mask …");

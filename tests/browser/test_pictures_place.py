@@ -193,6 +193,20 @@ def test_a_mask_that_is_not_saved_stays(opened):
     page.click("[data-mode=mask]")
     assert page.evaluate(MASK_SEEN)
     assert save.is_enabled()
+    assert cells.nth(0).locator(".blocktrain-badge", has_text="not saved").count() == 1
+    assert cells.nth(1).locator(".blocktrain-badge", has_text="not saved").count() == 0
+
+    # nor does a reload lose it
+    page.reload()
+    page.wait_for_selector("#blocktrain_model_line .blocktrain-note")
+    opened.go("Pictures")
+    cells.nth(0).locator(".blocktrain-badge", has_text="not saved").wait_for()
+    cells.nth(1).click()
+    opened.wait("dataset_message", "1 mask not saved")
+    page.locator("#blocktrain_dataset_message").get_by_role("button", name="Show").click()
+    page.locator(".blocktrain-painter-stage img").evaluate("image => image.decode()")
+    assert page.evaluate(MASK_SEEN)
+    assert save.is_enabled()
 
     # training would not see it
     opened.click("dataset_use")
@@ -200,6 +214,7 @@ def test_a_mask_that_is_not_saved_stays(opened):
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("button", name="Discard").click()
     assert not page.evaluate(MASK_SEEN)
+    assert page.locator(".blocktrain-badge", has_text="not saved").count() == 0
     assert save.is_disabled()
     stroke(page)
     save.click()
