@@ -1,5 +1,5 @@
-// Train: an error that names an entry of run.json ("optimizer.lr = 'x': expected …") is shown at its field, too; what the
-// menu of presets says where the weights are those of none.
+// Train: an error that names an entry of run.json ("optimizer.lr = 'x': expected …") is shown at its field, too; what is
+// set in the folded groups stands beside their titles; what the menu of presets says where the weights are those of none.
 (() => {
     "use strict";
 
@@ -41,6 +41,16 @@
         });
     }
 
+    function fillFolds() {
+        document.querySelectorAll("#blocktrain_train_folds [data-fold]").forEach((set) => {
+            const title = document.querySelector(`#blocktrain_train_fold_${set.dataset.fold} > .label-wrap > span:not(.icon)`);
+            const said = set.textContent.trim();
+            if (title && (title.dataset.said ?? "") !== said) {
+                said ? (title.dataset.said = said) : delete title.dataset.said;
+            }
+        });
+    }
+
     function namePlace() {
         const menu = document.querySelector("#blocktrain_train_preset input");
         if (menu && !menu.placeholder) {
@@ -48,6 +58,6 @@
         }
     }
 
-    (blocktrain.pageChanged ||= new Set()).add(showErrors);
+    (blocktrain.pageChanged ||= new Set()).add(showErrors).add(fillFolds);
     (blocktrain.pageSettled ||= new Set()).add(namePlace);
 })();

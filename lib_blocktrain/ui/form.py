@@ -229,6 +229,7 @@ EMPTY_PATHS = (
     "wandb",
 )  # None where nothing is typed
 UNFOLDED = ("dataset", "weights", "network", MAIN, "samples", "name")
+FOLDED = tuple(group for group in GROUPS if group not in UNFOLDED)
 _SAMPLES = {"samples": {"every": 100, "first": True}}  # so that a prompt alone is enough to have samples drawn
 _DEFAULTS: Mapping[str, Mapping[str, object]] = {  # by architecture
     "sd1": _SAMPLES,
@@ -243,6 +244,22 @@ def defaults(architecture: str = "sd1") -> dict[str, object]:
     data = write(read(RunConfig, {**_PLACEHOLDER, **_DEFAULTS[architecture]}))
     data["name"], data["dataset"]["folders"] = "", []
     return _values(data)
+
+
+def set_in(group: str, values: Mapping[str, object]) -> list[tuple[str, str]]:
+    """What a group's fields hold beside the defaults: label and value; a switch that is on has none."""
+    plain = defaults()
+    return [
+        (field.label, _in_a_line(values[field.name]))
+        for field in GROUPS[group]
+        if values[field.name] != plain[field.name] and (values[field.name] or plain[field.name])
+    ]
+
+
+def _in_a_line(value: object) -> str:
+    if isinstance(value, bool):
+        return "" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else " ".join(str(value or "none").split())
 
 
 def values_of(config: RunConfig) -> dict[str, object]:

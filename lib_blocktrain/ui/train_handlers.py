@@ -169,7 +169,9 @@ class TrainHandlers:
         """Show how the weights are understood, the cost of the run, and what is to be known before its start."""
         fields = values["train_form"]
         text = str(fields[WEIGHTS] or "")
-        nothing = {"train_estimate": "", "train_cost": "", "train_checks": "", "train_path": train_html.steps([])}
+        folds = {"train_folds": train_html.folds([form.set_in(group, fields) for group in form.FOLDED])}
+        nothing = {**dict.fromkeys(("train_estimate", "train_cost", "train_checks"), ""), **folds}
+        nothing["train_path"] = train_html.steps([])
         try:
             parsed = self.controls.presets.parse(text, self._architecture())
         except PresetStringError as error:
@@ -189,6 +191,7 @@ class TrainHandlers:
         count, pictures = pictures_listed(config, given)
         return {
             **preset,
+            **folds,
             "train_understood": understood + train_html.meaning(config.network.weight_mode),
             "train_estimate": train_html.cost(config, cost, pace),
             "train_cost": train_html.in_short(cost, time),

@@ -56,6 +56,16 @@ def steps(done: Sequence[tuple[str, bool]]) -> Markup:
     return Markup('<nav class="blocktrain-steps" aria-label="Steps to a run">{}</nav>').format(Markup("").join(lines))
 
 
+def folds(groups: Sequence[Sequence[tuple[str, str]]]) -> Markup:
+    """What is set inside each of the folded groups; `javascript/train_form.js` puts it beside their titles."""
+    lines = []
+    for number, entries in enumerate(groups):
+        parts = [Markup("<span>{}</span>{}").format(label, f" {value}" if value else "") for label, value in entries]
+        said = Markup(" · ").join(parts)
+        lines.append(Markup('<p data-fold="{}">{}</p>').format(number, said))
+    return Markup("").join(lines)
+
+
 def meaning(mode: str) -> Markup:
     """What a weight does in training, in words."""
     return Markup('<p class="blocktrain-foot">{}</p>').format(MEANINGS[mode])

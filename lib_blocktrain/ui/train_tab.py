@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lib_blocktrain.ui import form, html, train_html
-from lib_blocktrain.ui.form import CHOICE, GROUPS, LINES, MAIN, NAMES, PAIRS, SWITCH, TEXT, UNFOLDED, Field
+from lib_blocktrain.ui.form import CHOICE, FOLDED, GROUPS, LINES, MAIN, NAMES, PAIRS, SWITCH, TEXT, Field
 from lib_blocktrain.ui.frame import actions, aside, bar, card, menu, messages, pane, panes, section
 from lib_blocktrain.ui.preview_tab import SELECTION
 from lib_blocktrain.ui.remembered import Memory, add_widgets
@@ -24,7 +24,8 @@ ROW_LENGTH = 3  # widgets
 FORM = ("train_form", "train_rest")
 COSTED = (*FORM, "train_preset")  # of which the estimate is made
 # What depends on the form: the estimate, how the weights are understood, and what is said before the start.
-ESTIMATE = ("train_understood", "train_estimate", "train_cost", "train_checks", "train_path", "train_preset")
+COST = ("train_estimate", "train_cost", "train_checks", "train_path")
+ESTIMATE = ("train_understood", *COST, "train_folds", "train_preset")
 FOLLOWED = (*COSTED, "train_shown")  # of which the map is made, too
 SHOWN_OF_FORM = ("train_map", "train_shown", "train_weights", *ESTIMATE)
 
@@ -66,10 +67,10 @@ class TrainTab:
                         for group in ("name", "network", MAIN):
                             self._group(w, group)
                     with card("More settings"):
-                        for group in GROUPS:
-                            if group not in UNFOLDED:
-                                with gr.Accordion(group, open=False):
-                                    self._group(w, group)
+                        w.add("train_folds", gr.HTML, "", elem_classes="blocktrain-unseen")
+                        for number, group in enumerate(FOLDED):
+                            with gr.Accordion(group, open=False, elem_id=f"blocktrain_train_fold_{number}"):
+                                self._group(w, group)
                 with gr.Column(elem_classes="blocktrain-cardcol", min_width=0):
                     with card("Blocks", 2):
                         self._weights(w)

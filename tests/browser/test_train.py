@@ -41,6 +41,18 @@ def test_blocks_are_chosen_on_the_map_and_an_error_is_at_its_field(opened):
         "() => document.querySelector('#blocktrain_train_w_IN05 input[type=range]').value === '0.5'"
     )
 
+    # what a folded group holds stands beside its title
+    title = opened.page.locator("[id^=blocktrain_train_fold_] > .label-wrap", has_text="Loss and noise")
+    title.click()
+    opened.type("train_loss_noise_offset", "0.05")
+    title.click()
+    said = title.locator("span[data-said]")
+    opened.page.wait_for_function(
+        "title => title.dataset.said.endsWith('Noise offset 0.05')", arg=said.element_handle()
+    )
+    shown = said.evaluate("title => getComputedStyle(title, '::after').content")
+    assert "Noise offset 0.05" in shown
+
     opened.type("train_dataset_size", "100")
     opened.click("train_start")
     opened.wait("train_message", "expected a multiple of 8")

@@ -197,6 +197,31 @@ def test_the_path_says_what_is_done(handlers, filled):
     assert "the rate × its weight" in filled.values["train_understood"]
 
 
+def folds(handlers, page):
+    """What stands beside the titles of the folded groups, by group; without those where nothing is set."""
+    page.take(handlers.estimate(page.values))
+    lines = re.findall(r'data-fold="(\d+)">(.*?)</p>', page.values["train_folds"])
+    assert len(lines) == len(form.FOLDED)
+    said = {form.FOLDED[int(number)]: re.sub("<.*?>", "", text) for number, text in lines}
+    return {group: text for group, text in said.items() if text}
+
+
+def test_folded_groups_say_what_is_set_in_them(handlers, filled):
+    """A loaded run's noise offset, or its dropout of captions, was out of sight."""
+    filled.form.update({**form.defaults(), "train_name": "robot"})
+    assert folds(handlers, filled) == {}
+    filled.form.update({"train_loss_min_snr_gamma": "5", "train_loss_noise_offset": 0.05, "train_dataset_flip": True})
+    filled.form.update({"train_dataset_buckets": False, "train_optimizer_arguments": "a=1\nb=2", "train_seed": 0})
+    expected = {
+        "Pictures, masks, regularisation, validation": "Flip at random · Buckets off",
+        "Loss and noise": "Min-SNR gamma 5 · Noise offset 0.05",
+        "Network and optimizer": "Optimizer arguments a=1 b=2",
+    }
+    assert folds(handlers, filled) == expected
+    filled.form["train_network_rank"] = "x"  # also where the form cannot be read
+    assert "Loss and noise" in folds(handlers, filled)
+
+
 def checks(handlers, page):
     """What is said before the start, by state."""
     page.take(handlers.estimate(page.values))
