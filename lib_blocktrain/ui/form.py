@@ -247,12 +247,17 @@ def defaults(architecture: str = "sd1") -> dict[str, object]:
 
 
 def set_in(group: str, values: Mapping[str, object]) -> list[tuple[str, str]]:
-    """What a group's fields hold beside the defaults: label and value; a switch that is on has none."""
+    """What a group's fields hold beside the defaults: label and value; a switch that is on has none.
+
+    The description sets nothing.
+    """
     plain = defaults()
     return [
         (field.label, _in_a_line(values[field.name]))
         for field in GROUPS[group]
-        if values[field.name] != plain[field.name] and (values[field.name] or plain[field.name])
+        if values[field.name] != plain[field.name]
+        and (values[field.name] or plain[field.name])
+        and field.path != "description"
     ]
 
 
