@@ -19,6 +19,9 @@ IN_SIGHT = """name => {
     return box.height > 0 && box.top >= 0 && box.bottom <= innerHeight && document.querySelector(name).contains(hit);
 }"""
 OVERFLOWS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+EMPTY_BOXES = """() => [...document.querySelectorAll('#blocktrain .form')].filter((box) =>
+    box.getClientRects().length && ![...box.children].some((child) => child.getClientRects().length))
+    .map((box) => [...box.children].map((child) => child.id).join(' '))"""
 REMEMBERED = "Object.entries(sessionStorage).find(([key]) => key.startsWith('blocktrain '))"
 VALUES = f"(JSON.parse(({REMEMBERED} ?? ['', '{{}}'])[1]).values ?? {{}})"
 
@@ -44,6 +47,19 @@ def test_the_bar_is_in_sight_wherever_one_scrolls(opened, size):
             assert opened.page.evaluate(IN_SIGHT, name), f"{name} after scrolling to {scroll}"
             assert opened.page.evaluate(IN_SIGHT, "#blocktrain_tab_runs"), f"the header of {place} at {scroll}"
         assert opened.page.evaluate(OVERFLOWS) <= 0, place
+
+
+@pytest.mark.both_gradios
+def test_what_nobody_sees_takes_no_room(opened):
+    """The box around a hidden field pushed the model to the left; on a phone one letter was left of it."""
+    for width, others in ((1280, 70), (390, 20)):
+        opened.page.set_viewport_size({"width": width, "height": 844})
+        for place in PLACES:
+            opened.go(place)
+            assert opened.page.evaluate(EMPTY_BOXES) == [], place
+        model = opened.page.locator("#blocktrain_model_line").first.bounding_box()
+        assert model["x"] + model["width"] > width - others
+        assert model["width"] > 120
 
 
 def test_another_place_begins_at_its_top(opened):
