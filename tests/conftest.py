@@ -22,13 +22,22 @@ CHROMIUM = (
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
-LONG = ("gpu", "browser", "benchmarks", "trust", "cli", "demo", "training")  # folders, the longest first
+# Folders and files, the longest first.
+LONG = ("gpu", "test_documents.py", "browser", "benchmarks", "trust", "cli", "demo", "training")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take long, so that no core waits for one of them at the end."""
-    places = {ROOT / "tests" / folder: place for place, folder in enumerate(LONG)}
-    items.sort(key=lambda item: next((places[p] for p in item.path.parents if p in places), len(LONG)))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked ``long`` from a run of all tests, and begin with what takes long.
+
+    So no core waits for one file at the end.
+    """
+    asked = {(config.rootpath / argument).resolve() for argument in config.args}
+    if asked == {ROOT / "tests"} and not os.environ.get("BLOCKTRAIN_LONG"):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: next((places[p] for p in (item.path, *item.path.parents) if p in places), len(LONG)))
 
 
 @pytest.fixture(scope="session", autouse=True)

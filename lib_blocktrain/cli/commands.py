@@ -259,13 +259,12 @@ def demo_export(arguments: argparse.Namespace) -> Answer:
 
 
 def test(arguments: argparse.Namespace) -> int:
-    """Run pytest: all tests in up to MAX_TEST_WORKERS processes, or those asked for in one; return its exit status."""
+    """Run pytest: all tests on up to MAX_TEST_WORKERS cores, or those asked for on one core; return its exit status."""
     from lib_blocktrain.files import ROOT
 
     words, environment = arguments.pytest, dict(os.environ)
     if not words:
-        workers = min((os.cpu_count() or 1) + 1, MAX_TEST_WORKERS)  # one more than cores: browser tests often wait
-        words = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+        words = ["-n", str(min(os.cpu_count() or 1, MAX_TEST_WORKERS)), "--dist", "loadfile", "--no-loadscope-reorder"]
         environment.setdefault("OMP_NUM_THREADS", "1")  # otherwise each worker would use all cores
     return subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, env=environment, check=False).returncode
 

@@ -7,6 +7,8 @@ import json
 import pytest
 from journeys import Opened
 
+pytestmark = pytest.mark.long
+
 PLACES = ("Preview", "Analyse", "Pictures", "Train", "Runs")
 # The contrast of every visible text with what lies behind it, ancestors' opacity included (WCAG 2.2, 1.4.3); what is
 # disabled is exempt, and behind a gradient the worse end counts.

@@ -108,6 +108,7 @@ def test_a_picture_to_paint_on(opened):
     opened.wait("analyse_status", "done in")
 
 
+@pytest.mark.long
 def test_a_page_comes_to_rest(opened):
     """No canvas, spinner or animation is drawn again and again: the GPU is for pictures."""
     opened.page.evaluate(
@@ -134,6 +135,7 @@ def test_what_is_wrong_is_said(opened):
 
 
 @pytest.mark.both_gradios
+@pytest.mark.long
 def test_a_number_on_its_way_to_another_is_no_error(opened):
     """gradio said "Value 7 is less than minimum value 64" every five seconds, and the page remembered nothing."""
     opened.type("width", "7")

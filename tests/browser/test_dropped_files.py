@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytestmark = pytest.mark.long
+
 
 def test_a_grid_over_the_loras_in_use(opened):
     page = opened.page

@@ -36,6 +36,7 @@ def come_back(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+@pytest.mark.long
 def test_the_bar_is_in_sight_wherever_one_scrolls(opened, size):
     opened.page.set_viewport_size({"width": size[0], "height": size[1]})
     for place in PLACES:
@@ -62,6 +63,7 @@ def test_what_nobody_sees_takes_no_room(opened):
         assert model["width"] > 120
 
 
+@pytest.mark.long
 def test_another_place_begins_at_its_top(opened):
     opened.page.set_viewport_size({"width": 1280, "height": 500})
     opened.go("Train")
@@ -71,6 +73,7 @@ def test_another_place_begins_at_its_top(opened):
     opened.page.wait_for_function("() => window.scrollY < 5")
 
 
+@pytest.mark.long
 def test_the_places_are_one_set_of_tabs_for_the_keyboard(opened):
     tabs = opened.page.get_by_role("tab")
     assert [tab.inner_text() for tab in tabs.all()] == list(PLACES)
@@ -95,6 +98,7 @@ def test_ctrl_enter_draws_with_what_was_just_typed(opened):
     opened.wait("status", "of 3 pictures drawn, seed 4242")
 
 
+@pytest.mark.long
 def test_escape_cancels_a_drawing(opened):
     opened.type("steps", 150)
     opened.click("draw")
@@ -105,6 +109,7 @@ def test_escape_cancels_a_drawing(opened):
     opened.page.wait_for_function("() => !document.title.includes('%')")
 
 
+@pytest.mark.long
 def test_the_list_of_shortcuts_opens_and_closes(opened):
     opened.page.locator("#blocktrain_prompt textarea").press("?")  # a letter of the prompt
     assert not opened.page.locator("#blocktrain_shortcuts").count()
@@ -143,6 +148,7 @@ def test_a_click_before_the_values_are_back_acts_on_them(opened):
 
 
 @pytest.mark.both_gradios
+@pytest.mark.long
 def test_a_click_after_the_values_are_back_goes_on_at_once(opened):
     """gradio 3 gives an id twice: places were counted by it, and each click waited 15 seconds for what was there."""
     opened.page.wait_for_function("['preview', 'analyse', 'train'].every(blocktrain.restored)")
@@ -181,6 +187,7 @@ def test_a_reload_brings_everything_back(opened):
     assert opened.weight("OUT05") == 0.35
 
 
+@pytest.mark.long
 def test_two_pages_do_not_overwrite_each_other(opened):
     other = opened.another()
     opened.type("prompt", "the first page")
@@ -195,6 +202,7 @@ def test_two_pages_do_not_overwrite_each_other(opened):
     assert not [*other.problems, *third.problems]
 
 
+@pytest.mark.long
 def test_two_pages_keep_what_each_has_changed(opened):
     """For the next new page: the page that wrote last put all that it knew in the place of what the other had kept."""
     stored = "() => JSON.parse(Object.entries(localStorage).find(([key]) => key.startsWith('blocktrain '))[1]).values"
@@ -231,6 +239,7 @@ def test_two_pages_keep_what_each_has_changed(opened):
     ],
     ids=["no JSON", "another version", "wrong types", "wrong values", "a LoRA that is gone"],
 )
+@pytest.mark.long
 def test_a_bad_stored_state_is_ignored_with_a_line_in_the_console(opened, stored):
     opened.page.wait_for_function(f"() => {VALUES}.preview")
     opened.page.wait_for_timeout(500)
@@ -257,6 +266,7 @@ def test_the_console_stays_quiet(opened):
 
 
 @pytest.mark.both_gradios
+@pytest.mark.long
 def test_the_run_in_training_is_seen_everywhere(opened):
     fill(opened, "seen-everywhere")
     opened.page.keyboard.press("Control+Enter")

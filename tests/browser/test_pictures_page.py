@@ -80,6 +80,7 @@ def test_pictures_large_stale_and_brought_back(opened):
 
 
 @pytest.mark.both_gradios
+@pytest.mark.long
 def test_the_die_at_the_seed(opened):
     """Pressed, each drawing has a new seed; released, the seed is that of the pictures, which are not out of date."""
     page, die = opened.page, opened.page.get_by_role("button", name="Random seed")
@@ -104,6 +105,7 @@ def test_the_die_at_the_seed(opened):
     assert badge.first.inner_text() == "seed changed"
 
 
+@pytest.mark.long
 def test_weights_by_kind_of_layer_make_the_picture_stale(opened):
     """Auto draws it again, and says nothing any more."""
     page = opened.page
@@ -132,6 +134,7 @@ def test_weights_by_kind_of_layer_make_the_picture_stale(opened):
     opened.wait("changed", "without OUT05.attn2=0")
 
 
+@pytest.mark.long
 def test_a_grid_over_a_block(opened):
     page = opened.page
     opened.small()
@@ -145,6 +148,7 @@ def test_a_grid_over_a_block(opened):
 
 
 @pytest.mark.both_gradios
+@pytest.mark.long
 def test_no_request_is_lost_while_another_is_answered(opened):
     """An entry is brought back and pinned before the pictures are there: gradio drops the event of the second."""
     page = opened.page

@@ -225,6 +225,7 @@ def test_a_mask_that_is_not_saved_stays(opened):
     page.wait_for_function(MASK_SEEN)
 
 
+@pytest.mark.long
 def test_the_probe_of_a_set_is_seen_at_that_set(opened):
     """Another set says which one is probed; back at the first one it can be cancelled. Its row was gone."""
     page = opened.page
@@ -288,6 +289,7 @@ def test_files_that_do_not_arrive(opened):
     assert len(list((opened.folder / "out/datasets/late").rglob("*.png"))) == 2
 
 
+@pytest.mark.long
 def test_what_arrived_before_a_part_that_did_not_is_there(opened):
     make_set(opened, "half")
     uploads = []

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from journeys import SECOND
 from PIL import Image
 
 from lib_blocktrain.blocks import BLOCK_IDS
+
+pytestmark = pytest.mark.long
 
 MAP = "#blocktrain_u_weights"
 SLIDER = "() => document.querySelector('#blocktrain_w_{} input[type=range]').value == '{}'"

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from journeys import LONG
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 

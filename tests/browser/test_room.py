@@ -10,6 +10,8 @@ from covered import faults, nothing_covered
 from journeys import Opened, serving
 from room import RUNS, make_room
 
+pytestmark = pytest.mark.long
+
 COUNT = 2000
 PLACES = ("Analyse", "Pictures", "Train", "Runs", "Preview")
 LISTED = "() => window.blocktrain?.loras?.store.files.size"

@@ -8,6 +8,8 @@ import pytest
 from breakable import breakable
 from journeys import SECOND, Opened, serving, write_loras
 
+pytestmark = pytest.mark.long
+
 LATE = 1.5 * SECOND
 MOVE = """(slider, value) => {
     slider.value = value;

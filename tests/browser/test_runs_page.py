@@ -16,6 +16,8 @@ from PIL import Image
 from lib_blocktrain.training.config import load
 from lib_blocktrain.training.runs import Run, create, open_run
 
+pytestmark = pytest.mark.long
+
 READY = Path(__file__).resolve().parent.parent.parent / "demo" / "runs" / "2-robot-out.json"
 STEPS = 60
 EVERY = 10  # steps between two samples

@@ -31,6 +31,7 @@ def test_all_sliders_0_is_no_lora(opened):
     assert weighted == without != at_1
 
 
+@pytest.mark.long
 def test_typed_numbers_count(opened):
     opened.small()
     opened.type("w_OUT05", "0.25")
@@ -38,6 +39,7 @@ def test_typed_numbers_count(opened):
     assert len(set(opened.preview())) == 3
 
 
+@pytest.mark.long
 def test_blocks_that_the_lora_lacks_are_greyed(opened):
     assert opened.page.locator("#blocktrain_w_IN03 input[type=range]").is_disabled()
     words = "row => getComputedStyle(row, '::before').content"
@@ -46,6 +48,7 @@ def test_blocks_that_the_lora_lacks_are_greyed(opened):
     assert opened.page.locator("#blocktrain_w_IN04 input[type=range]").is_enabled()
 
 
+@pytest.mark.long
 def test_what_a_lora_contains(opened):
     opened.open("contents")
     opened.wait("facts", "<b>bold</b>")  # markup in metadata is text
@@ -78,12 +81,14 @@ def test_recommended_weights_go_to_the_sliders(opened):
         assert (opened.weight("OUT11"), opened.weight("M00")) == (1, 0)
 
 
+@pytest.mark.long
 def test_recommended_weights_over_the_steps_go_to_the_sliders_whole(opened):
     with beside_style(opened, '{"block weights": "*=0.5@0,1@1"}'):
         opened.page.click("#blocktrain_facts [data-use=weights]")
         opened.wait("weight_changes_said", "in place of the sliders: *=0.5@0,1@1")
 
 
+@pytest.mark.long
 def test_an_activation_text_goes_into_the_prompt_once(opened):
     """A longer word that begins with it is another one. The button says what it did, and then what it does."""
     with beside_style(opened, '{"activation text": "cat"}'):
@@ -100,6 +105,7 @@ def test_an_activation_text_goes_into_the_prompt_once(opened):
 
 
 @pytest.mark.both_gradios
+@pytest.mark.long
 def test_a_card_is_asked_for_once(opened):
     """Also where it is as before, since the page notices no text that it has already, and where its file is gone."""
     page = opened.page
@@ -115,6 +121,7 @@ def test_a_card_is_asked_for_once(opened):
     assert len([text for text in asked if '\\"card\\":\\"gone\\"' in text]) == 1
 
 
+@pytest.mark.long
 def test_values_survive_a_change_of_lora(opened):
     opened.drag("OUT05", 0.4)
     opened.tick("robot")
@@ -179,6 +186,7 @@ def test_a_preset_goes_to_another_browser(opened, second):
     assert second.weight("OUT11") == 1
 
 
+@pytest.mark.long
 def test_a_saved_preset_is_in_the_menu_after_a_reload(opened):
     opened.drag("OUT05", 0.15)
     opened.save_preset("kept")
@@ -199,6 +207,7 @@ def test_a_bad_string_is_explained_at_the_character(opened):
 
 
 @pytest.mark.both_gradios
+@pytest.mark.long
 def test_what_is_typed_without_a_pause_is_answered_to_its_end(opened):
     """While an answer is on its way, gradio hears no further key."""
     opened.menu("share")
@@ -228,6 +237,7 @@ def test_cancel(opened):
 
 
 @pytest.mark.both_gradios
+@pytest.mark.long
 def test_a_second_browser_meets_a_queue(opened, second):
     for number, tab in enumerate((opened, second)):
         tab.small()
@@ -240,6 +250,7 @@ def test_a_second_browser_meets_a_queue(opened, second):
     assert not set(opened.pixels()) & set(second.pixels())
 
 
+@pytest.mark.long
 def test_a_second_click_is_no_error(opened):
     """gradio 4 puts it into the queue; gradio 3 does not hear a button whose work goes on."""
     opened.small()
@@ -252,6 +263,7 @@ def test_a_second_click_is_no_error(opened):
     opened.wait("status", "of 3 pictures drawn, seed 32")
 
 
+@pytest.mark.long
 def test_a_file_that_breaks_leaves_the_tab_alive_and_the_model_whole(opened):
     opened.small()
     before = opened.preview()
@@ -270,6 +282,7 @@ def test_a_file_that_breaks_leaves_the_tab_alive_and_the_model_whole(opened):
 
 
 @pytest.mark.both_gradios
+@pytest.mark.long
 def test_save_and_load_again(opened, second):
     opened.small()
     opened.type("prompt", "a small fox, <i>green</i> background")
@@ -285,6 +298,7 @@ def test_save_and_load_again(opened, second):
     assert second.preview() == opened.pixels()
 
 
+@pytest.mark.long
 def test_bake(opened):
     opened.drag("OUT05", 0.5)
     opened.open("baking")
@@ -295,6 +309,7 @@ def test_bake(opened):
     opened.wait("bake_status", "already: choose another name")
 
 
+@pytest.mark.long
 def test_grid(opened):
     opened.small()
     opened.view("grid")
@@ -306,12 +321,14 @@ def test_grid(opened):
 
 
 @pytest.mark.parametrize("header", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}])
+@pytest.mark.long
 def test_others_are_refused(served, header):
     request = urllib.request.Request(served[0], headers=header)
     with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(request, timeout=20)
 
 
+@pytest.mark.long
 def test_from_click_to_first_picture(opened, record_property, capsys):
     """Measured and said, never asserted: the machine is shared."""
     opened.type("seed", 4711)

@@ -8,6 +8,8 @@ import pytest
 
 from lib_blocktrain.weights.preset_strings import parse
 
+pytestmark = pytest.mark.long
+
 BLOCK = "#blocktrain_u_weights .blocktrain-u-block[data-block={}]"
 PREFIX = "blocktrain_w_"
 HEIGHT = 54  # pixels of a drag for a weight of 1

@@ -12,6 +12,8 @@ from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.weights.preset_strings import parse
 from lib_blocktrain.workspace.lora_selection import LoraEntry
 
+pytestmark = pytest.mark.long
+
 MAP = "#blocktrain_u_weights"
 BLOCK = MAP + " [data-block={}]"
 ROW = "#blocktrain_w_{}"
