@@ -35,8 +35,8 @@ areas excludes 0 and its mean is 0.0005 or more, with five replicates or more; t
 difference at matched fidelity does, too. There are many rows: one in twenty may do so by chance. An interval from
 five replicates is narrower than it should be. The rivals and the searched arms were trained by a later version of the
 program than the other arms; *all again* shows how much that changes. Pictures are drawn in bfloat16, or in float32 by a
-CPU that emulates it, as the last cells of *dressed* were; the model alone differs between the two by 0.001 in the
-probabilities, 0.006 in diversity and 0.0001 in the losses at most. A search has 1,020 U-Net evaluations and 12
+CPU that emulates it, as the last cells of *dressed* were; the model alone differs between the two by less than 0.001
+in the probabilities, 0.006 in diversity and 0.0002 in the losses. A search has 1,020 U-Net evaluations and 12
 pictures, and keeps the subject while it drops all else; a run under its weights has 0 for those below 0, which a run
 refuses.
 
