@@ -15,6 +15,8 @@ from lib_blocktrain.networks.files import write_network
 from lib_blocktrain.training import compiled
 from tests.tiny_models import assert_untouched, diffusers_unet, state_of
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def unet():

@@ -19,6 +19,8 @@ from benchmarks.gpu import wheels
 from benchmarks.gpu.parts import BY_NAME, PARTS, Clock, share
 from benchmarks.gpu.results import PASSED, Reporter, Results, read_event
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 SLOW = {"compile"}  # traces the whole U-Net; its program has a test of its own
 

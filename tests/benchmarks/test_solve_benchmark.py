@@ -13,6 +13,8 @@ from benchmarks import solve_tables
 from benchmarks.solve_cases import CASES, HAT, SUBJECT, without_hat
 from demo.composites import BACKGROUNDS
 
+pytestmark = pytest.mark.long
+
 EVERY = np.arange(4)
 WHOLE, NOTHING = np.array([[1, 1, 1, 1], [0, 0, 0, 0]]), np.array([[0, 0, 0, 0], [1, 1, 1, 1]])
 
