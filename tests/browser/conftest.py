@@ -21,11 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import gradio3
 from journeys import Opened, new_context, serving, write_loras
 
+IN_BOTH = ("test_journeys", "test_train")  # files whose tests under gradio 3 are in the run of all tests
+
 
 def pytest_generate_tests(metafunc) -> None:
     if "python" in metafunc.fixturenames:
         both = os.environ.get("BLOCKTRAIN_BROWSER") == "all" or metafunc.definition.get_closest_marker("both_gradios")
-        gradios = ["gradio4", "gradio3"] if both else ["gradio4"]
+        marks = () if metafunc.definition.path.stem in IN_BOTH else pytest.mark.long
+        gradios = ["gradio4", pytest.param("gradio3", marks=marks)] if both else ["gradio4"]
         metafunc.parametrize("python", gradios, indirect=True, scope="session")
 
 
