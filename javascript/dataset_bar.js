@@ -118,9 +118,11 @@
         return dataset.dialog("Not all captions are saved", { about, go: "Save and go on", run: saveAll });
     }
 
+    const unsavedMasks = () => dataset.pictures().filter(dataset.isPainted).map((one) => one.picture);
+
     // True if no mask is painted but not saved, or training is to go without.
     function withoutMasks() {
-        const count = dataset.pictures().filter(dataset.isPainted).length;
+        const count = unsavedMasks().length;
         const about = `${many(count, "mask is", "masks are")} painted but not saved: training would not see them.`;
         return !count || dataset.dialog("Not all masks are saved", { about, go: "Go on without them", run: () => true });
     }
@@ -164,7 +166,7 @@
             const words = made("span", { className: "blocktrain-mod", textContent: `${many(typed, "caption")} not saved` });
             parts.push(words, link(typed === 1 ? "Save" : "Save all", saveAll));
         }
-        const masks = dataset.pictures().filter(dataset.isPainted).map((one) => one.picture);
+        const masks = unsavedMasks();
         if (masks.length) {
             const words = made("span", { className: "blocktrain-mod", textContent: `${many(masks.length, "mask")} not saved` });
             parts.push(words, link("Show", () => showMask(masks[(masks.indexOf(dataset.state.current) + 1) % masks.length])));

@@ -27,9 +27,9 @@ LONG = ("gpu", "test_documents.py", "browser", "benchmarks", "trust", "cli", "de
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked ``long`` from a run of all tests, and begin with what takes long.
+    """Leave out what is marked ``long`` from a run of all tests.
 
-    So no core waits for one file at the end.
+    Begin with what takes longest, so that no core waits for one file at the end.
     """
     asked = {(config.rootpath / argument).resolve() for argument in config.args}
     if asked == {ROOT / "tests"} and not os.environ.get("BLOCKTRAIN_LONG"):

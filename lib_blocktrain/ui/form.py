@@ -246,18 +246,19 @@ def defaults(architecture: str = "sd1") -> dict[str, object]:
     return _values(data)
 
 
-def set_in(group: str, values: Mapping[str, object]) -> list[tuple[str, str]]:
-    """What a group's fields hold beside the defaults: label and value; a switch that is on has none.
+def set_in_folds(values: Mapping[str, object]) -> list[list[tuple[str, str]]]:
+    """What the fields of each folded group hold beside the defaults: label and value; a switch that is on has none.
 
     The description sets nothing.
     """
     plain = defaults()
+
+    def is_set(field: Field) -> bool:
+        value, usual = values[field.name], plain[field.name]
+        return value != usual and bool(value or usual) and field.path != "description"
+
     return [
-        (field.label, _in_a_line(values[field.name]))
-        for field in GROUPS[group]
-        if values[field.name] != plain[field.name]
-        and (values[field.name] or plain[field.name])
-        and field.path != "description"
+        [(field.label, _in_a_line(values[field.name])) for field in GROUPS[group] if is_set(field)] for group in FOLDED
     ]
 
 

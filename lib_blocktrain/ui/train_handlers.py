@@ -169,7 +169,7 @@ class TrainHandlers:
         """Show how the weights are understood, the cost of the run, and what is to be known before its start."""
         fields = values["train_form"]
         text = str(fields[WEIGHTS] or "")
-        folds = {"train_folds": train_html.folds([form.set_in(group, fields) for group in form.FOLDED])}
+        folds = {"train_folds": train_html.folds(form.set_in_folds(fields))}
         nothing = {**dict.fromkeys(("train_estimate", "train_cost", "train_checks"), ""), **folds}
         nothing["train_path"] = train_html.steps([])
         try:
