@@ -144,6 +144,7 @@ def bench(random_model):
     return cells.Bench(measures.Reader(load_demo(random_model), Classifier().eval(), Sampler(steps=1)), "tiny")
 
 
+@pytest.mark.long
 def test_run_and_report(drawn, bench, monkeypatch, tmp_path, caplog):
     """Five arms of one replicate; ended and begun again it makes only what is missing, and the report counts cells."""
     few = {name: arms.BIASED[name] for name in ("all", "analysis", "lower rank", "same norm", "random")}

@@ -21,13 +21,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import gradio3
 from journeys import Opened, new_context, serving, write_loras
 
-IN_BOTH = ("test_journeys", "test_train")  # files whose tests under gradio 3 are in the run of all tests
+IN_BOTH = (  # tests that are in the run of all tests under gradio 3, too
+    "test_the_first_preview_is_one_click",
+    "test_from_a_word_to_a_preset_to_a_picture",
+    "test_from_a_folder_to_preview",
+)
 
 
 def pytest_generate_tests(metafunc) -> None:
     if "python" in metafunc.fixturenames:
         both = os.environ.get("BLOCKTRAIN_BROWSER") == "all" or metafunc.definition.get_closest_marker("both_gradios")
-        marks = () if metafunc.definition.path.stem in IN_BOTH else pytest.mark.long
+        marks = () if metafunc.definition.originalname in IN_BOTH else pytest.mark.long
         gradios = ["gradio4", pytest.param("gradio3", marks=marks)] if both else ["gradio4"]
         metafunc.parametrize("python", gradios, indirect=True, scope="session")
 

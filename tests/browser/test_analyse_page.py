@@ -83,6 +83,7 @@ def test_from_a_box_to_the_sliders(opened):
     opened.page.wait_for_function(AS_PROMISED, arg=promised)
 
 
+@pytest.mark.long
 def test_a_picture_to_paint_on(opened):
     """Drawn by the host, shown where one paints; without paint there is nothing to analyse."""
     opened.go("Analyse")

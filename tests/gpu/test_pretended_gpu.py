@@ -17,6 +17,7 @@ pytest.importorskip("diffusers")
 from tests.gpu import cases
 from tests.gpu.pretended import ROOT, build_guard, preloaded
 
+LONG = ("variants", "hosts")  # groups that are not in the run of all tests
 # Of transformers' Adafactor, in each step for each tensor; and where captions are encoded in the step, the host's.
 OTHERS = {"train Adafactor": ("optimize", None), "train text encoder": (None, "copy to cuda")}
 
@@ -51,7 +52,10 @@ def write_table(title: str, rows: dict[str, dict]) -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize("group", [name for name in cases.GROUPS if name != "controls"])
+@pytest.mark.parametrize(
+    "group",
+    [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in cases.GROUPS if name != "controls"],
+)
 def test_on_a_pretended_gpu(environment, group):
     rows = results_of(group, environment)
     failed = {name: row["error"] for name, row in rows.items() if row["error"]}

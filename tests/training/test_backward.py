@@ -68,7 +68,7 @@ def flops():
         ("sdxl", "OUT01=1", 0.71),
     ],
 )
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.long)])
 @pytest.mark.usefixtures("fused_on_meta")
 def test_flops(flops, architecture, weights, bound, checkpointing):
     """Of training ALL in the same way; with checkpointing a forward pass more is saved, too."""

@@ -69,6 +69,7 @@ def test_the_same_gradients_and_no_more_of_a_backward_pass(monkeypatch):
     assert_untouched(unet, before)
 
 
+@pytest.mark.long
 def test_a_run_with_changed_weights_that_is_stopped_and_goes_on(train, config, random_model, monkeypatch):
     """To the bits of the run that was neither compiled nor stopped: a graph with the first hooks would have others."""
     monkeypatch.setattr(compiled, "BACKEND", "eager")

@@ -499,6 +499,7 @@ def finished(model_folder: Path, tmp_path: Path, *arguments: str) -> dict:
     return answer
 
 
+@pytest.mark.long
 def test_killed_at_any_moment(random_model, run_json, tmp_path):
     """SIGKILL at random moments, resumed until it is done: the bits of the unbroken run."""
     whole = finished(random_model, tmp_path, str(run_json), "--out", str(tmp_path / "whole"))

@@ -90,6 +90,7 @@ def resident() -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
 
 
+@pytest.mark.long
 def test_a_long_run(tally, config, tmp_path):
     steps = tally.scale.steps
     every = steps // PARTS

@@ -207,6 +207,7 @@ def client(server: Server, number: int, requests: int, expected: list, run: Call
     return counted
 
 
+@pytest.mark.long
 def test_ten_clients(tally, server, host, config, monkeypatch):
     model = host.model()
     whole = Whole({"unet": model.unet, "vae": model.pipeline.vae, **model.text_encoders})

@@ -513,16 +513,8 @@ def test_a_webuis_picture_brings_the_loras_of_its_prompt(host, controls, preview
 
 
 def test_a_picture_whose_tag_cannot_be_taken_over_is_loaded_and_keeps_the_tag(preview, page, tmp_path):
-    page.take(
-        preview.load(
-            {
-                **page.values,
-                "png_file": webui_picture(
-                    tmp_path, "a fox <lora:robot:1:bw=NOSUCH> <lora:style:0.5>\nSteps: 20, Seed: 5, Size: 64x64"
-                ),
-            }
-        )
-    )
+    text = "a fox <lora:robot:1:bw=NOSUCH> <lora:style:0.5>\nSteps: 20, Seed: 5, Size: 64x64"
+    page.take(preview.load({**page.values, "png_file": webui_picture(tmp_path, text)}))
     assert list(page.values["selection"].entries) == ["style"]
     assert page.values["prompt"] == "a fox <lora:robot:1:bw=NOSUCH>"
     assert re.search("robot: .*unknown preset.*, so its tag stays in the prompt", page.values["status"])
