@@ -165,6 +165,7 @@
             if (broken) {
                 parts.push(`${broken} cannot be read`);
             }
+            this.root.querySelector(".blocktrain-library").style.setProperty("--blocktrain-files", files.length);
             const foot = this.root.querySelector(".blocktrain-lib-foot");
             foot.firstElementChild.textContent = store.received ? parts.join(" · ") : "Listing the folders …";
             foot.firstElementChild.title = store.folders.join("\n");

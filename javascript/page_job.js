@@ -6,7 +6,7 @@
     const blocktrain = (window.blocktrain = Object.hasOwn(window, "blocktrain") ? window.blocktrain : {});
     const TIMEOUT = 60000; // milliseconds to wait for an answer
     const UNSEEN = 5000; // milliseconds between two requests while another window is in front
-    const GOING = ["preparing", "training", "stopping", "pausing", "waiting"];
+    const GOING = ["preparing", "training", "stopping", "pausing", "waiting", "paused"];
 
     const root = () => document.getElementById("blocktrain");
     const chip = () => document.querySelector("#blocktrain_job_chip .blocktrain-chip-job");

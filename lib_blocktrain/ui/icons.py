@@ -20,6 +20,14 @@ _PATHS = MappingProxyType(
         "todo": "M8 13A5 5 0 1 0 8 3a5 5 0 0 0 0 10Z",
         "warn": "M8 2.5 14.5 13.5H1.5zM8 6.5v3.2M8 11.6v.4",
         "bad": "m4 4 8 8M12 4l-8 8",
+        "pause": "M5.5 3v10M10.5 3v10",
+        "stop": "M4 4h8v8H4z",
+        "copy": "M5.5 5.5v-3h8v8h-3M2.5 5.5h8v8h-8z",
+        "zoom": "M9.5 2.5h4v4M13.5 2.5 9 7M6.5 13.5h-4v-4M2.5 13.5 7 9",
+        "side": "M2.5 3h3v10h-3zM6.5 3h3v10h-3zM10.5 3h3v10h-3z",
+        "swipe": "M2.5 3h11v10h-11zM8 1.5v13M5.8 6.5 4.3 8l1.5 1.5M10.2 6.5 11.7 8l-1.5 1.5",
+        "difference": "M6 11A4 4 0 1 0 6 3a4 4 0 0 0 0 8ZM10 13a4 4 0 1 0 0-8 4 4 0 0 0 0 8Z",
+        "grid": "M2.5 2.5h4v4h-4zM9.5 2.5h4v4h-4zM2.5 9.5h4v4h-4zM9.5 9.5h4v4h-4z",
     }
 )
 

@@ -14,12 +14,14 @@ from markupsafe import Markup
 from lib_blocktrain.runner import Runner, Status
 from lib_blocktrain.training.runs import Run
 from lib_blocktrain.ui import html
+from lib_blocktrain.ui.icons import icon
 from lib_blocktrain.ui.shim import on
 from lib_blocktrain.ui.values import Changes
 from lib_blocktrain.ui.widgets import Widgets
 
 POLL_TRAINING, POLL_IDLE = 1500, 5000  # milliseconds to the next poll
-_ENDS = {"finished": ("done", "✓"), "failed": ("bad", "⚠"), "diverged": ("bad", "⚠")}  # the others: stopped, paused
+# by state, the kind of the chip and its icon; the others: stopped, paused
+_ENDS = {"finished": ("done", "good"), "failed": ("bad", "warn"), "diverged": ("bad", "warn")}
 TITLE = "Show the run"
 _CHIP = Markup(
     '<button type="button" class="blocktrain-chip blocktrain-chip-job blocktrain-is-{kind}" data-run="{run}" '
@@ -59,7 +61,8 @@ class JobChip:
         if self.runner.held and queue:
             others = f"and {len(queue) - 1} more" if len(queue) > 1 else ""
             title = "The queue is held: show the runs"
-            return _chip(queue[0], "waiting", "waiting", sign="⏸", figures=others, title=title)
+            state = self.runner.status(queue[0]).state  # waiting, or paused
+            return _chip(queue[0], state, "waiting", sign=icon("pause"), figures=others, title=title)
         if self._last is None:
             return Markup("")
         try:
@@ -67,8 +70,8 @@ class JobChip:
         except ValueError:  # deleted meanwhile
             return Markup("")
         status = self.runner.status(last)
-        kind, sign = _ENDS.get(status.state, ("ended", "■"))
-        return _chip(last, status.state, kind, sign=sign, title=status.reason or TITLE)
+        kind, sign = _ENDS.get(status.state, ("ended", "stop"))
+        return _chip(last, status.state, kind, sign=icon(sign), title=status.reason or TITLE)
 
 
 def _active(run: Run, status: Status) -> Markup:
@@ -85,14 +88,12 @@ def _chip(
     state: str,
     kind: str,
     *,
-    sign: str,
+    sign: Markup,
     figures: str = "",
     left: str = "",
     share: float = 0.0,
     title: str = TITLE,
 ) -> Markup:
-    if not isinstance(sign, Markup):
-        sign = Markup('<i class="blocktrain-sign" aria-hidden="true">{}</i>').format(sign)
     return _CHIP.format(
         run=run.folder.name, name=run.config.name, state=state, kind=kind, sign=sign, figures=figures, left=left,
         share=share, title=title,

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from lib_blocktrain.ui.html import data_url
+from lib_blocktrain.ui.icons import icon
 from lib_blocktrain.ui.preset_cards import card_map
 from lib_blocktrain.weights.layer_weights import LayerWeights
 from lib_blocktrain.workspace.drawing import AT_1, WITHOUT, Variant
@@ -27,25 +28,7 @@ STEPS = (
     ("Set the weights", "Drag on the map, or take a preset."),
     ("Draw", "Without LoRA, every block at 1, under the weights."),
 )
-VIEWS = {
-    "side": ("Side by side", "M2.5 3h3v10h-3zM6.5 3h3v10h-3zM10.5 3h3v10h-3z"),
-    "swipe": ("Swipe", "M2.5 3h11v10h-11zM8 1.5v13M5.8 6.5 4.3 8l1.5 1.5M10.2 6.5 11.7 8l-1.5 1.5"),
-    "difference": ("Difference", "M6 11A4 4 0 1 0 6 3a4 4 0 0 0 0 8ZM10 13a4 4 0 1 0 0-8 4 4 0 0 0 0 8Z"),
-    "grid": ("Grid", "M2.5 2.5h4v4h-4zM9.5 2.5h4v4h-4zM2.5 9.5h4v4h-4zM9.5 9.5h4v4h-4z"),
-}
-_ZOOM = "M9.5 2.5h4v4M13.5 2.5 9 7M6.5 13.5h-4v-4M2.5 13.5 7 9"
-_COPY = "M5.5 5.5v-3h8v8h-3M2.5 5.5h8v8h-8z"
-_WARNING = "M8 2.2 14.3 13.3H1.7zM8 6.5v3.2M8 11.6v.01"
-
-
-def icon(path: str) -> Markup:
-    """An icon of 16 units from the path of its lines."""
-    return Markup(
-        '<svg class="blocktrain-ic" viewBox="0 0 16 16" aria-hidden="true"><path d="{}" fill="none" '
-        'stroke="currentColor" stroke-width="1.4" stroke-linecap="round" stroke-linejoin="round"/></svg>'
-    ).format(path)
-
-
+VIEWS = {"side": "Side by side", "swipe": "Swipe", "difference": "Difference", "grid": "Grid"}
 _USE = Markup(
     '<button type="button" class="blocktrain-btn blocktrain-link" data-use-cell="{}" '
     'aria-label="Use these weights: {}" title="Use these weights">Use</button>'
@@ -57,10 +40,14 @@ TAG_LINE = Markup(
     '<div class="blocktrain-tagline" hidden><span>Prompt tag</span><code></code><button type="button" '
     'class="blocktrain-btn" data-copy-tag>{}<span>Copy</span></button><button type="button" class="blocktrain-btn" '
     "data-to-txt2img hidden>Send to txt2img</button></div>"
-).format(icon(_COPY))
+).format(icon("copy"))
 FROM_TXT2IMG = Markup(
     '<button type="button" class="blocktrain-btn" data-from-txt2img hidden title="Prompt, its LoRAs, negative prompt,'
     ' size, sampler, steps, CFG and seed of txt2img">Take from txt2img</button>'
+)
+NO_GRID = Markup(
+    '<div class="blocktrain-ph blocktrain-no-grid"><b>No grid yet</b><p>One picture without LoRAs, and one for each '
+    "preset, value, strength, seed or LoRA chosen above.</p></div>"
 )
 CHANGED = Markup('<p class="blocktrain-msg blocktrain-is-warn blocktrain-changed" role="status" hidden></p>')
 HISTORY = Markup(
@@ -76,8 +63,7 @@ def heading() -> Markup:
     """The heading of the pictures with the views to choose from."""
     button = Markup('<button type="button" data-view-to="{}" aria-pressed="{}" title="{}">{}<span>{}</span></button>')
     buttons = Markup("").join(
-        button.format(name, str(name == "side").lower(), title, icon(path), title)
-        for name, (title, path) in VIEWS.items()
+        button.format(name, str(name == "side").lower(), title, icon(name), title) for name, title in VIEWS.items()
     )
     return Markup(
         '<div class="blocktrain-pictures-h"><h2>Pictures</h2><span class="blocktrain-of" data-pictures-of></span>'
@@ -172,7 +158,7 @@ def failure(reason: str, size: tuple[int, int], smaller: bool) -> Markup:
     if smaller and min(size) > 256:
         width, height = (side * 3 // 4 // 64 * 64 for side in size)
         button = _DRAW_AT.format(width, height, width, height)
-    return _FAIL.format(icon(_WARNING), reason, button)
+    return _FAIL.format(icon("warn"), reason, button)
 
 
 class _Figure:
@@ -206,7 +192,7 @@ class _Figure:
         )
 
     def _button(self, picture: DrawnPicture, badge: Markup) -> Markup:
-        zoom = Markup('<span class="blocktrain-zoom">{}<span>Zoom</span></span>').format(icon(_ZOOM))
+        zoom = Markup('<span class="blocktrain-zoom">{}<span>Zoom</span></span>').format(icon("zoom"))
         return Markup(
             '<button type="button" class="blocktrain-shot-b" aria-label="Zoom: {}" style="aspect-ratio: {} / {}">'
             '<img alt="{}" src="{}">{}{}</button>'

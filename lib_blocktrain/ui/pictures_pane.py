@@ -63,4 +63,4 @@ def _grid(w: Widgets) -> None:
         w.add("grid_block", gr.Dropdown, choices=list(WEIGHT_IDS), value="OUT05", label="Block", min_width=90, scale=2)
         w.add("grid_values", gr.Textbox, label="Values", value="0, 0.25, 0.5, 0.75, 1", min_width=120, scale=3)
         w.add("draw_grid", gr.Button, "Draw the grid", min_width=110, scale=2)
-    w.html("grid_pictures")
+    w.html("grid_pictures", pictures_html.NO_GRID)

@@ -369,6 +369,9 @@ def test_words_at_the_buttons(opened):
     assert re.search("Resume", opened.page.locator(opened.button("runs_resume")).first.inner_text())
     for name in ("runs_stop", "runs_pause", "runs_stop_save"):
         assert not opened.page.locator(opened.button(name)).first.is_visible()
+    icon = "(button) => getComputedStyle(button, '::before').maskImage"
+    for name in ("runs_resume", "runs_preview"):
+        assert "svg" in opened.page.locator(opened.button(name)).first.evaluate(icon), name
     choose(opened, "whole")
     opened.wait("runs_state", "whole finished.")
     assert not opened.page.locator(opened.button("runs_resume")).first.is_visible()

@@ -223,6 +223,9 @@ def test_what_is_typed_without_a_pause_is_answered_to_its_end(opened):
     search.press("ControlOrMeta+a")
     search.press("Delete")
     opened.page.locator(".blocktrain-lib-list .blocktrain-lora").nth(1).wait_for()
+    heights = "() => ['library', 'lib-all'].map((n) => document.querySelector(`.blocktrain-${n}`).offsetHeight)"
+    box, rows = opened.page.evaluate(heights)
+    assert box < max(rows + 130, 230)  # as tall as few files need: it covers the map
 
 
 @pytest.mark.both_gradios
@@ -313,6 +316,7 @@ def test_bake(opened):
 def test_grid(opened):
     opened.small()
     opened.view("grid")
+    assert "No grid yet" in opened.text("grid_pictures")
     for name in ("INALL", "OUTALL"):
         opened.choose("grid_presets", name)
     opened.page.keyboard.press("Escape")
