@@ -124,7 +124,11 @@ def test_every_field_says_what_it_is_for(opened):
         opened.go(place)
         box = page.locator(f"#blocktrain_{field} input").first
         assert not page.locator(f"#blocktrain_{field} .blocktrain-help").is_visible()
+        mark = page.locator(f"#blocktrain_{field} .has-info")
+        opacity = "(label) => getComputedStyle(label, '::after').opacity"
+        assert mark.evaluate(opacity) == "0"  # a mark at every label at once is noise
         box.focus()
+        assert mark.evaluate(opacity) == "1"
         shown = page.locator(f"#blocktrain_{field} .blocktrain-help")
         shown.wait_for()
         assert words in shown.inner_text()
