@@ -47,6 +47,7 @@ COMPOSED = (
     "{} of {} pictures drawn, seed {}: nothing has changed, and the earlier ones are shown", "{} s",
     "{name}: done in {} s", "{name}: {} of {}", "Starting …", "trained here", "reading …", "Back to {name}",
     "Save over {name}", "a preset of yours", "the weights as loaded", "no LoRA yet", "every block at {}",
+    "{name}, others 0", "{name}, {} blocks",
     "Strength of {name}", "Strength of {name}, number", "Mute {name}", "Unmute {name}", "Remove {name}",
     "Choose {name}", "Caption of {name}", "Caption of {name} saved.", "Mask of {name} saved.",
     "Mask of {name} removed.", "{} caption not saved", "{} captions not saved", "{} mask not saved",
